@@ -1,0 +1,21 @@
+"""Train state, update steps, optimizer and checkpoints. Knows nothing of tasks."""
+
+from espo_jax.learner.checkpoint import Checkpoints
+from espo_jax.learner.optimizer import make_optimizer
+from espo_jax.learner.reinforce import Batch, Reinforcement, minibatches
+from espo_jax.learner.scoring import Scored, score
+from espo_jax.learner.state import TrainState, init_state
+from espo_jax.learner.supervised import SupervisedLearner
+
+__all__ = [
+  'Batch',
+  'Checkpoints',
+  'Reinforcement',
+  'Scored',
+  'SupervisedLearner',
+  'TrainState',
+  'init_state',
+  'make_optimizer',
+  'minibatches',
+  'score',
+]

@@ -1,0 +1,54 @@
+"""AdamW with a linear warm-up, an optional linear decay and a global-norm clip; the critic may have a rate of its own."""
+
+import jax
+import optax
+
+from espo_jax.model import Params
+
+
+def make_optimizer(
+  learning_rate: float,
+  critic_learning_rate: float,
+  *,
+  warmup_steps: int,
+  decay_steps: int = 0,
+  weight_decay: float,
+  max_grad_norm: float,
+  b1: float,
+  b2: float,
+) -> optax.GradientTransformation:
+  """The optimizer of a stage.
+
+  Args:
+    learning_rate: Of the policy, after the warm-up.
+    critic_learning_rate: Of the separate critic or the value head.
+    warmup_steps: Optimizer steps over which both rise from 0.
+    decay_steps: Optimizer steps after the warm-up over which both fall to 0; 0 keeps them constant.
+    weight_decay: On matrices; norms and biases are left alone.
+    max_grad_norm: Gradients are scaled down to this global norm, policy and critic together.
+    b1: Adam's first decay.
+    b2: Adam's second decay.
+  """
+
+  def adamw(peak: float) -> optax.GradientTransformation:
+    rise = optax.linear_schedule(peak / (warmup_steps + 1), peak, warmup_steps)
+    fall = optax.linear_schedule(peak, 0.0, decay_steps) if decay_steps else optax.constant_schedule(peak)
+    schedule = optax.join_schedules([rise, fall], [warmup_steps])
+    return optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
+
+  return optax.chain(
+    optax.clip_by_global_norm(max_grad_norm),
+    optax.partition({'policy': adamw(learning_rate), 'critic': adamw(critic_learning_rate)}, _labels),
+  )
+
+
+def _matrices(params: Params) -> Params:
+  return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def _labels(params: Params) -> Params:
+  def label(path: tuple, _: jax.Array) -> str:
+    names = {entry.key for entry in path}
+    return 'critic' if names & {'critic', 'value'} else 'policy'
+
+  return jax.tree_util.tree_map_with_path(label, params)

@@ -1,0 +1,39 @@
+"""The warm start: next-token cross-entropy on written solutions."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.scoring import score
+from espo_jax.learner.state import TrainState
+from espo_jax.model import ActorCritic, Params
+from espo_jax.objectives import token_mean
+from espo_jax.tasks import SupervisedBatch
+from espo_jax.types import Metrics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SupervisedLearner:
+  """A supervised update over response tokens; prompts carry no loss."""
+
+  model: ActorCritic
+  optimizer: optax.GradientTransformation
+  prompt_width: int
+  logit_chunk: int
+
+  @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+  def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
+    """One optimizer step on the mean negative log-likelihood of the response tokens, end token included."""
+    prompts, responses = batch.tokens[:, : self.prompt_width], batch.tokens[:, self.prompt_width :]
+    mask = jnp.arange(responses.shape[1]) < batch.response_lengths[:, None]
+
+    def loss_fn(params: Params) -> jax.Array:
+      scored = score(self.model, params, prompts, batch.prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
+      return token_mean(-scored.logprobs, mask).mean
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    return guarded_step(state, self.optimizer, loss, grads)

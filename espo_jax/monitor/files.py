@@ -1,0 +1,41 @@
+"""Writing small files so that a kill leaves either the old one or the new one, and JSON that every reader accepts."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Replaces the file at `path` by `text` in one step; its folder is created."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + '.tmp')
+  with temporary.open('w', encoding='utf-8', newline='\n') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+  """Strict JSON: NaN and infinities become null, numpy numbers and arrays plain ones, whatever else its `str`."""
+  return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.tolist()
+  if isinstance(value, Mapping):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if value is None or isinstance(value, bool | int | str):
+    return value
+  return str(value)

@@ -1,0 +1,55 @@
+"""Confidence intervals for what a run measures: shares and means."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+  """Wilson's score interval of a share; unlike `p ± z s` it holds at 0, at 1 and for small `n`. No trial: (0, 1)."""
+  if not 0 <= successes <= n:
+    raise ValueError(f'need 0 <= successes <= n, got {successes} of {n}')
+  if n == 0:
+    return 0.0, 1.0
+  z = NormalDist().inv_cdf((1 + confidence) / 2)
+  share = successes / n
+  centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+  half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+  low = 0.0 if successes == 0 else centre - half
+  high = 1.0 if successes == n else centre + half
+  return low, high
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+  """The mean and the half width of its Student-t interval; a single value says nothing of the spread: infinite."""
+  n = len(values)
+  if n == 0:
+    raise ValueError('no values')
+  mean = float(np.mean(values))
+  if n == 1:
+    return mean, math.inf
+  return mean, _t_quantile((1 + confidence) / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+def _t_quantile(p: float, dof: int) -> float:
+  """The `p` quantile, `p >= 0.5`, of Student's t: its distribution function inverted by bisection.
+
+  With `t = sqrt(dof) tan(theta)` the density is proportional to `cos(theta)^(dof - 1)`: smooth on a short interval, so
+  Gauss-Legendre integrates it to rounding error.
+  """
+  scale = math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
+
+  def below(t: float) -> float:
+    theta = math.atan(t / math.sqrt(dof))
+    return 0.5 + scale * theta / 2 * float(_WEIGHTS @ np.cos(theta * (_NODES + 1) / 2) ** (dof - 1))
+
+  low, high = 0.0, 1.0
+  while below(high) < p:
+    low, high = high, 2 * high
+  while low < (middle := (low + high) / 2) < high:
+    low, high = (middle, high) if below(middle) < p else (low, middle)
+  return high

@@ -1,0 +1,101 @@
+"""Metrics on disk: one JSON object a line, which a killed and resumed run continues without a seam."""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tensorboardX import SummaryWriter
+
+from espo_jax.monitor.files import atomic_write_text, to_json
+
+_FILE = 'metrics.jsonl'
+
+
+class MetricWriter:
+  """Appends metrics to `<directory>/metrics.jsonl` and mirrors them to TensorBoard in `<directory>/tensorboard`.
+
+  Each line is handed to the operating system before `write` returns, so a killed process loses none. The mirror writes from a
+  thread of its own and may miss the last few seconds.
+  """
+
+  def __init__(self, directory: str | os.PathLike[str], resume_step: int):
+    """Opens the file where the run continues.
+
+    Args:
+      directory: the run's folder; created if missing.
+      resume_step: the last step whose state was restored. Later lines are dropped: they are about to be written again. A fresh
+        run that counts from 1 passes 0, one that also writes step 0 passes -1.
+    """
+    directory = Path(directory)
+    path = directory / _FILE
+    kept = [line for row, line in _parse(path) if row['step'] <= resume_step] if path.exists() else []
+    atomic_write_text(path, ''.join(line + '\n' for line in kept))
+    self._last_step = resume_step
+    self._file = path.open('a', encoding='utf-8', newline='\n')
+    self._tensorboard = SummaryWriter(
+      str(directory / 'tensorboard'),
+      purge_step=max(resume_step + 1, 0),
+      flush_secs=5,
+      filename_suffix=f'.{time.time_ns()}',  # the default name counts seconds: a quick restart would overwrite its own file
+    )
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends one line; non-finite numbers become null, and a `step` among the metrics gives way to the argument.
+
+    Raises:
+      ValueError: if `step` is not greater than the step before it.
+    """
+    step = int(step)
+    if step <= self._last_step:
+      raise ValueError(f'steps must increase: got {step} after {self._last_step}')
+    scalars = {name: float(value) for name, value in metrics.items() if name != 'step'}
+    self._file.write(to_json({'step': step, **scalars}) + '\n')
+    self._file.flush()
+    self._last_step = step
+    for name, value in scalars.items():
+      self._tensorboard.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Closes both outputs; calling it again does nothing."""
+    if not self._file.closed:
+      self._file.close()
+      self._tensorboard.close()
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    self.close()
+
+
+def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The lines of `<directory>/metrics.jsonl`, null read as NaN; the run may still be writing."""
+  rows = [row for row, _ in _parse(Path(directory) / _FILE)]
+  return [{name: float('nan') if value is None else value for name, value in row.items()} for row in rows]
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, ' rows']:
+  """One metric over all lines, NaN where a line lacks it."""
+  return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+
+
+def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
+  """Each line as its object and its text, without a last line that a kill cut off."""
+  lines = path.read_bytes().split(b'\n')
+  parsed = []
+  for number, line in enumerate(lines, start=1):
+    if not line:
+      continue
+    try:
+      parsed.append((json.loads(line), line.decode()))
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise ValueError(f'{path}, line {number}: not JSON') from error
+  return parsed

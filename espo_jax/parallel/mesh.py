@@ -1,0 +1,63 @@
+"""The device mesh and how arrays lie on it. Weights name logical axes; one table maps them."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp'))
+RULES = (
+  ('vocab', 'tensor'),
+  ('embed', 'fsdp'),
+  ('mlp', 'tensor'),
+  ('heads', 'tensor'),
+  ('kv_heads', 'tensor'),
+  ('layers', None),
+  ('norm', None),
+  ('value', None),
+)
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+  """The mesh's extents with a single -1 filled in.
+
+  Raises:
+    ValueError: They do not multiply to the number of devices, or more than one is -1.
+  """
+  sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
+  open_axes = [name for name, size in sizes.items() if size == -1]
+  if len(open_axes) > 1 or any(size == 0 or size < -1 for size in sizes.values()):
+    raise ValueError(f'mesh = {sizes}: axes are positive, and at most one may be -1.')
+  if open_axes:
+    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    if devices % known:
+      raise ValueError(f'mesh = {sizes}: {devices} devices do not divide by {known}.')
+    sizes[open_axes[0]] = devices // known
+  needed = int(np.prod(list(sizes.values())))
+  if needed > devices:
+    raise ValueError(f'mesh = {sizes} needs {needed} devices; there are {devices}. Lower an axis or set one to -1.')
+  return sizes['data'], sizes['fsdp'], sizes['tensor']
+
+
+def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+  """A mesh over the first devices, its axes left to the compiler (GSPMD)."""
+  shape = mesh_shape(data, fsdp, tensor, jax.device_count())
+  devices = jax.devices()[: int(np.prod(shape))]
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def param_shardings(boxed: PyTree, mesh: Mesh) -> PyTree:
+  """The sharding of every parameter, from the logical axes in their boxes."""
+  return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+  """Rows split over the data and fsdp axes."""
+  return NamedSharding(mesh, BATCH)

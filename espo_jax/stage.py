@@ -1,0 +1,129 @@
+"""One stage of training: a loop of steps that can be killed anywhere and goes on bit for bit."""
+
+import dataclasses
+import pathlib
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from espo_jax.learner import Checkpoints
+from espo_jax.monitor import MetricWriter, Progress
+
+State = Any
+Step = Callable[[State, int], tuple[State, dict[str, Any]]]
+
+
+class TrainingFailed(RuntimeError):
+  """Too many non-finite steps in a row; the last good checkpoint is kept."""
+
+
+class Interrupted(Exception):
+  """A signal asked the run to stop; everything is saved."""
+
+
+class Interruption:
+  """Whether a signal has asked the run to stop."""
+
+  requested = False
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+  """SIGTERM and SIGINT finish the step at hand, save, and end the run; a second one ends it at once."""
+  flag = Interruption()
+  signals = (signal.SIGTERM, signal.SIGINT)
+  before = {s: signal.getsignal(s) for s in signals}
+
+  def handle(number: int, _: object) -> None:
+    flag.requested = True
+    signal.signal(number, before[signal.Signals(number)])
+
+  for s in signals:
+    signal.signal(s, handle)
+  try:
+    yield flag
+  finally:
+    for s in signals:
+      signal.signal(s, before[s])
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage.
+
+  Attributes:
+    name: For the progress bar.
+    directory: Of its checkpoints and metrics.
+    first: Steps already taken before the stage.
+    last: The step after which it is done.
+    step: `(state, step) -> (state, metrics)`, a pure function of both; metrics may be on the device.
+    finished: Whether the stage is done before `last`, from the step's metrics.
+    checkpoint_every: Steps between checkpoints.
+    keep_last: Newest checkpoints kept.
+    keep_best: Checkpoints of the highest `accuracy` kept beside them.
+    max_bad_steps: Consecutive non-finite optimizer steps that end the run.
+  """
+
+  name: str
+  directory: pathlib.Path
+  first: int
+  last: int
+  step: Step
+  checkpoint_every: int
+  keep_last: int
+  keep_best: int
+  max_bad_steps: int
+  finished: Callable[[dict[str, float]], bool] = lambda metrics: False
+
+
+def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
+  """Run a stage to its end, from its newest checkpoint if it has one; return the state and the step it ended at.
+
+  Args:
+    stage: What to run.
+    initial: The state to start from; only its shapes and shardings matter when there is a checkpoint.
+    signals: Asked after every step.
+
+  Raises:
+    TrainingFailed: After `max_bad_steps` consecutive non-finite steps.
+    Interrupted: A signal asked for it; the state is saved.
+  """
+  with Checkpoints(stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best) as checkpoints:
+    state, start = initial, stage.first
+    if checkpoints.latest is not None:
+      start, done = checkpoints.latest
+      state = checkpoints.load(initial)
+      if done:
+        return state, start
+    with (
+      MetricWriter(stage.directory, start) as writer,
+      Progress(stage.name, stage.last - stage.first, start - stage.first) as progress,
+      jax.transfer_guard('disallow'),
+    ):
+      for step in range(start + 1, stage.last + 1):
+        state, metrics = stage.step(state, step)
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        writer.write(step, metrics)
+        progress.update(step - stage.first, metrics)
+        if metrics['bad_steps'] >= stage.max_bad_steps:
+          raise TrainingFailed(
+            f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '
+            f'(learner.max_bad_steps). The parameters are those before them; the newest checkpoint is under '
+            f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
+          )
+        done = step == stage.last or stage.finished(metrics)
+        if done or signals.requested or step % stage.checkpoint_every == 0:
+          checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
+        if done:
+          return state, step
+        if signals.requested:
+          raise Interrupted(f'{stage.name}: saved at step {step}; the same command goes on from there.')
+  raise AssertionError(f'{stage.name} has no step to run: first = {stage.first}, last = {stage.last}')
+
+
+def _finite_or_none(value: float | None) -> float | None:
+  return value if value is not None and np.isfinite(value) else None

@@ -1,0 +1,177 @@
+"""What one training step does, from prompts to parameters: the functions that `espo_jax.stage` loops over."""
+
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from espo_jax import rewards, tasks
+from espo_jax.experiment import Experiment
+from espo_jax.learner import Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches
+from espo_jax.model import Params
+from espo_jax.stops import StopRule
+from espo_jax.types import Metrics, Trajectories
+
+
+def supervised_learner(exp: Experiment) -> SupervisedLearner:
+  """The warm start's learner."""
+  c = exp.config
+  optimizer = make_optimizer(
+    c.warm_start.learning_rate,
+    c.warm_start.learning_rate,
+    warmup_steps=c.warm_start.warmup_steps,
+    decay_steps=c.warm_start.steps - c.warm_start.warmup_steps,
+    weight_decay=c.warm_start.weight_decay,
+    max_grad_norm=c.learner.max_grad_norm,
+    b1=c.learner.b1,
+    b2=c.learner.b2,
+  )
+  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
+
+
+def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
+  """The learner of the critic warm-up and of an arm."""
+  c = exp.config
+  optimizer = make_optimizer(
+    c.learner.learning_rate,
+    c.critic.learning_rate,
+    warmup_steps=c.learner.warmup_steps,
+    weight_decay=c.learner.weight_decay,
+    max_grad_norm=c.learner.max_grad_norm,
+    b1=c.learner.b1,
+    b2=c.learner.b2,
+  )
+  gate = c.gate.to_dict()
+  return Reinforcement(
+    model=exp.model,
+    optimizer=optimizer,
+    rule=rule,
+    objective=c.objective.name,
+    options={k: v for k, v in c.objective.to_dict().items() if k != 'name'},
+    gamma=c.advantage.gamma,
+    lam=c.advantage.lam,
+    whiten_advantages=c.advantage.whiten,
+    bootstrap_truncated=c.advantage.bootstrap_truncated,
+    fail_reward=c.stop.fail_reward,
+    temperature=c.rollout.temperature,
+    logit_chunk=c.learner.logit_chunk,
+    gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
+  )
+
+
+def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+  """One warm-start step on freshly written solutions."""
+  c, learner = exp.config, supervised_learner(exp)
+
+  def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+    rng = np.random.default_rng([c.seed, zlib.crc32(b'warm_start'), step])
+    problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
+    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]
+    batch = tasks.encode_supervised(exp.tokenizer, pairs, c.rollout.prompt_width, c.rollout.horizon)
+    state, metrics = learner.update(state, exp.put_rows(batch))
+    return state, metrics | {'bad_steps': state.bad_steps}
+
+  return step
+
+
+def reinforcement_step(
+  exp: Experiment, rule: StopRule, reference: Params | None
+) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
+  """One update: rollout, verdicts, advantages, minibatch steps, and what changes between batches.
+
+  Args:
+    exp: The experiment.
+    rule: The stop rule; it acts once the state's gate has opened.
+    reference: The policy RL started from, where the objective asks for it.
+  """
+  c, learner = exp.config, reinforcement_learner(exp, rule)
+  after_warm_start = c.warm_start.steps * c.warm_start.batch  # RL goes on where the warm start's problems end
+
+  def step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, 'rollout'):
+      problems = exp.problems('train', after_warm_start + (step - 1) * c.rollout.prompts, c.rollout.prompts)
+      rows = exp.rollout(
+        state.params,
+        rule,
+        state.adaptive,
+        exp.prompts(problems),
+        exp.key('rollout', step),
+        samples=c.rollout.samples,
+        temperature=c.rollout.temperature,
+        shadow_share=c.stop.shadow_share,
+      )
+      jax.block_until_ready(rows)
+    with _timed(seconds, 'reward'):
+      verdicts = exp.put_rows(exp.grade(problems, rows))
+      reward = rewards.correct(verdicts, low=exp.put(np.float32(c.reward.low)), high=exp.put(np.float32(c.reward.high)))
+    with _timed(seconds, 'score'):
+      batch, metrics = learner.prepare(state.params, reference, rows, reward)
+      metrics |= rollout_metrics(rows, verdicts) | stop_metrics(state, rows, verdicts)
+      jax.block_until_ready(metrics)
+    with _timed(seconds, 'update'):
+      parts = []
+      for chosen in minibatches(c.seed, step, verdicts.shape[0], c.learner.epochs, c.learner.minibatches):
+        state, part = learner.update(state, batch, exp.put(chosen))
+        parts.append(part)
+      state = learner.finish(state, rows, metrics)
+      metrics |= {name: float(np.mean([part[name] for part in jax.device_get(parts)])) for name in parts[0]}
+    metrics |= {f'seconds/{phase}': taken for phase, taken in seconds.items()}
+    metrics |= {'bad_steps': state.bad_steps, 'skipped_steps': state.skipped, 'gate_open': state.gate.open}
+    generated = int(jax.device_get(rows.full_length).sum())
+    return state, metrics | {'tokens_per_second': generated / seconds['rollout']}
+
+  return step
+
+
+@jax.jit
+def rollout_metrics(rows: Trajectories, verdicts: Array) -> Metrics:
+  """What was generated: counted and stamped, so that two runs can be compared token by token."""
+  right = jnp.where(rows.stopped, 0.0, verdicts)
+  positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
+  return {
+    'accuracy': right.mean(),
+    'rollout/rows': verdicts.size,
+    'rollout/tokens': rows.length.sum(),
+    'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
+    'rollout/length_mean': rows.length.mean(),
+    'rollout/truncated_rate': rows.truncated.mean(),
+    # Weyl-mixed so that order matters; below 2^24, so that a float32 holds it exactly.
+    'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
+  }
+
+
+@jax.jit
+def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metrics:
+  """What the stop rule did, and what its shadow rows say it should not have done."""
+  return {
+    'stop/enabled': state.adaptive.enabled,
+    'stop/rate': rows.stopped.mean(),
+    'stop/beta': state.adaptive.beta,
+    'stop/mu': state.adaptive.mu,
+    'stop/sigma': jnp.sqrt(state.adaptive.var),
+    'stop/shadow_rows': rows.shadow.sum(),
+    'stop/shadow_correct': jnp.where(rows.shadow, verdicts, 0.0).sum(),
+  }
+
+
+def fork(state: TrainState, rule: StopRule) -> TrainState:
+  """The state an arm starts from: what the critic warm-up learned, the gate open, and the arm's own first beta."""
+  fresh = rule.init(1).adaptive
+  opened = jnp.ones_like(state.gate.open)
+  return state.replace(
+    adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened), gate=state.gate.replace(open=opened.copy())
+  )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str):
+  start = time.perf_counter()
+  yield
+  seconds[phase] = time.perf_counter() - start

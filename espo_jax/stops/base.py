@@ -1,0 +1,110 @@
+"""The protocol of a stop rule: pure functions over an explicit state, like an optax transformation."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Adaptive:
+  """What a rule carries from batch to batch. Frozen during a rollout, so that every decision is causal; checkpointed."""
+
+  mu: Float[Array, '']  # running mean of the surrogate regret, nats
+  var: Float[Array, '']  # running variance of the surrogate regret, nats^2
+  batches: Int[Array, '']  # batches the moments have seen
+  beta: Float[Array, '']  # the threshold's scale, moved by the controller
+  enabled: Bool[Array, '']  # False until the critic warm-up is over
+
+
+@flax.struct.dataclass
+class StopState:
+  """What a rule carries from token to token."""
+
+  adaptive: Adaptive
+  z: Float[Array, 'B']  # the smoothed statistic, 0 before a row's first token
+
+
+class Observation(NamedTuple):
+  """What a rule sees of one decode step: the sampled token's regret, the state's value, and a uniform draw of its own."""
+
+  regret: Float[Array, 'B']
+  values: Float[Array, 'B']
+  noise: Float[Array, 'B']
+
+
+class StopRule(NamedTuple):
+  """A stop rule.
+
+  Attributes:
+    init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh run.
+    update: `(state, observation) -> (state, stop: bool[B], score: float[B])`; a row stops where `score > threshold`.
+    threshold: `(adaptive, values) -> float`, what the score is compared with, elementwise over `values`.
+    adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N]) -> adaptive`, called once between batches.
+  """
+
+  init: Callable[..., StopState]
+  update: Callable[[StopState, Observation], tuple[StopState, Array, Array]]
+  threshold: Callable[[Adaptive, Array], Array]
+  adapt: Callable[[Adaptive, Array, Array, Array], Adaptive]
+
+
+Score = Callable[[StopState, Observation], Float[Array, 'B']]
+Threshold = Callable[[Adaptive, Array], Array]
+
+
+def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
+  """Exponential mean and variance of the regret over a batch's real tokens (ESPO); the first batch sets them [U]."""
+  weight = mask.astype(jnp.float32)
+  count = jnp.maximum(weight.sum(), 1.0)
+  mean = (regret * weight).sum() / count
+  var = (jnp.square(regret - mean) * weight).sum() / count
+  keep = jnp.where(adaptive.batches == 0, 0.0, momentum)
+  return adaptive.replace(
+    mu=keep * adaptive.mu + (1 - keep) * mean,
+    var=keep * adaptive.var + (1 - keep) * var,
+    batches=adaptive.batches + 1,
+  )
+
+
+def controlled_rule(
+  score: Score,
+  threshold: Threshold,
+  *,
+  beta_0: float,
+  beta_min: float,
+  beta_max: float,
+  eta: float,
+  target_rate: float,
+  momentum: float,
+) -> StopRule:
+  """A rule that stops where `score > threshold`, its beta steered so that a share `target_rate` of the rows stops.
+
+  The controller (ESPO) is `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)`, once a batch while enabled.
+  """
+
+  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
+    if adaptive is None:
+      adaptive = Adaptive(
+        mu=jnp.zeros(()),
+        var=jnp.ones(()),
+        batches=jnp.zeros((), jnp.int32),
+        beta=jnp.asarray(beta_0, jnp.float32),
+        enabled=jnp.asarray(False),
+      )
+    return StopState(adaptive, jnp.zeros(batch))
+
+  def update(state: StopState, obs: Observation) -> tuple[StopState, Array, Array]:
+    z = score(state, obs)
+    stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
+    return state.replace(z=z), stop, z
+
+  def adapt(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N']) -> Adaptive:
+    rate = stopped.astype(jnp.float32).mean()
+    moved = jnp.clip(adaptive.beta + eta * (rate - target_rate), beta_min, beta_max)
+    adaptive = running_moments(adaptive, regret, mask, momentum)
+    return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
+
+  return StopRule(init, update, threshold, adapt)

@@ -1,0 +1,63 @@
+"""ESPO's stop rule (arXiv 2605.29860): regret, normalised and smoothed, against what the critic still expects."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from espo_jax.stops.base import Adaptive, Observation, StopRule, StopState, controlled_rule
+
+
+def smoothed_regret(
+  state: StopState, regret: Float[Array, 'B'], *, smoothing: float, clip: float, delta: float
+) -> Float[Array, 'B']:
+  """One step of `z_t = a z_{t-1} + (1 - a) clip((g_t - mu) / sqrt(var + delta), -c, c)`."""
+  adaptive = state.adaptive
+  normalised = jnp.clip((regret - adaptive.mu) / jnp.sqrt(adaptive.var + delta), -clip, clip)
+  return smoothing * state.z + (1 - smoothing) * normalised
+
+
+def espo(
+  *,
+  smoothing: float = 0.9,
+  clip: float = 5.0,
+  delta: float = 1e-8,
+  epsilon: float = 0.2,
+  beta_0: float = 7.0,
+  beta_min: float = 0.0,
+  beta_max: float = 100.0,
+  eta: float = 0.1,
+  target_rate: float = 0.25,
+  momentum: float = 0.99,
+) -> StopRule:
+  """Stop once `z_t > beta max(V(s_t), epsilon)`; no patience, no minimum length.
+
+  Published defaults, except `clip`, `delta`, `beta_min` and `beta_max`, which the paper leaves out [U].
+
+  Args:
+    smoothing: `a_s`; z remembers about `1 / (1 - a_s)` tokens.
+    clip: Bound on the normalised regret, hence on z.
+    delta: Added to the variance.
+    epsilon: The least value the threshold scales with.
+    beta_0: The threshold's first scale.
+    beta_min: Its lower bound.
+    beta_max: Its upper bound.
+    eta: The controller's step.
+    target_rate: `tau`, the share of rows to stop.
+    momentum: Of the running moments.
+  """
+
+  def score(state: StopState, obs: Observation) -> Array:
+    return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
+
+  def threshold(adaptive: Adaptive, values: Array) -> Array:
+    return adaptive.beta * jnp.maximum(values, epsilon)
+
+  return controlled_rule(
+    score,
+    threshold,
+    beta_0=beta_0,
+    beta_min=beta_min,
+    beta_max=beta_max,
+    eta=eta,
+    target_rate=target_rate,
+    momentum=momentum,
+  )

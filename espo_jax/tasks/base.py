@@ -1,0 +1,97 @@
+"""What a task is: problems by number, a written solution, an exact verifier, a tokenizer."""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+SPLITS = ('train', 'test')
+TEST_SHARE = 8  # one problem in eight, by the hash of its prompt, belongs to the test split
+
+T = TypeVar('T')
+
+
+class DataError(ValueError):
+  """A data file that cannot be used; the message names the place and the fix."""
+
+
+class Problem(NamedTuple):
+  """One problem. `id` fits in uint32 and is unique per (split, index)."""
+
+  id: int
+  prompt: str
+  answer: str
+
+
+class Task(Protocol):
+  """A stateless source of problems: a position in the data is an integer, so a resume needs nothing else."""
+
+  @property
+  def name(self) -> str:
+    """The registered name."""
+
+  @property
+  def max_prompt_tokens(self) -> int:
+    """Upper bound of a prompt's tokens."""
+
+  @property
+  def max_response_tokens(self) -> int:
+    """Upper bound of a supervised solution's tokens, the end token included."""
+
+  def problem(self, split: str, index: int) -> Problem:
+    """The problem at `index` of `split` ('train' or 'test'), a pure function of (the task's seed, split, index)."""
+
+  def solution(self, problem: Problem, rng: np.random.Generator) -> str:
+    """A supervised response, without the end token."""
+
+  def verify(self, problem: Problem, response: str) -> bool:
+    """Whether decoded text, without the end token, solves the problem. Any text at all is safe to pass."""
+
+  def size(self, split: str) -> int | None:
+    """The number of different problems of a split; None when endless."""
+
+  def tokenizer(self) -> 'PreTrainedTokenizerFast':
+    """The tokenizer that covers every prompt and solution."""
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+  """Returns `table[name]`; an unknown name raises ValueError with the nearest known name."""
+  if name in table:
+    return table[name]
+  near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
+  hint = f' did you mean {near[0]!r}?' if near else ''
+  raise ValueError(f'unknown {kind} {name!r};{hint} known: {", ".join(sorted(table))}')
+
+
+def problem_id(split: str, index: int) -> int:
+  """The uint32 id of (split, index): the low bit is the split."""
+  bit = split_bit(split)
+  if not 0 <= index < 2**31:
+    raise ValueError(f'problem index {index} is outside 0 .. 2**31 - 1')
+  return 2 * int(index) + bit
+
+
+def split_bit(split: str) -> int:
+  """0 for 'train', 1 for 'test'; anything else raises ValueError."""
+  return lookup('split', split, {name: bit for bit, name in enumerate(SPLITS)})
+
+
+def in_test(prompt: str, share: int = TEST_SHARE) -> bool:
+  """Whether a prompt belongs to the test split: by a stable hash, so the splits are disjoint whatever the seed."""
+  return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest()) % share == 0
+
+
+def problem_rng(seed: int, split: str, index: int) -> np.random.Generator:
+  """The generator that draws problem (seed, split, index)."""
+  return np.random.default_rng([seed, split_bit(split), index])
+
+
+def check_probability(name: str, value: float) -> None:
+  """Raises ValueError unless 0 <= value <= 1."""
+  if not 0.0 <= value <= 1.0:
+    raise ValueError(f'{name} = {value} is not a probability; fix: choose a value in [0, 1]')

@@ -1,0 +1,76 @@
+"""From text to arrays and back."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from espo_jax.tasks.base import Problem
+from espo_jax.types import Prompts
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+
+class SupervisedBatch(NamedTuple):
+  """Prompts with written responses. Prompts are padded on the left to `L` columns, responses on the right to `T`."""
+
+  tokens: Int[np.ndarray, 'B L+T']
+  prompt_lengths: Int[np.ndarray, 'B']
+  response_lengths: Int[np.ndarray, 'B']  # the end token included
+
+
+def encode_prompts(tokenizer: 'PreTrainedTokenizerFast', problems: Sequence[Problem], width: int) -> Prompts:
+  """Encodes the problems' prompts into numpy arrays, padded on the left to `width`."""
+  rows = _encode(tokenizer, [problem.prompt for problem in problems])
+  tokens = np.full((len(rows), width), tokenizer.pad_token_id, np.int32)
+  for problem, row, out in zip(problems, rows, tokens, strict=True):
+    _check_fits(f'the prompt of problem {problem.id}, {problem.prompt!r},', row, width, 'rollout.prompt_width')
+    out[width - len(row) :] = row
+  return Prompts(  # numpy arrays stand in for jax's: the device comes later
+    tokens=tokens,  # type: ignore[arg-type]
+    lengths=np.array([len(row) for row in rows], np.int32),  # type: ignore[arg-type]
+    ids=np.array([problem.id for problem in problems], np.uint32),  # type: ignore[arg-type]
+  )
+
+
+def encode_supervised(
+  tokenizer: 'PreTrainedTokenizerFast', pairs: Sequence[tuple[str, str]], prompt_width: int, horizon: int
+) -> SupervisedBatch:
+  """Encodes (prompt, response) pairs and ends every response with the end token."""
+  prompts = _encode(tokenizer, [prompt for prompt, _ in pairs])
+  responses = [[*row, tokenizer.eos_token_id] for row in _encode(tokenizer, [response for _, response in pairs])]
+  tokens = np.full((len(pairs), prompt_width + horizon), tokenizer.pad_token_id, np.int32)
+  for (text, _), prompt, response, out in zip(pairs, prompts, responses, tokens, strict=True):
+    _check_fits(f'the prompt {text!r}', prompt, prompt_width, 'rollout.prompt_width')
+    _check_fits(f'the response to {text!r}, with its end token,', response, horizon, 'rollout.horizon')
+    out[prompt_width - len(prompt) : prompt_width] = prompt
+    out[prompt_width : prompt_width + len(response)] = response
+  return SupervisedBatch(
+    tokens, np.array([len(row) for row in prompts], np.int32), np.array([len(row) for row in responses], np.int32)
+  )
+
+
+def decode_responses(
+  tokenizer: 'PreTrainedTokenizerFast', tokens: Int[np.ndarray, 'N T'], lengths: Int[np.ndarray, 'N']
+) -> list[str]:
+  """The text of each row's first `length` tokens, without end and pad tokens."""
+  rows = [row[:length].tolist() for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)]
+  return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list[int]]:
+  return [_encode_one(tokenizer, text) for text in texts]
+
+
+def _encode_one(tokenizer: 'PreTrainedTokenizerFast', text: str) -> list[int]:
+  try:
+    return tokenizer.encode(text, add_special_tokens=False)
+  except Exception as error:  # tokenizers raises nothing narrower, and does not say for which text
+    raise ValueError(f'the tokenizer has no token for a part of {text!r}; fix: use the tokenizer of the task') from error
+
+
+def _check_fits(what: str, row: list[int], width: int, field: str) -> None:
+  if len(row) > width:
+    raise ValueError(f'{what} has {len(row)} tokens, more than {field} = {width}; fix: {field} >= {len(row)}')

@@ -1,0 +1,149 @@
+"""Chain arithmetic: a running sum modulo a number, every step written down.
+
+The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`: for every operation its label, the operator, the operand, `=`
+and the running result; at the end `#` and the answer. The labels tell a small model where it is. One wrong step dooms the row, as in a long derivation: the verifier asks for every step,
+because the answer alone is hit by luck once in `modulus` tries, and a lucky hit after a slip rewards the slip.
+"""
+
+import functools
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from espo_jax.tasks.base import Problem, check_probability, in_test, lookup, problem_id, problem_rng
+from espo_jax.tasks.tokenizer import character_tokenizer
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+
+class ChainSettings(NamedTuple):
+  """What a difficulty fixes. Operations are drawn uniformly from [min_ops, max_ops], operands from [1, max_operand].
+
+  Small operands are what makes `easy` easy to learn: a result then says something about the one before it even to a model that
+  does not yet see the operand. With operands from the whole range all three must be seen at once before any of them helps.
+  """
+
+  digits: int
+  max_operand: int
+  min_ops: int
+  max_ops: int
+
+
+_LABELS = string.ascii_lowercase
+
+DIFFICULTIES = {
+  'easy': ChainSettings(digits=1, max_operand=3, min_ops=4, max_ops=12),
+  'medium': ChainSettings(digits=1, max_operand=9, min_ops=8, max_ops=24),
+  'hard': ChainSettings(digits=2, max_operand=99, min_ops=4, max_ops=16),
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+  """Chain arithmetic modulo 10 (easy, medium) or 100 (hard), one character a token.
+
+  Attributes:
+    difficulty: 'easy', 'medium' or 'hard'.
+    seed: of the problems.
+    noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, from which the chain goes on. It
+      warm-starts a policy that makes slips.
+    min_ops: overrides the difficulty's fewest operations.
+    max_ops: overrides the difficulty's most operations.
+  """
+
+  difficulty: str = 'easy'
+  seed: int = 0
+  noise: float = 0.0
+  min_ops: int | None = None
+  max_ops: int | None = None
+
+  name = 'chain'
+
+  def __post_init__(self) -> None:
+    """Checks the settings, so that a wrong one fails at once."""
+    check_probability('noise', self.noise)
+    if not 1 <= self.settings.min_ops <= self.settings.max_ops <= len(_LABELS):
+      raise ValueError(
+        f'min_ops = {self.settings.min_ops}, max_ops = {self.settings.max_ops}; '
+        f'fix: choose 1 <= min_ops <= max_ops <= {len(_LABELS)}, one letter an operation'
+      )
+
+  @functools.cached_property
+  def settings(self) -> ChainSettings:
+    """The difficulty with the overrides in place."""
+    base = lookup('difficulty', self.difficulty, DIFFICULTIES)
+    return base._replace(
+      min_ops=base.min_ops if self.min_ops is None else self.min_ops,
+      max_ops=base.max_ops if self.max_ops is None else self.max_ops,
+    )
+
+  @property
+  def modulus(self) -> int:
+    """All arithmetic is modulo this."""
+    return 10**self.settings.digits
+
+  @property
+  def max_prompt_tokens(self) -> int:
+    """A first number, then a label, an operator and a number for each operation, then `=`."""
+    digits = self.settings.digits
+    return digits + self.settings.max_ops * (2 + digits) + 1
+
+  @property
+  def max_response_tokens(self) -> int:
+    """Label, operator, operand, `=` and result for each operation, then `#`, the answer and the end token."""
+    digits = self.settings.digits
+    return self.settings.max_ops * (3 + 2 * digits) + 1 + digits + 1
+
+  def problem(self, split: str, index: int) -> Problem:
+    """The problem at `index` of `split`; drawn until the hash of its prompt falls in the split."""
+    identity = problem_id(split, index)
+    rng = problem_rng(self.seed, split, index)
+    while True:
+      prompt = self._draw(rng)
+      if in_test(prompt) == (split == 'test'):
+        return Problem(identity, prompt, self._respond(prompt).rpartition('#')[2])
+
+  def solution(self, problem: Problem, rng: np.random.Generator) -> str:
+    """Every step and the answer; with `noise`, some steps wrong and what follows consistent with them."""
+    return self._respond(problem.prompt, rng if self.noise else None)
+
+  def verify(self, problem: Problem, response: str) -> bool:
+    """Whether every written step and the answer are right. A problem has exactly one such response."""
+    return response == self._respond(problem.prompt)
+
+  def size(self, split: str) -> int | None:
+    """Endless."""
+    return None
+
+  def tokenizer(self) -> 'PreTrainedTokenizerFast':
+    """One token a character."""
+    return character_tokenizer('0123456789+-=#' + _LABELS[: self.settings.max_ops])
+
+  def _draw(self, rng: np.random.Generator) -> str:
+    ops = int(rng.integers(self.settings.min_ops, self.settings.max_ops + 1))
+    first = int(rng.integers(0, self.modulus))
+    operands = rng.integers(1, self.settings.max_operand + 1, ops).tolist()
+    signs = rng.integers(0, 2, ops).tolist()
+    parts = [self._write(first)]
+    for label, sign, number in zip(_LABELS, signs, operands, strict=False):
+      parts.append(label + '+-'[sign] + self._write(number))
+    return ''.join(parts) + '='
+
+  def _respond(self, prompt: str, rng: np.random.Generator | None = None) -> str:
+    """The response to a prompt; steps slip with probability `noise` where `rng` is given."""
+    first, *terms = re.findall(r'[+-]?[0-9]+', prompt)
+    value = int(first)
+    parts = []
+    for label, term in zip(_LABELS, terms, strict=False):
+      value = (value + int(term)) % self.modulus
+      if rng is not None and rng.random() < self.noise:
+        value = (value + int(rng.integers(1, self.modulus))) % self.modulus
+      parts.append(f'{label}{term}={self._write(value)}')
+    return ''.join(parts) + '#' + self._write(value)
+
+  def _write(self, number: int) -> str:
+    return f'{number:0{self.settings.digits}d}'

@@ -1,0 +1,205 @@
+"""Train a reasoner: warm start, critic warm-up, then one arm of reinforcement learning a stop rule.
+
+  python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
+
+The same command resumes a run that was interrupted, and does nothing to one that is done.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from espo_jax import monitor, steps
+from espo_jax.configs import ConfigError, validate
+from espo_jax.evaluation import evaluate_params
+from espo_jax.examples import write_examples
+from espo_jax.experiment import Experiment, make_experiment, make_rule
+from espo_jax.learner import TrainState, init_state
+from espo_jax.model import Params
+from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, interruption, run_stage
+from espo_jax.stops import StopRule
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and the report go.')
+_CACHE = flags.DEFINE_string(
+  'compilation_cache_dir', os.path.expanduser('~/.cache/espo_jax'), 'Compiled programs are kept here; empty for nowhere.'
+)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict:
+  """Run all stages that `config.stages` names and report.
+
+  Args:
+    config: A validated experiment.
+    workdir: Its folder; a run found there goes on.
+
+  Returns:
+    The summary, as in `summary.json`.
+
+  Raises:
+    ConfigError: Before any device is touched.
+    Interrupted: A signal asked for it; the same call goes on.
+    TrainingFailed: The loss or the gradients stayed non-finite.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  validate(config)
+  workdir.mkdir(parents=True, exist_ok=True)
+  exp = make_experiment(config)
+  monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
+  exp.tokenizer.save_pretrained(workdir / 'tokenizer')
+
+  arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
+  with interruption() as signals:
+    params = warm_start(exp, workdir, signals)
+    evaluations = {'warm_start': evaluated(exp, params, workdir / 'warm_start')}
+    if 'rl' not in config.stages:
+      return evaluations
+    state, forked_at = critic_warmup(exp, params, workdir, signals)
+    reference = params if config.objective.kl_coef else None
+    for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
+      rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals)
+      evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm)
+      if not (examples := workdir / 'arms' / arm / 'examples.json').exists():
+        write_examples(exp, rule, trained, examples)
+  return report(workdir, arms, evaluations)
+
+
+# ---------------------------------------------------------------------------------------------------------------- stages
+
+
+def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
+  """Supervised training on written solutions."""
+  c = exp.config
+  params = exp.init_params()
+  if 'warm_start' not in c.stages:
+    return params
+  never = make_rule(c, 'never')
+  state = exp.on_mesh(init_state(params, steps.supervised_learner(exp).optimizer, never))
+  stage = _stage(exp, 'warm start', workdir / 'warm_start', last=c.warm_start.steps, step=steps.supervised_step(exp))
+  state, _ = run_stage(stage, state, signals)
+  return state.params
+
+
+def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
+  """Plain PPO, common to all arms, until the gate opens; without the stage the rule acts from the second batch on."""
+  c = exp.config
+  never = make_rule(c, 'never')
+  state = exp.on_mesh(init_state(_copy(params), steps.reinforcement_learner(exp, never).optimizer, never))
+  last = max(1, round(c.gate.force_at * c.learner.updates)) if 'critic_warmup' in c.stages else 1
+  stage = _stage(
+    exp,
+    'critic warm-up',
+    workdir / 'critic_warmup',
+    last=last,
+    step=steps.reinforcement_step(exp, never, params if c.objective.kl_coef else None),
+    finished=lambda metrics: bool(metrics['gate_open']),
+  )
+  return run_stage(stage, state, signals)
+
+
+def reinforce(
+  exp: Experiment,
+  arm: str,
+  state: TrainState,
+  forked_at: int,
+  reference: Params | None,
+  workdir: pathlib.Path,
+  signals: Interruption,
+) -> tuple[StopRule, TrainState]:
+  """Reinforcement learning under the stop rule `arm`; its metrics begin with the critic warm-up's."""
+  c = exp.config
+  directory = workdir / 'arms' / arm
+  rule = make_rule(c, arm, **(_matched_rate(workdir / 'arms' / c.stop.name) if arm == 'random' else {}))
+  if not (directory / 'checkpoints').exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(workdir / 'critic_warmup' / 'metrics.jsonl', directory / 'metrics.jsonl')
+  stage = _stage(
+    exp,
+    monitor.arm_label(arm),
+    directory,
+    first=forked_at,
+    last=c.learner.updates,
+    step=steps.reinforcement_step(exp, rule, reference),
+  )
+  state, _ = run_stage(stage, exp.on_mesh(steps.fork(_copy(state), rule)), signals)
+  return rule, state
+
+
+def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[str, float]:
+  """The result on the test split; computed once."""
+  path = directory / 'evaluation.json'
+  if not path.exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    monitor.atomic_write_text(path, monitor.to_json(evaluate_params(exp, params), indent=2))
+  return json.loads(path.read_text())
+
+
+def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
+  """Write `summary.json` and the plots, print the table."""
+  from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
+
+  summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
+  monitor.write_summary(workdir, summary)
+  drawn = plots.plot_all(workdir, arms, arms[0])
+  print(monitor.format_table(summary))
+  print('\n'.join(f'wrote {path}' for path in [workdir / 'summary.json', *drawn]))
+  return summary
+
+
+# --------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _stage(exp: Experiment, name: str, directory: pathlib.Path, **kwargs) -> Stage:
+  c = exp.config
+  return Stage(
+    name=name,
+    directory=directory,
+    checkpoint_every=c.checkpoint.every,
+    keep_last=c.checkpoint.keep_last,
+    keep_best=c.checkpoint.keep_best,
+    max_bad_steps=c.learner.max_bad_steps,
+    **{'first': 0} | kwargs,
+  )
+
+
+def _copy(tree):
+  """A stage donates its state's buffers; what others still need is copied."""
+  return jax.tree.map(lambda x: x.copy(), tree)
+
+
+def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
+  """The arguments with which `random` stops as many rows as the arm under `directory` did on average."""
+  rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
+  rate = float(np.mean([row['stop/rate'] for row in rows]))
+  length = float(np.mean([row['rollout/length_mean'] for row in rows]))
+  return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.seed=1')
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  if _CACHE.value:
+    jax.config.update('jax_compilation_cache_dir', _CACHE.value)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  try:
+    train(_CONFIG.value, _WORKDIR.value)
+  except Interrupted as stopped:
+    logging.warning('%s', stopped)
+  except (ConfigError, TrainingFailed) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)

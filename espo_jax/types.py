@@ -1,0 +1,79 @@
+"""The arrays the rooms share.
+
+Conventions, stated once. `P` prompts, `G` samples a prompt, `N = P * G` rows, group-major: row `p * G + g` is sample `g` of
+prompt `p`. `L` is the padded prompt width, prompts are padded on the left so that every response starts in column `L`. `T` is
+the horizon in response tokens. Index `t` of a response array belongs to response token `t`: its log-probability, and the value
+and regret of the state it was drawn from.
+"""
+
+import enum
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+
+class StopReason(enum.IntEnum):
+  """Why a row ended."""
+
+  LENGTH = 0  # it reached the horizon
+  EOS = 1  # it wrote an end token
+  STOPPED = 2  # a stop rule ended it: an absorbing failure
+
+
+@flax.struct.dataclass
+class Prompts:
+  """A batch of prompts, padded on the left."""
+
+  tokens: Int[Array, 'P L']
+  lengths: Int[Array, 'P']
+  ids: UInt32[Array, 'P']  # names the problem in the random key of its samples
+
+
+@flax.struct.dataclass
+class Trajectories:
+  """Finished rows of a rollout; what the engine returns and every later room reads.
+
+  `length` counts the tokens that were trained on: up to and with the end token or the token that triggered a stop. A shadow row
+  is a stopped row that went on decoding for measurement only: its columns `length .. full_length` are never trained on.
+  Columns past `full_length` hold the pad token and zeros.
+  """
+
+  prompt_tokens: Int[Array, 'N L']
+  prompt_lengths: Int[Array, 'N']
+  tokens: Int[Array, 'N T']
+  logprobs: Float[Array, 'N T']  # of the distribution that sampled
+  values: Float[Array, 'N T']  # V(s_t)
+  regret: Float[Array, 'N T']  # surrogate regret g_t >= 0, nats
+  z: Float[Array, 'N T']  # the stop rule's smoothed statistic
+  length: Int[Array, 'N']
+  full_length: Int[Array, 'N']
+  stop_reason: Int[Array, 'N']
+  shadow: Bool[Array, 'N']  # stopped, and went on for measurement
+
+  @property
+  def mask(self) -> Bool[Array, 'N T']:
+    """True on the tokens that count: sampled, and not past a stop."""
+    return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+
+  @property
+  def stopped(self) -> Bool[Array, 'N']:
+    """True where a stop rule ended the row."""
+    return self.stop_reason == StopReason.STOPPED
+
+  @property
+  def truncated(self) -> Bool[Array, 'N']:
+    """True where the horizon cut the row."""
+    return self.stop_reason == StopReason.LENGTH
+
+
+@flax.struct.dataclass
+class Reward:
+  """What a reward function returns: one number a row, optionally one a token."""
+
+  sequence: Float[Array, 'N']
+  dense: Float[Array, 'N T'] | None = None
+
+
+Metrics = dict[str, jax.Array]

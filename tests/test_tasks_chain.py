@@ -1,0 +1,108 @@
+"""Chain arithmetic against Python's own arithmetic."""
+
+import re
+
+import numpy as np
+import pytest
+
+from espo_jax.tasks import Chain, Problem
+
+DIFFICULTIES = ['easy', 'medium', 'hard']
+
+
+def steps_of(response: str) -> list[tuple[str, int]]:
+  """The written (term, result) pairs."""
+  return [(term, int(result)) for term, result in re.findall(r'([+-]\d+)=(\d+)', response)]
+
+
+def test_written_example():
+  problem = Problem(0, '3a+4b-7c+5=', '5')
+  assert Chain().solution(problem, np.random.default_rng(0)) == 'a+4=7b-7=0c+5=5#5'
+  assert Chain().verify(problem, 'a+4=7b-7=0c+5=5#5')
+  hard = Problem(0, '07a+95b-03=', '99')
+  assert Chain('hard').solution(hard, np.random.default_rng(0)) == 'a+95=02b-03=99#99'
+
+
+@pytest.mark.parametrize('difficulty', DIFFICULTIES)
+def test_steps_and_answers_are_those_of_python(difficulty):
+  task = Chain(difficulty)
+  for index in range(200):
+    problem = task.problem('train', index)
+    response = task.solution(problem, np.random.default_rng(0))
+    expression = problem.prompt.removesuffix('=')
+    terms = re.findall(r'[+-]?\d+', expression)
+    assert [term for term, _ in steps_of(response)] == terms[1:]
+    for count, (_, result) in enumerate(steps_of(response), start=2):
+      plain = ''.join(re.sub(r'(?<!\d)0+(?=\d)', '', term) for term in terms[:count])
+      assert eval(plain) % task.modulus == result  # a string this test made of digits and signs
+    assert int(problem.answer) == result == int(response.rpartition('#')[2])
+
+
+@pytest.mark.parametrize(('difficulty', 'low', 'high'), [('easy', 4, 12), ('medium', 8, 24), ('hard', 4, 16)])
+def test_operations_are_uniform_over_the_range(difficulty, low, high):
+  task = Chain(difficulty)
+  counts = np.bincount([len(re.findall('[+-]', task.problem('train', i).prompt)) for i in range(3000)])
+  expected = 3000 / (high - low + 1)
+  assert counts[:low].sum() == 0
+  assert len(counts) == high + 1
+  np.testing.assert_allclose(counts[low:], expected, atol=5 * expected**0.5)
+
+
+def test_overrides_replace_the_difficulty():
+  task = Chain('medium', min_ops=2, max_ops=3)
+  assert {len(re.findall('[+-]', task.problem('test', i).prompt)) for i in range(50)} == {2, 3}
+  assert (task.max_prompt_tokens, task.max_response_tokens) == (11, 18)
+  with pytest.raises(ValueError, match='min_ops = 8, max_ops = 3'):
+    Chain('medium', max_ops=3)
+  with pytest.raises(ValueError, match='1 <= min_ops'):
+    Chain(min_ops=0)
+
+
+@pytest.mark.parametrize('difficulty', DIFFICULTIES)
+def test_any_corrupted_character_dooms_the_answer(difficulty):
+  task = Chain(difficulty)
+  for index in range(5):
+    problem = task.problem('train', index)
+    response = task.solution(problem, np.random.default_rng(0))
+    for place, character in enumerate(response):
+      for wrong in '0123456789+-=#abz':
+        if wrong != character:
+          assert not task.verify(problem, response[:place] + wrong + response[place + 1 :])
+      assert not task.verify(problem, response[:place] + response[place + 1 :])
+    assert not task.verify(problem, response + response[-1])
+    assert not task.verify(problem, response + '\n')
+    assert not task.verify(problem, '#' + problem.answer)  # the right answer without its steps
+
+
+def test_two_slips_that_cancel_are_still_wrong():
+  assert not Chain().verify(Problem(0, '3a+4b-7c+5=', '5'), 'a+4=8b-7=0c+5=5#5')
+
+
+@pytest.mark.parametrize('difficulty', ['easy', 'hard'])
+def test_noise_has_its_rate_is_uniform_and_stays_consistent(difficulty):
+  task, rng = Chain(difficulty, noise=0.1), np.random.default_rng(0)
+  offsets, right, total = [], [], 0
+  for index in range(2000):
+    problem = task.problem('train', index)
+    response = task.solution(problem, rng)
+    value, slips = int(re.match(r'\d+', problem.prompt)[0]), 0
+    for term, result in steps_of(response):
+      offset = (result - value - int(term)) % task.modulus
+      slips += offset > 0
+      offsets += [offset] * (offset > 0)
+      value, total = result, total + 1
+    assert int(response.rpartition('#')[2]) == value
+    assert task.verify(problem, response) == (slips == 0)
+    right.append(slips == 0)
+  assert abs(len(offsets) / total - 0.1) < 5 * (0.09 / total) ** 0.5
+  counts = np.bincount(offsets, minlength=task.modulus)[1:]
+  np.testing.assert_allclose(counts, counts.mean(), atol=5 * counts.mean() ** 0.5)
+  assert 0.2 < np.mean(right) < 0.7
+
+
+def test_noise_leaves_problems_alone_and_follows_the_generator():
+  noisy, clean = Chain(noise=0.3), Chain()
+  problem = clean.problem('train', 1)
+  assert noisy.problem('train', 1) == problem
+  first, again, other = (noisy.solution(problem, np.random.default_rng(seed)) for seed in (0, 0, 1))
+  assert first == again != other
