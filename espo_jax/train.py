@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import monitor, steps
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError, parse_flags, validate
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
@@ -27,6 +27,7 @@ from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, interruption, run_stage
 from espo_jax.stops import StopRule
+from espo_jax.tasks import DataError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and the report go.')
@@ -48,12 +49,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
   Raises:
     ConfigError: Before any device is touched.
     Interrupted: A signal asked for it; the same call goes on.
+    DataError: A data file cannot be used.
     TrainingFailed: The loss or the gradients stayed non-finite.
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
+  if dropped := getattr(exp.task, 'dropped', 0):
+    logging.warning('%s: dropped %d train rows that are too long, %d are left', exp.task.name, dropped, exp.task.size('train'))
   monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
   exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
@@ -188,6 +192,9 @@ def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.seed=1')
+  for flag, example in ((_CONFIG, 'experiments/quickstart.py'), (_WORKDIR, 'runs/quickstart')):
+    if flag.value is None:
+      sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   if _CACHE.value:
     jax.config.update('jax_compilation_cache_dir', _CACHE.value)
@@ -196,10 +203,9 @@ def main(argv: list[str]) -> None:
     train(_CONFIG.value, _WORKDIR.value)
   except Interrupted as stopped:
     logging.warning('%s', stopped)
-  except (ConfigError, TrainingFailed) as error:
+  except (ConfigError, DataError, TrainingFailed) as error:
     sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

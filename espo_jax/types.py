@@ -11,6 +11,7 @@ import enum
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 
@@ -24,11 +25,11 @@ class StopReason(enum.IntEnum):
 
 @flax.struct.dataclass
 class Prompts:
-  """A batch of prompts, padded on the left."""
+  """A batch of prompts, padded on the left. On the host until the mesh gets them."""
 
-  tokens: Int[Array, 'P L']
-  lengths: Int[Array, 'P']
-  ids: UInt32[Array, 'P']  # names the problem in the random key of its samples
+  tokens: Int[Array | np.ndarray, 'P L']
+  lengths: Int[Array | np.ndarray, 'P']
+  ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
 
 
 @flax.struct.dataclass

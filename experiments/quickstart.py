@@ -1,15 +1,21 @@
-"""The default experiment: chain arithmetic from scratch, PPO against ESPO, on two CPU cores."""
+"""The default experiment: chain arithmetic from scratch on two CPU cores, PPO against ESPO from one warm start.
+
+  scripts/quickstart.sh
+
+or, in an environment of your own,
+
+  python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
+
+`--config=experiments/quickstart.py:smoke` is the same in seconds, on a model too small to learn anything.
+"""
 
 from espo_jax.configs import default_config
 
 
 def get_config(arg=''):
   c = default_config()
-  c.task.name = 'chain'
-  c.task.options.noise = 0.1
   c.task.options.difficulty = 'easy'
-  c.task.options.min_ops = 4
-  c.task.options.max_ops = 12
+  c.task.options.noise = 0.2
   c.rollout.prompts = 40
   c.rollout.samples = 4
   c.rollout.prompt_width = 38
@@ -24,7 +30,43 @@ def get_config(arg=''):
   c.warm_start.steps = 400
   c.warm_start.batch = 64
   c.warm_start.learning_rate = 3e-3
-  c.learner.updates = 50
-  c.learner.learning_rate = 3e-4
-  c.critic.learning_rate = 1e-3
+  c.learner.updates = 60
+  c.learner.learning_rate = 3e-5
+  c.critic.learning_rate = 3e-4
+  c.stop.smoothing = 0.5
+  c.stop.beta_0 = 2.0
+  c.stop.beta_min = 0.5
+  if arg == 'smoke':
+    _smoke(c)
+  elif arg:
+    raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke')
   return c
+
+
+def _smoke(c):
+  c.task.options.min_ops = 1
+  c.task.options.max_ops = 3
+  c.rollout.prompts = 8
+  c.rollout.samples = 2
+  c.rollout.prompt_width = 11
+  c.rollout.horizon = 18
+  c.rollout.scan_length = 6
+  c.model.hidden_size = 16
+  c.model.intermediate_size = 32
+  c.model.num_layers = 2
+  c.model.num_heads = 2
+  c.model.num_kv_heads = 1
+  c.model.head_dim = 8
+  c.warm_start.steps = 12
+  c.warm_start.batch = 16
+  c.warm_start.warmup_steps = 4
+  c.learner.updates = 10
+  c.learner.minibatches = 2
+  c.gate.force_at = 0.3
+  c.gate.patience = 100  # the gate opens by force, so that every stage has a few steps
+  c.gate.change_below = 0.0
+  c.stop.beta_0 = 0.5
+  c.stop.beta_min = 0.05
+  c.eval.problems = 16
+  c.eval.batch = 16
+  c.checkpoint.every = 2

@@ -112,7 +112,6 @@ def default_config() -> ml_collections.ConfigDict:
   c.eval = ml_collections.ConfigDict()
   c.eval.problems = 512  # of the test split
   c.eval.batch = 256
-  c.eval.every = 0  # updates between evaluations during RL; 0 for only before and after
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 20  # steps

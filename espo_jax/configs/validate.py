@@ -1,9 +1,314 @@
-"""Checks that run before any device is touched. Each error names the field, its value and the fix."""
+"""Checks that run before any device is touched. Each line of an error names a field, its value and the fix."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from espo_jax import objectives, stops, tasks
+from espo_jax.configs.defaults import default_config
+from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
+from espo_jax.model import ModelConfig
+
+STAGES = ('warm_start', 'critic_warmup', 'rl')
+CRITICS = ('shared', 'separate')
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+_POSITIVE = [
+  'model.hidden_size',
+  'model.intermediate_size',
+  'model.num_layers',
+  'model.num_heads',
+  'model.num_kv_heads',
+  'model.head_dim',
+  'model.rope_theta',
+  'model.rms_norm_eps',
+  'critic.learning_rate',
+  'rollout.prompts',
+  'rollout.samples',
+  'rollout.prompt_width',
+  'rollout.horizon',
+  'rollout.temperature',
+  'rollout.scan_length',
+  'stop.clip',
+  'stop.delta',
+  'gate.patience',
+  'learner.updates',
+  'learner.epochs',
+  'learner.minibatches',
+  'learner.learning_rate',
+  'learner.max_grad_norm',
+  'learner.logit_chunk',
+  'learner.max_bad_steps',
+  'eval.problems',
+  'eval.batch',
+  'checkpoint.every',
+  'checkpoint.keep_last',
+]
+_POSITIVE_IN_WARM_START = ['warm_start.steps', 'warm_start.batch', 'warm_start.learning_rate']
+_NOT_NEGATIVE = [
+  'seed',
+  'stop.epsilon',
+  'stop.eta',
+  'gate.loss_below',
+  'gate.change_below',
+  'learner.warmup_steps',
+  'learner.weight_decay',
+  'warm_start.warmup_steps',
+  'warm_start.weight_decay',
+  'checkpoint.keep_best',
+]
+_SHARES = ['stop.target_rate', 'stop.momentum', 'stop.shadow_share', 'advantage.gamma', 'advantage.lam']
+_BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
 
 
-class ConfigError(ValueError):
-  """A config that cannot run."""
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Check that an experiment can run and that its stop rule can act.
+
+  Raises:
+    ConfigError: With every problem found.
+  """
+  values, expected = flatten(config), flatten(default_config())
+  problems = [*_unknown(values, expected), *_mistyped(values, expected)]
+  if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
+    for check in (_stages, _names, _ranges, _stop, _warmups, _model, _mesh, _rows, _objective, _task, _data):
+      problems += check(config)
+  if problems:
+    raise ConfigError(problems)
 
 
-def validate(config):
-  """TODO."""
+# ------------------------------------------------------------------------------------------------- fields and their values
+
+
+def _unknown(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
+  for field, value in values.items():
+    if not is_known(field, expected):
+      yield f'{field} = {value!r}: no such field; {near_field(field, expected)}'
+  for field in sorted(expected.keys() - values.keys()):
+    yield f'{field} is missing; fix: start from espo_jax.configs.default_config()'
+
+
+def _mistyped(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
+  for field, value in values.items():
+    default = expected.get(field, value)
+    if type(value) is not type(default):
+      yield f'{field} = {value!r}: {type(value).__name__} instead of {type(default).__name__}; fix: a value such as {default!r}'
+    # An infinity that is not the default could not be told from it in config.json.
+    elif isinstance(value, float) and not math.isfinite(value) and value != expected.get(field):
+      yield f'{field} = {value}: not a finite number; fix: a finite one'
+
+
+def _ranges(config: ml_collections.ConfigDict) -> Iterator[str]:
+  positive = _POSITIVE + (_POSITIVE_IN_WARM_START if 'warm_start' in config.stages else [])
+  weights = [field for field, value in flatten(config.objective, 'objective.').items() if isinstance(value, int | float)]
+  tests: list[tuple[Iterable[str], Callable[[Any], bool], str]] = [  # a nan passes: it is reported as such
+    (positive, lambda x: x <= 0, 'above 0'),
+    (_NOT_NEGATIVE + weights, lambda x: x < 0, 'of at least 0'),
+    (_SHARES, lambda x: x < 0 or x > 1, 'in [0, 1]'),
+    (_BELOW_ONE, lambda x: x < 0 or x >= 1, 'in [0, 1)'),
+    (['gate.force_at'], lambda x: x <= 0 or x > 1, 'in (0, 1]'),
+  ]
+  for fields, bad, wanted in tests:
+    for field in fields:
+      if bad(value := get_field(config, field)):
+        yield f'{field} = {value}: out of range; fix: a number {wanted}'
+  if config.reward.low >= config.reward.high:
+    yield f'reward.low = {config.reward.low} is not below reward.high = {config.reward.high}; fix: lower reward.low'
+
+
+def _names(config: ml_collections.ConfigDict) -> Iterator[str]:
+  choices: list[tuple[str, str, str, Iterable[str]]] = [
+    ('task.name', 'task', config.task.name, tasks.TASKS),
+    ('stop.name', 'stop rule', config.stop.name, stops.REGISTRY),
+    *(('baselines', 'stop rule', name, stops.REGISTRY) for name in config.baselines),
+    *(('stages', 'stage', name, STAGES) for name in config.stages),
+    ('objective.name', 'objective', config.objective.name, objectives.REGISTRY),
+    ('critic.kind', 'critic', config.critic.kind, CRITICS),
+    ('model.dtype', 'dtype', config.model.dtype, DTYPES),
+    ('model.param_dtype', 'dtype', config.model.param_dtype, DTYPES),
+  ]
+  for field, kind, name, known in choices:
+    try:
+      tasks.base.lookup(kind, name, dict.fromkeys(known))
+    except ValueError as error:
+      yield f'{field} = {get_field(config, field)!r}: {error}'
+
+
+def _objective(config: ml_collections.ConfigDict) -> Iterator[str]:
+  if config.objective.name not in objectives.REGISTRY:
+    return
+  known = objectives.arguments(config.objective.name)
+  for name, value in config.objective.items():
+    if name != 'name' and name not in known:
+      yield f'objective.{name} = {value!r}: no option of the objective {config.objective.name!r}; {near_field(name, known)}'
+
+
+# ----------------------------------------------------------------------------------------------- fields against each other
+
+
+def _stages(config: ml_collections.ConfigDict) -> Iterator[str]:
+  stages = tuple(config.stages)
+  if not stages:
+    yield f'stages = (): nothing to run; fix: some of {STAGES}, in this order'
+  known = [stage for stage in stages if stage in STAGES]
+  if known != [stage for stage in STAGES if stage in known]:
+    yield f'stages = {stages}: out of order or named twice; fix: {tuple(stage for stage in STAGES if stage in known)}'
+  if 'critic_warmup' in stages and 'rl' not in stages:
+    yield f"stages = {stages}: the critic warm-up serves reinforcement learning alone; fix: add 'rl', or leave it out"
+
+
+def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
+  s, arms = config.stop, {*config.baselines, config.stop.name}
+  if arms <= {'never'}:
+    return
+  if s.beta_min > s.beta_0 or s.beta_0 > s.beta_max:
+    yield f'stop.beta_0 = {s.beta_0} is outside [stop.beta_min, stop.beta_max] = [{s.beta_min}, {s.beta_max}]; fix: inside'
+  for arm, scale, symbol in (('espo', s.epsilon, 'stop.beta_0 * stop.epsilon'), ('regret_only', 1.0, 'stop.beta_0')):
+    if arm in arms and scale > 0:
+      yield from _can_fire(config, arm, scale, symbol)
+  lowest = min(config.reward.low, s.fail_reward)
+  if 'value_only' in arms and -s.beta_0 <= lowest:
+    yield (
+      f"stop.beta_0 = {s.beta_0}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-s.beta_0} and no "
+      f'reward is below {lowest}; fix: stop.beta_0 < {-lowest}, such as -0.2'
+    )
+  if 'random' in arms and s.name in ('random', 'never'):
+    yield (
+      f"stop.name = {s.name!r}: the arm 'random' stops as often as stop.name's arm does; "
+      "fix: stop.name = 'espo' with 'random' among baselines"
+    )
+
+
+def _can_fire(config: ml_collections.ConfigDict, arm: str, scale: float, symbol: str) -> Iterator[str]:
+  """The statistic z is at most `clip (1 - smoothing^t)` after t tokens; the threshold is at least `beta * scale`."""
+  s, horizon = config.stop, config.rollout.horizon
+  least, first = s.beta_min * scale, s.beta_0 * scale
+  reach = s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip
+  never = f'the rule {arm!r} can never fire'
+  epsilon = f', stop.epsilon = {s.epsilon}' if arm == 'espo' else ''
+  if s.clip <= least:
+    yield (
+      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold at least {symbol.replace("_0", "_min")} = '
+      f'{least:g} whatever the controller does (stop.beta_min = {s.beta_min}{epsilon}); '
+      f'fix: stop.beta_min = 0, or stop.clip > {max(least, first):g}'
+    )
+  elif s.clip <= first:
+    yield (
+      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold starts at {symbol} = {first:g} or above '
+      f'(stop.beta_0 = {s.beta_0}{epsilon}); fix: stop.clip > {first:g}, or stop.beta_0 < {s.clip / scale:g}'
+    )
+  elif reach <= first:
+    yield (
+      f'stop.smoothing = {s.smoothing}: {never}, for z starts at 0, is at most {reach:.3g} after '
+      f'rollout.horizon = {horizon} tokens, and the threshold starts at {symbol} = {first:g} or above; fix: less smoothing'
+    )
+
+
+def _warmups(config: ml_collections.ConfigDict) -> Iterator[str]:
+  w, updates = config.warm_start, config.learner.updates
+  if 'warm_start' in config.stages and w.warmup_steps >= w.steps > 0:
+    yield f'warm_start.warmup_steps = {w.warmup_steps} is not below warm_start.steps = {w.steps}; fix: lower it'
+  share = config.gate.force_at if 'critic_warmup' in config.stages else 0.0
+  if 'rl' in config.stages and updates > 0 and math.isfinite(share) and updates <= (warmup := max(1, round(share * updates))):
+    yield (
+      f'learner.updates = {updates}: none is left after a critic warm-up of up to {warmup} (gate.force_at = {share}); '
+      f'fix: learner.updates > {warmup} or a smaller gate.force_at'
+    )
+
+
+def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
+  if config.model.num_kv_heads <= 0:
+    return
+  known = {field.name for field in dataclasses.fields(ModelConfig)}
+  try:
+    ModelConfig(vocab_size=1, **{name: value for name, value in config.model.items() if name in known - {'vocab_size'}})
+  except ValueError as error:
+    yield str(error)
+
+
+def _mesh(config: ml_collections.ConfigDict) -> Iterator[str]:
+  sizes = config.mesh.to_dict()
+  if any(size == 0 or size < -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
+    yield f'mesh = {sizes}: axes are positive, and one may be -1 (what is left); fix: mesh.data = -1 and 1 for the others'
+  split = [('model.num_heads', 'tensor'), ('model.num_kv_heads', 'tensor'), ('model.intermediate_size', 'tensor')]
+  for field, axis in [*split, ('model.hidden_size', 'fsdp')]:
+    size = get_field(config, field)
+    if sizes[axis] > 1 and size % sizes[axis]:
+      yield f'{field} = {size} does not divide by mesh.{axis} = {sizes[axis]}; fix: a multiple of it, or a smaller mesh.{axis}'
+
+
+def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
+  r, minibatches = config.rollout, config.learner.minibatches
+  rows = r.prompts * r.samples
+  if minibatches > 0 and rows % minibatches:
+    yield (
+      f'learner.minibatches = {minibatches} does not divide the {rows} rows of a rollout (rollout.prompts = {r.prompts} times '
+      f'rollout.samples = {r.samples}); fix: a divisor of {rows}'
+    )
+  # With an axis of -1 the rest of the product is not known yet.
+  shards = math.prod(size for size in (config.mesh.data, config.mesh.fsdp) if size > 0)
+  evaluated = min(('eval.batch', 'eval.problems'), key=lambda field: get_field(config, field))
+  counts = {
+    'rollout.prompts': r.prompts,
+    'rows of a minibatch (rollout.prompts * rollout.samples / learner.minibatches)': rows // max(minibatches, 1),
+    evaluated: get_field(config, evaluated),
+  }
+  if 'warm_start' in config.stages:
+    counts['warm_start.batch'] = config.warm_start.batch
+  for name, count in counts.items():
+    if count % shards:
+      yield (
+        f'{name} = {count} does not divide by mesh.data * mesh.fsdp = {config.mesh.data} * {config.mesh.fsdp}, over which rows '
+        f'are split; fix: a multiple of {shards}, or a smaller mesh'
+      )
+
+
+# ---------------------------------------------------------------------------------------------------------- task and files
+
+
+def _task(config: ml_collections.ConfigDict) -> Iterator[str]:
+  if config.task.name not in tasks.TASKS:
+    return
+  kind, options = tasks.TASKS[config.task.name], config.task.options.to_dict()
+  parameters = inspect.signature(kind).parameters
+  known = parameters.keys() - config.data.keys()
+  for name in sorted(options.keys() - known):
+    hint = near_field(name, known)
+    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {kind.name!r}; {hint}'
+  if 'path' in parameters:  # reading the files is left to the run: it may take long
+    sizes = {name: parameter.default for name, parameter in parameters.items()} | options
+  else:
+    try:
+      task = kind(**options)
+    except (TypeError, ValueError) as error:
+      yield f'task.options = {options}: {error}'
+      return
+    sizes = {name: getattr(task, name) for name in ('max_prompt_tokens', 'max_response_tokens')}
+    sizes['vocab_size'] = len(task.tokenizer())
+  for field, limit in (('rollout.prompt_width', 'max_prompt_tokens'), ('rollout.horizon', 'max_response_tokens')):
+    width, needed = get_field(config, field), sizes[limit]
+    if 0 < width < needed:
+      yield f'{field} = {width} is less than {limit} = {needed} of the task {kind.name!r}; fix: --config.{field}={needed}'
+  if config.mesh.tensor > 1 and sizes['vocab_size'] % config.mesh.tensor:
+    yield (
+      f'mesh.tensor = {config.mesh.tensor} does not divide the {sizes["vocab_size"]} tokens of the vocabulary of the task '
+      f'{kind.name!r}; fix: a divisor'
+    )
+
+
+def _data(config: ml_collections.ConfigDict) -> Iterator[str]:
+  if config.task.name not in tasks.TASKS:
+    return
+  reads = inspect.signature(tasks.TASKS[config.task.name]).parameters
+  for name, value in config.data.items():
+    field = f'data.{name}'
+    if value and name not in reads:
+      yield f'{field} = {value!r}: the task {config.task.name!r} reads no such file; fix: leave it empty, or another task.name'
+    elif value and not Path(value).is_file():
+      yield f'{field} = {value!r}: no such file; fix: --config.{field}=FILE'
+    elif not value and name in reads and reads[name].default is inspect.Parameter.empty:
+      yield f"{field} = '': the task {config.task.name!r} reads its problems from a file; fix: --config.{field}=FILE"

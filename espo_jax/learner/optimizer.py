@@ -2,6 +2,7 @@
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from espo_jax.model import Params
 
@@ -42,11 +43,11 @@ def make_optimizer(
   )
 
 
-def _matrices(params: Params) -> Params:
+def _matrices(params: Params) -> PyTree[bool]:
   return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def _labels(params: Params) -> Params:
+def _labels(params: Params) -> PyTree[str]:
   def label(path: tuple, _: jax.Array) -> str:
     names = {entry.key for entry in path}
     return 'critic' if names & {'critic', 'value'} else 'policy'

@@ -3,7 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from espo_jax.model.config import ModelConfig
 
@@ -38,7 +38,7 @@ def init_cache(config: ModelConfig, batch: int, columns: int) -> Cache:
 def repeat_rows(cache: Cache, times: int) -> Cache:
   """Each row `times` times, group-major: a prompt is prefilled once and serves all its samples."""
 
-  def repeat(layers: Layers) -> Layers:
+  def repeat(layers: Layers) -> PyTree[Array]:
     return jax.tree.map(lambda x: jnp.repeat(x, times, axis=x.ndim - 4), layers)
 
   return cache.replace(keys=repeat(cache.keys), values=repeat(cache.values), valid=jnp.repeat(cache.valid, times, axis=0))

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.terms import Term, clipped_policy, clipped_value, k3, token_mean
+from espo_jax.objectives.terms import Term, clipped_policy, clipped_value, reference_kl, token_mean
 from espo_jax.types import Metrics
 
 
@@ -54,5 +54,5 @@ def ppo(
     'entropy': (-entropy_coef, token_mean(x.entropy, x.mask)),
   }
   if kl_coef:
-    terms['reference_kl'] = (kl_coef, token_mean(k3(x.logprobs, x.reference_logprobs), x.mask))
+    terms['reference_kl'] = (kl_coef, reference_kl(x.logprobs, x.reference_logprobs, x.mask))
   return terms, metrics | {f'loss/{name}': jax.lax.stop_gradient(term.mean) for name, (_, term) in terms.items()}

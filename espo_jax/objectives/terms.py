@@ -53,6 +53,7 @@ def clipped_value(
   clip: float,
 ) -> Term:
   """Half the squared error against the returns, the larger of the plain one and that of values held within `clip` of the old."""
+  values, old_values, returns = (jnp.where(mask, x, 0.0) for x in (values, old_values, returns))  # a hidden nan has no gradient
   held = old_values + jnp.clip(values - old_values, -clip, clip)
   loss = 0.5 * jnp.maximum(jnp.square(values - returns), jnp.square(held - returns))
   return Term(masked_sum(loss, mask), mask.sum().astype(jnp.float32))
@@ -67,3 +68,8 @@ def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[A
   """Schulman's low-variance estimate of `KL(policy || reference)` from samples of the policy: `e^-d - 1 + d`, `d = log p - log q`."""
   d = logprobs - reference
   return jnp.exp(-d) - 1 + d
+
+
+def reference_kl(logprobs: Float[Array, 'N T'], reference: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
+  """The token mean of `k3`; where the mask hides a token, an overflow has no gradient."""
+  return token_mean(k3(jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference, 0.0)), mask)

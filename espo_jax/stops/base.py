@@ -57,10 +57,9 @@ Threshold = Callable[[Adaptive, Array], Array]
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
   """Exponential mean and variance of the regret over a batch's real tokens (ESPO); the first batch sets them [U]."""
-  weight = mask.astype(jnp.float32)
-  count = jnp.maximum(weight.sum(), 1.0)
-  mean = (regret * weight).sum() / count
-  var = (jnp.square(regret - mean) * weight).sum() / count
+  count = jnp.maximum(mask.astype(jnp.float32).sum(), 1.0)
+  mean = jnp.where(mask, regret, 0.0).sum() / count
+  var = jnp.where(mask, jnp.square(regret - mean), 0.0).sum() / count
   keep = jnp.where(adaptive.batches == 0, 0.0, momentum)
   return adaptive.replace(
     mu=keep * adaptive.mu + (1 - keep) * mean,

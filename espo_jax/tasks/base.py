@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Problem(NamedTuple):
   answer: str
 
 
+@runtime_checkable
 class Task(Protocol):
   """A stateless source of problems: a position in the data is an integer, so a resume needs nothing else."""
 

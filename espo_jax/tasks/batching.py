@@ -28,10 +28,10 @@ def encode_prompts(tokenizer: 'PreTrainedTokenizerFast', problems: Sequence[Prob
   for problem, row, out in zip(problems, rows, tokens, strict=True):
     _check_fits(f'the prompt of problem {problem.id}, {problem.prompt!r},', row, width, 'rollout.prompt_width')
     out[width - len(row) :] = row
-  return Prompts(  # numpy arrays stand in for jax's: the device comes later
-    tokens=tokens,  # type: ignore[arg-type]
-    lengths=np.array([len(row) for row in rows], np.int32),  # type: ignore[arg-type]
-    ids=np.array([problem.id for problem in problems], np.uint32),  # type: ignore[arg-type]
+  return Prompts(
+    tokens=tokens,
+    lengths=np.array([len(row) for row in rows], np.int32),
+    ids=np.array([problem.id for problem in problems], np.uint32),
   )
 
 

@@ -1,0 +1,28 @@
+# Sourced by the other scripts, from the repository's root: makes .venv once and installs what a requirements file pins.
+# Usage: source scripts/environment.sh requirements.txt [more.txt ...]
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.12 python3.11 python3.13 python3 python; do
+    if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo 'error: no Python >= 3.11 found; install one, or name it: PYTHON=/path/to/python scripts/quickstart.sh' >&2
+  return 1
+}
+
+if [ ! -x .venv/bin/python ]; then
+  python=$(find_python) || exit 1
+  echo "making .venv with $("$python" --version)"
+  "$python" -m venv .venv || { rm -rf .venv; echo 'error: could not make .venv (on Debian: apt-get install python3-venv)' >&2; exit 1; }
+fi
+for requirements in "$@"; do
+  stamp=".venv/$(basename "$requirements").installed"
+  if ! cmp -s "$requirements" "$stamp"; then
+    echo "installing $requirements"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$stamp"
+  fi
+done

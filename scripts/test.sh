@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Format, lint, types and tests. Usage: scripts/test.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh requirements.txt requirements-test.txt
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+.venv/bin/python -m pytest -n 2 --dist worksteal "$@"
