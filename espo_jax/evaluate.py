@@ -54,7 +54,11 @@ def evaluate(
   directory = _arm_directory(workdir, arm)
   step = _step(directory, step)
   exp = make_experiment(config)
-  result = {'arm': arm, 'step': step, **evaluate_params(exp, load_params(exp, directory / 'checkpoints' / str(step)))}
+  result: dict[str, Any] = {
+    'arm': arm,
+    'step': step,
+    **evaluate_params(exp, load_params(exp, directory / 'checkpoints' / str(step))),
+  }
   for prefix in ('', 'greedy_'):
     result[f'{prefix}interval'] = monitor.wilson(int(result[f'{prefix}correct']), result['problems'])
   monitor.atomic_write_text(directory / f'evaluation-{step}.json', monitor.to_json(result, indent=2) + '\n')

@@ -8,7 +8,7 @@ from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 
 
-def evaluate_params(exp: Experiment, params: Params) -> dict[str, float]:
+def evaluate_params(exp: Experiment, params: Params) -> dict[str, int | float]:
   """One sampled and one greedy answer to each of `eval.problems` test problems.
 
   Every policy of a seed is asked the same problems with the same random numbers, so that differences are paired.

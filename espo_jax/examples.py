@@ -13,8 +13,9 @@ from espo_jax.types import StopReason
 
 
 def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pathlib.Path) -> None:
-  """Write `eval.batch` rollouts on test problems; stopped rows go on, so that their fate is known."""
-  problems = exp.problems('test', 0, exp.config.eval.batch)
+  """Write up to `eval.batch` rollouts on test problems; stopped rows go on, so that their fate is known."""
+  size = exp.task.size('test')
+  problems = exp.problems('test', 0, exp.config.eval.batch if size is None else min(exp.config.eval.batch, size))
   rows = exp.rollout(
     state.params,
     rule,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from espo_jax import parallel, rollout, stops, tasks
+from espo_jax.configs import ConfigError
 from espo_jax.model import ActorCritic, ModelConfig, Params
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
@@ -101,21 +102,24 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   model = ActorCritic(
     ModelConfig(vocab_size=len(tokenizer), **config.model.to_dict()), separate_critic=config.critic.kind == 'separate'
   )
-  mesh = parallel.make_mesh(**config.mesh.to_dict())
+  try:
+    mesh = parallel.make_mesh(**config.mesh.to_dict())
+  except ValueError as error:
+    raise ConfigError([str(error)]) from error
   root = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
   return Experiment(config, task, tokenizer, model, mesh, root)
 
 
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
-  """The task; one that reads files gets their paths."""
+  """The task, seeded as the run is; one that reads files gets their paths."""
   files = {name: value for name, value in config.data.to_dict().items() if value}
-  return tasks.get(config.task.name, **files, **config.task.options.to_dict())
+  return tasks.get(config.task.name, **({'seed': config.seed} | files | config.task.options.to_dict()))
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
-  """The stop rule `name` with those of the config's constants that it takes."""
-  known = stops.arguments(name)
-  return stops.REGISTRY[name](**({k: v for k, v in config.stop.items() if k in known} | overrides))
+  """The stop rule `name` with those of the config's constants that it takes; its own section of `config.stop` goes first."""
+  constants = config.stop.to_dict() | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
+  return stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
 
 
 @jax.jit

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import monitor, steps
-from espo_jax.configs import ConfigError, parse_flags, validate
+from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, validate
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
@@ -54,6 +54,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
+  _same_config(config, workdir / 'config.json')
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
   if dropped := getattr(exp.task, 'dropped', 0):
@@ -173,6 +174,18 @@ def _stage(exp: Experiment, name: str, directory: pathlib.Path, **kwargs) -> Sta
     max_bad_steps=c.learner.max_bad_steps,
     **{'first': 0} | kwargs,
   )
+
+
+def _same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
+  """A run goes on under the config it began with, or not at all."""
+  if not path.exists():
+    return
+  before, now = flatten(load_config(path)), flatten(config)
+  if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
+    raise ConfigError(
+      f'{field} = {now.get(field)!r} was {before.get(field)!r} in {path}; fix: that value, or another --workdir'
+      for field in changed
+    )
 
 
 def _copy(tree):

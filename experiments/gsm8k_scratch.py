@@ -1,4 +1,18 @@
-"""GSM8K from scratch."""
+"""GSM8K from scratch: ESPO on worded problems, with a byte-level BPE trained on the file and a decoder of random weights.
+
+  python -m espo_jax.train --config=experiments/gsm8k_scratch.py --workdir=runs/gsm8k_scratch
+    --config.data.path=FILE [--config.data.eval_path=FILE]
+
+Without `data.eval_path` one row in ten of `data.path` is the test split.
+
+Hardware: two CPU cores, shared with other jobs (load 3 to 5). Time: 319 s from start to report, of which the tokenizer takes
+10 s, the warm start 122 s and the 20 updates 148 s.
+
+Result, on the 7473 rows of GSM8K's train split (311 of them too long, and left out) and the first 64 of its test split: nothing
+is learned in so short a run. The warm start's loss falls from 10.3 to 3.7 nats a token; 0 of 64 problems are solved before and
+after RL, sampled or greedy, and 1 of the 640 training rollouts is right. ESPO stops 11.6 % of the rollouts while its beta falls
+from 3.5 to 3.3; none of 17 shadow rows would have been right. This shows that the path from a file to a report works, no more.
+"""
 
 from espo_jax.configs import default_config
 

@@ -8,6 +8,6 @@ root=${WORKDIR:-runs/quickstart_seeds}
 seeds=${SEEDS:-0 1 2}
 for seed in $seeds; do
   .venv/bin/python -m espo_jax.train --config=experiments/quickstart.py --workdir="$root/seed_$seed" \
-    --config.seed="$seed" --config.task.options.seed="$seed" --config.eval.problems=2048 "--config.baselines=('never', 'random')"
+    --config.seed="$seed" --config.eval.problems=2048 "--config.baselines=('never', 'random')"
 done
 .venv/bin/python scripts/summarise_seeds.py --output=experiments/results/quickstart_seeds $(for s in $seeds; do echo "$root/seed_$s"; done)

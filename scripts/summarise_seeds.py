@@ -1,6 +1,6 @@
 """Brings the summaries of several seeds together: means, 95 % intervals, paired differences against the baseline.
 
-  python scripts/summarise_seeds.py --output=experiments/results/NAME WORKDIR [WORKDIR ...]
+python scripts/summarise_seeds.py --output=experiments/results/NAME WORKDIR [WORKDIR ...]
 """
 
 import argparse

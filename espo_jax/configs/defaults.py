@@ -61,6 +61,8 @@ def default_config() -> ml_collections.ConfigDict:
   c.stop.momentum = 0.99
   c.stop.fail_reward = -1.0  # r_fail
   c.stop.shadow_share = 0.25  # of stopped rows that go on, for measurement only
+  for rule, (beta_0, beta_min, beta_max) in {'regret_only': (1.4, 0.1, 100.0), 'value_only': (-0.2, -1.0, 1.0)}.items():
+    c.stop[rule] = ml_collections.ConfigDict({'beta_0': beta_0, 'beta_min': beta_min, 'beta_max': beta_max})  # other scales [U]
 
   c.gate = ml_collections.ConfigDict()  # the critic warm-up
   c.gate.loss_below = 0.5

@@ -165,16 +165,22 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
   s, arms = config.stop, {*config.baselines, config.stop.name}
   if arms <= {'never'}:
     return
-  if s.beta_min > s.beta_0 or s.beta_0 > s.beta_max:
-    yield f'stop.beta_0 = {s.beta_0} is outside [stop.beta_min, stop.beta_max] = [{s.beta_min}, {s.beta_max}]; fix: inside'
-  for arm, scale, symbol in (('espo', s.epsilon, 'stop.beta_0 * stop.epsilon'), ('regret_only', 1.0, 'stop.beta_0')):
-    if arm in arms and scale > 0:
-      yield from _can_fire(config, arm, scale, symbol)
-  lowest = min(config.reward.low, s.fail_reward)
-  if 'value_only' in arms and -s.beta_0 <= lowest:
+  for arm, field in (('espo', 'stop'), ('regret_only', 'stop.regret_only'), ('value_only', 'stop.value_only')):
+    own = get_field(config, field)
+    if arm in arms and not own.beta_min <= own.beta_0 <= own.beta_max:
+      yield (
+        f'{field}.beta_0 = {own.beta_0} is outside [{field}.beta_min, {field}.beta_max] = [{own.beta_min}, {own.beta_max}]; '
+        'fix: inside'
+      )
+  if 'espo' in arms and s.epsilon > 0:
+    yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
+  if 'regret_only' in arms:
+    yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
+  lowest, level = min(config.reward.low, s.fail_reward), s.value_only.beta_0
+  if 'value_only' in arms and -level <= lowest:
     yield (
-      f"stop.beta_0 = {s.beta_0}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-s.beta_0} and no "
-      f'reward is below {lowest}; fix: stop.beta_0 < {-lowest}, such as -0.2'
+      f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and no "
+      f'reward is below {lowest}; fix: stop.value_only.beta_0 < {-lowest}, such as -0.2'
     )
   if 'random' in arms and s.name in ('random', 'never'):
     yield (
@@ -183,23 +189,26 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
     )
 
 
-def _can_fire(config: ml_collections.ConfigDict, arm: str, scale: float, symbol: str) -> Iterator[str]:
+def _can_fire(
+  config: ml_collections.ConfigDict, arm: str, own: ml_collections.ConfigDict, scale: float, symbol: str
+) -> Iterator[str]:
   """The statistic z is at most `clip (1 - smoothing^t)` after t tokens; the threshold is at least `beta * scale`."""
   s, horizon = config.stop, config.rollout.horizon
-  least, first = s.beta_min * scale, s.beta_0 * scale
+  least, first = own.beta_min * scale, own.beta_0 * scale
+  field = symbol.partition('_0')[0].removesuffix('.beta')
   reach = s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip
   never = f'the rule {arm!r} can never fire'
   epsilon = f', stop.epsilon = {s.epsilon}' if arm == 'espo' else ''
   if s.clip <= least:
     yield (
       f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold at least {symbol.replace("_0", "_min")} = '
-      f'{least:g} whatever the controller does (stop.beta_min = {s.beta_min}{epsilon}); '
-      f'fix: stop.beta_min = 0, or stop.clip > {max(least, first):g}'
+      f'{least:g} whatever the controller does ({field}.beta_min = {own.beta_min}{epsilon}); '
+      f'fix: {field}.beta_min = 0, or stop.clip > {max(least, first):g}'
     )
   elif s.clip <= first:
     yield (
       f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold starts at {symbol} = {first:g} or above '
-      f'(stop.beta_0 = {s.beta_0}{epsilon}); fix: stop.clip > {first:g}, or stop.beta_0 < {s.clip / scale:g}'
+      f'({field}.beta_0 = {own.beta_0}{epsilon}); fix: stop.clip > {first:g}, or {field}.beta_0 < {s.clip / scale:g}'
     )
   elif reach <= first:
     yield (

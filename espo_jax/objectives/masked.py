@@ -26,5 +26,6 @@ def whiten(x: Float[Array, '...'], mask: Bool[Array, '...'], epsilon: float = 1e
 
 
 def explained_variance(values: Float[Array, '...'], returns: Float[Array, '...'], mask: Bool[Array, '...']) -> Float[Array, '']:
-  """`1 - Var(returns - values) / Var(returns)`: 1 for a perfect critic, 0 for a constant one."""
-  return 1.0 - masked_variance(returns - values, mask) / jnp.maximum(masked_variance(returns, mask), 1e-8)
+  """`1 - Var(returns - values) / Var(returns)`: 1 for a perfect critic, 0 for a constant one, 0 where all returns are equal."""
+  variance = masked_variance(returns, mask)
+  return jnp.where(variance > 1e-8, 1.0 - masked_variance(returns - values, mask) / jnp.maximum(variance, 1e-8), 0.0)

@@ -1,0 +1,51 @@
+"""The tests' machine: eight virtual CPU devices, annotated shapes checked at every call, compiled programs kept between runs."""
+
+import functools
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
+
+import jax
+import jaxtyping
+import pytest
+from beartype import beartype
+
+
+def typechecker(function):
+  """What the import hook wraps every function of the package with, and the `__init__` of every dataclass."""
+  checked = beartype(function)
+  if function.__name__ != '__init__':
+    return checked
+
+  @functools.wraps(function)
+  def init(*args, **kwargs):  # a tree operation rebuilds a dataclass around anything: shapes, shardings, None
+    if all(isinstance(x, jax.Array) for x in jax.tree.leaves((args[1:], kwargs), is_leaf=lambda x: x is None)):
+      checked(*args, **kwargs)
+
+  return init
+
+
+jaxtyping.install_import_hook('espo_jax', 'conftest.typechecker')  # before anything imports the package
+
+
+def pytest_configure(config):
+  jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  # JAX says so when it gives another dtype than the one asked for, or loses one in a scatter.
+  for message in ('Explicitly requested dtype', 'scatter inputs have incompatible types'):
+    config.addinivalue_line('filterwarnings', f'error:{message}')
+
+
+@pytest.fixture
+def no_rank_promotion():
+  """Arrays of different ranks do not meet by accident. The rooms that broadcast on purpose (model, rollout) do without."""
+  with jax.numpy_rank_promotion('raise'):
+    yield
+
+
+@pytest.fixture
+def no_dtype_promotion():
+  """Nothing is cast but by an `astype`."""
+  with jax.numpy_dtype_promotion('strict'):
+    yield

@@ -1,0 +1,40 @@
+"""A decoder small enough to check by hand, with parameters that leave no part of it idle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from espo_jax.model import ActorCritic, ModelConfig
+
+VOCAB = 12
+
+
+def config(**overrides) -> ModelConfig:
+  shape = {'vocab_size': VOCAB, 'hidden_size': 16, 'intermediate_size': 20, 'num_layers': 2, 'num_heads': 4, 'num_kv_heads': 2}
+  return ModelConfig(**(shape | {'head_dim': 6, 'rope_theta': 50.0, 'rms_norm_eps': 1e-2} | overrides))
+
+
+def randomised(shapes, seed: int = 0):
+  """Random numpy values for a model's parameters: no norm is all ones, no value head zero, no branch weak, as they are at first."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    name = path[-1].key
+    noise = rng.standard_normal(x.shape)
+    if name == 'scale':
+      value = 1 + 0.3 * noise
+    elif name == 'bias':
+      value = 0.3 * noise
+    elif name == 'embedding':
+      value = noise / np.sqrt(x.shape[-1])
+    else:
+      value = noise / np.sqrt(x.shape[-2])
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def actor_critic(seed: int = 0, *, separate_critic: bool = False, **overrides) -> tuple[ActorCritic, dict]:
+  """A model and its parameters."""
+  model = ActorCritic(config(**overrides), separate_critic)
+  return model, jax.tree.map(jnp.asarray, randomised(jax.eval_shape(model.init, jax.random.key(0)), seed))

@@ -1,0 +1,221 @@
+"""What cannot run is refused before a device is touched, with the field, its value and the fix."""
+
+import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from espo_jax import monitor
+from espo_jax.configs import ConfigError, default_config, load_config, validate
+from espo_jax.configs.fields import flatten
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXPERIMENTS = sorted((ROOT / 'experiments').glob('*.py'))
+NAN, INF = float('nan'), float('inf')
+
+
+def changed(**fields) -> ml_collections.ConfigDict:
+  """The quickstart with fields changed; a new option is written with two underscores, as `task__options__x`."""
+  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']()
+  for name, value in fields.items():
+    *sections, last = name.split('__')
+    holder = config
+    for section in sections:
+      holder = holder[section]
+    holder[last] = value
+  return config
+
+
+def problems(config: ml_collections.ConfigDict) -> str:
+  with pytest.raises(ConfigError) as caught:
+    validate(config)
+  return str(caught.value)
+
+
+# Fields changed in the quickstart, and what one line of the message must hold.
+BAD = [
+  ({'stages': ()}, ['stages = ()', 'warm_start']),
+  ({'stages': ('rl', 'warm_start')}, ["stages = ('rl', 'warm_start')", "fix: ('warm_start', 'rl')"]),
+  ({'stages': ('warmstart', 'rl')}, ["stages = ('warmstart', 'rl')", "did you mean 'warm_start'?"]),
+  ({'stages': ('warm_start', 'critic_warmup')}, ['stages', "add 'rl'"]),
+  ({'task__name': 'chian'}, ["task.name = 'chian'", "did you mean 'chain'?"]),
+  ({'task__options__difficulty': 'hrad'}, ['task.options', "difficulty 'hrad'", "did you mean 'hard'?"]),
+  ({'task__options__noise': 1.5}, ['task.options', 'noise = 1.5', 'fix: choose a value in [0, 1]']),
+  ({'task__options__nose': 0.1}, ['task.options.nose = 0.1', 'did you mean noise?']),
+  ({'task__options__seed': NAN}, ['task.options.seed = nan', 'fix: a finite one']),
+  ({'stop__name': 'epso'}, ["stop.name = 'epso'", "did you mean 'espo'?"]),
+  ({'baselines': ('never', 'regret')}, ['baselines', "did you mean 'regret_only'?"]),
+  ({'stop__name': 'random'}, ["stop.name = 'random'", "fix: stop.name = 'espo'"]),
+  ({'objective__name': 'pppo'}, ["objective.name = 'pppo'", "did you mean 'ppo'?"]),
+  ({'objective__clip_hihg': 0.2}, ['objective.clip_hihg = 0.2', "'ppo'", 'did you mean clip_high?']),
+  ({'critic__kind': 'share'}, ["critic.kind = 'share'", "did you mean 'shared'?"]),
+  ({'model__dtype': 'bf16'}, ["model.dtype = 'bf16'", "did you mean 'bfloat16'?"]),
+  ({'model__num_heads': 3}, ['model.num_heads = 3', 'model.num_kv_heads = 2', 'multiple']),
+  ({'model__head_dim': 23}, ['model.head_dim = 23', 'even']),
+  ({'model__num_layers': 0}, ['model.num_layers = 0', 'fix: a number above 0']),
+  ({'model__num_kv_heads': 0}, ['model.num_kv_heads = 0', 'above 0']),
+  ({'learner__updates': -1}, ['learner.updates = -1', 'above 0']),
+  ({'learner__minibatches': 0}, ['learner.minibatches = 0', 'above 0']),
+  ({'learner__learning_rate': 0.0}, ['learner.learning_rate = 0.0', 'above 0']),
+  ({'learner__learning_rate': NAN}, ['learner.learning_rate = nan', 'fix: a finite one']),
+  ({'stop__beta_max': INF}, ['stop.beta_max = inf', 'fix: a finite one']),
+  ({'gate__min_explained_variance': INF}, ['gate.min_explained_variance = inf', 'fix: a finite one']),
+  ({'rollout__temperature': 0.0}, ['rollout.temperature = 0.0', 'above 0']),
+  ({'objective__entropy_coef': -0.1}, ['objective.entropy_coef = -0.1', 'of at least 0']),
+  ({'seed': -1}, ['seed = -1', 'of at least 0']),
+  ({'stop__target_rate': 25.0}, ['stop.target_rate = 25.0', 'in [0, 1]']),
+  ({'stop__shadow_share': -0.1}, ['stop.shadow_share = -0.1', 'in [0, 1]']),
+  ({'stop__smoothing': 1.0}, ['stop.smoothing = 1.0', 'in [0, 1)']),
+  ({'gate__force_at': 0.0}, ['gate.force_at = 0.0', 'in (0, 1]']),
+  ({'gate__force_at': 1.0}, ['learner.updates = 60', 'gate.force_at = 1.0', 'fix: learner.updates > 60']),
+  ({'learner__updates': 1}, ['learner.updates = 1', 'fix: learner.updates > 1']),
+  ({'reward__low': 1.0}, ['reward.low = 1.0', 'reward.high = 1.0']),
+  ({'warm_start__warmup_steps': 400}, ['warm_start.warmup_steps = 400', 'warm_start.steps = 400']),
+  ({'learner__minibatches': 3}, ['learner.minibatches = 3', '160 rows', 'fix: a divisor of 160']),
+  ({'rollout__horizon': 60}, ['rollout.horizon = 60', 'max_response_tokens = 63', 'fix: --config.rollout.horizon=63']),
+  ({'rollout__prompt_width': 37}, ['rollout.prompt_width = 37', '= 38', 'fix: --config.rollout.prompt_width=38']),
+  ({'mesh__data': 0}, ["'data': 0", 'fix: mesh.data = -1']),
+  ({'mesh__data': -1, 'mesh__fsdp': -1}, ["'data': -1, 'fsdp': -1", 'one may be -1']),
+  ({'mesh__data': 3}, ['rollout.prompts = 40', '3 * 1', 'fix: a multiple of 3']),
+  ({'mesh__data': -1, 'mesh__fsdp': 3}, ['warm_start.batch = 64', '-1 * 3', 'fix: a multiple of 3']),
+  ({'mesh__data': 16, 'eval__problems': 24}, ['eval.problems = 24', '16 * 1']),
+  ({'mesh__data': 16, 'rollout__prompts': 48, 'learner__minibatches': 24}, ['rows of a minibatch', '= 8', '16 * 1']),
+  ({'mesh__tensor': 4}, ['model.num_kv_heads = 2', 'mesh.tensor = 4', 'fix']),
+  ({'mesh__tensor': 4, 'task__options__max_ops': 11}, ['mesh.tensor = 4', '27 tokens of the vocabulary']),
+  ({'data__path': 'rows.jsonl'}, ["data.path = 'rows.jsonl'", "'chain' reads no such file", 'fix: leave it empty']),
+  ({'task__name': 'gsm8k'}, ["data.path = ''", 'fix: --config.data.path=FILE']),
+  (
+    {'task__name': 'gsm8k', 'data__path': 'no.jsonl'},
+    ["data.path = 'no.jsonl'", 'no such file', 'fix: --config.data.path=FILE'],
+  ),
+  ({'task__name': 'gsm8k'}, ['rollout.horizon = 63', 'max_response_tokens = 384', 'fix']),
+  ({'stop__target_rat': 0.2}, ['stop.target_rat = 0.2', 'did you mean stop.target_rate?']),
+  ({'temperature': 0.5}, ['temperature = 0.5', 'did you mean rollout.temperature?']),
+]
+
+
+@pytest.mark.parametrize(('fields', 'fragments'), BAD, ids=str)
+def test_a_bad_field_is_named_with_its_value_and_the_fix(fields, fragments):
+  message = problems(changed(**fields))
+  assert any(all(fragment in line for fragment in fragments) for line in message.splitlines()), message
+
+
+@pytest.mark.parametrize(
+  ('fields', 'fragments'),
+  [
+    # Published numbers: z <= clip, and the threshold starts at beta_0 * epsilon = 7 * 0.2 = 1.4.
+    ({'beta_0': 7.0, 'clip': 1.4}, ['stop.clip = 1.4', 'stop.beta_0 = 7.0', 'stop.epsilon = 0.2', 'fix: stop.clip > 1.4']),
+    ({'beta_0': 30.0}, ['stop.clip = 5.0', 'stop.beta_0 = 30.0', 'stop.beta_0 < 25']),
+    ({'beta_0': 50.0, 'beta_min': 40.0}, ['stop.clip = 5.0', 'stop.beta_min = 40.0', 'fix: stop.beta_min = 0']),
+    ({'beta_0': 7.0, 'smoothing': 0.999}, ['stop.smoothing = 0.999', 'rollout.horizon = 63', 'less smoothing']),
+    ({'name': 'regret_only', 'beta_0': 7.0}, ['stop.clip = 5.0', 'regret_only', 'stop.beta_0 < 5']),
+    ({'name': 'value_only', 'beta_0': 7.0}, ['stop.beta_0 = 7.0', 'value_only', 'V < -beta_0 = -7.0']),
+  ],
+)
+def test_a_rule_that_can_never_fire_is_refused(fields, fragments):
+  message = problems(changed(**{f'stop__{name}': value for name, value in fields.items()}))
+  assert 'never fire' in message
+  for fragment in fragments:
+    assert fragment in message
+
+
+@pytest.mark.parametrize(('beta_0', 'beta_min'), [(0.1, 0.5), (101.0, 0.5)])
+def test_the_first_beta_lies_between_its_bounds(beta_0, beta_min):
+  message = problems(changed(stop__beta_0=beta_0, stop__beta_min=beta_min, stop__clip=100.0))
+  assert f'stop.beta_0 = {beta_0} is outside [stop.beta_min, stop.beta_max] = [{beta_min}, 100.0]' in message
+
+
+def test_plain_ppo_may_have_any_stop_constants():
+  validate(changed(baselines=(), stop__name='never', stop__clip=0.1))
+
+
+def test_all_problems_are_reported_at_once():
+  message = problems(changed(stop__eta=NAN, learner__minibatches=3, task__options__difficulty='hrad', mesh__data=7))
+  assert all(part in message for part in ('stop.eta', 'learner.minibatches', 'hrad', 'mesh.data'))
+
+
+def test_a_field_of_another_type_is_refused():
+  config = changed()
+  del config.learner.updates
+  config.learner.updates = '60'
+  assert "learner.updates = '60': str instead of int; fix: a value such as 100" in problems(config)
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_are_valid(path, tmp_path):
+  module = runpy.run_path(str(path))
+  variants = ['', *re.findall(rf'{path.name}:(\w+)', module['__doc__'])]
+  for variant in variants:
+    config = module['get_config'](variant)
+    if config.task.name == 'gsm8k':
+      config.data.path = str(tmp_path / 'rows.jsonl')
+      pathlib.Path(config.data.path).touch()
+    validate(config)
+
+
+def test_the_defaults_hold_no_field_that_nobody_reads():
+  sources = '\n'.join(path.read_text() for path in (ROOT / 'espo_jax').rglob('*.py') if 'configs' not in path.parts)
+  passed_whole = ('stop.', 'gate.', 'objective.', 'model.', 'mesh.', 'data.')
+  unread = [
+    field
+    for field in flatten(default_config())
+    if not field.startswith(passed_whole) and not re.search(rf'\b{field}\b', sources)
+  ]
+  assert not unread
+
+
+def test_a_saved_config_reads_back_as_it_was(tmp_path):
+  config = changed(task__options__max_ops=None, baselines=('never', 'random'), learner__learning_rate=1e-6)
+  monitor.write_run_info(tmp_path, config.to_dict())
+  assert load_config(tmp_path / 'config.json').to_dict() == config.to_dict()
+
+
+def test_a_saved_config_of_another_version_is_refused(tmp_path):
+  monitor.write_run_info(tmp_path, {'stop': {'target_rat': 0.2}})
+  with pytest.raises(ConfigError, match=r'stop.target_rat .* did you mean stop.target_rate\?'):
+    load_config(tmp_path / 'config.json')
+
+
+# ------------------------------------------------------------------------------------------------------- the command line
+
+
+def command(*arguments: str) -> str:
+  """What a command that must fail prints, where touching a device would raise."""
+  result = subprocess.run(
+    [sys.executable, '-m', 'espo_jax.train', *arguments],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'none_such'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert result.returncode == 1
+  assert 'Traceback' not in result.stderr
+  return result.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'fragments'),
+  [
+    ('--config={quickstart} --config.stop.target_rat=0.2', ['--config.stop.target_rat=0.2', 'did you mean stop.target_rate?']),
+    ('--config={quickstart} --config.stop.eta=fast', ['--config.stop.eta=fast', 'could not convert string to float']),
+    ('--config={quickstart} --config.stop.clip=0.3', ['stop.clip = 0.3', 'can never fire', 'fix: stop.clip > 0.4']),
+    ('--config={quickstart}:smok', ["unknown variant 'smok'", 'known: smoke']),
+    ('--config=experiments/quickstat.py', ['--config=experiments/quickstat.py', 'no such file', 'fix']),
+    ('--config={broken}', ['broken.py', 'line 3', "name 'c' is not defined"]),
+    ('', ['--config is missing', 'experiments/quickstart.py']),
+  ],
+)
+def test_the_command_says_what_is_wrong_before_it_touches_a_device(arguments, fragments, tmp_path):
+  broken = tmp_path / 'broken.py'
+  broken.write_text('\ndef get_config():\n  return c\n')
+  words = arguments.format(quickstart='experiments/quickstart.py', broken=broken).split()
+  message = command(*words, f'--workdir={tmp_path / "run"}')
+  for fragment in fragments:
+    assert fragment in message
+  assert not (tmp_path / 'run').exists()

@@ -1,0 +1,349 @@
+"""Scoring, updates, checkpoints, and whole training steps: against plain numpy, against each other, on one device and on eight."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from small import VOCAB, actor_critic, randomised
+
+from espo_jax import learner, parallel, steps, tasks
+from espo_jax.configs import default_config
+from espo_jax.experiment import Experiment, make_experiment, make_rule
+from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, score
+from espo_jax.learner.guarded import guarded_step
+from espo_jax.model import apply
+from espo_jax.stops import never
+from espo_jax.types import Reward, StopReason
+
+
+def relative_gap(one, two) -> float:
+  """The norm of the difference of two trees over that of the first."""
+  difference = jax.tree.map(lambda a, b: np.asarray(a, np.float64) - np.asarray(b, np.float64), one, two)
+  norm = lambda tree: np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(tree)))
+  return norm(difference) / norm(one)
+
+
+# ------------------------------------------------------------------------------------------------------------ minibatches
+
+
+def test_minibatches_cover_every_row_once_an_epoch():
+  order = minibatches(seed=3, step=5, rows=12, epochs=3, count=4)
+  assert order.shape == (12, 3) and order.dtype == np.int32
+  for epoch in range(3):
+    np.testing.assert_array_equal(np.sort(order[4 * epoch : 4 * epoch + 4].reshape(-1)), np.arange(12))
+
+
+def test_minibatches_depend_on_seed_step_and_epoch_alone():
+  order = minibatches(3, 5, 24, 2, 4)
+  np.testing.assert_array_equal(minibatches(3, 5, 24, 2, 4), order)
+  np.testing.assert_array_equal(minibatches(3, 5, 24, 1, 4), order[:4])  # not on how many epochs follow
+  np.testing.assert_array_equal(minibatches(3, 5, 24, 2, 3).reshape(-1), order.reshape(-1))  # nor on where they are cut
+  different = [minibatches(*key, 24, 1, 1)[0].tobytes() for key in ((3, 5), (4, 5), (3, 6))] + [order[4:].tobytes()]
+  assert len(set(different)) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------------- scoring
+
+LENGTHS = np.array([4, 1, 3], np.int32)
+
+
+def responses():
+  rng = np.random.default_rng(0)
+  prompts = np.where(np.arange(4) >= 4 - LENGTHS[:, None], rng.integers(2, VOCAB, (3, 4)), 0).astype(np.int32)
+  return prompts, rng.integers(0, VOCAB, (3, 10)).astype(np.int32)
+
+
+@pytest.mark.parametrize('separate_critic', [False, True])
+def test_score_is_the_softmax_of_an_unpadded_pass(separate_critic):
+  model, params = actor_critic(1, separate_critic=separate_critic)
+  prompts, tokens = responses()
+  scored = jax.jit(functools.partial(score, model, temperature=0.7, chunk=64))(params, prompts, LENGTHS, tokens)
+
+  @jax.jit
+  def values_of(row):
+    positions = jnp.arange(row.shape[1])[None]
+    states, _ = model.states(params, row, positions, jnp.ones(row.shape, bool))
+    return model.values(params, states)
+
+  for n, length in enumerate(LENGTHS):
+    row = jnp.asarray(np.concatenate([prompts[n, 4 - length :], tokens[n]])[None])
+    logits = np.asarray(jax.jit(apply, static_argnums=0)(model.config, params['policy'], row)[0, length - 1 :], np.float64) / 0.7
+    logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(scored.logprobs[n], logprobs[np.arange(10), tokens[n]], atol=1e-5)
+    np.testing.assert_allclose(scored.entropy[n], -(np.exp(logprobs) * logprobs).sum(-1)[:-1], atol=1e-5)
+    values = values_of(row)[0, length - 1 :]
+    np.testing.assert_allclose(scored.values[n], values[:-1], atol=1e-5)
+    np.testing.assert_allclose(scored.final_values[n], values[-1], atol=1e-5)
+
+
+def test_chunked_scoring_is_the_unchunked():
+  model, params = actor_critic(2)
+  prompts, tokens = responses()
+  weights = jax.tree.map(
+    lambda x: np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
+    jax.eval_shape(lambda p: score(model, p, prompts, LENGTHS, tokens, temperature=1.0, chunk=64), params),
+  )
+
+  def weighed(params, chunk):
+    scored = score(model, params, prompts, LENGTHS, tokens, temperature=1.0, chunk=chunk)
+    return sum((w * x).sum() for w, x in zip(weights, scored, strict=True)), scored
+
+  run = jax.jit(jax.value_and_grad(weighed, has_aux=True), static_argnums=1)
+  (_, whole), gradient = run(params, 64)
+  for chunk in (4, 5):  # 10 is no multiple of 4
+    (_, parts), chunked = run(params, chunk)
+    for a, b in zip(whole, parts, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(chunked), strict=True):
+      assert relative_gap(a, b) < 1e-6
+
+
+# ----------------------------------------------------------------------------------------------------- optimizer and guard
+
+
+def adamw_by_hand(x, gradients, rates, *, b1, b2, decay):
+  """Loshchilov and Hutter 2019, algorithm 2."""
+  m, v = np.zeros_like(x), np.zeros_like(x)
+  for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+    x = x - rate * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + 1e-8) + decay * x)
+  return x
+
+
+def test_optimizer_is_adamw_with_two_rates():
+  rng = np.random.default_rng(0)
+  shapes = {
+    'policy': {'kernel': (3, 4), 'scale': (4,), 'value': {'kernel': (4, 1), 'bias': (1,)}},
+    'critic': {'kernel': (3, 4), 'scale': (4,)},
+  }
+  draw = lambda scale: jax.tree.map(lambda s: scale * rng.normal(size=s), shapes, is_leaf=lambda s: isinstance(s, tuple))
+  start, gradients = draw(1.0), [draw(scale) for scale in (5.0, 0.05, 2.0, 0.1, 1.0, 0.3, 1.0)]
+  optimizer = make_optimizer(
+    1e-2, 3e-2, warmup_steps=2, decay_steps=4, weight_decay=0.1, max_grad_norm=1.0, b1=0.9, b2=0.95
+  )
+  rise_and_fall = np.array([1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4, 0])
+
+  @jax.jit
+  def step(params, state, g):
+    updates, state = optimizer.update(g, state, params)
+    return optax.apply_updates(params, updates), state
+
+  params = jax.tree.map(jnp.float32, start)
+  state = optimizer.init(params)
+  for g in gradients:
+    params, state = step(params, state, jax.tree.map(jnp.float32, g))
+  norms = [np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in gradients]
+  assert min(norms) < 1 < max(norms)
+  clipped = [jax.tree.map(lambda x, norm=norm: x / max(norm, 1.0), g) for g, norm in zip(gradients, norms, strict=True)]
+
+  def by_hand(path, x, *g):
+    critic = 'critic' in str(path) or 'value' in str(path)
+    rates = (3e-2 if critic else 1e-2) * rise_and_fall
+    return adamw_by_hand(x, g, rates, b1=0.9, b2=0.95, decay=0.1 if x.ndim > 1 else 0.0)
+
+  wanted = jax.tree_util.tree_map_with_path(by_hand, start, *clipped)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, wanted)
+
+
+NAN, INF = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize(('loss', 'bad'), [(NAN, 1.0), (1.0, NAN), (1.0, INF), (INF, 1.0)])
+def test_guarded_step_skips_and_counts(loss, bad):
+  params = {'a': jnp.arange(3.0), 'b': jnp.ones((2, 2))}
+  optimizer = optax.adam(0.1)
+  good = jax.tree.map(lambda x: 0.5 + x, params)
+  poisoned = good | {'b': good['b'].at[0, 1].set(bad)}
+  step = jax.jit(lambda state, loss, grads: guarded_step(state, optimizer, loss, grads))
+  state, _ = step(init_state(params, optimizer, never()), jnp.float32(1.0), good)
+
+  updates, opt_state = optimizer.update(good, optimizer.init(params), params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.params, optax.apply_updates(params, updates))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.opt_state, opt_state)
+
+  counts = []
+  for is_bad in (True, True, False, True):
+    before = state
+    state, metrics = step(state, jnp.float32(loss if is_bad else 1.0), poisoned if is_bad else good)
+    counts.append((int(state.bad_steps), int(state.skipped)))
+    kept = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params), strict=True)]
+    assert all(kept) if is_bad else not any(kept)
+    if is_bad:
+      jax.tree.map(np.testing.assert_array_equal, state.opt_state, before.opt_state)
+      assert not np.isfinite(float(metrics['loss/total']) + float(metrics['grad_norm']))
+  assert counts == [(1, 1), (2, 2), (0, 2), (1, 3)]
+
+
+# ------------------------------------------------------------------------------------------------------------ checkpoints
+
+
+def test_checkpoint_is_the_state_to_the_bit(tmp_path):
+  mesh = parallel.make_mesh(2, 2, 2)
+  rng = np.random.default_rng(0)
+  optimizer = optax.adam(0.1)
+  weights = rng.normal(size=(8, 4)).astype(np.float32)
+  weights[0, 0], weights[1, 1], weights[2, 2] = NAN, -0.0, 1e-42  # a nan, a signed zero, a subnormal
+  params = {
+    'sharded': jax.device_put(weights, NamedSharding(mesh, PartitionSpec('fsdp', 'tensor'))),
+    'bfloat16': jax.device_put(jnp.asarray(rng.normal(size=5), jnp.bfloat16), parallel.replicated(mesh)),
+  }
+  state = init_state(params, optimizer, never()).replace(bad_steps=jnp.int32(3))
+  with Checkpoints(tmp_path / 'c') as checkpoints:
+    assert checkpoints.latest is None
+    checkpoints.save(4, state, done=False)
+  with Checkpoints(tmp_path / 'c') as checkpoints:
+    assert checkpoints.latest == (4, False)
+    loaded = checkpoints.load(jax.tree.map(jnp.zeros_like, state))
+    checkpoints.save(6, state, done=True)
+  with Checkpoints(tmp_path / 'c') as checkpoints:
+    assert checkpoints.latest == (6, True)
+  assert jax.tree.structure(loaded) == jax.tree.structure(state)
+  for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
+    assert a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
+  steps_kept = lambda: sorted(int(p.name) for p in (tmp_path / 'c').iterdir() if p.name.isdigit())
+  with Checkpoints(tmp_path / 'c', keep_last=2, keep_best=1) as checkpoints:
+    for step, accuracy in enumerate((0.1, 0.7, 0.2, None, 0.3, 0.6), 1):
+      checkpoints.save(step, {'x': jnp.float32(step)}, done=False, accuracy=accuracy)
+  assert steps_kept() == [2, 5, 6]
+  with Checkpoints(tmp_path / 'c', keep_last=2, keep_best=1) as checkpoints:
+    assert float(checkpoints.load({'x': jnp.float32(0)}, 2)['x']) == 2.0
+    assert float(checkpoints.load({'x': jnp.float32(0)})['x']) == 6.0
+
+
+# ------------------------------------------------------------------------------------------------------------ whole steps
+
+
+class Parity(tasks.Chain):
+  """Right is a response of even length: an untrained model earns something, and not always the same."""
+
+  def verify(self, problem, response):
+    return len(response) % 2 == 0
+
+
+def tiny_experiment(**mesh) -> Experiment:
+  c = default_config()
+  c.task.options.update(min_ops=2, max_ops=4)
+  c.model.update(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
+  c.rollout.update(prompts=8, samples=2, prompt_width=14, horizon=16, scan_length=8)
+  c.advantage.update(gamma=0.98, lam=0.9)
+  c.objective.update(entropy_coef=0.01, kl_coef=0.1)
+  c.learner.update(epochs=2, minibatches=2, learning_rate=3e-3, warmup_steps=2, weight_decay=0.01)
+  c.critic.learning_rate = 1e-2
+  c.stop.update(smoothing=0.5, beta_0=1.0, shadow_share=0.5)
+  c.mesh.update(mesh)
+  return dataclasses.replace(make_experiment(c), task=Parity(min_ops=2, max_ops=4))
+
+
+def first_params(exp: Experiment, seed: int):
+  shapes = jax.eval_shape(exp.model.init_boxed, exp.root_key)
+  shardings = parallel.param_shardings(shapes, exp.mesh)
+  values = randomised(jax.eval_shape(exp.model.init, exp.root_key), seed)
+  return jax.tree.map(jax.device_put, values, shardings)
+
+
+def train(exp: Experiment, rule, count: int):
+  """`count` steps with the rule acting from the first; parameters, first parameters and metrics."""
+  before = first_params(exp, 0)
+  optimizer = steps.reinforcement_learner(exp, rule).optimizer
+  state = exp.on_mesh(steps.fork(init_state(first_params(exp, 0), optimizer, rule), rule))
+  step = steps.reinforcement_step(exp, rule, first_params(exp, 1))
+  metrics = []
+  with jax.transfer_guard('disallow'):  # as the stage's loop has it
+    for i in range(count):
+      state, part = step(state, i + 1)
+      metrics.append({name: float(value) for name, value in jax.device_get(part).items()})
+  return state, before, metrics
+
+
+def test_espo_that_never_fires_is_ppo():
+  exp = tiny_experiment()
+  ppo, before, ppo_metrics = train(exp, make_rule(exp.config, 'never'), 3)
+  silent, _, metrics = train(exp, make_rule(exp.config, 'espo', beta_0=1e6, beta_max=1e6), 3)
+  for one, two in zip(ppo_metrics, metrics, strict=True):
+    assert two['stop/enabled'] == 1 and two['stop/rate'] == 0
+    assert 0 < two['accuracy'] < 1 and two['loss/reference_kl'] > 0
+    assert two['rollout/checksum'] == one['rollout/checksum']
+    assert two['sampler_gap/max'] < 1e-4
+  assert relative_gap(ppo.params, before) > 1e-2
+  assert relative_gap(ppo.params, silent.params) <= 1e-6
+  assert metrics[-1]['skipped_steps'] == 0
+
+
+def test_a_step_on_eight_devices_is_the_step_on_one():
+  results = {}
+  for name, mesh in (('one', {}), ('eight', {'data': 2, 'fsdp': 2, 'tensor': 2})):
+    exp = tiny_experiment(**mesh)
+    results[name] = train(exp, make_rule(exp.config, 'espo'), 2)
+  one, _, one_metrics = results['one']
+  eight, before, metrics = results['eight']
+  for a, b in zip(one_metrics, metrics, strict=True):
+    assert a.keys() == b.keys()
+    assert 0 < a['stop/rate'] < 1 and 0 < a['accuracy'] < 1
+    for key in ('rollout/checksum', 'rollout/tokens', 'rollout/shadow_tokens', 'accuracy', 'stop/rate', 'stop/shadow_correct'):
+      assert a[key] == b[key], key
+    for key in ('loss/total', 'loss/policy', 'loss/value', 'loss/entropy', 'loss/reference_kl', 'grad_norm', 'stop/mu', 'stop/beta'):
+      np.testing.assert_allclose(b[key], a[key], rtol=1e-5, atol=1e-6, err_msg=key)
+  assert relative_gap(one.params, before) > 1e-2
+  assert relative_gap(one.params, eight.params) < 1e-5
+  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(eight.params), strict=True):
+    assert a.sharding.is_equivalent_to(b.sharding, a.ndim)  # an update leaves the parameters where they lie
+  kernel = eight.params['policy']['layer_0']['mlp']['up_proj']['kernel']
+  assert kernel.addressable_shards[0].data.shape == (8, 12)  # split over fsdp and tensor
+
+
+def test_random_parameters_do_not_depend_on_the_mesh():
+  one, eight = tiny_experiment().init_params(), tiny_experiment(data=2, fsdp=2, tensor=2).init_params()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, eight)
+
+
+# ------------------------------------------------------------------------------------------------- advantages of a rollout
+
+
+@pytest.mark.parametrize('bootstrapped', [False, True])
+def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped):
+  """Advantages of a real rollout against the definition: r_fail on the stop and nothing after it, V after the horizon."""
+  exp = tiny_experiment()
+  c = exp.config
+  with c.unlocked():
+    c.advantage.update(bootstrap_truncated=bootstrapped, whiten=bootstrapped)
+    c.objective.kl_coef = 0.0
+    c.stop.fail_reward = -1.5
+  rule, params = make_rule(c, 'espo'), first_params(exp, 0)
+  adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.0), var=jnp.float32(1.0), enabled=jnp.asarray(True))
+  problems = exp.problems('train', 0, 8)
+  rows = exp.rollout(
+    params, rule, adaptive, exp.prompts(problems), exp.key('rollout', 1), samples=2, temperature=1.0, shadow_share=0.5
+  )
+  reward = np.random.default_rng(0).normal(size=16).astype(np.float32)
+  batch, _ = steps.reinforcement_learner(exp, rule).prepare(params, None, rows, Reward(jnp.asarray(reward)))
+  rows = jax.device_get(rows)
+  assert set(rows.stop_reason) == {StopReason.LENGTH, StopReason.EOS, StopReason.STOPPED} and rows.shadow.any()
+
+  final = jax.jit(functools.partial(learner.score, exp.model, temperature=1.0, chunk=64))(
+    params, rows.prompt_tokens, rows.prompt_lengths, rows.tokens
+  ).final_values
+  advantages, returns = np.zeros((16, 16)), np.zeros((16, 16))
+  for n in range(16):
+    reason, ahead, advantage = rows.stop_reason[n], 0.0, 0.0
+    if reason == StopReason.LENGTH and bootstrapped:
+      ahead = float(final[n])
+    for t in reversed(range(rows.length[n])):
+      outcome = -1.5 if reason == StopReason.STOPPED else reward[n]
+      delta = (outcome if t == rows.length[n] - 1 else 0.0) + 0.98 * ahead - rows.values[n, t]
+      advantage = delta + 0.98 * 0.9 * advantage
+      ahead = float(rows.values[n, t])
+      advantages[n, t], returns[n, t] = advantage, advantage + ahead
+  real = np.arange(16) < rows.length[:, None]
+  if bootstrapped:
+    advantages = np.where(real, (advantages - advantages[real].mean()) / np.sqrt(advantages[real].var() + 1e-8), 0.0)
+  np.testing.assert_allclose(batch.advantages, advantages, atol=1e-5)
+  np.testing.assert_allclose(batch.returns, returns, atol=1e-5)

@@ -1,0 +1,228 @@
+"""The decoder against a plain float64 one, and against itself: cached, padded, scanned, split in two."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import VOCAB, actor_critic, config
+
+from espo_jax.model import ActorCritic, ModelConfig, apply, repeat_samples
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, VOCAB, (3, 9)).astype(np.int32)
+
+
+# ------------------------------------------------------------------------------------------------ a decoder in plain numpy
+
+
+def rms_norm(x, scale, eps):
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * scale
+
+
+def rotate(x, position, theta):
+  """One head of one token: channel i turns with channel i + K / 2 by position * theta^(-2 i / K)."""
+  half = len(x) // 2
+  out = np.empty(len(x))
+  for i in range(half):
+    angle = position * theta ** (-2 * i / len(x))
+    out[i] = x[i] * np.cos(angle) - x[half + i] * np.sin(angle)
+    out[half + i] = x[half + i] * np.cos(angle) + x[i] * np.sin(angle)
+  return out
+
+
+def attention(h, layer, cfg: ModelConfig, positions):
+  length = len(h)
+  q, k, v = ((h @ layer[f'{name}_proj']['kernel']).reshape(length, -1, cfg.head_dim) for name in 'qkv')
+  out = np.zeros((length, cfg.num_heads, cfg.head_dim))
+  for head in range(cfg.num_heads):
+    shared = head * cfg.num_kv_heads // cfg.num_heads
+    queries = [rotate(q[t, head], positions[t], cfg.rope_theta) for t in range(length)]
+    keys = [rotate(k[t, shared], positions[t], cfg.rope_theta) for t in range(length)]
+    for t in range(length):
+      weights = np.exp([queries[t] @ keys[s] / np.sqrt(cfg.head_dim) for s in range(t + 1)])
+      out[t, head] = (weights / weights.sum()) @ v[: t + 1, shared]
+  return out.reshape(length, -1) @ layer['o_proj']['kernel']
+
+
+def swiglu(h, layer):
+  gate = h @ layer['gate_proj']['kernel']
+  return (gate / (1 + np.exp(-gate)) * (h @ layer['up_proj']['kernel'])) @ layer['down_proj']['kernel']
+
+
+def reference(params, cfg: ModelConfig, tokens, positions):
+  """Logits and values of one row, float64."""
+  params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  x = params['embedding'][tokens]
+  for i in range(cfg.num_layers):
+    layer = params[f'layer_{i}']
+    x = x + attention(rms_norm(x, layer['attention_norm']['scale'], cfg.rms_norm_eps), layer['attention'], cfg, positions)
+    x = x + swiglu(rms_norm(x, layer['mlp_norm']['scale'], cfg.rms_norm_eps), layer['mlp'])
+  x = rms_norm(x, params['final_norm']['scale'], cfg.rms_norm_eps)
+  logits = x @ (params['embedding'].T if cfg.tie_word_embeddings else params['lm_head']['kernel'])
+  return logits, x @ params['value']['kernel'][:, 0] + params['value']['bias'][0] if 'value' in params else None
+
+
+# --------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: ActorCritic, params, tokens, positions=None, valid=None):
+  """Logits and values, without a cache."""
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+  valid = jnp.ones(tokens.shape, bool) if valid is None else valid
+  states, _ = model.states(params, tokens, positions, valid)
+  return model.logits(params, states), model.values(params, states)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def decoded(model: ActorCritic, params, tokens, positions, valid, prefill):
+  """The same through a cache: a prefill, then token by token."""
+  caches = model.init_caches(tokens.shape[0], tokens.shape[1] + 3)  # more columns than tokens
+  parts = []
+  for start, stop in [(0, prefill), *((t, t + 1) for t in range(prefill, tokens.shape[1]))]:
+    states, caches = model.states(params, tokens[:, start:stop], positions[:, start:stop], valid[:, start:stop], caches)
+    parts.append((model.logits(params, states), model.values(params, states)))
+  return tuple(jnp.concatenate(xs, axis=1) for xs in zip(*parts, strict=True))
+
+
+def left_padded(tokens, lengths):
+  offset = np.arange(tokens.shape[1]) - (tokens.shape[1] - np.asarray(lengths)[:, None])
+  return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0)
+
+
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    {'tie_word_embeddings': True},
+    {'tie_word_embeddings': False},
+    {'num_kv_heads': 1},
+    {'num_kv_heads': 4, 'vocab_size': 600},  # a vocabulary that is looked up, not multiplied
+  ],
+  ids=str,
+)
+def test_forward_is_the_float64_decoder(overrides):
+  model, params = actor_critic(1, **overrides)
+  positions = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8, 9, 10, 11, 12, 13], [0, 0, 0, 0, 1, 2, 3, 4, 5]], np.int32)
+  logits, values = forward(model, params, TOKENS, positions)
+  assert logits.dtype == values.dtype == jnp.float32
+  for row in range(3):
+    wanted = reference(params['policy'], model.config, TOKENS[row], positions[row])
+    np.testing.assert_allclose(logits[row], wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(values[row], wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def test_apply_is_the_forward_of_the_policy():
+  model, params = actor_critic(1)
+  np.testing.assert_allclose(
+    apply(model.config, params['policy'], jnp.asarray(TOKENS)), forward(model, params, TOKENS)[0], atol=1e-5
+  )
+
+
+def test_separate_critic_is_a_decoder_of_its_own():
+  model, params = actor_critic(2, separate_critic=True)
+  logits, values = forward(model, params, TOKENS)
+  for row in range(3):
+    np.testing.assert_allclose(
+      logits[row], reference(params['policy'], model.config, TOKENS[row], np.arange(9))[0], rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+      values[row], reference(params['critic'], model.config, TOKENS[row], np.arange(9))[1], rtol=1e-5, atol=1e-5
+    )
+  gradients = jax.jit(jax.grad(lambda p: forward(model, p, TOKENS)[1].sum()))(params)
+  assert all(not np.any(g) for g in jax.tree.leaves(gradients['policy']))
+  assert all(np.any(g) for g in jax.tree.leaves(gradients['critic']))
+
+
+def test_separate_critic_starts_from_the_policys_trunk():
+  params = jax.jit(ActorCritic(config(), separate_critic=True).init)(jax.random.key(0))
+  critic = dict(params['critic'])
+  value = critic.pop('value')
+  jax.tree.map(np.testing.assert_array_equal, critic, dict(params['policy']))
+  assert not np.any(value['kernel'])  # the first critic says nothing
+
+
+@pytest.mark.parametrize('separate_critic', [False, True])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_cached_decoding_is_uncached(separate_critic, scan_layers):
+  model, params = actor_critic(3, separate_critic=separate_critic, scan_layers=scan_layers)
+  lengths = [9, 7, 6]  # the prefill's rows have 5, 3 and 2 tokens
+  positions, valid = left_padded(TOKENS, lengths)
+  wanted = forward(model, params, TOKENS, positions, valid)
+  got = decoded(model, params, TOKENS, positions, valid, 5)
+  for a, b in zip(got, wanted, strict=True):
+    for row, length in enumerate(lengths):
+      np.testing.assert_allclose(a[row, -length:], b[row, -length:], atol=1e-5)
+
+
+def test_left_padded_row_is_the_unpadded_row():
+  model, params = actor_critic(4)
+  lengths = [9, 6, 2]
+  padded = forward(model, params, TOKENS, *left_padded(TOKENS, lengths))
+  for row, length in enumerate(lengths):
+    alone = forward(model, params, TOKENS[row : row + 1, -length:])
+    for a, b in zip(padded, alone, strict=True):
+      np.testing.assert_allclose(a[row, -length:], b[0], atol=1e-5)
+
+
+def test_what_stands_in_the_padding_is_not_seen():
+  model, params = actor_critic(4)
+  positions, valid = left_padded(TOKENS, [9, 6, 2])
+  other = np.where(valid, TOKENS, (TOKENS + 1) % VOCAB)
+  one, two = forward(model, params, TOKENS, positions, valid), forward(model, params, other, positions, valid)
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[valid], b[valid]), one, two)
+  assert np.abs(one[0] - two[0])[~valid].max() > 0.1
+
+
+def test_scanned_layers_are_the_unrolled_ones():
+  model, params = actor_critic(5, num_layers=3)
+  policy = dict(params['policy'])
+  layers = [policy.pop(f'layer_{i}') for i in range(3)]
+  stacked = {'policy': policy | {'layers': jax.tree.map(lambda *xs: jnp.stack(xs), *layers)}}
+  scanned = ActorCritic(config(num_layers=3, scan_layers=True))
+  assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, jax.eval_shape(scanned.init, jax.random.key(0)))
+  for a, b in zip(forward(scanned, stacked, TOKENS), forward(model, params, TOKENS), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize('changed', [0, 4, 8])
+def test_a_later_token_never_changes_an_earlier_output(changed):
+  model, params = actor_critic(6)
+  other = TOKENS.copy()
+  other[:, changed] = (other[:, changed] + 1) % VOCAB
+  for a, b in zip(forward(model, params, TOKENS), forward(model, params, other), strict=True):
+    np.testing.assert_array_equal(a[:, :changed], b[:, :changed])
+    assert (
+      np.abs(np.asarray(a - b)[:, changed:]).reshape(3, 9 - changed, -1).max(-1) > 1e-4
+    ).all()  # while all later ones change
+
+
+def test_rope_sees_distances_only():
+  model, params = actor_critic(7)
+  shifted = np.broadcast_to(np.arange(9, dtype=np.int32) + 40, TOKENS.shape)
+  stretched = np.broadcast_to(np.arange(9, dtype=np.int32) * 2, TOKENS.shape)
+  logits = forward(model, params, TOKENS)[0]
+  np.testing.assert_allclose(forward(model, params, TOKENS, shifted)[0], logits, atol=1e-4)  # angles of 40 cost float32 digits
+  assert np.abs(forward(model, params, TOKENS, stretched)[0] - logits).max() > 0.1
+
+
+@pytest.mark.parametrize('separate_critic', [False, True])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_repeated_samples_are_group_major(separate_critic, scan_layers):
+  model, params = actor_critic(8, separate_critic=separate_critic, scan_layers=scan_layers)
+  ones = jnp.ones(TOKENS.shape, bool)
+  positions = jnp.broadcast_to(jnp.arange(9), TOKENS.shape)
+  states, caches = jax.jit(model.states)(params, jnp.asarray(TOKENS), positions, ones, model.init_caches(3, 11))
+  repeated = jax.jit(model.states)(
+    params, jnp.repeat(TOKENS, 2, 0), jnp.repeat(positions, 2, 0), jnp.repeat(ones, 2, 0), model.init_caches(6, 11)
+  )
+  got = repeat_samples(states, caches, 2)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, repeated)
+
+
+def test_impossible_heads_are_refused():
+  with pytest.raises(ValueError, match=r'num_heads = 4 must be a multiple of model\.num_kv_heads = 3'):
+    config(num_kv_heads=3)
+  with pytest.raises(ValueError, match=r'head_dim = 5 must be even'):
+    config(head_dim=5)

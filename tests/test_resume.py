@@ -1,0 +1,142 @@
+"""A run that is killed and resumed is the run that was never interrupted, to the last bit."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from orbax.checkpoint.experimental import v1 as ocp
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = ('warm_start', 'critic_warmup', 'arms/never', 'arms/espo')
+
+
+def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
+  command = [
+    sys.executable,
+    '-m',
+    'espo_jax.train',
+    '--config=experiments/quickstart.py:smoke',
+    f'--workdir={workdir}',
+    f'--compilation_cache_dir={cache}',
+  ]
+  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, output
+  return output
+
+
+def wait_for(process: subprocess.Popen, reached) -> None:
+  while not reached():
+    assert process.poll() is None, f'the run ended before it could be interrupted:\n{process.stdout.read()}'
+    time.sleep(0.002)
+
+
+def lines(workdir: pathlib.Path, stage: str) -> list[dict]:
+  path = workdir / stage / 'metrics.jsonl'
+  if not path.exists():
+    return []
+  complete = path.read_text().rpartition('\n')[0]
+  timed = ('seconds/', 'tokens_per_second')
+  return [{k: v for k, v in json.loads(line).items() if not k.startswith(timed)} for line in complete.splitlines()]
+
+
+def steps_done(workdir: pathlib.Path, stage: str) -> int:
+  rows = lines(workdir, stage)
+  return rows[-1]['step'] if rows else 0
+
+
+def final_state(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
+  checkpoints = workdir / stage / 'checkpoints'
+  newest = max((p for p in checkpoints.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+  flat = {}
+
+  def walk(node, path):
+    if isinstance(node, dict):
+      items = node.items()
+    elif isinstance(node, (list, tuple)):
+      items = enumerate(node)
+    else:
+      flat[path] = np.asarray(node)
+      return
+    for key, value in items:
+      walk(value, f'{path}/{key}')
+
+  walk(ocp.load(newest), newest.name)
+  return flat
+
+
+def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path) -> None:
+  for stage in STAGES:
+    assert lines(workdir, stage) == lines(reference, stage), stage
+    ours, theirs = final_state(workdir, stage), final_state(reference, stage)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 20
+    for name, value in theirs.items():
+      np.testing.assert_array_equal(ours[name], value, err_msg=f'{stage}: {name}')
+  for name in ('warm_start/evaluation.json', 'arms/espo/evaluation.json', 'arms/espo/examples.json'):
+    assert (workdir / name).read_text() == (reference / name).read_text(), name
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory) -> pathlib.Path:
+  return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, cache) -> pathlib.Path:
+  workdir = tmp_path_factory.mktemp('uninterrupted')
+  finish(start(workdir, cache))
+  for stage in STAGES:
+    assert steps_done(workdir, stage) == {'warm_start': 12, 'critic_warmup': 3}.get(stage, 10)
+  assert any(row['stop/rate'] > 0 for row in lines(workdir, 'arms/espo'))
+  return workdir
+
+
+def test_kill_9_anywhere(uninterrupted, cache, tmp_path):
+  moments = [  # in the middle of a stage, at its last step, in the next stage's first
+    lambda: steps_done(tmp_path, 'warm_start') >= 5,
+    lambda: steps_done(tmp_path, 'warm_start') >= 12,
+    lambda: steps_done(tmp_path, 'critic_warmup') >= 1,
+    lambda: steps_done(tmp_path, 'critic_warmup') >= 3,
+    lambda: steps_done(tmp_path, 'arms/espo') >= 4,
+  ]
+  for reached in moments:
+    process = start(tmp_path, cache)
+    wait_for(process, reached)
+    process.kill()
+    process.communicate()
+  finish(start(tmp_path, cache))
+  assert_same_run(tmp_path, uninterrupted)
+
+
+def test_kill_9_while_a_checkpoint_is_written(uninterrupted, cache, tmp_path):
+  directory = tmp_path / 'arms' / 'espo' / 'checkpoints'
+  process = start(tmp_path, cache)
+  wait_for(process, lambda: any('tmp' in path.name for path in directory.glob('*')))
+  process.kill()
+  process.communicate()
+  finish(start(tmp_path, cache))
+  assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigterm_saves_and_exits_cleanly_and_a_finished_run_does_nothing(uninterrupted, cache, tmp_path):
+  process = start(tmp_path, cache)
+  wait_for(process, lambda: steps_done(tmp_path, 'arms/never') >= 5)
+  process.send_signal(signal.SIGTERM)
+  assert 'saved at step' in finish(process)
+  interrupted_at = steps_done(tmp_path, 'arms/never')
+  assert interrupted_at < 10
+  assert (tmp_path / 'arms/never/checkpoints' / str(interrupted_at)).exists()
+  finish(start(tmp_path, cache))
+  assert_same_run(tmp_path, uninterrupted)
+  before = (tmp_path / 'summary.json').read_text()
+  assert 'PPO' in finish(start(tmp_path, cache))
+  assert (tmp_path / 'summary.json').read_text() == before

@@ -1,0 +1,338 @@
+"""The engine against a teacher-forced pass, a float64 replay of the stop rule, and itself under every change that must not matter."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from small import VOCAB, actor_critic
+
+from espo_jax import learner, rollout, stops
+from espo_jax.model import apply
+from espo_jax.rollout import sampling
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import Prompts, StopReason
+
+EOS, PAD = 1, 0
+P, G, WIDTH, HORIZON = 6, 3, 5, 24
+SMOOTHING, CLIP, EPSILON, DELTA = 0.6, 4.0, 0.25, 1e-3
+RULE = stops.espo(smoothing=SMOOTHING, clip=CLIP, epsilon=EPSILON, delta=DELTA)
+NEVER = stops.never()
+STATE = Adaptive(jnp.float32(0.9), jnp.float32(0.8), jnp.int32(1), jnp.float32(1.6), jnp.asarray(True))
+
+
+def make_prompts() -> Prompts:
+  rng = np.random.default_rng(0)
+  lengths = np.array([5, 2, 4, 5, 1, 3], np.int32)
+  tokens = np.where(np.arange(WIDTH) >= WIDTH - lengths[:, None], rng.integers(2, VOCAB, (P, WIDTH)), PAD).astype(np.int32)
+  return Prompts(tokens, lengths, rng.integers(0, 2**32, P, dtype=np.uint32))
+
+
+PROMPTS = make_prompts()
+
+
+@functools.cache
+def model_of(variant: str):
+  if variant == 'shared':
+    return actor_critic(20)
+  return actor_critic(14, separate_critic=True, scan_layers=True)
+
+
+def run(
+  *,
+  variant='shared',
+  rule=RULE,
+  state=STATE,
+  prompts=PROMPTS,
+  samples=G,
+  shadow=0.5,
+  temperature=1.0,
+  key=7,
+  scan=8,
+  horizon=HORIZON,
+):
+  """Trajectories as numpy arrays."""
+  model, params = model_of(variant)
+  rows = rollout.generate(
+    model,
+    params,
+    rule,
+    state,
+    jax.tree.map(jnp.asarray, prompts),
+    jax.random.key(key),
+    samples=samples,
+    horizon=horizon,
+    end_tokens=(EOS,),
+    pad_token=PAD,
+    temperature=jnp.float32(temperature),
+    shadow_share=jnp.float32(shadow),
+    scan_length=scan,
+  )
+  return jax.device_get(rows)
+
+
+def written(rows) -> np.ndarray:
+  return np.arange(rows.tokens.shape[1]) < rows.full_length[:, None]
+
+
+def teacher_forced(variant, rows) -> np.ndarray:
+  """The logits that each response token was drawn from, float64, by a pass without a cache over each row as it stands."""
+  model, params = model_of(variant)
+  out = np.zeros((*rows.tokens.shape, VOCAB))
+  forward = jax.jit(apply, static_argnums=0)
+  for n, length in enumerate(rows.prompt_lengths):  # right-padded here, where the engine pads left
+    whole = np.concatenate([rows.prompt_tokens[n, WIDTH - length :], rows.tokens[n], np.zeros(WIDTH - length, np.int32)])
+    out[n] = forward(model.config, params['policy'], jnp.asarray(whole[None]))[0, length - 1 : length - 1 + HORIZON]
+  return out
+
+
+def log_softmax(x):
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def picked(x, tokens):
+  return np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+
+
+@pytest.fixture(scope='module', params=['shared', 'separate'])
+def sampled(request):
+  rows = run(variant=request.param)
+  assert set(rows.stop_reason) == {StopReason.LENGTH, StopReason.EOS, StopReason.STOPPED}
+  assert 0 < rows.shadow.sum() < (rows.stop_reason == StopReason.STOPPED).sum()
+  return request.param, rows
+
+
+# -------------------------------------------------------------------------------------------- what was recorded is what was
+
+
+def test_recorded_log_probabilities_and_values_are_the_learners(sampled):
+  variant, rows = sampled
+  model, params = model_of(variant)
+  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
+    params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
+  )
+  real = written(rows)
+  np.testing.assert_allclose(rows.logprobs[real], scored.logprobs[real], atol=1e-5)
+  np.testing.assert_allclose(rows.values[real], scored.values[real], atol=1e-5)
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.6])
+def test_log_probabilities_and_regret_are_those_of_the_tempered_logits(sampled, temperature):
+  variant, rows = sampled
+  rows = rows if temperature == 1.0 else run(variant=variant, temperature=temperature)
+  logprobs, real = log_softmax(teacher_forced(variant, rows) / temperature), written(rows)
+  chosen = picked(logprobs, rows.tokens)
+  np.testing.assert_allclose(rows.logprobs[real], chosen[real], atol=2e-5)
+  np.testing.assert_allclose(rows.regret[real], (logprobs.max(-1) - chosen)[real], atol=2e-5)
+
+
+def test_after_a_row_stand_pad_tokens_and_zeros(sampled):
+  _, rows = sampled
+  after = ~written(rows)
+  assert after.any()
+  assert (rows.tokens[after] == PAD).all()
+  for name in ('logprobs', 'values', 'regret', 'z'):
+    assert not np.any(getattr(rows, name)[after]), name
+
+
+def test_prompts_are_group_major(sampled):
+  _, rows = sampled
+  np.testing.assert_array_equal(rows.prompt_tokens, np.repeat(PROMPTS.tokens, G, axis=0))
+  np.testing.assert_array_equal(rows.prompt_lengths, np.repeat(PROMPTS.lengths, G))
+
+
+# ------------------------------------------------------------------------------------------------------ how each row ended
+
+
+def test_z_and_endings_are_a_float64_replay(sampled):
+  _, rows = sampled
+  mu, var, beta = float(STATE.mu), float(STATE.var), float(STATE.beta)
+  for n in range(P * G):
+    z, length, reason = 0.0, None, StopReason.LENGTH
+    for t in range(rows.full_length[n]):
+      normalised = np.clip((float(rows.regret[n, t]) - mu) / np.sqrt(var + DELTA), -CLIP, CLIP)
+      z = SMOOTHING * z + (1 - SMOOTHING) * normalised
+      assert abs(rows.z[n, t] - z) < 1e-5
+      if length is None:
+        margin = z - beta * max(float(rows.values[n, t]), EPSILON)
+        assert abs(margin) > 1e-5  # no tie in these rows: the decision is the float64 one
+        if rows.tokens[n, t] == EOS:
+          length, reason = t + 1, StopReason.EOS
+        elif margin > 0:
+          length, reason = t + 1, StopReason.STOPPED
+    assert rows.length[n] == (HORIZON if length is None else length)
+    assert rows.stop_reason[n] == reason
+
+
+def test_a_row_goes_on_past_its_length_only_as_a_shadow(sampled):
+  _, rows = sampled
+  for n in range(P * G):
+    tail = rows.tokens[n, rows.length[n] : rows.full_length[n]]
+    if rows.shadow[n]:
+      assert rows.stop_reason[n] == StopReason.STOPPED
+      assert EOS not in tail[:-1]
+      assert rows.full_length[n] == HORIZON or tail[-1] == EOS
+    else:
+      assert len(tail) == 0
+  assert (rows.full_length > rows.length).any()
+
+
+def test_the_end_token_is_kept_with_its_log_probability(sampled):
+  variant, rows = sampled
+  logprobs = log_softmax(teacher_forced(variant, rows))
+  for n in np.flatnonzero(rows.stop_reason == StopReason.EOS):
+    last = rows.length[n] - 1
+    assert rows.tokens[n, last] == EOS and EOS not in rows.tokens[n, :last]
+    assert rows.logprobs[n, last] < 0
+    assert abs(rows.logprobs[n, last] - logprobs[n, last, EOS]) < 2e-5
+
+
+# --------------------------------------------------------------------------------------------------------- what may not matter
+
+
+def assert_same_rows(one, two, which_one=slice(None), which_two=slice(None)):
+  """Tokens and endings to the bit, the rest up to float32 rounding."""
+  for name in ('tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
+    np.testing.assert_array_equal(getattr(one, name)[which_one], getattr(two, name)[which_two], name)
+  for name in ('logprobs', 'values', 'regret', 'z'):
+    np.testing.assert_allclose(getattr(one, name)[which_one], getattr(two, name)[which_two], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_a_sample_does_not_depend_on_its_row():
+  order = np.array([4, 2, 0, 5, 3, 1])
+  shuffled = run(prompts=jax.tree.map(lambda x: x[order], PROMPTS))
+  rows = (order[:, None] * G + np.arange(G)).reshape(-1)
+  assert_same_rows(run(), shuffled, rows)
+
+
+def test_a_sample_does_not_depend_on_the_other_rows():
+  others = PROMPTS.replace(
+    tokens=np.where(np.arange(P)[:, None] == 2, PROMPTS.tokens, PROMPTS.tokens[::-1]),
+    lengths=np.where(np.arange(P) == 2, PROMPTS.lengths, PROMPTS.lengths[::-1]),
+    ids=np.where(np.arange(P) == 2, PROMPTS.ids, PROMPTS.ids + np.uint32(1)),
+  )
+  mine = slice(2 * G, 3 * G)
+  one, two = run(), run(prompts=others)
+  assert_same_rows(one, two, mine, mine)
+  assert not np.array_equal(one.tokens[: 2 * G], two.tokens[: 2 * G])
+
+
+def test_a_sample_does_not_depend_on_the_number_of_prompts():
+  assert_same_rows(run(), run(prompts=jax.tree.map(lambda x: x[2:4], PROMPTS)), slice(2 * G, 4 * G))
+
+
+def test_a_sample_does_not_depend_on_the_number_of_samples():
+  more = run(samples=G + 2)
+  assert_same_rows(run(), more, slice(None), np.arange(P * (G + 2)).reshape(P, G + 2)[:, :G].reshape(-1))
+
+
+def test_a_sample_does_not_depend_on_the_scans_length():
+  assert_same_rows(run(), run(scan=7))  # 24 is no multiple of 7
+
+
+def test_samples_differ_by_sample_prompt_and_step():
+  rows = run(rule=NEVER)
+  for p in range(P):
+    assert len({row.tobytes() for row in rows.tokens[p * G : (p + 1) * G]}) == G
+  same = PROMPTS.replace(tokens=PROMPTS.tokens[[0] * P], lengths=PROMPTS.lengths[[0] * P])
+  assert len({group.tobytes() for group in run(rule=NEVER, prompts=same).tokens.reshape(P, -1)}) == P  # one prompt, six ids
+  other = run(rule=NEVER, key=8)
+  assert not (rows.tokens == other.tokens).all(1).any()
+
+
+def test_espo_that_cannot_fire_is_never():
+  silent = run(state=STATE.replace(beta=jnp.float32(1e6)))
+  never = run(rule=NEVER)
+  assert not (silent.stop_reason == StopReason.STOPPED).any()
+  for name in ('tokens', 'length', 'full_length', 'stop_reason'):
+    np.testing.assert_array_equal(getattr(silent, name), getattr(never, name))
+  for name in ('logprobs', 'values', 'regret'):
+    np.testing.assert_allclose(getattr(silent, name), getattr(never, name), atol=1e-6)
+  assert not np.any(never.z)
+
+
+def test_shadow_rows_change_nothing_but_the_continuation():
+  none, all_, never = run(shadow=0.0), run(shadow=1.0), run(rule=NEVER)
+  stopped = none.stop_reason == StopReason.STOPPED
+  assert not none.shadow.any()
+  np.testing.assert_array_equal(all_.shadow, stopped)
+  np.testing.assert_array_equal(none.full_length, none.length)
+  np.testing.assert_array_equal(none.length, all_.length)
+  np.testing.assert_array_equal(none.stop_reason, all_.stop_reason)
+  counted = np.arange(HORIZON) < none.length[:, None]
+  np.testing.assert_array_equal(none.tokens, np.where(counted, all_.tokens, PAD))
+  np.testing.assert_array_equal(all_.tokens, never.tokens)  # a shadow row is what the row would have been
+  np.testing.assert_array_equal(all_.full_length, never.length)
+  np.testing.assert_allclose(all_.logprobs, never.logprobs, atol=1e-6)
+  some = run(shadow=0.5)
+  np.testing.assert_array_equal(some.tokens, np.where(some.shadow[:, None], all_.tokens, none.tokens))
+
+
+def test_a_disabled_rule_stops_nothing_and_still_records_z():
+  off = run(state=STATE.replace(enabled=jnp.asarray(False)))
+  assert not (off.stop_reason == StopReason.STOPPED).any()
+  np.testing.assert_array_equal(off.tokens, run(rule=NEVER).tokens)
+  np.testing.assert_allclose(off.z, run(shadow=1.0).z, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_greedy_takes_the_likeliest_token():
+  rows = run(rule=NEVER, temperature=0.0)
+  logits, real = teacher_forced('shared', rows), written(rows)
+  np.testing.assert_array_equal(rows.tokens[real], logits.argmax(-1)[real])
+  np.testing.assert_allclose(rows.logprobs[real], picked(log_softmax(logits), rows.tokens)[real], atol=2e-5)
+  assert not np.any(rows.regret)
+  np.testing.assert_array_equal(rows.tokens, np.repeat(rows.tokens[::G], G, axis=0))
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_first_tokens_follow_the_softmax(temperature):
+  model, params = model_of('shared')
+  prompt = jax.tree.map(lambda x: x[:1], PROMPTS)
+  logits = np.asarray(
+    jax.jit(apply, static_argnums=0)(model.config, params['policy'], jnp.asarray(prompt.tokens))[0, -1], np.float64
+  )
+  rows = run(rule=NEVER, prompts=prompt, samples=4000, temperature=temperature, scan=1, horizon=1)
+  counts = np.bincount(rows.tokens[:, 0], minlength=VOCAB)
+  law = lambda t: np.exp(log_softmax(logits / t)) * 4000
+  assert law(temperature).min() > 0.3
+  assert scipy.stats.chisquare(counts, law(temperature)).pvalue > 1e-3
+  assert scipy.stats.chisquare(counts, law(1.3 * temperature)).pvalue < 1e-6  # the test would see a wrong temperature
+  np.testing.assert_allclose(rows.logprobs[:, 0], log_softmax(logits / temperature)[rows.tokens[:, 0]], atol=1e-5)
+
+
+def test_the_rules_noise_is_uniform_and_not_the_tokens():
+  keys = sampling.row_keys(jax.random.key(0), jnp.arange(1000, dtype=jnp.uint32), 5)
+  noise = np.asarray(sampling.token_noise(keys, jnp.int32(3), 8)).reshape(-1, 2).astype(np.float64)
+  for column in noise.T:
+    assert scipy.stats.kstest(column, 'uniform').pvalue > 1e-3
+  assert abs(np.corrcoef(noise.T)[0, 1]) < 4 / np.sqrt(len(noise))
+  np.testing.assert_array_equal(sampling.token_noise(keys, jnp.int32(5), 2), sampling.token_noise(keys, jnp.int32(3), 8)[2:4])
+  share = float(sampling.shadow_rows(keys, jnp.float32(0.3)).mean())
+  assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 5000)
+
+
+# ------------------------------------------------------------------------------------------------------------ saved seconds
+
+
+def test_the_loop_ends_with_the_last_row():
+  """Decode steps executed: whole scans up to the longest row, whatever the horizon."""
+  executed = []
+
+  def update(state, obs):
+    jax.debug.callback(lambda: executed.append(1))
+    count = state.z + 1
+    return state.replace(z=count), count >= state.adaptive.beta, count
+
+  counting = StopRule(NEVER.init, update, NEVER.threshold, NEVER.adapt)
+  for tokens, wanted in ((3, 8), (8, 8), (9, 16), (100, 24)):
+    executed.clear()
+    rows = run(rule=counting, state=STATE.replace(beta=jnp.float32(tokens)), shadow=0.0)
+    jax.effects_barrier()
+    assert rows.full_length.max() == min(tokens, HORIZON)
+    assert len(executed) == wanted

@@ -1,0 +1,316 @@
+"""Every stop rule against a float64 replay of the paper's table, its controller in a closed loop, and the critic's gate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espo_jax import stops
+from espo_jax.stops import Adaptive, Observation, surrogate_regret
+
+pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
+
+ALL = tuple(stops.REGISTRY)
+STEERED = tuple(name for name in ALL if name != 'never')
+
+
+def adaptive(mu=0.0, var=1.0, beta=1.0, *, batches=1, enabled=True) -> Adaptive:
+  scalars = (jnp.float32(mu), jnp.float32(var), jnp.int32(batches), jnp.float32(beta), jnp.asarray(enabled))
+  return Adaptive(*scalars)
+
+
+def rollout(rule, state: Adaptive, regret, values, noise):
+  """The rule over whole rows: z and stop, `[N, T]`."""
+
+  def step(carry, xs):
+    carry, stop, score = rule.update(carry, Observation(*xs))
+    return carry, (carry.z, stop, score)
+
+  final, (z, stop, score) = jax.lax.scan(step, rule.init(regret.shape[0], state), (regret.T, values.T, noise.T))
+  return final, z.T, stop.T, score.T
+
+
+def rows(seed: int, count=200, horizon=60):
+  """Random regrets (often zero, as when the likeliest token is drawn), values and uniforms of `count` rows."""
+  rng = np.random.default_rng(seed)
+  regret = rng.exponential(1.0, (count, horizon)) * (rng.random((count, horizon)) < 0.4)
+  values = rng.normal(0.4, 0.4, (count, 1)) + rng.normal(0.0, 0.1, (count, horizon))
+  return tuple(x.astype(np.float32) for x in (regret, values, rng.random((count, horizon))))
+
+
+def replay(name, state, regret, values, noise, *, smoothing=0.9, clip=5.0, delta=1e-8, epsilon=0.2):
+  """The paper's table in float64, token by token: score and threshold of every token."""
+  mu, var, beta = (float(x) for x in (state.mu, state.var, state.beta))
+  regret, values, noise = (x.astype(np.float64) for x in (regret, values, noise))
+  score, threshold = np.zeros(regret.shape), np.zeros(regret.shape)
+  for n in range(regret.shape[0]):
+    z = 0.0
+    for t in range(regret.shape[1]):
+      normalised = min(max((regret[n, t] - mu) / np.sqrt(var + delta), -clip), clip)
+      z = smoothing * z + (1 - smoothing) * normalised
+      score[n, t], threshold[n, t] = {
+        'espo': (z, beta * max(values[n, t], epsilon)),
+        'regret_only': (z, beta),
+        'value_only': (-values[n, t], beta),
+        'random': (-np.log(noise[n, t]), beta),
+        'never': (0.0, np.inf),
+      }[name]
+  return score, threshold
+
+
+# ------------------------------------------------------------------------------------------------------- surrogate regret
+
+
+def test_surrogate_regret_is_the_gap_of_log_probabilities():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 3, (5, 7, 11)).astype(np.float32)
+  tokens = rng.integers(0, 11, (5, 7)).astype(np.int32)
+  exact = logits.astype(np.float64)
+  logprobs = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
+  wanted = logprobs.max(-1) - np.take_along_axis(logprobs, tokens[..., None], -1)[..., 0]
+  got = np.asarray(surrogate_regret(jnp.asarray(logits), jnp.asarray(tokens)))
+  np.testing.assert_allclose(got, wanted, atol=1e-6)
+  assert (got >= 0).all()
+  np.testing.assert_array_equal(got == 0, tokens == logits.argmax(-1))
+  assert 0 < (got == 0).sum() < got.size
+
+
+def test_surrogate_regret_carries_no_gradient():
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+  assert not np.any(jax.grad(lambda x: surrogate_regret(x, jnp.arange(4)).sum())(logits))
+
+
+# ------------------------------------------------------------------------------------------------------------- decisions
+
+
+PUBLISHED = {'smoothing': 0.9, 'clip': 5.0, 'delta': 1e-8, 'epsilon': 0.2}
+OTHER = {'smoothing': 0.5, 'clip': 1.2, 'delta': 0.3, 'epsilon': 0.35}
+
+
+@pytest.mark.parametrize('constants', [PUBLISHED, OTHER], ids=['published', 'other'])
+@pytest.mark.parametrize(
+  ('name', 'beta'), [('espo', 1.4), ('regret_only', 0.45), ('value_only', 0.1), ('random', 4.5), ('never', 0.0)]
+)
+def test_rule_is_the_papers_table(name, beta, constants):
+  rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
+  state, observed = adaptive(mu=0.37, var=0.8, beta=beta), rows(seed=1)
+  lengths = np.random.default_rng(2).integers(1, 61, 200)
+  _, z, stop, got = (np.asarray(x) if i else x for i, x in enumerate(jax.jit(lambda *xs: rollout(rule, state, *xs))(*observed)))
+  score, threshold = replay(name, state, *observed, **constants)
+
+  np.testing.assert_allclose(got, score, rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(got, z)
+  threshold32 = rule.threshold(state, jnp.asarray(observed[1]))
+  np.testing.assert_allclose(threshold32, threshold, rtol=1e-6)
+
+  wanted = score > threshold
+  differs = stop != wanted
+  assert (np.abs(score - threshold)[differs] < 1e-5).all()  # only a float32 tie may go the other way
+  assert differs.sum() <= 2
+  real = np.arange(60) < lengths[:, None]
+  step = lambda decisions: np.where((decisions & real).any(1), (decisions & real).argmax(1), -1)
+  same = ~differs.any(1)
+  np.testing.assert_array_equal(step(stop)[same], step(wanted)[same])
+  share = (step(wanted) >= 0).mean()
+  assert share == 0 if name == 'never' else 0.05 < share < 0.95  # the replay had something to decide
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_what_comes_later_never_changes_a_decision(name):
+  rule, state = stops.REGISTRY[name](), adaptive(mu=0.37, var=0.8, beta=0.3)
+  observed, other = rows(seed=3, count=50), rows(seed=4, count=50)
+  run = jax.jit(lambda *xs: rollout(rule, state, *xs))
+  for t in (0, 20, 59):
+    mixed = [np.where(np.arange(60)[None] <= t, a, b) for a, b in zip(observed, other, strict=True)]
+    one, two = run(*observed), run(*mixed)
+    for a, b in zip(one[1:], two[1:], strict=True):
+      np.testing.assert_array_equal(a[:, : t + 1], b[:, : t + 1])
+    if name != 'never' and t < 59:
+      assert np.any(one[3][:, t + 1 :] != two[3][:, t + 1 :])
+    jax.tree.map(np.testing.assert_array_equal, one[0].adaptive, state)  # frozen during a rollout
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_a_disabled_rule_never_stops(name):
+  rule = stops.REGISTRY[name]()
+  regret, values, noise = rows(seed=5, count=50)
+  observed = (regret + 1e6, values - 1e6, noise * 1e-6)
+  stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=0.5, enabled=enabled), *observed)[2])
+  assert not stopped(False).any()
+  assert stopped(True).any() == (name != 'never')
+
+
+@given(
+  mu=st.floats(-50, 50, width=32),
+  var=st.floats(0, 100, width=32),
+  smoothing=st.floats(0, 0.999),
+  clip=st.floats(0.1, 10),
+  regret=st.lists(st.lists(st.floats(0, 1e6, width=32), min_size=8, max_size=8), min_size=1, max_size=12),
+)
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize('name', ['espo', 'regret_only'])
+def test_z_stays_within_the_clip(name, mu, var, smoothing, clip, regret):
+  rule = stops.REGISTRY[name](smoothing=smoothing, clip=clip)
+  state = rule.init(8, adaptive(mu=mu, var=var))
+  for row in regret:
+    state, _, z = rule.update(state, Observation(jnp.asarray(row, jnp.float32), jnp.zeros(8), jnp.zeros(8)))
+    assert (np.abs(z) <= clip * (1 + 1e-6)).all()
+
+
+# ------------------------------------------------------------------------------------------------- moments and controller
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('momentum', [0.99, 0.5])
+def test_moments_over_batches(name, momentum):
+  rule = stops.REGISTRY[name](momentum=momentum)
+  state = rule.init(4).adaptive
+  assert int(state.batches) == 0
+  mu = var = None
+  for batch in range(4):
+    rng = np.random.default_rng([7, batch])
+    regret = rng.exponential(1.0 + batch, (30, 20)).astype(np.float32)
+    mask = np.arange(20)[None] < rng.integers(1, 21, 30)[:, None]
+    real = regret[mask].astype(np.float64)
+    if batch == 0:
+      mu, var = real.mean(), real.var()
+    else:
+      mu, var = momentum * mu + (1 - momentum) * real.mean(), momentum * var + (1 - momentum) * real.var()
+    hidden = jnp.asarray(np.where(mask, regret, np.nan))  # what the mask hides may be anything
+    state = rule.adapt(state, hidden, jnp.asarray(mask), jnp.zeros(30, bool))
+    np.testing.assert_allclose([state.mu, state.var], [mu, var], rtol=1e-5)
+    assert int(state.batches) == batch + 1
+
+
+@pytest.mark.parametrize('name', STEERED)
+def test_controller_moves_beta_and_keeps_its_bounds(name):
+  low, high, eta, target = -0.15, 0.4, 0.5, 0.25
+  rule = stops.REGISTRY[name](beta_0=0.2, beta_min=low, beta_max=high, eta=eta, target_rate=target)
+  state = rule.init(8).adaptive.replace(enabled=jnp.asarray(True))
+  regret, mask = jnp.ones((8, 3)), jnp.ones((8, 3), bool)
+  beta, seen = 0.2, []
+  for count in (8, 8, 1, 0, 0, 0, 0, 0, 2, 8):
+    state = rule.adapt(state, regret, mask, jnp.arange(8) < count)
+    beta = min(max(beta + eta * (count / 8 - target), low), high)
+    seen.append(beta)
+    np.testing.assert_allclose(state.beta, beta, rtol=1e-5, atol=1e-6)
+  assert low in seen and high in seen
+
+
+def test_published_constants_of_the_controller():
+  """beta_0 = 7, eta = 0.1, tau = 0.25: beta falls by at most 0.025 and rises by at most 0.075 a batch."""
+  rule = stops.espo()
+  state = rule.init(8).adaptive
+  assert float(state.beta) == 7.0 and not state.enabled
+  state = state.replace(enabled=jnp.asarray(True))
+  for count, wanted in ((0, 6.975), (8, 7.075), (2, 7.0)):
+    moved = rule.adapt(state, jnp.ones((8, 3)), jnp.ones((8, 3), bool), jnp.arange(8) < count)
+    np.testing.assert_allclose(moved.beta, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_beta_waits_until_the_rule_is_enabled(name):
+  rule = stops.REGISTRY[name]()
+  before = rule.init(8).adaptive
+  after = rule.adapt(before, jnp.full((8, 3), 2.5), jnp.ones((8, 3), bool), jnp.ones(8, bool))
+  assert after.beta == before.beta
+  assert float(after.mu) == 2.5 and float(before.mu) == 0.0  # while the moments move
+
+
+@pytest.mark.parametrize(
+  ('name', 'start', 'target'),
+  [('espo', 7.0, 0.25), ('espo', 0.5, 0.1), ('regret_only', 3.0, 0.25), ('value_only', 0.9, 0.25), ('random', 1.0, 0.25)],
+)
+def test_closed_loop_reaches_the_target_rate(name, start, target):
+  """A stationary regret process under the rule and its controller, batch after batch."""
+  rule = stops.REGISTRY[name](beta_0=start, target_rate=target)
+  count, horizon, batches = 64, 40, 500
+
+  def batch(state: Adaptive, key):
+    draw, zero, level, wobble, uniform = jax.random.split(key, 5)
+    shape = (count, horizon)
+    regret = jax.random.exponential(draw, shape) * (jax.random.uniform(zero, shape) < 0.4).astype(jnp.float32)
+    values = 0.4 + 0.4 * jax.random.normal(level, (count, 1)) + 0.1 * jax.random.normal(wobble, shape)
+    _, _, stop, _ = rollout(rule, state, regret, values, jax.random.uniform(uniform, shape))
+    before = jnp.cumsum(stop.astype(jnp.int32), axis=1) - stop.astype(jnp.int32) == 0  # the triggering token counts
+    stopped = stop.any(axis=1)
+    return rule.adapt(state, regret, before, stopped), stopped.astype(jnp.float32).mean()
+
+  state = rule.init(1).adaptive.replace(enabled=jnp.asarray(True))
+  state, rates = jax.jit(lambda: jax.lax.scan(batch, state, jax.random.split(jax.random.key(0), batches)))()
+  assert abs(float(rates[:10].mean()) - target) > 0.08  # it starts off the target
+  noise = np.sqrt(target * (1 - target) / (count * 200))
+  assert abs(float(rates[-200:].mean()) - target) < 4 * noise
+  assert int(state.batches) == batches
+
+
+# ------------------------------------------------------------------------------------------------------------------- gate
+
+
+NAN = float('nan')
+
+
+def opened_at(losses, variances=None, **constants) -> int | None:
+  """The update after which the gate is open, counted from 1; it must stay open."""
+  state, opened = stops.init_gate(), []
+  for loss, variance in zip(losses, variances or [0.9] * len(losses), strict=True):
+    state = stops.update_gate(state, jnp.float32(loss), jnp.float32(variance), **({'force_after': 100} | constants))
+    opened.append(bool(state.open))
+  assert opened == sorted(opened)
+  assert int(state.updates) == len(losses)
+  return opened.index(True) + 1 if any(opened) else None
+
+
+@pytest.mark.parametrize(
+  ('losses', 'constants', 'wanted'),
+  [
+    # three consecutive losses below 0.5, each too far from the one before to count as steady
+    ([3.0, 0.45, 0.3, 0.1], {}, 4),
+    ([0.49, 0.38, 0.2], {}, 3),
+    ([0.4, 0.2, 0.6, 0.4, 0.2, 0.05], {}, 6),  # the streak starts again
+    ([0.4, 0.2, 0.5, 0.2, 0.4, 0.2], {}, 6),  # 0.5 is not below 0.5
+    ([0.49], {'patience': 1}, 1),
+    ([0.5], {'patience': 1}, None),
+    ([2.0, 1.5, 1.2, 1.0], {'loss_below': 1.6}, 4),
+    # the change between updates below 0.1
+    ([9.0, 8.95], {}, 2),
+    ([9.0, 8.0, 7.0, 7.05], {}, 4),
+    ([9.0], {}, None),  # the first loss has nothing to differ from
+    ([9.0, 8.5], {'change_below': 0.6}, 2),
+    ([9.0, 8.9, 0.4, 0.2], {'change_below': 0.0}, None),
+    # both
+    ([3.0, 0.45, 0.3, 0.1, 0.05], {'require_both': True}, 5),
+    ([9.0, 8.95, 8.9, 8.85], {'require_both': True}, None),
+    ([0.45, 0.44, 0.43], {'require_both': True}, 3),
+    # forced
+    ([9.0, 5.0, 1.0, 4.0], {'force_after': 3}, 3),
+    ([9.0], {'force_after': 0}, 1),
+    ([NAN, NAN, NAN], {'force_after': 2}, 2),
+    ([9.0, 8.0, 7.0], {'force_after': 2, 'require_both': True}, 2),
+    # nan: no evidence, and the streak starts again
+    ([NAN, NAN, NAN, NAN, NAN], {}, None),
+    ([0.4, 0.2, NAN, 0.4, 0.2, 0.05], {}, 6),
+    ([9.0, NAN, 9.0, 9.0], {}, 4),
+    # an open gate stays open
+    ([9.0, 9.0, 50.0, NAN, 1.0], {}, 2),
+  ],
+)
+def test_gate_opens(losses, constants, wanted):
+  assert opened_at(losses, **constants) == wanted
+
+
+@pytest.mark.parametrize(
+  ('variances', 'constants', 'wanted'),
+  [
+    ([-1.0, 0.0, 0.29, 0.3, 0.9], {'min_explained_variance': 0.3}, 4),
+    ([0.9, 0.2, 0.2, 0.2, 0.2], {'min_explained_variance': 0.3}, None),
+    ([0.2, 0.2, 0.2, 0.2, 0.2], {'min_explained_variance': 0.3, 'force_after': 4}, 4),  # the floor does not hold it for ever
+    ([0.2, NAN, NAN, 0.5, 0.5], {'min_explained_variance': 0.3}, 4),
+    ([-9.0, -9.0, -9.0, -9.0, -9.0], {}, 2),  # without a floor the published tests stand alone
+    ([0.9, 0.2, 0.2, 0.4, 0.2], {'min_explained_variance': 0.3, 'require_both': True}, 4),
+  ],
+)
+def test_gate_has_a_floor_on_the_explained_variance(variances, constants, wanted):
+  assert opened_at([0.3] * 5, variances, **constants) == wanted
