@@ -98,6 +98,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   """Plain PPO, common to all arms, until the gate opens; without the stage the rule acts from the second batch on."""
   c = exp.config
   never = make_rule(c, 'never')
+  params = exp.model.critic_from_policy(params)
   state = exp.on_mesh(init_state(_copy(params), steps.reinforcement_learner(exp, never).optimizer, never))
   last = max(1, round(c.gate.force_at * c.learner.updates)) if 'critic_warmup' in c.stages else 1
   stage = _stage(
@@ -182,10 +183,8 @@ def _same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
     return
   before, now = flatten(load_config(path)), flatten(config)
   if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
-    raise ConfigError(
-      f'{field} = {now.get(field)!r} was {before.get(field)!r} in {path}; fix: that value, or another --workdir'
-      for field in changed
-    )
+    was = '{} = {!r} was {!r} in {}; fix: that value, or another --workdir'
+    raise ConfigError(was.format(field, now.get(field), before.get(field), path) for field in changed)
 
 
 def _copy(tree):
@@ -206,14 +205,14 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.seed=1')
   for flag, example in ((_CONFIG, 'experiments/quickstart.py'), (_WORKDIR, 'runs/quickstart')):
-    if flag.value is None:
+    if not flag.value:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   if _CACHE.value:
     jax.config.update('jax_compilation_cache_dir', _CACHE.value)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   try:
-    train(_CONFIG.value, _WORKDIR.value)
+    train(_CONFIG.value, str(_WORKDIR.value))
   except Interrupted as stopped:
     logging.warning('%s', stopped)
   except (ConfigError, DataError, TrainingFailed) as error:

@@ -23,8 +23,7 @@ class StopReason(enum.IntEnum):
   STOPPED = 2  # a stop rule ended it: an absorbing failure
 
 
-@flax.struct.dataclass
-class Prompts:
+class Prompts(flax.struct.PyTreeNode):
   """A batch of prompts, padded on the left. On the host until the mesh gets them."""
 
   tokens: Int[Array | np.ndarray, 'P L']
@@ -32,8 +31,7 @@ class Prompts:
   ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
 
 
-@flax.struct.dataclass
-class Trajectories:
+class Trajectories(flax.struct.PyTreeNode):
   """Finished rows of a rollout; what the engine returns and every later room reads.
 
   `length` counts the tokens that were trained on: up to and with the end token or the token that triggered a stop. A shadow row
@@ -69,8 +67,7 @@ class Trajectories:
     return self.stop_reason == StopReason.LENGTH
 
 
-@flax.struct.dataclass
-class Reward:
+class Reward(flax.struct.PyTreeNode):
   """What a reward function returns: one number a row, optionally one a token."""
 
   sequence: Float[Array, 'N']

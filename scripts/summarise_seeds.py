@@ -4,6 +4,7 @@ python scripts/summarise_seeds.py --output=experiments/results/NAME WORKDIR [WOR
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -14,6 +15,10 @@ def interval(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
   """Mean and half width of the 95 % interval over seeds (Student's t)."""
   mean, half = mean_interval([scale * value for value in values])
   return f'{mean:.{digits}f} ± {half:.{digits}f}'
+
+
+def _column(entries: list[dict], name: str, scale: float = 1.0) -> str:
+  return interval([entry[name] for entry in entries], scale)
 
 
 def table(runs: list[dict]) -> str:
@@ -27,7 +32,7 @@ def table(runs: list[dict]) -> str:
   ]
   for arm in runs[0]['summary']['arms']:
     entries = [run['summary']['arms'][arm] for run in runs]
-    column = lambda name, scale=1.0: interval([entry[name] for entry in entries], scale)  # noqa: B023
+    column = functools.partial(_column, entries)
     stopped = arm != baseline
     rows = [entry['false_positives'] for entry in entries if entry['false_positives']]
     wrongly, shadows = (sum(row[name] for row in rows) for name in ('correct', 'rows'))

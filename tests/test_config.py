@@ -113,8 +113,8 @@ def test_a_bad_field_is_named_with_its_value_and_the_fix(fields, fragments):
     ({'beta_0': 30.0}, ['stop.clip = 5.0', 'stop.beta_0 = 30.0', 'stop.beta_0 < 25']),
     ({'beta_0': 50.0, 'beta_min': 40.0}, ['stop.clip = 5.0', 'stop.beta_min = 40.0', 'fix: stop.beta_min = 0']),
     ({'beta_0': 7.0, 'smoothing': 0.999}, ['stop.smoothing = 0.999', 'rollout.horizon = 63', 'less smoothing']),
-    ({'name': 'regret_only', 'beta_0': 7.0}, ['stop.clip = 5.0', 'regret_only', 'stop.beta_0 < 5']),
-    ({'name': 'value_only', 'beta_0': 7.0}, ['stop.beta_0 = 7.0', 'value_only', 'V < -beta_0 = -7.0']),
+    ({'name': 'regret_only', 'regret_only__beta_0': 7.0}, ['stop.clip = 5.0', "'regret_only'", 'stop.regret_only.beta_0 < 5']),
+    ({'name': 'value_only', 'value_only__beta_0': 1.0}, ['stop.value_only.beta_0 = 1.0', "'value_only'", 'V < -beta_0 = -1.0']),
   ],
 )
 def test_a_rule_that_can_never_fire_is_refused(fields, fragments):

@@ -179,8 +179,8 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
   lowest, level = min(config.reward.low, s.fail_reward), s.value_only.beta_0
   if 'value_only' in arms and -level <= lowest:
     yield (
-      f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and no "
-      f'reward is below {lowest}; fix: stop.value_only.beta_0 < {-lowest}, such as -0.2'
+      f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and "
+      f'no reward is below {lowest}; fix: stop.value_only.beta_0 < {-lowest}, such as -0.2'
     )
   if 'random' in arms and s.name in ('random', 'never'):
     yield (

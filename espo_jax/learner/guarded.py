@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from espo_jax.learner.state import TrainState
 from espo_jax.model import Params
@@ -18,7 +18,10 @@ def guarded_step(
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+  def keep(new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
   state = state.replace(
     params=keep(params, state.params),
     opt_state=keep(opt_state, state.opt_state),

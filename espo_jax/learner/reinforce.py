@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -14,15 +15,14 @@ from jaxtyping import Array, Float, Int
 from espo_jax import objectives, rewards
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.learner.scoring import Scored, score
-from espo_jax.learner.state import TrainState
+from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params
 from espo_jax.objectives import LossInputs, explained_variance, gae, masked_mean, whiten
 from espo_jax.stops import StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
   """Trajectories with what the loss needs beside them."""
 
   trajectories: Trajectories
@@ -63,7 +63,7 @@ class Reinforcement:
   fail_reward: float
   temperature: float
   logit_chunk: int
-  gate: Mapping[str, float]
+  gate: Mapping[str, Any]
 
   @property
   def uses_reference(self) -> bool:
@@ -120,7 +120,7 @@ class Reinforcement:
       'sampler_gap/outside_clip': masked_mean(outside.astype(jnp.float32), mask),
     }
 
-  @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+  @jit_update
   def update(self, state: TrainState, batch: Batch, rows: Int[Array, 'M']) -> tuple[TrainState, Metrics]:
     """One optimizer step on the rows named."""
     batch = jax.tree.map(lambda x: x[rows], batch)

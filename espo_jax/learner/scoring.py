@@ -58,7 +58,11 @@ def score(
     logprobs, entropy = read(policy, tokens)
   else:
     pad = -horizon % chunk
-    split = lambda x: jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)).reshape(x.shape[0], -1, chunk, *x.shape[2:])
-    parts = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), (split(policy).swapaxes(0, 1), split(tokens).swapaxes(0, 1)))
+
+    def split(x: Array) -> Array:  # [N, T, ...] to [chunks, N, chunk, ...]
+      x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+      return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    parts = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), (split(policy), split(tokens)))
     logprobs, entropy = (x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :horizon] for x in parts)
   return Scored(logprobs, entropy, values[:, :-1], values[:, -1])

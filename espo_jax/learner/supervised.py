@@ -1,7 +1,6 @@
 """The warm start: next-token cross-entropy on written solutions."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import optax
 
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.learner.scoring import score
-from espo_jax.learner.state import TrainState
+from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params
 from espo_jax.objectives import token_mean
 from espo_jax.tasks import SupervisedBatch
@@ -25,14 +24,15 @@ class SupervisedLearner:
   prompt_width: int
   logit_chunk: int
 
-  @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+  @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
     """One optimizer step on the mean negative log-likelihood of the response tokens, end token included."""
-    prompts, responses = batch.tokens[:, : self.prompt_width], batch.tokens[:, self.prompt_width :]
-    mask = jnp.arange(responses.shape[1]) < batch.response_lengths[:, None]
+    tokens, prompt_lengths, response_lengths = (jnp.asarray(x) for x in batch)
+    prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
+    mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]
 
     def loss_fn(params: Params) -> jax.Array:
-      scored = score(self.model, params, prompts, batch.prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
+      scored = score(self.model, params, prompts, prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
       return token_mean(-scored.logprobs, mask).mean
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)

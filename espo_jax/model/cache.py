@@ -10,11 +10,10 @@ from espo_jax.model.config import ModelConfig
 Layers = tuple[Float[Array, 'B kv_heads C head_dim'], ...] | Float[Array, 'layers B kv_heads C head_dim']
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
   """Keys and values of the tokens seen so far. Column `c` of every row is written at the same step.
 
-  Unrolled layers keep an array each, so that a step writes one column of each and copies nothing; scanned layers keep them stacked.
+  Unrolled layers keep an array each, so that a step writes one column of each and copies nothing; scanned layers stack them.
   """
 
   keys: Layers

@@ -1,6 +1,7 @@
 """One functional decoder for every model: hidden states first, logits only where someone asks for them."""
 
 import functools
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.layers import Block, RMSNorm, dense
 
-Params = PyTree[Array]
+Params: TypeAlias = PyTree[Array]
 
 # Below this vocabulary a one-hot product beats a gather, whose gradient is a scatter (measured on a CPU: 1.3x a step).
 _ONE_HOT_VOCAB = 512
@@ -24,6 +25,7 @@ class Decoder(nn.Module):
   value_head: bool = False
 
   def setup(self):
+    """Declare the parameters."""
     cfg = self.config
     init = nn.with_logical_partitioning(nn.initializers.normal(cfg.hidden_size**-0.5), ('vocab', 'embed'))
     self.embedding = self.param('embedding', init, (cfg.vocab_size, cfg.hidden_size), jnp.dtype(cfg.param_dtype))
@@ -57,15 +59,14 @@ class Decoder(nn.Module):
     cfg = self.config
     length = tokens.shape[1]
     x = self._embed(tokens)
+    column: Int[Array, ''] | int = 0 if cache is None else cache.column
+    layer_kv: Any = None if cache is None else (cache.keys, cache.values)
     if cache is None:
-      column, layer_kv = 0, None
       mask = jnp.tril(jnp.ones((length, length), bool)) & valid[:, None, :]
     else:
-      column = cache.column
       valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, column, axis=1)
       past = jnp.arange(valid.shape[1]) <= column + jnp.arange(length)[:, None]
       mask = past & valid[:, None, :]
-      layer_kv = (cache.keys, cache.values)
     if cfg.scan_layers:
       x, layer_kv = self.layers(x, layer_kv, positions, mask, column)
     else:
@@ -76,7 +77,7 @@ class Decoder(nn.Module):
         per_layer.append(kv)
       layer_kv = tuple(zip(*per_layer, strict=True))
     if cache is not None:
-      cache = Cache(keys=layer_kv[0], values=layer_kv[1], valid=valid, column=column + length)
+      cache = Cache(keys=layer_kv[0], values=layer_kv[1], valid=valid, column=cache.column + length)
     if self.is_initializing():
       self.logits(x), self.values(x)
     return self.final_norm(x), cache
@@ -137,5 +138,6 @@ def apply(
   if valid is None:
     valid = jnp.ones(tokens.shape, bool)
   decoder = Decoder(config)
-  hidden, _ = decoder.apply({'params': params}, tokens, positions, valid)
-  return decoder.apply({'params': params}, hidden, method='logits')
+  hidden: Any = decoder.apply({'params': params}, tokens, positions, valid)[0]
+  logits: Any = decoder.apply({'params': params}, hidden, method='logits')
+  return logits

@@ -1,6 +1,7 @@
 """The decoder's parts. Kernels name logical axes; `espo_jax.parallel.sharding` maps them to a mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from espo_jax.model.config import ModelConfig
 _MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
 
 
-def _kernel(scale: float, *axes: str) -> Callable[..., Array]:
+def _kernel(scale: float, *axes: str) -> Callable[..., Any]:
   return nn.with_logical_partitioning(nn.initializers.variance_scaling(scale, 'fan_in', 'normal'), axes)
 
 
@@ -42,7 +43,7 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
     """Scale `x` to unit root mean square, then by a learned vector."""
     init = nn.with_logical_partitioning(nn.initializers.ones, ('norm',))
-    scale = self.param('scale', init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
+    scale: Any = self.param('scale', init, (x.shape[-1],), jnp.dtype(self.config.param_dtype))
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.config.rms_norm_eps)
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)

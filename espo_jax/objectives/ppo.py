@@ -8,8 +8,7 @@ from espo_jax.objectives.terms import Term, clipped_policy, clipped_value, refer
 from espo_jax.types import Metrics
 
 
-@flax.struct.dataclass
-class LossInputs:
+class LossInputs(flax.struct.PyTreeNode):
   """What a policy objective reads. Sampled before the update, except where it says current."""
 
   logprobs: Float[Array, 'N T']  # current

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -31,7 +30,7 @@ def clipped_policy(
   clip_low: float,
   clip_high: float,
 ) -> tuple[Term, Metrics]:
-  """PPO's clipped surrogate (Schulman et al. 2017, equation 7), negated: `-min(r A, clip(r, 1 - low, 1 + high) A)`, a token mean."""
+  """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, a token mean: `-min(r A, clip(r, 1 - low, 1 + high) A)`."""
   log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
   ratio = jnp.exp(log_ratio)
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
@@ -52,7 +51,7 @@ def clipped_value(
   *,
   clip: float,
 ) -> Term:
-  """Half the squared error against the returns, the larger of the plain one and that of values held within `clip` of the old."""
+  """Half the squared error against the returns: the larger of the plain one's and that of values within `clip` of the old."""
   values, old_values, returns = (jnp.where(mask, x, 0.0) for x in (values, old_values, returns))  # a hidden nan has no gradient
   held = old_values + jnp.clip(values - old_values, -clip, clip)
   loss = 0.5 * jnp.maximum(jnp.square(values - returns), jnp.square(held - returns))
@@ -65,7 +64,7 @@ def token_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
 
 
 def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
-  """Schulman's low-variance estimate of `KL(policy || reference)` from samples of the policy: `e^-d - 1 + d`, `d = log p - log q`."""
+  """Schulman's estimate of `KL(policy || reference)` from its samples, low in variance: `e^-d - 1 + d`, `d = log p - log q`."""
   d = logprobs - reference
   return jnp.exp(-d) - 1 + d
 

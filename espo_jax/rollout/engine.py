@@ -24,8 +24,7 @@ class Recorded(NamedTuple):
   z: Float[Array, '...']
 
 
-@flax.struct.dataclass
-class _Carry:
+class _Carry(flax.struct.PyTreeNode):
   states: States  # of the newest token, from which the next is drawn
   caches: Caches
   stop: StopState
@@ -80,7 +79,7 @@ def generate(
   temperature = jnp.asarray(temperature, jnp.float32)
   width = prompts.tokens.shape[1]
   chunks = -(-horizon // scan_length)
-  keys = sampling.row_keys(key, prompts.ids, samples)
+  keys = sampling.row_keys(key, jnp.asarray(prompts.ids), samples)
   is_shadow = sampling.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32))
   prompt_lengths = jnp.repeat(prompts.lengths, samples)
   rows = keys.shape[0]
@@ -158,5 +157,6 @@ def _prefill(model: ActorCritic, params: Params, prompts: Prompts, columns: int)
   """Run the prompts once; return the states of their last tokens and caches of `columns` columns."""
   count, width = prompts.tokens.shape
   offset = jnp.arange(width) - (width - prompts.lengths[:, None])
-  states, caches = model.states(params, prompts.tokens, jnp.maximum(offset, 0), offset >= 0, model.init_caches(count, columns))
+  tokens, empty = jnp.asarray(prompts.tokens), model.init_caches(count, columns)
+  states, caches = model.states(params, tokens, jnp.maximum(offset, 0), offset >= 0, empty)
   return jax.tree.map(lambda x: x[:, -1], states), caches

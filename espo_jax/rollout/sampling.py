@@ -18,7 +18,10 @@ def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) 
 def token_noise(keys: Key[Array, 'N'], start: Int[Array, ''], steps: int) -> Float[Array, 'K N 2']:
   """Two uniforms a token for positions `start .. start + steps`: one draws the token, one belongs to the stop rule."""
   positions = start + jnp.arange(steps)
-  draw = lambda position, key: jax.random.uniform(jax.random.fold_in(key, position), (2,))
+
+  def draw(position: Array, key: Array) -> Array:
+    return jax.random.uniform(jax.random.fold_in(key, position), (2,))
+
   return jax.vmap(jax.vmap(draw, in_axes=(None, 0)), in_axes=(0, None))(positions, keys)
 
 

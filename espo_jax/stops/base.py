@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-@flax.struct.dataclass
-class Adaptive:
+class Adaptive(flax.struct.PyTreeNode):
   """What a rule carries from batch to batch. Frozen during a rollout, so that every decision is causal; checkpointed."""
 
   mu: Float[Array, '']  # running mean of the surrogate regret, nats
@@ -19,8 +18,7 @@ class Adaptive:
   enabled: Bool[Array, '']  # False until the critic warm-up is over
 
 
-@flax.struct.dataclass
-class StopState:
+class StopState(flax.struct.PyTreeNode):
   """What a rule carries from token to token."""
 
   adaptive: Adaptive

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-@flax.struct.dataclass
-class GateState:
+class GateState(flax.struct.PyTreeNode):
   """Progress of the warm-up. Checkpointed."""
 
   open: Bool[Array, '']
@@ -20,7 +19,7 @@ def init_gate() -> GateState:
   return GateState(
     open=jnp.asarray(False),
     streak=jnp.zeros((), jnp.int32),
-    last_loss=jnp.full((), jnp.nan),
+    last_loss=jnp.full((), jnp.nan, jnp.float32),  # not weakly typed, or the second update would compile again
     updates=jnp.zeros((), jnp.int32),
   )
 

@@ -1,8 +1,9 @@
 """Chain arithmetic: a running sum modulo a number, every step written down.
 
-The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`: for every operation its label, the operator, the operand, `=`
-and the running result; at the end `#` and the answer. The labels tell a small model where it is. One wrong step dooms the row, as in a long derivation: the verifier asks for every step,
-because the answer alone is hit by luck once in `modulus` tries, and a lucky hit after a slip rewards the slip.
+The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`: for every operation its label, the operator, the operand,
+`=` and the running result; at the end `#` and the answer. The labels tell a small model where it is. One wrong step dooms the
+row, as in a long derivation: the verifier asks for every step, because the answer alone is hit by luck once in `modulus` tries,
+and a lucky hit after a slip rewards the slip.
 """
 
 import functools
