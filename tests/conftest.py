@@ -9,12 +9,14 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_p
 import jax
 import jaxtyping
 import pytest
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+_CONF = BeartypeConf(is_pep484_tower=True)  # an int passes for a float
 
 
 def typechecker(function):
   """What the import hook wraps every function of the package with, and the `__init__` of every dataclass."""
-  checked = beartype(function)
+  checked = beartype(conf=_CONF)(function)
   if function.__name__ != '__init__':
     return checked
 

@@ -197,7 +197,8 @@ def assert_same_rows(one, two, which_one=slice(None), which_two=slice(None)):
   """Tokens and endings to the bit, the rest up to float32 rounding."""
   for name in ('tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
     np.testing.assert_array_equal(getattr(one, name)[which_one], getattr(two, name)[which_two], name)
-  for name in ('logprobs', 'values', 'regret', 'z'):
+  np.testing.assert_allclose(one.logprobs[which_one], two.logprobs[which_two], rtol=0, atol=1e-6)
+  for name in ('values', 'regret', 'z'):
     np.testing.assert_allclose(getattr(one, name)[which_one], getattr(two, name)[which_two], rtol=1e-6, atol=1e-6, err_msg=name)
 
 

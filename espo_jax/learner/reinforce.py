@@ -18,7 +18,7 @@ from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params
 from espo_jax.objectives import LossInputs, explained_variance, gae, masked_mean, whiten
-from espo_jax.stops import StopRule, update_gate
+from espo_jax.stops import Adaptive, GateState, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories
 
 
@@ -146,12 +146,18 @@ class Reinforcement:
     state, step_metrics = guarded_step(state, self.optimizer, loss, grads)
     return state, metrics | step_metrics
 
-  @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
   def finish(self, state: TrainState, rows: Trajectories, critic: Metrics) -> TrainState:
     """What happens once a batch: the regret's moments, the controller, and the critic's gate."""
-    adaptive = self.rule.adapt(state.adaptive, rows.regret, rows.mask, rows.stopped)
-    gate = update_gate(state.gate, critic['critic/loss'], critic['critic/explained_variance'], **self.gate)
-    return state.replace(adaptive=adaptive.replace(enabled=gate.open), gate=gate)
+    adaptive, gate = self._between_batches(state.adaptive, state.gate, rows, critic)
+    return state.replace(adaptive=adaptive, gate=gate)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def _between_batches(
+    self, adaptive: Adaptive, gate: GateState, rows: Trajectories, critic: Metrics
+  ) -> tuple[Adaptive, GateState]:
+    adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped)
+    gate = update_gate(gate, critic['critic/loss'], critic['critic/explained_variance'], **self.gate)
+    return adaptive.replace(enabled=gate.open), gate
 
 
 def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:

@@ -44,14 +44,13 @@ def jit_update(update: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..
   Left to itself the compiler spreads some of the results differently, and whatever reads them is compiled a second time.
   """
 
-  @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-  def run(self: Any, layout: tuple[jax.sharding.Sharding, ...], state: TrainState, *arrays: Any) -> tuple[TrainState, Metrics]:
-    state, metrics = update(self, state, *arrays)
-    leaves, tree = jax.tree.flatten(state)
-    return tree.unflatten(map(jax.lax.with_sharding_constraint, leaves, layout)), metrics
+  @functools.lru_cache
+  def program(self: Any, tree: jax.tree_util.PyTreeDef, layout: tuple[jax.sharding.Sharding, ...]) -> Callable:
+    return jax.jit(functools.partial(update, self), donate_argnums=0, out_shardings=(tree.unflatten(layout), None))
 
   @functools.wraps(update)
   def jitted(self: Any, state: TrainState, *arrays: Any) -> tuple[TrainState, Metrics]:
-    return run(self, tuple(x.sharding for x in jax.tree.leaves(state)), state, *arrays)
+    leaves, tree = jax.tree.flatten(state)
+    return program(self, tree, tuple(x.sharding for x in leaves))(state, *arrays)
 
   return jitted

@@ -24,7 +24,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
   return low, high
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
   """The mean and the half width of its Student-t interval; a single value says nothing of the spread: infinite."""
   n = len(values)
   if n == 0:

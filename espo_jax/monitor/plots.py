@@ -86,7 +86,7 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
   folder = Path(workdir) / 'plots'
   folder.mkdir(parents=True, exist_ok=True)
   loaded = _load(Path(workdir), arms, baseline)
-  examples = _load_examples(Path(workdir), [arm for arm in arms if arm != baseline])
+  examples = _load_examples(Path(workdir), [arm for arm in arms if arm != baseline] or arms)
   pictures: dict[str, Callable[[], Figure]] = {
     'accuracy_and_length': lambda: _accuracy_and_length(loaded),
     'tokens_saved': lambda: _tokens_saved(loaded, baseline),

@@ -1,5 +1,6 @@
 """Tokenizers for the tasks that bring none: one token a character (or a number), and byte-level BPE."""
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def byte_bpe_tokenizer(lines: Iterable[str], vocab_size: int) -> 'PreTrainedToke
 
 
 def _wrap(tokenizer: Tokenizer) -> 'PreTrainedTokenizerFast':
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that there is no torch: none is needed
   from transformers import PreTrainedTokenizerFast  # here, for it takes a second to import
 
   return PreTrainedTokenizerFast(
