@@ -1,4 +1,4 @@
-"""The tests' machine: eight virtual CPU devices, annotated shapes checked at every call, compiled programs kept between runs."""
+"""The tests' machine: eight virtual CPU devices, shapes checked at every call, compiled programs kept between runs."""
 
 import functools
 import os

@@ -15,7 +15,7 @@ def config(**overrides) -> ModelConfig:
 
 
 def randomised(shapes, seed: int = 0):
-  """Random numpy values for a model's parameters: no norm is all ones, no value head zero, no branch weak, as they are at first."""
+  """Random numpy values for a model's parameters: no norm is all ones, no value head zero, no branch weak, as at first."""
   rng = np.random.default_rng(seed)
 
   def draw(path, x):

@@ -1,4 +1,4 @@
-"""Scoring, updates, checkpoints, and whole training steps: against plain numpy, against each other, on one device and on eight."""
+"""Scoring, updates, checkpoints and whole steps: against plain numpy, against each other, on one device and on eight."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The engine against a teacher-forced pass, a float64 replay of the stop rule, and itself under every change that must not matter."""
+"""The engine against a teacher-forced pass, a float64 replay of the rule, and itself under all that must not matter."""
 
 import functools
 
@@ -188,6 +188,15 @@ def test_the_end_token_is_kept_with_its_log_probability(sampled):
     assert rows.tokens[n, last] == EOS and EOS not in rows.tokens[n, :last]
     assert rows.logprobs[n, last] < 0
     assert abs(rows.logprobs[n, last] - logprobs[n, last, EOS]) < 2e-5
+
+
+def test_an_end_token_beats_a_stop_on_the_same_token():
+  always = run(state=STATE.replace(beta=jnp.float32(-1e6)), shadow=0.0)
+  first = run(rule=NEVER).tokens[:, 0]
+  np.testing.assert_array_equal(always.tokens[:, 0], first)
+  np.testing.assert_array_equal(always.full_length, 1)
+  np.testing.assert_array_equal(always.stop_reason, np.where(first == EOS, StopReason.EOS, StopReason.STOPPED))
+  assert set(always.stop_reason) == {StopReason.EOS, StopReason.STOPPED}
 
 
 # --------------------------------------------------------------------------------------------------------- what may not matter

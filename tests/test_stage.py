@@ -81,5 +81,5 @@ def test_an_implicit_transfer_in_the_loop_is_an_error(tmp_path):
   def careless(state, step):
     return state + np.ones(3, np.float32), {'bad_steps': 0}
 
-  with pytest.raises(Exception, match='[Dd]isallowed host-to-device transfer'):
+  with pytest.raises(Exception, match=r'[Dd]isallowed host-to-device transfer'):
     run_stage(make_stage(tmp_path, careless), jnp.float32(0), Interruption())
