@@ -14,7 +14,7 @@ def guarded_step(
   state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params
 ) -> tuple[TrainState, Metrics]:
   """Apply the gradients where loss and gradients are finite; otherwise leave parameters and optimizer as they were."""
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
