@@ -2,20 +2,35 @@
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, repeat_samples
 from espo_jax.model.cache import Cache, init_cache, repeat_rows
-from espo_jax.model.config import ModelConfig
+from espo_jax.model.config import Lora, ModelConfig, RopeScaling
 from espo_jax.model.decoder import Decoder, Params, apply, init
+from espo_jax.model.families import read_config
+from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
+from espo_jax.model.lora import frozen, hold_frozen, merge
+from espo_jax.model.weights import WeightsError
 
 __all__ = [
   'ActorCritic',
   'Cache',
   'Caches',
   'Decoder',
+  'Lora',
   'ModelConfig',
   'Params',
+  'RopeScaling',
   'States',
+  'WeightsError',
   'apply',
+  'complete',
+  'frozen',
+  'hold_frozen',
   'init',
   'init_cache',
+  'load_hf',
+  'merge',
+  'read_config',
+  'read_end_tokens',
   'repeat_rows',
   'repeat_samples',
+  'save_hf',
 ]

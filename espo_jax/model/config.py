@@ -4,6 +4,56 @@ import dataclasses
 
 import jax.numpy as jnp
 
+ROPE_TYPES = ('default', 'linear', 'llama3', 'yarn')
+PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How a family stretches RoPE beyond the context it was trained on.
+
+  The names are those of Hugging Face's `rope_parameters`; a type reads the fields it needs.
+  """
+
+  rope_type: str = 'default'
+  factor: float = 1.0
+  original_max_position_embeddings: int = 0
+  low_freq_factor: float = 1.0  # llama3
+  high_freq_factor: float = 4.0  # llama3
+  beta_fast: float = 32.0  # yarn
+  beta_slow: float = 1.0  # yarn
+  attention_factor: float = 0.0  # yarn; 0: from `factor`
+
+  def __post_init__(self):
+    if self.rope_type not in ROPE_TYPES:
+      raise ValueError(f'rope_type = {self.rope_type!r} is not supported; fix: one of {", ".join(ROPE_TYPES)}')
+    if not self.factor > 0:
+      raise ValueError(f'rope factor = {self.factor} must be above 0')
+    if self.rope_type in ('llama3', 'yarn') and self.original_max_position_embeddings <= 0:
+      raise ValueError(f'rope_type = {self.rope_type!r} needs original_max_position_embeddings, the context before stretching')
+    if self.rope_type == 'llama3' and not self.high_freq_factor > self.low_freq_factor:
+      raise ValueError(
+        f'rope high_freq_factor = {self.high_freq_factor} must be above low_freq_factor = {self.low_freq_factor}'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters beside named projections (Hu et al. 2021); while they are there, the rest of the decoder is frozen."""
+
+  rank: int = 0  # 0: none
+  alpha: float = 16.0  # the update is `alpha / rank * A B`
+  targets: tuple[str, ...] = PROJECTIONS
+
+  def __post_init__(self):
+    object.__setattr__(self, 'targets', tuple(self.targets))
+    if self.rank < 0:
+      raise ValueError(f'lora.rank = {self.rank} must be 0 (no adapters) or positive')
+    if unknown := [name for name in self.targets if name not in PROJECTIONS]:
+      raise ValueError(f'lora.targets = {unknown[0]!r}: no such projection; fix: some of {", ".join(PROJECTIONS)}')
+    if self.rank and not self.targets:
+      raise ValueError(f'lora.targets is empty while lora.rank = {self.rank}; fix: some of {", ".join(PROJECTIONS)}')
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -17,11 +67,21 @@ class ModelConfig:
   num_kv_heads: int = 2
   head_dim: int = 32
   rope_theta: float = 10_000.0
+  rope_scaling: RopeScaling = RopeScaling()
   rms_norm_eps: float = 1e-6
   tie_word_embeddings: bool = True
+  qkv_bias: bool = False  # on the query, key and value projections
+  out_bias: bool = False  # on the attention's output projection
+  mlp_bias: bool = False
+  qk_norm: bool = False  # RMSNorm of every query and key head before RoPE
+  sliding_window: int = 0  # tokens a windowed layer sees, its own included; 0: no layer is windowed
+  windowed_from: int = 0  # the first windowed layer
+  lora: Lora = Lora()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
   dtype: str = 'float32'  # of activations and matrix products
   param_dtype: str = 'float32'
+  family: str = 'llama'  # whose names `save_hf` writes; the forward pass does not ask
+  max_position_embeddings: int = 32_768  # likewise
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -31,6 +91,16 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'model.head_dim = {self.head_dim} must be even: RoPE rotates pairs of channels.')
+    if self.scan_layers and any(self.windowed) and not all(self.windowed):
+      raise ValueError(
+        f'model.scan_layers = True scans one layer, but only layers {self.windowed_from}.. have sliding_window = '
+        f'{self.sliding_window}; fix: model.scan_layers = False'
+      )
+
+  @property
+  def windowed(self) -> tuple[bool, ...]:
+    """Which layers see a sliding window only."""
+    return tuple(self.sliding_window > 0 and i >= self.windowed_from for i in range(self.num_layers))
 
   @property
   def activation_dtype(self) -> jnp.dtype:

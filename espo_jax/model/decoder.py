@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.layers import Block, RMSNorm, dense
+from espo_jax.model.layers import Block, Projection, RMSNorm
+from espo_jax.model.rope import rotation
 
 Params: TypeAlias = PyTree[Array]
 
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
       self.layers = [Block(cfg, name=f'layer_{i}') for i in range(cfg.num_layers)]
     self.final_norm = RMSNorm(cfg, name='final_norm')
     if not cfg.tie_word_embeddings:
-      self.lm_head = dense(cfg, cfg.vocab_size, ('embed', 'vocab'), 'lm_head')
+      self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
     if self.value_head:
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', 'value'))
       self.value = nn.Dense(1, kernel_init=zeros, dtype=jnp.float32, param_dtype=jnp.float32, name='value')
@@ -61,19 +62,19 @@ class Decoder(nn.Module):
     x = self._embed(tokens)
     column: Int[Array, ''] | int = 0 if cache is None else cache.column
     layer_kv: Any = None if cache is None else (cache.keys, cache.values)
-    if cache is None:
-      mask = jnp.tril(jnp.ones((length, length), bool)) & valid[:, None, :]
-    else:
+    if cache is not None:
       valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, column, axis=1)
-      past = jnp.arange(valid.shape[1]) <= column + jnp.arange(length)[:, None]
-      mask = past & valid[:, None, :]
+    age = column + jnp.arange(length)[:, None] - jnp.arange(valid.shape[1])  # of a key as a query sees it, in columns
+    mask = (age >= 0) & valid[:, None, :]
+    window = mask & (age < cfg.sliding_window)
+    turn = rotation(cfg, positions)
     if cfg.scan_layers:
-      x, layer_kv = self.layers(x, layer_kv, positions, mask, column)
+      x, layer_kv = self.layers(x, layer_kv, turn, window if any(cfg.windowed) else mask, column)
     else:
       per_layer = []
       for i, layer in enumerate(self.layers):
         cached = None if layer_kv is None else (layer_kv[0][i], layer_kv[1][i])
-        x, kv = layer(x, cached, positions, mask, column)
+        x, kv = layer(x, cached, turn, window if cfg.windowed[i] else mask, column)
         per_layer.append(kv)
       layer_kv = tuple(zip(*per_layer, strict=True))
     if cache is not None:

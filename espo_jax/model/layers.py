@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.model.config import ModelConfig
+from espo_jax.model.rope import Rotation, rotate
 
 _MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
 
@@ -17,16 +18,40 @@ def _kernel(scale: float, *axes: str) -> Callable[..., Any]:
   return nn.with_logical_partitioning(nn.initializers.variance_scaling(scale, 'fan_in', 'normal'), axes)
 
 
-def dense(config: ModelConfig, features: int, axes: tuple[str, str], name: str, *, scale: float = 1.0) -> nn.Dense:
-  """A bias-free projection whose kernel carries the logical `axes`; `scale` is its output's variance at the start."""
-  return nn.Dense(
-    features,
-    use_bias=False,
-    dtype=config.activation_dtype,
-    param_dtype=jnp.dtype(config.param_dtype),
-    kernel_init=_kernel(scale, *axes),
-    name=name,
-  )
+class Projection(nn.Module):
+  """A linear map whose kernel carries logical axes, with a low-rank adapter beside it where the config asks for one.
+
+  Attributes:
+    config: The decoder's shape.
+    features: Of the output.
+    axes: The kernel's logical axes.
+    use_bias: Whether there is a bias.
+    scale: The output's variance at the start.
+  """
+
+  config: ModelConfig
+  features: int
+  axes: tuple[str, str]
+  use_bias: bool = False
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... F']:
+    """`x W + b + alpha / rank * (x A) B`; the adapter starts at zero, for `B` does."""
+    cfg, dtype = self.config, self.config.activation_dtype
+    param_dtype = jnp.dtype(cfg.param_dtype)
+    kernel: Any = self.param('kernel', _kernel(self.scale, *self.axes), (x.shape[-1], self.features), param_dtype)
+    y = x @ kernel.astype(dtype)
+    if self.use_bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+      bias: Any = self.param('bias', zeros, (self.features,), param_dtype)
+      y += bias.astype(dtype)
+    if cfg.lora.rank and self.name in cfg.lora.targets:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('lora', self.axes[1]))
+      a: Any = self.param('lora_a', _kernel(1.0, self.axes[0], 'lora'), (x.shape[-1], cfg.lora.rank), jnp.float32)
+      b: Any = self.param('lora_b', zeros, (cfg.lora.rank, self.features), jnp.float32)
+      y += (x @ a.astype(dtype)) @ b.astype(dtype) * (cfg.lora.alpha / cfg.lora.rank)
+    return y
 
 
 def _branch(config: ModelConfig) -> float:
@@ -47,16 +72,6 @@ class RMSNorm(nn.Module):
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.config.rms_norm_eps)
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
-
-
-def rope(x: Float[Array, 'B S H K'], positions: Int[Array, 'B S'], theta: float) -> Float[Array, 'B S H K']:
-  """Rotary position embedding, rotating channel `i` with channel `i + K / 2` (Su et al. 2021, the half-split layout)."""
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None].astype(jnp.float32) * frequency
-  sin, cos = jnp.sin(angle)[:, :, None, :], jnp.cos(angle)[:, :, None, :]
-  x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
 def attend(
@@ -83,7 +98,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B S D'],
-    positions: Int[Array, 'B S'],
+    turn: Rotation,
     mask: Bool[Array, 'B S C'],
     cached: tuple[Array, Array] | None,
     column: Int[Array, ''] | int,
@@ -93,18 +108,20 @@ class Attention(nn.Module):
     batch, length, _ = x.shape
 
     def heads(name: str, count: int, axis: str) -> Array:
-      flat = dense(cfg, count * cfg.head_dim, ('embed', axis), name)(x)
-      return flat.reshape(batch, length, count, cfg.head_dim)
+      flat = Projection(cfg, count * cfg.head_dim, ('embed', axis), cfg.qkv_bias, name=f'{name}_proj')(x)
+      split = flat.reshape(batch, length, count, cfg.head_dim)
+      return RMSNorm(cfg, name=f'{name}_norm')(split) if cfg.qk_norm and name != 'v' else split
 
-    queries = rope(heads('q_proj', cfg.num_heads, 'heads'), positions, cfg.rope_theta)
-    keys = rope(heads('k_proj', cfg.num_kv_heads, 'kv_heads'), positions, cfg.rope_theta)
-    values = heads('v_proj', cfg.num_kv_heads, 'kv_heads')
+    queries = rotate(heads('q', cfg.num_heads, 'heads'), turn)
+    keys = rotate(heads('k', cfg.num_kv_heads, 'kv_heads'), turn)
+    values = heads('v', cfg.num_kv_heads, 'kv_heads')
     keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)  # the products batch over rows and heads
     if cached is not None:
       keys = jax.lax.dynamic_update_slice_in_dim(cached[0], keys, column, axis=2)
       values = jax.lax.dynamic_update_slice_in_dim(cached[1], values, column, axis=2)
     out = attend(queries, keys, values, mask).reshape(batch, length, cfg.num_heads * cfg.head_dim)
-    return dense(cfg, cfg.hidden_size, ('heads', 'embed'), 'o_proj', scale=_branch(cfg))(out), (keys, values)
+    project = Projection(cfg, cfg.hidden_size, ('heads', 'embed'), cfg.out_bias, _branch(cfg), name='o_proj')
+    return project(out), (keys, values)
 
 
 class MLP(nn.Module):
@@ -116,9 +133,10 @@ class MLP(nn.Module):
   def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S D']:
     """`down(silu(gate(x)) * up(x))`."""
     cfg = self.config
-    gate = dense(cfg, cfg.intermediate_size, ('embed', 'mlp'), 'gate_proj')(x)
-    up = dense(cfg, cfg.intermediate_size, ('embed', 'mlp'), 'up_proj')(x)
-    return dense(cfg, cfg.hidden_size, ('mlp', 'embed'), 'down_proj', scale=_branch(cfg))(nn.silu(gate) * up)
+    gate = Projection(cfg, cfg.intermediate_size, ('embed', 'mlp'), cfg.mlp_bias, name='gate_proj')(x)
+    up = Projection(cfg, cfg.intermediate_size, ('embed', 'mlp'), cfg.mlp_bias, name='up_proj')(x)
+    down = Projection(cfg, cfg.hidden_size, ('mlp', 'embed'), cfg.mlp_bias, _branch(cfg), name='down_proj')
+    return down(nn.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -131,13 +149,13 @@ class Block(nn.Module):
     self,
     x: Float[Array, 'B S D'],
     cached: tuple[Array, Array] | None,
-    positions: Int[Array, 'B S'],
+    turn: Rotation,
     mask: Bool[Array, 'B S C'],
     column: Int[Array, ''] | int,
   ) -> tuple[Float[Array, 'B S D'], tuple[Array, Array]]:
     """Return the new residual stream and this layer's keys and values."""
     attended, kv = Attention(self.config, name='attention')(
-      RMSNorm(self.config, name='attention_norm')(x), positions, mask, cached, column
+      RMSNorm(self.config, name='attention_norm')(x), turn, mask, cached, column
     )
     x = x + attended
     return x + MLP(self.config, name='mlp')(RMSNorm(self.config, name='mlp_norm')(x)), kv

@@ -17,6 +17,7 @@ RULES = (
   ('layers', None),
   ('norm', None),
   ('value', None),
+  ('lora', None),
 )
 
 

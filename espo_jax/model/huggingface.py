@@ -1,0 +1,271 @@
+"""Hugging Face weights in and out: safetensors only, each tensor streamed to the devices that hold it."""
+
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
+from jaxtyping import PRNGKeyArray, PyTree
+from safetensors.numpy import save_file
+
+from espo_jax import parallel
+from espo_jax.model.config import ModelConfig
+from espo_jax.model.decoder import Params, init_boxed
+from espo_jax.model.families import read_config, write_config
+from espo_jax.model.lora import merge
+from espo_jax.model.weights import INDEX, SINGLE, Tensor, WeightsError, open_tensors, read_json
+
+Path = tuple[str, ...]
+
+_MODULES = {
+  'attention_norm': 'input_layernorm',
+  'mlp_norm': 'post_attention_layernorm',
+  'attention': 'self_attn',
+  'final_norm': 'model.norm',
+  'kernel': 'weight',
+  'scale': 'weight',
+}
+_BUFFERS = re.compile(r'\.rotary_emb\.inv_freq$')  # old files carry this, which follows from the config
+
+
+def load_hf(
+  directory: str | pathlib.Path,
+  *,
+  mesh: jax.sharding.Mesh | None = None,
+  key: PRNGKeyArray | None = None,
+  **overrides: Any,
+) -> tuple[ModelConfig, Params]:
+  """A model from a Hugging Face directory: config.json and safetensors, in one file or many.
+
+  Each parameter is read shard by shard straight to where it will live, one after the other: the host holds the shards of its
+  own devices and one tensor besides.
+
+  Args:
+    directory: The directory.
+    mesh: Where the parameters go; the first device by default.
+    key: Draws the adapters, where `lora` is overridden.
+    **overrides: Fields of `ModelConfig`, such as `dtype`, `param_dtype`, `scan_layers`, `lora`.
+
+  Returns:
+    The model's config and the parameters of a `Decoder`.
+
+  Raises:
+    WeightsError: The directory cannot be used; the message names the file and the tensor or field.
+  """
+  config = read_config(directory, **overrides)
+  mesh = parallel.make_mesh(1, 1, 1) if mesh is None else mesh
+  boxed = jax.eval_shape(lambda: init_boxed(config, jax.random.key(0)))
+  shardings = flatten_dict(parallel.param_shardings(boxed, mesh))
+  wanted = {path: leaf for path, leaf in flatten_dict(nn.unbox(boxed)).items() if not path[-1].startswith('lora')}
+  tensors = open_tensors(directory)
+  _check(config, wanted, tensors, pathlib.Path(directory))
+  loaded = {path: _load(config, path, leaf, shardings[path], tensors) for path, leaf in wanted.items()}
+  key = jax.random.key(0) if key is None else key
+  return config, complete(unflatten_dict(loaded), lambda key: init_boxed(config, key), key, mesh)
+
+
+def complete(given: Params, init: Callable[[PRNGKeyArray], PyTree], key: PRNGKeyArray, mesh: jax.sharding.Mesh) -> Params:
+  """The parameters that `init` makes, those `given` in place of its own; the compiler drops what is not needed.
+
+  Args:
+    given: Some of the parameters, where they should be.
+    init: Makes all of them, in boxes that name their logical axes.
+    key: Handed to `init`.
+    mesh: Where the others go.
+  """
+  have = flatten_dict(given)
+  shardings = flatten_dict(parallel.param_shardings(jax.eval_shape(init, key), mesh))
+  lacking = {path: sharding for path, sharding in shardings.items() if path not in have}
+
+  def make(key: PRNGKeyArray) -> dict[Path, jax.Array]:
+    made = flatten_dict(nn.unbox(init(key)))
+    return {path: made[path] for path in lacking}
+
+  return unflatten_dict(have | (jax.jit(make, out_shardings=lacking)(key) if lacking else {}))
+
+
+def save_hf(
+  directory: str | pathlib.Path,
+  config: ModelConfig,
+  params: Params,
+  *,
+  tokenizer: Any = None,
+  end_tokens: Iterable[int] = (),
+  max_shard_bytes: int = 4 << 30,
+) -> None:
+  """Write a directory that transformers and vLLM read; adapters are merged, a value head is left out.
+
+  The directory appears whole or not at all. On several processes, all call it and the first one writes.
+
+  Args:
+    directory: Must not exist.
+    config: The model.
+    params: Those of its `Decoder`.
+    tokenizer: Saved beside the weights.
+    end_tokens: Written to `generation_config.json`; the tokenizer's by default.
+    max_shard_bytes: Of a file; more makes several.
+
+  Raises:
+    WeightsError: The directory exists, or the family cannot express the model.
+  """
+  directory = pathlib.Path(directory)
+  if directory.exists():
+    raise WeightsError(f'{directory}: exists already, and is not overwritten; fix: another directory')
+  partial = directory.with_name(f'.{directory.name}.partial')
+  ids: dict[str, Any] = {'eos_token_id': sorted(set(end_tokens))}
+  if tokenizer is not None:
+    ids['eos_token_id'] = ids['eos_token_id'] or [tokenizer.eos_token_id]
+    ids |= {'pad_token_id': tokenizer.pad_token_id, 'bos_token_id': tokenizer.bos_token_id}
+  ids = {name: (value[0] if isinstance(value, list) and len(value) == 1 else value) for name, value in ids.items()}
+  ids = {name: value for name, value in ids.items() if value not in (None, [])}
+  params = flatten_dict(merge(config, params))
+  writes = jax.process_index() == 0
+  if writes:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_config(config, partial / 'config.json', **ids)
+    (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
+    if tokenizer is not None:
+      tokenizer.save_pretrained(partial)
+  weight_map: dict[str, int] = {}
+  shards = 0
+  for shard in _shards(config, params, max_shard_bytes):
+    shards += 1
+    weight_map |= dict.fromkeys(shard, shards)
+    if writes:
+      save_file(shard, partial / f'{shards}.safetensors', metadata={'format': 'pt'})
+  if writes:
+    if shards == 1:
+      (partial / '1.safetensors').rename(partial / SINGLE)
+    else:
+      names = {i: f'model-{i:05d}-of-{shards:05d}.safetensors' for i in range(1, shards + 1)}
+      for i, name in names.items():
+        (partial / f'{i}.safetensors').rename(partial / name)
+      index = {
+        'metadata': {'total_size': sum(x.size * x.dtype.itemsize for x in params.values())},
+        'weight_map': {tensor: names[i] for tensor, i in weight_map.items()},
+      }
+      (partial / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+    partial.rename(directory)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'save_hf {directory}')
+
+
+def read_end_tokens(directory: str | pathlib.Path) -> tuple[int, ...]:
+  """The set of tokens that end a response: those of `generation_config.json` and of `config.json`, which may differ.
+
+  Raises:
+    WeightsError: A file is not JSON, or its `eos_token_id` not a token or a list of them.
+  """
+  found: set[int] = set()
+  for path in (pathlib.Path(directory) / name for name in ('generation_config.json', 'config.json')):
+    ids = read_json(path).get('eos_token_id') if path.exists() else None
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if not all(type(token) is int and token >= 0 for token in ids):
+      raise WeightsError(f'{path}: eos_token_id = {ids!r}: not a token id or a list of them; fix: such as 2 or [2, 3]')
+    found |= set(ids)
+  return tuple(sorted(found))
+
+
+# ----------------------------------------------------------------------------------------------------------------- names
+
+
+def _names(config: ModelConfig, path: Path) -> list[str]:
+  """A parameter's names in the files: one, or one a layer where layers are stacked."""
+  if path == ('embedding',):
+    return ['model.embed_tokens.weight']
+  words = [_MODULES.get(word, word) for word in path]
+  if path[0] == 'layers':
+    return ['.'.join(['model.layers', str(i), *words[1:]]) for i in range(config.num_layers)]
+  if path[0].startswith('layer_'):
+    words[0] = f'model.layers.{path[0].removeprefix("layer_")}'
+  return ['.'.join(words)]
+
+
+def _stored_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of one layer's tensor in the file, where kernels lie transposed."""
+  shape = shape[1:] if path[0] == 'layers' else shape
+  return shape[::-1] if path[-1] == 'kernel' else shape
+
+
+def _check(config: ModelConfig, wanted: dict[Path, Any], tensors: dict[str, Tensor], directory: pathlib.Path) -> None:
+  expected = {name: _stored_shape(path, leaf.shape) for path, leaf in wanted.items() for name in _names(config, path)}
+  for name, shape in expected.items():
+    if name not in tensors:
+      raise WeightsError(f'{directory}: tensor {name!r} of shape {shape} is missing; fix: weights that fit config.json')
+    if tensors[name].shape != shape:
+      raise WeightsError(
+        f'{tensors[name].file}: tensor {name!r} has shape {tensors[name].shape}, config.json asks for {shape}; '
+        'fix: weights and config of one model'
+      )
+  for name in sorted(tensors.keys() - expected.keys()):
+    if _BUFFERS.search(name):
+      continue
+    if name == 'lm_head.weight' and _same(tensors[name], tensors['model.embed_tokens.weight']):
+      continue
+    advice = 'tie_word_embeddings = false' if name == 'lm_head.weight' else 'weights that fit config.json'
+    raise WeightsError(
+      f'{tensors[name].file}: tensor {name!r} of shape {tensors[name].shape} is unexpected: config.json describes a model '
+      f'without it; fix: {advice}'
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+  """Whether two tensors hold the same values, compared piece by piece."""
+  if one.shape != other.shape:
+    return False
+  pieces = [slice(i, min(i + 4096, one.shape[0])) for i in range(0, one.shape[0], 4096)]
+  return all(np.array_equal(one.read(piece), other.read(piece)) for piece in pieces)
+
+
+def _load(config: ModelConfig, path: Path, leaf: Any, sharding: jax.sharding.Sharding, tensors: dict[str, Tensor]) -> jax.Array:
+  sources = [tensors[name] for name in _names(config, path)]
+  transposed, stacked = path[-1] == 'kernel', path[0] == 'layers'
+  read: dict[str, np.ndarray] = {}  # replicas ask for the same part
+
+  def part(tensor: Tensor, index: tuple[slice, ...]) -> np.ndarray:
+    array = tensor.read(*(index[::-1] if transposed else index))
+    return np.ascontiguousarray(array.T if transposed else array).astype(leaf.dtype, copy=False)
+
+  def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+    assert index is not None
+    if str(index) not in read:
+      chosen = sources[index[0]] if stacked else sources
+      parts = [part(tensor, index[1:] if stacked else index) for tensor in chosen]
+      read[str(index)] = np.stack(parts) if stacked else parts[0]
+    return read[str(index)]
+
+  # Waited for, so that the host's copy is gone before the next one is read.
+  return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, sharding, shard))
+
+
+def _shards(config: ModelConfig, params: dict[Path, jax.Array], max_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+  """The tensors under their names in files of at most `max_bytes`, one tensor at least."""
+  shard: dict[str, np.ndarray] = {}
+  size = 0
+  for path, leaf in params.items():
+    if path[0] == 'value':
+      continue
+    names = _names(config, path)
+    for i, name in enumerate(names):
+      array = _to_host(leaf[i] if path[0] == 'layers' else leaf)
+      array = np.ascontiguousarray(array.T if path[-1] == 'kernel' else array)
+      if shard and size + array.nbytes > max_bytes:
+        yield shard
+        shard, size = {}, 0
+      shard[name] = array
+      size += array.nbytes
+  yield shard
+
+
+def _to_host(x: jax.Array) -> np.ndarray:
+  if x.is_fully_addressable:
+    return np.asarray(jax.device_get(x))
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

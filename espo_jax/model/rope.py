@@ -1,0 +1,52 @@
+"""Rotary position embedding (Su et al. 2021) and the ways families stretch it."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from espo_jax.model.config import ModelConfig
+
+Rotation = tuple[Float[Array, 'B S half'], Float[Array, 'B S half']]
+
+
+def frequencies(config: ModelConfig) -> tuple[Float[np.ndarray, 'half'], float]:
+  """Radians a position for each pair of channels, and the factor on sine and cosine. Computed on the host in float64.
+
+  `linear` divides all by `factor`; `llama3` divides the slow ones, blending over a band of wavelengths (Llama 3.1); `yarn`
+  blends over a band of dimensions and sharpens the attention (Peng et al. 2023).
+  """
+  rope, half = config.rope_scaling, config.head_dim // 2
+  base = config.rope_theta ** (-np.arange(half) / half)
+  if rope.rope_type == 'linear':
+    return base / rope.factor, 1.0
+  if rope.rope_type == 'llama3':
+    turns = rope.original_max_position_embeddings * base / (2 * np.pi)  # over the context the model was trained on
+    keep = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0, 1)
+    return keep * base + (1 - keep) * base / rope.factor, 1.0
+  if rope.rope_type == 'yarn':
+
+    def pair(turns: float) -> float:  # the pair of channels that makes so many turns
+      return half * math.log(rope.original_max_position_embeddings / (turns * 2 * math.pi)) / math.log(config.rope_theta)
+
+    low, high = max(math.floor(pair(rope.beta_fast)), 0), min(math.ceil(pair(rope.beta_slow)), config.head_dim - 1)
+    keep = 1 - np.clip((np.arange(half) - low) / (high - low or 1e-3), 0, 1)
+    sharpen = rope.attention_factor or 0.1 * math.log(max(rope.factor, 1.0)) + 1
+    return keep * base + (1 - keep) * base / rope.factor, sharpen
+  return base, 1.0
+
+
+def rotation(config: ModelConfig, positions: Int[Array, 'B S']) -> Rotation:
+  """Sine and cosine of every token's angles, shared by all layers."""
+  radians, scale = frequencies(config)
+  angle = positions[..., None].astype(jnp.float32) * jnp.asarray(radians, jnp.float32)
+  return jnp.sin(angle) * scale, jnp.cos(angle) * scale
+
+
+def rotate(x: Float[Array, 'B S H K'], turn: Rotation) -> Float[Array, 'B S H K']:
+  """Turn channel `i` with channel `i + K / 2` (the half-split layout), in float32."""
+  half = x.shape[-1] // 2
+  sin, cos = (part[:, :, None, :] for part in turn)
+  x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)

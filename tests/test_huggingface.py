@@ -1,0 +1,254 @@
+"""Hugging Face directories in and out, against transformers on torch."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from small import randomised
+
+from espo_jax import parallel
+from espo_jax.model import ActorCritic, Lora, WeightsError, apply, load_hf, merge, read_end_tokens, save_hf
+from espo_jax.model.weights import open_tensors
+
+SIZES = {'vocab_size': 62, 'hidden_size': 32, 'intermediate_size': 40, 'num_hidden_layers': 2}
+LLAMA3 = {
+  'rope_type': 'llama3',
+  'rope_theta': 5e3,
+  'factor': 8.0,
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 16,
+}
+YARN = {'rope_type': 'yarn', 'rope_theta': 1e4, 'factor': 4.0, 'original_max_position_embeddings': 32}
+
+# Family, number of query heads, of key-value heads, and what else a configuration of it varies.
+CASES = {
+  'qwen2-tied': ('Qwen2', 4, 2, {'tie_word_embeddings': True, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e6}}),
+  'qwen2-untied': ('Qwen2', 2, 1, {'tie_word_embeddings': False, 'rms_norm_eps': 1e-5}),
+  'qwen2-multihead': ('Qwen2', 4, 4, {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1e4, 'factor': 2.0}}),
+  'qwen2-windowed': ('Qwen2', 4, 2, {'use_sliding_window': True, 'sliding_window': 4, 'max_window_layers': 1}),
+  'qwen2-yarn': ('Qwen2', 4, 2, {'rope_parameters': YARN, 'max_position_embeddings': 128}),
+  'qwen3-tied': ('Qwen3', 4, 2, {'head_dim': 16, 'tie_word_embeddings': True}),
+  'qwen3-odd-heads': ('Qwen3', 8, 4, {'head_dim': 10, 'tie_word_embeddings': False}),
+  'qwen3-bias': (
+    'Qwen3',
+    4,
+    1,
+    {'head_dim': 6, 'attention_bias': True, 'rope_parameters': YARN, 'max_position_embeddings': 128},
+  ),
+  'llama-3.1': ('Llama', 4, 2, {'rope_parameters': LLAMA3, 'max_position_embeddings': 128}),
+  'llama-3.2-tied': ('Llama', 8, 2, {'rope_parameters': LLAMA3, 'tie_word_embeddings': True, 'head_dim': 14}),
+  'llama-biases': ('Llama', 2, 2, {'attention_bias': True, 'mlp_bias': True, 'head_dim': 22}),
+  'mistral-windowed': ('Mistral', 4, 2, {'sliding_window': 5, 'head_dim': 12}),
+  'mistral-full': ('Mistral', 4, 1, {'sliding_window': None, 'tie_word_embeddings': True}),
+  'mistral-nemo': ('Mistral', 8, 2, {'sliding_window': 3, 'head_dim': 18, 'rms_norm_eps': 1e-5}),
+}
+TOKENS = np.random.default_rng(0).integers(0, 62, (3, 13)).astype(np.int32)
+LENGTHS = np.array([13, 9, 1])
+
+
+def write_model(directory, case, dtype=torch.float32, **options):
+  """A random model of `case` in the format of its family; norms and biases are random too, so that none is idle."""
+  family, heads, kv_heads, extra = CASES[case]
+  config = getattr(transformers, f'{family}Config')(
+    **SIZES, num_attention_heads=heads, num_key_value_heads=kv_heads, eos_token_id=2, **extra
+  )
+  torch.manual_seed(0)
+  model = getattr(transformers, f'{family}ForCausalLM')(config).eval()
+  with torch.no_grad():
+    for name, x in model.named_parameters():
+      x.normal_(1.0 if 'norm' in name else 0.0, 0.2)
+  model = model.to(dtype)
+  model.save_pretrained(directory, **options)
+  return model
+
+
+def torch_logits(model, tokens=TOKENS, lengths=LENGTHS):
+  mask = np.arange(tokens.shape[1]) < lengths[:, None]
+  with torch.no_grad():
+    return model(torch.tensor(tokens, dtype=torch.long), attention_mask=torch.tensor(mask, dtype=torch.long)).logits.numpy()
+
+
+def jax_logits(config, params, tokens=TOKENS, lengths=LENGTHS):
+  return np.asarray(
+    jax.jit(apply, static_argnums=0)(config, params, tokens, valid=jnp.arange(tokens.shape[1]) < lengths[:, None])
+  )
+
+
+def on_tokens(logits, lengths=LENGTHS):
+  """Logits of real tokens; those of padding mean nothing."""
+  return np.concatenate([row[:length] for row, length in zip(logits, lengths, strict=True)])
+
+
+def stored(directory):
+  return {name: np.asarray(tensor.read()) for name, tensor in open_tensors(directory).items()}
+
+
+# ----------------------------------------------------------------------------------------------------------------- forward
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_logits_are_those_of_transformers_at_every_position_of_a_right_padded_batch(case, tmp_path):
+  model = write_model(tmp_path, case)
+  config, params = load_hf(tmp_path)
+  expected = torch_logits(model)
+  assert np.abs(on_tokens(expected)).max() > 0.5
+  np.testing.assert_allclose(on_tokens(jax_logits(config, params)), on_tokens(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_padded_row_equals_the_unpadded(case, tmp_path):
+  write_model(tmp_path, case)
+  config, params = load_hf(tmp_path)
+  padded = jax_logits(config, params)
+  for row, length in enumerate(LENGTHS):
+    alone = jax_logits(config, params, TOKENS[row : row + 1, :length], LENGTHS[row : row + 1])
+    np.testing.assert_allclose(padded[row, :length], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_cached_decoding_equals_the_teacher_forced_pass(case, tmp_path):
+  write_model(tmp_path, case)
+  config, params = load_hf(tmp_path)
+  forced = jax_logits(config, params, TOKENS, np.full(3, 13))
+  model = ActorCritic(config)
+  everything = {'policy': params | {'value': {'kernel': jnp.zeros((config.hidden_size, 1)), 'bias': jnp.zeros(1)}}}
+  caches = model.init_caches(3, 16)
+  step = jax.jit(
+    lambda tokens, positions, caches: model.states(everything, tokens, positions, jnp.ones(tokens.shape, bool), caches)
+  )
+  read = jax.jit(lambda states: model.logits(everything, states))
+  states, caches = step(TOKENS[:, :5], jnp.broadcast_to(jnp.arange(5), (3, 5)), caches)
+  decoded = [read(states)]
+  for t in range(5, 13):
+    states, caches = step(TOKENS[:, t : t + 1], jnp.full((3, 1), t), caches)
+    decoded.append(read(states))
+  np.testing.assert_allclose(np.concatenate(decoded, axis=1), forced, atol=1e-5)
+
+
+def test_scanned_layers_are_unrolled_layers(tmp_path):
+  write_model(tmp_path, 'qwen3-bias')
+  unrolled, scanned = (jax_logits(*load_hf(tmp_path, scan_layers=scan)) for scan in (False, True))
+  np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------------ export
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('case', ['qwen2-tied', 'qwen3-odd-heads', 'llama-biases', 'mistral-windowed'])
+def test_save_of_load_is_bit_identical(case, dtype, tmp_path):
+  write_model(tmp_path / 'in', case, dtype, max_shard_size='20KB')
+  config, params = load_hf(tmp_path / 'in')
+  assert config.param_dtype == str(dtype).removeprefix('torch.')
+  save_hf(tmp_path / 'out', config, params, max_shard_bytes=20_000)
+  before, after = stored(tmp_path / 'in'), stored(tmp_path / 'out')
+  assert len(list((tmp_path / 'out').glob('*.safetensors'))) > 1
+  assert before.keys() == after.keys()
+  for name, x in before.items():
+    assert x.dtype == after[name].dtype
+    assert x.tobytes() == after[name].tobytes(), name
+  assert load_hf(tmp_path / 'out')[0] == config
+
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('scan', [False, True])
+def test_transformers_reads_the_export(case, scan, tmp_path):
+  if scan and case == 'qwen2-windowed':
+    pytest.skip('layers that differ cannot be scanned; that this is an error is tested below')
+  write_model(tmp_path / 'in', case)
+  config, params = load_hf(tmp_path / 'in', scan_layers=scan)
+  save_hf(tmp_path / 'out', config, params, end_tokens=(2, 5))
+  model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out', output_loading_info=True)
+  assert not any(report[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+  np.testing.assert_allclose(on_tokens(torch_logits(model.eval())), on_tokens(jax_logits(config, params)), atol=1e-4)
+  assert model.generation_config.eos_token_id == [2, 5]
+  assert read_end_tokens(tmp_path / 'out') == (2, 5)
+
+
+def test_weights_arrive_sharded_and_leave_whole(tmp_path):
+  write_model(tmp_path / 'in', 'qwen2-untied')
+  mesh = parallel.make_mesh(1, 2, 2)
+  config, params = load_hf(tmp_path / 'in', mesh=mesh)
+  kernel = params['layer_0']['mlp']['gate_proj']['kernel']
+  assert kernel.sharding.shard_shape(kernel.shape) == (16, 20)
+  single = load_hf(tmp_path / 'in')[1]
+  jax.tree.map(np.testing.assert_array_equal, params, single)
+  save_hf(tmp_path / 'out', config, params)
+  before, after = stored(tmp_path / 'in'), stored(tmp_path / 'out')
+  assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_value_head_is_left_out(tmp_path):
+  write_model(tmp_path / 'in', 'qwen2-tied')
+  config, params = load_hf(tmp_path / 'in')
+  save_hf(tmp_path / 'out', config, params | {'value': {'kernel': jnp.ones((32, 1)), 'bias': jnp.ones(1)}})
+  assert stored(tmp_path / 'out').keys() == stored(tmp_path / 'in').keys()
+
+
+def test_an_export_never_overwrites(tmp_path):
+  write_model(tmp_path, 'qwen2-tied')
+  with pytest.raises(WeightsError, match='exists already'):
+    save_hf(tmp_path, *load_hf(tmp_path))
+
+
+def test_a_model_that_its_family_cannot_express_is_not_exported(tmp_path):
+  write_model(tmp_path / 'in', 'qwen3-tied')
+  config, params = load_hf(tmp_path / 'in')
+  with pytest.raises(WeightsError, match='llama model has qk_norm = False'):
+    save_hf(tmp_path / 'out', type(config)(**(vars(config) | {'family': 'llama'})), params)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_end_tokens_are_the_union_of_both_files(tmp_path):
+  write_model(tmp_path, 'qwen2-tied')
+  (tmp_path / 'generation_config.json').write_text(json.dumps({'eos_token_id': [7, 9]}))
+  assert read_end_tokens(tmp_path) == (2, 7, 9)
+
+
+# -------------------------------------------------------------------------------------------------------------------- LoRA
+
+
+@pytest.mark.parametrize('targets', [('q_proj', 'v_proj'), ('gate_proj', 'down_proj', 'o_proj')])
+@pytest.mark.parametrize('scan', [False, True])
+def test_merged_adapters_are_applied_adapters(targets, scan, tmp_path):
+  write_model(tmp_path / 'in', 'qwen2-untied')
+  lora = Lora(rank=3, alpha=2.0, targets=targets)
+  config, params = load_hf(tmp_path / 'in', lora=lora, scan_layers=scan, key=jax.random.key(1))
+  assert np.array_equal(jax_logits(config, params), jax_logits(*load_hf(tmp_path / 'in', scan_layers=scan)))  # B starts at 0
+  random = randomised(params, 1)
+
+  def trained(path, x):
+    return random_of(random, path) if path[-1].key.startswith('lora') else x
+
+  params = jax.tree_util.tree_map_with_path(trained, params)
+  adapted = {path[-2].key for path, _ in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == 'lora_a'}
+  assert adapted == set(targets)
+  applied = jax_logits(config, params)
+  assert np.abs(applied - jax_logits(*load_hf(tmp_path / 'in'))).max() > 0.1
+  bare = type(config)(**(vars(config) | {'lora': Lora()}))
+  np.testing.assert_allclose(jax_logits(bare, merge(config, params)), applied, atol=1e-5)
+  save_hf(tmp_path / 'out', config, params)
+  exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
+  np.testing.assert_allclose(on_tokens(torch_logits(exported)), on_tokens(applied), atol=1e-4)
+
+
+def random_of(tree, path):
+  for entry in path:
+    tree = tree[entry.key]
+  return jnp.asarray(tree)
+
+
+def test_the_base_of_adapters_keeps_its_dtype(tmp_path):
+  write_model(tmp_path, 'qwen2-untied', torch.bfloat16)
+  _, params = load_hf(tmp_path, lora=Lora(rank=2))
+  q = params['layer_0']['attention']['q_proj']
+  assert (q['kernel'].dtype, q['lora_a'].dtype) == (jnp.bfloat16, jnp.float32)
+
+
+warnings.filterwarnings('ignore', category=DeprecationWarning, module='transformers')
