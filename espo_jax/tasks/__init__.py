@@ -1,16 +1,17 @@
-"""Tasks: prompts, answers and exact verifiers."""
+"""Tasks: prompts, answers and verifiers."""
 
 from typing import Any
 
-from espo_jax.tasks.base import DataError, Problem, Task, lookup
+from espo_jax.tasks.base import DataError, Finding, Problem, Task, lookup
 from espo_jax.tasks.batching import SupervisedBatch, decode_responses, encode_prompts, encode_supervised
+from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
-from espo_jax.tasks.gsm8k import Gsm8k
-from espo_jax.tasks.numbers import grade_number
+from espo_jax.tasks.grading import Grader, Verdict, grade
+from espo_jax.tasks.math import Math
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
-TASKS: dict[str, type[Task]] = {'chain': Chain, 'countdown': Countdown, 'gsm8k': Gsm8k}
+TASKS: dict[str, type[Task]] = {'chain': Chain, 'countdown': Countdown, 'math': Math}
 
 
 def get(name: str, **kwargs: Any) -> Task:
@@ -19,19 +20,23 @@ def get(name: str, **kwargs: Any) -> Task:
 
 
 __all__ = [
+  'BENCHMARKS',
   'TASKS',
   'Chain',
   'Countdown',
   'DataError',
-  'Gsm8k',
+  'Finding',
+  'Grader',
+  'Math',
   'Problem',
   'SupervisedBatch',
   'Task',
+  'Verdict',
   'byte_bpe_tokenizer',
   'character_tokenizer',
   'decode_responses',
   'encode_prompts',
   'encode_supervised',
   'get',
-  'grade_number',
+  'grade',
 ]

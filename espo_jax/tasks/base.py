@@ -2,8 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,21 @@ class Problem(NamedTuple):
   id: int
   prompt: str
   answer: str
+
+
+class Verdict(NamedTuple):
+  """Whether a response is right, and whether the grader could tell: 'ok', 'timeout' or 'error'."""
+
+  correct: bool
+  status: str
+
+
+class Finding(NamedTuple):
+  """Something about a task's data that a run should say: a line for its log, and a list for its folder."""
+
+  file: str
+  message: str
+  entries: list[dict[str, Any]]
 
 
 @runtime_checkable
@@ -53,11 +68,22 @@ class Task(Protocol):
   def verify(self, problem: Problem, response: str) -> bool:
     """Whether decoded text, without the end token, solves the problem. Any text at all is safe to pass."""
 
+  def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+    """One verdict a response; a task whose grading can fail says so in the status."""
+    return [Verdict(self.verify(problem, response), 'ok') for problem, response in zip(problems, responses, strict=True)]
+
+  def stated_answer(self, response: str) -> str:
+    """The final answer that any text states, spelled so that equal answers are equal; '' where it states none."""
+
   def size(self, split: str) -> int | None:
     """The number of different problems of a split; None when endless."""
 
   def tokenizer(self) -> 'PreTrainedTokenizerFast':
     """The tokenizer that covers every prompt and solution."""
+
+  def findings(self) -> list[Finding]:
+    """What a run should say about the data before it begins; for a task that draws its problems, nothing."""
+    return []
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from espo_jax.tasks.base import Problem, check_probability, in_test, lookup, problem_id, problem_rng
+from espo_jax.tasks.base import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ DIFFICULTIES = {
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Task):
   """Chain arithmetic modulo 10 (easy, medium) or 100 (hard), one character a token.
 
   Attributes:
@@ -115,6 +115,11 @@ class Chain:
   def verify(self, problem: Problem, response: str) -> bool:
     """Whether every written step and the answer are right. A problem has exactly one such response."""
     return response == self._respond(problem.prompt)
+
+  def stated_answer(self, response: str) -> str:
+    """What follows the last `#`."""
+    _, mark, answer = response.rpartition('#')
+    return answer if mark else ''
 
   def size(self, split: str) -> int | None:
     """Endless."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from espo_jax.tasks.base import Problem, check_probability, in_test, lookup, problem_id, problem_rng
+from espo_jax.tasks.base import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def reachable(state: State, operators: str, max_value: int) -> int:
 
 
 @dataclass(frozen=True)
-class Countdown:
+class Countdown(Task):
   """Countdown with 3 (easy, medium) or 4 (hard) numbers; hard also divides, without remainder.
 
   The splits differ in the numbers and the target, not only in the order in which the numbers are listed.
@@ -193,6 +193,11 @@ class Countdown:
         return False
       values.append(int(result))
     return values == [target]
+
+  def stated_answer(self, response: str) -> str:
+    """The attempt that ends the search, as written."""
+    match = _RESPONSE.fullmatch(response)
+    return match['last'] if match else ''
 
   def size(self, split: str) -> int | None:
     """Endless: problems are drawn, and do repeat."""

@@ -1,0 +1,117 @@
+"""A config's task and its data: what they take from the other fields, and the checks of their own."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from espo_jax import tasks
+from espo_jax.configs.fields import get_field, near_field
+from espo_jax.tasks.base import lookup
+from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
+from espo_jax.tasks.sources import ON_ERROR, path_problem
+
+_NOT_OPTIONS = ('tokenizer_path', 'needs_solutions')  # what model.path and stages say
+
+
+def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The keyword arguments of the task: what it takes of the config, and `task.options`, which go first."""
+  offered = {
+    **config.data.to_dict(),
+    'seed': config.seed,
+    'tokenizer_path': config.model.path,
+    'needs_solutions': 'warm_start' in config.stages,
+    'max_prompt_tokens': config.rollout.prompt_width,
+    'max_response_tokens': config.rollout.horizon,
+  }
+  taken = _parameters(config.task.name)
+  return {name: value for name, value in offered.items() if name in taken} | config.task.options.to_dict()
+
+
+def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with `task.options`, and with the lengths of the rollout for this task."""
+  if config.task.name not in tasks.TASKS:
+    return
+  kind, options = tasks.TASKS[config.task.name], config.task.options.to_dict()
+  parameters = _parameters(config.task.name)
+  known = parameters.keys() - config.data.keys() - set(_NOT_OPTIONS)
+  for name in sorted(options.keys() - known):
+    hint = near_field(name, known)
+    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {kind.name!r}; {hint}'
+  if 'path' in parameters:  # reading the files is left to the run: it may take long
+    yield from _option_problems(options, {name: parameters[name].default for name in known})
+    sizes = options
+  else:
+    try:
+      task = kind(**options)
+    except (TypeError, ValueError) as error:
+      yield f'task.options = {options}: {error}'
+      return
+    sizes = {name: getattr(task, name) for name in ('max_prompt_tokens', 'max_response_tokens')}
+    vocabulary = len(task.tokenizer())
+    if config.mesh.tensor > 1 and vocabulary % config.mesh.tensor:
+      yield (
+        f'mesh.tensor = {config.mesh.tensor} does not divide the {vocabulary} tokens of the vocabulary of the task '
+        f'{kind.name!r}; fix: a divisor'
+      )
+  for field, limit in (('rollout.prompt_width', 'max_prompt_tokens'), ('rollout.horizon', 'max_response_tokens')):
+    width, needed = get_field(config, field), sizes.get(limit, 0)
+    if isinstance(needed, int) and 0 < width < needed:
+      yield f'{field} = {width} is less than {limit} = {needed} of the task {kind.name!r}; fix: --config.{field}={needed}'
+
+
+def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with `data` and, where a task asks a pretrained model, with `model.path`; no row is read."""
+  if config.task.name not in tasks.TASKS:
+    return
+  d, task = config.data, config.task.name
+  if d.on_error not in ON_ERROR:
+    yield f'data.on_error = {d.on_error!r}: unknown; fix: one of {", ".join(ON_ERROR)}'
+  if 'path' not in _parameters(task):
+    for name, value in d.items():
+      if value and name != 'on_error':
+        yield f'data.{name} = {value!r}: the task {task!r} reads no such data; fix: leave it empty, or another task.name'
+    return
+  if not config.model.path:
+    yield f"model.path = '': the task {task!r} asks a pretrained model; fix: --config.model.path=DIR, a Hugging Face directory"
+  elif problem := tokenizer_problem(config.model.path):
+    yield problem
+  if d.eval_benchmark and not d.eval_path:
+    yield f"data.eval_path = '': no place of data.eval_benchmark = {d.eval_benchmark!r}; fix: --config.data.eval_path=FILE"
+  for prefix, split, name in (('', 'train', d.benchmark), ('eval_', 'test', d.eval_benchmark or d.benchmark)):
+    yield from _source_problems(prefix, split, name, config)
+
+
+def _source_problems(prefix: str, split: str, name: str, config: ml_collections.ConfigDict) -> Iterator[str]:
+  path = config.data[f'{prefix}path']
+  if not path and (prefix or (config.data.eval_path and not config.stages)):  # without a stage nothing is trained
+    return
+  if not path:
+    yield f"data.path = '': the task {config.task.name!r} reads its problems from a file; fix: --config.data.path=FILE"
+  try:
+    benchmark = lookup('benchmark', name, tasks.BENCHMARKS)
+  except ValueError as error:
+    if not prefix or config.data.eval_benchmark:
+      yield f'data.{prefix}benchmark = {name!r}: {error}; fix: --config.data.{prefix}benchmark=gsm8k, for example'
+    return
+  if path and (problem := path_problem(benchmark, path, split)):
+    yield f'data.{prefix}path = {problem}'
+  if split == 'train' and 'warm_start' in config.stages and not benchmark.has_solutions:
+    rest = tuple(stage for stage in config.stages if stage != 'warm_start')
+    yield f'stages = {config.stages}: data.benchmark = {name!r} has no written solutions to start from; fix: stages = {rest}'
+
+
+def _option_problems(options: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:
+  for name, value in options.items():
+    field, default = f'task.options.{name} = {value!r}', defaults[name]
+    if type(value) is not type(default):
+      yield f'{field}: {type(value).__name__} instead of {type(default).__name__}; fix: a value such as {default!r}'
+    elif name == 'prompt' and value not in PROMPTS:
+      yield f'{field}: unknown; fix: one of {", ".join(PROMPTS)}'
+    elif name != 'seed' and isinstance(value, int | float) and value <= 0:
+      yield f'{field}: out of range; fix: a number above 0'
+
+
+def _parameters(task: str) -> dict[str, inspect.Parameter]:
+  return dict(inspect.signature(tasks.TASKS[task]).parameters)

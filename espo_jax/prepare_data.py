@@ -1,0 +1,61 @@
+"""Check the rows of a benchmark once and keep them as a tensorflow-datasets data set over ArrayRecord files.
+
+  python -m espo_jax.prepare_data --benchmark=gsm8k --data=openai/gsm8k --split=train --output=data/gsm8k_train
+
+`--data` is a JSON-lines or Parquet file, or the benchmark's name on the Hugging Face Hub. The directory serves as
+`--config.data.path` or `--config.data.eval_path` of a run, on a machine without a network too. No TensorFlow is needed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from espo_jax import tasks
+from espo_jax.tasks.prepared import write_prepared
+from espo_jax.tasks.sources import ON_ERROR, Rows, read_rows
+
+
+def prepare(benchmark: str, data: str, split: str, output: str, on_error: str = 'raise') -> Rows:
+  """Read, check and write a split of a benchmark.
+
+  Args:
+    benchmark: a name in `tasks.BENCHMARKS`.
+    data: a file, or the benchmark's name on the Hub.
+    split: 'train' or 'test'.
+    output: the directory to write; must not exist yet, or be empty.
+    on_error: 'raise' for the first malformed row, or 'skip' to leave such rows out.
+
+  Returns:
+    What was written, and what was left out.
+
+  Raises:
+    DataError: The data cannot be used or the directory not be written; the message says which and what to do.
+  """
+  found = read_rows(tasks.BENCHMARKS[benchmark], data, split, '--data', on_error)
+  write_prepared(benchmark, split, found.rows, output)
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command."""
+  parser = argparse.ArgumentParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
+  parser.add_argument('--benchmark', required=True, choices=sorted(tasks.BENCHMARKS))
+  parser.add_argument('--data', required=True, help="a JSON-lines or Parquet file, or the benchmark's name on the Hub")
+  parser.add_argument('--split', required=True, choices=tasks.base.SPLITS)
+  parser.add_argument('--output', required=True, help='the directory to write')
+  parser.add_argument('--on_error', default='raise', choices=ON_ERROR, help='what to do with a malformed row')
+  arguments = parser.parse_args(argv)
+  try:
+    found = prepare(**vars(arguments))
+  except tasks.DataError as error:
+    sys.exit(f'error: {error}')
+  for skipped in found.skipped:
+    print(f'left out {skipped.place}: {skipped.reason}')
+  print(
+    f'wrote {len(found.rows)} rows of {arguments.benchmark} to {arguments.output} '
+    f'({len(found.skipped)} malformed and {found.repeats} repeated ones left out)'
+  )
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,120 @@
+r"""Plain numbers and the units after them: `1,234.50`, `-\frac{3}{4}`, `2 1/3`, `1.5 \times 10^{3}`, `2 million`, `50%`."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+UNIT_WORDS = 8  # words that a unit may have: `dollars per person per day`
+ROUNDED = 6  # places
+
+_INTEGER = '(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)'
+_DECIMAL = rf'(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)'
+_POWER_OF_TEN = r'\ ?(?:\\times|\\cdot)\ ?10\ ?\^\ ?(?:\{\ ?(?P<braced>[-+]?[0-9]{1,3})\ ?\}|(?P<power>[0-9](?![0-9])))'
+_NUMBER = re.compile(
+  rf"""(?P<sign>[-+]?)\ ?(?:
+    (?P<whole>[0-9]+)\ ?(?:\\frac\{{\ ?(?P<mixed_top>[0-9]+)\ ?\}}\{{\ ?(?P<mixed_bottom>[0-9]+)\ ?\}}
+      | (?<=\ )(?P<slash_top>[0-9]+)/(?P<slash_bottom>[0-9]+))
+    | \\frac\ ?\{{\ ?(?P<top>-?{_DECIMAL})\ ?\}}\ ?\{{\ ?(?P<bottom>-?{_DECIMAL})\ ?\}}
+    | (?P<numerator>{_DECIMAL})\ ?/\ ?(?P<denominator>{_DECIMAL})
+    | (?P<decimal>{_DECIMAL})(?:{_POWER_OF_TEN}|[eE](?P<e>[-+]?[0-9]{{1,3}}))?
+  )\ ?(?P<percent>%?)\ ?(?P<scale>[a-z]*)""",
+  re.VERBOSE,
+)
+_SCALES = {'': 1, 'hundred': 100, 'thousand': 10**3, 'million': 10**6, 'billion': 10**9, 'trillion': 10**12}
+
+_TRAILING_WORD = re.compile(
+  r'(?: |(?<=[0-9])(?=[A-Za-z]{2}))([A-Za-z]+(?: ?[-/.] ?[A-Za-z]+)*)\.?(?: ?\^ ?(?:\{[23]\}|[23]))?$'
+)
+_VALUE_END = re.compile(rf'(?:[0-9)}}\]%]|\\[a-z]+|{"|".join(filter(None, _SCALES))})$')
+
+
+def _words(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
+_ABBREVIATIONS = _words(
+  'm g s h l L km cm mm dm kg mg lb lbs oz ft in mi yd hr hrs min sec ms ml mL kmh mph kph sq cu pt qt gal deg rad '
+  'kW W J N Pa Hz V A K C F'
+)
+# Words after a number that say something about its value, or are no units.
+_NO_UNITS = _words(
+  'or nor and to through plus minus times over divided multiplied squared cubed sqrt mod base point half halves third thirds '
+  'quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths choose factorial power root between '
+  'not than but either maybe perhaps pi theta alpha beta hundred thousand million billion trillion percent score if then sum '
+  'union intersection'
+)
+
+
+class Number(NamedTuple):
+  """An exact value. `places` counts the decimals as written; None for a fraction."""
+
+  value: Fraction
+  places: int | None
+  percent: bool
+
+
+def parse_number(text: str) -> Number | None:
+  """Reads a plain number without its unit, spelled by `spell`; None when `text` is anything else."""
+  match = _NUMBER.fullmatch(text)
+  if match is None or match['scale'] not in _SCALES:
+    return None
+  part = match.groupdict()
+  try:
+    if part['whole'] is not None:
+      value = int(part['whole']) + Fraction(
+        int(part['mixed_top'] or part['slash_top']), int(part['mixed_bottom'] or part['slash_bottom'])
+      )
+      places = None
+    elif part['decimal'] is not None:
+      value = _read(part['decimal']) * Fraction(10) ** int(part['braced'] or part['power'] or part['e'] or 0)
+      places = len(part['decimal'].partition('.')[2])
+    else:
+      value = _read(part['top'] or part['numerator']) / _read(part['bottom'] or part['denominator'])
+      places = None
+  except ZeroDivisionError:
+    return None
+  sign = -1 if part['sign'] == '-' else 1
+  return Number(sign * value * _SCALES[part['scale']], places, part['percent'] == '%')
+
+
+def same_number(a: Number, b: Number, rounded: int = ROUNDED) -> bool:
+  """Whether two numbers are equal: exactly, but that 50% is both 50 and 0.5, and that a decimal may stand for a fraction.
+
+  Args:
+    a: a number.
+    b: another.
+    rounded: the fewest places of a decimal that equals the fraction it rounds or cuts: with 6, 0.333333 is 1/3.
+  """
+  if a.percent == b.percent:
+    return _close(a, b, rounded)
+  if b.percent:
+    a, b = b, a
+  return _close(a, b, rounded) or _close(a._replace(value=a.value / 100), b, rounded)
+
+
+def strip_unit(text: str) -> str:
+  r"""Takes off the words after a value: `5 cm^2`, `18km`, `12 \pi square inches`; none where no value is before them."""
+  rest = text
+  for _ in range(UNIT_WORDS):
+    match = _TRAILING_WORD.search(rest)
+    if match is None or not all(_is_unit(word, spaced=match[0][0] == ' ') for word in re.split(' ?[-/.] ?', match[1])):
+      break
+    rest = rest[: match.start()]
+  return rest if _VALUE_END.search(rest) and re.search(r'[0-9\\]', rest) else text
+
+
+def _is_unit(word: str, spaced: bool) -> bool:
+  return word in _ABBREVIATIONS or (spaced and len(word) > 2 and word.lower() not in _NO_UNITS)
+
+
+def _read(decimal: str) -> Fraction:
+  return Fraction(re.sub('[, ]', '', decimal))
+
+
+def _close(a: Number, b: Number, rounded: int) -> bool:
+  if a.value == b.value:
+    return True
+  if (a.places is None) == (b.places is None):
+    return False
+  places = a.places if a.places is not None else b.places
+  return places is not None and places >= rounded and abs(a.value - b.value) < Fraction(1, 10**places)

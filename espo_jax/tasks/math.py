@@ -1,0 +1,242 @@
+"""Mathematical word problems from a benchmark, asked of a pretrained model in its own words, graded as free text."""
+
+import atexit
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from espo_jax.tasks.base import DataError, Finding, Problem, Task, Verdict, in_test, lookup, problem_id, split_bit
+from espo_jax.tasks.benchmarks import BENCHMARKS, Row
+from espo_jax.tasks.grading import Grader
+from espo_jax.tasks.grading.pooling import pooled_answer
+from espo_jax.tasks.overlap import WORDS, find_overlaps
+from espo_jax.tasks.pretrained import INSTRUCTION, THINK, load_tokenizer, prompt_writer, special_tokens
+from espo_jax.tasks.sources import Rows, read_rows
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+HELD_OUT = 10  # one row in ten is the test split where there is no test data
+
+
+class Math(Task):
+  """Problems in epochs: train index i is row `order[i % n]` of epoch `i // n`, shuffled per (seed, epoch).
+
+  Rows of the train split that are too long are left out, counted and listed in `findings`. A prompt of the test split that is
+  too long is an error: leaving it out would change the benchmark.
+  """
+
+  name = 'math'
+
+  def __init__(
+    self,
+    tokenizer_path: str,
+    benchmark: str = '',
+    path: str = '',
+    eval_benchmark: str = '',
+    eval_path: str = '',
+    on_error: str = 'raise',
+    prompt: str = 'chat',
+    instruction: str = INSTRUCTION,
+    max_prompt_tokens: int = 512,
+    max_response_tokens: int = 1024,
+    needs_solutions: bool = False,
+    grade_workers: int = 2,
+    grade_deadline: float = 5.0,
+    seed: int = 0,
+  ) -> None:
+    """Loads the tokenizer, reads and checks the data, and writes the prompts.
+
+    Args:
+      tokenizer_path: a Hugging Face directory, or a name on the Hub.
+      benchmark: of the train split, a name in `BENCHMARKS`.
+      path: of the train split: a file, a prepared directory, or the benchmark's name on the Hub; '' beside an `eval_path` for
+        no train split, as an evaluation needs none.
+      eval_benchmark: of the test split; by default that of the train split.
+      eval_path: of the test split; by default one row in ten of `path`, by the hash of its problem.
+      on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
+      prompt: how a problem is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`.
+      instruction: follows the problem in a chat.
+      max_prompt_tokens: the limit of a prompt.
+      max_response_tokens: the limit of a written solution with its end token.
+      needs_solutions: whether `solution` will be asked; if so, a train row whose solution is too long is left out as well.
+      grade_workers: processes that grade responses.
+      grade_deadline: seconds that a worker has for one response.
+      seed: of the shuffles.
+
+    Raises:
+      DataError: The tokenizer or the data cannot be used; the message says why and what to do.
+      ValueError: An unknown benchmark or prompt.
+    """
+    self._seed, self._limits = seed, (max_prompt_tokens, max_response_tokens)
+    self._tokenizer = load_tokenizer(tokenizer_path)
+    self._write = prompt_writer(prompt, self._tokenizer, instruction)
+    self._opened = THINK if self._write('').endswith(THINK) else ''
+    self._workers, self._deadline = grade_workers, grade_deadline
+
+    special = special_tokens(self._tokenizer)
+    found = Rows([], [], 0)
+    if path or not eval_path:
+      source = lookup('benchmark', benchmark, BENCHMARKS)
+      if needs_solutions and not source.has_solutions:
+        raise DataError(f"data.benchmark = {benchmark!r}: has no written solutions; fix: leave 'warm_start' out of stages")
+      found = read_rows(source, path, 'train', 'data.path', on_error, special)
+    self._left_out = _left_out(found, 'train', path)
+    if eval_path:
+      held_out = lookup('benchmark', eval_benchmark or benchmark, BENCHMARKS)
+      held = read_rows(held_out, eval_path, 'test', 'data.eval_path', on_error, special)
+      self._left_out += _left_out(held, 'test', eval_path)
+      train, test = found.rows, held.rows
+    else:
+      train = [row for row in found.rows if not in_test(row.problem, HELD_OUT)]
+      test = [row for row in found.rows if in_test(row.problem, HELD_OUT)]
+    self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test)}
+    if path and not self._rows['train']:
+      raise DataError(
+        f'data.path = {path!r}: none of {len(train)} train rows fits max_prompt_tokens = {max_prompt_tokens} and '
+        f'max_response_tokens = {max_response_tokens}; fix: raise rollout.prompt_width and rollout.horizon, or add rows'
+      )
+
+  @property
+  def max_prompt_tokens(self) -> int:
+    """The limit that rows were held to."""
+    return self._limits[0]
+
+  @property
+  def max_response_tokens(self) -> int:
+    """The limit that written solutions were held to."""
+    return self._limits[1]
+
+  def problem(self, split: str, index: int) -> Problem:
+    """The problem at `index`: endless epochs of the train split, the test split once in file order."""
+    identity = problem_id(split, index)
+    row = self._row(split, index)
+    return Problem(identity, self._write(row.problem), row.answer)
+
+  def solution(self, problem: Problem, rng: np.random.Generator) -> str:
+    """The written solution; where the prompt opens a `<think>`, it closes the thought and repeats the answer in a box.
+
+    Raises:
+      DataError: The benchmark has no written solutions.
+    """
+    row = self._row('test' if problem.id & split_bit('test') else 'train', problem.id >> 1)
+    if row.solution is None:
+      raise DataError(f"{row.place}: no written solution; fix: leave 'warm_start' out of stages, or another data.benchmark")
+    return self._response(row)
+
+  def verify(self, problem: Problem, response: str) -> bool:
+    """Whether the response's final answer equals the problem's, as mathematics."""
+    return self.verify_all([problem], [response])[0].correct
+
+  def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+    """Grades in worker processes under a deadline; what they cannot grade in time is wrong and says so.
+
+    Where the prompt opens a `<think>`, a response that never closes it has not answered yet.
+    """
+    pairs = [(self._opened + response, problem.answer) for problem, response in zip(problems, responses, strict=True)]
+    return self._grader.grade_all(pairs)
+
+  def stated_answer(self, response: str) -> str:
+    """The final answer of the text; equal ones are mostly spelled alike."""
+    return pooled_answer(self._opened + response)
+
+  def size(self, split: str) -> int | None:
+    """The number of rows of a split."""
+    split_bit(split)
+    return len(self._rows[split])
+
+  def tokenizer(self) -> 'PreTrainedTokenizerFast':
+    """The model's own."""
+    return self._tokenizer
+
+  def findings(self) -> list[Finding]:
+    """The rows that were left out, and the test problems that also stand in the train split."""
+    sizes = {split: len(rows) for split, rows in self._rows.items()}
+    left_out = sum(entry['rows'] for entry in self._left_out)
+    overlaps = find_overlaps(self._rows['train'], self._rows['test'])
+    return [
+      Finding(
+        'skipped.jsonl',
+        f'left out {left_out} rows that are malformed, too long or repeats; there remain {sizes["train"]} train and '
+        f'{sizes["test"]} test rows',
+        self._left_out,
+      ),
+      Finding(
+        'overlap.jsonl',
+        f'{len(overlaps)} of {sizes["test"]} test problems share {WORDS} words in a row with a train problem, '
+        f'{sum(overlap.share == 1 for overlap in overlaps)} of them all their words',
+        [
+          {
+            'share': round(share, 4),
+            'test': {'place': test.place, 'problem': test.problem},
+            'train': {'place': train.place, 'problem': train.problem},
+          }
+          for test, train, share in overlaps
+        ],
+      ),
+    ]
+
+  @functools.cached_property
+  def _grader(self) -> Grader:
+    grader = Grader(self._workers, self._deadline)
+    atexit.register(grader.close)
+    return grader
+
+  def _row(self, split: str, index: int) -> Row:
+    rows = self._rows[split]
+    if split == 'train':
+      if not rows:
+        raise IndexError('there is no train split; fix: set data.path')
+      epoch, position = divmod(index, len(rows))
+      return rows[_order(self._seed, epoch, len(rows))[position]]
+    if index >= len(rows):
+      raise IndexError(f'the test split has {len(rows)} rows; there is no index {index}')
+    return rows[index]
+
+  def _response(self, row: Row) -> str:
+    return f'{row.solution}\n</think>\n\n\\boxed{{{row.answer}}}' if self._opened else str(row.solution)
+
+  def _that_fit(self, rows: list[Row], with_solutions: bool) -> list[Row]:
+    """The train rows within the limits; the others are listed."""
+    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._count([self._write(row.problem) for row in rows]))]
+    if with_solutions:  # the end token counts
+      responses = self._count([self._response(row) + self._tokenizer.eos_token for row in rows])
+      lengths.append(('solution', 'rollout.horizon', self._limits[1], responses))
+    kept = []
+    for i, row in enumerate(rows):
+      reasons = [f'{what} of {n[i]} tokens, more than {field} = {limit}' for what, field, limit, n in lengths if n[i] > limit]
+      if reasons:
+        self._left_out.append({'split': 'train', 'place': row.place, 'rows': 1, 'reason': '; '.join(reasons)})
+      else:
+        kept.append(row)
+    return kept
+
+  def _all_fit(self, rows: list[Row]) -> list[Row]:
+    """The test rows, none of which may exceed the limit."""
+    counts = self._count([self._write(row.problem) for row in rows])
+    tokens, row = max(zip(counts, rows, strict=True), key=lambda pair: pair[0], default=(0, None))
+    if row is not None and tokens > self._limits[0]:
+      too_long = sum(count > self._limits[0] for count in counts)
+      raise DataError(
+        f'{row.place}: a prompt of {tokens} tokens, the longest of {too_long} in the test split '
+        f'with more than rollout.prompt_width = {self._limits[0]}; fix: rollout.prompt_width >= {tokens}, or take such rows out'
+      )
+    return rows
+
+  def _count(self, texts: list[str]) -> list[int]:
+    return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)['input_ids']] if texts else []
+
+
+def _left_out(found: Rows, split: str, path: str) -> list[dict[str, Any]]:
+  """The malformed rows one by one, and the repeated ones, which may be a million, as one entry."""
+  entries = [{'split': split, 'place': place, 'rows': 1, 'reason': reason} for place, reason in found.skipped]
+  if found.repeats:
+    entries.append({'split': split, 'place': path, 'rows': found.repeats, 'reason': 'repeats of earlier rows'})
+  return entries
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+  return np.random.default_rng([seed, epoch]).permutation(rows)

@@ -1,0 +1,113 @@
+"""The tokenizer of a Hugging Face model directory, and prompts as its model expects them."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espo_jax.tasks.base import DataError, lookup
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+PROMPTS = ('chat', 'r1', 'plain')
+INSTRUCTION = 'Please reason step by step, and put your final answer within \\boxed{}.'
+THINK = '<think>\n'
+_HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
+_FIELD = 'model.path'
+
+
+def tokenizer_problem(path: str) -> str | None:
+  """What is wrong with the place of a tokenizer, `FIELD = VALUE: PROBLEM; fix: ...`; None when it may hold one."""
+  if Path(path).is_dir():
+    if (Path(path) / 'tokenizer.json').is_file():
+      return None
+    return f'{_FIELD} = {path!r}: holds no tokenizer.json; fix: a Hugging Face model directory with its tokenizer files'
+  if _HUB_NAME.fullmatch(path) and not Path(path).exists():
+    return None
+  return (
+    f'{_FIELD} = {path!r}: no such directory; fix: a Hugging Face model directory, or a name on the Hub such as Qwen/Qwen3-0.6B'
+  )
+
+
+def load_tokenizer(path: str) -> 'PreTrainedTokenizerFast':
+  """Loads a tokenizer as its `tokenizer.json` says; no code that comes with it is run.
+
+  Special tokens are recognised in text, as a chat template writes them. Where there is no pad token, the end token pads.
+
+  Args:
+    path: a Hugging Face directory, read without the network, or a name on the Hub.
+
+  Raises:
+    DataError: There is no usable tokenizer; the message says why and what to do.
+  """
+  if problem := tokenizer_problem(path):
+    raise DataError(problem)
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that there is no torch: none is needed
+  from transformers import PreTrainedTokenizerFast  # here, for it takes a second to import
+
+  local = Path(path).is_dir()
+  try:
+    # Not AutoTokenizer: it goes by the model's family, and puts the family's way to split words in place of the file's.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=local, split_special_tokens=False)
+  except Exception as error:  # a damaged file may raise anything, tokenizers' own Exception among it
+    fix = 'the tokenizer files as they were published' if local else 'a directory, downloaded where there is a network'
+    reason = ' '.join(str(error).split())[:300]
+    raise DataError(
+      f'{_FIELD} = {path!r}: no tokenizer can be loaded ({type(error).__name__}: {reason}); fix: {fix}'
+    ) from error
+  if tokenizer.eos_token_id is None:
+    raise DataError(f"{_FIELD} = {path!r}: the tokenizer has no end token; fix: name its 'eos_token' in tokenizer_config.json")
+  if tokenizer.pad_token_id is None:
+    tokenizer.pad_token = tokenizer.eos_token
+  return tokenizer
+
+
+def special_tokens(tokenizer: 'PreTrainedTokenizerFast') -> tuple[str, ...]:
+  """The texts that the tokenizer reads as special tokens wherever they stand."""
+  return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str) -> Callable[[str], str]:
+  """The function that makes a problem the text of a prompt, special tokens included, to be encoded without adding any.
+
+  Args:
+    kind: 'chat' writes one message of the user with the chat template; 'r1' opens the assistant's turn with `<think>` besides,
+      unless the template does; 'plain' is the problem on a line of its own, after the tokenizer's first token if it adds one.
+    tokenizer: whose template and special tokens are used.
+    instruction: follows the problem in a chat; '' for none.
+
+  Raises:
+    DataError: The tokenizer has no chat template, or one that cannot take a single message of the user.
+    ValueError: An unknown `kind`.
+  """
+  lookup('prompt', kind, dict.fromkeys(PROMPTS))
+  if kind == 'plain':
+    first = tokenizer.bos_token if _adds_bos(tokenizer) else ''
+    return lambda problem: f'{first}{problem}\n'
+
+  def write(problem: str) -> str:
+    message = {'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}
+    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    return written + THINK if kind == 'r1' and not written.endswith(THINK) else written
+
+  where = f'{_FIELD} = {tokenizer.name_or_path!r}'
+  if not tokenizer.chat_template:
+    raise DataError(
+      f'{where}: the tokenizer has no chat template, which task.options.prompt = {kind!r} asks for; '
+      'fix: --config.task.options.prompt=plain, or the directory of a chat model'
+    )
+  try:
+    sample = write('1 + 1 = ?')
+  except Exception as error:  # a template is a program, and may raise anything
+    raise DataError(
+      f'{where}: its chat template fails ({type(error).__name__}: {error}); fix: the template as published'
+    ) from error
+  if '1 + 1 = ?' not in sample:
+    raise DataError(f'{where}: its chat template leaves the problem out; fix: the template as published')
+  return write
+
+
+def _adds_bos(tokenizer: 'PreTrainedTokenizerFast') -> bool:
+  return tokenizer.bos_token_id is not None and tokenizer.encode('1')[:1] == [tokenizer.bos_token_id]

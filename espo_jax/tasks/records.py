@@ -1,0 +1,76 @@
+"""Fields of a record that someone else wrote: read with checks, and complained about by place and name."""
+
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from espo_jax.tasks.base import DataError
+
+Record = Mapping[str, Any]
+
+
+def parse_line(place: str, line: bytes) -> Record:
+  """The JSON object on a line of a file.
+
+  Raises:
+    DataError: The line is not UTF-8, not JSON (a NaN is none), or not an object.
+  """
+  try:
+    record = json.loads(line.decode(), parse_constant=_no_constant)
+  except (ValueError, RecursionError) as error:
+    raise DataError(f'{place}: not JSON ({error}); fix: one JSON object a line, in UTF-8') from error
+  if not isinstance(record, dict):
+    raise DataError(f'{place}: not an object but {type(record).__name__}; fix: an object such as {{"problem": "...", ...}}')
+  return record
+
+
+def value(place: str, record: Record, field: str) -> Any:
+  """The value at a dotted name, `reward_model.ground_truth`.
+
+  Raises:
+    DataError: There is none.
+  """
+  found: Any = record
+  for name in field.split('.'):
+    if not isinstance(found, Mapping) or name not in found:
+      raise DataError(f'{place}: field {field!r}: missing; fix: add it')
+    found = found[name]
+  return found
+
+
+def text(place: str, record: Record, field: str) -> str:
+  """The text at a dotted name, without space around it.
+
+  Raises:
+    DataError: It is missing, not a string, empty, or not valid Unicode.
+  """
+  found = value(place, record, field)
+  if not isinstance(found, str):
+    raise DataError(f'{place}: field {field!r}: {type(found).__name__} instead of text; fix: a JSON string')
+  if not found.strip():
+    raise DataError(f'{place}: field {field!r}: empty; fix: fill it in, or take the row out')
+  try:
+    found.encode()
+  except UnicodeEncodeError as error:
+    raise DataError(f'{place}: field {field!r}: not valid Unicode ({error.reason}); fix: remove the lone surrogate') from error
+  return found.strip()
+
+
+def number_or_text(place: str, record: Record, field: str) -> str:
+  """The answer at a dotted name, as text; a whole number is written without a fraction, for `27.0` is the answer 27.
+
+  Raises:
+    DataError: It is missing, empty, not finite, or neither a number nor text.
+  """
+  found = value(place, record, field)
+  if isinstance(found, bool) or not isinstance(found, int | float):
+    return text(place, record, field)
+  if not math.isfinite(found):
+    raise DataError(f'{place}: field {field!r}: {found} is not a finite number; fix: a number, or text')
+  return f'{Decimal(str(found)):f}' if found % 1 else str(int(found))
+
+
+def _no_constant(name: str) -> None:
+  raise ValueError(f'{name} is not JSON')

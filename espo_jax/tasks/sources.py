@@ -1,0 +1,163 @@
+"""Where rows come from: a local file, a directory that `espo_jax.prepare_data` wrote, or the Hugging Face Hub."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from espo_jax.tasks.base import DataError
+from espo_jax.tasks.benchmarks import Benchmark, Row
+from espo_jax.tasks.records import Record, parse_line
+
+ON_ERROR = ('raise', 'skip')
+INFO_FILE = 'dataset_info.json'  # what makes a directory a tensorflow-datasets data set
+_PARQUET = '.parquet'
+
+
+class Skipped(NamedTuple):
+  """A row that was left out, and why."""
+
+  place: str
+  reason: str
+
+
+class Rows(NamedTuple):
+  """What was read.
+
+  Attributes:
+    rows: in the order of the source.
+    skipped: malformed rows, where `on_error` says to go on.
+    repeats: how many rows repeated an earlier one, in a benchmark whose file holds every problem many times.
+  """
+
+  rows: list[Row]
+  skipped: list[Skipped]
+  repeats: int
+
+
+def path_problem(benchmark: Benchmark, path: str, split: str) -> str | None:
+  """What is wrong with a path, as `VALUE: PROBLEM; fix: ...`, told without reading a row; None when nothing is."""
+  local = Path(path).is_file() or (Path(path) / INFO_FILE).is_file()
+  if local or (path == benchmark.hub and split in benchmark.files):
+    return None
+  if path == benchmark.hub:
+    return f'{path!r}: holds no {split} split but {", ".join(benchmark.files)}; fix: another data set, or a file of your own'
+  if Path(path).is_dir():
+    return (
+      f'{path!r}: a directory without {INFO_FILE}; fix: one that python -m espo_jax.prepare_data wrote, or a JSON-lines file'
+    )
+  return (
+    f'{path!r}: no such file or directory; fix: a JSON-lines file, a directory that python -m espo_jax.prepare_data wrote, '
+    f'or {benchmark.hub} to fetch {benchmark.name} from the Hugging Face Hub'
+  )
+
+
+def read_rows(
+  benchmark: Benchmark, path: str, split: str, field: str, on_error: str = 'raise', forbidden: Sequence[str] = ()
+) -> Rows:
+  """Reads and checks all rows of a source.
+
+  Args:
+    benchmark: whose records these are.
+    path: a JSON-lines or Parquet file, a prepared directory, or the benchmark's name on the Hub.
+    split: 'train' or 'test': which of the files on the Hub; of no matter to a file or directory, which holds one split.
+    field: the configuration field that named the path, for the messages.
+    on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
+    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token.
+
+  Raises:
+    DataError: The source cannot be read or holds no rows, or a row is malformed; the message says which and what to do.
+  """
+  if problem := path_problem(benchmark, path, split):
+    raise DataError(f'{field} = {problem}')
+  rows: list[Row] = []
+  skipped: list[Skipped] = []
+  seen: set[tuple[str, str]] = set()
+  repeats = 0
+  for place, raw in _records(benchmark, path, split, field):
+    try:
+      row = raw if isinstance(raw, Row) else benchmark.parse(place, parse_line(place, raw) if isinstance(raw, bytes) else raw)
+      _check_special(row, forbidden)
+    except DataError as error:
+      if on_error == 'raise':
+        raise DataError(f"{error}; or go on without the row: on_error = 'skip'") from error
+      skipped.append(Skipped(place, str(error).removeprefix(f'{place}: ')))
+      continue
+    if benchmark.repeats:
+      key = row.problem, row.answer
+      if key in seen:
+        repeats += 1
+        continue
+      seen.add(key)
+    rows.append(row)
+  if not rows:
+    said = f'all {len(skipped)} rows are malformed, such as {skipped[0].place}: {skipped[0].reason}' if skipped else 'no rows'
+    raise DataError(f'{field} = {path!r}: {said}; fix: set {field} to a source with rows of the benchmark {benchmark.name!r}')
+  return Rows(rows, skipped, repeats)
+
+
+def _check_special(row: Row, forbidden: Sequence[str]) -> None:
+  for name, content in (('problem', row.problem), ('solution', row.solution or '')):
+    for token in forbidden:
+      if token in content:
+        raise DataError(
+          f'{row.place}: the {name} holds {token!r}, a special token of the tokenizer; fix: take it out of the text'
+        )
+
+
+def _records(benchmark: Benchmark, path: str, split: str, field: str) -> Iterator[tuple[str, bytes | Record | Row]]:
+  """Every record with its place; a line is left undecoded, so that a malformed one fails alone."""
+  if Path(path).is_dir():
+    from espo_jax.tasks.prepared import read_prepared  # a second to import, and only needed here
+
+    yield from ((row.place, row) for row in read_prepared(path, benchmark.name, field))
+  elif Path(path).is_file():
+    yield from _file(path, path, field)
+  else:
+    for name in benchmark.files[split]:
+      yield from _file(_fetch(benchmark, name, field), f'{path}/{name}', field)
+
+
+def _file(path: str, shown: str, field: str) -> Iterator[tuple[str, bytes | Record]]:
+  reader = _parquet if path.endswith(_PARQUET) else _lines
+  for number, raw in reader(path, field):
+    yield f'{shown}:{number}', raw
+
+
+def _lines(path: str, field: str) -> Iterator[tuple[int, bytes]]:
+  try:
+    with open(path, 'rb') as file:
+      for number, line in enumerate(file, start=1):
+        line = line.removeprefix(b'\xef\xbb\xbf') if number == 1 else line
+        if line.strip():
+          yield number, line
+  except OSError as error:
+    raise DataError(f'{field} = {path!r}: {error.strerror}; fix: set {field} to a readable JSON-lines file') from error
+
+
+def _parquet(path: str, field: str) -> Iterator[tuple[int, Record]]:
+  import pyarrow  # slow to import, and only needed here
+  import pyarrow.parquet
+
+  number = 0
+  try:
+    with pyarrow.parquet.ParquetFile(path) as file:
+      for batch in file.iter_batches():
+        for record in batch.to_pylist():
+          number += 1
+          yield number, record
+  except (OSError, pyarrow.ArrowException) as error:
+    raise DataError(f'{field} = {path!r}: not a Parquet file ({error}); fix: fetch it anew, or a JSON-lines file') from error
+
+
+def _fetch(benchmark: Benchmark, name: str, field: str) -> str:
+  """The local copy of a file on the Hub, downloaded once."""
+  import huggingface_hub  # slow to import, and only needed here
+
+  try:
+    return huggingface_hub.hf_hub_download(benchmark.hub, name, repo_type='dataset')
+  except Exception as error:  # no network, no such file, no permission, or whatever the HTTP client raises in between
+    raise DataError(
+      f'{field} = {benchmark.hub!r}: cannot fetch {name} from the Hugging Face Hub ({type(error).__name__}: {error}); '
+      f'fix: where there is a network, run python -m espo_jax.prepare_data --benchmark={benchmark.name} --data={benchmark.hub} '
+      f'--split=SPLIT --output=DIR, and set {field} to that directory'
+    ) from error

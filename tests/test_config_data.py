@@ -1,0 +1,103 @@
+"""A task that reads data is refused before a row is read, with the field, its value and the fix."""
+
+import pathlib
+
+import ml_collections
+import pytest
+from benchmark_data import tokenizer
+
+from espo_jax.configs import default_config, task_arguments
+from espo_jax.configs.data import data_problems, task_problems
+
+
+def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
+  """The task math on gsm8k's rows.jsonl in the folder, with fields changed; {} in a value is the folder."""
+  (folder / 'rows.jsonl').touch()
+  (folder / 'empty').mkdir()
+  c = default_config()
+  c.task.name = 'math'
+  given = {'model.path': '{}/model', 'data.benchmark': 'gsm8k', 'data.path': '{}/rows.jsonl'} | fields
+  tokenizer(folder / 'model')
+  for name, value in given.items():
+    section, _, last = name.rpartition('.')
+    holder = c
+    for part in section.split('.') if section else ():
+      holder = holder[part]
+    holder[last] = value.format(folder) if isinstance(value, str) else value
+  return c
+
+
+def problems(c: ml_collections.ConfigDict) -> list[str]:
+  return [*task_problems(c), *data_problems(c)]
+
+
+BAD = [
+  ({'model.path': ''}, ["model.path = ''", "'math' asks a pretrained model", 'fix: --config.model.path=DIR']),
+  ({'model.path': '{}/none'}, ["/none': no such directory", 'fix: a Hugging Face model directory']),
+  ({'model.path': '{}/empty'}, ["/empty': holds no tokenizer.json", 'fix']),
+  ({'data.benchmark': ''}, ["data.benchmark = ''", 'known: aime24', 'fix: --config.data.benchmark=gsm8k']),
+  ({'data.benchmark': 'gsm8'}, ["data.benchmark = 'gsm8'", "did you mean 'gsm8k'?"]),
+  ({'data.path': ''}, ["data.path = ''", 'fix: --config.data.path=FILE']),
+  ({'data.path': 'no.jsonl'}, ["data.path = 'no.jsonl'", 'no such file', 'or openai/gsm8k to fetch gsm8k']),
+  ({'data.path': '{}/empty'}, ["/empty': a directory without dataset_info.json", 'espo_jax.prepare_data']),
+  ({'data.path': 'openai/gsm8'}, ["data.path = 'openai/gsm8'", 'or openai/gsm8k']),
+  ({'data.eval_path': 'no.jsonl'}, ["data.eval_path = 'no.jsonl'", 'no such file']),
+  ({'data.eval_benchmark': 'aime24'}, ["data.eval_path = ''", "data.eval_benchmark = 'aime24'", 'fix']),
+  (
+    {'data.eval_benchmark': 'aime', 'data.eval_path': '{}/rows.jsonl'},
+    ["data.eval_benchmark = 'aime'", "did you mean 'aime24'?"],
+  ),
+  (
+    {'data.benchmark': 'math500', 'data.path': 'HuggingFaceH4/MATH-500'},
+    ["data.path = 'HuggingFaceH4/MATH-500'", 'no train split but test', 'fix'],
+  ),
+  ({'data.on_error': 'ignore'}, ["data.on_error = 'ignore'", 'fix: one of raise, skip']),
+  ({'data.benchmark': 'amc23'}, ["'amc23' has no written solutions", "fix: stages = ('critic_warmup', 'rl')"]),
+  ({'task.options.prompt': 'caht'}, ["task.options.prompt = 'caht'", 'fix: one of chat, r1, plain']),
+  ({'task.options.instruction': 3}, ['task.options.instruction = 3', 'int instead of str']),
+  ({'task.options.grade_workers': 0}, ['task.options.grade_workers = 0', 'fix: a number above 0']),
+  ({'task.options.grade_deadline': -1.0}, ['task.options.grade_deadline = -1.0', 'fix: a number above 0']),
+  ({'task.options.vocab_size': 1024}, ['task.options.vocab_size = 1024', 'no option of the task']),
+  ({'task.options.tokenizer_path': 'x'}, ["task.options.tokenizer_path = 'x'", 'no option of the task']),
+  ({'task.options.max_response_tokens': 99}, ['rollout.horizon = 64', 'max_response_tokens = 99', 'fix']),
+]
+
+
+@pytest.mark.parametrize(('fields', 'fragments'), BAD, ids=str)
+def test_bad_data_is_named_with_its_value_and_the_fix(tmp_path, fields, fragments):
+  lines = problems(config(tmp_path, **fields))
+  assert any(all(fragment in line for fragment in fragments) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {},
+    {'data.path': 'openai/gsm8k', 'data.eval_benchmark': 'aime24', 'data.eval_path': '{}/rows.jsonl'},
+    {'data.benchmark': 'dapo_math_17k', 'stages': ('critic_warmup', 'rl'), 'task.options.prompt': 'r1'},
+    {'model.path': 'Qwen/Qwen3-0.6B', 'data.on_error': 'skip', 'task.options.instruction': ''},
+  ],
+  ids=str,
+)
+def test_good_data_is_accepted(tmp_path, fields):
+  assert not problems(config(tmp_path, **fields))
+
+
+def test_the_task_takes_what_other_fields_say(tmp_path):
+  c = config(tmp_path, **{'rollout.horizon': 99, 'seed': 3, 'task.options.prompt': 'plain'})
+  assert task_arguments(c) == {
+    'tokenizer_path': f'{tmp_path}/model',
+    'benchmark': 'gsm8k',
+    'path': f'{tmp_path}/rows.jsonl',
+    'eval_benchmark': '',
+    'eval_path': '',
+    'on_error': 'raise',
+    'prompt': 'plain',
+    'max_prompt_tokens': c.rollout.prompt_width,
+    'max_response_tokens': 99,
+    'needs_solutions': True,
+    'seed': 3,
+  }
+  c.task.name = 'chain'
+  del c.task.options['prompt']
+  assert task_arguments(c) == {'seed': 3}
