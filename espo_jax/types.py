@@ -49,6 +49,7 @@ class Trajectories(flax.struct.PyTreeNode):
   length: Int[Array, 'N']
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
+  started: Int[Array, 'N']  # the decode step of the rollout at which the row took a slot
   shadow: Bool[Array, 'N']  # stopped, and went on for measurement
 
   @property
@@ -72,6 +73,7 @@ class Reward(flax.struct.PyTreeNode):
 
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
+  prefers_short: Bool[Array, 'N'] | None = None  # for the objective `mode_margin`
 
 
 Metrics = dict[str, jax.Array]

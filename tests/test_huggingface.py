@@ -1,5 +1,6 @@
 """Hugging Face directories in and out, against transformers on torch."""
 
+import functools
 import json
 import warnings
 
@@ -12,7 +13,7 @@ import transformers
 from small import randomised
 
 from espo_jax import parallel
-from espo_jax.model import ActorCritic, Lora, WeightsError, apply, load_hf, merge, read_end_tokens, save_hf
+from espo_jax.model import ActorCritic, Lora, WeightsError, apply, load_hf, merge, read_end_tokens, refill_rows, save_hf
 from espo_jax.model.weights import open_tensors
 
 SIZES = {'vocab_size': 62, 'hidden_size': 32, 'intermediate_size': 40, 'num_hidden_layers': 2}
@@ -118,17 +119,17 @@ def test_cached_decoding_equals_the_teacher_forced_pass(case, tmp_path):
   forced = jax_logits(config, params, TOKENS, np.full(3, 13))
   model = ActorCritic(config)
   everything = {'policy': params | {'value': {'kernel': jnp.zeros((config.hidden_size, 1)), 'bias': jnp.zeros(1)}}}
-  caches = model.init_caches(3, 16)
-  step = jax.jit(
-    lambda tokens, positions, caches: model.states(everything, tokens, positions, jnp.ones(tokens.shape, bool), caches)
-  )
-  read = jax.jit(lambda states: model.logits(everything, states))
-  states, caches = step(TOKENS[:, :5], jnp.broadcast_to(jnp.arange(5), (3, 5)), caches)
-  decoded = [read(states)]
-  for t in range(5, 13):
-    states, caches = step(TOKENS[:, t : t + 1], jnp.full((3, 1), t), caches)
-    decoded.append(read(states))
-  np.testing.assert_allclose(np.concatenate(decoded, axis=1), forced, atol=1e-5)
+  lengths = jnp.array([5, 3, 1])
+  prefilled = jax.jit(model.prefill)(everything, jnp.asarray(TOKENS), lengths)
+  states, caches = refill_rows(prefilled[0], model.init_caches(3, 16), prefilled, jnp.arange(3), jnp.arange(3))
+  step = jax.jit(functools.partial(model.extend_policy, everything))
+  for i in range(9):
+    logits = model.logits(everything, states)
+    for row, length in enumerate(lengths):
+      np.testing.assert_allclose(logits[row], forced[row, length - 1 + i], atol=1e-5)
+    if i < 8:
+      new = jnp.take_along_axis(jnp.asarray(TOKENS), (lengths + i)[:, None], axis=1)
+      states, caches = step(new, jnp.ones(3, jnp.int32), states, caches, caches.policy.lengths.max() + 1)
 
 
 def test_scanned_layers_are_unrolled_layers(tmp_path):

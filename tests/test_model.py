@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small import VOCAB, actor_critic, config
 
-from espo_jax.model import ActorCritic, ModelConfig, apply, repeat_samples
+from espo_jax.model import ActorCritic, ModelConfig, apply, put_rows, refill_rows, widen_rows
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, VOCAB, (3, 9)).astype(np.int32)
+DECODED = 4  # tokens decoded one by one
 
 
 # ------------------------------------------------------------------------------------------------ a decoder in plain numpy
@@ -68,28 +69,38 @@ def reference(params, cfg: ModelConfig, tokens, positions):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(model: ActorCritic, params, tokens, positions=None, valid=None):
+def forward(model: ActorCritic, params, tokens, positions=None, segments=None):
   """Logits and values, without a cache."""
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
-  valid = jnp.ones(tokens.shape, bool) if valid is None else valid
-  states, _ = model.states(params, tokens, positions, valid)
+  segments = jnp.ones(tokens.shape, jnp.int32) if segments is None else segments
+  states = model.states(params, jnp.asarray(tokens), positions, segments)
   return model.logits(params, states), model.values(params, states)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def decoded(model: ActorCritic, params, tokens, positions, valid, prefill):
-  """The same through a cache: a prefill, then token by token."""
-  caches = model.init_caches(tokens.shape[0], tokens.shape[1] + 3)  # more columns than tokens
-  parts = []
-  for start, stop in [(0, prefill), *((t, t + 1) for t in range(prefill, tokens.shape[1]))]:
-    states, caches = model.states(params, tokens[:, start:stop], positions[:, start:stop], valid[:, start:stop], caches)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def decoded(model: ActorCritic, params, tokens, lengths, columns):
+  """What comes after each of the last tokens, through a cache: a prefill of prompts of given lengths, then token by token."""
+  prompts = jax.tree.map(jnp.asarray, tokens)
+  states, filled = model.prefill(params, prompts, lengths)
+  room = model.init_caches(tokens.shape[0], columns)
+  rows = jnp.arange(tokens.shape[0])
+  states, caches = refill_rows(states, room, (states, filled), rows, rows)
+  parts = [(model.logits(params, states), model.values(params, states))]
+  for i in range(DECODED):
+    new = jnp.take_along_axis(prompts, (lengths + i)[:, None], axis=1)
+    longest = caches.policy.lengths.max() + 1
+    ones = jnp.ones(tokens.shape[0], jnp.int32)
+    states, caches = model.extend_policy(params, new, ones, states, caches, longest)
+    if model.separate_critic:
+      hidden, caches = model.extend_critic(params, new, ones, caches, longest)
+      states = states.replace(critic=hidden[:, -1])
     parts.append((model.logits(params, states), model.values(params, states)))
-  return tuple(jnp.concatenate(xs, axis=1) for xs in zip(*parts, strict=True))
+  return tuple(jnp.stack(xs, axis=1) for xs in zip(*parts, strict=True))
 
 
 def left_padded(tokens, lengths):
   offset = np.arange(tokens.shape[1]) - (tokens.shape[1] - np.asarray(lengths)[:, None])
-  return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0)
+  return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0, jnp.int32)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +156,49 @@ def test_separate_critic_starts_from_the_policys_trunk():
 
 @pytest.mark.parametrize('separate_critic', [False, True])
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_cached_decoding_is_uncached(separate_critic, scan_layers):
+@pytest.mark.parametrize('columns', [9, 64])
+def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns):
   model, params = actor_critic(3, separate_critic=separate_critic, scan_layers=scan_layers)
-  lengths = [9, 7, 6]  # the prefill's rows have 5, 3 and 2 tokens
-  positions, valid = left_padded(TOKENS, lengths)
-  wanted = forward(model, params, TOKENS, positions, valid)
-  got = decoded(model, params, TOKENS, positions, valid, 5)
+  lengths = np.array([5, 3, 1])
+  wanted = forward(model, params, TOKENS)
+  got = decoded(model, params, TOKENS, lengths, columns)
   for a, b in zip(got, wanted, strict=True):
     for row, length in enumerate(lengths):
-      np.testing.assert_allclose(a[row, -length:], b[row, -length:], atol=1e-5)
+      np.testing.assert_allclose(a[row], b[row, length - 1 : length + DECODED], atol=1e-5)
+
+
+@pytest.mark.parametrize('separate_critic', [False, True])
+def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic):
+  model, params = actor_critic(3, separate_critic=separate_critic)
+  lengths = jnp.array([5, 3, 1])
+  states, filled = model.prefill(params, jnp.asarray(TOKENS), lengths)
+  room, rows = model.init_caches(3, 12), jnp.arange(3)
+  states, caches = refill_rows(states, room, (states, filled), rows, rows)
+  new = jnp.stack([jnp.asarray(TOKENS[i, n : n + 4]) for i, n in enumerate([5, 3, 1])])
+  counts = jnp.full(3, 4)
+  at_once, together = model.extend_policy(params, new, counts, states, caches, jnp.int32(9))
+  if separate_critic:
+    hidden, together = model.extend_critic(params, new, counts, together, jnp.int32(9))
+    at_once = at_once.replace(critic=hidden[:, -1])
+  forced = forward(model, params, TOKENS)
+  for row, last in enumerate([8, 6, 4]):
+    np.testing.assert_allclose(model.logits(params, at_once)[row], forced[0][row, last], atol=1e-5)
+    np.testing.assert_allclose(model.values(params, at_once)[row], forced[1][row, last], atol=1e-5)
+  np.testing.assert_array_equal(together.policy.lengths, [9, 7, 5])
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers):
+  model, params = actor_critic(9, scan_layers=scan_layers)
+  packed = np.concatenate([TOKENS[0, :4], TOKENS[1, :3], TOKENS[2, :5]])[None]
+  packed = np.pad(packed, ((0, 0), (0, 2)))
+  positions = np.array([[*range(4), *range(3), *range(5), 0, 0]], np.int32)
+  segments = np.array([[1] * 4 + [2] * 3 + [3] * 5 + [0] * 2], np.int32)
+  together, alone = forward(model, params, packed, positions, segments), forward(model, params, TOKENS)
+  for a, b in zip(together, alone, strict=True):
+    np.testing.assert_allclose(a[0, :4], b[0, :4], atol=1e-5)
+    np.testing.assert_allclose(a[0, 4:7], b[1, :3], atol=1e-5)
+    np.testing.assert_allclose(a[0, 7:12], b[2, :5], atol=1e-5)
 
 
 def test_left_padded_row_is_the_unpadded_row():
@@ -168,9 +213,10 @@ def test_left_padded_row_is_the_unpadded_row():
 
 def test_what_stands_in_the_padding_is_not_seen():
   model, params = actor_critic(4)
-  positions, valid = left_padded(TOKENS, [9, 6, 2])
+  positions, segments = left_padded(TOKENS, [9, 6, 2])
+  valid = np.asarray(segments) > 0
   other = np.where(valid, TOKENS, (TOKENS + 1) % VOCAB)
-  one, two = forward(model, params, TOKENS, positions, valid), forward(model, params, other, positions, valid)
+  one, two = forward(model, params, TOKENS, positions, segments), forward(model, params, other, positions, segments)
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[valid], b[valid]), one, two)
   assert np.abs(one[0] - two[0])[~valid].max() > 0.1
 
@@ -209,16 +255,30 @@ def test_rope_sees_distances_only():
 
 @pytest.mark.parametrize('separate_critic', [False, True])
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_repeated_samples_are_group_major(separate_critic, scan_layers):
+def test_refilled_rows_begin_anew_and_the_others_go_on(separate_critic, scan_layers):
   model, params = actor_critic(8, separate_critic=separate_critic, scan_layers=scan_layers)
-  ones = jnp.ones(TOKENS.shape, bool)
-  positions = jnp.broadcast_to(jnp.arange(9), TOKENS.shape)
-  states, caches = jax.jit(model.states)(params, jnp.asarray(TOKENS), positions, ones, model.init_caches(3, 11))
-  repeated = jax.jit(model.states)(
-    params, jnp.repeat(TOKENS, 2, 0), jnp.repeat(positions, 2, 0), jnp.repeat(ones, 2, 0), model.init_caches(6, 11)
-  )
-  got = repeat_samples(states, caches, 2)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, repeated)
+  lengths = jnp.array([5, 3, 1])
+  prompts = jax.jit(model.prefill)(params, jnp.asarray(TOKENS[:, :5]), lengths)
+  room, rows = model.init_caches(4, 8), jnp.arange(4)
+  states = jax.tree.map(lambda x: jnp.zeros((4, *x.shape[1:])), prompts[0])
+  before = refill_rows(states, room, prompts, jnp.array([0, 1, 2, 0]), rows)
+  after = refill_rows(*before, prompts, jnp.array([2, 1, 1]), jnp.array([3, 0, 4]))  # 4 is no row
+  wanted = refill_rows(states, room, prompts, jnp.array([1, 1, 2, 2]), rows)
+  seen = np.arange(8) < np.asarray(wanted[1].policy.lengths)[:, None]  # what stands behind is never read
+  jax.tree.map(np.testing.assert_array_equal, after[0], wanted[0])
+  for a, b in zip(jax.tree.leaves(after[1]), jax.tree.leaves(wanted[1]), strict=True):
+    np.testing.assert_array_equal(*(np.asarray(x) if x.ndim == 1 else np.where(seen[..., None], x, 0) for x in (a, b)))
+
+
+def test_filled_rows_widen_and_take_others():
+  model, params = actor_critic(8)
+  whole = model.prefill(params, jnp.asarray(TOKENS[:, :5]), jnp.array([5, 3, 1]))
+  first = model.prefill(params, jnp.asarray(TOKENS[:1, :5]), jnp.array([5]))
+  room = widen_rows(first, 3)
+  for i, length in ((1, 3), (2, 1)):
+    part = model.prefill(params, jnp.asarray(TOKENS[i : i + 1, :5]), jnp.array([length]))
+    room = put_rows(room, part, jnp.int32(i))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), room, whole)
 
 
 def test_impossible_heads_are_refused():

@@ -1,7 +1,7 @@
 """One functional decoder for all families, its cache and its critic. Knows nothing of reinforcement learning."""
 
-from espo_jax.model.actor_critic import ActorCritic, Caches, States, repeat_samples
-from espo_jax.model.cache import Cache, init_cache, repeat_rows
+from espo_jax.model.actor_critic import ActorCritic, Caches, States, put_rows, refill_rows, spread_rows, widen_rows
+from espo_jax.model.cache import Cache, init_cache
 from espo_jax.model.config import Lora, ModelConfig, RopeScaling
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.families import read_config
@@ -28,9 +28,11 @@ __all__ = [
   'init_cache',
   'load_hf',
   'merge',
+  'put_rows',
   'read_config',
   'read_end_tokens',
-  'repeat_rows',
-  'repeat_samples',
+  'refill_rows',
   'save_hf',
+  'spread_rows',
+  'widen_rows',
 ]

@@ -1,15 +1,18 @@
-"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, or a network of its own."""
+"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a network of its own, or one number."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from espo_jax.model.cache import Cache, init_cache, repeat_rows
+from espo_jax import parallel
+from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
 
@@ -32,15 +35,22 @@ class Caches(flax.struct.PyTreeNode):
 class ActorCritic:
   """A hashable description of policy and critic; parameters are passed to its methods.
 
-  Parameters are `{'policy': ...}`, with `'critic'` beside it when `separate_critic` is set.
+  Parameters are `{'policy': ...}`, with `'critic'` beside it when `separate_critic` is set. When `critic_free` is set, it is
+  one number, `{'success': ...}`, the value of every state. The learner keeps it at the policy's running success rate, so that a
+  stop rule has a value to compare with under objectives that train no critic (ours).
   """
 
   config: ModelConfig
   separate_critic: bool = False
+  critic_free: bool = False
 
   @property
   def _policy(self) -> Decoder:
-    return Decoder(self.config, value_head=not self.separate_critic)
+    return Decoder(self.config, value_head=self._shares_trunk)
+
+  @property
+  def _shares_trunk(self) -> bool:
+    return not (self.separate_critic or self.critic_free)
 
   @property
   def _critic(self) -> Decoder:
@@ -48,9 +58,11 @@ class ActorCritic:
 
   def init_boxed(self, key: PRNGKeyArray) -> PyTree:
     """Random parameters in boxes that name their logical axes. A separate critic starts like the policy."""
-    params = {'policy': init_boxed(self.config, key, value_head=not self.separate_critic)}
+    params = {'policy': init_boxed(self.config, key, value_head=self._shares_trunk)}
     if self.separate_critic:
       params['critic'] = init_boxed(self.config, key, value_head=True)
+    if self.critic_free:
+      params['critic'] = {'success': jnp.zeros(())}
     return params
 
   def init(self, key: PRNGKeyArray) -> Params:
@@ -65,23 +77,72 @@ class ActorCritic:
     return params | {'critic': trunk | {'value': params['critic']['value']}}
 
   def states(
+    self, params: Params, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+  ) -> States:
+    """Run the trunk, or both trunks, over whole sequences.
+
+    Args:
+      params: The bundle's.
+      tokens: Token ids.
+      positions: For RoPE.
+      segments: Which sequence each token belongs to; 0 is padding. Several may share a row.
+    """
+    policy: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments)[0]
+    if not self.separate_critic:
+      return States(policy, policy)
+    critic: Any = self._critic.apply({'params': params['critic']}, tokens, positions, segments)[0]
+    return States(policy, critic)
+
+  def prefill(self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B']) -> tuple[States, Caches]:
+    """The states of each row's last token, and caches of `L` columns with all of them.
+
+    Args:
+      params: The bundle's.
+      tokens: Prompts, padded on the right.
+      lengths: Their lengths, at least 1.
+    """
+    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    segments = (columns < lengths[:, None]).astype(jnp.int32)
+
+    def run(decoder: Decoder, name: str) -> tuple[Array, Cache]:
+      out: Any = decoder.apply({'params': params[name]}, tokens, columns, segments)
+      hidden, (keys, values) = out
+      last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+      return last, Cache(keys, values, lengths)
+
+    policy, cache = run(self._policy, 'policy')
+    if not self.separate_critic:
+      return States(policy, policy), Caches(cache, None)
+    critic, critic_cache = run(self._critic, 'critic')
+    return States(policy, critic), Caches(cache, critic_cache)
+
+  def extend_policy(
     self,
     params: Params,
     tokens: Int[Array, 'B S'],
-    positions: Int[Array, 'B S'],
-    valid: Bool[Array, 'B S'],
-    caches: Caches | None = None,
-  ) -> tuple[States, Any]:
-    """Run the trunk, or both trunks, over tokens; return their states, and the caches with the tokens appended, if given."""
+    counts: Int[Array, 'B'],
+    states: States,
+    caches: Caches,
+    longest: Int[Array, ''],
+  ) -> tuple[States, Caches]:
+    """Append tokens to the policy's cache, as `Decoder.extend`; a separate critic's state stays where it is."""
+    hidden, cache = self._extend(self._policy, params['policy'], tokens, counts, caches.policy, longest)
+    critic = states.critic if self.separate_critic else hidden[:, -1]
+    return States(hidden[:, -1], critic), caches.replace(policy=cache)
 
-    def run(decoder: Decoder, name: str, cache: Cache | None) -> Any:
-      return decoder.apply({'params': params[name]}, tokens, positions, valid, cache)
+  def extend_critic(
+    self, params: Params, tokens: Int[Array, 'B S'], counts: Int[Array, 'B'], caches: Caches, longest: Int[Array, '']
+  ) -> tuple[Float[Array, 'B S D'], Caches]:
+    """Append tokens to a separate critic's cache; return its state after each of them."""
+    assert caches.critic is not None
+    hidden, cache = self._extend(self._critic, params['critic'], tokens, counts, caches.critic, longest)
+    return hidden, caches.replace(critic=cache)
 
-    policy, policy_cache = run(self._policy, 'policy', None if caches is None else caches.policy)
-    critic, critic_cache = policy, None
-    if self.separate_critic:
-      critic, critic_cache = run(self._critic, 'critic', None if caches is None else caches.critic)
-    return States(policy, critic), None if caches is None else Caches(policy_cache, critic_cache)
+  def _extend(
+    self, decoder: Decoder, params: Params, tokens: Array, counts: Array, cache: Cache, longest: Array
+  ) -> tuple[Array, Cache]:
+    out: Any = decoder.apply({'params': params}, tokens, counts, cache, longest, method='extend')
+    return out
 
   def logits(self, params: Params, states: States) -> Float[Array, '... V']:
     """Next-token logits, float32."""
@@ -90,6 +151,8 @@ class ActorCritic:
 
   def values(self, params: Params, states: States) -> Float[Array, '...']:
     """State values, float32."""
+    if self.critic_free:
+      return jnp.broadcast_to(jax.lax.stop_gradient(params['critic']['success']), states.critic.shape[:-1])
     name, decoder = ('critic', self._critic) if self.separate_critic else ('policy', self._policy)
     values: Any = decoder.apply({'params': params[name]}, states.critic, method='values')
     return values
@@ -100,8 +163,43 @@ class ActorCritic:
     return Caches(init_cache(self.config, batch, columns), critic)
 
 
-def repeat_samples(states: States, caches: Caches, times: int) -> tuple[States, Caches]:
-  """Each prompt's prefilled state, `times` times over."""
-  states = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), states)
-  critic = None if caches.critic is None else repeat_rows(caches.critic, times)
-  return states, Caches(repeat_rows(caches.policy, times), critic)
+def refill_rows(
+  states: States, caches: Caches, prompts: tuple[States, Caches], source: Int[Array, 'R'], target: Int[Array, 'R']
+) -> tuple[States, Caches]:
+  """The rows `target` begun anew from the prefilled `prompts[source]`; a target past the last row is none."""
+  prompt_states, prompt_caches = prompts
+  states = jax.tree.map(lambda old, new: old.at[target].set(new[source]), states, prompt_states)
+  critic = None
+  if caches.critic is not None and prompt_caches.critic is not None:
+    critic = refill(caches.critic, prompt_caches.critic, source, target)
+  return states, Caches(refill(caches.policy, prompt_caches.policy, source, target), critic)
+
+
+def widen_rows(filled: tuple[States, Caches], times: int) -> tuple[States, Caches]:
+  """Room for `times` as many rows, the first of them `filled`."""
+  return _by_row(lambda x, axis: jnp.pad(x, [(0, (times - 1) * n * (i == axis)) for i, n in enumerate(x.shape)]), filled)
+
+
+def put_rows(room: tuple[States, Caches], filled: tuple[States, Caches], start: Int[Array, '']) -> tuple[States, Caches]:
+  """`room` with `filled` in its rows from `start` on."""
+  return _by_row(lambda x, axis, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis), room, filled)
+
+
+def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[States, Caches]:
+  """`tree` with its rows over the mesh's batch axes and its key-value heads over the tensor axis."""
+
+  def constrain(x: Array, axis: int) -> Array:
+    heads = (None,) * (axis - 1) + ('tensor',) if axis else ()
+    return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, PartitionSpec(*heads, *parallel.BATCH)))
+
+  return _by_row(constrain, tree)
+
+
+def _by_row(function: Callable[..., Array], tree: tuple[States, Caches], *others: tuple[States, Caches]) -> Any:
+  """Maps `function(array, row axis, other arrays)`: in keys and values rows stand before columns and channels, else first."""
+
+  def apply(path: tuple, x: Array, *xs: Array) -> Array:
+    sides = any(getattr(entry, 'name', '') in ('keys', 'values') for entry in path)
+    return function(x, x.ndim - 3 if sides else 0, *xs)
+
+  return jax.tree_util.tree_map_with_path(apply, tree, *others)

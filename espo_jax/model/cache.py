@@ -1,43 +1,75 @@
-"""The key-value cache, written in place column by column."""
+"""The key-value cache: a row's token `t` stands in column `t`, and is written there in place."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from espo_jax.model.config import ModelConfig
 
-Layers = tuple[Float[Array, 'B kv_heads C head_dim'], ...] | Float[Array, 'layers B kv_heads C head_dim']
+Side = tuple[Float[Array, 'kv_heads B C head_dim'], ...] | Float[Array, 'layers kv_heads B C head_dim']
 
 
 class Cache(flax.struct.PyTreeNode):
-  """Keys and values of the tokens seen so far. Column `c` of every row is written at the same step.
+  """Keys and values of the tokens seen so far.
 
-  Unrolled layers keep an array each, so that a step writes one column of each and copies nothing; scanned layers stack them.
+  Unrolled layers keep an array each, scanned ones a stack. Heads come first: with rows and columns split into pages this is the
+  layout of jax's paged-attention kernels. What stands at or past a row's length is never read.
   """
 
-  keys: Layers
-  values: Layers
-  valid: Bool[Array, 'B C']  # columns that hold a token; a prompt's left padding never does
-  column: Int[Array, '']  # the next column to write
+  keys: Side
+  values: Side
+  lengths: Int[Array, 'B']  # tokens of each row
+
+  @property
+  def columns(self) -> int:
+    """The most tokens a row can have."""
+    return jax.tree.leaves(self.keys)[0].shape[-2]
 
 
 def init_cache(config: ModelConfig, batch: int, columns: int) -> Cache:
   """An empty cache of `columns` tokens for `batch` rows."""
-  shape = (batch, config.num_kv_heads, columns, config.head_dim)
+  shape = (config.num_kv_heads, batch, columns, config.head_dim)
 
-  def side() -> Layers:
+  def side() -> Side:
     if config.scan_layers:
       return jnp.zeros((config.num_layers, *shape), config.activation_dtype)
     return tuple(jnp.zeros(shape, config.activation_dtype) for _ in range(config.num_layers))
 
-  return Cache(side(), side(), valid=jnp.zeros((batch, columns), bool), column=jnp.zeros((), jnp.int32))
+  return Cache(side(), side(), jnp.zeros(batch, jnp.int32))
 
 
-def repeat_rows(cache: Cache, times: int) -> Cache:
-  """Each row `times` times, group-major: a prompt is prefilled once and serves all its samples."""
+def append(
+  side: Float[Array, '*layers J B C K'],
+  new: Float[Array, 'J B S K'],
+  lengths: Int[Array, 'B'],
+  layer: Int[Array, ''] | None,
+) -> Float[Array, '*layers J B C K']:
+  """Write each row's new columns behind those it has; what does not fit is dropped. A stack is written at `layer`."""
+  rows = jnp.arange(new.shape[1])[:, None]
+  columns = lengths[:, None] + jnp.arange(new.shape[2])
+  if layer is None:
+    return side.at[:, rows, columns].set(new)
+  return side.at[layer, :, rows, columns].set(new.transpose(1, 2, 0, 3))
 
-  def repeat(layers: Layers) -> PyTree[Array]:
-    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=x.ndim - 4), layers)
 
-  return cache.replace(keys=repeat(cache.keys), values=repeat(cache.values), valid=jnp.repeat(cache.valid, times, axis=0))
+def refill(cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Array, 'R']) -> Cache:
+  """The cache with the rows `target` begun anew from the rows `source` of `prompts`; a target past the last row is none.
+
+  Only those rows' prompt columns are touched, layer by layer and without a condition around the cache, so that the compiler
+  updates it in place on a mesh too.
+  """
+  width = prompts.columns
+
+  def side(old: PyTree[Array], new: PyTree[Array]) -> PyTree[Array]:
+    if isinstance(old, tuple):
+      return tuple(o.at[:, target, :width].set(n[:, source]) for o, n in zip(old, new, strict=True))
+    return jax.lax.fori_loop(
+      0, old.shape[0], lambda i, stack: stack.at[i, :, target, :width].set(new[i][:, source].swapaxes(0, 1)), old
+    )
+
+  return Cache(
+    keys=side(cache.keys, prompts.keys),
+    values=side(cache.values, prompts.values),
+    lengths=cache.lengths.at[target].set(prompts.lengths[source]),
+  )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.layers import Block, Projection, RMSNorm
+from espo_jax.model.layers import Block, Following, KeysValues, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.rope import rotation
 
 Params: TypeAlias = PyTree[Array]
@@ -32,16 +32,16 @@ class Decoder(nn.Module):
     self.embedding = self.param('embedding', init, (cfg.vocab_size, cfg.hidden_size), jnp.dtype(cfg.param_dtype))
     if cfg.scan_layers:
       stack = nn.scan(
-        Block,
+        ScannedBlock,
         variable_axes={'params': 0},
         split_rngs={'params': True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=cfg.num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
       )
-      self.layers = stack(cfg, name='layers')
+      self.layers = stack(cfg, any(cfg.windowed), name='layers')
     else:
-      self.layers = [Block(cfg, name=f'layer_{i}') for i in range(cfg.num_layers)]
+      self.layers = [Block(cfg, windowed, name=f'layer_{i}') for i, windowed in enumerate(cfg.windowed)]
     self.final_norm = RMSNorm(cfg, name='final_norm')
     if not cfg.tie_word_embeddings:
       self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
@@ -50,38 +50,48 @@ class Decoder(nn.Module):
       self.value = nn.Dense(1, kernel_init=zeros, dtype=jnp.float32, param_dtype=jnp.float32, name='value')
 
   def __call__(
-    self,
-    tokens: Int[Array, 'B S'],
-    positions: Int[Array, 'B S'],
-    valid: Bool[Array, 'B S'],
-    cache: Cache | None = None,
-  ) -> tuple[Float[Array, 'B S D'], Cache | None]:
-    """Hidden states after the final norm; with a cache, the tokens are appended to it first."""
-    cfg = self.config
-    length = tokens.shape[1]
-    x = self._embed(tokens)
-    column: Int[Array, ''] | int = 0 if cache is None else cache.column
-    layer_kv: Any = None if cache is None else (cache.keys, cache.values)
-    if cache is not None:
-      valid = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, column, axis=1)
-    age = column + jnp.arange(length)[:, None] - jnp.arange(valid.shape[1])  # of a key as a query sees it, in columns
-    mask = (age >= 0) & valid[:, None, :]
-    window = mask & (age < cfg.sliding_window)
-    turn = rotation(cfg, positions)
-    if cfg.scan_layers:
-      x, layer_kv = self.layers(x, layer_kv, turn, window if any(cfg.windowed) else mask, column)
-    else:
-      per_layer = []
-      for i, layer in enumerate(self.layers):
-        cached = None if layer_kv is None else (layer_kv[0][i], layer_kv[1][i])
-        x, kv = layer(x, cached, turn, window if cfg.windowed[i] else mask, column)
-        per_layer.append(kv)
-      layer_kv = tuple(zip(*per_layer, strict=True))
-    if cache is not None:
-      cache = Cache(keys=layer_kv[0], values=layer_kv[1], valid=valid, column=cache.column + length)
+    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
+    """Hidden states after the final norm, and every layer's keys and values.
+
+    Args:
+      tokens: Token ids.
+      positions: For RoPE.
+      segments: Which sequence each token belongs to; 0 is padding, which nothing attends to.
+    """
+    x, kv = self._trunk(tokens, positions, Together(segments), None)
     if self.is_initializing():
       self.logits(x), self.values(x)
-    return self.final_norm(x), cache
+    return x, kv
+
+  def extend(
+    self, tokens: Int[Array, 'B S'], counts: Int[Array, 'B'], cache: Cache, longest: Int[Array, '']
+  ) -> tuple[Float[Array, 'B S D'], Cache]:
+    """Hidden states of tokens that follow those in the cache, and the cache with them.
+
+    Args:
+      tokens: The new tokens of each row.
+      counts: How many of them the row keeps; what follows them is as good as padding.
+      cache: What came before.
+      longest: No row that counts has more tokens than this, the new ones included.
+    """
+    positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
+    x, (keys, values) = self._trunk(tokens, positions, Following(cache.lengths, longest), (cache.keys, cache.values))
+    return x, Cache(keys, values, cache.lengths + counts)
+
+  def _trunk(
+    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], scope: Scope, cached: KeysValues | None
+  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
+    x, turn = self._embed(tokens), rotation(self.config, positions)
+    if self.config.scan_layers:
+      (x, carried), put_out = self.layers((x, cached), jnp.arange(self.config.num_layers), turn, scope)
+      return self.final_norm(x), put_out if cached is None else carried
+    per_layer = []
+    for i, layer in enumerate(self.layers):
+      x, kv = layer(x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]))
+      per_layer.append(kv)
+    keys, values = zip(*per_layer, strict=True)
+    return self.final_norm(x), (keys, values)
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:
     table = self.embedding.astype(self.config.activation_dtype)
@@ -106,7 +116,7 @@ class Decoder(nn.Module):
 def init_boxed(config: ModelConfig, key: PRNGKeyArray, *, value_head: bool = False) -> PyTree:
   """Random parameters, each in a box that names its logical axes."""
   tokens = jnp.zeros((1, 2), jnp.int32)
-  return Decoder(config, value_head).init(key, tokens, tokens, jnp.ones((1, 2), bool))['params']
+  return Decoder(config, value_head).init(key, tokens, tokens, jnp.ones((1, 2), jnp.int32))['params']
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'value_head'))
@@ -139,6 +149,6 @@ def apply(
   if valid is None:
     valid = jnp.ones(tokens.shape, bool)
   decoder = Decoder(config)
-  hidden: Any = decoder.apply({'params': params}, tokens, positions, valid)[0]
+  hidden: Any = decoder.apply({'params': params}, tokens, positions, valid.astype(jnp.int32))[0]
   logits: Any = decoder.apply({'params': params}, hidden, method='logits')
   return logits

@@ -1,17 +1,19 @@
 """The decoder's parts. Kernels name logical axes; `espo_jax.parallel.sharding` maps them to a mesh."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from espo_jax.model.attention import cached_attention, self_attention
+from espo_jax.model.cache import append
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.rope import Rotation, rotate
 
-_MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
+KeysValues: TypeAlias = tuple[Any, Any]
 
 
 def _kernel(scale: float, *axes: str) -> Callable[..., Any]:
@@ -74,36 +76,33 @@ class RMSNorm(nn.Module):
     return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-def attend(
-  queries: Float[Array, 'B S H K'],
-  keys: Float[Array, 'B J C K'],
-  values: Float[Array, 'B J C K'],
-  mask: Bool[Array, 'B S C'],
-) -> Float[Array, 'B S H K']:
-  """Grouped-query attention with a float32 softmax; query head `h` reads key-value head `h // (H / J)`."""
-  batch, length, heads, head_dim = queries.shape
-  groups = keys.shape[1]
-  grouped = queries.reshape(batch, length, groups, heads // groups, head_dim)
-  scores = jnp.einsum('bsjgk,bjck->bjgsc', grouped, keys, preferred_element_type=jnp.float32) * head_dim**-0.5
-  weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, _MASKED), axis=-1).astype(values.dtype)
-  return jnp.einsum('bjgsc,bjck->bsjgk', weights, values).reshape(batch, length, heads, head_dim)
+class Together(NamedTuple):
+  """Whole sequences: tokens look at each other within their segments."""
+
+  segments: Int[Array, 'B S']
+
+
+class Following(NamedTuple):
+  """The newest tokens of rows whose others are in a cache, at which they look too."""
+
+  lengths: Int[Array, 'B']  # of the cache's rows, before these tokens
+  longest: Int[Array, '']  # of the rows that count, with these tokens
+
+
+Scope: TypeAlias = Together | Following
 
 
 class Attention(nn.Module):
-  """Self-attention over the tokens given, or over a cache that the new keys and values are first written to."""
+  """Self-attention over the tokens given, or over a cache that their keys and values are first written to."""
 
   config: ModelConfig
+  windowed: bool
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, 'B S D'],
-    turn: Rotation,
-    mask: Bool[Array, 'B S C'],
-    cached: tuple[Array, Array] | None,
-    column: Int[Array, ''] | int,
-  ) -> tuple[Float[Array, 'B S D'], tuple[Array, Array]]:
-    """Return the attended states and the keys and values, `[B, J, C, K]` each, including those of `x`."""
+    self, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, layer: Int[Array, ''] | None
+  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
+    """Return the attended states, and the keys and values: those of `x`, or the cache with them in it."""
     cfg = self.config
     batch, length, _ = x.shape
 
@@ -115,11 +114,16 @@ class Attention(nn.Module):
     queries = rotate(heads('q', cfg.num_heads, 'heads'), turn)
     keys = rotate(heads('k', cfg.num_kv_heads, 'kv_heads'), turn)
     values = heads('v', cfg.num_kv_heads, 'kv_heads')
-    keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)  # the products batch over rows and heads
-    if cached is not None:
-      keys = jax.lax.dynamic_update_slice_in_dim(cached[0], keys, column, axis=2)
-      values = jax.lax.dynamic_update_slice_in_dim(cached[1], values, column, axis=2)
-    out = attend(queries, keys, values, mask).reshape(batch, length, cfg.num_heads * cfg.head_dim)
+    keys, values = keys.transpose(2, 0, 1, 3), values.transpose(2, 0, 1, 3)
+    window = cfg.sliding_window if self.windowed else 0
+    if isinstance(scope, Together):
+      out = self_attention(queries, keys, values, scope.segments, window)
+    else:
+      assert cached is not None
+      keys, values = (append(side, new, scope.lengths, layer) for side, new in zip(cached, (keys, values), strict=True))
+      own = (keys, values) if layer is None else (keys[layer], values[layer])
+      out = cached_attention(queries, *own, scope.lengths, scope.longest, window)
+    out = out.reshape(batch, length, cfg.num_heads * cfg.head_dim)
     project = Projection(cfg, cfg.hidden_size, ('heads', 'embed'), cfg.out_bias, _branch(cfg), name='o_proj')
     return project(out), (keys, values)
 
@@ -140,22 +144,34 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One pre-norm decoder layer. Its call has the carry-and-output form that `nn.scan` asks for."""
+  """One pre-norm decoder layer."""
 
   config: ModelConfig
+  windowed: bool
 
-  @nn.compact
+  def setup(self):
+    """Declare the parts."""
+    self.attention_norm = RMSNorm(self.config)
+    self.attention = Attention(self.config, self.windowed)
+    self.mlp_norm = RMSNorm(self.config)
+    self.mlp = MLP(self.config)
+
   def __call__(
-    self,
-    x: Float[Array, 'B S D'],
-    cached: tuple[Array, Array] | None,
-    turn: Rotation,
-    mask: Bool[Array, 'B S C'],
-    column: Int[Array, ''] | int,
-  ) -> tuple[Float[Array, 'B S D'], tuple[Array, Array]]:
-    """Return the new residual stream and this layer's keys and values."""
-    attended, kv = Attention(self.config, name='attention')(
-      RMSNorm(self.config, name='attention_norm')(x), turn, mask, cached, column
-    )
+    self, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, layer: Int[Array, ''] | None = None
+  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
+    """Return the new residual stream and the layer's keys and values, as `Attention` does."""
+    attended, kv = self.attention(self.attention_norm(x), turn, scope, cached, layer)
     x = x + attended
-    return x + MLP(self.config, name='mlp')(RMSNorm(self.config, name='mlp_norm')(x)), kv
+    return x + self.mlp(self.mlp_norm(x)), kv
+
+
+class ScannedBlock(Block):
+  """A `Block` in the form that `nn.scan` asks for. A cache is carried, not scanned over, so that it is written in place."""
+
+  def __call__(  # type: ignore[override]
+    self, carry: tuple[Array, KeysValues | None], layer: Int[Array, ''], turn: Rotation, scope: Scope
+  ) -> tuple[tuple[Array, KeysValues | None], KeysValues | None]:
+    """Carry the stream and the stacked cache through layer `layer`; without a cache, put out the layer's keys and values."""
+    x, cached = carry
+    x, kv = Block.__call__(self, x, turn, scope, cached, layer)
+    return ((x, None), kv) if cached is None else ((x, kv), None)

@@ -1,4 +1,4 @@
-"""The rollout: one jitted call, a `while_loop` of short scans that ends when every row has ended."""
+"""The rollout: one jitted program in which a fixed number of slots decodes all rows, each slot taking a new row as one ends."""
 
 import functools
 from typing import NamedTuple
@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Caches, Params, States, repeat_samples
-from espo_jax.rollout import sampling
-from espo_jax.stops import Adaptive, Observation, StopRule, StopState, surrogate_regret
+from espo_jax.model import ActorCritic, Caches, Params, States, put_rows, refill_rows, spread_rows, widen_rows
+from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.sampling import Sampling
+from espo_jax.stops import Adaptive, Observation, StopRule, StopState
 from espo_jax.types import Prompts, StopReason, Trajectories
+
+_REFILL_SHARE = 8  # an eighth of the slots is refilled at a time
+_PLAIN = Sampling()
 
 
 class Recorded(NamedTuple):
-  """What a decode step writes down, one entry a row."""
+  """What a decode step writes down, one entry a slot or a token."""
 
   tokens: Int[Array, '...']
   logprobs: Float[Array, '...']
@@ -24,18 +28,53 @@ class Recorded(NamedTuple):
   z: Float[Array, '...']
 
 
-class _Carry(flax.struct.PyTreeNode):
+class _Row(flax.struct.PyTreeNode):
+  """Each slot's row: which it is, and how far."""
+
+  index: Int[Array, 'S']  # of the output; past the last one where the slot has none
+  length: Int[Array, 'S']  # tokens that count
+  full_length: Int[Array, 'S']  # with a shadow row's extra ones
+  reason: Int[Array, 'S']
+  started: Int[Array, 'S']  # the decode step at which it took the slot
+  alive: Bool[Array, 'S']
+
+
+class _Slots(flax.struct.PyTreeNode):
+  """What the slots carry from token to token."""
+
+  row: _Row
+  keys: Key[Array, 'S']
+  shadow: Bool[Array, 'S']
   states: States  # of the newest token, from which the next is drawn
   caches: Caches
   stop: StopState
-  length: Int[Array, 'N']  # tokens that count
-  full_length: Int[Array, 'N']  # with a shadow row's extra ones
+
+
+class _Output(flax.struct.PyTreeNode):
+  """What is known of each row of the result."""
+
+  record: Recorded  # [N, T] each
+  length: Int[Array, 'N']
+  full_length: Int[Array, 'N']
   reason: Int[Array, 'N']
-  alive: Bool[Array, 'N']  # still decoding
-  step: Int[Array, '']
+  started: Int[Array, 'N']
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'rule', 'samples', 'horizon', 'scan_length', 'end_tokens', 'pad_token'))
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    'model',
+    'rule',
+    'samples',
+    'horizon',
+    'slots',
+    'scan_length',
+    'critic_every',
+    'end_tokens',
+    'pad_token',
+    'mesh',
+  ),
+)
 def generate(
   model: ActorCritic,
   params: Params,
@@ -47,16 +86,18 @@ def generate(
   samples: int,
   horizon: int,
   end_tokens: tuple[int, ...],
-  temperature: float | Float[Array, ''] = 1.0,
+  sampling: Sampling = _PLAIN,
   shadow_share: float | Float[Array, ''] = 0.0,
-  scan_length: int = 16,
+  slots: int = 0,
+  scan_length: int = 32,
+  critic_every: int = 1,
   pad_token: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
   """Sample `samples` responses a prompt, ending each at an end token, at the stop rule's word, or at the horizon.
 
-  The end token, like the token that triggers a stop, is kept with its log-probability. The regret is that of the logits that
-  sampled; z and the threshold are followed in the loop. All rows share the decode step: refilling finished rows would take the
-  place of the `while_loop`'s body.
+  The end token, like the token that triggers a stop, is kept with its log-probability. The regret is that of the distribution
+  that sampled; z and the threshold are followed in the loop. The host takes no part until all rows are done.
 
   Args:
     model: Policy and critic.
@@ -68,95 +109,178 @@ def generate(
     samples: `G`, responses a prompt.
     horizon: `T`, the most tokens a response has.
     end_tokens: Ids that end a response.
-    temperature: Traced, so that another value does not compile again; 0 is greedy.
+    sampling: How logits become the distribution that is sampled.
     shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
-    scan_length: `K`, decode steps between two looks at whether every row has ended.
+    slots: `S`, rows decoded at a time; 0 for all of them. Rows are taken in their order.
+    scan_length: `K`, the most decode steps between two times that what was decoded is written out.
+    critic_every: Tokens that a separate critic reads at a time. Between two readings the rule sees the last value; 1 is ESPO's.
     pad_token: Fills the columns after a response.
+    mesh: Where the parameters lie; the slots are spread over its batch axes. None for a single device.
 
   Returns:
     `N = P * samples` rows, group-major.
   """
-  temperature = jnp.asarray(temperature, jnp.float32)
-  width = prompts.tokens.shape[1]
-  chunks = -(-horizon // scan_length)
-  keys = sampling.row_keys(key, jnp.asarray(prompts.ids), samples)
-  is_shadow = sampling.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32))
-  prompt_lengths = jnp.repeat(prompts.lengths, samples)
-  rows = keys.shape[0]
+  sampling = jax.tree.map(jnp.asarray, sampling)
+  prompt_lengths = jnp.asarray(prompts.lengths)
+  rows, width = prompt_lengths.shape[0] * samples, prompts.tokens.shape[1]
+  slots = min(slots or rows, rows)
+  group = critic_every if model.separate_critic else 1
+  steps = -(-scan_length // group) * group
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
+  shadow = draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32))
+  prefilled = _prefill(model, params, prompts, slots)
 
-  states, caches = _prefill(model, params, prompts, width + chunks * scan_length)
-  states, caches = repeat_samples(states, caches, samples)
-  carry = _Carry(
-    states=states,
-    caches=caches,
-    stop=rule.init(rows, adaptive),
-    length=jnp.zeros(rows, jnp.int32),
-    full_length=jnp.zeros(rows, jnp.int32),
-    reason=jnp.full(rows, StopReason.LENGTH, jnp.int32),
-    alive=jnp.ones(rows, bool),
-    step=jnp.zeros((), jnp.int32),
-  )
-  shape = (chunks * scan_length, rows)
-  record = Recorded(jnp.zeros(shape, jnp.int32), *(jnp.zeros(shape) for _ in Recorded._fields[1:]))
+  def spread(tree: tuple[States, Caches]) -> tuple[States, Caches]:
+    return tree if mesh is None else spread_rows(tree, mesh)
 
-  def decode_step(carry: _Carry, noise: Float[Array, 'N 2']) -> tuple[_Carry, Recorded]:
-    logits = sampling.tempered(model.logits(params, carry.states), temperature)
-    values = model.values(params, carry.states)
-    tokens, logprobs = sampling.draw(logits, noise[:, 0], temperature)
-    regret = surrogate_regret(logits, tokens)
-    stop_state, stop, z = rule.update(carry.stop, Observation(regret, values, noise[:, 1]))
+  def refill(carry: tuple[_Slots, Array, Array]) -> tuple[_Slots, Array]:
+    """Give waiting rows to some of the free slots."""
+    held, waiting, step = carry
+    free = ~held.row.alive
+    count = -(-slots // _REFILL_SHARE)
+    order = jnp.cumsum(free) - 1  # of the free slots
+    index = waiting + order
+    taken = free & (order < count) & (index < rows)
+    row = _Row(
+      index=jnp.where(taken, index, jnp.where(free, rows, held.row.index)),
+      length=jnp.where(taken, 0, held.row.length),
+      full_length=jnp.where(taken, 0, held.row.full_length),
+      reason=jnp.where(taken, StopReason.LENGTH, held.row.reason),
+      started=jnp.where(taken, step, held.row.started),
+      alive=held.row.alive | taken,
+    )
+    target = jnp.nonzero(taken, size=count, fill_value=slots)[0]
+    source = jnp.minimum(waiting + jnp.arange(count), rows - 1) // samples
+    states, caches = spread(refill_rows(held.states, held.caches, prefilled, source, target))
+    begun = jnp.minimum(row.index, rows - 1)
+    new = _Slots(row, keys[begun], shadow[begun], states, caches, _restart(rule, held.stop, taken))
+    return new, waiting + taken.sum()
 
-    counts = carry.alive & (carry.reason != StopReason.STOPPED)  # False in a shadow row's extra steps
-    ended = carry.alive & functools.reduce(jnp.logical_or, [tokens == end for end in end_tokens])
+  def policy_step(held: _Slots, _: None) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
+    """Draw a token in every slot, and read it."""
+    row = held.row
+    noise = draws.token_noise(held.keys, row.full_length)
+    logits = draws.sampled_logits(model.logits(params, held.states), sampling)
+    values = model.values(params, held.states)
+    tokens, logprobs, regret = draws.draw(logits, noise[:, 0], draws.is_greedy(sampling))
+    stop_state, stop, z = rule.update(held.stop, Observation(regret, values, noise[:, 1]))
+
+    counts = row.alive & (row.reason != StopReason.STOPPED)  # False in a shadow row's extra steps
+    ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in end_tokens])
     stopped = counts & stop & ~ended
-    full_length = carry.full_length + carry.alive
-    reason = jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, StopReason.STOPPED, carry.reason))
-    alive = carry.alive & ~ended & ~(stopped & ~is_shadow) & (full_length < horizon)
-
-    states, caches = model.states(
-      params,
-      tokens[:, None],
-      (prompt_lengths + carry.step)[:, None],
-      carry.alive[:, None],
-      carry.caches,
-    )
-    new = _Carry(
-      states=jax.tree.map(lambda x: x[:, 0], states),
-      caches=caches,
-      stop=stop_state,
-      length=carry.length + counts,
+    full_length = row.full_length + row.alive
+    alive = row.alive & ~ended & ~(stopped & ~held.shadow) & (full_length < horizon)
+    longest = jnp.where(alive, held.caches.policy.lengths + 1, 1).max()
+    states, caches = model.extend_policy(params, tokens[:, None], jnp.ones_like(tokens), held.states, held.caches, longest)
+    new_row = row.replace(
+      length=row.length + counts,
       full_length=full_length,
-      reason=reason,
+      reason=jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, StopReason.STOPPED, row.reason)),
       alive=alive,
-      step=carry.step + 1,
     )
-    return new, Recorded(tokens, logprobs, values, regret, z)
+    where = (jnp.where(row.alive, row.index, rows), row.full_length)
+    new = held.replace(row=new_row, states=states, caches=caches, stop=stop_state)
+    return new, (Recorded(tokens, logprobs, values, regret, z), *where)
 
-  def decode_chunk(loop: tuple[_Carry, Recorded]) -> tuple[_Carry, Recorded]:
-    carry, record = loop
-    start = carry.step
-    carry, new = jax.lax.scan(decode_step, carry, sampling.token_noise(keys, start, scan_length))
-    return carry, jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, start, axis=0), record, new)
+  def decode(held: _Slots) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
+    """`group` tokens a slot, and one reading by a separate critic."""
+    held, (record, index, position) = jax.lax.scan(policy_step, held, None, length=group)
+    if model.separate_critic:
+      longest = jnp.where(index[0] < rows, held.caches.policy.lengths, 1).max()  # of rows alive before the group
+      counts = jnp.full(slots, group, jnp.int32)
+      hidden, caches = model.extend_critic(params, record.tokens.T, counts, held.caches, longest)
+      held = held.replace(states=held.states.replace(critic=hidden[:, -1]), caches=caches)
+      later = model.values(params, States(hidden[:, :-1], hidden[:, :-1]))
+      record = record._replace(values=jnp.concatenate([record.values[:1], later.T]))
+    return held, (record, index, position)
 
-  carry, record = jax.lax.while_loop(lambda loop: loop[0].alive.any(), decode_chunk, (carry, record))
+  def write_down(output: _Output, held: _Slots, done: Array, buffer: tuple[Recorded, Array, Array]) -> _Output:
+    record, index, position = buffer
+    index = jnp.where(jnp.arange(steps)[:, None] < done, index, rows)  # the rest of the buffer is of an earlier time
+    row = held.row
+    return _Output(
+      record=jax.tree.map(lambda old, new: old.at[index, position].set(new), output.record, record),
+      length=output.length.at[row.index].set(row.length),
+      full_length=output.full_length.at[row.index].set(row.full_length),
+      reason=output.reason.at[row.index].set(row.reason),
+      started=output.started.at[row.index].set(row.started),
+    )
 
-  written = jnp.arange(horizon) < carry.full_length[:, None]
-  record = Recorded(*(jnp.where(written, x.T[:, :horizon], 0) for x in record))
+  def chunk(carry: tuple[_Slots, Array, Array, _Output, tuple]) -> tuple[_Slots, Array, Array, _Output, tuple]:
+    held, waiting, step, output, buffer = carry
+    held, waiting = refill((held, waiting, step))
+
+    def goes_on(inner: tuple[Array, _Slots, tuple]) -> Array:
+      done, held, _ = inner
+      idle = (waiting < rows) & ~held.row.alive.all()  # a slot could take a row
+      return (done < steps) & held.row.alive.any() & ~idle
+
+    def advance(inner: tuple[Array, _Slots, tuple]) -> tuple[Array, _Slots, tuple]:
+      done, held, buffer = inner
+      held, new = decode(held)
+      buffer = jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, done, axis=0), buffer, new)
+      return done + group, held, buffer
+
+    done, held, buffer = jax.lax.while_loop(goes_on, advance, (jnp.zeros((), jnp.int32), held, buffer))
+    return held, waiting, step + done, write_down(output, held, done, buffer), buffer
+
+  def unfinished(carry: tuple[_Slots, Array, Array, _Output, tuple]) -> Array:
+    return carry[0].row.alive.any() | (carry[1] < rows)
+
+  zero = jnp.zeros((), jnp.int32)
+  none = jnp.zeros(slots, jnp.int32)
+  nobody = _Row(index=none + rows, length=none, full_length=none, reason=none, started=none, alive=none > 0)
+  states = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), prefilled[0])
+  # A group's last tokens may lie past a row's end; they are read like the others.
+  states, caches = spread((states, model.init_caches(slots, width + -(-horizon // group) * group)))
+  held = _Slots(nobody, keys[none], nobody.alive, states, caches, rule.init(slots, adaptive))
+
+  def blank(*shape: int) -> Recorded:
+    return Recorded(jnp.full(shape, pad_token, jnp.int32), *(jnp.zeros(shape) for _ in Recorded._fields[1:]))
+
+  output = _Output(blank(rows, horizon), *(jnp.zeros(rows, jnp.int32) for _ in range(4)))
+  buffer = (blank(steps, slots), jnp.zeros((steps, slots), jnp.int32), jnp.zeros((steps, slots), jnp.int32))
+  _, _, _, output, _ = jax.lax.while_loop(unfinished, chunk, (held, zero, zero, output, buffer))
   return Trajectories(
     prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
-    prompt_lengths=prompt_lengths,
-    length=carry.length,
-    full_length=carry.full_length,
-    stop_reason=carry.reason,
-    shadow=is_shadow & (carry.reason == StopReason.STOPPED),
-    **record._replace(tokens=jnp.where(written, record.tokens, pad_token))._asdict(),
+    prompt_lengths=jnp.repeat(prompt_lengths, samples),
+    length=output.length,
+    full_length=output.full_length,
+    stop_reason=output.reason,
+    shadow=shadow & (output.reason == StopReason.STOPPED),
+    started=output.started,
+    **output.record._asdict(),
   )
 
 
-def _prefill(model: ActorCritic, params: Params, prompts: Prompts, columns: int) -> tuple[States, Caches]:
-  """Run the prompts once; return the states of their last tokens and caches of `columns` columns."""
+def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:
+  """The rule's state with that of the slots `taken` as before a first token."""
+  fresh = rule.init(taken.shape[0], state.adaptive)
+
+  def choose(new: Array, old: Array) -> Array:
+    return jnp.where(taken.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+  per_row = jax.tree.map(choose, fresh.replace(adaptive=None), state.replace(adaptive=None))
+  return per_row.replace(adaptive=state.adaptive)
+
+
+def _prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
+  """The states of the prompts' last tokens and caches of their columns, `at_a_time` prompts at a time."""
   count, width = prompts.tokens.shape
-  offset = jnp.arange(width) - (width - prompts.lengths[:, None])
-  tokens, empty = jnp.asarray(prompts.tokens), model.init_caches(count, columns)
-  states, caches = model.states(params, tokens, jnp.maximum(offset, 0), offset >= 0, empty)
-  return jax.tree.map(lambda x: x[:, -1], states), caches
+  lengths = jnp.asarray(prompts.lengths)
+  from_right = (jnp.arange(width) + width - lengths[:, None]) % width  # padded on the left there, on the right here
+  tokens = jnp.take_along_axis(jnp.asarray(prompts.tokens), from_right, axis=1)
+  parts = -(-count // at_a_time)
+  at_a_time = -(-count // parts)
+  padding = parts * at_a_time - count
+  tokens, lengths = jnp.pad(tokens, ((0, padding), (0, 0))), jnp.pad(lengths, (0, padding), constant_values=1)
+
+  def part(i: Array, done: tuple[States, Caches]) -> tuple[States, Caches]:
+    start = i * at_a_time
+    some, many = (jax.lax.dynamic_slice_in_dim(x, start, at_a_time) for x in (tokens, lengths))
+    return put_rows(done, model.prefill(params, some, many), start)
+
+  first = model.prefill(params, tokens[:at_a_time], lengths[:at_a_time])
+  if parts == 1:
+    return first
+  return jax.lax.fori_loop(1, parts, part, widen_rows(first, parts))

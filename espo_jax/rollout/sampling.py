@@ -1,11 +1,30 @@
 """Drawing tokens. The key of a token depends on (seed, step, prompt, sample, position) alone, never on its row or batch."""
 
+from typing import TypeAlias
+
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
 _SHADOW = 0xFFFF_FFFF  # a position no token has: the draw that makes a row a shadow row
 _GREEDY_BELOW = 1e-6  # temperatures under this take the likeliest token
+_BELOW_ONE = 1 - 2.0**-22  # times a positive float32: below it, by rounding too
+Scalar: TypeAlias = float | np.generic | Shaped[Array, '']
+
+
+class Sampling(flax.struct.PyTreeNode):
+  """How the model's logits become the distribution that is sampled. All of it is traced: another value compiles nothing.
+
+  In this order, as in transformers: the temperature, then the `top_k` likeliest tokens, then the fewest of them that hold a
+  share `top_p`, then those at least `min_p` times as likely as the likeliest. Tokens as likely as the last one kept are kept.
+  """
+
+  temperature: Scalar = 1.0  # 0 is greedy
+  top_p: Scalar = 1.0
+  top_k: Scalar = 0  # 0 is all
+  min_p: Scalar = 0.0
 
 
 def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) -> Key[Array, 'N']:
@@ -15,14 +34,9 @@ def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) 
   return per_sample(prompt_keys).reshape(-1)
 
 
-def token_noise(keys: Key[Array, 'N'], start: Int[Array, ''], steps: int) -> Float[Array, 'K N 2']:
-  """Two uniforms a token for positions `start .. start + steps`: one draws the token, one belongs to the stop rule."""
-  positions = start + jnp.arange(steps)
-
-  def draw(position: Array, key: Array) -> Array:
-    return jax.random.uniform(jax.random.fold_in(key, position), (2,))
-
-  return jax.vmap(jax.vmap(draw, in_axes=(None, 0)), in_axes=(0, None))(positions, keys)
+def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N']) -> Float[Array, 'N 2']:
+  """Two uniforms for each row's token at `positions`: one draws the token, one belongs to the stop rule."""
+  return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position), (2,)))(keys, positions)
 
 
 def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:
@@ -30,23 +44,77 @@ def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:
   return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _SHADOW)))(keys) < share
 
 
-def tempered(logits: Float[Array, '... V'], temperature: Float[Array, '']) -> Float[Array, '... V']:
-  """The logits of the distribution that samples. Greedy decoding records those of temperature 1."""
-  return logits / jnp.where(temperature < _GREEDY_BELOW, 1.0, temperature)
+def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[Array, '... V']:
+  """Logits of the distribution that samples, `-inf` where it has no mass. Greedy decoding records that of temperature 1."""
+  temperature, top_p, top_k, min_p = (
+    jnp.asarray(x) for x in (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
+  )
+  greedy = temperature < _GREEDY_BELOW
+  logits = logits / jnp.where(greedy, 1.0, temperature)
+  truncates = (top_p < 1) | (top_k > 0) | (min_p > 0)
+
+  def truncate(logits: Array) -> Array:
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))  # the likeliest has 1
+    k = jnp.where(top_k > 0, top_k, logits.shape[-1])
+    least = _threshold(weights, lambda kept: kept.sum(-1, keepdims=True), k)
+    weights = jnp.where(weights >= least, weights, 0.0)
+    share = jnp.minimum(top_p, _BELOW_ONE) * weights.sum(-1, keepdims=True)
+    least = _threshold(weights, lambda kept: jnp.where(kept, weights, 0.0).sum(-1, keepdims=True), share)
+    least = jnp.maximum(jnp.where(top_p < 1, least, 0.0), min_p)
+    return jnp.where((weights >= least) & (weights > 0), logits, -jnp.inf)
+
+  return jax.lax.cond(truncates & ~greedy, truncate, lambda logits: logits, logits)
 
 
 def draw(
-  logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], temperature: Float[Array, '']
-) -> tuple[Int[Array, 'N'], Float[Array, 'N']]:
-  """Tokens by inverse CDF (one uniform a row, not one a vocabulary entry), and their log-probabilities.
+  logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array
+) -> tuple[Int[Array, 'N'], Float[Array, 'N'], Float[Array, 'N']]:
+  """Tokens by inverse CDF: one uniform a row, not one a vocabulary entry.
+
+  The CDF is looked up in two levels, blocks first and then one block, for a running sum over the whole vocabulary costs more
+  than the logits.
 
   Args:
-    logits: Tempered logits.
+    logits: Those of the distribution; `-inf` has no mass.
     uniform: In [0, 1).
-    temperature: Near zero takes the likeliest token.
+    greedy: Take the likeliest token.
+
+  Returns:
+    The tokens, their log-probabilities, and their surrogate regrets: how far below the likeliest they are, nats.
   """
-  logprobs = jax.nn.log_softmax(logits)
-  cdf = jnp.cumsum(jnp.exp(logprobs), axis=-1)
-  sampled = jnp.argmax(cdf > uniform[:, None] * cdf[:, -1:], axis=-1)
-  tokens = jnp.where(temperature < _GREEDY_BELOW, logits.argmax(axis=-1), sampled).astype(jnp.int32)
-  return tokens, jnp.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+  rows, vocabulary = logits.shape
+  width = 1 << max(vocabulary - 1, 1).bit_length() // 2
+  top = logits.max(-1)
+  weights = jnp.exp(logits - top[:, None])
+  blocks = jnp.pad(weights, ((0, 0), (0, -vocabulary % width))).reshape(rows, -1, width)
+  upto = jnp.cumsum(blocks.sum(-1), axis=-1)
+  total = upto[:, -1]
+  target = jnp.minimum(uniform, _BELOW_ONE) * total
+  block = jnp.argmax(upto > target[:, None], axis=-1)
+  before = jnp.where(block > 0, jnp.take_along_axis(upto, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0.0)
+  within = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
+  rest = jnp.clip(target - before, 0.0, within[:, -1] * _BELOW_ONE)  # rounding must not leave the block
+  sampled = block * width + jnp.argmax(within > rest[:, None], axis=-1)
+  tokens = jnp.where(greedy, logits.argmax(axis=-1), sampled).astype(jnp.int32)
+  chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+  return tokens, chosen - top - jnp.log(total), top - chosen
+
+
+def is_greedy(sampling: Sampling) -> Array:
+  """Whether the likeliest token is taken."""
+  return jnp.asarray(sampling.temperature) < _GREEDY_BELOW
+
+
+def _threshold(weights, measure, wanted):
+  """The largest weight `x` for which `measure(weights >= x)` is at least `wanted`.
+
+  Found bit by bit, 31 passes over the weights in place of a sort: positive floats are ordered as their bits are.
+  """
+
+  def step(i: Array, bits: Array) -> Array:
+    raised = bits | (jnp.int32(1) << (30 - i))
+    enough = measure(weights >= jax.lax.bitcast_convert_type(raised, jnp.float32)) >= wanted
+    return jnp.where(enough, raised, bits)
+
+  start = jnp.zeros((*weights.shape[:-1], 1), jnp.int32)
+  return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 31, step, start), jnp.float32)

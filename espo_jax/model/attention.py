@@ -1,0 +1,79 @@
+"""Grouped-query attention, over tokens given together and over a cache, behind one function each. The softmax is in float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
+_WIDTHS = 8  # into how many widths the cache's columns are divided
+
+
+def self_attention(
+  queries: Float[Array, 'B S H K'],
+  keys: Float[Array, 'J B S K'],
+  values: Float[Array, 'J B S K'],
+  segments: Int[Array, 'B S'],
+  window: int,
+) -> Float[Array, 'B S H K']:
+  """Each token attends to the tokens of its own segment up to itself.
+
+  Args:
+    queries: Query head `h` reads key-value head `h // (H / J)`.
+    keys: Of the same tokens.
+    values: Of the same tokens.
+    segments: Which sequence a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
+    window: The most tokens one attends to, its own included; 0 is no limit.
+  """
+  age = jnp.arange(segments.shape[1])[:, None] - jnp.arange(segments.shape[1])
+  near = (age >= 0) & (age < window) if window else age >= 0
+  seen = near & (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
+  return _attend(queries, keys, values, seen)
+
+
+def cached_attention(
+  queries: Float[Array, 'B S H K'],
+  keys: Float[Array, 'J B C K'],
+  values: Float[Array, 'J B C K'],
+  lengths: Int[Array, 'B'],
+  longest: Int[Array, ''],
+  window: int,
+) -> Float[Array, 'B S H K']:
+  """The newest tokens attend to everything their rows have in the cache, themselves included.
+
+  Columns past the longest row are not read: of a few widths the least that holds it is taken.
+
+  Args:
+    queries: Of the newest `S` tokens.
+    keys: The cache, with the newest tokens in it.
+    values: Likewise.
+    lengths: Tokens before the newest.
+    longest: No row that counts has more tokens than this, the newest included.
+    window: As in `self_attention`.
+  """
+  columns, steps = keys.shape[2], queries.shape[1]
+
+  def over(width: int, queries: Array, keys: Array, values: Array, lengths: Array) -> Array:
+    age = lengths[:, None, None] + jnp.arange(steps)[:, None] - jnp.arange(width)
+    seen = (age >= 0) & (age < window) if window else age >= 0
+    return _attend(queries, keys[:, :, :width], values[:, :, :width], seen)
+
+  stride = -(-columns // _WIDTHS)
+  widths = [*range(stride, columns, stride), columns]
+  branches = [functools.partial(over, width) for width in widths]
+  return jax.lax.switch((longest - 1) // stride, branches, queries, keys, values, lengths)
+
+
+def _attend(
+  queries: Float[Array, 'B S H K'],
+  keys: Float[Array, 'J B C K'],
+  values: Float[Array, 'J B C K'],
+  seen: Bool[Array, 'B S C'],
+) -> Float[Array, 'B S H K']:
+  batch, steps, heads, head_dim = queries.shape
+  groups = keys.shape[0]
+  grouped = queries.reshape(batch, steps, groups, heads // groups, head_dim)
+  scores = jnp.einsum('bsjgk,jbck->jbgsc', grouped, keys, preferred_element_type=jnp.float32) * head_dim**-0.5
+  weights = jax.nn.softmax(jnp.where(seen[:, None], scores, _MASKED), axis=-1).astype(values.dtype)
+  return jnp.einsum('jbgsc,jbck->bsjgk', weights, values).reshape(queries.shape)
