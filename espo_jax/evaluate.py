@@ -1,119 +1,327 @@
-"""Evaluate a checkpoint of a run on the test split.
+"""Evaluate a policy: many answers to each problem of a test set.
 
-  python -m espo_jax.evaluate --workdir=runs/quickstart [--arm=espo] [--step=60] [--problems=512]
+  python -m espo_jax.evaluate --checkpoint=runs/quickstart --arm=espo --samples=8
+  python -m espo_jax.evaluate --checkpoint=models/Qwen2.5-Math-1.5B --benchmark=math500 --data=test.jsonl --samples=16
 
-Without flags, the newest checkpoint of the run's main arm. Every policy of a run is asked the same problems with the same
-random numbers. The result is printed, and written beside the arm's checkpoints as `evaluation-<step>.json`.
+The output folder then holds samples.jsonl, an answer a line with its text and its grade, and summary.json: avg@k, pass@k and
+maj@k with 95 % intervals, lengths of right and wrong answers, what was cut off or not graded. The same command goes on with an
+evaluation that was interrupted; the answers are those of an uninterrupted one.
 """
 
 import argparse
+import dataclasses
+import hashlib
+import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from absl import logging
-from orbax.checkpoint.experimental import v1 as ocp
 
-from espo_jax import monitor
-from espo_jax.configs import ConfigError, load_config, validate
-from espo_jax.evaluation import evaluate_params
+from espo_jax import monitor, tasks
+from espo_jax.configs import ConfigError, validate
+from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
-from espo_jax.model import Params
-from espo_jax.tasks import DataError
+from espo_jax.model import WeightsError
+from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, open_policy
+from espo_jax.tasks.pretrained import PROMPTS
+from espo_jax.tasks.sources import path_problem
+
+_ANY_WIDTH = 2**20  # tokens of a prompt: those of a benchmark are padded to its longest
+_TOO_MANY_CUT = 0.05
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+  *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
+  *((name, lambda x: x < 0, 'of at least 0') for name in ('top_k', 'slots')),
+  ('temperature', lambda x: not 0 <= x < float('inf'), 'of at least 0'),
+  ('top_p', lambda x: not 0 < x <= 1, 'in (0, 1]'),
+  ('min_p', lambda x: not 0 <= x <= 1, 'in [0, 1]'),
+  ('seed', lambda x: not 0 <= x < 2**32, f'from 0 to {2**32 - 1}'),
+)
+# The flags that set what messages about a config call by its fields.
+_FLAGS = (
+  ('--config.task.options.prompt', '--prompt'),
+  ('task.options.prompt', '--prompt'),
+  ('data.eval_path', '--data'),
+  ('model.path', '--checkpoint'),
+)
 
 
-def evaluate(
-  workdir: str | pathlib.Path, arm: str | None = None, step: int | None = None, problems: int | None = None
-) -> dict[str, Any]:
-  """Evaluate the policy of `arm` after `step`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """An evaluation, flag by flag. None leaves a choice to the run, or to the defaults for a Hugging Face directory.
 
-  Args:
-    workdir: The folder of a run.
-    arm: An arm or a stage before the arms; None for the run's main arm, or the warm start where there are no arms.
-    step: A step that has a checkpoint; None for the newest.
-    problems: How many of the test split; None for `eval.problems`.
+  Attributes:
+    checkpoint: the folder of a run, or a Hugging Face directory.
+    arm: of a run: an arm or a stage before the arms.
+    step: of a run: a step that has a checkpoint.
+    benchmark: a name in `tasks.BENCHMARKS`, asked in place of the run's own test split.
+    data: where the benchmark's problems are; None for the Hugging Face Hub.
+    prompt: of a Hugging Face directory: how a problem is asked.
+    samples: answers to each problem.
+    problems: how many problems at most, the first ones.
+    temperature: 0 is greedy.
+    top_p: the share of the distribution that is sampled.
+    top_k: the number of tokens that are sampled from; 0 is all.
+    min_p: the least probability of a token, in parts of the likeliest one's.
+    horizon: tokens that an answer may have.
+    batch: answers to write at a time, about.
+    slots: of these, how many are decoded at a time, a finished one giving its place to the next; 0 is all.
+    seed: of the answers; the problems do not depend on it.
+    dtype: of weights and activations.
+    output: the folder to write.
+  """
+
+  checkpoint: str
+  arm: str | None = None
+  step: int | None = None
+  benchmark: str | None = None
+  data: str | None = None
+  prompt: str | None = None
+  samples: int = 32
+  problems: int | None = None
+  temperature: float | None = None
+  top_p: float | None = None
+  top_k: int | None = None
+  min_p: float | None = None
+  horizon: int | None = None
+  batch: int | None = None
+  slots: int | None = None
+  seed: int = 0
+  dtype: str | None = None
+  output: str | None = None
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+  """Sample and grade what is not there yet, then bring it together.
 
   Returns:
-    What `evaluate_params` returns, with `arm`, `step` and the 95 % Wilson intervals `interval` and `greedy_interval`.
+    What `monitor.summarise_samples` returns, with `settings`, all that the answers depend on, and `session`: rows, tokens and
+    seconds of the last session that sampled any.
 
   Raises:
-    FileNotFoundError: There is no such run, arm or step.
-    ConfigError: The run's config does not fit this version or this machine's files, or `problems` not its mesh.
-    DataError: A data file cannot be used.
+    RequestError: What was asked for does not exist or does not go together.
+    ConfigError: The run's config does not fit this version or this machine.
+    DataError: The problems cannot be used.
+    WeightsError: The weights cannot be used.
+    OutputError: The output folder holds another evaluation.
   """
-  workdir = pathlib.Path(workdir).absolute()
-  if not (workdir / 'config.json').is_file():
-    raise FileNotFoundError(f'--workdir={workdir} holds no config.json; fix: the folder of a run of espo_jax.train')
-  config = load_config(workdir / 'config.json')
-  if problems is not None:
-    config.eval.problems = problems
-  validate(config)
-  arm = arm or (config.stop.name if 'rl' in config.stages else 'warm_start')
-  directory = _arm_directory(workdir, arm)
-  step = _step(directory, step)
-  exp = make_experiment(config)
-  result: dict[str, Any] = {
-    'arm': arm,
-    'step': step,
-    **evaluate_params(exp, load_params(exp, directory / 'checkpoints' / str(step))),
+  _check(request)
+  checkpoint = pathlib.Path(request.checkpoint).absolute()
+  policy = open_policy(checkpoint, request.arm, request.step)
+  exp = _experiment(policy, request)
+  c = exp.config
+  size = exp.task.size('test')
+  wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
+  problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
+  if request.benchmark:  # padded to its longest prompt
+    texts = [problem.prompt for problem in exp.tagged(problems)]
+    c.rollout.prompt_width = max(map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
+  prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)
+  settings = {
+    'checkpoint': str(checkpoint),
+    'arm': policy.arm,
+    'step': policy.step,
+    'weights': policy.weights,
+    'benchmark': request.benchmark or '',
+    'problems': len(problems),
+    'problems_digest': _digest(exp.tagged(problems)),
+    'samples': request.samples,
+    'temperature': c.rollout.temperature if request.temperature is None else request.temperature,
+    **{name: c.rollout[name] for name in ('top_p', 'top_k', 'min_p', 'horizon', 'slots')},
+    'prompts_per_batch': prompts,
+    'run_seed': c.seed,
+    'seed': request.seed,
+    'dtype': c.model.dtype,
+    'param_dtype': c.model.param_dtype,
   }
-  for prefix in ('', 'greedy_'):
-    result[f'{prefix}interval'] = monitor.wilson(int(result[f'{prefix}correct']), result['problems'])
-  monitor.atomic_write_text(directory / f'evaluation-{step}.json', monitor.to_json(result, indent=2) + '\n')
-  return result
+  output = pathlib.Path(request.output) if request.output else _default_output(checkpoint, policy, request.benchmark)
+  session = _answer(exp, policy, problems, settings, output)
+  path = output / 'summary.json'
+  if session is None and path.exists():
+    session = json.loads(path.read_text())['session']
+  summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
+  monitor.atomic_write_text(path, monitor.to_json(summary | {'session': session}, indent=2) + '\n')
+  return summary | {'session': session, 'output': str(output)}
 
 
-def load_params(exp: Experiment, checkpoint: pathlib.Path) -> Params:
-  """The parameters of a checkpoint and nothing else of it, on the experiment's mesh."""
-  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), exp.init_params())
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with context:  # and no checkpointer: it would clean up what a run still in progress is writing
-    return ocp.load(checkpoint, {'params': like})['params']
+def _answer(
+  exp: Experiment, policy: Policy, problems: Sequence[tasks.Problem], settings: dict[str, Any], output: pathlib.Path
+) -> dict[str, Any] | None:
+  """Write the answers that are missing, and tell what that took; None where none is missing."""
+  prompts, samples = settings['prompts_per_batch'], settings['samples']
+  total = len(problems) * samples
+  with monitor.SampleWriter(output, settings, batch=prompts * samples, total=total) as writer:
+    if writer.lines == total:
+      return None
+    right = tokens = 0
+    seconds = 0.0
+    start = writer.lines
+    params = policy.load(exp)
+    with monitor.Progress('evaluation', total=total, initial=start) as progress:
+      batches = sample_answers(
+        exp,
+        params,
+        problems,
+        prompts,
+        samples,
+        settings['temperature'],
+        seed=settings['seed'],
+        start=start // samples,
+      )
+      for batch in batches:
+        writer.write(answer._asdict() for answer in batch.answers)
+        right += sum(answer.correct for answer in batch.answers)
+        tokens += sum(answer.length for answer in batch.answers)
+        seconds += batch.seconds
+        accuracy = right / (writer.lines - start)
+        progress.update(writer.lines, {'accuracy': accuracy, 'tokens_per_second': tokens / seconds})
+    return {
+      'answers': total - start,
+      'tokens': tokens,
+      'seconds': seconds,  # the compiler's among them
+      'tokens_per_second': tokens / seconds,
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    }
 
 
-def _arm_directory(workdir: pathlib.Path, arm: str) -> pathlib.Path:
-  candidates = [workdir / 'warm_start', workdir / 'critic_warmup', *sorted((workdir / 'arms').glob('*'))]
-  found = {path.name: path for path in candidates if _steps(path)}
-  if arm not in found:
-    raise FileNotFoundError(
-      f'--arm={arm}: no checkpoints of it under {workdir}; there are those of {", ".join(found) or "no arm"}'
-    )
-  return found[arm]
+def _check(request: Request) -> None:
+  """What can be told from the flags alone."""
+  for name, bad, wanted in _RANGES:
+    value = getattr(request, name)
+    if value is not None and bad(value):
+      raise RequestError(f'--{name}={value}: out of range; fix: a number {wanted}')
+  if request.temperature == 0 and request.samples > 1:
+    raise RequestError(f'--samples={request.samples} with --temperature=0: the answers would all be the same; fix: --samples=1')
+  if request.data and not request.benchmark:
+    raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(tasks.BENCHMARKS)}')
 
 
-def _step(directory: pathlib.Path, step: int | None) -> int:
-  steps = _steps(directory)
-  if step is not None and step not in steps:
-    raise FileNotFoundError(f'--step={step}: no such checkpoint under {directory}; there are {", ".join(map(str, steps))}')
-  return steps[-1] if step is None else step
+def _experiment(policy: Policy, request: Request) -> Experiment:
+  """The policy's experiment with the test set and the lengths that were asked for."""
+  config = policy.config
+  if -1 not in config.mesh.values():
+    config.mesh.data = -1  # as many devices as there are, not as there were
+  if request.dtype:
+    config.model.dtype = config.model.param_dtype = request.dtype
+  if request.prompt:
+    if policy.is_run:
+      raise RequestError(f'--prompt={request.prompt}: a run has a prompt of its own; fix: leave it out')
+    config.task.options.prompt = request.prompt
+  if request.benchmark:
+    _use_benchmark(config, request.benchmark, request.data)
+  elif not policy.is_run:
+    known = ' or '.join(tasks.BENCHMARKS)
+    raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
+  try:
+    validate(config, training=False)
+    for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):  # after the checks: it may be short of a task's solutions
+      if getattr(request, name) is not None:
+        config.rollout[name] = getattr(request, name)
+    return make_experiment(config)
+  except (ConfigError, tasks.DataError) as error:
+    if policy.is_run:
+      raise
+    message = str(error)
+    for field, flag in _FLAGS:
+      message = message.replace(field, flag)
+    raise RequestError(message) from error
 
 
-def _steps(directory: pathlib.Path) -> list[int]:
-  checkpoints = directory / 'checkpoints'
-  return sorted(int(path.name) for path in checkpoints.glob('*') if path.name.isdigit())
+def _use_benchmark(config: Any, benchmark: str, data: str | None) -> None:
+  if config.task.name != 'math':
+    raise RequestError(f'--benchmark={benchmark}: the run learned the task {config.task.name!r} alone; fix: leave it out')
+  source = tasks.BENCHMARKS[benchmark]
+  if problem := path_problem(source, data or source.hub, 'test'):
+    raise RequestError(f'--data = {problem}')
+  config.data.path = config.data.benchmark = ''
+  config.data.eval_benchmark, config.data.eval_path = benchmark, data or source.hub
+  config.rollout.prompt_width = _ANY_WIDTH
+
+
+def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
+  if policy.is_run:
+    return checkpoint / 'evaluations' / f'{policy.arm}-{policy.step}-{benchmark or "test"}'
+  return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'  # here: a model's directory may not be one's own
+
+
+def _digest(problems: Sequence[tasks.Problem]) -> str:
+  return hashlib.blake2b(monitor.to_json(problems).encode(), digest_size=8).hexdigest()
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m espo_jax.evaluate',
+    usage='%(prog)s --checkpoint=DIR [--benchmark=NAME] [--samples=N] [more of the options below]',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  policy = parser.add_argument_group('policy')
+  policy.add_argument('--checkpoint', required=True, help='the folder of a run of espo_jax.train, or a Hugging Face directory')
+  policy.add_argument('--arm', help="of a run: a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
+  policy.add_argument('--step', type=int, help='of a run: a step that has a checkpoint; by default the newest')
+  policy.add_argument(
+    '--dtype', choices=('float32', 'bfloat16', 'float16'), help=f"of the weights; by default the run's, or {DTYPE}"
+  )
+  problems = parser.add_argument_group('problems')
+  problems.add_argument(
+    '--benchmark', choices=sorted(tasks.BENCHMARKS), help="by default the run's own test split; needed without a run"
+  )
+  problems.add_argument(
+    '--data', help='a JSON-lines or Parquet file or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
+  )
+  problems.add_argument(
+    '--problems', type=int, help="the first so many; by default a benchmark's all, or the run's eval.problems"
+  )
+  problems.add_argument(
+    '--prompt',
+    choices=PROMPTS,
+    help=f"how a Hugging Face directory's model is asked; by default {PROMPT}, a run's is the run's",
+  )
+  answers = parser.add_argument_group('answers')
+  answers.add_argument('--samples', type=int, default=Request.samples, help='to each problem; by default %(default)s')
+  answers.add_argument('--temperature', type=float, help=f"0 is greedy; by default the run's, or {TEMPERATURE}")
+  answers.add_argument('--top_p', type=float, help="share of the distribution that is sampled; by default the run's, or 1")
+  answers.add_argument('--top_k', type=int, help="tokens that are sampled from, 0 is all; by default the run's, or 0")
+  answers.add_argument('--min_p', type=float, help="least probability in parts of the likeliest's; by default the run's, or 0")
+  answers.add_argument('--horizon', type=int, help=f"tokens of an answer at most; by default the run's, or {HORIZON}")
+  answers.add_argument('--seed', type=int, default=Request.seed, help='another one draws other answers; by default %(default)s')
+  answers.add_argument('--batch', type=int, help="answers to write at a time, about; by default the run's eval.batch, or 256")
+  answers.add_argument(
+    '--slots', type=int, help="of these, decoded at a time; 0 is all; by default the run's rollout.slots, or 0"
+  )
+  answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
+  return parser
+
+
+def _report(summary: dict[str, Any]) -> str:
+  settings, session = summary['settings'], summary['session']
+  of = f'{monitor.arm_label(settings["arm"])}, step {settings["step"]}' if settings['arm'] else settings['checkpoint']
+  test_set = settings['benchmark'] or 'test'
+  lines = [
+    f'{of}: {summary["problems"]} {test_set} problems, {summary["samples"]} answer{"s" * (summary["samples"] > 1)} to each '
+    f'at temperature {settings["temperature"]:g}',
+    '',
+    monitor.format_scores(summary),
+  ]
+  if session:
+    lines.append(f'{session["tokens_per_second"]:,.0f} tokens/s on {session["device"]}')
+  if summary['truncated'] > _TOO_MANY_CUT:
+    lines.append(f'Answers that are cut count as wrong; fix: more than --horizon={settings["horizon"]}, if they are to end.')
+  return '\n'.join([*lines, f'wrote {summary["output"]}'])
 
 
 def main(argv: Sequence[str]) -> None:
   """The command."""
-  parser = argparse.ArgumentParser(prog='python -m espo_jax.evaluate', description='Evaluate a checkpoint on the test split.')
-  parser.add_argument('--workdir', required=True, help='the folder of a run of espo_jax.train')
-  parser.add_argument('--arm', help="a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
-  parser.add_argument('--step', type=int, help='a step that has a checkpoint; by default the newest')
-  parser.add_argument('--problems', type=int, help="how many of the test split; by default the run's eval.problems")
+  request = Request(**vars(_parser().parse_args(argv)))
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   try:
-    result = evaluate(**vars(parser.parse_args(argv)))
-  except (ConfigError, DataError, FileNotFoundError) as error:
+    print(_report(evaluate(request)))
+  except (RequestError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
     sys.exit(f'error: {error}')
-  print(
-    f'{monitor.arm_label(result["arm"])}, step {result["step"]}, {result["problems"]} test problems; [95 % Wilson interval]'
-  )
-  for name, prefix in (('accuracy', ''), ('greedy accuracy', 'greedy_')):
-    low, high = result[f'{prefix}interval']
-    print(f'{name:15}  {100 * result[f"{prefix}accuracy"]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]')
+  except KeyboardInterrupt:
+    sys.exit('interrupted; the same command goes on')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,52 @@
-"""Accuracy on the test split, sampled and greedy, without a stop rule."""
+"""Answers to the problems of the test split, without a stop rule: what training and the evaluate command both ask for."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from espo_jax import stops
+from espo_jax import stops, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
+from espo_jax.types import StopReason
+
+
+class Answer(NamedTuple):
+  """One answer to one problem.
+
+  Attributes:
+    problem: the problem's position in the test split.
+    id: the problem's id.
+    sample: which of the answers to the problem this is.
+    prompt: the text of the prompt, special tokens included.
+    response: the text of the response, special tokens left out.
+    answer: what the response states, as `Task.stated_answer` spells it.
+    expected: the problem's own answer.
+    correct: whether the response is right.
+    status: of the grading: 'ok', 'timeout' or 'error'.
+    length: tokens of the response, the end token included.
+    stop_reason: 'eos', or 'length' where the horizon cut it.
+  """
+
+  problem: int
+  id: int
+  sample: int
+  prompt: str
+  response: str
+  answer: str
+  expected: str
+  correct: bool
+  status: str
+  length: int
+  stop_reason: str
+
+
+class Answered(NamedTuple):
+  """The answers of a batch, and the seconds that it took to sample them."""
+
+  answers: list[Answer]
+  seconds: float
 
 
 def evaluate_params(exp: Experiment, params: Params) -> dict[str, int | float]:
@@ -14,39 +55,94 @@ def evaluate_params(exp: Experiment, params: Params) -> dict[str, int | float]:
   Every policy of a seed is asked the same problems with the same random numbers, so that differences are paired.
 
   Returns:
-    `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`.
+    `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`, and `ungraded`: how many
+    answers, sampled or greedy, the grader could not judge, which counts as wrong.
   """
   c = exp.config
-  rule = _NEVER
   size = exp.task.size('test')
-  count = c.eval.problems if size is None else min(c.eval.problems, size)
-  batch = min(c.eval.batch, count)
-  right = {'sampled': 0.0, 'greedy': 0.0}
-  tokens = 0
-  for start in range(0, count, batch):
-    problems = exp.problems('test', min(start, count - batch), batch)
-    fresh = slice(start - min(start, count - batch), None)  # the last batch reaches back to keep one shape
-    for kind, temperature in (('sampled', c.rollout.temperature), ('greedy', 0.0)):
-      rows = exp.rollout(
-        params,
-        rule,
-        rule.init(1).adaptive,
-        exp.prompts(problems),
-        exp.key('evaluation', 0),
-        samples=1,
-        temperature=temperature,
-      )
-      right[kind] += float(exp.grade(problems, rows)[fresh].sum())
-      if kind == 'sampled':
-        tokens += int(np.sum(jax.device_get(rows.length)[fresh]))
+  problems = exp.problems('test', 0, c.eval.problems if size is None else min(c.eval.problems, size))
+  prompts = prompts_per_batch(exp, len(problems), samples=1, rows=c.eval.batch)
+  sampled, greedy = (
+    [answer for batch in sample_answers(exp, params, problems, prompts, 1, temperature) for answer in batch.answers]
+    for temperature in (c.rollout.temperature, 0.0)
+  )
+  correct, greedy_correct = (float(sum(answer.correct for answer in answers)) for answers in (sampled, greedy))
   return {
-    'problems': count,
-    'accuracy': right['sampled'] / count,
-    'correct': right['sampled'],
-    'greedy_accuracy': right['greedy'] / count,
-    'greedy_correct': right['greedy'],
-    'tokens_mean': tokens / count,
+    'problems': len(problems),
+    'accuracy': correct / len(problems),
+    'correct': correct,
+    'greedy_accuracy': greedy_correct / len(problems),
+    'greedy_correct': greedy_correct,
+    'tokens_mean': sum(answer.length for answer in sampled) / len(problems),
+    'ungraded': sum(answer.status != 'ok' for answer in sampled + greedy),
   }
+
+
+def prompts_per_batch(exp: Experiment, problems: int, *, samples: int, rows: int) -> int:
+  """How many prompts to sample at a time for about `rows` rows: as many as the mesh splits evenly, one a device at least."""
+  shards = exp.mesh.shape['data'] * exp.mesh.shape['fsdp']
+  return shards * max(1, min(rows // samples // shards, -(-problems // shards)))
+
+
+def sample_answers(
+  exp: Experiment,
+  params: Params,
+  problems: Sequence[tasks.Problem],
+  prompts: int,
+  samples: int,
+  temperature: float,
+  *,
+  seed: int = 0,
+  start: int = 0,
+) -> Iterator[Answered]:
+  """Sample and grade, batch by batch, in the order of the problems.
+
+  An answer's random numbers follow from the experiment's seed, `seed`, the problem's id and the sample's index alone.
+
+  Args:
+    exp: The experiment.
+    params: Of the policy.
+    problems: The first problems of the test split.
+    prompts: The problems of a batch; the last batch repeats its last problem to keep one shape.
+    samples: The answers to each.
+    temperature: 0 is greedy.
+    seed: Another one draws other answers to the same problems; training has 0.
+    start: The problem to begin with, a multiple of `prompts`.
+  """
+  for first in range(start, len(problems), prompts):
+    fresh = problems[first : first + prompts]
+    began = time.perf_counter()
+    rows = exp.rollout(
+      params,
+      _NEVER,
+      _NEVER.init(1).adaptive,
+      exp.prompts([*fresh, *[fresh[-1]] * (prompts - len(fresh))]),
+      exp.key('evaluation', seed),
+      samples=samples,
+      temperature=temperature,
+    )
+    tokens, lengths, reasons = (x[: len(fresh) * samples] for x in jax.device_get((rows.tokens, rows.length, rows.stop_reason)))
+    seconds = time.perf_counter() - began
+    texts = tasks.decode_responses(exp.tokenizer, tokens, lengths)
+    asked = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
+    verdicts = exp.task.verify_all(asked, texts)
+    answers = [
+      Answer(
+        problem=first + i // samples,
+        id=problem.id,
+        sample=i % samples,
+        prompt=problem.prompt,
+        response=text,
+        answer=exp.task.stated_answer(text),
+        expected=problem.answer,
+        correct=bool(verdict.correct),
+        status=verdict.status,
+        length=int(length),
+        stop_reason=StopReason(int(reason)).name.lower(),
+      )
+      for i, (problem, text, verdict, length, reason) in enumerate(zip(asked, texts, verdicts, lengths, reasons, strict=True))
+    ]
+    yield Answered(answers, seconds)
 
 
 _NEVER = stops.never()

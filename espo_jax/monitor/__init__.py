@@ -5,23 +5,34 @@ matplotlib.
 """
 
 from espo_jax.monitor.environment import describe, write_run_info
+from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_text, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, read_metrics
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, format_table, summarise, write_summary
+from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
+from espo_jax.monitor.scores import format_scores, summarise_samples
 
 __all__ = [
   'MetricWriter',
+  'OutputError',
   'Progress',
+  'SampleWriter',
   'arm_label',
   'atomic_write_text',
+  'bootstrap_intervals',
   'column',
   'describe',
+  'format_scores',
   'format_table',
+  'majority',
   'mean_interval',
+  'pass_at_k',
   'read_metrics',
+  'read_samples',
   'summarise',
+  'summarise_samples',
   'to_json',
   'wilson',
   'write_run_info',

@@ -1,0 +1,66 @@
+"""Write a trained policy as a Hugging Face directory, for transformers, vLLM and everything that reads one.
+
+  python -m espo_jax.convert --checkpoint=runs/quickstart --output=models/quickstart [--arm=espo] [--step=60]
+
+Adapters are merged into the weights; the value head stays behind.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from espo_jax.configs import ConfigError, validate
+from espo_jax.experiment import make_experiment
+from espo_jax.model import WeightsError, save_hf
+from espo_jax.policy import RequestError, open_policy
+from espo_jax.tasks import DataError
+
+
+def convert(
+  checkpoint: str | pathlib.Path, output: str | pathlib.Path, arm: str | None = None, step: int | None = None
+) -> None:
+  """Write the policy of `arm` after `step`, with its tokenizer and its end tokens.
+
+  Args:
+    checkpoint: The folder of a run.
+    output: The directory to write; must not exist.
+    arm: An arm or a stage before the arms; None for the run's main arm.
+    step: A step that has a checkpoint; None for the newest.
+
+  Raises:
+    RequestError: There is no such run, arm or step.
+    WeightsError: The output exists, or its format cannot express the model.
+    ConfigError: The run's config does not fit this version or this machine.
+    DataError: The run's data, which brings its tokenizer, cannot be used.
+  """
+  policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
+  if not policy.is_run:
+    raise RequestError(f'--checkpoint={checkpoint} is a Hugging Face directory already; fix: the folder of a run')
+  validate(policy.config, training=False)
+  exp = make_experiment(policy.config)
+  save_hf(output, exp.model.config, policy.load(exp)['policy'], tokenizer=exp.tokenizer, end_tokens=exp.end_tokens)
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command."""
+  parser = argparse.ArgumentParser(
+    prog='python -m espo_jax.convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--checkpoint', required=True, help='the folder of a run of espo_jax.train')
+  parser.add_argument('--output', required=True, help='the directory to write; must not exist')
+  parser.add_argument('--arm', help="a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
+  parser.add_argument('--step', type=int, help='a step that has a checkpoint; by default the newest')
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  args = parser.parse_args(argv)
+  try:
+    convert(**vars(args))
+  except (RequestError, ConfigError, DataError, WeightsError) as error:
+    sys.exit(f'error: {error}')
+  print(f'wrote {args.output}')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,94 @@
+"""An evaluation's answers brought together: accuracies with intervals, lengths, what was cut off or could not be graded."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
+from espo_jax.monitor.intervals import wilson
+
+QUANTILES = (5, 25, 50, 75, 95)  # per cent
+_LENGTHS = ('mean', *(f'p{q}' for q in QUANTILES))
+
+
+def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dict[str, Any]:
+  """Brings together `samples` answers to each problem.
+
+  Args:
+    answers: with `correct`, `answer`, `status`, `length` and `stop_reason`; those to one problem one after the other.
+    samples: the answers to each problem.
+
+  Returns:
+    `problems`, `samples`; `scores`: by name (`avg@n`, `pass@k` for k in powers of two, `maj@n`) the value and its 95 %
+    bootstrap interval over problems (Wilson's where all is wrong or all right, for there is no spread to resample);
+    `lengths`: of `right` and `wrong` answers number, mean and quantiles in tokens; and as shares of all answers `truncated`
+    (cut by the horizon), `no_answer` (none stated), `timeouts` and `errors` of the grading.
+  """
+  columns: dict[str, list[Any]] = {name: [] for name in ('correct', 'answer', 'status', 'length', 'stop_reason')}
+  for row in answers:
+    for name, values in columns.items():
+      values.append(row[name])
+  stated, status = columns['answer'], np.array(columns['status'])
+  right, lengths = np.array(columns['correct'], bool), np.array(columns['length'])
+  problems = len(right) // samples
+  counts = right.reshape(problems, samples).sum(axis=1)
+  scores = {f'avg@{samples}': counts / samples}
+  scores |= {f'pass@{k}': pass_at_k(counts, samples, k) for k in (2**i for i in range(samples.bit_length()))}
+  groups = [slice(i, i + samples) for i in range(0, len(right), samples)]
+  scores[f'maj@{samples}'] = np.array([majority(stated[group], right[group].tolist()) for group in groups])
+  intervals = bootstrap_intervals(np.stack(list(scores.values()), axis=1))
+  return {
+    'problems': problems,
+    'samples': samples,
+    'scores': {
+      name: {'value': float(values.mean()), 'interval': _interval(values, interval)}
+      for (name, values), interval in zip(scores.items(), intervals, strict=True)
+    },
+    'lengths': {name: _describe(lengths[chosen]) for name, chosen in (('right', right), ('wrong', ~right))},
+    'truncated': float(np.mean(np.array(columns['stop_reason']) == 'length')),
+    'no_answer': float(np.mean([not answer for answer in stated])),
+    'timeouts': float(np.mean(status == 'timeout')),
+    'errors': float(np.mean(status == 'error')),
+  }
+
+
+def format_scores(summary: Mapping[str, Any]) -> str:
+  """The summary as two small tables and a line of shares."""
+  rows = [
+    (name, f'{100 * score["value"]:.1f}', '[{:.1f}, {:.1f}]'.format(*(100 * end for end in score['interval'])))
+    for name, score in summary['scores'].items()
+  ]
+  lines = _aligned([('', '%', '95 % interval'), *rows])
+  described = [
+    (name, d['count'], *('-' if d[x] is None else f'{d[x]:.0f}' for x in _LENGTHS)) for name, d in summary['lengths'].items()
+  ]
+  lines += ['', *_aligned([('answers', 'number', 'mean tokens', *_LENGTHS[1:]), *described]), '']
+  shares = {
+    'truncated': 'cut by the horizon',
+    'no_answer': 'stating no answer',
+    'timeouts': 'not graded in time',
+    'errors': 'not graded for an error',
+  }
+  lines.append(', '.join(f'{100 * summary[name]:.1f} % {text}' for name, text in shares.items()))
+  return '\n'.join(lines)
+
+
+def _interval(values: np.ndarray, resampled: np.ndarray) -> list[float]:
+  extreme = values.min() == values.max() and values[0] in (0.0, 1.0)
+  return list(wilson(int(values.sum()), len(values))) if extreme else resampled.tolist()
+
+
+def _describe(lengths: np.ndarray) -> dict[str, Any]:
+  if not lengths.size:
+    return {'count': 0, **dict.fromkeys(_LENGTHS)}
+  quantiles = np.percentile(lengths, QUANTILES).tolist()
+  return {'count': lengths.size, **dict(zip(_LENGTHS, [float(lengths.mean()), *quantiles], strict=True))}
+
+
+def _aligned(rows: list[tuple[Any, ...]]) -> list[str]:
+  widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+  return [
+    '  '.join([str(row[0]).ljust(widths[0]), *(str(x).rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
+    for row in rows
+  ]

@@ -1,0 +1,114 @@
+"""A policy to evaluate: a checkpoint of a run, or a Hugging Face model directory."""
+
+import datetime
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+from orbax.checkpoint.experimental import v1 as ocp
+
+from espo_jax.configs import default_config, load_config
+from espo_jax.experiment import Experiment
+from espo_jax.model import Params
+
+HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # of a Hugging Face directory, which names none
+
+
+class RequestError(ValueError):
+  """An evaluation that cannot be had as it was asked for; the message names the flag, its value and the fix."""
+
+
+class Policy(NamedTuple):
+  """What is evaluated.
+
+  Attributes:
+    config: of its run; of a Hugging Face directory, the defaults for one.
+    is_run: which of the two.
+    arm: the arm or stage of the run; '' without a run.
+    step: of the checkpoint; None without a run.
+    weights: what tells whether the files have changed.
+    load: reads the parameters to the experiment's mesh.
+  """
+
+  config: ml_collections.ConfigDict
+  is_run: bool
+  arm: str
+  step: int | None
+  weights: str
+  load: Callable[[Experiment], Params]
+
+
+def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | None = None) -> Policy:
+  """Find a policy; its parameters are read later.
+
+  Args:
+    checkpoint: The folder of a run, or a Hugging Face directory.
+    arm: An arm of the run or a stage before the arms; None for its main arm, or the warm start where there are no arms.
+    step: A step that has a checkpoint; None for the newest.
+
+  Raises:
+    RequestError: There is no such folder, arm or step.
+    ConfigError: The run's config does not fit this version.
+  """
+  path = checkpoint / 'config.json'
+  if not path.is_file():
+    raise RequestError(
+      f'--checkpoint={checkpoint} holds no config.json; fix: the folder of a run of espo_jax.train, or a Hugging Face directory'
+    )
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise RequestError(f'{path}: not JSON ({error}); fix: the config.json of a run or of a Hugging Face directory') from error
+  if 'model_type' not in found:
+    return _of_run(checkpoint, arm, step)
+  for flag, value in (('arm', arm), ('step', step)):
+    if value is not None:
+      raise RequestError(f'--{flag}={value}: {checkpoint} is a Hugging Face directory, which has no {flag}s; fix: leave it out')
+  config = default_config()
+  config.stages = ()
+  config.task.name = 'math'
+  config.task.options.prompt = PROMPT
+  config.model.path = str(checkpoint)
+  config.model.dtype = config.model.param_dtype = DTYPE
+  config.rollout.horizon, config.rollout.temperature = HORIZON, TEMPERATURE
+  return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
+
+
+def load_params(exp: Experiment, checkpoint: pathlib.Path) -> Params:
+  """The parameters of a checkpoint and nothing else of it, on the experiment's mesh."""
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:  # and no checkpointer: it would clean up what a run still in progress is writing
+    return ocp.load(checkpoint, {'params': exp.abstract_params()})['params']
+
+
+def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
+  config = load_config(workdir / 'config.json')
+  arm = arm or (config.stop.name if 'rl' in config.stages else 'warm_start')
+  stages = [workdir / 'warm_start', workdir / 'critic_warmup', *sorted((workdir / 'arms').glob('*'))]
+  arms = {path.name: path for path in stages if _steps(path)}
+  if arm not in arms:
+    raise RequestError(f'--arm={arm}: no checkpoints of it under {workdir}; fix: {" or ".join(arms) or "train it first"}')
+  steps = _steps(arms[arm])
+  if step is not None and step not in steps:
+    raise RequestError(f'--step={step}: no such checkpoint of {arm}; fix: {" or ".join(map(str, steps))}')
+  step = steps[-1] if step is None else step
+  checkpoint = arms[arm] / 'checkpoints' / str(step)
+  config.stages = ()  # nothing is trained
+  if config.data.eval_path:
+    config.data.eval_benchmark = config.data.eval_benchmark or config.data.benchmark
+    config.data.path = config.data.benchmark = ''  # the train split may not be at hand
+  return Policy(config, True, arm, step, _stamp(checkpoint, '**/*'), lambda exp: load_params(exp, checkpoint))
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  return sorted(int(path.name) for path in (directory / 'checkpoints').glob('*') if path.name.isdigit())
+
+
+def _stamp(directory: pathlib.Path, pattern: str) -> str:
+  """Size and age of some files, which other weights in their place would not have: reading them all would take long."""
+  stats: list[Any] = [path.stat() for path in directory.glob(pattern) if path.is_file()]
+  newest = datetime.datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), datetime.UTC)
+  return f'{sum(stat.st_size for stat in stats)} bytes in {len(stats)} files, the newest of {newest.isoformat()}'
