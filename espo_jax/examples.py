@@ -27,7 +27,7 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
     shadow_share=1.0,
   )
   threshold = np.minimum(jax.device_get(rule.threshold(state.adaptive, rows.values)), np.finfo(np.float32).max)
-  verdicts = exp.grade(problems, rows)
+  verdicts = exp.grade(problems, rows).correct
   rows = jax.device_get(rows)
   examples = []
   for i, problem in enumerate(problems):

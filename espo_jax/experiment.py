@@ -1,20 +1,32 @@
 """A config made concrete: the task, the tokenizer, the model, the mesh and the stop rules of one experiment."""
 
 import dataclasses
+import re
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import parallel, rollout, stops, tasks
-from espo_jax.configs import ConfigError
-from espo_jax.model import ActorCritic, ModelConfig, Params
+from espo_jax.configs import ConfigError, model_config, model_overrides, task_arguments, trains_critic
+from espo_jax.model import ActorCritic, Params, complete, load_hf, read_end_tokens
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
+
+
+class Grades(NamedTuple):
+  """What the grader said of some rows; those it could not grade count as wrong."""
+
+  correct: Float[np.ndarray, 'N']  # 0 or 1
+  timeout: Bool[np.ndarray, 'N']
+  error: Bool[np.ndarray, 'N']
+  formatted: Bool[np.ndarray, 'N']  # the text matches `reward.format`
+  reasoned: Bool[np.ndarray, 'N']  # the text matches `reward.reasoning`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +39,7 @@ class Experiment:
   model: ActorCritic
   mesh: jax.sharding.Mesh
   root_key: Key[Array, '']
+  end_tokens: tuple[int, ...]
 
   def put(self, tree: Any) -> Any:
     """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
@@ -45,17 +58,36 @@ class Experiment:
     return _fold(self.root_key, self.put(np.uint32(zlib.crc32(stream.encode()))), self.put(np.uint32(step)))
 
   def init_params(self) -> Params:
-    """Random parameters, created where they will live."""
-    shardings = parallel.param_shardings(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
-    return jax.jit(self.model.init, out_shardings=shardings)(self.key('init', 0))
+    """The parameters to start from, created or read where they will live: `model.path`'s, and random ones where it has none."""
+    given: dict[str, Params] = {}
+    if self.config.model.path:
+      given['policy'] = load_hf(
+        self.config.model.path, mesh=self.mesh, key=self.key('init', 0), **model_overrides(self.config)
+      )[1]
+    return complete(given, self.model.init_boxed, self.key('init', 0), self.mesh)
+
+  def abstract_params(self) -> Any:
+    """The parameters' shapes, dtypes and shardings."""
+    boxed = jax.eval_shape(self.model.init_boxed, self.root_key)
+    shardings = parallel.param_shardings(boxed, self.mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings)
 
   def problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
     """`count` problems from position `start` on."""
     return [self.task.problem(split, start + i) for i in range(count)]
 
   def prompts(self, problems: Sequence[tasks.Problem]) -> Prompts:
-    """The problems' prompts on the mesh."""
-    return self.put_rows(tasks.encode_prompts(self.tokenizer, problems, self.config.rollout.prompt_width))
+    """The problems' prompts on the mesh, each with its tag behind it."""
+    return self.put_rows(tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width))
+
+  def tagged(self, problems: Sequence[tasks.Problem]) -> list[tasks.Problem]:
+    """The problems as they are asked: each with its tag behind its prompt."""
+    tags = self.config.rollout.tags or ('',)
+    return [p._replace(prompt=p.prompt + tags[i]) for p, i in zip(problems, self.levels(problems), strict=True)]
+
+  def levels(self, problems: Sequence[tasks.Problem]) -> Int[np.ndarray, 'P']:
+    """Which of `rollout.tags` each problem's prompt carries; 0 without tags."""
+    return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
 
   def rollout(
     self,
@@ -69,7 +101,8 @@ class Experiment:
     temperature: float,
     shadow_share: float = 0.0,
   ) -> Trajectories:
-    """Sample responses under this experiment's horizon and end tokens."""
+    """Sample responses under this experiment's horizon, end tokens and truncation."""
+    c = self.config
     return rollout.generate(
       self.model,
       params,
@@ -78,42 +111,62 @@ class Experiment:
       prompts,
       key,
       samples=samples,
-      horizon=self.config.rollout.horizon,
-      scan_length=self.config.rollout.scan_length,
-      end_tokens=(self.tokenizer.eos_token_id,),
+      horizon=c.rollout.horizon,
+      slots=c.rollout.slots,
+      scan_length=c.rollout.scan_length,
+      critic_every=c.critic.every,
+      end_tokens=self.end_tokens,
       pad_token=self.tokenizer.pad_token_id,
-      temperature=self.put(np.float32(temperature)),
+      mesh=self.mesh if self.mesh.size > 1 else None,
+      sampling=self.put(
+        rollout.Sampling(
+          np.float32(temperature), np.float32(c.rollout.top_p), np.int32(c.rollout.top_k), np.float32(c.rollout.min_p)
+        )
+      ),
       shadow_share=self.put(np.float32(shadow_share)),
     )
 
-  def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Float[np.ndarray, 'N']:
-    """1 for every row whose whole text, a shadow row's continuation included, solves its problem."""
+  def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
+    """Whether every row's whole text, a shadow row's continuation included, solves its problem."""
     tokens, lengths = jax.device_get((rows.tokens, rows.full_length))
     texts = tasks.decode_responses(self.tokenizer, tokens, lengths)
     samples = len(texts) // len(problems)
-    verdicts = [self.task.verify(problems[i // samples], text) for i, text in enumerate(texts)]
-    return np.asarray(verdicts, np.float32)
+    verdicts = self.task.verify_all([problem for problem in problems for _ in range(samples)], texts)
+    statuses = np.array([verdict.status for verdict in verdicts])
+    correct = np.array([verdict.correct for verdict in verdicts], np.float32)
+    formatted, reasoned = (
+      np.array([re.search(pattern, text) is not None for text in texts])
+      for pattern in (self.config.reward.format, self.config.reward.reasoning)
+    )
+    return Grades(correct, statuses == 'timeout', statuses == 'error', formatted, reasoned)
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   """Build the parts that a config names."""
   task = make_task(config)
   tokenizer = task.tokenizer()
-  model = ActorCritic(
-    ModelConfig(vocab_size=len(tokenizer), **config.model.to_dict()), separate_critic=config.critic.kind == 'separate'
-  )
+  shape = model_config(config, len(tokenizer))
+  if len(tokenizer) > shape.vocab_size:
+    raise ConfigError(
+      [
+        f'model.path = {config.model.path!r}: its tokenizer has {len(tokenizer)} tokens, its embedding {shape.vocab_size}; '
+        'fix: tokenizer and weights of one model'
+      ]
+    )
+  critic = trains_critic(config)
+  model = ActorCritic(shape, separate_critic=critic and config.critic.kind == 'separate', critic_free=not critic)
   try:
     mesh = parallel.make_mesh(**config.mesh.to_dict())
   except ValueError as error:
     raise ConfigError([str(error)]) from error
   root = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
-  return Experiment(config, task, tokenizer, model, mesh, root)
+  others = read_end_tokens(config.model.path) if config.model.path else ()
+  return Experiment(config, task, tokenizer, model, mesh, root, tuple(sorted({tokenizer.eos_token_id, *others})))
 
 
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
-  """The task, seeded as the run is; one that reads files gets their paths."""
-  files = {name: value for name, value in config.data.to_dict().items() if value}
-  return tasks.get(config.task.name, **({'seed': config.seed} | files | config.task.options.to_dict()))
+  """The task that a config names, seeded as the run is."""
+  return tasks.get(config.task.name, **task_arguments(config))
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:

@@ -1,5 +1,6 @@
 """What one training step does, from prompts to parameters: the functions that `espo_jax.stage` loops over."""
 
+import functools
 import time
 import zlib
 from collections.abc import Callable
@@ -11,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from espo_jax import rewards, tasks
+from espo_jax import parallel, tasks
+from espo_jax.collecting import collect
+from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches
 from espo_jax.model import Params
+from espo_jax.resampling import Draw, informative_batch
+from espo_jax.rewards import Judged
 from espo_jax.stops import StopRule
 from espo_jax.types import Metrics, Trajectories
 
@@ -53,12 +58,19 @@ def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
     optimizer=optimizer,
     rule=rule,
     objective=c.objective.name,
-    options={k: v for k, v in c.objective.to_dict().items() if k != 'name'},
-    gamma=c.advantage.gamma,
-    lam=c.advantage.lam,
-    whiten_advantages=c.advantage.whiten,
-    bootstrap_truncated=c.advantage.bootstrap_truncated,
+    options=method_options(c, 'objective'),
+    advantage=advantage_name(c),
+    advantage_options=method_options(c, 'advantage'),
+    reward=c.reward.name,
+    reward_options=method_options(c, 'reward'),
+    kl=c.reward.kl,
+    kl_coef=c.reward.kl_coef,
     fail_reward=c.stop.fail_reward,
+    samples=c.rollout.samples,
+    importance_cap=c.learner.importance_cap,
+    decision_after=c.learner.decision_after,
+    updates=c.learner.updates,
+    success_momentum=c.stop.momentum,
     temperature=c.rollout.temperature,
     logit_chunk=c.learner.logit_chunk,
     gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
@@ -88,43 +100,43 @@ def reinforcement_step(
   Args:
     exp: The experiment.
     rule: The stop rule; it acts once the state's gate has opened.
-    reference: The policy RL started from, where the objective asks for it.
+    reference: The policy RL started from, where reward or loss ask for it.
   """
   c, learner = exp.config, reinforcement_learner(exp, rule)
   after_warm_start = c.warm_start.steps * c.warm_start.batch  # RL goes on where the warm start's problems end
+  most = max_draws(c)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-    seconds: dict[str, float] = {}
-    with _timed(seconds, 'rollout'):
-      problems = exp.problems('train', after_warm_start + (step - 1) * c.rollout.prompts, c.rollout.prompts)
-      rows = exp.rollout(
-        state.params,
-        rule,
-        state.adaptive,
-        exp.prompts(problems),
-        exp.key('rollout', step),
-        samples=c.rollout.samples,
-        temperature=c.rollout.temperature,
-        shadow_share=c.stop.shadow_share,
-      )
-      jax.block_until_ready(rows)
-    with _timed(seconds, 'reward'):
-      verdicts = exp.put_rows(exp.grade(problems, rows))
-      reward = rewards.correct(verdicts, low=exp.put(np.float32(c.reward.low)), high=exp.put(np.float32(c.reward.high)))
+    seconds: dict[str, float] = dict.fromkeys(('rollout', 'reward', 'score', 'update'), 0.0)
+
+    def draw(number: int) -> Draw:
+      position = after_warm_start + ((step - 1) * most + number) * c.rollout.prompts
+      problems = exp.problems('train', position, c.rollout.prompts)
+      timed, key = functools.partial(_timed, seconds), exp.key('rollout', step)
+      rows, grades = collect(exp, state.params, rule, state.adaptive, problems, key, timed)
+      with timed('reward'):
+        levels = np.repeat(exp.levels(problems), c.rollout.samples)
+        judged = exp.put_rows(Judged(grades.correct, grades.formatted, grades.reasoned, levels))
+        reward, differ, metrics = learner.graded(rows, judged)
+        metrics |= rollout_metrics(rows, judged.correct) | stop_metrics(state, rows, judged.correct)
+        metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
+      return Draw(rows, reward, differ, metrics)
+
+    rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, parallel.over_batch(exp.mesh))
     with _timed(seconds, 'score'):
-      batch, metrics = learner.prepare(state.params, reference, rows, reward)
-      metrics |= rollout_metrics(rows, verdicts) | stop_metrics(state, rows, verdicts)
+      batch, measured = learner.prepare(state.params, reference, rows, reward)
+      metrics: dict[str, Any] = drawn | measured
       jax.block_until_ready(metrics)
     with _timed(seconds, 'update'):
       parts = []
-      for chosen in minibatches(c.seed, step, verdicts.shape[0], c.learner.epochs, c.learner.minibatches):
-        state, part = learner.update(state, batch, exp.put(chosen))
+      for chosen in minibatches(c.seed, step, rows.length.shape[0], c.learner.epochs, c.learner.minibatches):
+        state, part = learner.update(state, batch, reference, exp.put(chosen))
         parts.append(part)
-      state = learner.finish(state, rows, metrics)
+      state = learner.finish(state, first.rows, metrics)
       metrics |= {name: float(np.mean([part[name] for part in jax.device_get(parts)])) for name in parts[0]}
     metrics |= {f'seconds/{phase}': taken for phase, taken in seconds.items()}
     metrics |= {'bad_steps': state.bad_steps, 'skipped_steps': state.skipped, 'gate_open': state.gate.open}
-    generated = int(jax.device_get(rows.full_length).sum())
+    generated = sum(int(jax.device_get(metrics[f'rollout/{name}tokens'])) for name in ('', 'shadow_'))
     return state, metrics | {'tokens_per_second': generated / seconds['rollout']}
 
   return step
@@ -150,7 +162,8 @@ def rollout_metrics(rows: Trajectories, verdicts: Array) -> Metrics:
 @jax.jit
 def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metrics:
   """What the stop rule did, and what its shadow rows say it should not have done."""
-  return {
+  success = state.params.get('critic', {}).get('success')
+  return ({} if success is None else {'stop/success': success}) | {
     'stop/enabled': state.adaptive.enabled,
     'stop/rate': rows.stopped.mean(),
     'stop/beta': state.adaptive.beta,
@@ -174,4 +187,4 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
 def _timed(seconds: dict[str, float], phase: str):
   start = time.perf_counter()
   yield
-  seconds[phase] = time.perf_counter() - start
+  seconds[phase] += time.perf_counter() - start

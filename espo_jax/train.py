@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import monitor, steps
-from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, validate
+from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
@@ -27,9 +27,11 @@ from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, interruption, run_stage
 from espo_jax.stops import StopRule
-from espo_jax.tasks import DataError
+from espo_jax.tasks import DataError, Task
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().', lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The experiment, a Python file with get_config().', lock_config=False, accept_new_attributes=True
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and the report go.')
 _CACHE = flags.DEFINE_string(
   'compilation_cache_dir', os.path.expanduser('~/.cache/espo_jax'), 'Compiled programs are kept here; empty for nowhere.'
@@ -57,8 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
   _same_config(config, workdir / 'config.json')
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
-  if dropped := getattr(exp.task, 'dropped', 0):
-    logging.warning('%s: dropped %d train rows that are too long, %d are left', exp.task.name, dropped, exp.task.size('train'))
+  report_data(exp.task, workdir)
   monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
   exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
@@ -69,7 +70,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
     if 'rl' not in config.stages:
       return evaluations
     state, forked_at = critic_warmup(exp, params, workdir, signals)
-    reference = params if config.objective.kl_coef else None
+    reference = params if uses_reference(exp.config) else None
     for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
       rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm)
@@ -95,18 +96,17 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
 
 
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
-  """Plain PPO, common to all arms, until the gate opens; without the stage the rule acts from the second batch on."""
+  """Updates without a stop rule, common to all arms, until the critic can be trusted; one where there is nothing to trust."""
   c = exp.config
   never = make_rule(c, 'never')
   params = exp.model.critic_from_policy(params)
   state = exp.on_mesh(init_state(_copy(params), steps.reinforcement_learner(exp, never).optimizer, never))
-  last = max(1, round(c.gate.force_at * c.learner.updates)) if 'critic_warmup' in c.stages else 1
   stage = _stage(
     exp,
     'critic warm-up',
     workdir / 'critic_warmup',
-    last=last,
-    step=steps.reinforcement_step(exp, never, params if c.objective.kl_coef else None),
+    last=warmup_updates(c),
+    step=steps.reinforcement_step(exp, never, params if uses_reference(exp.config) else None),
     finished=lambda metrics: bool(metrics['gate_open']),
   )
   return run_stage(stage, state, signals)
@@ -147,6 +147,15 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[
     directory.mkdir(parents=True, exist_ok=True)
     monitor.atomic_write_text(path, monitor.to_json(evaluate_params(exp, params), indent=2))
   return json.loads(path.read_text())
+
+
+def report_data(task: Task, workdir: pathlib.Path) -> None:
+  """List what there is to know about the data in the run's folder, and warn of it."""
+  for finding in task.findings():
+    lines = (monitor.to_json(entry) + '\n' for entry in finding.entries)
+    monitor.atomic_write_text(workdir / finding.file, ''.join(lines))
+    if finding.entries:
+      logging.warning('%s: %s; see %s', task.name, finding.message, workdir / finding.file)
 
 
 def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
@@ -212,7 +221,7 @@ def main(argv: list[str]) -> None:
     jax.config.update('jax_compilation_cache_dir', _CACHE.value)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   try:
-    train(_CONFIG.value, str(_WORKDIR.value))
+    train(_CONFIG.value.lock(), str(_WORKDIR.value))
   except Interrupted as stopped:
     logging.warning('%s', stopped)
   except (ConfigError, DataError, TrainingFailed) as error:

@@ -20,7 +20,6 @@ def get_config(arg=''):
   c.rollout.samples = 4
   c.rollout.prompt_width = 38
   c.rollout.horizon = 63
-  c.rollout.scan_length = 21
   c.model.hidden_size = 96
   c.model.intermediate_size = 192
   c.model.num_layers = 3
@@ -50,7 +49,6 @@ def _smoke(c):
   c.rollout.samples = 2
   c.rollout.prompt_width = 11
   c.rollout.horizon = 18
-  c.rollout.scan_length = 6
   c.model.hidden_size = 16
   c.model.intermediate_size = 32
   c.model.num_layers = 2

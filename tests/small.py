@@ -23,13 +23,15 @@ def randomised(shapes, seed: int = 0):
     noise = rng.standard_normal(x.shape)
     if name == 'scale':
       value = 1 + 0.3 * noise
+    elif name == 'success':
+      value = np.full(x.shape, 0.3)
     elif name == 'bias':
       value = 0.3 * noise
     elif name == 'embedding':
       value = noise / np.sqrt(x.shape[-1])
     else:
       value = noise / np.sqrt(x.shape[-2])
-    return value.astype(np.float32)
+    return value.astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -1,19 +1,19 @@
 """Scoring, updates, checkpoints and whole steps: against plain numpy, against each other, on one device and on eight."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from small import VOCAB, actor_critic, randomised
+from small import VOCAB, actor_critic
+from tiny import first_params, tiny_experiment
 
-from espo_jax import learner, parallel, steps, tasks
-from espo_jax.configs import default_config
-from espo_jax.experiment import Experiment, make_experiment, make_rule
+from espo_jax import learner, parallel, steps
+from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, score
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.model import apply
@@ -58,42 +58,58 @@ def responses():
   return prompts, rng.integers(0, VOCAB, (3, 10)).astype(np.int32)
 
 
+def log_softmax(logits):
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def entropy_of(logits):
+  return -(np.exp(log_softmax(logits)) * log_softmax(logits)).sum(-1)
+
+
 @pytest.mark.parametrize('separate_critic', [False, True])
 def test_score_is_the_softmax_of_an_unpadded_pass(separate_critic):
   model, params = actor_critic(1, separate_critic=separate_critic)
   prompts, tokens = responses()
-  scored = jax.jit(functools.partial(score, model, temperature=0.7, chunk=64))(params, prompts, LENGTHS, tokens)
+  other = actor_critic(4, separate_critic=separate_critic)[1]
+  scored = jax.jit(functools.partial(score, model, temperature=0.7, chunk=64))(params, prompts, LENGTHS, tokens, against=other)
 
   @jax.jit
   def values_of(row):
     positions = jnp.arange(row.shape[1])[None]
-    states, _ = model.states(params, row, positions, jnp.ones(row.shape, bool))
+    states = model.states(params, row, positions, jnp.ones(row.shape, jnp.int32))
     return model.values(params, states)
 
   for n, length in enumerate(LENGTHS):
     row = jnp.asarray(np.concatenate([prompts[n, 4 - length :], tokens[n]])[None])
-    logits = (
-      np.asarray(jax.jit(apply, static_argnums=0)(model.config, params['policy'], row)[0, length - 1 :], np.float64) / 0.7
+    logits, reference = (
+      np.asarray(jax.jit(apply, static_argnums=0)(model.config, p['policy'], row)[0, length - 1 :], np.float64) / 0.7
+      for p in (params, other)
     )
-    logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logprobs = log_softmax(logits)
     np.testing.assert_allclose(scored.logprobs[n], logprobs[np.arange(10), tokens[n]], atol=1e-5)
-    np.testing.assert_allclose(scored.entropy[n], -(np.exp(logprobs) * logprobs).sum(-1)[:-1], atol=1e-5)
+    np.testing.assert_allclose(scored.entropy[n], entropy_of(logits)[:-1], atol=1e-5)
+    np.testing.assert_allclose(scored.opening_logprobs[n], logprobs[0], atol=1e-5)
+    divergence = (np.exp(logprobs) * (logprobs - log_softmax(reference))).sum(-1)
+    np.testing.assert_allclose(scored.reference_kl[n], divergence[:-1], atol=1e-5)
+    uphill = np.eye(VOCAB)[tokens[n]] - np.exp(logprobs[:-1])  # where the gradient of the token's log-probability points
+    slope = (entropy_of(logits[:-1] + 1e-6 * uphill) - entropy_of(logits[:-1] - 1e-6 * uphill)) / 2e-6
+    np.testing.assert_allclose(scored.entropy_slope[n], slope, atol=1e-5)
     values = values_of(row)[0, length - 1 :]
     np.testing.assert_allclose(scored.values[n], values[:-1], atol=1e-5)
     np.testing.assert_allclose(scored.final_values[n], values[-1], atol=1e-5)
 
 
 def test_chunked_scoring_is_the_unchunked():
-  model, params = actor_critic(2)
+  (model, params), (_, other) = actor_critic(2), actor_critic(4)
   prompts, tokens = map(jnp.asarray, responses())
   lengths = jnp.asarray(LENGTHS)
   weights = jax.tree.map(
     lambda x: np.random.default_rng(x.size).normal(size=x.shape).astype(np.float32),
-    jax.eval_shape(lambda p: score(model, p, prompts, lengths, tokens, temperature=1.0, chunk=64), params),
+    jax.eval_shape(lambda p: score(model, p, prompts, lengths, tokens, temperature=1.0, chunk=64, against=p), params),
   )
 
   def weighed(params, chunk):
-    scored = score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=chunk)
+    scored = score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=chunk, against=other)
     return sum((w * x).sum() for w, x in zip(weights, scored, strict=True)), scored
 
   run = jax.jit(jax.value_and_grad(weighed, has_aux=True), static_argnums=1)
@@ -223,32 +239,9 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ whole steps
 
 
-class Parity(tasks.Chain):
-  """Right is a response of even length: an untrained model earns something, and not always the same."""
-
-  def verify(self, problem, response):
-    return len(response) % 2 == 0
-
-
-def tiny_experiment(**mesh) -> Experiment:
-  c = default_config()
-  c.task.options.update(min_ops=2, max_ops=4)
-  c.model.update(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
-  c.rollout.update(prompts=8, samples=2, prompt_width=14, horizon=16, scan_length=8, temperature=0.8)
+def ppo_with_all_terms(c):
   c.advantage.update(gamma=0.98, lam=0.9)
-  c.objective.update(entropy_coef=0.01, kl_coef=0.1)
-  c.learner.update(epochs=2, minibatches=2, learning_rate=3e-3, warmup_steps=2, weight_decay=0.01)
-  c.critic.learning_rate = 1e-2
-  c.stop.update(smoothing=0.5, beta_0=2.5, shadow_share=0.5)
-  c.mesh.update(mesh)
-  return dataclasses.replace(make_experiment(c), task=Parity(min_ops=2, max_ops=4))
-
-
-def first_params(exp: Experiment, seed: int):
-  shapes = jax.eval_shape(exp.model.init_boxed, exp.root_key)
-  shardings = parallel.param_shardings(shapes, exp.mesh)
-  values = randomised(jax.eval_shape(exp.model.init, exp.root_key), seed)
-  return jax.tree.map(jax.device_put, values, shardings)
+  c.objective.update(name='ppo + entropy + kl_k3', entropy_coef=0.01, kl_coef=0.1)
 
 
 COMPILED = []  # a mark for every program compiled
@@ -274,12 +267,12 @@ def train(exp: Experiment, rule, count: int):
 
 
 def test_espo_that_never_fires_is_ppo():
-  exp = tiny_experiment()
+  exp = tiny_experiment(ppo_with_all_terms)
   ppo, before, ppo_metrics = train(exp, make_rule(exp.config, 'never'), 3)
   silent, _, metrics = train(exp, make_rule(exp.config, 'espo', beta_0=1e6, beta_max=1e6), 3)
   for one, two in zip(ppo_metrics, metrics, strict=True):
     assert two['stop/enabled'] == 1 and two['stop/rate'] == 0
-    assert 0 < two['accuracy'] < 1 and two['loss/reference_kl'] > 0
+    assert 0 < two['accuracy'] < 1 and two['loss/kl_k3'] > 0
     assert two['rollout/checksum'] == one['rollout/checksum']
     assert two['sampler_gap/max'] < 1e-4
   assert relative_gap(ppo.params, before) > 1e-2
@@ -290,7 +283,7 @@ def test_espo_that_never_fires_is_ppo():
 def test_a_step_on_eight_devices_is_the_step_on_one():
   results = {}
   for name, mesh in (('one', {}), ('eight', {'data': 2, 'fsdp': 2, 'tensor': 2})):
-    exp = tiny_experiment(**mesh)
+    exp = tiny_experiment(ppo_with_all_terms, **mesh)
     results[name] = train(exp, make_rule(exp.config, 'espo'), 2)
   one, _, one_metrics = results['one']
   eight, before, metrics = results['eight']
@@ -304,7 +297,7 @@ def test_a_step_on_eight_devices_is_the_step_on_one():
       'loss/policy',
       'loss/value',
       'loss/entropy',
-      'loss/reference_kl',
+      'loss/kl_k3',
       'grad_norm',
       'stop/mu',
       'stop/beta',
@@ -319,7 +312,10 @@ def test_a_step_on_eight_devices_is_the_step_on_one():
 
 
 def test_random_parameters_do_not_depend_on_the_mesh():
-  one, eight = tiny_experiment().init_params(), tiny_experiment(data=2, fsdp=2, tensor=2).init_params()
+  one, eight = (
+    tiny_experiment(ppo_with_all_terms).init_params(),
+    tiny_experiment(ppo_with_all_terms, data=2, fsdp=2, tensor=2).init_params(),
+  )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, eight)
 
 
@@ -329,11 +325,11 @@ def test_random_parameters_do_not_depend_on_the_mesh():
 @pytest.mark.parametrize('bootstrapped', [False, True])
 def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped):
   """Advantages of a real rollout against the definition: r_fail on the stop and nothing after it, V after the horizon."""
-  exp = tiny_experiment()
+  exp = tiny_experiment(ppo_with_all_terms)
   c = exp.config
   with c.unlocked():
     c.advantage.update(bootstrap_truncated=bootstrapped, whiten=bootstrapped)
-    c.objective.kl_coef = 0.0
+    c.objective = ml_collections.ConfigDict({'name': 'ppo'})
     c.stop.fail_reward = -1.5
   rule, params = make_rule(c, 'espo'), first_params(exp, 0)
   adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.0), var=jnp.float32(1.0), enabled=jnp.asarray(True))

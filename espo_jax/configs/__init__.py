@@ -1,9 +1,28 @@
 """Experiments as data: every field with its default, and the checks that run before a device is touched."""
 
 from espo_jax.configs.command import parse_flags
+from espo_jax.configs.data import task_arguments
 from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import ConfigError, flatten
+from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
+from espo_jax.configs.model import model_config, model_overrides
 from espo_jax.configs.saved import load_config
 from espo_jax.configs.validate import validate
 
-__all__ = ['ConfigError', 'default_config', 'flatten', 'load_config', 'parse_flags', 'validate']
+__all__ = [
+  'ConfigError',
+  'advantage_name',
+  'default_config',
+  'flatten',
+  'load_config',
+  'max_draws',
+  'method_options',
+  'model_config',
+  'model_overrides',
+  'parse_flags',
+  'task_arguments',
+  'trains_critic',
+  'uses_reference',
+  'validate',
+  'warmup_updates',
+]

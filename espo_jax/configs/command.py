@@ -10,7 +10,7 @@ from pathlib import Path
 import ml_collections
 from absl import app
 
-from espo_jax.configs.fields import flatten, get_field, near_field
+from espo_jax.configs.fields import flatten, get_field, is_known, near_field
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -37,7 +37,7 @@ def _problems(path: str, argv: Sequence[str]) -> Iterator[str]:
     yield f'--config={path}: get_config() returns {type(config).__name__}; fix: return the ConfigDict of default_config()'
     return
   for arg in argv:
-    if match := re.match(r'--?(?:no)?config\.([^=\[]+)', arg):
+    if (match := re.match(r'--?(?:no)?config\.([^=\[]+)', arg)) and not is_known(match[1], ()):
       try:
         get_field(config, match[1])
       except (KeyError, TypeError):

@@ -18,10 +18,14 @@ def default_config() -> ml_collections.ConfigDict:
   c.task.options = ml_collections.ConfigDict()  # keyword arguments of the task
 
   c.data = ml_collections.ConfigDict()  # for tasks that read files
-  c.data.path = ''
-  c.data.eval_path = ''
+  c.data.benchmark = ''  # a name in espo_jax.tasks.BENCHMARKS
+  c.data.path = ''  # a file, a directory that espo_jax.prepare_data wrote, or the benchmark's name on the Hugging Face Hub
+  c.data.eval_benchmark = ''  # '' for that of the train split
+  c.data.eval_path = ''  # '' to hold out one row in ten
+  c.data.on_error = 'raise'  # 'skip' to go on without malformed rows, and list them
 
-  c.model = ml_collections.ConfigDict()  # the fields of espo_jax.model.ModelConfig; the tokenizer sets the vocabulary
+  c.model = ml_collections.ConfigDict()
+  c.model.path = ''  # a Hugging Face directory, which then says all of the shape; '' for random weights of the shape below
   c.model.hidden_size = 128
   c.model.intermediate_size = 256
   c.model.num_layers = 3
@@ -34,18 +38,30 @@ def default_config() -> ml_collections.ConfigDict:
   c.model.scan_layers = False
   c.model.dtype = 'float32'
   c.model.param_dtype = 'float32'
+  c.model.lora = ml_collections.ConfigDict()  # adapters; the rest of the decoder is frozen beside them
+  c.model.lora.rank = 0  # 0 for none
+  c.model.lora.alpha = 16.0
+  c.model.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 
   c.critic = ml_collections.ConfigDict()
   c.critic.kind = 'shared'  # 'shared': a value head on the policy's trunk; 'separate': a network of its own
   c.critic.learning_rate = 1e-5  # [U]
+  c.critic.every = 1  # tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is the paper's
 
   c.rollout = ml_collections.ConfigDict()
   c.rollout.prompts = 32  # P
   c.rollout.samples = 4  # G, responses a prompt
+  c.rollout.max_draws = 0  # rollouts a step to replace groups of equal scores; 1 for no replacement, 0 for the objective's own
+  c.rollout.tags = ()  # texts put behind the prompts in turn, problem by problem, such as levels of brevity
+  c.rollout.parts = 1  # into which a rollout is divided: one is graded while the next is decoded
   c.rollout.prompt_width = 32  # L, tokens
   c.rollout.horizon = 64  # T, response tokens
   c.rollout.temperature = 1.0  # [U]
-  c.rollout.scan_length = 16  # decode steps between two looks at whether all rows have ended
+  c.rollout.top_p = 1.0  # [U]
+  c.rollout.top_k = 0  # 0 is all [U]
+  c.rollout.min_p = 0.0  # [U]
+  c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
+  c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
 
   c.stop = ml_collections.ConfigDict()
   c.stop.name = 'espo'  # 'never' is plain PPO
@@ -72,24 +88,19 @@ def default_config() -> ml_collections.ConfigDict:
   c.gate.min_explained_variance = -float('inf')  # ours: a test that means something with rewards in {0, 1}
   c.gate.force_at = 0.1  # of all updates
 
+  # Beside these fields the next three hold options of what they name: `python -m espo_jax.methods` lists them.
   c.reward = ml_collections.ConfigDict()
-  c.reward.low = 0.0  # of a wrong answer [U]
-  c.reward.high = 1.0  # of a right one [U]
+  c.reward.name = 'correct'  # or an expression over rewards: 'hmpo', 'correct + 0.5 * overlong', 'hmpo & format'
+  c.reward.kl_coef = 0.0  # weight of the divergence from the policy RL started from, taken off each token's reward [U]
+  c.reward.kl = 'k1'  # how it is estimated there: 'k1', 'k2', 'k3' or 'exact'
+  c.reward.format = ''  # regular expression found in every well-formed response; '' for any that comes to its end
+  c.reward.reasoning = r'(?s)^\s*(<think>)?\s*(?!</think>)\S.*</think>'  # found in every response that reasons
 
   c.advantage = ml_collections.ConfigDict()
-  c.advantage.gamma = 1.0  # [U]
-  c.advantage.lam = 1.0  # [U]
-  c.advantage.whiten = True
-  c.advantage.bootstrap_truncated = False  # whether a row cut by the horizon counts on its last value
+  c.advantage.name = ''  # '' for the objective's own
 
   c.objective = ml_collections.ConfigDict()
-  c.objective.name = 'ppo'
-  c.objective.clip_low = 0.2  # [U]
-  c.objective.clip_high = 0.2  # [U]
-  c.objective.value_clip = 0.2
-  c.objective.value_coef = 0.5
-  c.objective.entropy_coef = 0.0
-  c.objective.kl_coef = 0.0  # to the policy RL started from [U]
+  c.objective.name = 'ppo'  # one objective, and terms beside it: 'grpo + kl_k3 + entropy'
 
   c.learner = ml_collections.ConfigDict()
   c.learner.updates = 100  # rollouts, the critic warm-up's included
@@ -101,6 +112,10 @@ def default_config() -> ml_collections.ConfigDict:
   c.learner.max_grad_norm = 1.0
   c.learner.b1 = 0.9
   c.learner.b2 = 0.99
+  c.learner.importance_cap = 0.0  # on learner against sampler probabilities, which then weigh tokens; 0 for no correction
+  c.learner.decision_after = (
+    -1
+  )  # a token's id, such as that of <think>: what first follows it in a row learns nothing; -1 for none
   c.learner.logit_chunk = 1024  # response tokens whose logits exist at a time
   c.learner.max_bad_steps = 5  # consecutive non-finite steps that end the run
 

@@ -6,7 +6,12 @@ from typing import Any
 
 import ml_collections
 
-OPEN_SECTIONS = ('task.options', 'objective')  # may hold more than the defaults do: arguments of what they configure
+OPEN_SECTIONS = (
+  'task.options',
+  'reward',
+  'advantage',
+  'objective',
+)  # may hold more than the defaults do: arguments of what they configure
 
 
 class ConfigError(ValueError):

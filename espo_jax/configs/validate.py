@@ -1,18 +1,17 @@
 """Checks that run before any device is touched. Each line of an error names a field, its value and the fix."""
 
-import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from espo_jax import objectives, stops, tasks
+from espo_jax import stops, tasks
+from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
-from espo_jax.model import ModelConfig
+from espo_jax.configs.methods import method_problems, warmup_updates
+from espo_jax.configs.model import OVERRIDES, model_config
 
 STAGES = ('warm_start', 'critic_warmup', 'rl')
 CRITICS = ('shared', 'separate')
@@ -28,8 +27,10 @@ _POSITIVE = [
   'model.rope_theta',
   'model.rms_norm_eps',
   'critic.learning_rate',
+  'critic.every',
   'rollout.prompts',
   'rollout.samples',
+  'rollout.parts',
   'rollout.prompt_width',
   'rollout.horizon',
   'rollout.temperature',
@@ -52,6 +53,11 @@ _POSITIVE = [
 _POSITIVE_IN_WARM_START = ['warm_start.steps', 'warm_start.batch', 'warm_start.learning_rate']
 _NOT_NEGATIVE = [
   'seed',
+  'rollout.max_draws',
+  'reward.kl_coef',
+  'learner.importance_cap',
+  'rollout.top_k',
+  'rollout.slots',
   'stop.epsilon',
   'stop.eta',
   'gate.loss_below',
@@ -62,12 +68,16 @@ _NOT_NEGATIVE = [
   'warm_start.weight_decay',
   'checkpoint.keep_best',
 ]
-_SHARES = ['stop.target_rate', 'stop.momentum', 'stop.shadow_share', 'advantage.gamma', 'advantage.lam']
+_SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_share']
 _BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> None:
   """Check that an experiment can run and that its stop rule can act.
+
+  Args:
+    config: The experiment.
+    training: Whether it is to be trained. An evaluation asks for less: it has no stages, no stop rule and no train data.
 
   Raises:
     ConfigError: With every problem found.
@@ -75,7 +85,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
-    for check in (_stages, _names, _ranges, _stop, _warmups, _model, _mesh, _rows, _objective, _task, _data):
+    for check in (_names, _ranges, _model, _mesh, task_problems, data_problems):
+      problems += check(config)
+    for check in (_stages, _stop, _warmups, _rows, method_problems) if training else ():
       problems += check(config)
   if problems:
     raise ConfigError(problems)
@@ -104,20 +116,17 @@ def _mistyped(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
 
 def _ranges(config: ml_collections.ConfigDict) -> Iterator[str]:
   positive = _POSITIVE + (_POSITIVE_IN_WARM_START if 'warm_start' in config.stages else [])
-  weights = [field for field, value in flatten(config.objective, 'objective.').items() if isinstance(value, int | float)]
   tests: list[tuple[Iterable[str], Callable[[Any], bool], str]] = [  # a nan passes: it is reported as such
     (positive, lambda x: x <= 0, 'above 0'),
-    (_NOT_NEGATIVE + weights, lambda x: x < 0, 'of at least 0'),
+    (_NOT_NEGATIVE, lambda x: x < 0, 'of at least 0'),
     (_SHARES, lambda x: x < 0 or x > 1, 'in [0, 1]'),
     (_BELOW_ONE, lambda x: x < 0 or x >= 1, 'in [0, 1)'),
-    (['gate.force_at'], lambda x: x <= 0 or x > 1, 'in (0, 1]'),
+    (['gate.force_at', 'rollout.top_p'], lambda x: x <= 0 or x > 1, 'in (0, 1]'),
   ]
   for fields, bad, wanted in tests:
     for field in fields:
       if bad(value := get_field(config, field)):
         yield f'{field} = {value}: out of range; fix: a number {wanted}'
-  if config.reward.low >= config.reward.high:
-    yield f'reward.low = {config.reward.low} is not below reward.high = {config.reward.high}; fix: lower reward.low'
 
 
 def _names(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -126,7 +135,6 @@ def _names(config: ml_collections.ConfigDict) -> Iterator[str]:
     ('stop.name', 'stop rule', config.stop.name, stops.REGISTRY),
     *(('baselines', 'stop rule', name, stops.REGISTRY) for name in config.baselines),
     *(('stages', 'stage', name, STAGES) for name in config.stages),
-    ('objective.name', 'objective', config.objective.name, objectives.REGISTRY),
     ('critic.kind', 'critic', config.critic.kind, CRITICS),
     ('model.dtype', 'dtype', config.model.dtype, DTYPES),
     ('model.param_dtype', 'dtype', config.model.param_dtype, DTYPES),
@@ -136,15 +144,6 @@ def _names(config: ml_collections.ConfigDict) -> Iterator[str]:
       tasks.base.lookup(kind, name, dict.fromkeys(known))
     except ValueError as error:
       yield f'{field} = {get_field(config, field)!r}: {error}'
-
-
-def _objective(config: ml_collections.ConfigDict) -> Iterator[str]:
-  if config.objective.name not in objectives.REGISTRY:
-    return
-  known = objectives.arguments(config.objective.name)
-  for name, value in config.objective.items():
-    if name != 'name' and name not in known:
-      yield f'objective.{name} = {value!r}: no option of the objective {config.objective.name!r}; {near_field(name, known)}'
 
 
 # ----------------------------------------------------------------------------------------------- fields against each other
@@ -176,7 +175,7 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
-  lowest, level = min(config.reward.low, s.fail_reward), s.value_only.beta_0
+  lowest, level = min(config.reward.get('low', 0.0), s.fail_reward), s.value_only.beta_0
   if 'value_only' in arms and -level <= lowest:
     yield (
       f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and "
@@ -221,48 +220,70 @@ def _warmups(config: ml_collections.ConfigDict) -> Iterator[str]:
   w, updates = config.warm_start, config.learner.updates
   if 'warm_start' in config.stages and w.warmup_steps >= w.steps > 0:
     yield f'warm_start.warmup_steps = {w.warmup_steps} is not below warm_start.steps = {w.steps}; fix: lower it'
-  share = config.gate.force_at if 'critic_warmup' in config.stages else 0.0
-  if 'rl' in config.stages and updates > 0 and math.isfinite(share) and updates <= (warmup := max(1, round(share * updates))):
+  if 'rl' not in config.stages or updates <= 0 or not math.isfinite(config.gate.force_at) or any(method_problems(config)):
+    return  # with wrong names there is no telling whether there is a critic
+  if updates <= (warmup := warmup_updates(config)):
     yield (
-      f'learner.updates = {updates}: none is left after a critic warm-up of up to {warmup} (gate.force_at = {share}); '
-      f'fix: learner.updates > {warmup} or a smaller gate.force_at'
+      f'learner.updates = {updates}: none is left after a critic warm-up of up to {warmup} (gate.force_at = '
+      f'{config.gate.force_at}); fix: learner.updates > {warmup} or a smaller gate.force_at'
     )
 
 
 def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
   if config.model.num_kv_heads <= 0:
     return
-  known = {field.name for field in dataclasses.fields(ModelConfig)}
   try:
-    ModelConfig(vocab_size=1, **{name: value for name, value in config.model.items() if name in known - {'vocab_size'}})
-  except ValueError as error:
-    yield str(error)
+    shape = model_config(config, vocab_size=1)
+  except (TypeError, ValueError) as error:
+    yield f'model.path = {config.model.path!r}: {error}' if config.model.path else str(error)
+    return
+  if config.model.path:
+    defaults = default_config().model
+    for name in set(defaults) - {'path', 'lora', *OVERRIDES}:
+      if config.model[name] != defaults[name]:
+        yield (
+          f'model.{name} = {config.model[name]!r} beside model.path = {config.model.path!r}, whose config.json says the shape; '
+          'fix: leave it out'
+        )
+  t, f = config.mesh.tensor, config.mesh.fsdp
+  split = [
+    ('num_heads', 'tensor', t),
+    ('num_kv_heads', 'tensor', t),
+    ('intermediate_size', 'tensor', t),
+    ('hidden_size', 'fsdp', f),
+  ]
+  for name, axis, size in split + ([('vocab_size', 'tensor', t)] if config.model.path else []):
+    if size > 1 and getattr(shape, name) % size:
+      yield f'model.{name} = {getattr(shape, name)} does not divide by mesh.{axis} = {size}; fix: a smaller mesh.{axis}'
 
 
 def _mesh(config: ml_collections.ConfigDict) -> Iterator[str]:
   sizes = config.mesh.to_dict()
   if any(size == 0 or size < -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
     yield f'mesh = {sizes}: axes are positive, and one may be -1 (what is left); fix: mesh.data = -1 and 1 for the others'
-  split = [('model.num_heads', 'tensor'), ('model.num_kv_heads', 'tensor'), ('model.intermediate_size', 'tensor')]
-  for field, axis in [*split, ('model.hidden_size', 'fsdp')]:
-    size = get_field(config, field)
-    if sizes[axis] > 1 and size % sizes[axis]:
-      yield f'{field} = {size} does not divide by mesh.{axis} = {sizes[axis]}; fix: a multiple of it, or a smaller mesh.{axis}'
 
 
 def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
   r, minibatches = config.rollout, config.learner.minibatches
+  if config.critic.every > 1 and config.critic.kind != 'separate':
+    yield (
+      f'critic.every = {config.critic.every} with critic.kind = {config.critic.kind!r}: a value head reads every token; '
+      "fix: critic.every = 1, or critic.kind = 'separate'"
+    )
   rows = r.prompts * r.samples
   if minibatches > 0 and rows % minibatches:
     yield (
       f'learner.minibatches = {minibatches} does not divide the {rows} rows of a rollout (rollout.prompts = {r.prompts} times '
       f'rollout.samples = {r.samples}); fix: a divisor of {rows}'
     )
+  if r.parts > 0 and r.prompts % r.parts:
+    yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
   # With an axis of -1 the rest of the product is not known yet.
   shards = math.prod(size for size in (config.mesh.data, config.mesh.fsdp) if size > 0)
   evaluated = min(('eval.batch', 'eval.problems'), key=lambda field: get_field(config, field))
   counts = {
-    'rollout.prompts': r.prompts,
+    'prompts of a part (rollout.prompts / rollout.parts)': r.prompts // max(r.parts, 1),
+    'rollout.slots': r.slots,
     'rows of a minibatch (rollout.prompts * rollout.samples / learner.minibatches)': rows // max(minibatches, 1),
     evaluated: get_field(config, evaluated),
   }
@@ -274,50 +295,3 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
         f'{name} = {count} does not divide by mesh.data * mesh.fsdp = {config.mesh.data} * {config.mesh.fsdp}, over which rows '
         f'are split; fix: a multiple of {shards}, or a smaller mesh'
       )
-
-
-# ---------------------------------------------------------------------------------------------------------- task and files
-
-
-def _task(config: ml_collections.ConfigDict) -> Iterator[str]:
-  if config.task.name not in tasks.TASKS:
-    return
-  kind, options = tasks.TASKS[config.task.name], config.task.options.to_dict()
-  parameters = inspect.signature(kind).parameters
-  known = parameters.keys() - config.data.keys()
-  for name in sorted(options.keys() - known):
-    hint = near_field(name, known)
-    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {kind.name!r}; {hint}'
-  if 'path' in parameters:  # reading the files is left to the run: it may take long
-    sizes = {name: parameter.default for name, parameter in parameters.items()} | options
-  else:
-    try:
-      task = kind(**options)
-    except (TypeError, ValueError) as error:
-      yield f'task.options = {options}: {error}'
-      return
-    sizes = {name: getattr(task, name) for name in ('max_prompt_tokens', 'max_response_tokens')}
-    sizes['vocab_size'] = len(task.tokenizer())
-  for field, limit in (('rollout.prompt_width', 'max_prompt_tokens'), ('rollout.horizon', 'max_response_tokens')):
-    width, needed = get_field(config, field), sizes[limit]
-    if 0 < width < needed:
-      yield f'{field} = {width} is less than {limit} = {needed} of the task {kind.name!r}; fix: --config.{field}={needed}'
-  if config.mesh.tensor > 1 and sizes['vocab_size'] % config.mesh.tensor:
-    yield (
-      f'mesh.tensor = {config.mesh.tensor} does not divide the {sizes["vocab_size"]} tokens of the vocabulary of the task '
-      f'{kind.name!r}; fix: a divisor'
-    )
-
-
-def _data(config: ml_collections.ConfigDict) -> Iterator[str]:
-  if config.task.name not in tasks.TASKS:
-    return
-  reads = inspect.signature(tasks.TASKS[config.task.name]).parameters
-  for name, value in config.data.items():
-    field = f'data.{name}'
-    if value and name not in reads:
-      yield f'{field} = {value!r}: the task {config.task.name!r} reads no such file; fix: leave it empty, or another task.name'
-    elif value and not Path(value).is_file():
-      yield f'{field} = {value!r}: no such file; fix: --config.{field}=FILE'
-    elif not value and name in reads and reads[name].default is inspect.Parameter.empty:
-      yield f"{field} = '': the task {config.task.name!r} reads its problems from a file; fix: --config.{field}=FILE"

@@ -1,10 +1,13 @@
-"""AdamW with a linear warm-up, an optional linear decay and a global-norm clip; the critic may have a rate of its own."""
+"""AdamW with a linear warm-up, an optional linear decay and a global-norm clip; the critic may have a rate of its own.
+
+What adapters freeze has no optimizer state.
+"""
 
 import jax
 import optax
 from jaxtyping import PyTree
 
-from espo_jax.model import Params
+from espo_jax.model import Params, frozen
 
 
 def make_optimizer(
@@ -39,7 +42,9 @@ def make_optimizer(
 
   return optax.chain(
     optax.clip_by_global_norm(max_grad_norm),
-    optax.partition({'policy': adamw(learning_rate), 'critic': adamw(critic_learning_rate)}, _labels),
+    optax.partition(
+      {'policy': adamw(learning_rate), 'critic': adamw(critic_learning_rate), 'frozen': optax.set_to_zero()}, _labels
+    ),
   )
 
 
@@ -48,8 +53,8 @@ def _matrices(params: Params) -> PyTree[bool]:
 
 
 def _labels(params: Params) -> PyTree[str]:
-  def label(path: tuple, _: jax.Array) -> str:
+  def label(path: tuple, held: bool) -> str:
     names = {entry.key for entry in path}
-    return 'critic' if names & {'critic', 'value'} else 'policy'
+    return 'frozen' if held else 'critic' if names & {'critic', 'value'} else 'policy'
 
-  return jax.tree_util.tree_map_with_path(label, params)
+  return jax.tree_util.tree_map_with_path(label, frozen(params))

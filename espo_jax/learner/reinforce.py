@@ -3,21 +3,32 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards
+from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.learner.scoring import Scored, score
-from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params
-from espo_jax.objectives import LossInputs, explained_variance, gae, masked_mean, whiten
+from espo_jax.learner.state import History, TrainState, jit_update
+from espo_jax.model import ActorCritic, Params, hold_frozen
+from espo_jax.objectives import (
+  Credit,
+  Estimate,
+  LossInputs,
+  estimated_kl,
+  explained_variance,
+  group_scores,
+  masked_mean,
+  on_tokens,
+)
+from espo_jax.rewards import Judged
 from espo_jax.stops import Adaptive, GateState, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories
 
@@ -28,7 +39,10 @@ class Batch(flax.struct.PyTreeNode):
   trajectories: Trajectories
   advantages: Float[Array, 'N T']
   returns: Float[Array, 'N T']
+  old_logprobs: Float[Array, 'N T']
+  old_entropy: Float[Array, 'N T']
   reference_logprobs: Float[Array, 'N T']
+  prefers_short: Bool[Array, 'N']
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,13 +53,20 @@ class Reinforcement:
     model: Policy and critic.
     optimizer: Of both.
     rule: The stop rule, for what it learns between batches.
-    objective: A registered policy objective.
-    options: Its keyword arguments.
-    gamma: Discount.
-    lam: GAE's lambda.
-    whiten_advantages: Whether advantages are whitened over the batch.
-    bootstrap_truncated: Whether a row that the horizon cut counts on its last state's value; a stopped row never does.
+    objective: A sum of registered objectives.
+    options: Their keyword arguments, by name.
+    advantage: A registered advantage.
+    advantage_options: Its keyword arguments.
+    reward: An expression over registered rewards.
+    reward_options: Their keyword arguments, by name.
+    kl: How the divergence from the reference policy is estimated where it is taken off the reward.
+    kl_coef: Its weight there; 0 for none.
     fail_reward: `r_fail`, on the token that triggered a stop.
+    samples: `G`, rows a prompt.
+    importance_cap: Tokens weigh `min(learner's probability / sampler's, cap)` and ratios begin at the learner's; 0 for neither.
+    decision_after: The token whose first successor in a row learns nothing; -1 for none.
+    updates: In the whole run.
+    success_momentum: Of the running success rate, where that is the critic.
     temperature: Of the sampler.
     logit_chunk: Response tokens whose logits exist at a time.
     gate: Keyword arguments of `update_gate`.
@@ -55,22 +76,29 @@ class Reinforcement:
   optimizer: optax.GradientTransformation
   rule: StopRule
   objective: str
-  options: Mapping[str, float]
-  gamma: float
-  lam: float
-  whiten_advantages: bool
-  bootstrap_truncated: bool
+  options: Mapping[str, Any]
+  advantage: str
+  advantage_options: Mapping[str, Any]
+  reward: str
+  reward_options: Mapping[str, Any]
+  kl: Estimate | Literal['exact']
+  kl_coef: float
   fail_reward: float
+  samples: int
+  importance_cap: float
+  decision_after: int
+  updates: int
+  success_momentum: float
   temperature: float
   logit_chunk: int
   gate: Mapping[str, Any]
 
   @property
-  def uses_reference(self) -> bool:
-    """Whether the objective looks at the reference policy."""
-    return self.options.get('kl_coef', 0.0) > 0.0
+  def trains_critic(self) -> bool:
+    """Whether advantages come from a critic."""
+    return objectives.ADVANTAGES[self.advantage].critic
 
-  def _score(self, params: Params, rows: Trajectories) -> Scored:
+  def _score(self, params: Params, rows: Trajectories, against: Params | None = None) -> Scored:
     return score(
       self.model,
       params,
@@ -79,40 +107,71 @@ class Reinforcement:
       rows.tokens,
       temperature=self.temperature,
       chunk=self.logit_chunk,
+      against=against,
     )
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def graded(self, rows: Trajectories, judged: Judged) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
+    """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
+    seen = rewards.observed(rows, judged, self.samples)
+    value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
+    per_row, on_tokens = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
+    short = rewards.short_serves(seen['correct'], seen['reasoned'])
+    reward = Reward(per_row.reshape(-1), on_tokens, jnp.repeat(short, self.samples))
+    scores = group_scores(rewards.token_rewards(rows, reward, fail=self.fail_reward), rows.mask, self.samples)
+    differ = scores.max(axis=1) > scores.min(axis=1)
+    metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
+    return reward, differ, metrics | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
 
   @functools.partial(jax.jit, static_argnums=0)
   def prepare(self, params: Params, reference: Params | None, rows: Trajectories, reward: Reward) -> tuple[Batch, Metrics]:
     """Rewards on tokens, advantages and returns; and how far the learner's log-probabilities are from the sampler's."""
     mask = rows.mask
-    scored = self._score(params, rows)
-    bootstrap = jnp.where(rows.truncated & self.bootstrap_truncated, scored.final_values, 0.0)
-    advantages, returns = gae(
-      rewards.token_rewards(rows, reward, fail=self.fail_reward),
-      rows.values,
-      mask,
-      gamma=self.gamma,
-      lam=self.lam,
-      bootstrap=bootstrap,
-    )
-    if self.whiten_advantages:
-      advantages = whiten(advantages, mask)
-    metrics = {
-      'entropy': masked_mean(scored.entropy, mask),
-      'critic/loss': masked_mean(jnp.square(rows.values - returns), mask),
-      'critic/explained_variance': explained_variance(rows.values, returns, mask),
-      'critic/value_mean': masked_mean(rows.values, mask),
-      **self._agreement(scored.logprobs - rows.logprobs, mask),
-    }
-    reference_logprobs = self._score(reference, rows).logprobs if self.uses_reference else jnp.zeros_like(advantages)
-    return Batch(rows, advantages, returns, reference_logprobs), metrics
+    scored = self._score(params, rows, reference if self.kl_coef and self.kl == 'exact' else None)
+    reference_logprobs = jnp.zeros_like(rows.logprobs) if reference is None else self._score(reference, rows).logprobs
+    placed = rewards.token_rewards(rows, reward, fail=self.fail_reward)
+    metrics = {'entropy': masked_mean(scored.entropy, mask), **self._agreement(scored.logprobs - rows.logprobs, mask)}
+    if self.kl_coef:
+      if self.kl == 'exact':
+        assert scored.reference_kl is not None  # asked for above
+        kl = scored.reference_kl
+      else:
+        kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
+      placed = placed - self.kl_coef * jnp.where(mask, kl, 0.0)
+      metrics['reward/kl'] = masked_mean(kl, mask)
+    advantages, returns = self._advantages(placed, rows, scored.final_values)
+    old_logprobs = rows.logprobs
+    if self.importance_cap:
+      old_logprobs = scored.logprobs
+      weight = jnp.exp(jnp.where(mask, scored.logprobs - rows.logprobs, 0.0))
+      advantages = advantages * jnp.minimum(weight, self.importance_cap)  # every surrogate is linear in the advantage
+      metrics['importance/capped'] = masked_mean((weight > self.importance_cap).astype(jnp.float32), mask)
+    if self.trains_critic:
+      metrics |= {
+        'critic/loss': masked_mean(jnp.square(rows.values - returns), mask),
+        'critic/explained_variance': explained_variance(rows.values, returns, mask),
+        'critic/value_mean': masked_mean(rows.values, mask),
+      }
+    prefers_short = jnp.zeros(rows.length.shape, bool) if reward.prefers_short is None else reward.prefers_short
+    batch = Batch(rows, advantages, returns, old_logprobs, scored.entropy, reference_logprobs, prefers_short)
+    return batch, metrics
+
+  def _advantages(
+    self, placed: Float[Array, 'N T'], rows: Trajectories, final_values: Float[Array, 'N']
+  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
+    advantage = objectives.ADVANTAGES[self.advantage]
+    if advantage.critic:
+      credit = Credit(placed, rows.values, final_values, rows.truncated, rows.mask)
+      return advantage.function(credit, **self.advantage_options)
+    relative = advantage.function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
+    return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
   def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
     """Sampler against learner: the ratio at which an update starts, which should be 1 everywhere."""
     size = jnp.where(mask, jnp.abs(difference), jnp.nan)
     ratio = jnp.exp(difference)
-    low, high = self.options.get('clip_low', 0.2), self.options.get('clip_high', 0.2)
-    outside = (ratio < 1 - low) | (ratio > 1 + high)
+    settings = objectives.settings(self.objective, self.options)
+    outside = (ratio < 1 - settings.get('clip_low', 0.2)) | (ratio > 1 + settings.get('clip_high', 0.2))
     return {
       'sampler_gap/mean': masked_mean(jnp.abs(difference), mask),
       'sampler_gap/p95': jnp.nanpercentile(size, 95),
@@ -121,43 +180,67 @@ class Reinforcement:
     }
 
   @jit_update
-  def update(self, state: TrainState, batch: Batch, rows: Int[Array, 'M']) -> tuple[TrainState, Metrics]:
+  def update(
+    self, state: TrainState, batch: Batch, reference: Params | None, rows: Int[Array, 'M']
+  ) -> tuple[TrainState, Metrics]:
     """One optimizer step on the rows named."""
     batch = jax.tree.map(lambda x: x[rows], batch)
     trajectories = batch.trajectories
+    decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
+    against = reference if 'reference_kl' in objectives.reads(self.objective, self.options) else None
 
     def loss_fn(params: Params) -> tuple[Array, Metrics]:
-      scored = self._score(params, trajectories)
+      scored = self._score(hold_frozen(params), trajectories, against)
       inputs = LossInputs(
-        logprobs=scored.logprobs,
-        entropy=scored.entropy,
+        logprobs=held(scored.logprobs, decision),
+        entropy=held(scored.entropy, decision),
         values=scored.values,
-        old_logprobs=trajectories.logprobs,
+        old_logprobs=batch.old_logprobs,
         old_values=trajectories.values,
         reference_logprobs=batch.reference_logprobs,
         advantages=batch.advantages,
         returns=batch.returns,
         mask=trajectories.mask,
+        reference_kl=None if scored.reference_kl is None else held(scored.reference_kl, decision),
+        old_entropy=batch.old_entropy,
+        entropy_slope=scored.entropy_slope,
+        opening_logprobs=scored.opening_logprobs,
+        prefers_short=batch.prefers_short,
+        past_entropy=state.history.entropy,
+        progress=state.history.updates / self.updates,
       )
-      terms, metrics = objectives.get(self.objective)(inputs, **self.options)
+      terms, metrics = objectives.compose(self.objective, self.options)(inputs)
       return sum((weight * term.mean for weight, term in terms.values()), jnp.zeros(())), metrics
 
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     state, step_metrics = guarded_step(state, self.optimizer, loss, grads)
     return state, metrics | step_metrics
 
-  def finish(self, state: TrainState, rows: Trajectories, critic: Metrics) -> TrainState:
-    """What happens once a batch: the regret's moments, the controller, and the critic's gate."""
-    adaptive, gate = self._between_batches(state.adaptive, state.gate, rows, critic)
-    return state.replace(adaptive=adaptive, gate=gate)
+  def finish(self, state: TrainState, rows: Trajectories, metrics: Metrics) -> TrainState:
+    """What happens once a batch: the regret's moments, the controller, the critic's gate or its one number, the history."""
+    params = state.params
+    if self.model.critic_free:
+      success = self._success(params['critic']['success'], metrics['accuracy'], state.adaptive.batches)
+      params = params | {'critic': {'success': success}}
+    adaptive, gate, history = self._between_batches(state.adaptive, state.gate, state.history, rows, metrics)
+    return state.replace(params=params, adaptive=adaptive, gate=gate, history=history)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def _success(self, success: Float[Array, ''], accuracy: Float[Array, ''], batches: Int[Array, '']) -> Float[Array, '']:
+    """The running success rate, which the first batch sets. A stopped row is no success."""
+    keep = jnp.where(batches == 0, 0.0, self.success_momentum)
+    return keep * success + (1 - keep) * accuracy
 
   @functools.partial(jax.jit, static_argnums=0)
   def _between_batches(
-    self, adaptive: Adaptive, gate: GateState, rows: Trajectories, critic: Metrics
-  ) -> tuple[Adaptive, GateState]:
+    self, adaptive: Adaptive, gate: GateState, history: History, rows: Trajectories, metrics: Metrics
+  ) -> tuple[Adaptive, GateState, History]:
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped)
-    gate = update_gate(gate, critic['critic/loss'], critic['critic/explained_variance'], **self.gate)
-    return adaptive.replace(enabled=gate.open), gate
+    if self.trains_critic:
+      gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
+    past = jnp.where(history.updates == 0, 0.0, history.entropy)
+    entropy = past + (metrics['entropy'] - past) / (history.updates + 1)
+    return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy)
 
 
 def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A teacher-forced pass over finished rows: log-probabilities, entropy and values, never a `[N, T, V]` array at once."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ class Scored(NamedTuple):
   entropy: Float[Array, 'N T']  # nats
   values: Float[Array, 'N T']
   final_values: Float[Array, 'N']  # of the state after column T - 1, where a row cut by the horizon stands
+  entropy_slope: Float[Array, 'N T']  # how the entropy changes, to first order, as the token's own logit gradient is followed
+  opening_logprobs: Float[Array, 'N V']  # of the first response token
+  reference_kl: Float[Array, 'N T'] | None  # of the whole distribution from the reference's, nats
 
 
 def score(
@@ -27,6 +30,7 @@ def score(
   *,
   temperature: float,
   chunk: int,
+  against: Params | None = None,
 ) -> Scored:
   """Score responses under the distribution that samples at `temperature`.
 
@@ -38,24 +42,36 @@ def score(
     tokens: Responses; what stands after a row's end is scored too and has to be masked by the caller.
     temperature: Of the sampler; a static number here, since a run has one.
     chunk: Response tokens whose logits exist at a time. Their gradient recomputes them.
+    against: A reference policy's parameters, where the exact divergence from it is wanted: that costs a pass of its own.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
   offset = jnp.arange(width + horizon) - (width - prompt_lengths[:, None])
-  states, _ = model.states(params, jnp.concatenate([prompt_tokens, tokens], axis=1), jnp.maximum(offset, 0), offset >= 0)
-  states = jax.tree.map(lambda x: x[:, width - 1 :], states)  # [N, T + 1, D]: before each token, and after the last
+
+  def trunk(params: Params) -> States:
+    whole, segments = jnp.concatenate([prompt_tokens, tokens], axis=1), (offset >= 0).astype(jnp.int32)
+    states = model.states(params, whole, jnp.maximum(offset, 0), segments)
+    return jax.tree.map(lambda x: x[:, width - 1 :], states)  # [N, T + 1, D]: before each token, and after the last
+
+  states = trunk(params)
   values = model.values(params, states)
-  policy = states.policy[:, :-1]
 
-  def read(hidden: Float[Array, 'N C D'], chosen: Int[Array, 'N C']) -> tuple[Array, Array]:
-    logits = model.logits(params, States(hidden, hidden)) / temperature
-    logprobs = jax.nn.log_softmax(logits)
-    entropy = -(jnp.exp(logprobs) * logprobs).sum(-1)
+  def log_softmax(params: Params, hidden: Float[Array, 'N C D']) -> Float[Array, 'N C V']:
+    return jax.nn.log_softmax(model.logits(params, States(hidden, hidden)) / temperature)
+
+  def read(chosen: Int[Array, 'N C'], hidden: Float[Array, 'N C D'], other: Any = None) -> tuple[Array, ...]:
+    logprobs = log_softmax(params, hidden)
+    probs = jnp.exp(logprobs)
+    entropy = -(probs * logprobs).sum(-1)
     # A one-hot product rather than a gather: the gather's gradient is a scatter, slow on every backend.
-    picked = (logprobs * jax.nn.one_hot(chosen, logits.shape[-1])).sum(-1)
-    return picked, entropy
+    picked = (logprobs * jax.nn.one_hot(chosen, logprobs.shape[-1])).sum(-1)
+    # d entropy / d logit_j = -p_j (log p_j + entropy), and the gradient of log p_a is e_a - p.
+    slope = (jnp.square(probs) * (logprobs + entropy[..., None])).sum(-1) - jnp.exp(picked) * (picked + entropy)
+    found = picked, entropy, jax.lax.stop_gradient(slope)
+    return found if against is None else (*found, (probs * (logprobs - log_softmax(against, other))).sum(-1))
 
+  inputs = (tokens, states.policy[:, :-1]) + (() if against is None else (trunk(against).policy[:, :-1],))
   if chunk >= horizon:
-    logprobs, entropy = read(policy, tokens)
+    parts = read(*inputs)
   else:
     pad = -horizon % chunk
 
@@ -63,6 +79,8 @@ def score(
       x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
       return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    parts = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), (split(policy), split(tokens)))
-    logprobs, entropy = (x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :horizon] for x in parts)
-  return Scored(logprobs, entropy, values[:, :-1], values[:, -1])
+    chunks = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), tuple(split(x) for x in inputs))
+    parts = tuple(x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :horizon] for x in chunks)
+  logprobs, entropy, slope, *kl = parts
+  opening = log_softmax(params, states.policy[:, :1])[:, 0]
+  return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None)

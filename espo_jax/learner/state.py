@@ -8,11 +8,18 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, GateState, StopRule, init_gate
 from espo_jax.types import Metrics
+
+
+class History(flax.struct.PyTreeNode):
+  """What objectives ask about the updates so far."""
+
+  updates: Int[Array, '']
+  entropy: Float[Array, '']  # mean over them of the batch's mean entropy, nan before the first
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -22,6 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: optax.OptState
   adaptive: Adaptive  # the stop rule's moments and beta
   gate: GateState  # the critic warm-up's progress
+  history: History
   bad_steps: Int[Array, '']  # consecutive skipped optimizer steps
   skipped: Int[Array, '']  # skipped optimizer steps in all
 
@@ -33,6 +41,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, rule: St
     opt_state=optimizer.init(params),
     adaptive=rule.init(1).adaptive,
     gate=init_gate(),
+    history=History(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, jnp.float32)),
     bad_steps=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )

@@ -9,7 +9,7 @@ import optax
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.learner.scoring import score
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params
+from espo_jax.model import ActorCritic, Params, hold_frozen
 from espo_jax.objectives import token_mean
 from espo_jax.tasks import SupervisedBatch
 from espo_jax.types import Metrics
@@ -32,6 +32,7 @@ class SupervisedLearner:
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]
 
     def loss_fn(params: Params) -> jax.Array:
+      params = hold_frozen(params)
       scored = score(self.model, params, prompts, prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
       return token_mean(-scored.logprobs, mask).mean
 

@@ -1,6 +1,7 @@
 """Loss terms as (numerator, denominator) pairs, so that micro-batches, packing and devices add up to one objective."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -21,6 +22,77 @@ class Term(NamedTuple):
     return self.numerator / jnp.maximum(self.denominator, 1.0)
 
 
+Terms = dict[str, tuple[float, Term]]  # by name, with their weights: the loss is the sum of `weight * term.mean`
+Aggregation = Literal['token', 'sequence', 'constant']
+
+
+def token_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
+  """A plain mean over real tokens: a long row counts more than a short one."""
+  return Term(masked_sum(x, mask), mask.sum().astype(jnp.float32))
+
+
+def sequence_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
+  """The mean over rows of each row's token mean."""
+  return rows_mean(row_mean(x, mask), mask)
+
+
+def rows_mean(x: Float[Array, 'N'], mask: Bool[Array, 'N T']) -> Term:
+  """A plain mean over rows; a row without tokens does not count."""
+  real = mask.any(axis=1)
+  return Term(masked_sum(x, real), real.sum().astype(jnp.float32))
+
+
+def constant_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
+  """The mean over rows of each row's token sum over `T`, the horizon, whatever the row's own length."""
+  return rows_mean(row_sum(x, mask) / mask.shape[1], mask)
+
+
+AGGREGATIONS: dict[str, Callable[..., Term]] = {'token': token_mean, 'sequence': sequence_mean, 'constant': constant_mean}
+
+
+def row_sum(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Float[Array, 'N']:
+  """Each row's sum over its real tokens."""
+  return jnp.where(mask, x, 0.0).sum(axis=1)
+
+
+def row_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Float[Array, 'N']:
+  """Each row's mean over its real tokens; 0 for a row without any."""
+  return row_sum(x, mask) / jnp.maximum(mask.sum(axis=1), 1)
+
+
+def log_ratio(
+  logprobs: Float[Array, 'N T'], old_logprobs: Float[Array, 'N T'], mask: Bool[Array, 'N T']
+) -> Float[Array, 'N T']:
+  """`log pi - log pi_old` on real tokens, 0 elsewhere."""
+  return jnp.where(mask, logprobs - old_logprobs, 0.0)
+
+
+def clipped_surrogate(
+  ratio: Float[Array, '...'],
+  advantages: Float[Array, '...'],
+  *,
+  clip_low: float,
+  clip_high: float,
+  dual_clip: float = 0.0,
+) -> tuple[Float[Array, '...'], Bool[Array, '...']]:
+  """`-min(r A, clip(r, 1 - low, 1 + high) A)`, elementwise (Schulman et al. 2017, eq. 7), and where the clip binds.
+
+  Args:
+    ratio: `r`.
+    advantages: `A`.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above.
+    dual_clip: `c`: where `A < 0` the loss is at most `-c A` (Ye et al. 2020, eq. 5); 0 for no bound.
+  """
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  loss = -jnp.minimum(ratio * advantages, clipped * advantages)
+  binds = clipped * advantages < ratio * advantages
+  if dual_clip:
+    beyond = (advantages < 0) & (loss > -dual_clip * advantages)
+    loss, binds = jnp.where(beyond, -dual_clip * advantages, loss), binds | beyond
+  return loss, binds
+
+
 def clipped_policy(
   logprobs: Float[Array, 'N T'],
   old_logprobs: Float[Array, 'N T'],
@@ -29,18 +101,29 @@ def clipped_policy(
   *,
   clip_low: float,
   clip_high: float,
+  dual_clip: float = 0.0,
+  aggregation: Aggregation = 'token',
 ) -> tuple[Term, Metrics]:
-  """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, a token mean: `-min(r A, clip(r, 1 - low, 1 + high) A)`."""
-  log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
-  ratio = jnp.exp(log_ratio)
-  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-  loss = -jnp.minimum(ratio * advantages, clipped * advantages)
-  count = mask.sum().astype(jnp.float32)
-  metrics = {
-    'clip_fraction': masked_sum((clipped * advantages < ratio * advantages).astype(jnp.float32), mask) / jnp.maximum(count, 1),
-    'kl': masked_sum(ratio - 1 - log_ratio, mask) / jnp.maximum(count, 1),
+  """The clipped surrogate of every token's own ratio, aggregated."""
+  change = log_ratio(logprobs, old_logprobs, mask)
+  ratio = jnp.exp(change)
+  loss, binds = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+  return AGGREGATIONS[aggregation](loss, mask), policy_metrics(change, binds, mask)
+
+
+def policy_metrics(change: Float[Array, 'N T'], binds: Bool[Array, 'N T'], mask: Bool[Array, 'N T']) -> Metrics:
+  """How far the policy has moved since it sampled.
+
+  Args:
+    change: `log pi - log pi_old`, 0 where the mask hides.
+    binds: Where the clip holds the gradient back.
+    mask: Real tokens.
+  """
+  count = jnp.maximum(mask.sum().astype(jnp.float32), 1)
+  return {
+    'clip_fraction': masked_sum(binds.astype(jnp.float32), mask) / count,
+    'kl': masked_sum(jnp.exp(change) - 1 - change, mask) / count,
   }
-  return Term(masked_sum(loss, mask), count), metrics
 
 
 def clipped_value(
@@ -56,19 +139,3 @@ def clipped_value(
   held = old_values + jnp.clip(values - old_values, -clip, clip)
   loss = 0.5 * jnp.maximum(jnp.square(values - returns), jnp.square(held - returns))
   return Term(masked_sum(loss, mask), mask.sum().astype(jnp.float32))
-
-
-def token_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
-  """A plain mean over real tokens."""
-  return Term(masked_sum(x, mask), mask.sum().astype(jnp.float32))
-
-
-def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
-  """Schulman's estimate of `KL(policy || reference)` from its samples, low in variance: `e^-d - 1 + d`, `d = log p - log q`."""
-  d = logprobs - reference
-  return jnp.exp(-d) - 1 + d
-
-
-def reference_kl(logprobs: Float[Array, 'N T'], reference: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
-  """The token mean of `k3`; where the mask hides a token, an overflow has no gradient."""
-  return token_mean(k3(jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference, 0.0)), mask)

@@ -2,11 +2,16 @@
 
 from jaxtyping import Array, Float
 
-from espo_jax.types import Reward
+from espo_jax.registry import source
 
 
-def correct(
-  verdicts: Float[Array, 'N'], *, low: float | Float[Array, ''] = 0.0, high: float | Float[Array, ''] = 1.0
-) -> Reward:
-  """`high` for a right answer, `low` for a wrong one. ESPO does not publish its scale [U]; 0/1 and -1/+1 are both common."""
-  return Reward(low + (high - low) * verdicts)
+@source('the verifier alone')
+def correct(correct: Float[Array, 'P G'], *, low: float = 0.0, high: float = 1.0) -> Float[Array, 'P G']:
+  """`high` for a right answer, `low` for a wrong one. ESPO does not publish its scale [U]; 0/1 and -1/+1 are both common.
+
+  Args:
+    correct: Verdicts, 0 or 1.
+    low: Of a wrong answer [U].
+    high: Of a right one [U].
+  """
+  return low + (high - low) * correct

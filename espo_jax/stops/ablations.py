@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from espo_jax.registry import source
 from espo_jax.stops.base import Adaptive, Observation, StopRule, StopState, controlled_rule
 from espo_jax.stops.espo import smoothed_regret
 
@@ -11,6 +12,7 @@ def _beta(adaptive: Adaptive, values: Array) -> Array:
   return jnp.broadcast_to(adaptive.beta, values.shape)
 
 
+@source('ESPO, arXiv 2605.29860, ablation', 'smoothing', 'eta', 'target_rate', 'momentum')
 def regret_only(
   *,
   smoothing: float = 0.9,
@@ -40,6 +42,7 @@ def regret_only(
   )
 
 
+@source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 def value_only(
   *,
   beta_0: float = -0.2,
@@ -67,6 +70,7 @@ def value_only(
   )
 
 
+@source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 def random_stop(
   *,
   beta_0: float = 5.0,
@@ -94,6 +98,7 @@ def random_stop(
   )
 
 
+@source('PPO, arXiv 1707.06347', 'momentum')
 def never(*, momentum: float = 0.99) -> StopRule:
   """No row is ever stopped: ESPO with this rule is plain PPO. The regret's moments are still kept."""
 

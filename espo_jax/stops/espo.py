@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from espo_jax.registry import source
 from espo_jax.stops.base import Adaptive, Observation, StopRule, StopState, controlled_rule
 
 
@@ -15,6 +16,7 @@ def smoothed_regret(
   return smoothing * state.z + (1 - smoothing) * normalised
 
 
+@source('ESPO, arXiv 2605.29860', 'smoothing', 'epsilon', 'beta_0', 'eta', 'target_rate', 'momentum')
 def espo(
   *,
   smoothing: float = 0.9,

@@ -1,0 +1,137 @@
+"""The sections that name methods: what they mean, and whether their options exist. An option not set is the method's default.
+
+`objective`, `advantage` and `reward` are open: beside the fields of the defaults they hold keyword arguments of what they name.
+"""
+
+import math
+import re
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+
+from espo_jax import objectives, registry, rewards
+from espo_jax.configs.fields import near_field
+
+FIXED = {'objective': ('name',), 'advantage': ('name',), 'reward': ('name', 'kl', 'kl_coef', 'format', 'reasoning')}
+KL = ('k1', 'k2', 'k3', 'exact')
+
+
+def method_options(config: ml_collections.ConfigDict, section: str) -> dict[str, Any]:
+  """The keyword arguments that a section sets."""
+  return {name: value for name, value in config[section].to_dict().items() if name not in FIXED[section]}
+
+
+def advantage_name(config: ml_collections.ConfigDict) -> str:
+  """The advantage that a config names, or the objective's own."""
+  return config.advantage.name or objectives.default_advantage(config.objective.name)
+
+
+def trains_critic(config: ml_collections.ConfigDict) -> bool:
+  """Whether there is a critic: where advantages come from one."""
+  return objectives.ADVANTAGES[advantage_name(config)].critic
+
+
+def warmup_updates(config: ml_collections.ConfigDict) -> int:
+  """The most updates of the critic warm-up; without the stage or without a critic one, for the stop rule's moments."""
+  stage = 'critic_warmup' in config.stages and trains_critic(config)
+  return max(1, round(config.gate.force_at * config.learner.updates)) if stage else 1
+
+
+def max_draws(config: ml_collections.ConfigDict) -> int:
+  """The most rollouts a step: as a config says, or as the objective is published."""
+  return config.rollout.max_draws or objectives.default_draws(config.objective.name)
+
+
+def uses_reference(config: ml_collections.ConfigDict) -> bool:
+  """Whether the reward or the loss looks at the policy that reinforcement learning started from."""
+  return bool(config.reward.kl_coef or objectives.reads(config.objective.name, method_options(config, 'objective')))
+
+
+def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with the names and options of objective, advantage and reward, and with their being together."""
+  problems: list[str] = []
+  named: dict[str, list[Callable[..., Any]]] = {}
+
+  def look_up(section: str, find: Callable[[], list[Callable[..., Any]]]) -> None:
+    try:
+      named[section] = find()
+    except ValueError as error:
+      problems.append(str(error))
+
+  look_up('objective', lambda: [objectives.get(name) for name in objectives.parts(config.objective.name)])
+  look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
+  if 'objective' in named:
+    look_up('advantage', lambda: [objectives.get_advantage(advantage_name(config)).function])
+  yield from problems
+  for section, functions in named.items():
+    yield from _option_problems(config, section, functions)
+  if 'advantage' in named:
+    yield from _critic_problems(config)
+  for name in ('format', 'reasoning'):
+    try:
+      re.compile(config.reward[name])
+    except re.error as error:
+      yield f'reward.{name} = {config.reward[name]!r}: no regular expression ({error}); fix: one of the module re'
+  if config.reward.kl not in KL:
+    yield f'reward.kl = {config.reward.kl!r}: unknown; fix: one of {", ".join(KL)}'
+  if 'reward' in named and 'correct' in rewards.names(config.reward.name):
+    low, high = (config.reward.get(name, p.default) for name, p in registry.options(rewards.correct).items())
+    if low >= high:
+      yield f'reward.low = {low} is not below reward.high = {high}; fix: lower reward.low'
+
+
+def _option_problems(config: ml_collections.ConfigDict, section: str, functions: list[Callable[..., Any]]) -> Iterator[str]:
+  known = {name: (function, p) for function in functions for name, p in registry.options(function).items()}
+  for name, value in method_options(config, section).items():
+    field = f'{section}.{name} = {value!r}'
+    if name not in known:
+      named = ' + '.join(repr(function.__name__) for function in functions)
+      elsewhere = [other for other, function in _registered(section).items() if name in registry.options(function)]
+      hint = f'it is one of {", ".join(elsewhere)}' if elsewhere else near_field(name, known)
+      yield f'{field}: no option of {named}; {hint}'
+      continue
+    function, parameter = known[name]
+    annotation = typing.get_type_hints(function).get(name)
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+    if kinds and value not in kinds:
+      yield f'{field}: unknown; fix: one of {", ".join(map(repr, kinds))}'
+    elif type(value) is not type(parameter.default):
+      wanted = type(parameter.default).__name__
+      yield f'{field}: {type(value).__name__} instead of {wanted}; fix: a value such as {parameter.default!r}'
+    elif isinstance(value, float) and not math.isfinite(value):
+      yield f'{field}: not a finite number; fix: a finite one'
+    elif section != 'reward' and isinstance(value, int | float) and value < 0:
+      yield f'{field}: out of range; fix: a number of at least 0'
+    elif section == 'advantage' and not isinstance(value, bool) and value > 1:
+      yield f'{field}: out of range; fix: a number in [0, 1]'
+
+
+def _registered(section: str) -> dict[str, Callable[..., Any]]:
+  if section == 'reward':
+    return rewards.REGISTRY
+  table = objectives.REGISTRY if section == 'objective' else objectives.ADVANTAGES
+  return {name: entry.function for name, entry in table.items()}
+
+
+def _critic_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  objective, advantage = config.objective.name, advantage_name(config)
+  wants = objectives.ADVANTAGES[objectives.default_advantage(objective)].critic
+  has = objectives.ADVANTAGES[advantage].critic
+  fitting = ', '.join(repr(name) for name, entry in objectives.ADVANTAGES.items() if entry.critic == wants)
+  if has and not wants:
+    yield f'advantage.name = {advantage!r}: objective.name = {objective!r} trains no critic; fix: one of {fitting}'
+  if wants and not has:
+    yield f'advantage.name = {advantage!r}: objective.name = {objective!r} trains a critic; fix: {fitting}, or grpo'
+  if not has and config.rollout.samples < 2:
+    yield (
+      f'rollout.samples = {config.rollout.samples}: advantage.name = {advantage!r} compares the samples of a prompt; '
+      'fix: --config.rollout.samples=4, say'
+    )
+  if not has and 'value_only' in {*config.baselines, config.stop.name}:
+    field = 'stop.name' if config.stop.name == 'value_only' else 'baselines'
+    yield (
+      f"{field} = {config[field] if field == 'baselines' else config.stop.name!r}: the rule 'value_only' asks a critic, and "
+      f'objective.name = {objective!r} trains none; fix: leave it out, or objective.name = ppo'
+    )

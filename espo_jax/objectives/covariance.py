@@ -1,0 +1,78 @@
+"""Clip-Cov and KL-Cov: entropy falls through the few tokens whose log-probability and advantage go together; hold them back."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.masked import masked_mean
+from espo_jax.objectives.terms import Terms, clipped_surrogate, log_ratio, policy_metrics, token_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+def covariances(x: LossInputs) -> Float[Array, 'N T']:
+  """`(A - mean A) (log pi - mean log pi)` of every real token, its share of the covariance that drives the entropy's change."""
+  logprobs = jax.lax.stop_gradient(x.logprobs)
+  centred = [jnp.where(x.mask, y - masked_mean(y, x.mask), 0.0) for y in (x.advantages, logprobs)]
+  return centred[0] * centred[1]
+
+
+def highest(x: Float[Array, 'N T'], among: Bool[Array, 'N T'], count: Float[Array, '']) -> Bool[Array, 'N T']:
+  """Where `x` is among the `count` highest of those given, one at least; ties with the last of them are in."""
+  ordered = jnp.sort(jnp.where(among, x, -jnp.inf).reshape(-1), descending=True)
+  rank = jnp.clip(count.astype(jnp.int32), 1, x.size) - 1
+  return among & (x >= ordered[rank])
+
+
+@source('Clip-Cov, arXiv 2505.22617', 'clip_low', 'clip_high', 'fraction', 'cov_low', 'cov_high')
+def clip_cov(
+  x: LossInputs,
+  *,
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+  fraction: float = 2e-4,
+  cov_low: float = 1.0,
+  cov_high: float = 5.0,
+) -> tuple[Terms, Metrics]:
+  """PPO's surrogate over all tokens alike, without those of high covariance. The ranking is within the minibatch.
+
+  The paper draws the tokens it drops at random from those in the band; here they are the highest in it [U], so that a loss
+  needs no random key.
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above.
+    fraction: Of the tokens to drop.
+    cov_low: Covariances from here on.
+    cov_high: Covariances up to here.
+  """
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  loss, binds = clipped_surrogate(jnp.exp(change), x.advantages, clip_low=clip_low, clip_high=clip_high)
+  cov = covariances(x)
+  band = x.mask & ~binds & (cov > cov_low) & (cov < cov_high)
+  dropped = highest(cov, band, fraction * x.mask.sum())
+  kept = token_mean(jnp.where(dropped, 0.0, loss), x.mask)
+  share = {'held_back': masked_mean(dropped.astype(jnp.float32), x.mask)}
+  return {'policy': (1.0, kept)}, policy_metrics(change, binds, x.mask) | share
+
+
+@source('KL-Cov, arXiv 2505.22617', 'fraction', 'kl_cov_coef')
+def kl_cov(x: LossInputs, *, fraction: float = 2e-3, kl_cov_coef: float = 1.0) -> tuple[Terms, Metrics]:
+  """The plain surrogate `-r A` over all tokens alike, those of highest covariance tied to the policy that sampled by `|log r|`.
+
+  The ranking is within the minibatch.
+
+  Args:
+    x: The tokens.
+    fraction: Of the tokens to tie; published for a 7B model, 2e-4 for a 32B one.
+    kl_cov_coef: Weight of the tie.
+  """
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  tied = highest(covariances(x), x.mask, fraction * x.mask.sum())
+  surrogate = token_mean(-jnp.exp(change) * x.advantages, x.mask)
+  tie = token_mean(jnp.where(tied, jnp.abs(change), 0.0), x.mask)
+  metrics = policy_metrics(change, jnp.zeros_like(x.mask), x.mask)
+  share = {'held_back': masked_mean(tied.astype(jnp.float32), x.mask)}
+  return {'policy': (1.0, surrogate), 'cov_kl': (kl_cov_coef, tie)}, metrics | share

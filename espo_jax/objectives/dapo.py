@@ -1,0 +1,23 @@
+"""DAPO: clip-higher and a mean over all tokens; its groups are resampled until they say something."""
+
+from espo_jax.objectives.grpo import grpo
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('DAPO, arXiv 2503.14476', 'clip_low', 'clip_high')
+def dapo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.28, dual_clip: float = 0.0) -> tuple[Terms, Metrics]:
+  """GRPO's surrogate over all tokens alike, its upper clip wider, so that unlikely tokens may rise.
+
+  The method's dynamic sampling is `rollout.max_draws`, its overlong penalty the reward `correct + overlong`. With an entropy
+  bonus, `dapo + entropy`, it is the first stage of ConciseR (arXiv 2505.21178).
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the ratio counts.
+    clip_high: How far above.
+    dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
+  """
+  return grpo(x, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, aggregation='token')

@@ -1,0 +1,19 @@
+"""Dr. GRPO: GRPO without the two normalisers that bias it."""
+
+from espo_jax.objectives.grpo import grpo
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('Dr. GRPO, arXiv 2503.20783')
+def drgrpo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Terms, Metrics]:
+  """Token sums over a constant length, the horizon, and advantages without the group's deviation (`mean_only`).
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the ratio counts [U].
+    clip_high: How far above [U].
+  """
+  return grpo(x, clip_low=clip_low, clip_high=clip_high, aggregation='constant')

@@ -1,0 +1,18 @@
+"""The entropy bonus."""
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import AGGREGATIONS, Aggregation, Terms
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('Williams and Peng 1991; weight as ConciseR, arXiv 2505.21178, from memory')
+def entropy(x: LossInputs, *, entropy_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+  """The current policy's mean entropy, as a bonus.
+
+  Args:
+    x: The tokens.
+    entropy_coef: Weight of the bonus [U].
+    aggregation: That of the objective it stands beside; where that has no such option, 'token'.
+  """
+  return {'entropy': (-entropy_coef, AGGREGATIONS[aggregation](x.entropy, x.mask))}, {}

@@ -1,0 +1,69 @@
+"""EPO: an entropy bonus, and a band around the entropy's own history that it should not leave."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Term, Terms, token_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+def phase_weight(progress: Float[Array, ''], schedule: str) -> Float[Array, '']:
+  """The weight of the band at a share `progress` of the run.
+
+  Args:
+    progress: In [0, 1].
+    schedule: 'release', as the released code has it: from 1 to 0.83 over the first half, then from 0.8 to 0.04; 'increasing',
+      as the abstract says it: from 0 to 1, linearly [U].
+  """
+  if schedule == 'increasing':
+    return progress
+  early = 1.0 - 0.2 * (1.0 - jnp.exp(-4.0 * progress))
+  late = 0.8 * jnp.exp(-3.0 * (2.0 * progress - 1.0))
+  return jnp.where(progress <= 0.5, early, late)
+
+
+@source('EPO, arXiv 2509.22576, its release', 'entropy_coef', 'smooth_coef', 'band_low', 'band_high', 'schedule', 'out_of_band')
+def epo_entropy(
+  x: LossInputs,
+  *,
+  entropy_coef: float = 0.001,
+  smooth_coef: float = 1.0,
+  band_low: float = 0.8,
+  band_high: float = 1.2,
+  schedule: Literal['release', 'increasing'] = 'release',
+  penalty: Literal['hinge', 'indicator'] = 'hinge',
+  out_of_band: float = 0.1,
+) -> tuple[Terms, Metrics]:
+  """The token means of the entropy, as a bonus, and of a penalty where it is outside `[low, high]` times its mean so far.
+
+  The release's penalty is a comparison, whose gradient is zero: only its bonus trains. The hinge does what the paper says.
+
+  Args:
+    x: The tokens.
+    entropy_coef: Weight of both.
+    smooth_coef: Weight of the penalty within them.
+    band_low: Lower edge, as a share of the mean entropy of past updates.
+    band_high: Upper edge.
+    schedule: How the penalty's weight changes over the run; see `phase_weight`.
+    penalty: 'hinge' for the distance to the band [U]; 'indicator' for `out_of_band` outside it, as released.
+    out_of_band: What the indicator costs; published for ALFWorld, 0.05 for ScienceWorld.
+  """
+  assert x.past_entropy is not None and x.progress is not None, 'epo_entropy reads LossInputs.past_entropy and .progress'
+  known = ~jnp.isnan(x.past_entropy)
+  past = jnp.where(known, x.past_entropy, 0.0)
+  low, high = band_low * past, band_high * past
+  distance = jnp.maximum(low - x.entropy, 0.0) + jnp.maximum(x.entropy - high, 0.0)
+  if penalty == 'indicator':
+    distance = jnp.where(distance > 0, out_of_band, 0.0)
+  distance = jnp.where(known, distance, 0.0)
+  band = token_mean(distance, x.mask)
+  weighted = Term(phase_weight(x.progress, schedule) * band.numerator, band.denominator)
+  terms: Terms = {
+    'epo_entropy': (-entropy_coef, token_mean(x.entropy, x.mask)),
+    'epo_band': (entropy_coef * smooth_coef, weighted),
+  }
+  return terms, {}

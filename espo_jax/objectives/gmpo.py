@@ -1,0 +1,23 @@
+"""GMPO: the geometric mean of a sequence's token ratios, each clipped on the side where it would run away."""
+
+import jax.numpy as jnp
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms, log_ratio, policy_metrics, row_mean, rows_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('GMPO, arXiv 2507.20673', 'clip_low', 'clip_high')
+def gmpo(x: LossInputs, *, clip_low: float = 0.4, clip_high: float = 0.4) -> tuple[Terms, Metrics]:
+  """The mean over rows of `-A exp(mean_t log r_t)`, where `log r_t <= high` is held if `A > 0`, `log r_t >= -low` if `A < 0`.
+
+  Args:
+    x: The tokens.
+    clip_low: How far a token's log-ratio counts below 0.
+    clip_high: How far above.
+  """
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  clipped = jnp.where(x.advantages > 0, jnp.minimum(change, clip_high), jnp.maximum(change, -clip_low))
+  loss = -row_mean(x.advantages, x.mask) * jnp.exp(row_mean(clipped, x.mask))
+  return {'policy': (1.0, rows_mean(loss, x.mask))}, policy_metrics(change, clipped != change, x.mask)

@@ -1,0 +1,38 @@
+"""Group relative policy optimisation: PPO's surrogate without a critic, a row's baseline being its group's mean."""
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Aggregation, Terms, clipped_policy
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('GRPO, DeepSeekMath, arXiv 2402.03300, eq. 3; dual clip arXiv 1912.09729', 'aggregation')
+def grpo(
+  x: LossInputs,
+  *,
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+  dual_clip: float = 0.0,
+  aggregation: Aggregation = 'sequence',
+) -> tuple[Terms, Metrics]:
+  """GRPO's policy term. The paper's KL to the reference stands beside it: `grpo + kl_k3`, there with `kl_coef = 0.04`.
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the ratio counts [U].
+    clip_high: How far above [U].
+    dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
+    aggregation: 'sequence' for the mean over rows of each row's token mean, as published; 'token' for the mean over all tokens;
+      'constant' for token sums over the horizon.
+  """
+  policy, metrics = clipped_policy(
+    x.logprobs,
+    x.old_logprobs,
+    x.advantages,
+    x.mask,
+    clip_low=clip_low,
+    clip_high=clip_high,
+    dual_clip=dual_clip,
+    aggregation=aggregation,
+  )
+  return {'policy': (1.0, policy)}, metrics

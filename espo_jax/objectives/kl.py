@@ -1,0 +1,74 @@
+"""The divergence from a reference policy: estimates from the policy's own samples, and as loss terms."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import AGGREGATIONS, Aggregation, Terms
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+Estimate = Literal['k1', 'k2', 'k3']
+
+
+def k1(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
+  """`d = log p - log q`: the mean under `p` is `KL(p || q)`; it may be negative, and its gradient's mean is 0."""
+  return logprobs - reference
+
+
+def k2(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
+  """`d^2 / 2`: biased and never negative; the mean of its gradient is the divergence's."""
+  return 0.5 * jnp.square(logprobs - reference)
+
+
+def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
+  """Schulman's estimate of `KL(policy || reference)` from its samples, low in variance: `e^-d - 1 + d`, `d = log p - log q`."""
+  d = logprobs - reference
+  return jnp.exp(-d) - 1 + d
+
+
+ESTIMATES: dict[str, Callable[..., Array]] = {'k1': k1, 'k2': k2, 'k3': k3}
+
+
+def estimated_kl(
+  estimate: Estimate, logprobs: Float[Array, 'N T'], reference: Float[Array, 'N T'], mask: Bool[Array, 'N T']
+) -> Float[Array, 'N T']:
+  """An estimate on every real token, 0 elsewhere; where the mask hides a token, an overflow has no gradient."""
+  return ESTIMATES[estimate](jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference, 0.0))
+
+
+@source('Schulman 2020, "Approximating KL divergence"')
+def kl_k1(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+  """The mean of `k1`. As a loss it adds only noise, for its gradient's mean is 0: for comparisons. Options as in `kl_k3`."""
+  kl = estimated_kl('k1', x.logprobs, x.reference_logprobs, x.mask)
+  return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+
+
+@source('Schulman 2020, "Approximating KL divergence"')
+def kl_k2(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+  """The mean of `k2`. Options as in `kl_k3`."""
+  kl = estimated_kl('k2', x.logprobs, x.reference_logprobs, x.mask)
+  return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+
+
+@source('Schulman 2020, "Approximating KL divergence"; as a loss GRPO, arXiv 2402.03300; weight HMPO, 2606.01934', 'kl_coef')
+def kl_k3(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+  """The mean of `k3`.
+
+  Args:
+    x: The tokens.
+    kl_coef: Weight of the divergence; HMPO's. GRPO has 0.04.
+    aggregation: That of the objective it stands beside; where that has no such option, 'token'.
+  """
+  kl = estimated_kl('k3', x.logprobs, x.reference_logprobs, x.mask)
+  return {'kl_k3': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+
+
+@source('the definition')
+def kl_exact(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+  """The divergence itself, over the whole vocabulary: a pass of the reference in every update. Options as in `kl_k3`."""
+  assert x.reference_kl is not None, 'kl_exact reads LossInputs.reference_kl'
+  return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](x.reference_kl, x.mask))}, {}

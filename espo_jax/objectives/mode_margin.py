@@ -1,0 +1,30 @@
+"""Adaptive Deep Reasoning's margin: the first token of a response should open the mode that serves the prompt better."""
+
+import jax
+import jax.numpy as jnp
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms, rows_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('Adaptive Deep Reasoning, arXiv 2505.20101; its formula is not public')
+def mode_margin(
+  x: LossInputs, *, long_token: int = 0, short_token: int = 1, margin: float = 2.0, margin_coef: float = 1.0
+) -> tuple[Terms, Metrics]:
+  """The mean over rows of `relu(margin - (z[preferred] - z[other]))`, with `z` the logits of the first response token.
+
+  Args:
+    x: The tokens.
+    long_token: The token that opens a response with reasoning, such as that of `<think>` [U].
+    short_token: The token that opens one without [U].
+    margin: How far apart they should be, nats [U].
+    margin_coef: Weight of the term [U].
+  """
+  assert x.opening_logprobs is not None and x.prefers_short is not None, (
+    'mode_margin reads LossInputs.opening_logprobs and .prefers_short'
+  )
+  gap = x.opening_logprobs[:, short_token] - x.opening_logprobs[:, long_token]
+  loss = jax.nn.relu(margin - jnp.where(x.prefers_short, gap, -gap))
+  return {'mode_margin': (margin_coef, rows_mean(loss, x.mask))}, {'prefers_short': x.prefers_short.mean()}

@@ -1,0 +1,25 @@
+"""REINFORCE with a leave-one-out baseline: the whole response is one action."""
+
+import jax.numpy as jnp
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms, clipped_surrogate, log_ratio, policy_metrics, row_mean, row_sum, rows_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('RLOO, arXiv 2402.14740')
+def rloo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Terms, Metrics]:
+  """The mean over rows of the clipped surrogate of the response's ratio, the product of its tokens'; advantages `loo`.
+
+  At the first update after a rollout the ratio is 1 and the gradient is the paper's, `-A` times that of `log pi(response)`.
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the response's ratio counts; the paper takes one update a rollout and needs no clip [U].
+    clip_high: How far above [U].
+  """
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  ratio, advantages = jnp.exp(row_sum(change, x.mask)), row_mean(x.advantages, x.mask)
+  loss, binds = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+  return {'policy': (1.0, rows_mean(loss, x.mask))}, policy_metrics(change, binds[:, None] & x.mask, x.mask)

@@ -1,0 +1,25 @@
+"""Reward-weighted regression: supervised learning on the policy's own responses, the better ones weighing more."""
+
+import jax
+import jax.numpy as jnp
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.terms import Terms, log_ratio, policy_metrics, row_mean, rows_mean
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+
+@source('RISE, arXiv 2407.18219, its release; Peters and Schaal 2007', 'tau')
+def rwr(x: LossInputs, *, tau: float = 0.4) -> tuple[Terms, Metrics]:
+  """The mean over rows of `exp(R / tau)` times the row's mean negative log-likelihood.
+
+  `R` is the row's advantage, which is its plain reward under the advantage `score`; another one makes the weights relative.
+
+  Args:
+    x: The tokens.
+    tau: How much a better reward weighs more.
+  """
+  weight = jax.lax.stop_gradient(jnp.exp(row_mean(x.advantages, x.mask) / tau))
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  likelihood = rows_mean(-weight * row_mean(x.logprobs, x.mask), x.mask)
+  return {'policy': (1.0, likelihood)}, policy_metrics(change, jnp.zeros_like(x.mask), x.mask)

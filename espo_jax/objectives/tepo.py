@@ -1,0 +1,85 @@
+"""TEPO: the sequence's likelihood moves every token, and a KL mask holds back those whose rise costs entropy."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.kl import k3
+from espo_jax.objectives.masked import masked_mean
+from espo_jax.objectives.terms import (
+  AGGREGATIONS,
+  Aggregation,
+  Terms,
+  clipped_surrogate,
+  log_ratio,
+  policy_metrics,
+  row_mean,
+  row_sum,
+)
+from espo_jax.registry import source
+from espo_jax.types import Metrics
+
+_LOG_PRODUCT = 20.0  # |log| of a product of ratios is clamped here, far outside any clip and far inside float32
+_ENTROPY_NOISE = 1e-5  # nats; a smaller fall is the rounding of two programs
+
+
+@source('TEPO, arXiv 2510.09369 and 2604.12736; no equation is public, so this is a reading of the abstracts')
+def tepo(
+  x: LossInputs,
+  *,
+  clip_low: float = 3e-4,
+  clip_high: float = 4e-4,
+  likelihood: Literal['mean', 'product'] = 'mean',
+  aggregation: Aggregation = 'token',
+  mask_coef: float = 0.1,
+  entropy_test: Literal['current', 'first_order'] = 'current',
+  divergence: Literal['k3', 'abs', 'reference', 'exact'] = 'k3',
+) -> tuple[Terms, Metrics]:
+  """`min(s_t A, clip(s_t) A) - mask_coef M_t D_t`, where `s_t` has the sequence's value and its own token's gradient.
+
+  Published: a sequence-level likelihood that is linked to tokens, and a token-level KL mask on positive advantage and
+  decreasing entropy. Every default here is ours [U]. The advantage without deviation is `advantage.name = 'mean_only'`.
+
+  Args:
+    x: The tokens.
+    clip_low: How far below 1 the sequence's ratio counts [U].
+    clip_high: How far above [U].
+    likelihood: The sequence's ratio: the geometric 'mean' of its tokens', or their 'product', its logarithm clamped [U].
+    aggregation: As in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
+    mask_coef: Weight of the masked divergence [U].
+    entropy_test: Where a token costs entropy: 'current', its entropy is below that at sampling, which the first minibatch of a
+      rollout cannot show; or 'first_order', a step along its own gradient would lower it [U].
+    divergence: `D`: 'k3' or 'abs' (`|log r|`) to the policy that sampled; 'reference', k3 to the reference; 'exact', the
+      divergence itself from the reference [U].
+  """
+  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
+  summed = jnp.clip(row_sum(change, x.mask), -_LOG_PRODUCT, _LOG_PRODUCT)
+  log_s = row_mean(change, x.mask) if likelihood == 'mean' else summed
+  own = jnp.where(x.mask, x.logprobs, 0.0)
+  s = jax.lax.stop_gradient(jnp.exp(log_s))[:, None] * jnp.exp(own - jax.lax.stop_gradient(own))
+  loss, binds = clipped_surrogate(s, x.advantages, clip_low=clip_low, clip_high=clip_high)
+  masked = jax.lax.stop_gradient((x.advantages > 0) & _costs_entropy(x, entropy_test) & x.mask)
+  pull = jnp.where(masked, _divergence(x, change, divergence), 0.0)
+  aggregate = AGGREGATIONS[aggregation]
+  terms: Terms = {'policy': (1.0, aggregate(loss, x.mask)), 'masked_kl': (mask_coef, aggregate(pull, x.mask))}
+  return terms, policy_metrics(change, binds, x.mask) | {'kl_mask': masked_mean(masked.astype(jnp.float32), x.mask)}
+
+
+def _costs_entropy(x: LossInputs, test: str) -> Bool[Array, 'N T']:
+  if test == 'first_order':
+    assert x.entropy_slope is not None, "entropy_test = 'first_order' reads LossInputs.entropy_slope"
+    return x.entropy_slope < 0
+  assert x.old_entropy is not None, "entropy_test = 'current' reads LossInputs.old_entropy"
+  return x.entropy < x.old_entropy - _ENTROPY_NOISE
+
+
+def _divergence(x: LossInputs, change: Float[Array, 'N T'], kind: str) -> Float[Array, 'N T']:
+  if kind == 'exact':
+    assert x.reference_kl is not None, "divergence = 'exact' reads LossInputs.reference_kl"
+    return x.reference_kl
+  if kind == 'reference':
+    return k3(jnp.where(x.mask, x.logprobs, 0.0), jnp.where(x.mask, x.reference_logprobs, 0.0))
+  return jnp.abs(change) if kind == 'abs' else k3(change, jnp.zeros_like(change))

@@ -1,0 +1,106 @@
+"""The registered rewards, and expressions over them: `'hmpo'`, `'correct + 0.5 * overlong'`, `'hmpo & format'`."""
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from espo_jax.registry import chosen, inputs, unknown
+from espo_jax.rewards.abstain_aware import abstain_aware
+from espo_jax.rewards.adacot import adacot
+from espo_jax.rewards.adr_modes import adr_modes
+from espo_jax.rewards.correct import correct
+from espo_jax.rewards.exit_depth_cost import exit_depth_cost
+from espo_jax.rewards.grpo_lambda import grpo_lambda
+from espo_jax.rewards.hmpo import hmpo
+from espo_jax.rewards.l_grpo import l_grpo
+from espo_jax.rewards.overlong import overlong
+from espo_jax.rewards.serial_decay import serial_decay
+from espo_jax.rewards.spa_progress import spa_progress
+from espo_jax.rewards.tldr import tldr
+from espo_jax.rewards.well_formed import well_formed
+
+REGISTRY: dict[
+  str, Callable[..., Array]
+] = {  # positional parameters are keys of `observed`; `[P, G]`, or on tokens `[P, G, T]`
+  'abstain_aware': abstain_aware,
+  'adacot': adacot,
+  'adr_modes': adr_modes,
+  'correct': correct,
+  'exit_depth_cost': exit_depth_cost,
+  'format': well_formed,
+  'grpo_lambda': grpo_lambda,
+  'hmpo': hmpo,
+  'l_grpo': l_grpo,
+  'overlong': overlong,
+  'serial_decay': serial_decay,
+  'spa_progress': spa_progress,
+  'tldr': tldr,
+}
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+  ast.Add: lambda a, b: a + b,
+  ast.Mult: lambda a, b: a * b,
+  ast.BitAnd: lambda a, b: jnp.where(b > 0, a, 0.0),  # a gate
+}
+_NODES = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.Constant, *_OPERATORS)
+
+
+def names(expression: str) -> tuple[str, ...]:
+  """The rewards in an expression.
+
+  Raises:
+    ValueError: It is no expression over registered rewards.
+  """
+  nodes = list(ast.walk(_parsed(expression)))
+  numbers = [node.value for node in nodes if isinstance(node, ast.Constant)]
+  found = [node.id for node in nodes if isinstance(node, ast.Name)]
+  if not found or not all(isinstance(node, _NODES) for node in nodes) or any(type(x) not in (int, float) for x in numbers):
+    raise ValueError(f"reward.name = {expression!r}: not understood; fix: rewards, numbers, '+', '*', '&' and parentheses")
+  for name in found:
+    if name not in REGISTRY:
+      raise ValueError(unknown('reward.name', expression, name, REGISTRY))
+  return tuple(dict.fromkeys(found))
+
+
+def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+  """The value of an expression, and that of each reward in it by name: `float[P, G]`, or `float[P, G, T]` on tokens.
+
+  `a + b` and `a * b` are what they say, numbers are weights, and `a & b` is a gate: `a` where `b > 0`, otherwise 0. Where one
+  side is on tokens, a sum puts the other one on the last token, a product or a gate on every token.
+
+  Args:
+    expression: Names of rewards, numbers, operators and parentheses.
+    options: Keyword arguments; each reward takes those that it has.
+    seen: What `observed` returns.
+  """
+  values = {
+    name: REGISTRY[name](*(seen[x] for x in inputs(REGISTRY[name])), **chosen(REGISTRY[name], dict(options)))
+    for name in names(expression)
+  }
+
+  def value(node: Any) -> Any:
+    if isinstance(node, ast.BinOp):
+      sides = [value(node.left), value(node.right)]
+      if {jnp.ndim(x) for x in sides} == {2, 3}:
+        sides = [_on_tokens(x, node.op, seen['mask']) for x in sides]
+      return _OPERATORS[type(node.op)](*sides)
+    return node.value if isinstance(node, ast.Constant) else values[node.id]
+
+  return value(_parsed(expression).body), values
+
+
+def _on_tokens(x: Array, operator: ast.operator, mask: Array) -> Array:
+  if x.ndim == 3:
+    return x
+  last = mask & ~jnp.pad(mask[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+  return jnp.where(last if isinstance(operator, ast.Add) else mask, x[:, :, None], 0.0)
+
+
+def _parsed(expression: str) -> ast.Expression:
+  try:
+    return ast.parse(expression.strip(), mode='eval')
+  except SyntaxError as error:
+    raise ValueError(f'reward.name = {expression!r}: {error.msg}; fix: names of rewards joined by +, * or &') from error

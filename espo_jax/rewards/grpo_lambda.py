@@ -1,0 +1,32 @@
+"""GRPO-lambda: only the prompts that the policy does best at may ask for shorter answers."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from espo_jax.registry import source
+from espo_jax.rewards.lengths import scaled_lengths
+
+
+@source('GRPO-lambda, arXiv 2505.18086', 'share')
+def grpo_lambda(
+  correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], *, share: float = 0.2, alpha: float = 0.6
+) -> Float[Array, 'P G']:
+  """`1 - alpha sigmoid(z)` for right answers to the prompts of highest group accuracy, 1 for other right ones, 0 for wrong.
+
+  `z` is the length, standardised over the group's right answers. Prompts are ranked over the whole batch, ties in their order.
+
+  Args:
+    correct: Verdicts, 0 or 1.
+    lengths: Response tokens.
+    share: Of the prompts, rounded up, whose answers are penalised.
+    alpha: How much length costs; the value of a public implementation, not verified against the paper [U].
+  """
+  prompts = correct.shape[0]
+  best_first = jnp.argsort(-correct.mean(axis=1), stable=True)
+  rank = jnp.argsort(best_first)
+  penalised = rank < math.ceil(share * prompts - 1e-6)  # 0.1 * 30 is a little more than 3
+  cost = alpha * jax.nn.sigmoid(scaled_lengths(correct, lengths))
+  return correct * (1.0 - jnp.where(penalised[:, None], cost, 0.0))

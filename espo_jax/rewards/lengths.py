@@ -1,0 +1,14 @@
+"""Lengths on the scale of a group's right answers."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def scaled_lengths(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P G']:
+  """`(n - mean) / std` with mean and deviation of each group's right answers; 0 where fewer than two are right."""
+  n = lengths.astype(jnp.float32)
+  right = (correct > 0).astype(jnp.float32)
+  count = right.sum(axis=1, keepdims=True)
+  mean = (right * n).sum(axis=1, keepdims=True) / jnp.maximum(count, 1.0)
+  deviation = jnp.sqrt((right * jnp.square(n - mean)).sum(axis=1, keepdims=True) / jnp.maximum(count, 1.0))
+  return jnp.where(count >= 2, (n - mean) / jnp.maximum(deviation, 1e-6), 0.0)

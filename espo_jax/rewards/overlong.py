@@ -1,0 +1,19 @@
+"""DAPO's soft overlong punishment."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from espo_jax.registry import source
+
+
+@source('DAPO, arXiv 2503.14476, eq. 13', 'buffer')
+def overlong(lengths: Int[Array, 'P G'], horizon: int, *, buffer: float = 0.2) -> Float[Array, 'P G']:
+  """`min(0, -(n - (L_max - L_buf)) / L_buf)`: 0 up to the buffer, then down to -1 at the horizon. To be added to a reward.
+
+  Args:
+    lengths: `n`, response tokens.
+    horizon: `L_max`.
+    buffer: `L_buf` as a share of the horizon; published as 4096 of 20480 tokens.
+  """
+  over = lengths.astype(jnp.float32) - (1.0 - buffer) * horizon
+  return -jnp.maximum(over, 0.0) / (buffer * horizon)

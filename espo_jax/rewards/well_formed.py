@@ -1,0 +1,12 @@
+"""The format reward, mostly a gate: `hmpo & format`."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.registry import source
+
+
+@source('DeepSeek-R1, arXiv 2501.12948')
+def well_formed(formatted: Bool[Array, 'P G']) -> Float[Array, 'P G']:
+  """1 for a response that came to its end and matches `reward.format`, otherwise 0."""
+  return formatted.astype(jnp.float32)

@@ -1,0 +1,91 @@
+"""The rollout's benchmark, with our two contenders on a few short rows."""
+
+import importlib
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path, request):
+  """Imports one of the scripts; the processes that it starts find the compiled programs of the last time."""
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(request.config.cache.mkdir('jax')))
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+  return importlib.import_module
+
+
+def test_bench_rollout_writes_exact_lengths_and_every_field(script, tmp_path):
+  options = '--rows=13 --slots=4 --horizon=24 --prompt_tokens=8 --repeats=2 --vocab_size=256 --hidden_size=192 --layers=1'
+  script('bench_rollout').main(
+    [*options.split(), '--cases=skewed,stopped', '--contenders=espo_jax,masked_scan', f'--output={tmp_path / "rollout"}']
+  )
+  written = json.loads((tmp_path / 'rollout.json').read_text())  # every run's lengths were compared on the way here
+  case = written['cases']['skewed']
+  work, contenders = case['workload'], case['contenders']
+  assert list(contenders) == ['espo_jax', 'masked_scan'] and not case['left_out'] and case['transformers'] is None
+  for its in contenders.values():
+    assert its['tokens_per_second']['mean'] > 0 and len(its['seconds']['values']) == 2
+    assert its['utilisation'] == pytest.approx(work['tokens'] / its['executed_row_steps'])
+    assert its['largest_logit_gap_to_ours'] == 0 and its['peak_rss_mib'] > 10
+  assert contenders['masked_scan']['executed_row_steps'] == 13 * 24
+  assert contenders['espo_jax']['executed_over_list_scheduling'] >= 1
+  ratio, ours, theirs = (
+    contenders['masked_scan'][key] if key == 'ours_is_faster_by' else contenders[key]['seconds']
+    for key in ('ours_is_faster_by', 'espo_jax', 'masked_scan')
+  )
+  assert ratio['values'] == pytest.approx(np.divide(theirs['values'], ours['values']))
+  levels = written['cases']['stopped']['levels']
+  assert levels['none']['tokens_ended_percent'] == 0 < levels['some']['tokens_ended_percent']
+  assert levels['some']['tokens_ended_percent'] < levels['most']['tokens_ended_percent'] < 60
+  assert {'command', 'git', 'hardware', 'versions', 'seeds', 'model', 'repeats'} <= written.keys()
+  page = (tmp_path / 'rollout.md').read_text()
+  assert re.search(r'\| espo_jax \| \d+ ± \d+ \|', page) and 'scripts/bench_rollout.sh --rows=13' in page
+
+
+def test_bench_scaling_writes_a_table(script, tmp_path):
+  options = '--mean_length=5 --longest=9 --prompt_tokens=4 --hidden_size=64 --layers=1 --repeats=1 --sweeps=rows --values=33,40'
+  script('bench_scaling').main([*options.split(), f'--output={tmp_path / "scaling"}'])
+  entries = json.loads((tmp_path / 'scaling.json').read_text())['sweeps']['rows']
+  assert [entry['rows'] for entry in entries] == [33, 40]
+  assert all(entry['executed_over_list_scheduling'] >= 1 and entry['seconds']['mean'] > 0 for entry in entries)
+  assert '| rows | seconds |' in (tmp_path / 'scaling.md').read_text()
+
+
+def test_list_scheduling_is_greedy(script):
+  workload = script('bench.workload')
+  rng = np.random.default_rng(0)
+  for slots in (1, 3, 50):
+    lengths = rng.integers(1, 20, 40)
+    busy = np.zeros(slots, int)
+    for length in lengths:
+      busy[busy.argmin()] += length
+    assert workload.list_scheduling(lengths, slots) == busy.max()
+
+
+def test_prompts_carry_their_numbers(script):
+  workload = script('bench.workload')
+  lengths = workload.log_normal(2000, 64, 200, 0.6, seed=1)
+  assert lengths.min() >= 1 and lengths.max() <= 200 and lengths.mean() == pytest.approx(64, rel=0.05)
+  work = workload.make(lengths, slots=8, horizon=256, width=6, vocabulary=99, seed=0, stops=lengths // 2 + 1)
+  assert np.array_equal(workload.decode(work.prompts, 0), lengths)
+  assert np.array_equal(workload.decode(work.prompts, 1), lengths // 2 + 1)
+  assert work.prompts.min() >= workload.FIRST and work.prompts.max() < 99
+  with pytest.raises(ValueError, match='cannot carry'):
+    workload.make(lengths, slots=8, horizon=256, width=6, vocabulary=60, seed=0)
+
+
+def test_a_contender_that_fails_says_so(script, tmp_path):
+  import sys
+
+  protocol = script('bench.protocol')
+  contender = protocol.Contender('ours', sys.executable, 'bench.ours', {'kind': 'espo_jax'}, tmp_path / 'log')
+  with pytest.raises(protocol.ContenderError, match='no_such_place'):
+    contender.ask('load', model='no_such_place')
+  contender.close()

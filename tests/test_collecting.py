@@ -1,0 +1,51 @@
+"""A rollout in parts is the rollout, and the device has its work before the host grades."""
+
+import contextlib
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny import first_params, rule_of, tiny_experiment
+
+from espo_jax.collecting import collect
+from espo_jax.experiment import Experiment
+from espo_jax.stops import StopRule
+
+SEEN = []
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watched(Experiment):
+  """An experiment that notes when a rollout is dispatched and when one is graded."""
+
+  def rollout(self, *args, **kwargs):
+    SEEN.append('rollout')
+    return super().rollout(*args, **kwargs)
+
+  def grade(self, problems, rows):
+    SEEN.append('grade')
+    return super().grade(problems, rows)
+
+
+def collected(parts: int):
+  exp = tiny_experiment(lambda c: c.rollout.update(parts=parts))
+  exp = Watched(**{field.name: getattr(exp, field.name) for field in dataclasses.fields(Experiment)})
+  rule: StopRule = rule_of(exp)
+  problems = exp.problems('train', 0, exp.config.rollout.prompts)
+  params, adaptive = first_params(exp, 0), exp.put(rule.init(1).adaptive)
+  SEEN.clear()
+  return collect(exp, params, rule, adaptive, problems, exp.key('rollout', 1), lambda phase: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_parts_are_the_whole_and_are_graded_while_others_decode(parts):
+  rows, grades = collected(1)
+  assert SEEN == ['rollout', 'grade']
+  by_part, part_grades = collected(parts)
+  assert ['rollout'] * parts + ['grade'] * parts == SEEN
+  for name in ('prompt_tokens', 'tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
+    np.testing.assert_array_equal(getattr(by_part, name), getattr(rows, name))
+  for name in ('logprobs', 'values', 'regret', 'z'):
+    np.testing.assert_allclose(getattr(by_part, name), getattr(rows, name), atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, part_grades, grades)

@@ -1,0 +1,121 @@
+"""Every method by its one config line, on one device and on eight; and the list of them."""
+
+import math
+import pathlib
+import re
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from loss_cases import loss_arrays, loss_inputs
+from tiny import named, run, tiny_experiment
+
+from espo_jax import methods, objectives, registry, rewards
+from espo_jax.configs import advantage_name, validate
+from espo_jax.objectives import terms
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def smoke(**lines):
+  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  for name, value in lines.items():
+    section, _, field = name.partition('__')
+    config[section][field] = value
+  return config
+
+
+LINES = (
+  [{'objective__name': name if entry.advantage else f'grpo + {name}'} for name, entry in objectives.REGISTRY.items()]
+  + [{'reward__name': name} for name in rewards.REGISTRY if name != 'correct']
+  + [{'objective__name': 'grpo', 'advantage__name': 'mean_only'}]
+)
+
+
+@pytest.mark.parametrize('lines', LINES, ids=lambda lines: ','.join(lines.values()))
+def test_a_method_is_a_config_line(lines):
+  validate(smoke(**lines))
+  exp = tiny_experiment(named(**lines))
+  state, metrics = run(exp)
+  for row in metrics:
+    assert all(math.isfinite(value) for value in row.values()), row
+    assert row['grad_norm'] > 0
+  wanted = {f'reward/{name}' for name in rewards.names(exp.config.reward.name)} | {'reward/mean', 'loss/policy', 'loss/total'}
+  wanted |= {f'loss/{name}' for name in objectives.parts(exp.config.objective.name) if not objectives.REGISTRY[name].advantage}
+  assert wanted <= metrics[-1].keys()
+  assert ('critic/loss' in metrics[-1]) == objectives.ADVANTAGES[advantage_name(exp.config)].critic
+  assert any(0 < row['stop/rate'] < 1 for row in metrics)  # the stop rule acts, with a critic or without
+  assert state.history.updates == 3
+
+
+def test_groups_and_rankings_are_those_of_the_global_batch():
+  lines = {'objective__name': 'dapo', 'reward__name': 'grpo_lambda', 'rollout__max_draws': 2}
+  results = [run(tiny_experiment(named(**lines), **mesh), 2) for mesh in ({}, {'data': 2, 'fsdp': 2, 'tensor': 2})]
+  (one, one_metrics), (eight, metrics) = results
+  for a, b in zip(one_metrics, metrics, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      if not name.startswith(('seconds/', 'tokens_per_second', 'sampler_gap/')):
+        np.testing.assert_allclose(b[name], a[name], rtol=1e-4, atol=1e-6, err_msg=name)
+  assert any(row['reward/equal_groups'] > 0 and row['rollout/draws'] == 2 for row in metrics)
+  moved = jax.tree.map(lambda x, y: float(abs(np.asarray(x) - np.asarray(y)).max()), one.params, eight.params)
+  assert max(jax.tree.leaves(moved)) < 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------------------ the list
+
+
+def test_every_method_says_where_it_comes_from():
+  for method in methods.methods():
+    paper, published = registry.source_of(method.function)
+    assert paper
+    assert set(published) <= registry.options(method.function).keys(), method.name
+    text = methods.describe(method)
+    assert f'  {method.name}: {paper.split()[0]}' in text
+    for name in registry.options(method.function):
+      value = re.search(rf'\b{name} =.*?(?=, *\w+ =|$)', text.replace('\n', ' '))
+      assert value and value[0].endswith('[U]') != (name in published), (method.name, name)
+
+
+def test_every_option_has_a_default_of_a_type_that_the_config_checks():
+  for method in methods.methods():
+    for name, parameter in registry.options(method.function).items():
+      assert type(parameter.default) in (bool, int, float, str, tuple), (method.name, name)
+
+
+def test_the_command(capsys):
+  methods.main(['reward', 'advantage'])
+  out = capsys.readouterr().out
+  assert 'hmpo: HMPO, arXiv 2606.01934' in out and 'lam = 0.8,' in out and 'fixed_budget = 0.0 [U]' in out
+  assert 'loo: RLOO' in out and 'dapo: ' not in out
+  methods.main([])
+  assert re.search(r'dapo: DAPO.*group_zscore; up to 10 draws', capsys.readouterr().out)
+  with pytest.raises(SystemExit):
+    methods.main(['rewards'])
+  assert "unknown kind 'rewards'; fix: some of stop, reward" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- the worked example
+
+
+def test_the_worked_example_of_the_build_guide(monkeypatch):
+  """The code block of BUILD.md, as it stands there, gives an objective and a reward that train."""
+  section = (ROOT / 'BUILD.md').read_text().partition('## Add an objective or reward')[2]
+  code = re.search(r'```python\n(.*?)```', section, re.DOTALL)[1]
+  assert len(code.splitlines()) <= 21
+  for registered in (objectives.REGISTRY, rewards.REGISTRY):
+    for name in ('soft_clip', 'brief'):
+      monkeypatch.setitem(registered, name, None)
+      del registered[name]
+  house = {'jnp': jnp, 'objectives': objectives, 'rewards': rewards, 'source': registry.source}
+  exec(code, house | {name: getattr(terms, name) for name in ('log_ratio', 'policy_metrics', 'token_mean')})
+  lines = {'objective__name': 'soft_clip', 'objective__width': 0.3, 'reward__name': 'brief'}
+  validate(smoke(**lines))
+  _, metrics = run(tiny_experiment(named(**lines)))
+  assert metrics[-1]['grad_norm'] > 0 and 0 < metrics[-1]['reward/brief'] < metrics[-1]['accuracy']
+  x = loss_inputs(loss_arrays(per_row=True))
+  wide, plain = objectives.get('soft_clip')(x, width=1e3)[0], objectives.get('kl_cov')(x, kl_cov_coef=0.0)[0]
+  np.testing.assert_allclose(wide['policy'][1].mean, plain['policy'][1].mean, rtol=1e-5)  # where it never clips
+  assert 'soft_clip: ours' in '\n'.join(map(methods.describe, methods.methods()))
