@@ -1,5 +1,5 @@
 # Sourced by the other scripts, from the repository's root: makes .venv once and installs what a requirements file pins.
-# Usage: source scripts/environment.sh requirements.txt [more.txt ...]
+# Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone.
 
 find_python() {
   local candidate
@@ -22,7 +22,9 @@ for requirements in "$@"; do
   stamp=".venv/$(basename "$requirements").installed"
   if ! cmp -s "$requirements" "$stamp"; then
     echo "installing $requirements"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    options=(--quiet --disable-pip-version-check)
+    [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
+    .venv/bin/python -m pip install "${options[@]}" -r "$requirements"
     cp "$requirements" "$stamp"
   fi
 done

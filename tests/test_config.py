@@ -78,6 +78,7 @@ BAD = [
   ({'reward__name': 'hmpo', 'reward__shape': 'round'}, ["reward.shape = 'round'", "fix: one of 'cosine', 'linear'"]),
   ({'reward__kl': 'k4'}, ["reward.kl = 'k4'", 'fix: one of k1, k2, k3, exact']),
   ({'reward__format': '('}, ["reward.format = '('", 'no regular expression']),
+  ({'objective__name': 'rwr', 'learner__importance_cap': 2.0}, ['learner.importance_cap = 2.0', "'rwr' are not linear", 'fix']),
   ({'rollout__max_draws': -1}, ['rollout.max_draws = -1', 'of at least 0']),
   ({'critic__kind': 'share'}, ["critic.kind = 'share'", "did you mean 'shared'?"]),
   ({'model__dtype': 'bf16'}, ["model.dtype = 'bf16'", "did you mean 'bfloat16'?"]),

@@ -10,7 +10,7 @@ def default_config() -> ml_collections.ConfigDict:
   """The defaults, unlocked, so that an experiment may fill them in; `espo_jax.train` locks them."""
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.stages = ('warm_start', 'critic_warmup', 'rl')  # in this order; leave one out to skip it
+  c.stages = ('warm_start', 'critic_warmup', 'rl')  # in this order; leave one out to skip it; no critic, no warm-up
   c.baselines = ('never',)  # stop rules trained beside `stop.name` from the same start, for the table; () for none
 
   c.task = ml_collections.ConfigDict()
@@ -43,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.model.lora.alpha = 16.0
   c.model.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 
-  c.critic = ml_collections.ConfigDict()
+  c.critic = ml_collections.ConfigDict()  # there is one where advantages come from it: under 'ppo'
   c.critic.kind = 'shared'  # 'shared': a value head on the policy's trunk; 'separate': a network of its own
   c.critic.learning_rate = 1e-5  # [U]
   c.critic.every = 1  # tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is the paper's

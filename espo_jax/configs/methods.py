@@ -69,6 +69,11 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _option_problems(config, section, functions)
   if 'advantage' in named:
     yield from _critic_problems(config)
+  if config.learner.importance_cap and 'objective' in named and 'rwr' in objectives.parts(config.objective.name):
+    yield (
+      f'learner.importance_cap = {config.learner.importance_cap}: it scales advantages, and the weights of objective.name = '
+      "'rwr' are not linear in them; fix: learner.importance_cap = 0.0"
+    )
   for name in ('format', 'reasoning'):
     try:
       re.compile(config.reward[name])

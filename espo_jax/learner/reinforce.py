@@ -115,9 +115,9 @@ class Reinforcement:
     """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
     seen = rewards.observed(rows, judged, self.samples)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
-    per_row, on_tokens = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
+    per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     short = rewards.short_serves(seen['correct'], seen['reasoned'])
-    reward = Reward(per_row.reshape(-1), on_tokens, jnp.repeat(short, self.samples))
+    reward = Reward(per_row.reshape(-1), dense, jnp.repeat(short, self.samples))
     scores = group_scores(rewards.token_rewards(rows, reward, fail=self.fail_reward), rows.mask, self.samples)
     differ = scores.max(axis=1) > scores.min(axis=1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 _MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
-_WIDTHS = 8  # into how many widths the cache's columns are divided
+_WIDTHS = 8  # into how many widths the cache's columns are divided at most
+_NARROWEST = 64  # columns: less is not worth a branch of its own
 
 
 def self_attention(
@@ -59,7 +60,7 @@ def cached_attention(
     seen = (age >= 0) & (age < window) if window else age >= 0
     return _attend(queries, keys[:, :, :width], values[:, :, :width], seen)
 
-  stride = -(-columns // _WIDTHS)
+  stride = max(-(-columns // _WIDTHS), _NARROWEST)
   widths = [*range(stride, columns, stride), columns]
   branches = [functools.partial(over, width) for width in widths]
   return jax.lax.switch((longest - 1) // stride, branches, queries, keys, values, lengths)

@@ -1,0 +1,114 @@
+"""Our policy and critic with responses of forced length, and its random weights."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bench.workload import END, Workload, decode
+from espo_jax import rollout, stops
+from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, init, load_hf, save_hf
+from espo_jax.stops.base import controlled_rule
+from espo_jax.types import Prompts, Trajectories
+
+SURE = 1e9  # a logit that leaves nothing to chance; finite, so that no regret is infinite
+
+
+class Counted(States):
+  """States whose critic's part is the row's length, its stop, and its tokens so far.
+
+  It is in place of the trunk's, which under a shared trunk is the policy's.
+  """
+
+  critic: Float[Array, '... 3']
+
+
+@dataclasses.dataclass(frozen=True)
+class Forced(ActorCritic):
+  """Ends each row at the length its prompt carries: the end token is certain there, impossible before."""
+
+  announces_stop: bool = False  # the value is 1 at the token where the row's stop is, 0 before
+
+  def prefill(self, params: Params, tokens: Array, lengths: Array) -> tuple[States, Caches]:
+    """As the base, with the numbers read from the prompt."""
+    states, caches = super().prefill(params, tokens, lengths)
+    numbers = [decode(tokens, 0), decode(tokens, 1), jnp.zeros_like(lengths)]
+    return Counted(states.policy, jnp.stack(numbers, axis=-1).astype(jnp.float32)), caches
+
+  def extend_policy(
+    self, params: Params, tokens: Array, counts: Array, states: States, caches: Caches, longest: Array
+  ) -> tuple[States, Caches]:
+    """As the base, with the token counted."""
+    new, caches = super().extend_policy(params, tokens, counts, states, caches, longest)
+    return Counted(new.policy, states.critic + jnp.array([0.0, 0.0, 1.0])), caches
+
+  def logits(self, params: Params, states: States) -> Array:
+    """As the base, but for the end token's."""
+    ends = states.critic[:, 2] + 1 >= states.critic[:, 0]
+    return super().logits(params, states).at[:, END].set(jnp.where(ends, SURE, -SURE))
+
+  def values(self, params: Params, states: States) -> Array:
+    """The value head's, or the announcement of the stop."""
+    if self.announces_stop:
+      return (states.critic[:, 2] + 1 >= states.critic[:, 1]).astype(jnp.float32)
+    return super().values(params, States(states.policy, states.policy))
+
+
+def stop_where_announced() -> stops.StopRule:
+  """Stops a row of `Forced(announces_stop=True)` at its stop."""
+  return controlled_rule(
+    lambda state, observation: observation.values,
+    lambda adaptive, values: jnp.full(values.shape, 0.5),
+    beta_0=0.0,
+    beta_min=0.0,
+    beta_max=0.0,
+    eta=0.0,
+    target_rate=0.0,
+    momentum=0.0,
+  )
+
+
+def write_model(directory: str | pathlib.Path, config: ModelConfig, seed: int) -> int:
+  """Random weights as a Hugging Face directory; returns how many."""
+  params = init(config, jax.random.key(seed))
+  save_hf(directory, config, params, end_tokens=(END,))
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+def read_model(directory: str | pathlib.Path) -> tuple[ModelConfig, Params]:
+  """The config and the bundle's parameters, with a fresh value head."""
+  config, policy = load_hf(directory)
+  return config, with_value_head(config, policy)
+
+
+def with_value_head(config: ModelConfig, policy: Params) -> Params:
+  """The bundle's parameters."""
+  return {'policy': init(config, jax.random.key(0), value_head=True) | policy}
+
+
+def generate(
+  model: Forced, params: Params, rule: stops.StopRule, workload: Workload, seed: int, *, stopping: bool = True
+) -> Trajectories:
+  """The engine over the workload's rows."""
+  count, width = workload.prompts.shape
+  adaptive = rule.init(1).adaptive.replace(enabled=jnp.asarray(stopping))
+  prompts = Prompts(workload.prompts, jnp.full(count, width, jnp.int32), jnp.arange(count, dtype=jnp.uint32))
+  return rollout.generate(
+    model,
+    params,
+    rule,
+    adaptive,
+    prompts,
+    jax.random.key(seed),
+    samples=1,
+    horizon=workload.horizon,
+    end_tokens=(END,),
+    slots=workload.slots,
+  )
+
+
+def executed_steps(result: Trajectories) -> int:
+  """Decode steps that the engine took."""
+  return int((result.started + result.full_length).max())

@@ -1,0 +1,147 @@
+"""The benchmarks' tables, and what they were measured on."""
+
+import os
+import pathlib
+import platform
+import shlex
+from typing import Any
+
+from bench import protocol
+from espo_jax import monitor
+
+_NAMES = {
+  'espo_jax': 'espo_jax',
+  'masked_scan': 'masked scan to the horizon',
+  'transformers_dynamic': 'transformers `generate`, dynamic cache',
+  'transformers_static': 'transformers `generate`, static cache',
+  'transformers_compiled': 'transformers `generate`, static cache, compiled decode step',
+  'tunix': "tunix's sampler",
+}
+_HEADS = {'skewed': 'Log-normal lengths', 'equal': 'Equal lengths: the best case of whoever waits for the longest row'}
+
+
+def environment(command: str, argv: list[str]) -> dict[str, Any]:
+  """The command, the code's commit, the hardware."""
+  known = monitor.describe()
+  cpu = next((v.strip() for k, _, v in (x.partition(':') for x in _lines('/proc/cpuinfo')) if k.strip() == 'model name'), None)
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+  return {
+    'command': ' '.join([command, *map(shlex.quote, argv)]),
+    'git': known['git'],
+    'versions': known['versions'],
+    'hardware': {'cpu': cpu or platform.processor(), 'cores': protocol.cores(), 'memory_gib': round(memory, 1)},
+  }
+
+
+def header(about: dict[str, Any]) -> list[str]:
+  """The lines of a page that say how it came about."""
+  git, hardware = about['git'] or {}, about['hardware']
+  commit = git.get('commit', 'unknown')[:12] + (' with changes' if git.get('dirty') else '')
+  machine = f'{hardware["cores"]} cores of {hardware["cpu"]}, {hardware["memory_gib"]} GiB'
+  return [f'    {about["command"]}', '', f'Commit {commit}; {machine}, no accelerator.']
+
+
+def write(path: pathlib.Path, results: dict[str, Any], lines: list[str]) -> None:
+  """`path` with .json and .md."""
+  monitor.atomic_write_text(path.with_suffix('.json'), monitor.to_json(results, indent=1) + '\n')
+  monitor.atomic_write_text(path.with_suffix('.md'), '\n'.join(lines) + '\n')
+
+
+def number(estimate: dict[str, Any], digits: int = 1) -> str:
+  """`mean ± half width`, the latter where there is one."""
+  half = estimate['half_width']
+  return f'{estimate["mean"]:.{digits}f}' + (f' ± {half:.{digits}f}' if half != float('inf') else '')
+
+
+def rollout(results: dict[str, Any]) -> list[str]:
+  """The page of the rollout's benchmark."""
+  model, seeds = results['model'], results['seeds']
+  lines = ['# The rollout against others', '', *header(results)]
+  lines += [
+    f'Model: Qwen2-shaped, {model["parameters"] / 1e6:.1f} million random float32 parameters, {_shape(model)}.',
+    f'Seeds: weights {seeds["model"]}, lengths and prompts {seeds["workload"]}, sampling {seeds["sampling"]} plus the repeat.',
+    '',
+    f'± is half the 95 % interval over {results["repeats"]} repeats (Student t); contenders take turns, each in a process of',
+    'its own, after a warm-up that compiles. Every response has exactly the length its row asks for: the end token is certain',
+    'there and impossible before, all else is sampled at temperature 1. Tokens/s counts those tokens; utilisation is their',
+    'share of the row-steps that were executed; ratios are taken within a repeat.',
+  ]
+  for case in _HEADS:
+    if case in results['cases']:
+      lines += ['', f'## {_HEADS[case]}', '', *_comparison(results['cases'][case])]
+  if 'rule' in results['cases']:
+    lines += ['', '## What the stop rule costs', '', *_rule(results['cases']['rule'])]
+  if 'stopped' in results['cases']:
+    lines += ['', '## What stops save', '', *_stopped(results['cases']['stopped'])]
+  return lines
+
+
+def _shape(model: dict[str, Any]) -> str:
+  return (
+    f'vocabulary {model["vocab_size"]}, hidden {model["hidden_size"]}, intermediate {model["intermediate_size"]}, '
+    f'{model["num_layers"]} layers, {model["num_heads"]} heads over {model["num_kv_heads"]} of {model["head_dim"]}'
+  )
+
+
+def _rows(work: dict[str, Any]) -> str:
+  return (
+    f'{work["rows"]} rows on {work["slots"]} slots, prompts of {work["prompt_tokens"]} tokens, horizon {work["horizon"]}, '
+    f'mean length {work["mean_length"]:.1f}'
+  )
+
+
+def _comparison(case: dict[str, Any]) -> list[str]:
+  work, contenders = case['workload'], case['contenders']
+  lines = [
+    f'{_rows(work)}. Greedy list scheduling, a new row the moment a slot is free, would have utilisation '
+    f'{work["list_scheduling_utilisation"]:.3f}.',
+    '',
+    '| | tokens/s | espo_jax is faster by | utilisation | row-steps / list scheduling | ms a step | peak memory, MiB |',
+    '|---|---|---|---|---|---|---|',
+  ]
+  for name, its in contenders.items():
+    cells = [
+      _NAMES[name] + (' (the faster)' if name == case['transformers'] else ''),
+      number(its['tokens_per_second'], 0),
+      number(its['ours_is_faster_by'], 2) if name != 'espo_jax' and 'ours_is_faster_by' in its else '',
+      f'{its["utilisation"]:.3f}',
+      f'{its["executed_over_list_scheduling"]:.3f}',
+      number(its['milliseconds_per_step']),
+      f'{its["peak_rss_mib"]:.0f}',
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  lines += ['', f'A step is {work["slots"]} row-steps; its time has the prefill in it.']
+  lines += [f'{_NAMES[name]}: left out, {reason}.' for name, reason in case['left_out'].items()]
+  lines += ['', "| | settings | versions | first prompt's logits, largest gap to ours |", '|---|---|---|---|']
+  for name, its in contenders.items():
+    versions = ', '.join(f'{package} {version}' for package, version in its['versions'].items())
+    gap = f'{its["largest_logit_gap_to_ours"]:.1e}' if 'largest_logit_gap_to_ours' in its else ''
+    lines.append(f'| {_NAMES[name]} | {its["settings"]} | {versions} | {gap} |')
+  return lines
+
+
+def _rule(case: dict[str, Any]) -> list[str]:
+  return [
+    f"{_rows(case['workload'])}. ESPO's rule with its threshold out of reach, against a rule that never stops:",
+    f'{number(case["cost_percent"], 2)} % of the time, {number(case["cost_microseconds_per_step"])} microseconds a step',
+    f'({len(case["cost_percent"]["values"])} pairs, {number(case["seconds_without"], 2)} s without, '
+    f'{number(case["seconds_with"], 2)} s with).',
+  ]
+
+
+def _stopped(case: dict[str, Any]) -> list[str]:
+  lines = [
+    f'{_rows(case["workload"])}. A rule that stops some rows partway; one compiled program throughout.',
+    '',
+    '| rows stopped % | tokens ended % | row-steps ended % | time ended % | seconds |',
+    '|---|---|---|---|---|',
+  ]
+  for its in case['levels'].values():
+    shares = [f'{its[f"{what}_percent"]:.1f}' for what in ('rows_stopped', 'tokens_ended', 'row_steps_ended')]
+    lines.append('| ' + ' | '.join([*shares, number(its['time_ended_percent']), number(its['seconds'], 2)]) + ' |')
+  return lines
+
+
+def _lines(path: str) -> list[str]:
+  file = pathlib.Path(path)
+  return file.read_text().splitlines() if file.exists() else []
