@@ -8,37 +8,16 @@
 It trains ESPO and plain PPO from one critic warm-up. The paper reports 73.17 against 71.20 points on average over AIME 2024,
 AMC 2023 and MATH-500 (avg@32) with 21.7 % fewer tokens. We have not run it: no machine of that size was at hand.
 
-[P] is the paper's, [U] our choice where the paper says nothing. Everything not set here is a default, marked in the same way in
-`espo_jax/configs/defaults.py`.
+All settings are those of `espo_r1_distill_qwen_1_5b.py`, which says where each comes from, but for the minibatches.
 """
 
-from espo_jax.configs import default_config
+import pathlib
+import runpy
+
+_SMALLER = runpy.run_path(str(pathlib.Path(__file__).with_name('espo_r1_distill_qwen_1_5b.py')))
 
 
 def get_config(arg=''):
-  c = default_config()
-  c.stages = ('critic_warmup', 'rl')  # [P] the policy starts from the distilled weights
-  c.task.name = 'math'
-  c.task.options.prompt = 'r1'  # [U]
-  c.data.benchmark = 'dapo_math_17k'  # [P]
-  c.data.eval_benchmark = 'math500'  # [P] one of its three
-  c.model.scan_layers = True
-  c.model.dtype = 'bfloat16'  # [U]
-  c.model.param_dtype = 'float32'  # [U] updates of 1e-6 are lost in bfloat16
-  c.critic.kind = 'separate'  # [U]
-  c.critic.learning_rate = 1e-5  # [U]
-  c.rollout.prompts = 64  # [P] "global batch 64", read as prompts [U]
-  c.rollout.samples = 8  # [P]
-  c.rollout.prompt_width = 1024  # [U]
-  c.rollout.horizon = 8192  # [P]
-  c.rollout.temperature = 1.0  # [U]
-  c.rollout.slots = 256  # ours: half of the rows at a time
-  c.stop.shadow_share = 0.05  # ours: shadow rows are a measurement, and here a dear one
-  c.learner.updates = 500  # [P] about 256,000 trajectories
-  c.learner.minibatches = 16  # [U]
-  c.learner.learning_rate = 1e-6  # [P]
-  c.learner.logit_chunk = 128
-  c.eval.problems = 500
-  c.eval.batch = 256
-  c.mesh.fsdp = 8  # [P] 8 GPUs
+  c = _SMALLER['get_config'](arg)
+  c.learner.minibatches = 16  # [U] smaller ones, for memory
   return c

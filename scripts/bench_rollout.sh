@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The rollout against a masked scan, transformers and tunix; writes experiments/benchmarks/rollout.json and rollout.md.
-# Usage: scripts/bench_rollout.sh [--repeats=3 ...]   Leave the machine to itself meanwhile: an hour on 2 cores.
+# Usage: scripts/bench_rollout.sh [--repeats=3 ...]   Leave the machine to itself: over an hour on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt

@@ -35,6 +35,7 @@ def test_bench_rollout_writes_exact_lengths_and_every_field(script, tmp_path):
     assert its['tokens_per_second']['mean'] > 0 and len(its['seconds']['values']) == 2
     assert its['utilisation'] == pytest.approx(work['tokens'] / its['executed_row_steps'])
     assert its['largest_logit_gap_to_ours'] == 0 and its['peak_rss_mib'] > 10
+    assert len(its['foreign_cores']) == 2
   assert contenders['masked_scan']['executed_row_steps'] == 13 * 24
   assert contenders['espo_jax']['executed_over_list_scheduling'] >= 1
   ratio, ours, theirs = (

@@ -11,7 +11,7 @@ from small import VOCAB, actor_critic
 
 from espo_jax import learner, rollout, stops
 from espo_jax.model import apply
-from espo_jax.rollout import Sampling, sampling
+from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, StopReason
 
@@ -364,91 +364,11 @@ def test_first_tokens_follow_the_softmax(temperature):
   np.testing.assert_allclose(rows.logprobs[:, 0], log_softmax(logits / temperature)[rows.tokens[:, 0]], atol=1e-5)
 
 
-def truncated(logits, temperature, top_k, top_p, min_p):
-  """The law of one row by sorting, in float64."""
-  p = np.exp(log_softmax(np.asarray(logits, np.float64) / temperature))
-  order = np.argsort(-p)
-  keep = np.zeros(len(p), bool)
-  keep[order[: top_k or len(p)]] = True
-  p = np.where(keep, p, 0) / p[keep].sum()
-  if top_p < 1:
-    keep &= np.isin(np.arange(len(p)), order[: 1 + np.searchsorted(np.cumsum(p[order]), top_p)])
-  keep &= p >= min_p * p.max()
-  return np.where(keep, p, 0) / p[keep].sum()
-
-
-TRUNCATIONS = [
-  (1.0, 5, 1.0, 0.0),
-  (0.7, 0, 0.8, 0.0),
-  (1.3, 0, 1.0, 0.2),
-  (1.0, 7, 0.7, 0.1),
-  (1.0, 1, 1.0, 0.0),
-  (1.0, 0, 1e-9, 0.0),
-]
-
-
-@pytest.mark.parametrize('options', TRUNCATIONS, ids=str)
-@pytest.mark.parametrize('vocabulary', [12, 1000])
-def test_truncated_distributions_are_those_of_a_sort(options, vocabulary):
-  temperature, top_k, top_p, min_p = options
-  logits = np.random.default_rng(0).normal(size=(50, vocabulary)).astype(np.float32) * 3
-  got = sampling.sampled_logits(jnp.asarray(logits), Sampling(temperature, top_p, top_k, min_p))
-  law = np.asarray(jax.nn.softmax(got), np.float64)
-  wanted = np.stack([truncated(row, *options) for row in logits])
-  np.testing.assert_array_equal(law > 0, wanted > 0)
-  np.testing.assert_allclose(law, wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize('options', [(1.0, 0, 1.0, 0.0), *TRUNCATIONS[:4]], ids=str)
-@pytest.mark.parametrize('vocabulary', [2, 12, 1000])
-def test_drawn_frequencies_follow_the_distribution(options, vocabulary):
-  temperature, top_k, top_p, min_p = options
-  draws = 200_000
-  logits = np.random.default_rng(1).normal(size=vocabulary).astype(np.float32)
-  uniform = jax.random.uniform(jax.random.key(2), (draws,))
-
-  @jax.jit
-  def draw(logits, uniform):
-    law = sampling.sampled_logits(logits[None], Sampling(temperature, top_p, top_k, min_p))
-    return sampling.draw(jnp.broadcast_to(law, (uniform.shape[0], vocabulary)), uniform, jnp.asarray(False))
-
-  tokens, logprobs, regret = (
-    np.concatenate(x) for x in zip(*(draw(logits, part) for part in jnp.split(uniform, 20)), strict=True)
-  )
-  law = truncated(logits, *options)
-  counts = np.bincount(tokens, minlength=vocabulary)
-  assert not counts[law == 0].any()
-  kept = law > 0
-  if kept.sum() > 1:
-    assert scipy.stats.chisquare(counts[kept], law[kept] * draws).pvalue > 1e-3
-  np.testing.assert_allclose(logprobs, np.log(law[tokens]), atol=1e-5)
-  np.testing.assert_allclose(regret, np.log(law.max()) - np.log(law[tokens]), atol=1e-5)
-
-
-@pytest.mark.parametrize('uniform', [0.0, np.nextafter(np.float32(1), np.float32(0))])
-def test_the_ends_of_the_unit_interval_draw_tokens_that_have_mass(uniform):
-  logits = jnp.full((1, 300), -jnp.inf).at[0, jnp.array([17, 18, 250])].set(jnp.array([0.0, -30.0, 1.0]))
-  token = int(sampling.draw(logits, jnp.float32(uniform)[None], jnp.asarray(False))[0][0])
-  assert token == (17 if uniform == 0 else 250)
-
-
 def test_another_value_of_a_sampling_option_compiles_nothing():
   run(rule=NEVER, temperature=0.9)
   compiled = rollout.generate._cache_size()
   run(rule=NEVER, temperature=0.4)
   assert rollout.generate._cache_size() == compiled
-
-
-def test_the_rules_noise_is_uniform_and_not_the_tokens():
-  keys = sampling.row_keys(jax.random.key(0), jnp.arange(1000, dtype=jnp.uint32), 5)
-  draw = jax.jit(lambda start: jnp.stack([sampling.token_noise(keys, jnp.full(5000, start + i)) for i in range(8)]))
-  noise = np.asarray(draw(3)).reshape(-1, 2).astype(np.float64)
-  for column in noise.T:
-    assert scipy.stats.kstest(column, 'uniform').pvalue > 1e-3
-  assert abs(np.corrcoef(noise.T)[0, 1]) < 4 / np.sqrt(len(noise))
-  np.testing.assert_array_equal(draw(5)[:6], draw(3)[2:])
-  share = float(sampling.shadow_rows(keys, jnp.float32(0.3)).mean())
-  assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 5000)
 
 
 # ------------------------------------------------------------------------------------------------------------ saved seconds

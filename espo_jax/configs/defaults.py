@@ -57,9 +57,9 @@ def default_config() -> ml_collections.ConfigDict:
   c.rollout.prompt_width = 32  # L, tokens
   c.rollout.horizon = 64  # T, response tokens
   c.rollout.temperature = 1.0  # [U]
-  c.rollout.top_p = 1.0  # [U]
-  c.rollout.top_k = 0  # 0 is all [U]
-  c.rollout.min_p = 0.0  # [U]
+  c.rollout.top_p = 1.0  # this and the next two truncate in an evaluation; training samples the whole distribution
+  c.rollout.top_k = 0  # 0 is all
+  c.rollout.min_p = 0.0
   c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
   c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
 

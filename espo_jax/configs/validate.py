@@ -276,13 +276,19 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'learner.minibatches = {minibatches} does not divide the {rows} rows of a rollout (rollout.prompts = {r.prompts} times '
       f'rollout.samples = {r.samples}); fix: a divisor of {rows}'
     )
+  for name, whole in (('top_p', 1.0), ('top_k', 0), ('min_p', 0.0)):
+    if r[name] != whole:
+      yield (
+        f'rollout.{name} = {r[name]}: the learner scores the whole distribution, so that is what training samples; '
+        f'fix: {whole}, and truncate in espo_jax.evaluate'
+      )
   if r.parts > 0 and r.prompts % r.parts:
     yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
   # With an axis of -1 the rest of the product is not known yet.
   shards = math.prod(size for size in (config.mesh.data, config.mesh.fsdp) if size > 0)
   evaluated = min(('eval.batch', 'eval.problems'), key=lambda field: get_field(config, field))
   counts = {
-    'prompts of a part (rollout.prompts / rollout.parts)': r.prompts // max(r.parts, 1),
+    'rollout.prompts' if r.parts == 1 else 'rollout.prompts / rollout.parts': r.prompts // max(r.parts, 1),
     'rollout.slots': r.slots,
     'rows of a minibatch (rollout.prompts * rollout.samples / learner.minibatches)': rows // max(minibatches, 1),
     evaluated: get_field(config, evaluated),

@@ -76,8 +76,11 @@ def describe(work: Workload) -> dict[str, Any]:
 
 
 def timed(contender: Contender, work: Workload, path: str, seed: int, **arguments: Any) -> dict[str, Any]:
-  """One run, its lengths checked."""
+  """One run, its lengths checked; with the cores that other processes took meanwhile, on average."""
+  own, everyone = contender.cpu_seconds()
   answer = contender.ask('run', rows=path, seed=seed, **arguments)
+  own_after, everyone_after = contender.cpu_seconds()
+  answer['foreign_cores'] = max(0.0, (everyone_after - everyone - own_after + own) / answer['seconds'])
   lengths = np.asarray(answer.pop('lengths'))
   if not np.array_equal(lengths, work.ends):
     wrong = np.flatnonzero(lengths != work.ends)
@@ -130,6 +133,7 @@ def _summary(work: Workload, runs: dict[str, list], about: dict[str, dict], name
     'executed_over_list_scheduling': executed / describe(work)['list_scheduling_row_steps'],
     'milliseconds_per_step': estimate([1e3 * run['seconds'] / executed * work.slots for run in mine]),
     'peak_rss_mib': mine[-1]['peak_rss_mib'],
+    'foreign_cores': [run['foreign_cores'] for run in mine],
   }
   if OURS in runs:
     summary['ours_is_faster_by'] = estimate(
@@ -145,6 +149,7 @@ def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
   print(f'rule: {work.rows} rows, {work.ends.sum()} tokens', flush=True)
   path = bench.save(work, 'rule')
   times: dict[str, list[float]] = {'never': [], 'espo': []}
+  foreign = []
   with bench.contenders([OURS]) as running:
     ours = running[OURS]
     ours.ask('load', model=str(bench.model))
@@ -155,6 +160,7 @@ def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
       for rule in list(times)[:: 1 - 2 * (repeat % 2)]:
         answer = timed(ours, work, path, bench.seed + repeat, rule=rule)
         times[rule].append(answer['seconds'])
+        foreign.append(answer['foreign_cores'])
   steps = answer['executed'] / work.slots
   pairs = list(zip(times['never'], times['espo'], strict=True))
   return {
@@ -163,6 +169,7 @@ def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
     'seconds_with': estimate(times['espo']),
     'cost_percent': estimate([100 * (on - off) / off for off, on in pairs]),
     'cost_microseconds_per_step': estimate([1e6 * (on - off) / steps for off, on in pairs]),
+    'foreign_cores': foreign,
   }
 
 
@@ -194,6 +201,7 @@ def saved_by_stops(bench: Bench, work: Workload, seed: int, repeats: int) -> dic
       'row_steps_ended_percent': 100 * (1 - runs[level][-1]['executed'] / runs['none'][-1]['executed']),
       'time_ended_percent': estimate([100 * (1 - one['seconds'] / none['seconds']) for none, one in pairs]),
       'seconds': estimate([run['seconds'] for run in runs[level]]),
+      'foreign_cores': [run['foreign_cores'] for run in runs[level]],
     }
 
   return {'workload': describe(work), 'levels': {level: level_summary(level) for level in works}}

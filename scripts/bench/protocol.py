@@ -61,6 +61,16 @@ class Contender:
       raise ContenderError(f'{self.name}, asked to {question}: {answer["error"]}\n{printed}')
     return answer
 
+  def cpu_seconds(self) -> tuple[float, float]:
+    """Core-seconds that this process has used, and all processes of the machine together; zeros where no one counts them."""
+    own, everyone = pathlib.Path(f'/proc/{self._process.pid}/stat'), pathlib.Path('/proc/stat')
+    if not everyone.exists():
+      return 0.0, 0.0
+    ticks = os.sysconf('SC_CLK_TCK')
+    user, system = own.read_text().rpartition(')')[2].split()[11:13]
+    spent = [int(number) for number in everyone.read_text().split('\n', 1)[0].split()[1:9]]
+    return (int(user) + int(system)) / ticks, (sum(spent) - spent[3] - spent[4]) / ticks  # all but idle and waiting
+
   def close(self) -> None:
     """End the process."""
     assert self._process.stdin is not None

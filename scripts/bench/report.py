@@ -66,6 +66,13 @@ def rollout(results: dict[str, Any]) -> list[str]:
     'there and impossible before, all else is sampled at temperature 1. Tokens/s counts those tokens; utilisation is their',
     'share of the row-steps that were executed; ratios are taken within a repeat.',
   ]
+  entries = [
+    entry
+    for case in results['cases'].values()
+    for entry in [case, *case.get('contenders', {}).values(), *case.get('levels', {}).values()]
+  ]
+  foreign = max((cores for entry in entries for cores in entry.get('foreign_cores', [])), default=0.0)
+  lines += ['', f'In no run did other processes, the system among them, take more than {foreign:.2f} cores on average.']
   for case in _HEADS:
     if case in results['cases']:
       lines += ['', f'## {_HEADS[case]}', '', *_comparison(results['cases'][case])]
