@@ -40,7 +40,8 @@ class Transformers:
   def load(self, model: str) -> dict[str, Any]:
     """Read the weights."""
     self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    settings = f'float32, {self._cache} cache, {self._model.config._attn_implementation}, {torch.get_num_threads()} threads'
+    cache = 'static cache, compiled decode step' if self._cache == 'compiled' else f'{self._cache} cache'
+    settings = f'float32, {cache}, {self._model.config._attn_implementation}, {torch.get_num_threads()} threads'
     return {'versions': protocol.versions('torch', 'transformers', 'numpy'), 'settings': settings}
 
   @torch.inference_mode()

@@ -108,7 +108,7 @@ def _comparison(case: dict[str, Any]) -> list[str]:
   ]
   for name, its in contenders.items():
     cells = [
-      _NAMES[name] + (' (the faster)' if name == case['transformers'] else ''),
+      _NAMES[name] + (' (the fastest)' if name == case['transformers'] else ''),
       number(its['tokens_per_second'], 0),
       number(its['ours_is_faster_by'], 2) if name != 'espo_jax' and 'ours_is_faster_by' in its else '',
       f'{its["utilisation"]:.3f}',
