@@ -1,6 +1,6 @@
 """Write a random model of a few million parameters in Qwen2's format, with a byte-level tokenizer trained on a text of yours.
 
-  python scripts/make_tiny_model.py --data=train.jsonl --output=runs/tiny_qwen2
+  PYTHONPATH=. python scripts/make_tiny_model.py --data=train.jsonl --output=runs/tiny_qwen2
 
 It stands in for real weights where none can be had: everything that reads a Hugging Face directory reads it.
 """
