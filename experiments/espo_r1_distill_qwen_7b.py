@@ -1,6 +1,6 @@
 """ESPO on DeepSeek-R1-Distill-Qwen-7B (arXiv 2605.29860): the paper's setting, to be run on 8 accelerators of 80 GB or more.
 
-  huggingface-cli download deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --local-dir models/r1-7b
+  hf download deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --local-dir models/r1-7b
   python -m espo_jax.train --config=experiments/espo_r1_distill_qwen_7b.py --workdir=runs/espo_r1_7b
     --config.model.path=models/r1-7b --config.data.path=BytedTsinghua-SIA/DAPO-Math-17k --config.data.eval_path=math500.jsonl
   python -m espo_jax.evaluate --checkpoint=runs/espo_r1_7b --benchmark=aime24 --data=aime24.jsonl --samples=32

@@ -1,6 +1,6 @@
 """HMPO on Qwen3-8B (arXiv 2606.01934): the paper's setting on a dense model near its smallest, for 16 accelerators of 80 GB.
 
-  huggingface-cli download Qwen/Qwen3-8B --local-dir models/qwen3-8b
+  hf download Qwen/Qwen3-8B --local-dir models/qwen3-8b
   python -m espo_jax.train --config=experiments/hmpo_qwen3_8b.py --workdir=runs/hmpo_qwen3_8b
     --config.model.path=models/qwen3-8b --config.data.path=train.jsonl --config.data.eval_path=math500.jsonl
   python -m espo_jax.evaluate --checkpoint=runs/hmpo_qwen3_8b --benchmark=math500 --data=math500.jsonl --samples=4

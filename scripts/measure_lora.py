@@ -1,0 +1,77 @@
+"""Adapters of our own against qwix's: a gradient step of the same decoder, side by side.
+
+  pip install qwix==0.1.8
+  PYTHONPATH=. python scripts/measure_lora.py
+
+qwix adds its adapters by patching `jax.lax.dot_general`, which sees `nn.Dense` and not our `x @ W`; so its decoder is built of
+`nn.Dense`.
+"""
+
+import time
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import qwix
+
+from espo_jax.model import Decoder, Lora, ModelConfig
+from espo_jax.model.config import PROJECTIONS
+
+RANK, REPEATS = 8, 10
+SHAPE = {'hidden_size': 384, 'intermediate_size': 1024, 'num_layers': 6, 'num_heads': 6, 'num_kv_heads': 2, 'head_dim': 64}
+TOKENS = jnp.ones((8, 128), jnp.int32)
+INPUTS = (TOKENS, jnp.broadcast_to(jnp.arange(128), TOKENS.shape), jnp.ones_like(TOKENS))
+
+
+def dense(config: ModelConfig, features: int, axes: Any, use_bias: bool = False, scale: float = 1.0, *, name: str) -> nn.Dense:
+  """What `Projection` is without adapters."""
+  del config, axes, scale
+  return nn.Dense(features, use_bias=use_bias, name=name)
+
+
+def step(model: Any) -> tuple[Any, Any]:
+  """The jitted gradient of a decoder's states, its base frozen, and parameters."""
+  params = nn.unbox(model.init(jax.random.key(0), *INPUTS)['params'])
+
+  def loss(params: Any) -> jax.Array:
+    held = jax.tree_util.tree_map_with_path(lambda path, x: x if adapts(path) else jax.lax.stop_gradient(x), params)
+    return model.apply({'params': held}, *INPUTS)[0].sum()
+
+  return jax.jit(jax.grad(loss)), params
+
+
+def adapts(path: Any) -> bool:
+  """Whether a parameter is an adapter's, by either's names."""
+  return 'lora' in jax.tree_util.keystr(path)
+
+
+def adapters(params: Any) -> int:
+  """Parameters of the adapters."""
+  return sum(x.size for path, x in jax.tree_util.tree_leaves_with_path(params) if adapts(path))
+
+
+def main() -> None:
+  """The command."""
+  for scan in (False, True):
+    ours = step(Decoder(ModelConfig(4096, **SHAPE, scan_layers=scan, lora=Lora(rank=RANK))))
+    with mock.patch('espo_jax.model.layers.Projection', dense):
+      provider = qwix.LoraProvider(module_path=f'.*({"|".join(PROJECTIONS)})', rank=RANK, alpha=16.0)
+      theirs = step(qwix.apply_lora_to_model(Decoder(ModelConfig(4096, **SHAPE, scan_layers=scan)), provider))
+      jax.block_until_ready(theirs[0](theirs[1]))  # traced while the patch is there
+    jax.block_until_ready(ours[0](ours[1]))
+    seconds: dict[str, list[float]] = {'ours': [], 'qwix': []}
+    for _ in range(REPEATS):
+      for name, (gradient, params) in {'ours': ours, 'qwix': theirs}.items():
+        start = time.perf_counter()
+        jax.block_until_ready(gradient(params))
+        seconds[name].append(time.perf_counter() - start)
+    for name, (_, params) in {'ours': ours, 'qwix': theirs}.items():
+      print(
+        f'scan_layers={scan} {name}: {min(seconds[name]):.3f} s at best of {REPEATS}, {adapters(params):,} adapter parameters'
+      )
+
+
+if __name__ == '__main__':
+  main()
