@@ -45,12 +45,24 @@ def append(
   lengths: Int[Array, 'B'],
   layer: Int[Array, ''] | None,
 ) -> Float[Array, '*layers J B C K']:
-  """Write each row's new columns behind those it has; what does not fit is dropped. A stack is written at `layer`."""
-  rows = jnp.arange(new.shape[1])[:, None]
+  """Write each row's new columns behind those it has; what does not fit is dropped. A stack is written at `layer`.
+
+  Rows are a batch dimension of the scatter, not an index, so that the compiler knows that each keeps to itself: on a mesh
+  nothing travels. (`vmap` would say so too, but move the rows to the front, which copies the cache.)
+  """
   columns = lengths[:, None] + jnp.arange(new.shape[2])
-  if layer is None:
-    return side.at[:, rows, columns].set(new)
-  return side.at[layer, :, rows, columns].set(new.transpose(1, 2, 0, 3))
+  stacked = side.ndim - 4  # 1 where layers come first
+  place = columns[..., None] if layer is None else jnp.stack([jnp.broadcast_to(layer, columns.shape), columns], axis=-1)
+  indexed = (2 + stacked,) if layer is None else (0, 2 + stacked)
+  dimensions = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(0, 3),
+    inserted_window_dims=indexed,
+    scatter_dims_to_operand_dims=indexed,
+    operand_batching_dims=(1 + stacked,),
+    scatter_indices_batching_dims=(0,),
+  )
+  mode = jax.lax.GatherScatterMode.FILL_OR_DROP
+  return jax.lax.scatter(side, place, new, dimensions, unique_indices=True, mode=mode)
 
 
 def refill(cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Array, 'R']) -> Cache:

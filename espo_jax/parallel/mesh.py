@@ -1,5 +1,7 @@
 """The device mesh and how arrays lie on it. Weights name logical axes; one table maps them."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -42,10 +44,11 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
   return sizes['data'], sizes['fsdp'], sizes['tensor']
 
 
-def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-  """A mesh over the first devices, its axes left to the compiler (GSPMD)."""
-  shape = mesh_shape(data, fsdp, tensor, jax.device_count())
-  devices = jax.devices()[: int(np.prod(shape))]
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh over the first of the devices, all that there are by default, its axes left to the compiler (GSPMD)."""
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(data, fsdp, tensor, len(devices))
+  devices = devices[: int(np.prod(shape))]
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 

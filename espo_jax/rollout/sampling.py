@@ -95,7 +95,7 @@ def draw(
   within = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
   rest = jnp.clip(target - before, 0.0, within[:, -1] * _BELOW_ONE)  # rounding must not leave the block
   sampled = block * width + jnp.argmax(within > rest[:, None], axis=-1)
-  tokens = jnp.where(greedy, logits.argmax(axis=-1), sampled).astype(jnp.int32)
+  tokens = jax.lax.cond(greedy, lambda: logits.argmax(axis=-1), lambda: sampled).astype(jnp.int32)
   chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
   return tokens, chosen - top - jnp.log(total), top - chosen
 
