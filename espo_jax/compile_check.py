@@ -28,6 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Pyt
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5p:2x2x2', 'The slice: a chip of v5e, v5p, v6e and how many along each axis.')
 HBM = {'v5e': 16, 'v5p': 95, 'v6e': 32}  # GiB a chip, as Google Cloud's documentation lists them
 GIB = 2**30
+FIX = 'fewer rollout.slots, or larger mesh axes'
 
 
 class Compiled(NamedTuple):
@@ -112,7 +113,7 @@ def report(program: Compiled, hbm: int) -> list[str]:
   """The lines to print; the last one says whether it fits `hbm` GiB."""
   beside = program.temporaries - program.caches
   peak = (program.arguments + program.temporaries + program.outputs) / GIB
-  verdict = 'fits' if peak <= hbm else 'does not fit; fix: fewer rollout.slots, or larger mesh axes'
+  verdict = 'fits' if peak <= hbm else f'does not fit; fix: {FIX}'
   return [
     f'arguments {program.arguments / GIB:.2f} GiB, outputs {program.outputs / GIB:.2f} GiB',
     f'caches {program.caches / GIB:.2f} GiB, other temporaries {beside / GIB:.2f} GiB, {beside / program.caches:.1%} of them',
@@ -128,7 +129,7 @@ def _array(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.NamedShard
 def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1 or not _CONFIG.value:
-    raise app.UsageError('--config=FILE, such as experiments/quickstart.py, and nothing that is no flag')
+    raise app.UsageError('--config=FILE, such as experiments/quickstart.py, and flags alone')
   for variable, value in (('TPU_SKIP_MDS_QUERY', '1'), ('TPU_WORKER_HOSTNAMES', 'localhost'), ('TPU_ACCELERATOR_TYPE', 'none')):
     os.environ.setdefault(variable, value)  # else libtpu looks for the machine it is on
   try:
@@ -136,6 +137,10 @@ def main(argv: list[str]) -> None:
     lines = report(compile_rollout(_CONFIG.value, mesh), HBM[_TOPOLOGY.value.partition(':')[0]])
   except ConfigError as error:
     sys.exit(f'error: {error}')
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    sys.exit(f'error: the rollout does not fit {_TOPOLOGY.value}: {str(error).splitlines()[0]}; fix: {FIX}')
   print('\n'.join([f'rollout on {_TOPOLOGY.value}, mesh {dict(mesh.shape)}:', *lines]))
   if not lines[-1].endswith('fits'):
     sys.exit(1)

@@ -30,7 +30,7 @@ def methods() -> Iterator[Method]:
     yield Method('stop', name, rule)
   for name, reward in rewards.REGISTRY.items():
     yield Method('reward', name, reward)
-  for name, (function, advantage, draws, _) in objectives.REGISTRY.items():
+  for name, (function, advantage, draws, *_) in objectives.REGISTRY.items():
     beside = f'; advantage {advantage}' if advantage else '; stands beside an objective'
     yield Method('objective', name, function, beside + (f'; up to {draws} draws a step' if draws > 1 else ''))
   for name, (function, critic) in objectives.ADVANTAGES.items():

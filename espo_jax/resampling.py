@@ -21,7 +21,7 @@ class Draw(NamedTuple):
   metrics: Metrics
 
 
-TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'grading/timeouts', 'grading/errors')
+TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/row_steps', 'grading/timeouts', 'grading/errors')
 
 
 def informative_batch(

@@ -12,6 +12,7 @@ import numpy as np
 
 from espo_jax.learner import Checkpoints
 from espo_jax.monitor import MetricWriter, Progress
+from espo_jax.resources import process_metrics
 
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]
@@ -107,7 +108,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       for step in range(start + 1, stage.last + 1):
         state, metrics = stage.step(state, step)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        writer.write(step, metrics)
+        writer.write(step, metrics | process_metrics())
         progress.update(step - stage.first, metrics)
         if metrics['bad_steps'] >= stage.max_bad_steps:
           raise TrainingFailed(

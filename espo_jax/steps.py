@@ -16,7 +16,7 @@ from espo_jax import parallel, tasks
 from espo_jax.collecting import collect
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
-from espo_jax.learner import Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches
+from espo_jax.learner import Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
 from espo_jax.model import Params
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
@@ -105,6 +105,12 @@ def reinforcement_step(
   c, learner = exp.config, reinforcement_learner(exp, rule)
   after_warm_start = c.warm_start.steps * c.warm_start.batch  # RL goes on where the warm start's problems end
   most = max_draws(c)
+  packed = functools.partial(
+    pack,
+    width=c.rollout.prompt_width + c.rollout.horizon,
+    sizes=c.learner.pack_sizes,
+    multiple=exp.mesh.shape['data'] * exp.mesh.shape['fsdp'],
+  )
 
   def step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
     seconds: dict[str, float] = dict.fromkeys(('rollout', 'reward', 'score', 'update'), 0.0)
@@ -118,22 +124,29 @@ def reinforcement_step(
         levels = np.repeat(exp.levels(problems), c.rollout.samples)
         judged = exp.put_rows(Judged(grades.correct, grades.formatted, grades.reasoned, levels))
         reward, differ, metrics = learner.graded(rows, judged)
-        metrics |= rollout_metrics(rows, judged.correct) | stop_metrics(state, rows, judged.correct)
+        metrics |= rollout_metrics(rows, judged.correct, parts=c.rollout.parts, slots=c.rollout.slots)
+        metrics |= stop_metrics(state, rows, judged.correct)
         metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
       return Draw(rows, reward, differ, metrics)
 
     rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, parallel.over_batch(exp.mesh))
     with _timed(seconds, 'score'):
-      batch, measured = learner.prepare(state.params, reference, rows, reward)
+      lengths = np.add(*jax.device_get((rows.prompt_lengths, rows.length)))
+      in_turn = lengths.reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
+      batch, measured = learner.prepare(state.params, reference, rows, reward, put(packed(in_turn), exp.mesh))
       metrics: dict[str, Any] = drawn | measured
       jax.block_until_ready(metrics)
     with _timed(seconds, 'update'):
-      parts = []
+      parts, filled = [], []
       for chosen in minibatches(c.seed, step, rows.length.shape[0], c.learner.epochs, c.learner.minibatches):
-        state, part = learner.update(state, batch, reference, exp.put(chosen))
+        chosen = chosen.reshape(c.learner.micro_batches, -1)
+        packing = packed(lengths[chosen])
+        state, part = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))
         parts.append(part)
+        filled.append(packing.real.mean())
       state = learner.finish(state, first.rows, metrics)
       metrics |= {name: float(np.mean([part[name] for part in jax.device_get(parts)])) for name in parts[0]}
+    metrics['pad_fraction'] = 1.0 - np.mean(filled)
     metrics |= {f'seconds/{phase}': taken for phase, taken in seconds.items()}
     metrics |= {'bad_steps': state.bad_steps, 'skipped_steps': state.skipped, 'gate_open': state.gate.open}
     generated = sum(int(jax.device_get(metrics[f'rollout/{name}tokens'])) for name in ('', 'shadow_'))
@@ -142,16 +155,27 @@ def reinforcement_step(
   return step
 
 
-@jax.jit
-def rollout_metrics(rows: Trajectories, verdicts: Array) -> Metrics:
-  """What was generated: counted and stamped, so that two runs can be compared token by token."""
+@functools.partial(jax.jit, static_argnames=('parts', 'slots'))
+def rollout_metrics(rows: Trajectories, verdicts: Array, *, parts: int, slots: int) -> Metrics:
+  """What was generated: counted and stamped, so that two runs can be compared token by token.
+
+  Args:
+    rows: Of all parts.
+    verdicts: 1 where a row is right.
+    parts: Rollouts that the rows come from, one after another.
+    slots: Rows decoded at a time; 0 for all of a part's.
+  """
   right = jnp.where(rows.stopped, 0.0, verdicts)
+  taken = (rows.started + rows.full_length).reshape(parts, -1)
+  row_steps = taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
   return {
     'accuracy': right.mean(),
     'rollout/rows': verdicts.size,
     'rollout/tokens': rows.length.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
+    'rollout/row_steps': row_steps,  # executed; the tokens among them are the useful ones
+    'rollout/utilisation': rows.length.sum() / row_steps,
     'rollout/length_mean': rows.length.mean(),
     'rollout/truncated_rate': rows.truncated.mean(),
     # Weyl-mixed so that order matters; below 2^24, so that a float32 holds it exactly.

@@ -1,5 +1,6 @@
 # Sourced by the other scripts, from the repository's root: makes .venv once and installs what a requirements file pins.
-# Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone.
+# Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone, what one
+# named *-tpu.txt pins goes to .venv/tpu.
 
 find_python() {
   local candidate
@@ -24,6 +25,7 @@ for requirements in "$@"; do
     echo "installing $requirements"
     options=(--quiet --disable-pip-version-check)
     [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
+    [[ $requirements != *-tpu.txt ]] || options+=(--no-deps --upgrade --target .venv/tpu)
     .venv/bin/python -m pip install "${options[@]}" -r "$requirements"
     cp "$requirements" "$stamp"
   fi

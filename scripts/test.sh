@@ -2,7 +2,7 @@
 # Format, lint, types and tests. Usage: scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt
+source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy

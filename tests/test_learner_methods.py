@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from loss_cases import MASK, N, T, loss_arrays, loss_inputs, total, trajectories
-from tiny import first_params, named, rule_of, run, tiny_experiment
+from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
 from espo_jax import objectives, parallel, steps
 from espo_jax.configs import warmup_updates
@@ -14,25 +14,6 @@ from espo_jax.learner import score
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.resampling import TOTALS, Draw, informative_batch
 from espo_jax.types import Reward, StopReason
-
-
-def rolled_out(exp, seed=0):
-  """A rollout of the experiment's policy with its stop rule on, and random outcomes."""
-  params, rule = first_params(exp, seed), rule_of(exp)
-  adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True))
-  prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
-  rows = exp.rollout(
-    params,
-    rule,
-    adaptive,
-    prompts,
-    exp.key('rollout', 1),
-    samples=exp.config.rollout.samples,
-    temperature=0.8,
-    shadow_share=0.5,
-  )
-  outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(np.float32)
-  return params, rows, Reward(jnp.asarray(outcomes))
 
 
 def scored(exp, params, rows, against=None):

@@ -65,7 +65,7 @@ def test_groups_and_rankings_are_those_of_the_global_batch():
   for a, b in zip(one_metrics, metrics, strict=True):
     assert a.keys() == b.keys()
     for name in a:
-      if not name.startswith(('seconds/', 'tokens_per_second', 'sampler_gap/')):
+      if not name.startswith(('seconds/', 'tokens_per_second', 'sampler_gap/', 'pad_fraction')):  # padded to divide by a mesh
         np.testing.assert_allclose(b[name], a[name], rtol=1e-4, atol=1e-6, err_msg=name)
   assert any(row['reward/equal_groups'] > 0 and row['rollout/draws'] == 2 for row in metrics)
   moved = jax.tree.map(lambda x, y: float(abs(np.asarray(x) - np.asarray(y)).max()), one.params, eight.params)

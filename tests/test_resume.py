@@ -44,8 +44,8 @@ def lines(workdir: pathlib.Path, stage: str) -> list[dict]:
   if not path.exists():
     return []
   complete = path.read_text().rpartition('\n')[0]
-  timed = ('seconds/', 'tokens_per_second')
-  return [{k: v for k, v in json.loads(line).items() if not k.startswith(timed)} for line in complete.splitlines()]
+  of_the_process = ('seconds/', 'tokens_per_second', 'process/')
+  return [{k: v for k, v in json.loads(line).items() if not k.startswith(of_the_process)} for line in complete.splitlines()]
 
 
 def steps_done(workdir: pathlib.Path, stage: str) -> int:

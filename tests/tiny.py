@@ -4,12 +4,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from small import randomised
 
 from espo_jax import parallel, steps, tasks
 from espo_jax.configs import default_config, uses_reference
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.learner import init_state
+from espo_jax.types import Reward
 
 
 class Parity(tasks.Chain):
@@ -44,6 +46,25 @@ RULES = {}  # a rule is compiled into the rollout: the same one for all
 
 def rule_of(exp):
   return RULES.setdefault('espo', make_rule(exp.config, 'espo'))
+
+
+def rolled_out(exp, seed=0):
+  """A rollout of the experiment's policy with its stop rule on, and random outcomes."""
+  params, rule = first_params(exp, seed), rule_of(exp)
+  adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True))
+  prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
+  rows = exp.rollout(
+    params,
+    rule,
+    adaptive,
+    prompts,
+    exp.key('rollout', 1),
+    samples=exp.config.rollout.samples,
+    temperature=0.8,
+    shadow_share=0.5,
+  )
+  outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(np.float32)
+  return params, rows, Reward(jnp.asarray(outcomes))
 
 
 def run(exp, count=3):

@@ -36,6 +36,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.model.rms_norm_eps = 1e-6
   c.model.tie_word_embeddings = True
   c.model.scan_layers = False
+  c.model.paged_kernels = False  # decode by jax's paged attention kernels, on one TPU or GPU; elsewhere this changes nothing
   c.model.dtype = 'float32'
   c.model.param_dtype = 'float32'
   c.model.lora = ml_collections.ConfigDict()  # adapters; the rest of the decoder is frozen beside them
@@ -105,7 +106,9 @@ def default_config() -> ml_collections.ConfigDict:
   c.learner = ml_collections.ConfigDict()
   c.learner.updates = 100  # rollouts, the critic warm-up's included
   c.learner.epochs = 1
-  c.learner.minibatches = 4
+  c.learner.minibatches = 4  # optimizer steps an epoch
+  c.learner.micro_batches = 1  # parts of a minibatch whose gradients are added up, for memory; they change nothing else
+  c.learner.pack_sizes = 4  # rows share sequences, whose number is rounded up to this many steps; 1 for a sequence a row
   c.learner.learning_rate = 1e-6
   c.learner.warmup_steps = 10  # optimizer steps
   c.learner.weight_decay = 0.0
@@ -116,7 +119,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.learner.decision_after = (
     -1
   )  # a token's id, such as that of <think>: what first follows it in a row learns nothing; -1 for none
-  c.learner.logit_chunk = 1024  # response tokens whose logits exist at a time
+  c.learner.logit_chunk = 1024  # columns of a sequence whose logits exist at a time
   c.learner.max_bad_steps = 5  # consecutive non-finite steps that end the run
 
   c.warm_start = ml_collections.ConfigDict()

@@ -74,6 +74,11 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'learner.importance_cap = {config.learner.importance_cap}: it scales advantages, and the weights of objective.name = '
       "'rwr' are not linear in them; fix: learner.importance_cap = 0.0"
     )
+  if config.learner.micro_batches > 1 and 'objective' in named and objectives.ranks(config.objective.name):
+    yield (
+      f'learner.micro_batches = {config.learner.micro_batches}: objective.name = {config.objective.name!r} ranks the tokens of '
+      'a minibatch, which its parts cannot; fix: learner.micro_batches = 1 and more learner.minibatches'
+    )
   for name in ('format', 'reasoning'):
     try:
       re.compile(config.reward[name])

@@ -6,7 +6,12 @@ import ml_collections
 
 from espo_jax.model import Lora, ModelConfig, read_config
 
-OVERRIDES = ('dtype', 'param_dtype', 'scan_layers')  # what is the user's to choose beside a model.path; and the adapters
+OVERRIDES = (
+  'dtype',
+  'param_dtype',
+  'scan_layers',
+  'paged_kernels',
+)  # what is the user's to choose beside a model.path; and the adapters
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:

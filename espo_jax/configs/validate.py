@@ -41,6 +41,8 @@ _POSITIVE = [
   'learner.updates',
   'learner.epochs',
   'learner.minibatches',
+  'learner.micro_batches',
+  'learner.pack_sizes',
   'learner.learning_rate',
   'learner.max_grad_norm',
   'learner.logit_chunk',
@@ -261,6 +263,8 @@ def _mesh(config: ml_collections.ConfigDict) -> Iterator[str]:
   sizes = config.mesh.to_dict()
   if any(size == 0 or size < -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
     yield f'mesh = {sizes}: axes are positive, and one may be -1 (what is left); fix: mesh.data = -1 and 1 for the others'
+  if config.model.paged_kernels and any(size != 1 for size in sizes.values()):
+    yield f'model.paged_kernels = True with mesh = {sizes}: the kernels run on one device; fix: model.paged_kernels = False'
 
 
 def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -275,6 +279,11 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield (
       f'learner.minibatches = {minibatches} does not divide the {rows} rows of a rollout (rollout.prompts = {r.prompts} times '
       f'rollout.samples = {r.samples}); fix: a divisor of {rows}'
+    )
+  elif minibatches > 0 < config.learner.micro_batches and rows // minibatches % config.learner.micro_batches:
+    yield (
+      f'learner.micro_batches = {config.learner.micro_batches} does not divide the {rows // minibatches} rows of a minibatch; '
+      f'fix: a divisor of {rows // minibatches}'
     )
   for name, whole in (('top_p', 1.0), ('top_k', 0), ('min_p', 0.0)):
     if r[name] != whole:

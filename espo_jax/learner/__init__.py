@@ -2,6 +2,7 @@
 
 from espo_jax.learner.checkpoint import Checkpoints
 from espo_jax.learner.optimizer import make_optimizer
+from espo_jax.learner.packing import Packing, pack, put
 from espo_jax.learner.reinforce import Batch, Reinforcement, minibatches
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
@@ -10,6 +11,7 @@ from espo_jax.learner.supervised import SupervisedLearner
 __all__ = [
   'Batch',
   'Checkpoints',
+  'Packing',
   'Reinforcement',
   'Scored',
   'SupervisedLearner',
@@ -17,5 +19,7 @@ __all__ = [
   'init_state',
   'make_optimizer',
   'minibatches',
+  'pack',
+  'put',
   'score',
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards
 from espo_jax.learner.decision import decision_tokens, held
+from espo_jax.learner.gradient import gradient
 from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import History, TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, hold_frozen
@@ -45,6 +47,15 @@ class Batch(flax.struct.PyTreeNode):
   prefers_short: Bool[Array, 'N']
 
 
+class _Measured(NamedTuple):
+  """Of `Scored`, what is asked of all rows."""
+
+  logprobs: Float[Array, 'N T']
+  entropy: Float[Array, 'N T']
+  final_values: Float[Array, 'N']
+  reference_kl: Float[Array, 'N T'] | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reinforcement:
   """How trajectories become an update. Static: its methods are pure functions of arrays.
@@ -68,7 +79,7 @@ class Reinforcement:
     updates: In the whole run.
     success_momentum: Of the running success rate, where that is the critic.
     temperature: Of the sampler.
-    logit_chunk: Response tokens whose logits exist at a time.
+    logit_chunk: Columns whose logits exist at a time.
     gate: Keyword arguments of `update_gate`.
   """
 
@@ -98,7 +109,7 @@ class Reinforcement:
     """Whether advantages come from a critic."""
     return objectives.ADVANTAGES[self.advantage].critic
 
-  def _score(self, params: Params, rows: Trajectories, against: Params | None = None) -> Scored:
+  def _score(self, params: Params, rows: Trajectories, against: Params | None = None, packing: Packing | None = None) -> Scored:
     return score(
       self.model,
       params,
@@ -108,7 +119,30 @@ class Reinforcement:
       temperature=self.temperature,
       chunk=self.logit_chunk,
       against=against,
+      packing=packing,
     )
+
+  def _measure(self, params: Params, rows: Trajectories, against: Params | None, packing: Packing | None) -> _Measured:
+    """What `prepare` asks of all rows, a packing's rows at a time: those of packing `j` of `c` are `j, c + j, 2 c + j, ...`."""
+
+    def measure(rows: Trajectories, packing: Packing | None) -> _Measured:
+      scored = self._score(params, rows, against, packing)
+      return _Measured(scored.logprobs, scored.entropy, scored.final_values, scored.reference_kl)
+
+    if packing is None:
+      return measure(rows, None)
+    count = packing.row.shape[0]
+
+    def part(number_and_packing: tuple[Int[Array, ''], Packing]) -> _Measured:
+      number, its = number_and_packing
+
+      def take(x: Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(x.reshape(-1, count, *x.shape[1:]), number, axis=1, keepdims=False)
+
+      return measure(jax.tree.map(take, rows), its)
+
+    found = jax.lax.map(part, (jnp.arange(count), packing))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
 
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, judged: Judged) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
@@ -124,11 +158,28 @@ class Reinforcement:
     return reward, differ, metrics | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
 
   @functools.partial(jax.jit, static_argnums=0)
-  def prepare(self, params: Params, reference: Params | None, rows: Trajectories, reward: Reward) -> tuple[Batch, Metrics]:
-    """Rewards on tokens, advantages and returns; and how far the learner's log-probabilities are from the sampler's."""
+  def prepare(
+    self,
+    params: Params,
+    reference: Params | None,
+    rows: Trajectories,
+    reward: Reward,
+    packing: Packing | None = None,
+  ) -> tuple[Batch, Metrics]:
+    """Rewards on tokens, advantages and returns; and how far the learner's log-probabilities are from the sampler's.
+
+    Args:
+      params: Of policy and critic.
+      reference: The policy that divergences are from, where there is one.
+      rows: Of a rollout.
+      reward: Theirs.
+      packing: How the rows share sequences: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
+    """
     mask = rows.mask
-    scored = self._score(params, rows, reference if self.kl_coef and self.kl == 'exact' else None)
-    reference_logprobs = jnp.zeros_like(rows.logprobs) if reference is None else self._score(reference, rows).logprobs
+    scored = self._measure(params, rows, reference if self.kl_coef and self.kl == 'exact' else None, packing)
+    reference_logprobs = jnp.zeros_like(rows.logprobs)
+    if reference is not None:
+      reference_logprobs = self._measure(reference, rows, None, packing).logprobs
     placed = rewards.token_rewards(rows, reward, fail=self.fail_reward)
     metrics = {'entropy': masked_mean(scored.entropy, mask), **self._agreement(scored.logprobs - rows.logprobs, mask)}
     if self.kl_coef:
@@ -181,39 +232,46 @@ class Reinforcement:
 
   @jit_update
   def update(
-    self, state: TrainState, batch: Batch, reference: Params | None, rows: Int[Array, 'M']
+    self, state: TrainState, batch: Batch, reference: Params | None, rows: Int[Array, 'parts M'], packing: Packing
   ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on the rows named."""
-    batch = jax.tree.map(lambda x: x[rows], batch)
-    trajectories = batch.trajectories
-    decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
+    """One optimizer step on the rows named, a part of them at a time.
+
+    Args:
+      state: Given up for the new one.
+      batch: From `prepare`.
+      reference: The policy that divergences are from, where there is one.
+      rows: Of the batch, in as many parts as should not be in memory together.
+      packing: How each part's rows share sequences.
+    """
     against = reference if 'reference_kl' in objectives.reads(self.objective, self.options) else None
 
-    def loss_fn(params: Params) -> tuple[Array, Metrics]:
-      scored = self._score(hold_frozen(params), trajectories, against)
+    def loss(params: Params, part: tuple[Int[Array, 'M'], Packing]) -> tuple[objectives.Terms, Metrics]:
+      mine = jax.tree.map(lambda x: x[part[0]], batch)
+      trajectories = mine.trajectories
+      decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
+      scored = self._score(hold_frozen(params), trajectories, against, part[1])
       inputs = LossInputs(
         logprobs=held(scored.logprobs, decision),
         entropy=held(scored.entropy, decision),
         values=scored.values,
-        old_logprobs=batch.old_logprobs,
+        old_logprobs=mine.old_logprobs,
         old_values=trajectories.values,
-        reference_logprobs=batch.reference_logprobs,
-        advantages=batch.advantages,
-        returns=batch.returns,
+        reference_logprobs=mine.reference_logprobs,
+        advantages=mine.advantages,
+        returns=mine.returns,
         mask=trajectories.mask,
         reference_kl=None if scored.reference_kl is None else held(scored.reference_kl, decision),
-        old_entropy=batch.old_entropy,
+        old_entropy=mine.old_entropy,
         entropy_slope=scored.entropy_slope,
         opening_logprobs=scored.opening_logprobs,
-        prefers_short=batch.prefers_short,
+        prefers_short=mine.prefers_short,
         past_entropy=state.history.entropy,
         progress=state.history.updates / self.updates,
       )
-      terms, metrics = objectives.compose(self.objective, self.options)(inputs)
-      return sum((weight * term.mean for weight, term in terms.values()), jnp.zeros(())), metrics
+      return objectives.compose(self.objective, self.options)(inputs)
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    state, step_metrics = guarded_step(state, self.optimizer, loss, grads)
+    value, grads, metrics = gradient(loss, state.params, (rows, packing))
+    state, step_metrics = guarded_step(state, self.optimizer, value, grads)
     return state, metrics | step_metrics
 
   def finish(self, state: TrainState, rows: Trajectories, metrics: Metrics) -> TrainState:

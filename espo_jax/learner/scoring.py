@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from espo_jax.learner.packing import Packing, unpacked
 from espo_jax.model import ActorCritic, Params, States
 
 
@@ -15,7 +16,7 @@ class Scored(NamedTuple):
   logprobs: Float[Array, 'N T']
   entropy: Float[Array, 'N T']  # nats
   values: Float[Array, 'N T']
-  final_values: Float[Array, 'N']  # of the state after column T - 1, where a row cut by the horizon stands
+  final_values: Float[Array, 'N']  # of the state after column T - 1, of meaning where the horizon cut the row
   entropy_slope: Float[Array, 'N T']  # how the entropy changes, to first order, as the token's own logit gradient is followed
   opening_logprobs: Float[Array, 'N V']  # of the first response token
   reference_kl: Float[Array, 'N T'] | None  # of the whole distribution from the reference's, nats
@@ -31,6 +32,7 @@ def score(
   temperature: float,
   chunk: int,
   against: Params | None = None,
+  packing: Packing | None = None,
 ) -> Scored:
   """Score responses under the distribution that samples at `temperature`.
 
@@ -39,26 +41,30 @@ def score(
     params: Their parameters.
     prompt_tokens: Prompts, padded on the left.
     prompt_lengths: Their lengths.
-    tokens: Responses; what stands after a row's end is scored too and has to be masked by the caller.
+    tokens: Responses; what is returned past a row's end is of no meaning and has to be masked by the caller.
     temperature: Of the sampler; a static number here, since a run has one.
-    chunk: Response tokens whose logits exist at a time. Their gradient recomputes them.
+    chunk: Columns whose logits exist at a time. Their gradient recomputes them.
     against: A reference policy's parameters, where the exact divergence from it is wanted: that costs a pass of its own.
+    packing: How the rows share sequences; None for a sequence a row.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
-  offset = jnp.arange(width + horizon) - (width - prompt_lengths[:, None])
+  if packing is None:
+    packing = unpacked(prompt_lengths, horizon, width + horizon)
+  whole = jnp.concatenate([prompt_tokens, tokens], axis=1)
+  columns = (width - prompt_lengths)[packing.row] + packing.index  # of `whole`
+  given = whole[packing.row, columns]
+  following = whole[packing.row, jnp.minimum(columns + 1, width + horizon - 1)]
 
   def trunk(params: Params) -> States:
-    whole, segments = jnp.concatenate([prompt_tokens, tokens], axis=1), (offset >= 0).astype(jnp.int32)
-    states = model.states(params, whole, jnp.maximum(offset, 0), segments)
-    return jax.tree.map(lambda x: x[:, width - 1 :], states)  # [N, T + 1, D]: before each token, and after the last
+    return model.states(params, given, jnp.asarray(packing.index), packing.segments)  # [B, W, D]: after each token
 
   states = trunk(params)
   values = model.values(params, states)
 
-  def log_softmax(params: Params, hidden: Float[Array, 'N C D']) -> Float[Array, 'N C V']:
+  def log_softmax(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
     return jax.nn.log_softmax(model.logits(params, States(hidden, hidden)) / temperature)
 
-  def read(chosen: Int[Array, 'N C'], hidden: Float[Array, 'N C D'], other: Any = None) -> tuple[Array, ...]:
+  def read(chosen: Int[Array, 'B C'], hidden: Float[Array, 'B C D'], other: Any = None) -> tuple[Array, ...]:
     logprobs = log_softmax(params, hidden)
     probs = jnp.exp(logprobs)
     entropy = -(probs * logprobs).sum(-1)
@@ -69,18 +75,28 @@ def score(
     found = picked, entropy, jax.lax.stop_gradient(slope)
     return found if against is None else (*found, (probs * (logprobs - log_softmax(against, other))).sum(-1))
 
-  inputs = (tokens, states.policy[:, :-1]) + (() if against is None else (trunk(against).policy[:, :-1],))
-  if chunk >= horizon:
+  inputs = (following, states.policy) + (() if against is None else (trunk(against).policy,))
+  if chunk >= given.shape[1]:
     parts = read(*inputs)
   else:
-    pad = -horizon % chunk
+    pad = -given.shape[1] % chunk
 
-    def split(x: Array) -> Array:  # [N, T, ...] to [chunks, N, chunk, ...]
+    def split(x: Array) -> Array:  # [B, W, ...] to [chunks, B, chunk, ...]
       x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
       return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
     chunks = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), tuple(split(x) for x in inputs))
-    parts = tuple(x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :horizon] for x in chunks)
-  logprobs, entropy, slope, *kl = parts
-  opening = log_softmax(params, states.policy[:, :1])[:, 0]
+    parts = tuple(x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, : given.shape[1]] for x in chunks)
+
+  last_of_prompt = packing.start + prompt_lengths - 1
+  column = jnp.minimum(
+    last_of_prompt[:, None] + jnp.arange(horizon + 1), given.shape[1] - 1
+  )  # before each token, after the last
+
+  def by_row(x: Float[Array, 'B W']) -> Float[Array, 'N U']:
+    return x[packing.sequence[:, None], column]
+
+  logprobs, entropy, slope, *kl = (by_row(x)[:, :-1] for x in parts)
+  values = by_row(values)
+  opening = log_softmax(params, states.policy[packing.sequence, last_of_prompt])
   return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None)

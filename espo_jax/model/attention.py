@@ -1,10 +1,13 @@
 """Grouped-query attention, over tokens given together and over a cache, behind one function each. The softmax is in float32."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from espo_jax.model import paged as on_device
 
 _MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
 _WIDTHS = 8  # into how many widths the cache's columns are divided at most
@@ -41,6 +44,7 @@ def cached_attention(
   lengths: Int[Array, 'B'],
   longest: Int[Array, ''],
   window: int,
+  kernels: bool = False,
 ) -> Float[Array, 'B S H K']:
   """The newest tokens attend to everything their rows have in the cache, themselves included.
 
@@ -53,6 +57,7 @@ def cached_attention(
     lengths: Tokens before the newest.
     longest: No row that counts has more tokens than this, the newest included.
     window: As in `self_attention`.
+    kernels: Read the cache by jax's paged kernels where the program is lowered for a TPU or a GPU and a row has one new token.
   """
   columns, steps = keys.shape[2], queries.shape[1]
 
@@ -64,7 +69,18 @@ def cached_attention(
   stride = max(-(-columns // _WIDTHS), _NARROWEST)
   widths = [*range(stride, columns * 3 // 4 + 1, stride), columns]  # a slice may be copied: nearly all is not worth one
   branches = [functools.partial(over, width) for width in widths]
-  return jax.lax.switch(jnp.minimum((longest - 1) // stride, len(widths) - 1), branches, queries, keys, values, lengths)
+
+  def plain(queries: Array, keys: Array, values: Array, lengths: Array) -> Array:
+    return jax.lax.switch(jnp.minimum((longest - 1) // stride, len(widths) - 1), branches, queries, keys, values, lengths)
+
+  if not kernels or steps > 1:
+    return plain(queries, keys, values, lengths)
+
+  def paged(kernel: Callable[..., Array], queries: Array, keys: Array, values: Array, lengths: Array) -> Array:
+    return kernel(queries[:, 0], keys, values, jnp.minimum(lengths + 1, longest))[:, None]
+
+  on_tpu, on_gpu = (functools.partial(paged, kernel) for kernel in (on_device.on_tpu, on_device.on_gpu))
+  return jax.lax.platform_dependent(queries, keys, values, lengths, tpu=on_tpu, cuda=on_gpu, default=plain)
 
 
 def _attend(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from espo_jax.model.config import ModelConfig
+from espo_jax.model.paged import COLUMNS
 
 Side = tuple[Float[Array, 'kv_heads B C head_dim'], ...] | Float[Array, 'layers kv_heads B C head_dim']
 
@@ -28,7 +29,9 @@ class Cache(flax.struct.PyTreeNode):
 
 
 def init_cache(config: ModelConfig, batch: int, columns: int) -> Cache:
-  """An empty cache of `columns` tokens for `batch` rows."""
+  """An empty cache of `columns` tokens, or a few more, for `batch` rows."""
+  if config.paged_kernels:
+    columns = -(-columns // COLUMNS) * COLUMNS
   shape = (config.num_kv_heads, batch, columns, config.head_dim)
 
   def side() -> Side:

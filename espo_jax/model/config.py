@@ -78,6 +78,7 @@ class ModelConfig:
   windowed_from: int = 0  # the first windowed layer
   lora: Lora = Lora()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
+  paged_kernels: bool = False  # on TPU and GPU, decode by jax's paged attention kernels; elsewhere this changes nothing
   dtype: str = 'float32'  # of activations and matrix products
   param_dtype: str = 'float32'
   family: str = 'llama'  # whose names `save_hf` writes; the forward pass does not ask
@@ -95,6 +96,12 @@ class ModelConfig:
       raise ValueError(
         f'model.scan_layers = True scans one layer, but only layers {self.windowed_from}.. have sliding_window = '
         f'{self.sliding_window}; fix: model.scan_layers = False'
+      )
+
+    if self.paged_kernels and any(self.windowed):
+      raise ValueError(
+        f'model.paged_kernels = True: the kernels know no window, and model.sliding_window = {self.sliding_window}; '
+        'fix: model.paged_kernels = False'
       )
 
   @property

@@ -122,7 +122,7 @@ class Attention(nn.Module):
       assert cached is not None
       keys, values = (append(side, new, scope.lengths, layer) for side, new in zip(cached, (keys, values), strict=True))
       own = (keys, values) if layer is None else (keys[layer], values[layer])
-      out = cached_attention(queries, *own, scope.lengths, scope.longest, window)
+      out = cached_attention(queries, *own, scope.lengths, scope.longest, window, cfg.paged_kernels)
     out = out.reshape(batch, length, cfg.num_heads * cfg.head_dim)
     project = Projection(cfg, cfg.hidden_size, ('heads', 'embed'), cfg.out_bias, _branch(cfg), name='o_proj')
     return project(out), (keys, values)

@@ -19,6 +19,7 @@ from espo_jax.objectives.compose import (
   default_draws,
   get,
   parts,
+  ranks,
   reads,
   settings,
 )
@@ -64,6 +65,7 @@ __all__ = [
   'on_tokens',
   'parts',
   'ppo',
+  'ranks',
   'reads',
   'sequence_mean',
   'settings',

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
 from espo_jax.objectives.covariance import clip_cov, kl_cov
 from espo_jax.objectives.dapo import dapo
 from espo_jax.objectives.drgrpo import drgrpo
@@ -34,12 +32,14 @@ class Objective(NamedTuple):
     function: `(LossInputs, **options) -> ({name: (weight, Term)}, metrics)`; the loss is the sum of `weight * term.mean`.
     advantage: The one of `ADVANTAGES` it is published with; '' for a term that only stands beside an objective.
     draws: The most rollouts a step with which it is published: with more than one, groups of equal scores are drawn again.
+    ranks: Whether it sets a minibatch's tokens against each other, so that micro-batches do not add up to it.
     reads: From its options, which of the fields of `LossInputs` it reads that cost a pass of the reference policy.
   """
 
   function: Callable[..., tuple[Terms, Metrics]]
   advantage: str = ''
   draws: int = 1
+  ranks: bool = False
   reads: Callable[[Mapping[str, Any]], frozenset[str]] = lambda options: frozenset()
 
 
@@ -66,8 +66,8 @@ REGISTRY: dict[str, Objective] = {
   'gspo': Objective(gspo, 'group_zscore'),
   'gmpo': Objective(gmpo, 'group_zscore'),
   'rloo': Objective(rloo, 'loo'),
-  'clip_cov': Objective(clip_cov, 'group_zscore'),
-  'kl_cov': Objective(kl_cov, 'group_zscore'),
+  'clip_cov': Objective(clip_cov, 'group_zscore', ranks=True),
+  'kl_cov': Objective(kl_cov, 'group_zscore', ranks=True),
   'tepo': Objective(tepo, 'group_zscore', reads=_tepo),
   'rwr': Objective(rwr, 'score'),
   'entropy': Objective(entropy),
@@ -115,6 +115,11 @@ def default_draws(expression: str) -> int:
   return max(REGISTRY[name].draws for name in parts(expression))
 
 
+def ranks(expression: str) -> bool:
+  """Whether a part of the sum sets a minibatch's tokens against each other."""
+  return any(REGISTRY[name].ranks for name in parts(expression))
+
+
 def compose(expression: str, options: Mapping[str, Any]) -> Loss:
   """The function `LossInputs -> (terms, metrics)` of a sum, where each part takes those of the options that it has."""
   functions = [get(name) for name in parts(expression)]
@@ -127,7 +132,7 @@ def compose(expression: str, options: Mapping[str, Any]) -> Loss:
     for function in functions:
       more, measured = function(x, **chosen(function, options))
       terms, metrics = terms | more, metrics | measured
-    return terms, metrics | {f'loss/{name}': jax.lax.stop_gradient(term.mean) for name, (_, term) in terms.items()}
+    return terms, metrics
 
   return loss
 

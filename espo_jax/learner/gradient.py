@@ -1,0 +1,60 @@
+"""The gradient of a minibatch, part by part: the parts' numerators over the denominators of all of them add up to one loss."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from espo_jax.model import Params
+from espo_jax.objectives import Terms
+from espo_jax.types import Metrics
+
+PartLoss: TypeAlias = Callable[[Params, Any], tuple[Terms, Metrics]]
+
+
+def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Float[Array, ''], Params, Metrics]:
+  """The loss of all parts together, its gradient, and its metrics.
+
+  Only one part's activations exist at a time. The denominators come first, from a pass of which the compiler leaves what they
+  depend on: nothing of the model, unless a term's denominator reads the current policy.
+
+  Args:
+    loss: `(params, part) -> (terms, metrics)`.
+    params: To be differentiated by.
+    parts: The parts, stacked.
+
+  Returns:
+    Loss, gradient, and metrics: the terms' values, and means over the parts of the others.
+  """
+  if jax.tree.leaves(parts)[0].shape[0] == 1:
+    part = jax.tree.map(lambda x: x[0], parts)
+    (value, metrics), grads = jax.value_and_grad(_weighed(loss), has_aux=True)(params, part, None)
+    return value, grads, metrics
+
+  def denominators(part: PyTree[Array]) -> dict[str, Float[Array, '']]:
+    return {name: term.denominator for name, (_, term) in loss(params, part)[0].items()}
+
+  totals = jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(denominators, parts))
+
+  def add(summed: Params, part: PyTree[Array]) -> tuple[Params, tuple[Array, Metrics]]:
+    out, grads = jax.value_and_grad(_weighed(loss), has_aux=True)(params, part, totals)
+    return jax.tree.map(jnp.add, summed, grads), out
+
+  grads, (values, metrics) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+  of_terms = {f'loss/{name}' for name in totals}
+  return values.sum(), grads, {name: x.sum() if name in of_terms else x.mean() for name, x in metrics.items()}
+
+
+def _weighed(loss: PartLoss) -> Callable[..., tuple[Float[Array, ''], Metrics]]:
+  """The loss as a number, its terms over the denominators given, or over their own."""
+
+  def number(params: Params, part: Any, totals: dict[str, Float[Array, '']] | None) -> tuple[Float[Array, ''], Metrics]:
+    terms, metrics = loss(params, part)
+    if totals is not None:
+      terms = {name: (weight, term._replace(denominator=totals[name])) for name, (weight, term) in terms.items()}
+    of_terms = {f'loss/{name}': jax.lax.stop_gradient(term.mean) for name, (_, term) in terms.items()}
+    return sum((weight * term.mean for weight, term in terms.values()), jnp.zeros(())), metrics | of_terms
+
+  return number

@@ -1,0 +1,194 @@
+"""Packed rows, and a minibatch in parts, against a sequence a row and the minibatch whole."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import VOCAB, actor_critic
+from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
+
+from espo_jax import steps
+from espo_jax.configs import ConfigError, uses_reference, validate
+from espo_jax.learner import init_state, pack, put, score
+from espo_jax.learner.gradient import gradient
+from espo_jax.objectives import Term
+
+
+def lengths_of(rows) -> np.ndarray:
+  return np.asarray(rows.prompt_lengths + rows.length)
+
+
+# ---------------------------------------------------------------------------------------------------------------- placing
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_every_token_has_one_place_and_rows_stand_whole(data):
+  width, parts, count = (data.draw(st.integers(1, most)) for most in (12, 3, 9))
+  sizes, multiple = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+  lengths = np.array(data.draw(st.lists(st.integers(1, width), min_size=parts * count, max_size=parts * count)), np.int32)
+  lengths = lengths.reshape(parts, count)
+  packing = pack(lengths, width, sizes=sizes, multiple=multiple)
+  total = packing.row.shape[1]
+  assert packing.row.shape == (parts, total, width) and total % multiple == 0
+  assert total <= -(-count // multiple) * multiple
+  assert total * width >= lengths.sum(axis=1).max()
+  for part in range(parts):
+    assert packing.real[part].sum() == lengths[part].sum()
+    for n, length in enumerate(lengths[part]):
+      place = (part, packing.sequence[part, n], slice(packing.start[part, n], packing.start[part, n] + length))
+      np.testing.assert_array_equal(packing.row[place], n)
+      np.testing.assert_array_equal(packing.index[place], np.arange(length))
+      assert packing.real[place].all() and packing.real[place].size == length
+
+
+@pytest.mark.parametrize(('sizes', 'wanted'), [(8, 3), (4, 4), (2, 4), (1, 8)])
+def test_the_number_of_sequences_is_rounded_to_few_sizes(sizes, wanted):
+  lengths = np.array([[9, 2, 3, 3, 4, 1, 5, 2]])  # 29 tokens: three sequences of ten, filled the longest first
+  packing = pack(lengths, 10, sizes=sizes, multiple=1)
+  assert packing.row.shape == (1, wanted, 10)
+  np.testing.assert_array_equal(packing.row[0, 0, :9], 0)
+  assert packing.row[0, 0, 9] == 5  # the row of one token fills what is left there
+
+
+# ---------------------------------------------------------------------------------------------------------------- scoring
+
+
+@pytest.mark.parametrize('overrides', [{}, {'separate_critic': True}, {'sliding_window': 5}])
+def test_packed_scores_are_those_of_a_sequence_a_row(overrides):
+  rng = np.random.default_rng(0)
+  separate = overrides.pop('separate_critic', False)
+  (model, params), (_, other) = (actor_critic(seed, separate_critic=separate, **overrides) for seed in (1, 4))
+  count, width, horizon = 7, 5, 11
+  prompt_lengths, lengths = rng.integers(1, width + 1, count), rng.integers(1, horizon + 1, count)
+  lengths[0] = horizon  # a row that the horizon cut
+  prompts = np.where(np.arange(width) >= width - prompt_lengths[:, None], rng.integers(0, VOCAB, (count, width)), 0)
+  tokens = rng.integers(0, VOCAB, (count, horizon))
+  packing = pack((prompt_lengths + lengths)[None], width + horizon, sizes=count, multiple=1)
+  packing = jax.tree.map(lambda x: jnp.asarray(x[0]), packing)
+  assert packing.row.shape[0] < count
+  real = np.arange(horizon) < lengths[:, None]
+  weights = rng.normal(size=(4, count, horizon)).astype(np.float32)
+
+  def weighed(params, packing):
+    scored = score(
+      model,
+      params,
+      *(jnp.asarray(x, jnp.int32) for x in (prompts, prompt_lengths, tokens)),
+      temperature=0.7,
+      chunk=4,
+      against=other,
+      packing=packing,
+    )
+    read = (scored.logprobs, scored.entropy, scored.values, scored.reference_kl)
+    return sum((jnp.where(real, x, 0.0) * w).sum() for x, w in zip(read, weights, strict=True)), scored
+
+  run = jax.jit(jax.value_and_grad(weighed, has_aux=True))
+  (_, apart), wanted = run(params, None)
+  (_, packed), got = run(params, packing)
+  for name in ('logprobs', 'entropy', 'values', 'entropy_slope', 'reference_kl'):
+    np.testing.assert_allclose(getattr(packed, name)[real], getattr(apart, name)[real], atol=2e-6, err_msg=name)
+  np.testing.assert_allclose(packed.opening_logprobs, apart.opening_logprobs, atol=2e-6)
+  cut = lengths == horizon
+  np.testing.assert_allclose(packed.final_values[cut], apart.final_values[cut], atol=2e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, wanted)
+
+
+# ---------------------------------------------------------------------------------------------------------------- updates
+
+
+@functools.cache
+def prepared(objective):
+  exp = tiny_experiment(named(objective__name=objective, learner__decision_after=5))
+  params, rows, reward = rolled_out(exp)
+  keeps_the_gradient = optax.trace(decay=0.5)
+  learner = dataclasses.replace(steps.reinforcement_learner(exp, rule_of(exp)), optimizer=keeps_the_gradient)
+  reference = first_params(exp, 1) if uses_reference(exp.config) else None
+  return exp, learner, params, reference, rows, reward, learner.prepare(params, reference, rows, reward)[0]
+
+
+def gradient_of(objective, *, parts, sizes):
+  """The gradient of an update, and its metrics."""
+  exp, learner, params, reference, rows, _, batch = prepared(objective)
+  chosen = np.random.default_rng(0).permutation(16).astype(np.int32).reshape(parts, -1)
+  packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1)
+  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
+  state, metrics = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))
+  return jax.tree.map(lambda x: np.asarray(x, np.float64), state.opt_state.trace), metrics
+
+
+OBJECTIVES = ['ppo + entropy', 'grpo + kl_k3', 'drgrpo + kl_exact', 'gspo', 'gmpo', 'tepo', 'rloo', 'dapo', 'rwr']
+
+
+@pytest.mark.parametrize(('parts', 'sizes'), [(1, 16), (2, 1), (4, 4)])
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_packed_and_in_parts_an_update_is_the_same(objective, parts, sizes):
+  wanted, metrics = gradient_of(objective, parts=1, sizes=1)
+  got, others = gradient_of(objective, parts=parts, sizes=sizes)
+  norm = lambda tree: np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(tree)))
+  assert norm(wanted) > 1e-3
+  assert norm(jax.tree.map(np.subtract, got, wanted)) < 1e-6 * norm(wanted)
+  assert metrics.keys() == others.keys()
+  for name in metrics:
+    if name.startswith('loss/') or name == 'grad_norm':
+      np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_what_is_measured_of_all_rows_does_not_depend_on_parts():
+  _, learner, params, reference, rows, reward, whole = prepared('ppo + entropy')
+  packing = pack(lengths_of(rows).reshape(-1, 4).T, 30, sizes=4, multiple=1)
+  batch, _ = learner.prepare(params, reference, rows, reward, jax.tree.map(jnp.asarray, packing))
+  real = np.asarray(rows.mask)
+  for name in ('advantages', 'returns', 'old_entropy'):
+    np.testing.assert_allclose(getattr(batch, name)[real], getattr(whole, name)[real], atol=2e-6, err_msg=name)
+
+
+def test_parts_are_weighed_by_what_they_are_divided_by():
+  """Two terms over other counts: the mean of the parts' means would be another number."""
+  x, y = jnp.asarray([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), jnp.asarray([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+
+  def loss(w, part):
+    x, y = part
+    terms = {
+      'a': (1.0, Term((w * x * y).sum(), y.sum())),
+      'b': (0.5, Term((w * w * x).sum(), jnp.float32(x.size))),
+    }
+    return terms, {'mean': x.mean()}
+
+  value, grads, metrics = jax.jit(lambda w: gradient(loss, w, (x, y)))(jnp.float32(2.0))
+  a, b = (1 + 2 + 20) / 3, 66 / 6
+  assert float(value) == pytest.approx(2 * a + 0.5 * 4 * b)
+  assert float(grads) == pytest.approx(a + 0.5 * 4 * b)
+  assert float(metrics['loss/a']) == pytest.approx(2 * a) and float(metrics['loss/b']) == pytest.approx(4 * b)
+  assert float(metrics['mean']) == pytest.approx(11.0)
+
+
+def test_a_step_pads_less_when_packed():
+  fractions = {}
+  for sizes in (1, 8):
+    _, metrics = run(tiny_experiment(named(learner__pack_sizes=sizes, learner__micro_batches=2)), 1)
+    fractions[sizes] = metrics[0]['pad_fraction']
+    assert metrics[0]['sampler_gap/max'] < 1e-4
+    assert 0 < metrics[0]['rollout/utilisation'] <= 1
+    assert metrics[0]['rollout/row_steps'] >= metrics[0]['rollout/tokens'] + metrics[0]['rollout/shadow_tokens']
+  assert 0 <= fractions[8] < fractions[1] < 1
+
+
+def test_what_cannot_be_divided_is_refused():
+  exp = tiny_experiment()
+  for line, message in (
+    ({'learner__micro_batches': 3}, r'learner.micro_batches = 3 does not divide the \d+ rows of a minibatch'),
+    ({'learner__micro_batches': 2, 'objective__name': 'kl_cov'}, "objective.name = 'kl_cov' ranks the tokens of a minibatch"),
+    ({'learner__pack_sizes': 0}, 'learner.pack_sizes = 0: out of range'),
+  ):
+    config = exp.config.copy_and_resolve_references()
+    with config.unlocked():
+      named(**line)(config)
+    with pytest.raises(ConfigError, match=message):
+      validate(config)
