@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from bench import forced, measure, report, workload
 
-from espo_jax.model import ModelConfig
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CASES = ('skewed', 'equal', 'rule', 'stopped')
 SIGMA = 0.6  # of the logarithm of a length
@@ -96,18 +94,7 @@ def run(args: argparse.Namespace, bench: measure.Bench) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
   """The command."""
   args = parse(argv)
-  heads = args.hidden_size // 64
-  config = ModelConfig(
-    vocab_size=args.vocab_size,
-    hidden_size=args.hidden_size,
-    intermediate_size=args.hidden_size * 8 // 3,
-    num_layers=args.layers,
-    num_heads=heads,
-    num_kv_heads=heads // 3,
-    head_dim=64,
-    qkv_bias=True,
-    family='qwen2',
-  )
+  config = forced.qwen2_shaped(args.vocab_size, args.hidden_size, args.layers)
   pythons = find_pythons(args.contenders)
   with tempfile.TemporaryDirectory() as folder:
     bench = measure.Bench(pythons, pathlib.Path(folder) / 'model', pathlib.Path(folder), args.seed)

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench import report
+from bench import forced, report
 
 from espo_jax import rollout, stops
 from espo_jax.learner import pack, score
-from espo_jax.model import ActorCritic, ModelConfig, init
+from espo_jax.model import ActorCritic, init
 from espo_jax.types import Prompts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,18 +27,7 @@ PROMPTS, SAMPLES, WIDTH, HORIZON, SLOTS = 16, 8, 32, 192, 32
 
 def gaps(dtype: str, seed: int) -> np.ndarray:
   """The absolute difference of every sampled token's two log-probabilities."""
-  config = ModelConfig(
-    vocab_size=4096,
-    hidden_size=384,
-    intermediate_size=1024,
-    num_layers=6,
-    num_heads=6,
-    num_kv_heads=2,
-    head_dim=64,
-    qkv_bias=True,
-    dtype=dtype,
-    param_dtype=dtype,
-  )
+  config = forced.qwen2_shaped(dtype=dtype, param_dtype=dtype)
   model, rule = ActorCritic(config), stops.never()
   params = {'policy': init(config, jax.random.key(seed), value_head=True)}
   tokens = np.random.default_rng(seed).integers(2, config.vocab_size, (PROMPTS, WIDTH), dtype=np.int32)

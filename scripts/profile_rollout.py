@@ -22,23 +22,14 @@ import numpy as np
 from bench import forced, report, workload
 
 from espo_jax import rollout, stops
-from espo_jax.model import ModelConfig, init
+from espo_jax.model import init
 from espo_jax.types import Prompts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIG = ModelConfig(
-  vocab_size=4096,
-  hidden_size=384,
-  intermediate_size=1024,
-  num_layers=6,
-  num_heads=6,
-  num_kv_heads=2,
-  head_dim=64,
-  qkv_bias=True,
-  family='qwen2',
-)
+CONFIG = forced.qwen2_shaped()
 ROWS, SLOTS, HORIZON, WIDTH, SIGMA = 256, 64, 256, 32, 0.6
 KINDS = (  # the first whose pattern stands in an operation's name
+  ('prefill', r'Decoder/Decoder\._trunk'),
   ('attention over the cache', r'/attention/cond/.*(dot_general|slice)'),
   ('softmax, masks and transposes of attention', r'/attention/cond/'),
   ('projections of attention', r'/attention/\w_proj/dot_general'),
@@ -56,7 +47,7 @@ def operations(text: str) -> dict[str, str]:
 
 def kind_of(name: str) -> str:
   """What an operation is for."""
-  return next((kind for kind, pattern in KINDS if re.search(pattern, name)), 'prefill and the rest')
+  return next((kind for kind, pattern in KINDS if re.search(pattern, name)), 'the rest')
 
 
 def main(argv: list[str]) -> None:

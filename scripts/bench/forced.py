@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,23 @@ def stop_where_announced() -> stops.StopRule:
     eta=0.0,
     target_rate=0.0,
     momentum=0.0,
+  )
+
+
+def qwen2_shaped(vocab_size: int = 4096, hidden_size: int = 384, layers: int = 6, **overrides: Any) -> ModelConfig:
+  """The decoder of the benchmarks, by default of 11 million weights; `hidden_size` is a multiple of 192."""
+  heads = hidden_size // 64
+  return ModelConfig(
+    vocab_size=vocab_size,
+    hidden_size=hidden_size,
+    intermediate_size=hidden_size * 8 // 3,
+    num_layers=layers,
+    num_heads=heads,
+    num_kv_heads=heads // 3,
+    head_dim=64,
+    qkv_bias=True,
+    family='qwen2',
+    **overrides,
   )
 
 
