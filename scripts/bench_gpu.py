@@ -40,7 +40,7 @@ STOPPED, STOPPED_AT = 0.4, 0.5  # the share of the rows that ESPO's arm stops, a
 
 
 def shape(name: str, **overrides: Any) -> ModelConfig:
-  """A decoder of a known size in bfloat16, its layers scanned."""
+  """A decoder of a known size in bfloat16, by default with scanned layers."""
   hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, tied = SHAPES[name]
   return ModelConfig(
     vocab_size=vocabulary,
@@ -52,11 +52,10 @@ def shape(name: str, **overrides: Any) -> ModelConfig:
     head_dim=head_dim,
     tie_word_embeddings=tied,
     qkv_bias=True,
-    scan_layers=True,
     dtype='bfloat16',
     param_dtype='bfloat16',
     family='qwen2',
-    **overrides,
+    **({'scan_layers': True} | overrides),
   )
 
 
@@ -85,10 +84,10 @@ def limits(repeats: int, size: int) -> dict[str, float]:
 
 def decode(name: str, batches: list[int], context: int, peak: dict[str, float], repeats: int) -> Iterator[dict[str, Any]]:
   """Steps of decoding with a cache of `context` tokens a row, by plain XLA and by the paged kernels."""
-  params = {'policy': init(shape(name), jax.random.key(0), value_head=True)}
-  weights = sum(x.nbytes for x in jax.tree.leaves(params))
   for kernels in (False, True):
-    config = shape(name, paged_kernels=kernels)
+    config = shape(name, paged_kernels=kernels, scan_layers=not kernels)  # a kernel would get a copy of a stack's layer
+    params = {'policy': init(config, jax.random.key(0), value_head=True)}
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
     model = ActorCritic(config)
     for batch in batches:
       caches = model.init_caches(batch, context + DECODE_STEPS)

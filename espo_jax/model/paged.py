@@ -1,6 +1,7 @@
 """Attention of one new token a row over the cache, by the paged kernels that jax brings for TPU and GPU (Pallas).
 
-A row's columns are its pages, in their order, so the kernels read what each row has and no more. Not measured by us on either.
+A row's columns are its pages, in their order, so the kernels read what each row has and no more. Unrolled layers suit them: of
+a stack a kernel gets a copy of its layer. Not measured by us on either.
 """
 
 import math
