@@ -27,6 +27,7 @@ class Answer(NamedTuple):
     status: of the grading: 'ok', 'timeout' or 'error'.
     length: tokens of the response, the end token included.
     stop_reason: 'eos', or 'length' where the horizon cut it.
+    depth: the share of the model's blocks that its tokens' states ran through; 1 without exits.
   """
 
   problem: int
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
   status: str
   length: int
   stop_reason: str
+  depth: float
 
 
 class Answered(NamedTuple):
@@ -49,25 +51,36 @@ class Answered(NamedTuple):
   seconds: float
 
 
-def evaluate_params(exp: Experiment, params: Params) -> dict[str, int | float]:
+def evaluate_params(exp: Experiment, params: Params, *, exit_level: float | None = None) -> dict[str, int | float]:
   """One sampled and one greedy answer to each of `eval.problems` test problems.
 
   Every policy of a seed is asked the same problems with the same random numbers, so that differences are paired.
 
+  Args:
+    exp: The experiment.
+    params: Of the policy.
+    exit_level: Of the exit policy; its own by default.
+
   Returns:
-    `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`, and `ungraded`: how many
-    answers, sampled or greedy, the grader could not judge, which counts as wrong.
+    `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`, `ungraded`: how many answers,
+    sampled or greedy, the grader could not judge, which counts as wrong; and with exits `depth` and `greedy_depth`, the
+    shares of the model's blocks that the answers' tokens ran through.
   """
   c = exp.config
   size = exp.task.size('test')
   problems = exp.problems('test', 0, c.eval.problems if size is None else min(c.eval.problems, size))
   prompts = prompts_per_batch(exp, len(problems), samples=1, rows=c.eval.batch)
   sampled, greedy = (
-    [answer for batch in sample_answers(exp, params, problems, prompts, 1, temperature) for answer in batch.answers]
+    [
+      answer
+      for batch in sample_answers(exp, params, problems, prompts, 1, temperature, exit_level=exit_level)
+      for answer in batch.answers
+    ]
     for temperature in (c.rollout.temperature, 0.0)
   )
   correct, greedy_correct = (float(sum(answer.correct for answer in answers)) for answers in (sampled, greedy))
-  return {
+  depths = {} if exp.model.exits is None else {'depth': _depth(sampled), 'greedy_depth': _depth(greedy)}
+  return depths | {
     'problems': len(problems),
     'accuracy': correct / len(problems),
     'correct': correct,
@@ -94,6 +107,7 @@ def sample_answers(
   *,
   seed: int = 0,
   start: int = 0,
+  exit_level: float | None = None,
 ) -> Iterator[Answered]:
   """Sample and grade, batch by batch, in the order of the problems.
 
@@ -108,6 +122,7 @@ def sample_answers(
     temperature: 0 is greedy.
     seed: Another one draws other answers to the same problems; training has 0.
     start: The problem to begin with, a multiple of `prompts`.
+    exit_level: Of the exit policy; its own by default.
   """
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
@@ -120,8 +135,10 @@ def sample_answers(
       exp.key('evaluation', seed),
       samples=samples,
       temperature=temperature,
+      exit_level=exit_level,
     )
-    tokens, lengths, reasons = (x[: len(fresh) * samples] for x in jax.device_get((rows.tokens, rows.length, rows.stop_reason)))
+    read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
+    tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in jax.device_get(read))
     seconds = time.perf_counter() - began
     texts = tasks.decode_responses(exp.tokenizer, tokens, lengths)
     asked = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
@@ -139,10 +156,18 @@ def sample_answers(
         status=verdict.status,
         length=int(length),
         stop_reason=StopReason(int(reason)).name.lower(),
+        depth=float(depth),
       )
-      for i, (problem, text, verdict, length, reason) in enumerate(zip(asked, texts, verdicts, lengths, reasons, strict=True))
+      for i, (problem, text, verdict, length, reason, depth) in enumerate(
+        zip(asked, texts, verdicts, lengths, reasons, depths, strict=True)
+      )
     ]
     yield Answered(answers, seconds)
+
+
+def _depth(answers: Sequence[Answer]) -> float:
+  """A mean over tokens, not over answers."""
+  return sum(answer.depth * answer.length for answer in answers) / sum(answer.length for answer in answers)
 
 
 _NEVER = stops.never()

@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax import parallel, rollout, stops, tasks
-from espo_jax.configs import ConfigError, model_config, model_overrides, task_arguments, trains_critic
+from espo_jax import exits, parallel, rollout, stops, tasks
+from espo_jax.configs import ConfigError, method_options, model_config, model_overrides, task_arguments, trains_critic
+from espo_jax.exits import ExitPolicy
 from espo_jax.model import ActorCritic, Params, complete, load_hf, read_end_tokens
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
@@ -56,6 +57,10 @@ class Experiment:
   def key(self, stream: str, step: int) -> Key[Array, '']:
     """The key of a named stream at a step: nothing to checkpoint, nothing that one stream's use changes for another."""
     return _fold(self.root_key, self.put(np.uint32(zlib.crc32(stream.encode()))), self.put(np.uint32(step)))
+
+  def with_exits(self, policy: ExitPolicy | None) -> 'Experiment':
+    """The experiment under another exit policy; None for the model at full depth."""
+    return dataclasses.replace(self, model=dataclasses.replace(self.model, exits=policy))
 
   def init_params(self) -> Params:
     """The parameters to start from, created or read where they will live: `model.path`'s, and random ones where it has none."""
@@ -100,9 +105,12 @@ class Experiment:
     samples: int,
     temperature: float,
     shadow_share: float = 0.0,
+    exit_level: float | None = None,
   ) -> Trajectories:
-    """Sample responses under this experiment's horizon, end tokens and truncation."""
+    """Sample responses under this experiment's horizon, end tokens, truncation and exit policy, at its own level by default."""
     c = self.config
+    if exit_level is None:
+      exit_level = self.model.exits.level if self.model.exits else 0.0
     return rollout.generate(
       self.model,
       params,
@@ -124,6 +132,7 @@ class Experiment:
         )
       ),
       shadow_share=self.put(np.float32(shadow_share)),
+      exit_level=self.put(np.float32(exit_level)),
     )
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
@@ -154,7 +163,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
       ]
     )
   critic = trains_critic(config)
-  model = ActorCritic(shape, separate_critic=critic and config.critic.kind == 'separate', critic_free=not critic)
+  policy = make_exits(config) if config.exits.every else None
+  model = ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
   try:
     mesh = parallel.make_mesh(**config.mesh.to_dict())
   except ValueError as error:
@@ -167,6 +177,11 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
   """The task that a config names, seeded as the run is."""
   return tasks.get(config.task.name, **task_arguments(config))
+
+
+def make_exits(config: ml_collections.ConfigDict) -> ExitPolicy:
+  """The exit policy that a config names, with the options that it sets."""
+  return exits.get(config.exits.policy)(**method_options(config, 'exits'))
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:

@@ -87,7 +87,10 @@ def load_params(exp: Experiment, checkpoint: pathlib.Path) -> Params:
 def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   config = load_config(workdir / 'config.json')
   arm = arm or (config.stop.name if 'rl' in config.stages else 'warm_start')
-  stages = [workdir / 'warm_start', workdir / 'critic_warmup', *sorted((workdir / 'arms').glob('*'))]
+  stages = [
+    *(workdir / stage for stage in ('warm_start', 'calibration', 'critic_warmup')),
+    *sorted((workdir / 'arms').glob('*')),
+  ]
   arms = {path.name: path for path in stages if _steps(path)}
   if arm not in arms:
     raise RequestError(f'--arm={arm}: no checkpoints of it under {workdir}; fix: {" or ".join(arms) or "train it first"}')
@@ -97,6 +100,8 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   step = steps[-1] if step is None else step
   checkpoint = arms[arm] / 'checkpoints' / str(step)
   config.stages = ()  # nothing is trained
+  if arm == 'warm_start':
+    config.exits.policy = 'never'  # its exits have learned nothing
   if config.data.eval_path:
     config.data.eval_benchmark = config.data.eval_benchmark or config.data.benchmark
     config.data.path = config.data.benchmark = ''  # the train split may not be at hand

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from espo_jax import parallel, tasks
+from espo_jax import parallel, stops, tasks
 from espo_jax.collecting import collect
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
-from espo_jax.learner import Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
+from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
 from espo_jax.model import Params
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
@@ -40,12 +40,40 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
   return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
 
 
+def calibration_learner(exp: Experiment) -> Calibration:
+  """The calibration's learner."""
+  c = exp.config
+  optimizer = make_optimizer(
+    c.calibration.learning_rate,
+    c.calibration.learning_rate,
+    exit_learning_rate=c.exits.learning_rate,
+    exits_alone=c.exits.alone,
+    warmup_steps=c.calibration.warmup_steps,
+    weight_decay=c.learner.weight_decay,
+    max_grad_norm=c.learner.max_grad_norm,
+    b1=c.learner.b1,
+    b2=c.learner.b2,
+  )
+  return Calibration(
+    model=exp.model,
+    optimizer=optimizer,
+    kappa=c.calibration.kappa,
+    patterns=c.calibration.patterns,
+    divergence_weight=c.calibration.divergence_weight,
+    exit_weight=c.calibration.exit_weight,
+    temperature=c.rollout.temperature,
+    logit_chunk=c.learner.logit_chunk,
+  )
+
+
 def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
   """The learner of the critic warm-up and of an arm."""
   c = exp.config
   optimizer = make_optimizer(
     c.learner.learning_rate,
     c.critic.learning_rate,
+    exit_learning_rate=c.exits.learning_rate,
+    exits_alone=c.exits.alone,
     warmup_steps=c.learner.warmup_steps,
     weight_decay=c.learner.weight_decay,
     max_grad_norm=c.learner.max_grad_norm,
@@ -92,6 +120,27 @@ def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainS
   return step
 
 
+def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+  """One step of the calibration, on responses that the teacher, the model at full depth, samples.
+
+  Args:
+    exp: The experiment.
+    teacher: The parameters that the stage started from.
+  """
+  c, learner = exp.config, calibration_learner(exp)
+  whole, never = exp.with_exits(None), stops.never()
+
+  def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+    problems = exp.problems('train', (step - 1) * c.calibration.prompts, c.calibration.prompts)
+    prompts, temperature = whole.prompts(problems), c.rollout.temperature
+    key = exp.key('calibration', step)
+    rows = whole.rollout(teacher, never, state.adaptive, prompts, key, samples=1, temperature=temperature)
+    state, metrics = learner.update(state, teacher, rows, key)
+    return state, metrics | {'bad_steps': state.bad_steps}
+
+  return step
+
+
 def reinforcement_step(
   exp: Experiment, rule: StopRule, reference: Params | None
 ) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
@@ -126,6 +175,7 @@ def reinforcement_step(
         reward, differ, metrics = learner.graded(rows, judged)
         metrics |= rollout_metrics(rows, judged.correct, parts=c.rollout.parts, slots=c.rollout.slots)
         metrics |= stop_metrics(state, rows, judged.correct)
+        metrics |= exit_metrics(rows, layers=exp.model.config.num_layers)
         metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
       return Draw(rows, reward, differ, metrics)
 
@@ -196,6 +246,17 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
     'stop/shadow_rows': rows.shadow.sum(),
     'stop/shadow_correct': jnp.where(rows.shadow, verdicts, 0.0).sum(),
   }
+
+
+@functools.partial(jax.jit, static_argnames='layers')
+def exit_metrics(rows: Trajectories, *, layers: int) -> Metrics:
+  """How deep the tokens were read; nothing without exits."""
+  if rows.depth is None:
+    return {}
+  early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
+  blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
+  count = rows.length.sum()
+  return {'exits/blocks': blocks, 'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
 
 
 def fork(state: TrainState, rule: StopRule) -> TrainState:

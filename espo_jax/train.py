@@ -1,4 +1,4 @@
-"""Train a reasoner: warm start, critic warm-up, then one arm of reinforcement learning a stop rule.
+"""Train a reasoner: warm start, calibration of exits, critic warm-up, then one arm of reinforcement learning a stop rule.
 
   python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from espo_jax import monitor, steps
+from espo_jax import exits, monitor, steps
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
@@ -66,7 +66,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
   with interruption() as signals:
     params = warm_start(exp, workdir, signals)
-    evaluations = {'warm_start': evaluated(exp, params, workdir / 'warm_start')}
+    evaluations = {'warm_start': evaluated(exp.with_exits(None), params, workdir / 'warm_start')}
+    if 'calibration' in config.stages:
+      params = calibration(exp, params, workdir, signals)
+      evaluations['calibration'] = evaluated(exp, params, workdir / 'calibration')
+      exit_curve(exp, params, workdir / 'calibration')
     if 'rl' not in config.stages:
       return evaluations
     state, forked_at = critic_warmup(exp, params, workdir, signals)
@@ -91,6 +95,17 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
   never = make_rule(c, 'never')
   state = exp.on_mesh(init_state(params, steps.supervised_learner(exp).optimizer, never))
   stage = _stage(exp, 'warm start', workdir / 'warm_start', last=c.warm_start.steps, step=steps.supervised_step(exp))
+  state, _ = run_stage(stage, state, signals)
+  return state.params
+
+
+def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> Params:
+  """The exits learn from the model at full depth."""
+  c = exp.config
+  never = make_rule(c, 'never')
+  state = exp.on_mesh(init_state(_copy(params), steps.calibration_learner(exp).optimizer, never))
+  step = steps.calibration_step(exp, params)
+  stage = _stage(exp, 'calibration', workdir / 'calibration', last=c.calibration.steps, step=step)
   state, _ = run_stage(stage, state, signals)
   return state.params
 
@@ -147,6 +162,20 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[
     directory.mkdir(parents=True, exist_ok=True)
     monitor.atomic_write_text(path, monitor.to_json(evaluate_params(exp, params), indent=2))
   return json.loads(path.read_text())
+
+
+def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None:
+  """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
+  from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
+
+  path, levels = directory / 'curve.json', exp.config.calibration.levels
+  if path.exists() or not levels:
+    return
+  by_level = exp.with_exits(exits.threshold())
+  curve = [{'level': level} | evaluate_params(by_level, params, exit_level=level) for level in levels]
+  curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | evaluate_params(exp.with_exits(None), params))
+  plot_exit_curve(curve, directory / 'curve.png')
+  monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:

@@ -31,6 +31,13 @@ class Prompts(flax.struct.PyTreeNode):
   ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
 
 
+class Depth(flax.struct.PyTreeNode):
+  """How many blocks some tokens ran through, and how likely that was."""
+
+  blocks: Int[Array, '...']
+  logprobs: Float[Array, '...']  # of the decisions where to exit; 0 where nothing was drawn
+
+
 class Trajectories(flax.struct.PyTreeNode):
   """Finished rows of a rollout; what the engine returns and every later room reads.
 
@@ -51,6 +58,19 @@ class Trajectories(flax.struct.PyTreeNode):
   stop_reason: Int[Array, 'N']
   started: Int[Array, 'N']  # the decode step of the rollout at which the row took a slot
   shadow: Bool[Array, 'N']  # stopped, and went on for measurement
+  depth: Depth | None = None  # [N, T]: of the state that token t was drawn from; None where the model has no exits
+
+  @property
+  def joint_logprobs(self) -> Float[Array, 'N T']:
+    """The log-probabilities of the tokens and of the exits before them."""
+    return self.logprobs if self.depth is None else self.logprobs + self.depth.logprobs
+
+  def depth_share(self, layers: int) -> Float[Array, 'N']:
+    """The share of `layers` blocks that the states of a row's tokens ran through, on average; 1 without exits."""
+    if self.depth is None:
+      return jnp.ones(self.length.shape)
+    ran = jnp.where(self.mask, self.depth.blocks, 0).sum(axis=1)
+    return ran / (layers * jnp.maximum(self.length, 1))
 
   @property
   def mask(self) -> Bool[Array, 'N T']:

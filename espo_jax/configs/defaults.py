@@ -10,7 +10,7 @@ def default_config() -> ml_collections.ConfigDict:
   """The defaults, unlocked, so that an experiment may fill them in; `espo_jax.train` locks them."""
   c = ml_collections.ConfigDict()
   c.seed = 0
-  c.stages = ('warm_start', 'critic_warmup', 'rl')  # in this order; leave one out to skip it; no critic, no warm-up
+  c.stages = ('warm_start', 'critic_warmup', 'rl')  # 'calibration' goes behind 'warm_start'; leave one out to skip it
   c.baselines = ('never',)  # stop rules trained beside `stop.name` from the same start, for the table; () for none
 
   c.task = ml_collections.ConfigDict()
@@ -48,6 +48,25 @@ def default_config() -> ml_collections.ConfigDict:
   c.critic.kind = 'shared'  # 'shared': a value head on the policy's trunk; 'separate': a network of its own
   c.critic.learning_rate = 1e-5  # [U]
   c.critic.every = 1  # tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is the paper's
+
+  # Learned early exits (arXiv 2603.21376). Beside these fields the section holds options of the policy.
+  c.exits = ml_collections.ConfigDict()
+  c.exits.every = 0  # blocks between two places where a token may leave; 0 for none: every token runs through every block
+  c.exits.kind = 'linear'  # of the exit heads; 'mlp' for one hidden layer of twice the width
+  c.exits.policy = 'sampled'  # how it is decided; 'never' is the whole model
+  c.exits.alone = False  # only the exit heads learn, and a critic
+  c.exits.learning_rate = 1e-5  # of the heads
+
+  c.calibration = ml_collections.ConfigDict()  # the stage: exits learn from the model at full depth
+  c.calibration.steps = 200  # [U]
+  c.calibration.prompts = 32  # [U] a response to each is sampled a step
+  c.calibration.learning_rate = 1e-5  # of what is not a head
+  c.calibration.warmup_steps = 10  # [U]
+  c.calibration.kappa = 1.0  # how much a nat of divergence speaks against an exit
+  c.calibration.patterns = 4  # exits drawn for each response
+  c.calibration.divergence_weight = 1.0
+  c.calibration.exit_weight = 1.0
+  c.calibration.levels = (0.1, 0.3, 0.5, 0.7, 0.9)  # [U] thresholds of the report's curve; () for no curve
 
   c.rollout = ml_collections.ConfigDict()
   c.rollout.prompts = 32  # P

@@ -11,6 +11,7 @@ OPEN_SECTIONS = (
   'reward',
   'advantage',
   'objective',
+  'exits',
 )  # may hold more than the defaults do: arguments of what they configure
 
 

@@ -1,6 +1,7 @@
 """The sections that name methods: what they mean, and whether their options exist. An option not set is the method's default.
 
-`objective`, `advantage` and `reward` are open: beside the fields of the defaults they hold keyword arguments of what they name.
+`objective`, `advantage`, `reward` and `exits` are open: beside the fields of the defaults they hold keyword arguments of what
+they name.
 """
 
 import math
@@ -11,10 +12,15 @@ from typing import Any
 
 import ml_collections
 
-from espo_jax import objectives, registry, rewards
+from espo_jax import exits, objectives, registry, rewards
 from espo_jax.configs.fields import near_field
 
-FIXED = {'objective': ('name',), 'advantage': ('name',), 'reward': ('name', 'kl', 'kl_coef', 'format', 'reasoning')}
+FIXED = {
+  'objective': ('name',),
+  'advantage': ('name',),
+  'reward': ('name', 'kl', 'kl_coef', 'format', 'reasoning'),
+  'exits': ('every', 'kind', 'policy', 'alone', 'learning_rate'),
+}
 KL = ('k1', 'k2', 'k3', 'exact')
 
 
@@ -62,6 +68,7 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
   look_up('objective', lambda: [objectives.get(name) for name in objectives.parts(config.objective.name)])
   look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
+  look_up('exits', lambda: [exits.get(config.exits.policy)])
   if 'objective' in named:
     look_up('advantage', lambda: [objectives.get_advantage(advantage_name(config)).function])
   yield from problems
@@ -121,6 +128,8 @@ def _option_problems(config: ml_collections.ConfigDict, section: str, functions:
 def _registered(section: str) -> dict[str, Callable[..., Any]]:
   if section == 'reward':
     return rewards.REGISTRY
+  if section == 'exits':
+    return exits.REGISTRY
   table = objectives.REGISTRY if section == 'objective' else objectives.ADVANTAGES
   return {name: entry.function for name, entry in table.items()}
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import ml_collections
 
-from espo_jax.model import Lora, ModelConfig, read_config
+from espo_jax.model import ExitHeads, Lora, ModelConfig, read_config
 
 OVERRIDES = (
   'dtype',
   'param_dtype',
   'scan_layers',
   'paged_kernels',
-)  # what is the user's to choose beside a model.path; and the adapters
+)  # what is the user's to choose beside a model.path; and adapters and exit heads
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:
@@ -29,4 +29,5 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
 def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What is the user's to choose about a given model."""
   chosen = {name: config.model[name] for name in OVERRIDES}
-  return chosen | {'lora': Lora(**config.model.lora.to_dict())}
+  heads = ExitHeads(config.exits.every, config.exits.kind, config.exits.alone)
+  return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}

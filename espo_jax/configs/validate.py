@@ -9,11 +9,12 @@ import ml_collections
 from espo_jax import stops, tasks
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import default_config
+from espo_jax.configs.exits import exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
 
-STAGES = ('warm_start', 'critic_warmup', 'rl')
+STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
 CRITICS = ('shared', 'separate')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -28,6 +29,7 @@ _POSITIVE = [
   'model.rms_norm_eps',
   'critic.learning_rate',
   'critic.every',
+  'exits.learning_rate',
   'rollout.prompts',
   'rollout.samples',
   'rollout.parts',
@@ -53,7 +55,18 @@ _POSITIVE = [
   'checkpoint.keep_last',
 ]
 _POSITIVE_IN_WARM_START = ['warm_start.steps', 'warm_start.batch', 'warm_start.learning_rate']
+_POSITIVE_IN_CALIBRATION = [
+  'calibration.steps',
+  'calibration.prompts',
+  'calibration.learning_rate',
+  'calibration.kappa',
+  'calibration.patterns',
+]
 _NOT_NEGATIVE = [
+  'exits.every',
+  'calibration.warmup_steps',
+  'calibration.divergence_weight',
+  'calibration.exit_weight',
   'seed',
   'rollout.max_draws',
   'reward.kl_coef',
@@ -89,7 +102,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> Non
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
     for check in (_names, _ranges, _model, _mesh, task_problems, data_problems):
       problems += check(config)
-    for check in (_stages, _stop, _warmups, _rows, method_problems) if training else ():
+    for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems) if training else ():
       problems += check(config)
   if problems:
     raise ConfigError(problems)
@@ -118,6 +131,7 @@ def _mistyped(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
 
 def _ranges(config: ml_collections.ConfigDict) -> Iterator[str]:
   positive = _POSITIVE + (_POSITIVE_IN_WARM_START if 'warm_start' in config.stages else [])
+  positive += _POSITIVE_IN_CALIBRATION if 'calibration' in config.stages else []
   tests: list[tuple[Iterable[str], Callable[[Any], bool], str]] = [  # a nan passes: it is reported as such
     (positive, lambda x: x <= 0, 'above 0'),
     (_NOT_NEGATIVE, lambda x: x < 0, 'of at least 0'),
@@ -304,6 +318,8 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
   }
   if 'warm_start' in config.stages:
     counts['warm_start.batch'] = config.warm_start.batch
+  if 'calibration' in config.stages:
+    counts['calibration.prompts'] = config.calibration.prompts
   for name, count in counts.items():
     if count % shards:
       yield (

@@ -1,5 +1,6 @@
 """Train state, update steps, optimizer and checkpoints. Knows nothing of tasks."""
 
+from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import Checkpoints
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Packing, pack, put
@@ -10,6 +11,7 @@ from espo_jax.learner.supervised import SupervisedLearner
 
 __all__ = [
   'Batch',
+  'Calibration',
   'Checkpoints',
   'Packing',
   'Reinforcement',

@@ -3,6 +3,8 @@
 What adapters freeze has no optimizer state.
 """
 
+import functools
+
 import jax
 import optax
 from jaxtyping import PyTree
@@ -14,6 +16,8 @@ def make_optimizer(
   learning_rate: float,
   critic_learning_rate: float,
   *,
+  exit_learning_rate: float = 0.0,
+  exits_alone: bool = False,
   warmup_steps: int,
   decay_steps: int = 0,
   weight_decay: float,
@@ -26,8 +30,10 @@ def make_optimizer(
   Args:
     learning_rate: Of the policy, after the warm-up.
     critic_learning_rate: Of the separate critic or the value head.
-    warmup_steps: Optimizer steps over which both rise from 0.
-    decay_steps: Optimizer steps after the warm-up over which both fall to 0; 0 keeps them constant.
+    exit_learning_rate: Of the exit heads.
+    exits_alone: Whether these are all that learns of the policy.
+    warmup_steps: Optimizer steps over which all rise from 0.
+    decay_steps: Optimizer steps after the warm-up over which all fall to 0; 0 keeps them constant.
     weight_decay: On matrices; norms and biases are left alone.
     max_grad_norm: Gradients are scaled down to this global norm, policy and critic together.
     b1: Adam's first decay.
@@ -43,7 +49,13 @@ def make_optimizer(
   return optax.chain(
     optax.clip_by_global_norm(max_grad_norm),
     optax.partition(
-      {'policy': adamw(learning_rate), 'critic': adamw(critic_learning_rate), 'frozen': optax.set_to_zero()}, _labels
+      {
+        'policy': adamw(learning_rate),
+        'critic': adamw(critic_learning_rate),
+        'exits': adamw(exit_learning_rate),
+        'frozen': optax.set_to_zero(),
+      },
+      functools.partial(_labels, exits_alone=exits_alone),
     ),
   )
 
@@ -52,9 +64,11 @@ def _matrices(params: Params) -> PyTree[bool]:
   return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def _labels(params: Params) -> PyTree[str]:
+def _labels(params: Params, *, exits_alone: bool) -> PyTree[str]:
   def label(path: tuple, held: bool) -> str:
     names = {entry.key for entry in path}
-    return 'frozen' if held else 'critic' if names & {'critic', 'value'} else 'policy'
+    if held:
+      return 'frozen'
+    return 'critic' if names & {'critic', 'value'} else 'exits' if 'exit_heads' in names else 'policy'
 
-  return jax.tree_util.tree_map_with_path(label, frozen(params))
+  return jax.tree_util.tree_map_with_path(label, frozen(params, exits_alone=exits_alone))

@@ -50,7 +50,7 @@ class Batch(flax.struct.PyTreeNode):
 class _Measured(NamedTuple):
   """Of `Scored`, what is asked of all rows."""
 
-  logprobs: Float[Array, 'N T']
+  logprobs: Float[Array, 'N T']  # with the exits'
   entropy: Float[Array, 'N T']
   final_values: Float[Array, 'N']
   reference_kl: Float[Array, 'N T'] | None
@@ -109,7 +109,16 @@ class Reinforcement:
     """Whether advantages come from a critic."""
     return objectives.ADVANTAGES[self.advantage].critic
 
-  def _score(self, params: Params, rows: Trajectories, against: Params | None = None, packing: Packing | None = None) -> Scored:
+  def _score(
+    self,
+    params: Params,
+    rows: Trajectories,
+    against: Params | None = None,
+    packing: Packing | None = None,
+    *,
+    full_depth: bool = False,
+  ) -> Scored:
+    """The rows under these parameters, read as deep as they were, or to the end."""
     return score(
       self.model,
       params,
@@ -120,14 +129,24 @@ class Reinforcement:
       chunk=self.logit_chunk,
       against=against,
       packing=packing,
+      blocks=None if full_depth or rows.depth is None else rows.depth.blocks,
+      exit_level=self.model.exits.level if self.model.exits else 0.0,
     )
 
-  def _measure(self, params: Params, rows: Trajectories, against: Params | None, packing: Packing | None) -> _Measured:
+  def _measure(
+    self,
+    params: Params,
+    rows: Trajectories,
+    against: Params | None,
+    packing: Packing | None,
+    *,
+    full_depth: bool = False,
+  ) -> _Measured:
     """What `prepare` asks of all rows, a packing's rows at a time: those of packing `j` of `c` are `j, c + j, 2 c + j, ...`."""
 
     def measure(rows: Trajectories, packing: Packing | None) -> _Measured:
-      scored = self._score(params, rows, against, packing)
-      return _Measured(scored.logprobs, scored.entropy, scored.final_values, scored.reference_kl)
+      scored = self._score(params, rows, against, packing, full_depth=full_depth)
+      return _Measured(scored.joint_logprobs, scored.entropy, scored.final_values, scored.reference_kl)
 
     if packing is None:
       return measure(rows, None)
@@ -147,7 +166,7 @@ class Reinforcement:
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, judged: Judged) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
     """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
-    seen = rewards.observed(rows, judged, self.samples)
+    seen = rewards.observed(rows, judged, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     short = rewards.short_serves(seen['correct'], seen['reasoned'])
@@ -179,9 +198,9 @@ class Reinforcement:
     scored = self._measure(params, rows, reference if self.kl_coef and self.kl == 'exact' else None, packing)
     reference_logprobs = jnp.zeros_like(rows.logprobs)
     if reference is not None:
-      reference_logprobs = self._measure(reference, rows, None, packing).logprobs
+      reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True).logprobs
     placed = rewards.token_rewards(rows, reward, fail=self.fail_reward)
-    metrics = {'entropy': masked_mean(scored.entropy, mask), **self._agreement(scored.logprobs - rows.logprobs, mask)}
+    metrics = {'entropy': masked_mean(scored.entropy, mask), **self._agreement(scored.logprobs - rows.joint_logprobs, mask)}
     if self.kl_coef:
       if self.kl == 'exact':
         assert scored.reference_kl is not None  # asked for above
@@ -191,10 +210,10 @@ class Reinforcement:
       placed = placed - self.kl_coef * jnp.where(mask, kl, 0.0)
       metrics['reward/kl'] = masked_mean(kl, mask)
     advantages, returns = self._advantages(placed, rows, scored.final_values)
-    old_logprobs = rows.logprobs
+    old_logprobs = rows.joint_logprobs
     if self.importance_cap:
       old_logprobs = scored.logprobs
-      weight = jnp.exp(jnp.where(mask, scored.logprobs - rows.logprobs, 0.0))
+      weight = jnp.exp(jnp.where(mask, scored.logprobs - rows.joint_logprobs, 0.0))
       advantages = advantages * jnp.minimum(weight, self.importance_cap)  # every surrogate is linear in the advantage
       metrics['importance/capped'] = masked_mean((weight > self.importance_cap).astype(jnp.float32), mask)
     if self.trains_critic:
@@ -249,14 +268,17 @@ class Reinforcement:
       mine = jax.tree.map(lambda x: x[part[0]], batch)
       trajectories = mine.trajectories
       decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
-      scored = self._score(hold_frozen(params), trajectories, against, part[1])
+      params = hold_frozen(params, exits_alone=self.model.config.exits.alone)
+      scored = self._score(params, trajectories, against, part[1])
+      # The reference takes the same exits for granted: the divergence is the tokens', but its gradient moves the exits too.
+      exits = jnp.zeros_like(mine.old_logprobs) if scored.exit_logprobs is None else scored.exit_logprobs
       inputs = LossInputs(
-        logprobs=held(scored.logprobs, decision),
+        logprobs=held(scored.joint_logprobs, decision),
         entropy=held(scored.entropy, decision),
         values=scored.values,
         old_logprobs=mine.old_logprobs,
         old_values=trajectories.values,
-        reference_logprobs=mine.reference_logprobs,
+        reference_logprobs=mine.reference_logprobs + jax.lax.stop_gradient(exits),
         advantages=mine.advantages,
         returns=mine.returns,
         mask=trajectories.mask,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.learner.packing import Packing, unpacked
-from espo_jax.model import ActorCritic, Params, States
+from espo_jax.model import ActorCritic, Forced, Params, States
 
 
 class Scored(NamedTuple):
@@ -20,6 +20,12 @@ class Scored(NamedTuple):
   entropy_slope: Float[Array, 'N T']  # how the entropy changes, to first order, as the token's own logit gradient is followed
   opening_logprobs: Float[Array, 'N V']  # of the first response token
   reference_kl: Float[Array, 'N T'] | None  # of the whole distribution from the reference's, nats
+  exit_logprobs: Float[Array, 'N T'] | None  # of the depth that the token's state was read to; None at full depth
+
+  @property
+  def joint_logprobs(self) -> Float[Array, 'N T']:
+    """Of the tokens and of the exits before them: an exit is an action too (arXiv 2603.21376)."""
+    return self.logprobs if self.exit_logprobs is None else self.logprobs + self.exit_logprobs
 
 
 def score(
@@ -33,6 +39,8 @@ def score(
   chunk: int,
   against: Params | None = None,
   packing: Packing | None = None,
+  blocks: Int[Array, 'N T'] | None = None,
+  exit_level: float = 0.0,
 ) -> Scored:
   """Score responses under the distribution that samples at `temperature`.
 
@@ -46,6 +54,9 @@ def score(
     chunk: Columns whose logits exist at a time. Their gradient recomputes them.
     against: A reference policy's parameters, where the exact divergence from it is wanted: that costs a pass of its own.
     packing: How the rows share sequences; None for a sequence a row.
+    blocks: How many blocks the state of each token ran through, as `Trajectories.depth` has it; None for all of them. A
+      reference runs through all in any case.
+    exit_level: Of the model's exit policy.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
   if packing is None:
@@ -55,10 +66,17 @@ def score(
   given = whole[packing.row, columns]
   following = whole[packing.row, jnp.minimum(columns + 1, width + horizon - 1)]
 
-  def trunk(params: Params) -> States:
-    return model.states(params, given, jnp.asarray(packing.index), packing.segments)  # [B, W, D]: after each token
+  forced = None
+  if blocks is not None:
+    drawn_next = packing.index + 1 - prompt_lengths[packing.row]  # the response's token whose state this column is
+    free = jnp.asarray(packing.real) & (drawn_next > 0) & (drawn_next < horizon)
+    its = blocks[packing.row, jnp.clip(drawn_next, 0, horizon - 1)]
+    forced = Forced(jnp.where(free, its, model.config.num_layers), free, jnp.float32(exit_level))
 
-  states = trunk(params)
+  def trunk(params: Params, forced: Forced | None) -> States:
+    return model.states(params, given, jnp.asarray(packing.index), packing.segments, forced)  # [B, W, D]: after each token
+
+  states = trunk(params, forced)
   values = model.values(params, states)
 
   def log_softmax(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
@@ -75,7 +93,7 @@ def score(
     found = picked, entropy, jax.lax.stop_gradient(slope)
     return found if against is None else (*found, (probs * (logprobs - log_softmax(against, other))).sum(-1))
 
-  inputs = (following, states.policy) + (() if against is None else (trunk(against).policy,))
+  inputs = (following, states.policy) + (() if against is None else (trunk(against, None).policy,))
   if chunk >= given.shape[1]:
     parts = read(*inputs)
   else:
@@ -97,6 +115,7 @@ def score(
     return x[packing.sequence[:, None], column]
 
   logprobs, entropy, slope, *kl = (by_row(x)[:, :-1] for x in parts)
+  exits = None if states.depth is None else by_row(states.depth.logprobs)[:, :-1]
   values = by_row(values)
   opening = log_softmax(params, states.policy[packing.sequence, last_of_prompt])
-  return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None)
+  return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None, exits)

@@ -32,7 +32,7 @@ class SupervisedLearner:
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]
 
     def loss_fn(params: Params) -> jax.Array:
-      params = hold_frozen(params)
+      params = hold_frozen(params, exits_alone=self.model.config.exits.alone)
       scored = score(self.model, params, prompts, prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
       return token_mean(-scored.logprobs, mask).mean
 

@@ -2,8 +2,9 @@
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, put_rows, refill_rows, spread_rows, widen_rows
 from espo_jax.model.cache import Cache, init_cache
-from espo_jax.model.config import Lora, ModelConfig, RopeScaling
+from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling
 from espo_jax.model.decoder import Decoder, Params, apply, init
+from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
 from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
 from espo_jax.model.lora import frozen, hold_frozen, merge
@@ -13,7 +14,10 @@ __all__ = [
   'ActorCritic',
   'Cache',
   'Caches',
+  'Deciding',
   'Decoder',
+  'ExitHeads',
+  'Forced',
   'Lora',
   'ModelConfig',
   'Params',

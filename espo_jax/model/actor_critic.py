@@ -12,9 +12,12 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
+from espo_jax.exits.base import ExitPolicy
 from espo_jax.model.cache import Cache, init_cache, refill
-from espo_jax.model.config import ModelConfig
+from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
+from espo_jax.model.depth import Deciding, Forced
+from espo_jax.types import Depth
 
 
 class States(flax.struct.PyTreeNode):
@@ -22,6 +25,7 @@ class States(flax.struct.PyTreeNode):
 
   policy: Float[Array, '... D']
   critic: Float[Array, '... D']  # the same array as `policy` under a shared trunk
+  depth: Depth | None = None  # blocks that the policy's trunk ran; None where the model has no exits
 
 
 class Caches(flax.struct.PyTreeNode):
@@ -38,15 +42,18 @@ class ActorCritic:
   Parameters are `{'policy': ...}`, with `'critic'` beside it when `separate_critic` is set. When `critic_free` is set, it is
   one number, `{'success': ...}`, the value of every state. The learner keeps it at the policy's running success rate, so that a
   stop rule has a value to compare with under objectives that train no critic (ours).
+
+  `exits` is how deep the policy reads the tokens of a response; None to the end. Prompts are always read to the end.
   """
 
   config: ModelConfig
   separate_critic: bool = False
   critic_free: bool = False
+  exits: ExitPolicy | None = None
 
   @property
   def _policy(self) -> Decoder:
-    return Decoder(self.config, value_head=self._shares_trunk)
+    return Decoder(self.config, value_head=self._shares_trunk, exits=self.exits)
 
   @property
   def _shares_trunk(self) -> bool:
@@ -54,13 +61,17 @@ class ActorCritic:
 
   @property
   def _critic(self) -> Decoder:
-    return Decoder(self.config, value_head=True)
+    return Decoder(self._critic_config, value_head=True)
+
+  @property
+  def _critic_config(self) -> ModelConfig:
+    return dataclasses.replace(self.config, exits=ExitHeads())  # a critic of its own reads every token to the end
 
   def init_boxed(self, key: PRNGKeyArray) -> PyTree:
     """Random parameters in boxes that name their logical axes. A separate critic starts like the policy."""
     params = {'policy': init_boxed(self.config, key, value_head=self._shares_trunk)}
     if self.separate_critic:
-      params['critic'] = init_boxed(self.config, key, value_head=True)
+      params['critic'] = init_boxed(self._critic_config, key, value_head=True)
     if self.critic_free:
       params['critic'] = {'success': jnp.zeros(())}
     return params
@@ -73,11 +84,16 @@ class ActorCritic:
     """The parameters with a separate critic's trunk set to the policy's; its value head is left alone."""
     if not self.separate_critic:
       return params
-    trunk = jax.tree.map(jnp.copy, params['policy'])
+    trunk = {name: jax.tree.map(jnp.copy, part) for name, part in params['policy'].items() if name != 'exit_heads'}
     return params | {'critic': trunk | {'value': params['critic']['value']}}
 
   def states(
-    self, params: Params, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+    forced: Forced | None = None,
   ) -> States:
     """Run the trunk, or both trunks, over whole sequences.
 
@@ -86,12 +102,21 @@ class ActorCritic:
       tokens: Token ids.
       positions: For RoPE.
       segments: Which sequence each token belongs to; 0 is padding. Several may share a row.
+      forced: The depth that the policy's trunk reads each token to; None to the end.
     """
-    policy: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments)[0]
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, forced)
+    policy, _, depth = out
     if not self.separate_critic:
-      return States(policy, policy)
+      return States(policy, policy, depth)
     critic: Any = self._critic.apply({'params': params['critic']}, tokens, positions, segments)[0]
-    return States(policy, critic)
+    return States(policy, critic, depth)
+
+  def entering(
+    self, params: Params, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
+    """What exits would leave of whole sequences, as `Decoder.entering`."""
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='entering')
+    return out
 
   def prefill(self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B']) -> tuple[States, Caches]:
     """The states of each row's last token, and caches of `L` columns with all of them.
@@ -106,15 +131,18 @@ class ActorCritic:
 
     def run(decoder: Decoder, name: str) -> tuple[Array, Cache]:
       out: Any = decoder.apply({'params': params[name]}, tokens, columns, segments)
-      hidden, (keys, values) = out
+      hidden, (keys, values), _ = out
       last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
       return last, Cache(keys, values, lengths)
 
+    depth = None
+    if self.exits is not None:
+      depth = Depth(jnp.full(lengths.shape, self.config.num_layers), jnp.zeros(lengths.shape))
     policy, cache = run(self._policy, 'policy')
     if not self.separate_critic:
-      return States(policy, policy), Caches(cache, None)
+      return States(policy, policy, depth), Caches(cache, None)
     critic, critic_cache = run(self._critic, 'critic')
-    return States(policy, critic), Caches(cache, critic_cache)
+    return States(policy, critic, depth), Caches(cache, critic_cache)
 
   def extend_policy(
     self,
@@ -124,24 +152,33 @@ class ActorCritic:
     states: States,
     caches: Caches,
     longest: Int[Array, ''],
+    deciding: Deciding | None = None,
   ) -> tuple[States, Caches]:
     """Append tokens to the policy's cache, as `Decoder.extend`; a separate critic's state stays where it is."""
-    hidden, cache = self._extend(self._policy, params['policy'], tokens, counts, caches.policy, longest)
+    hidden, cache, depth = self._extend(self._policy, params['policy'], tokens, counts, caches.policy, longest, deciding)
     critic = states.critic if self.separate_critic else hidden[:, -1]
-    return States(hidden[:, -1], critic), caches.replace(policy=cache)
+    depth = None if depth is None else jax.tree.map(lambda x: x[:, -1], depth)
+    return States(hidden[:, -1], critic, depth), caches.replace(policy=cache)
 
   def extend_critic(
     self, params: Params, tokens: Int[Array, 'B S'], counts: Int[Array, 'B'], caches: Caches, longest: Int[Array, '']
   ) -> tuple[Float[Array, 'B S D'], Caches]:
     """Append tokens to a separate critic's cache; return its state after each of them."""
     assert caches.critic is not None
-    hidden, cache = self._extend(self._critic, params['critic'], tokens, counts, caches.critic, longest)
+    hidden, cache, _ = self._extend(self._critic, params['critic'], tokens, counts, caches.critic, longest)
     return hidden, caches.replace(critic=cache)
 
   def _extend(
-    self, decoder: Decoder, params: Params, tokens: Array, counts: Array, cache: Cache, longest: Array
-  ) -> tuple[Array, Cache]:
-    out: Any = decoder.apply({'params': params}, tokens, counts, cache, longest, method='extend')
+    self,
+    decoder: Decoder,
+    params: Params,
+    tokens: Array,
+    counts: Array,
+    cache: Cache,
+    longest: Array,
+    deciding: Deciding | None = None,
+  ) -> tuple[Array, Cache, Depth | None]:
+    out: Any = decoder.apply({'params': params}, tokens, counts, cache, longest, deciding, method='extend')
     return out
 
   def logits(self, params: Params, states: States) -> Float[Array, '... V']:

@@ -56,6 +56,21 @@ class Lora:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExitHeads:
+  """Heads that say whether a token may leave, one in front of each `every`-th block but the first (arXiv 2603.21376)."""
+
+  every: int = 0  # blocks between two heads; 0: there are none
+  kind: str = 'linear'  # or 'mlp', with one hidden layer of twice the width
+  alone: bool = False  # the rest of the decoder, adapters included, is frozen beside them
+
+  def __post_init__(self):
+    if self.every < 0:
+      raise ValueError(f'exits.every = {self.every} must be 0 (no exit heads) or positive')
+    if self.kind not in ('linear', 'mlp'):
+      raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: linear or mlp')
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """A decoder of today's shape: RMSNorm, RoPE, grouped-query attention, SwiGLU, no dropout."""
 
@@ -77,6 +92,7 @@ class ModelConfig:
   sliding_window: int = 0  # tokens a windowed layer sees, its own included; 0: no layer is windowed
   windowed_from: int = 0  # the first windowed layer
   lora: Lora = Lora()
+  exits: ExitHeads = ExitHeads()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
   paged_kernels: bool = False  # on TPU and GPU, decode by jax's paged attention kernels; elsewhere this changes nothing
   dtype: str = 'float32'  # of activations and matrix products
@@ -103,6 +119,17 @@ class ModelConfig:
         f'model.paged_kernels = True: the kernels know no window, and model.sliding_window = {self.sliding_window}; '
         'fix: model.paged_kernels = False'
       )
+
+    if self.exits.every and not self.exit_blocks:
+      raise ValueError(
+        f'exits.every = {self.exits.every} leaves no block to exit at among model.num_layers = {self.num_layers}; '
+        f'fix: exits.every < {self.num_layers}'
+      )
+
+  @property
+  def exit_blocks(self) -> tuple[int, ...]:
+    """The blocks at which a token may exit: it runs through as many."""
+    return tuple(range(self.exits.every, self.num_layers, self.exits.every)) if self.exits.every else ()
 
   @property
   def windowed(self) -> tuple[bool, ...]:

@@ -1,17 +1,20 @@
 """One functional decoder for every model: hidden states first, logits only where someone asks for them."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from espo_jax.exits.base import ExitPolicy
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.layers import Block, Following, KeysValues, Projection, RMSNorm, ScannedBlock, Scope, Together
+from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
+from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.rope import rotation
+from espo_jax.types import Depth
 
 Params: TypeAlias = PyTree[Array]
 
@@ -20,10 +23,17 @@ _ONE_HOT_VOCAB = 512
 
 
 class Decoder(nn.Module):
-  """Token ids to hidden states, with an LM head and, for critics, a value head beside it."""
+  """Token ids to hidden states, with an LM head and, for critics, a value head beside it.
+
+  Attributes:
+    config: The decoder's shape.
+    value_head: Whether there is one.
+    exits: How deep tokens are read where a method is told of them; elsewhere they run through every block.
+  """
 
   config: ModelConfig
   value_head: bool = False
+  exits: ExitPolicy | None = None
 
   def setup(self):
     """Declare the parameters."""
@@ -35,7 +45,7 @@ class Decoder(nn.Module):
         ScannedBlock,
         variable_axes={'params': 0},
         split_rngs={'params': True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         length=cfg.num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
       )
@@ -45,53 +55,131 @@ class Decoder(nn.Module):
     self.final_norm = RMSNorm(cfg, name='final_norm')
     if not cfg.tie_word_embeddings:
       self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
+    if cfg.exit_blocks:
+      self.exit_heads = ExitLogits(cfg, name='exit_heads')
     if self.value_head:
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', 'value'))
       self.value = nn.Dense(1, kernel_init=zeros, dtype=jnp.float32, param_dtype=jnp.float32, name='value')
 
   def __call__(
-    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
-  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
-    """Hidden states after the final norm, and every layer's keys and values.
+    self,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+    forced: Forced | None = None,
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Depth | None]:
+    """Hidden states after the final norm, every layer's keys and values, and what is known of the tokens' depth.
 
     Args:
       tokens: Token ids.
       positions: For RoPE.
       segments: Which sequence each token belongs to; 0 is padding, which nothing attends to.
+      forced: The depth that each token is read to; every block by default.
     """
-    x, kv = self._trunk(tokens, positions, Together(segments), None)
+    trunk = self._trunk(tokens, positions, Together(segments), None, forced)
     if self.is_initializing():
-      self.logits(x), self.values(x)
-    return x, kv
+      self.logits(trunk.x), self.values(trunk.x)
+      if self.config.exit_blocks:
+        self.exit_heads(trunk.x, 0)
+    return trunk.x, trunk.kv, None if trunk.track is None else trunk.track.depth
+
+  def entering(
+    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
+    """At full depth: the hidden states, those that an exit at each of the exit blocks would leave, and the heads' logits.
+
+    Args:
+      tokens: As in `__call__`.
+      positions: Likewise.
+      segments: Likewise.
+    """
+    trunk = self._trunk(tokens, positions, Together(segments), None, None)
+    streams = jnp.stack([trunk.entered[block] for block in self.config.exit_blocks])
+    logits = jnp.stack([self.exit_heads(stream, head) for head, stream in enumerate(streams)])
+    return trunk.x, self.final_norm(streams), logits
 
   def extend(
-    self, tokens: Int[Array, 'B S'], counts: Int[Array, 'B'], cache: Cache, longest: Int[Array, '']
-  ) -> tuple[Float[Array, 'B S D'], Cache]:
-    """Hidden states of tokens that follow those in the cache, and the cache with them.
+    self,
+    tokens: Int[Array, 'B S'],
+    counts: Int[Array, 'B'],
+    cache: Cache,
+    longest: Int[Array, ''],
+    deciding: Deciding | None = None,
+  ) -> tuple[Float[Array, 'B S D'], Cache, Depth | None]:
+    """Hidden states of tokens that follow those in the cache, the cache with them, and the depth they were read to.
 
     Args:
       tokens: The new tokens of each row.
       counts: How many of them the row keeps; what follows them is as good as padding.
       cache: What came before.
       longest: No row that counts has more tokens than this, the new ones included.
+      deciding: What the exit policy is told; None for full depth.
     """
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
-    x, (keys, values) = self._trunk(tokens, positions, Following(cache.lengths, longest), (cache.keys, cache.values))
-    return x, Cache(keys, values, cache.lengths + counts)
+    trunk = self._trunk(tokens, positions, Following(cache.lengths, longest), (cache.keys, cache.values), deciding)
+    depth = None if trunk.track is None else trunk.track.depth
+    return trunk.x, Cache(*trunk.kv, cache.lengths + counts), depth
 
   def _trunk(
-    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], scope: Scope, cached: KeysValues | None
-  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
+    self,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    scope: Scope,
+    cached: KeysValues | None,
+    reading: Reading | None,
+  ) -> '_Trunk':
     x, turn = self._embed(tokens), rotation(self.config, positions)
+    gate, track = None, None
+    if reading is not None:
+      gate, track = self._gate(reading), set_out(self._policy, reading, x, self.config)
     if self.config.scan_layers:
-      (x, carried), put_out = self.layers((x, cached), jnp.arange(self.config.num_layers), turn, scope)
-      return self.final_norm(x), put_out if cached is None else carried
-    per_layer = []
+      numbers = jnp.arange(self.config.num_layers)
+      (x, carried, track), (put_out, entered) = self.layers((x, cached, track), numbers, turn, scope, gate)
+      return _Trunk(self.final_norm(x), put_out if cached is None else carried, track, entered)
+    per_layer, entered, skip = [], [], None
     for i, layer in enumerate(self.layers):
-      x, kv = layer(x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]))
+      entered.append(x)
+      if gate is not None and track is not None:
+        track, skip = gate(x, track, i)
+      x, kv, fresh = layer(x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip=skip)
+      if track is not None:
+        track = track.past(entered[-1], fresh)
       per_layer.append(kv)
     keys, values = zip(*per_layer, strict=True)
-    return self.final_norm(x), (keys, values)
+    return _Trunk(self.final_norm(x), (keys, values), track, entered)
+
+  @property
+  def _policy(self) -> ExitPolicy:
+    assert self.exits is not None
+    return self.exits
+
+  def _gate(self, reading: Reading) -> Gate:
+    """What stands in front of each block. A pure function: `nn.scan` could not look into this module."""
+    config, policy = self.config, self._policy
+    heads, its = self.exit_heads.unbind() if config.exit_blocks else (None, None)
+    whole, everything = self.unbind()
+
+    def readout(stream: Array) -> Array:
+      logits: Any = whole.apply(everything, stream, method='readout')
+      return logits
+
+    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip]:
+      if heads is not None and policy.hazard is not None:
+        every = config.exits.every
+        if isinstance(block, int):
+          if block in config.exit_blocks:
+            track = may_leave(policy, reading, track, block, x, heads.apply(its, x, block // every - 1), readout)
+        else:
+          logit = heads.apply(its, x, jnp.maximum(block // every - 1, 0))
+          asked = may_leave(policy, reading, track, block, x, logit, readout)
+          track = jax.tree.map(functools.partial(jnp.where, (block > 0) & (block % every == 0)), asked, track)
+      return track, skip_at(policy, reading, track, block, config)
+
+    return gate
+
+  def readout(self, stream: Float[Array, '... D']) -> Float[Array, '... V']:
+    """The logits that a residual stream gives if no further block adds to it."""
+    return self.logits(self.final_norm(stream))
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:
     table = self.embedding.astype(self.config.activation_dtype)
@@ -111,6 +199,15 @@ class Decoder(nn.Module):
     if not self.value_head:
       return jnp.zeros(hidden.shape[:-1], jnp.float32)
     return self.value(hidden.astype(jnp.float32))[..., 0]
+
+
+class _Trunk(NamedTuple):
+  """What the blocks make of some tokens."""
+
+  x: Float[Array, 'B S D']  # after the final norm
+  kv: KeysValues
+  track: Track | None
+  entered: Any  # the streams that entered the blocks, by block
 
 
 def init_boxed(config: ModelConfig, key: PRNGKeyArray, *, value_head: bool = False) -> PyTree:

@@ -63,7 +63,11 @@ def load_hf(
   mesh = parallel.make_mesh(1, 1, 1) if mesh is None else mesh
   boxed = jax.eval_shape(lambda: init_boxed(config, jax.random.key(0)))
   shardings = flatten_dict(parallel.param_shardings(boxed, mesh))
-  wanted = {path: leaf for path, leaf in flatten_dict(nn.unbox(boxed)).items() if not path[-1].startswith('lora')}
+  wanted = {
+    path: leaf
+    for path, leaf in flatten_dict(nn.unbox(boxed)).items()
+    if not (path[-1].startswith('lora') or path[0] == 'exit_heads')
+  }
   tensors = open_tensors(directory)
   _check(config, wanted, tensors, pathlib.Path(directory))
   loaded = {path: _load(config, path, leaf, shardings[path], tensors) for path, leaf in wanted.items()}
@@ -100,7 +104,7 @@ def save_hf(
   end_tokens: Iterable[int] = (),
   max_shard_bytes: int = 4 << 30,
 ) -> None:
-  """Write a directory that transformers and vLLM read; adapters are merged, a value head is left out.
+  """Write a directory that transformers and vLLM read; adapters are merged, value and exit heads are left out.
 
   The directory appears whole or not at all. On several processes, all call it and the first one writes.
 
@@ -251,7 +255,7 @@ def _shards(config: ModelConfig, params: dict[Path, jax.Array], max_bytes: int) 
   shard: dict[str, np.ndarray] = {}
   size = 0
   for path, leaf in params.items():
-    if path[0] == 'value':
+    if path[0] in ('value', 'exit_heads'):
       continue
     names = _names(config, path)
     for i, name in enumerate(names):

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, Int
 from espo_jax.model.attention import cached_attention, self_attention
 from espo_jax.model.cache import append
 from espo_jax.model.config import ModelConfig
+from espo_jax.model.depth import KeysValues, Skip, Track
 from espo_jax.model.rope import Rotation, rotate
-
-KeysValues: TypeAlias = tuple[Any, Any]
 
 
 def _kernel(scale: float, *axes: str) -> Callable[..., Any]:
@@ -93,39 +92,54 @@ Scope: TypeAlias = Together | Following
 
 
 class Attention(nn.Module):
-  """Self-attention over the tokens given, or over a cache that their keys and values are first written to."""
+  """Self-attention over the tokens given, or over a cache that their keys and values were first written to."""
 
   config: ModelConfig
   windowed: bool
 
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, layer: Int[Array, ''] | None
-  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
-    """Return the attended states, and the keys and values: those of `x`, or the cache with them in it."""
+  def setup(self):
+    """Declare the parts."""
     cfg = self.config
-    batch, length, _ = x.shape
+    query, kv = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
+    self.q_proj = Projection(cfg, query, ('embed', 'heads'), cfg.qkv_bias)
+    self.k_proj = Projection(cfg, kv, ('embed', 'kv_heads'), cfg.qkv_bias)
+    self.v_proj = Projection(cfg, kv, ('embed', 'kv_heads'), cfg.qkv_bias)
+    self.o_proj = Projection(cfg, cfg.hidden_size, ('heads', 'embed'), cfg.out_bias, _branch(cfg))
+    if cfg.qk_norm:
+      self.q_norm, self.k_norm = RMSNorm(cfg), RMSNorm(cfg)
 
-    def heads(name: str, count: int, axis: str) -> Array:
-      flat = Projection(cfg, count * cfg.head_dim, ('embed', axis), cfg.qkv_bias, name=f'{name}_proj')(x)
-      split = flat.reshape(batch, length, count, cfg.head_dim)
-      return RMSNorm(cfg, name=f'{name}_norm')(split) if cfg.qk_norm and name != 'v' else split
+  def keys_values(self, x: Float[Array, 'B S D'], turn: Rotation) -> tuple[Float[Array, 'J B S K'], Float[Array, 'J B S K']]:
+    """The tokens' keys and values."""
+    keys = self._heads(self.k_proj(x))
+    keys = rotate(self.k_norm(keys) if self.config.qk_norm else keys, turn)
+    values = self._heads(self.v_proj(x))
+    return keys.transpose(2, 0, 1, 3), values.transpose(2, 0, 1, 3)
 
-    queries = rotate(heads('q', cfg.num_heads, 'heads'), turn)
-    keys = rotate(heads('k', cfg.num_kv_heads, 'kv_heads'), turn)
-    values = heads('v', cfg.num_kv_heads, 'kv_heads')
-    keys, values = keys.transpose(2, 0, 1, 3), values.transpose(2, 0, 1, 3)
+  def __call__(
+    self, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, kv: KeysValues, layer: Int[Array, ''] | None
+  ) -> Float[Array, 'B S D']:
+    """The attended states.
+
+    Args:
+      x: The normed stream.
+      turn: The rotation of the tokens' positions.
+      scope: What they look at.
+      kv: Their keys and values, or the cache with these in it.
+      layer: Which layer of a stacked cache is this one's.
+    """
+    cfg = self.config
+    queries = self._heads(self.q_proj(x))
+    queries = rotate(self.q_norm(queries) if cfg.qk_norm else queries, turn)
     window = cfg.sliding_window if self.windowed else 0
     if isinstance(scope, Together):
-      out = self_attention(queries, keys, values, scope.segments, window)
+      out = self_attention(queries, *kv, scope.segments, window)
     else:
-      assert cached is not None
-      keys, values = (append(side, new, scope.lengths, layer) for side, new in zip(cached, (keys, values), strict=True))
-      own = (keys, values) if layer is None else (keys[layer], values[layer])
+      own = kv if layer is None else (kv[0][layer], kv[1][layer])
       out = cached_attention(queries, *own, scope.lengths, scope.longest, window, cfg.paged_kernels)
-    out = out.reshape(batch, length, cfg.num_heads * cfg.head_dim)
-    project = Projection(cfg, cfg.hidden_size, ('heads', 'embed'), cfg.out_bias, _branch(cfg), name='o_proj')
-    return project(out), (keys, values)
+    return self.o_proj(out.reshape(*x.shape[:2], cfg.num_heads * cfg.head_dim))
+
+  def _heads(self, flat: Float[Array, 'B S HK']) -> Float[Array, 'B S H K']:
+    return flat.reshape(*flat.shape[:2], -1, self.config.head_dim)
 
 
 class MLP(nn.Module):
@@ -157,21 +171,91 @@ class Block(nn.Module):
     self.mlp = MLP(self.config)
 
   def __call__(
-    self, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, layer: Int[Array, ''] | None = None
-  ) -> tuple[Float[Array, 'B S D'], KeysValues]:
-    """Return the new residual stream and the layer's keys and values, as `Attention` does."""
-    attended, kv = self.attention(self.attention_norm(x), turn, scope, cached, layer)
-    x = x + attended
-    return x + self.mlp(self.mlp_norm(x)), kv
+    self,
+    x: Float[Array, 'B S D'],
+    turn: Rotation,
+    scope: Scope,
+    cached: KeysValues | None,
+    layer: Int[Array, ''] | None = None,
+    skip: Skip | None = None,
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+    """Run the block.
+
+    Args:
+      x: The residual stream.
+      turn: The rotation of the tokens' positions.
+      scope: What the tokens look at.
+      cached: The cache, where they look at one: all of it where it is stacked, else the layer's.
+      layer: The layer's number, where the cache is stacked.
+      skip: Which tokens skip the block, where some may.
+
+    Returns:
+      The new stream; the layer's keys and values, those of `x` or the cache with them in it; and those of `x`.
+    """
+    normed = self.attention_norm(x)
+    fresh = self._keys_values(normed, turn, skip)
+    kv = fresh
+    if isinstance(scope, Following):
+      assert cached is not None
+      kv = (append(cached[0], fresh[0], scope.lengths, layer), append(cached[1], fresh[1], scope.lengths, layer))
+
+    def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
+      x = x + block.attention(normed, turn, scope, kv, layer)
+      return x + block.mlp(block.mlp_norm(x))
+
+    if skip is None:
+      return run(self, x, normed, kv), kv, fresh
+    # The cache is read under the condition and written outside: one that a branch returned would be copied.
+    new = run(self, x, normed, kv) if skip.needed is None else nn.cond(skip.needed, run, _stay, self, x, normed, kv)
+    return jnp.where(skip.runs[..., None], new, x), kv, fresh
+
+  def _keys_values(self, normed: Float[Array, 'B S D'], turn: Rotation, skip: Skip | None) -> KeysValues:
+    """The tokens' keys and values; where they skip the block, as the policy fills them in."""
+    if skip is None or skip.fill == 'recompute':
+      return self.attention.keys_values(normed, turn)
+
+    def project(block: 'Block', normed: Array) -> KeysValues:
+      return block.attention.keys_values(normed, turn)
+
+    def leave_out(block: 'Block', normed: Array) -> KeysValues:
+      blank = jnp.zeros((self.config.num_kv_heads, *normed.shape[:2], self.config.head_dim), normed.dtype)
+      return (blank, blank) if skip.fresh is None else skip.fresh
+
+    new = project(self, normed) if skip.needed is None else nn.cond(skip.needed, project, leave_out, self, normed)
+    if skip.fresh is None:
+      return new
+    runs = skip.runs[None, ..., None]
+    return jnp.where(runs, new[0], skip.fresh[0]), jnp.where(runs, new[1], skip.fresh[1])
+
+
+def _stay(block: Block, x: Array, normed: Array, kv: KeysValues) -> Array:
+  del block, normed, kv
+  return x
+
+
+Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int], tuple[Track, Skip]]
 
 
 class ScannedBlock(Block):
   """A `Block` in the form that `nn.scan` asks for. A cache is carried, not scanned over, so that it is written in place."""
 
   def __call__(  # type: ignore[override]
-    self, carry: tuple[Array, KeysValues | None], layer: Int[Array, ''], turn: Rotation, scope: Scope
-  ) -> tuple[tuple[Array, KeysValues | None], KeysValues | None]:
-    """Carry the stream and the stacked cache through layer `layer`; without a cache, put out the layer's keys and values."""
-    x, cached = carry
-    x, kv = Block.__call__(self, x, turn, scope, cached, layer)
-    return ((x, None), kv) if cached is None else ((x, kv), None)
+    self,
+    carry: tuple[Array, KeysValues | None, Track | None],
+    layer: Int[Array, ''],
+    turn: Rotation,
+    scope: Scope,
+    gate: Gate | None,
+  ) -> tuple[tuple[Array, KeysValues | None, Track | None], tuple[KeysValues | None, Array]]:
+    """Carry the stream, the stacked cache and the tokens' track through layer `layer`.
+
+    What is put out is the layer's keys and values, where there is no cache, and the stream that entered it.
+    """
+    entered, cached, track = carry
+    skip = None
+    if gate is not None and track is not None:
+      track, skip = gate(entered, track, layer)
+    x, kv, fresh = Block.__call__(self, entered, turn, scope, cached, layer, skip)
+    if track is not None:
+      track = track.past(entered, fresh)
+    return ((x, None, track), (kv, entered)) if cached is None else ((x, kv, track), (None, entered))

@@ -25,16 +25,28 @@ def merge(config: ModelConfig, params: Params) -> Params:
   return unflatten_dict(merged)
 
 
-def frozen(params: Params) -> PyTree[bool]:
-  """True on what does not learn: beside adapters everything but them and the value head, without adapters nothing."""
+def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
+  """True on what does not learn: beside adapters everything but them and the heads for values and exits, else nothing.
+
+  Args:
+    params: Those of a `Decoder` or of an `ActorCritic`.
+    exits_alone: Whether the policy learns where to exit and nothing else; a critic learns all the same.
+  """
   flat = flatten_dict(params)
   adapted = any(path[-1] == 'lora_a' for path in flat)
-  return unflatten_dict({path: adapted and not (path[-1].startswith('lora') or 'value' in path) for path in flat})
+
+  def held(path: tuple[str, ...]) -> bool:
+    if 'value' in path or 'exit_heads' in path:
+      return False
+    return (exits_alone and path[0] != 'critic') or (adapted and not path[-1].startswith('lora'))
+
+  return unflatten_dict({path: held(path) for path in flat})
 
 
-def hold_frozen(params: Params) -> Params:
+def hold_frozen(params: Params, *, exits_alone: bool = False) -> Params:
   """The parameters with no gradient to those that are frozen."""
-  return jax.tree.map(lambda x, held: jax.lax.stop_gradient(x) if held else x, params, frozen(params))
+  held = frozen(params, exits_alone=exits_alone)
+  return jax.tree.map(lambda x, held: jax.lax.stop_gradient(x) if held else x, params, held)
 
 
 @jax.jit

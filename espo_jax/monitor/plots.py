@@ -22,7 +22,7 @@ from espo_jax.monitor.report import arm_label
 _METHOD = 'espo'  # the arm that takes the first colour and whose rollouts are shown
 _BASELINE = '#5F6B7A'
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind readers
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
   'figure.dpi': 160,
   'figure.constrained_layout.h_pad': 0.1,
   'figure.constrained_layout.w_pad': 0.1,
@@ -96,7 +96,7 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
   if examples:
     pictures['regret_traces'] = lambda: _regret_traces(examples)
   written = []
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     for name, picture in pictures.items():
       path = folder / f'{name}.png'
       picture().savefig(path)

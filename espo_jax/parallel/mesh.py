@@ -20,6 +20,7 @@ RULES = (
   ('norm', None),
   ('value', None),
   ('lora', None),
+  ('exits', None),
 )
 
 

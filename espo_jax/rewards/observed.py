@@ -20,14 +20,14 @@ class Judged(flax.struct.PyTreeNode):
   levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
 
 
-def observed(rows: Trajectories, judged: Judged, samples: int) -> dict[str, Any]:
+def observed(rows: Trajectories, judged: Judged, samples: int, layers: int) -> dict[str, Any]:
   """Prompt by prompt, `[P, G]`; a stopped row is wrong, whatever its shadow went on to write.
 
   Returns:
     `correct`: verdicts, 0 or 1. `lengths`: tokens that count. `horizon`: the most a row can have. `ended`: it wrote an end
     token. `formatted`: it did, and its text has the form asked for. `reasoned`: its text reasons. `needed`, `[P]`: reasoning is
-    needed. `levels`, `[P]`: the prompt's tag. `depth`: the share of layers run. `values` and `mask`, `[P, G, T]`: as in
-    `Trajectories`.
+    needed. `levels`, `[P]`: the prompt's tag. `depth`: the share of the model's `layers` that its tokens ran through. `values`
+    and `mask`, `[P, G, T]`: as in `Trajectories`.
   """
 
   def grouped(x: Array | np.ndarray) -> Array:
@@ -44,7 +44,7 @@ def observed(rows: Trajectories, judged: Judged, samples: int) -> dict[str, Any]
     'reasoned': reasoned,
     'needed': prompts_in_need(correct, reasoned),
     'levels': grouped(judged.levels)[:, 0],
-    'depth': jnp.ones(correct.shape),  # every token runs through all layers
+    'depth': grouped(rows.depth_share(layers)),
     'values': grouped(rows.values),
     'mask': grouped(rows.mask),
   }

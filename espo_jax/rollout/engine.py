@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Caches, Params, States, put_rows, refill_rows, spread_rows, widen_rows
+from espo_jax.model import ActorCritic, Caches, Deciding, Params, States, put_rows, refill_rows, spread_rows, widen_rows
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import Adaptive, Observation, StopRule, StopState
-from espo_jax.types import Prompts, StopReason, Trajectories
+from espo_jax.types import Depth, Prompts, StopReason, Trajectories
 
 _REFILL_SHARE = 8  # an eighth of the slots is refilled at a time
 _PLAIN = Sampling()
@@ -26,6 +26,7 @@ class Recorded(NamedTuple):
   values: Float[Array, '...']
   regret: Float[Array, '...']
   z: Float[Array, '...']
+  depth: Depth | None  # of the state that the token was drawn from
 
 
 class _Row(flax.struct.PyTreeNode):
@@ -87,6 +88,7 @@ def generate(
   horizon: int,
   end_tokens: tuple[int, ...],
   sampling: Sampling = _PLAIN,
+  exit_level: float | Float[Array, ''] = 0.0,
   shadow_share: float | Float[Array, ''] = 0.0,
   slots: int = 0,
   scan_length: int = 32,
@@ -110,6 +112,7 @@ def generate(
     horizon: `T`, the most tokens a response has.
     end_tokens: Ids that end a response.
     sampling: How logits become the distribution that is sampled.
+    exit_level: Of the model's exit policy, where it has one.
     shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
     slots: `S`, rows decoded at a time; 0 for all of them. Rows are taken in their order.
     scan_length: `K`, the most decode steps between two times that what was decoded is written out.
@@ -159,7 +162,7 @@ def generate(
   def policy_step(held: _Slots, _: None) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
     """Draw a token in every slot, and read it."""
     row = held.row
-    noise = draws.token_noise(held.keys, row.full_length)
+    noise = draws.token_noise(held.keys, row.full_length, 2 if model.exits is None else 3)
     logits = draws.sampled_logits(model.logits(params, held.states), sampling)
     values = model.values(params, held.states)
     tokens, logprobs, regret = draws.draw(logits, noise[:, 0], draws.is_greedy(sampling))
@@ -171,7 +174,12 @@ def generate(
     full_length = row.full_length + row.alive
     alive = row.alive & ~ended & ~(stopped & ~held.shadow) & (full_length < horizon)
     longest = jnp.where(alive, held.caches.policy.lengths + 1, 1).max()
-    states, caches = model.extend_policy(params, tokens[:, None], jnp.ones_like(tokens), held.states, held.caches, longest)
+    deciding = None
+    if model.exits is not None:
+      level = jnp.asarray(exit_level, jnp.float32)
+      deciding = Deciding(row.full_length[:, None], noise[:, 2:], alive[:, None], level)
+    once = jnp.ones_like(tokens)
+    states, caches = model.extend_policy(params, tokens[:, None], once, held.states, held.caches, longest, deciding)
     new_row = row.replace(
       length=row.length + counts,
       full_length=full_length,
@@ -180,7 +188,7 @@ def generate(
     )
     where = (jnp.where(row.alive, row.index, rows), row.full_length)
     new = held.replace(row=new_row, states=states, caches=caches, stop=stop_state)
-    return new, (Recorded(tokens, logprobs, values, regret, z), *where)
+    return new, (Recorded(tokens, logprobs, values, regret, z, held.states.depth), *where)
 
   def decode(held: _Slots) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
     """`group` tokens a slot, and one reading by a separate critic."""
@@ -236,7 +244,9 @@ def generate(
   held = _Slots(nobody, keys[none], nobody.alive, states, caches, rule.init(slots, adaptive))
 
   def blank(*shape: int) -> Recorded:
-    return Recorded(jnp.full(shape, pad_token, jnp.int32), *(jnp.zeros(shape) for _ in Recorded._fields[1:]))
+    depth = None if model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+    logprobs, values, regret, z = (jnp.zeros(shape) for _ in range(4))
+    return Recorded(jnp.full(shape, pad_token, jnp.int32), logprobs, values, regret, z, depth)
 
   output = _Output(blank(rows, horizon), *(jnp.zeros(rows, jnp.int32) for _ in range(4)))
   buffer = (blank(steps, slots), jnp.zeros((steps, slots), jnp.int32), jnp.zeros((steps, slots), jnp.int32))

@@ -34,9 +34,12 @@ def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) 
   return per_sample(prompt_keys).reshape(-1)
 
 
-def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N']) -> Float[Array, 'N 2']:
-  """Two uniforms for each row's token at `positions`: one draws the token, one belongs to the stop rule."""
-  return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position), (2,)))(keys, positions)
+def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N'], count: int = 2) -> Float[Array, 'N count']:
+  """Uniforms for each row's token at `positions`: one draws the token, one is the stop rule's, a third the exit policy's.
+
+  The first ones do not depend on how many there are.
+  """
+  return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position), (count,)))(keys, positions)
 
 
 def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:

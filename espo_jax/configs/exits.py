@@ -1,0 +1,36 @@
+"""Whether the exits that a config asks for can act."""
+
+from collections.abc import Iterator
+
+import ml_collections
+
+from espo_jax import exits
+from espo_jax.configs.methods import method_options
+
+
+def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with a config's exits, beside their options."""
+  x, calibrated = config.exits, 'calibration' in config.stages
+  if not x.every:
+    if calibrated:
+      yield f"stages = {tuple(config.stages)}: 'calibration' is of exits, and exits.every = 0 has none; fix: exits.every = 2"
+    return
+  if x.policy not in exits.REGISTRY:
+    return  # said elsewhere
+  try:
+    policy = exits.get(x.policy)(**method_options(config, 'exits'))
+  except TypeError:
+    return  # likewise
+  if policy.kv_fill == 'monotone' and config.rollout.slots:
+    yield (
+      f'exits.policy = {x.policy!r} with rollout.slots = {config.rollout.slots}: all rows of the batch have one depth, so they '
+      'have to begin together; fix: rollout.slots = 0'
+    )
+  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= config.model.num_layers:
+    yield f'exits.level = {policy.level}: blocks of model.num_layers = {config.model.num_layers}; fix: a number among them'
+  elif policy.hazard is not None and not 0 < policy.level < 1:
+    yield f'exits.level = {policy.level}: out of range for exits.policy = {x.policy!r}; fix: a number in (0, 1)'
+  if policy.bottom > policy.level:
+    yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
+  if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
+    yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'

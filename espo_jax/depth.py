@@ -1,0 +1,79 @@
+"""Draw how deep a trained policy reads: tokens of a few answers coloured by where they left, and depth against entropy.
+
+  python -m espo_jax.depth --checkpoint=runs/exits --output=depth.png
+
+The policy is asked test problems at the run's temperature, under the exits that it was trained with.
+"""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from espo_jax import stops
+from espo_jax.configs import ConfigError
+from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.learner import score
+from espo_jax.model import Params
+from espo_jax.monitor.depth import plot_depth
+from espo_jax.policy import RequestError, open_policy
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The folder of a run of espo_jax.train with exits.')
+_ARM = flags.DEFINE_string('arm', None, "Of the run's arms or stages; its main arm by default.")
+_OUTPUT = flags.DEFINE_string('output', 'depth.png', 'The picture.')
+_ROWS = flags.DEFINE_integer('rows', 6, 'Answers shown.', lower_bound=1)
+
+
+def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
+  """Answers to the first `count` test problems, token by token, for `plot_depth`."""
+  problems = exp.problems('test', 0, count)
+  never, temperature = stops.never(), exp.config.rollout.temperature
+  prompts = exp.prompts(problems)
+  rows = exp.rollout(params, never, never.init(1).adaptive, prompts, exp.key('examples', 0), samples=1, temperature=temperature)
+  assert rows.depth is not None and exp.model.exits is not None
+  entropy = score(
+    exp.model,
+    params,
+    rows.prompt_tokens,
+    rows.prompt_lengths,
+    rows.tokens,
+    temperature=temperature,
+    chunk=exp.config.learner.logit_chunk,
+    blocks=rows.depth.blocks,
+    exit_level=exp.model.exits.level,
+  ).entropy
+  verdicts = exp.grade(problems, rows).correct
+  lengths, tokens, blocks, entropy = jax.device_get((rows.length, rows.tokens, rows.depth.blocks, entropy))
+  return [
+    {
+      'prompt': problem.prompt,
+      'outcome': 'Right' if verdicts[i] else 'Wrong',
+      'tokens': exp.tokenizer.convert_ids_to_tokens(tokens[i, : lengths[i]].tolist()),
+      'blocks': blocks[i, : lengths[i]].tolist(),
+      'entropy': np.asarray(entropy[i, : lengths[i]], np.float64).tolist(),
+    }
+    for i, problem in enumerate(problems)
+  ]
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  if not _CHECKPOINT.value:
+    sys.exit('error: --checkpoint is missing; fix: --checkpoint=runs/exits, the folder of a run')
+  try:
+    policy = open_policy(pathlib.Path(_CHECKPOINT.value), _ARM.value)
+    exp = make_experiment(policy.config)
+  except (ConfigError, RequestError) as error:
+    sys.exit(f'error: {error}')
+  if exp.model.exits is None:
+    sys.exit(f'error: --checkpoint={_CHECKPOINT.value}: its model has no exits; fix: a run with config.exits.every > 0')
+  plot_depth(read_depth(exp, policy.load(exp), _ROWS.value), exp.model.config.num_layers, _OUTPUT.value)
+  print(f'wrote {_OUTPUT.value}')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,48 @@
+"""CALM's confidence measures: a token leaves once a state can be trusted, by a threshold that decays along the response."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from espo_jax.exits.base import ExitPolicy, Observation
+from espo_jax.registry import source
+
+
+def calm_threshold(
+  position: Int[Array, '...'], level: Float[Array, ''] | float, decay: float, horizon: int
+) -> Float[Array, '...']:
+  """`clip(0.9 level + 0.1 exp(-decay t / horizon), 0, 1)` at response position `t` (CALM, arXiv 2207.07061)."""
+  return jnp.clip(0.9 * level + 0.1 * jnp.exp(-decay * position / horizon), 0.0, 1.0)
+
+
+@source('CALM, arXiv 2207.07061', 'decay')
+def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
+  """Exit where the readout's first probability is so far above its second.
+
+  Args:
+    level: The confidence asked for, before it decays.
+    decay: How fast it does.
+    horizon: Tokens over which it does.
+  """
+
+  def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
+    first, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(obs.readout(obs.state)), 2)[0], -1, 0)
+    return (first - second >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)
+
+
+@source('CALM, arXiv 2207.07061', 'decay')
+def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
+  """Exit where a block has turned the residual stream by little: the cosine of what entered and what left it.
+
+  Options as in `calm_margin`.
+  """
+
+  def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
+    now, then = obs.state.astype(jnp.float32), obs.before.astype(jnp.float32)
+    norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
+    cosine = (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
+    return (cosine >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)

@@ -1,0 +1,50 @@
+"""Policies that read the exit heads: sampled, by a threshold, by a quantile."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from espo_jax.exits.base import ExitPolicy, Observation, log_choice
+from espo_jax.registry import source
+
+
+@source('arXiv 2603.21376', 'level')
+def sampled(*, level: float = 0.1) -> ExitPolicy:
+  """Exit at a block with the probability that its head gives, `q = sigmoid(logit)`; a smaller one than `level` counts as 0."""
+
+  def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
+    q = jax.nn.sigmoid(obs.logit)
+    return jnp.where(q < least, 0.0, q)
+
+  def choice(logit: Float[Array, '...'], least: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
+    leave, stay = log_choice(logit)
+    # An exit that was drawn keeps its own probability when an update takes it below the level: a ratio of 0 has no gradient.
+    return leave, jnp.where(jax.nn.sigmoid(logit) < least, 0.0, stay)
+
+  return ExitPolicy(level, hazard=hazard, choice=choice)
+
+
+@source('ours')
+def threshold(*, level: float = 0.5) -> ExitPolicy:
+  """Exit at the first block whose head gives a probability above `level`."""
+
+  def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
+    return (jax.nn.sigmoid(obs.logit) > least).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)
+
+
+@source('DYNAMAX, arXiv 2504.20922')
+def dynamax(*, level: float = 0.5) -> ExitPolicy:
+  """`threshold`, but the blocks that are skipped copy the keys and values of the last one that ran."""
+  return threshold(level=level)._replace(kv_fill='copy')
+
+
+@source('PALBERT, arXiv 2204.03276', 'level')
+def ponder_q(*, level: float = 0.5) -> ExitPolicy:
+  """Q-exit: leave at the first block at which the heads' cumulative exit probability passes `level`."""
+
+  def hazard(obs: Observation, quantile: Float[Array, '']) -> Float[Array, 'B S']:
+    return (obs.passed > quantile).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)

@@ -1,0 +1,55 @@
+"""Policies whose depth is known before a token is read."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from espo_jax.exits.base import ExitPolicy
+from espo_jax.registry import source
+
+
+@source('the model as it is')
+def never() -> ExitPolicy:
+  """Every token runs through every block."""
+
+  def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
+    del level
+    return jnp.full_like(position, count)
+
+  return ExitPolicy(0.0, schedule=schedule)
+
+
+@source('the model cut off')
+def fixed(*, level: float = 1.0) -> ExitPolicy:
+  """Every token runs through the first `level` blocks."""
+
+  def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
+    return jnp.full_like(position, jnp.clip(level, 0, count).astype(jnp.int32))
+
+  return ExitPolicy(level, schedule=schedule)
+
+
+def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, start: int, end: int) -> Int[Array, '...']:
+  """Blocks at a position: `most` up to `start`, `least` from `end` on, and on a line between them, rounded down.
+
+  Never more at a later position.
+  """
+  done = jnp.clip((position - start) / max(end - start, 1), 0.0, 1.0)
+  # A whole number may come out just below itself.
+  return jnp.floor(most - done * (most - least) + 1e-4).astype(jnp.int32)
+
+
+@source('SkipDecode, arXiv 2307.02628')
+def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int = 64) -> ExitPolicy:
+  """One depth a position, the same in the whole batch and never more at a later one: a few first blocks, then the last ones.
+
+  Args:
+    level: Blocks run from position `end` on.
+    bottom: Of these, the blocks run first.
+    start: The position from which on fewer run than all.
+    end: The position from which on `level` run.
+  """
+
+  def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
+    return linear_decay(position, count, jnp.clip(level, bottom, count), start, end)
+
+  return ExitPolicy(level, schedule=schedule, kv_fill='monotone', bottom=bottom)

@@ -1,0 +1,150 @@
+"""The calibration of learned exits by self-distillation (arXiv 2603.21376, stage 1).
+
+The teacher is the model at full depth, frozen. Where an exit would change little, it should be likely; and the model learns to
+say the same when it exits.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax.exits import exit_pmf, sampled
+from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.packing import unpacked
+from espo_jax.learner.state import TrainState, jit_update
+from espo_jax.model import ActorCritic, Forced, Params, States, hold_frozen
+from espo_jax.objectives import masked_mean
+from espo_jax.types import Metrics, Trajectories
+
+
+class _Sequences(NamedTuple):
+  """Prompts and responses in one row each, without padding in front."""
+
+  tokens: Int[Array, 'N W']
+  positions: Int[Array, 'N W']
+  segments: Int[Array, 'N W']
+  counts: Bool[Array, 'N W']  # a response's token is drawn from the state after this one
+  free: Bool[Array, 'N W']  # this token is a response's: it may exit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+  """How the exits learn from the whole model. Static: its methods are pure functions of arrays.
+
+  Attributes:
+    model: The model, exit heads among its parameters.
+    optimizer: Of the stage.
+    kappa: The target hazard of an exit is `2 sigmoid(-kappa KL)`, KL the teacher's divergence from it in nats.
+    patterns: Exits drawn for each response.
+    divergence_weight: Of the divergence from the teacher under these exits.
+    exit_weight: Of their negative log-likelihood.
+    temperature: At which teacher and student are compared.
+    logit_chunk: Columns whose logits exist at a time.
+  """
+
+  model: ActorCritic
+  optimizer: optax.GradientTransformation
+  kappa: float
+  patterns: int
+  divergence_weight: float
+  exit_weight: float
+  temperature: float
+  logit_chunk: int
+
+  @jit_update
+  def update(self, state: TrainState, teacher: Params, rows: Trajectories, key: Key[Array, '']) -> tuple[TrainState, Metrics]:
+    """One optimizer step on responses that the teacher has sampled.
+
+    Args:
+      state: Given up for the new one.
+      teacher: The parameters of the model that exits are to agree with.
+      rows: Its responses.
+      key: Draws the exits.
+    """
+    seqs = _sequences(rows)
+    alone = self.model.config.exits.alone
+    told = self.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
+    target = self._target(state.params, teacher, told, seqs)
+    exits = self._draw(target, key)  # [K, N, W]
+    many = jax.tree.map(lambda x: jnp.tile(x, (self.patterns, 1)), seqs)
+    blocks = exits.reshape(many.tokens.shape)
+    student = dataclasses.replace(self.model, exits=sampled(level=0.0))
+
+    def loss(params: Params) -> tuple[Float[Array, ''], Metrics]:
+      params = hold_frozen(params, exits_alone=alone)
+      forced = Forced(blocks, many.free, jnp.zeros(()))
+      states = student.states(params, many.tokens, many.positions, many.segments, forced)
+      assert states.depth is not None
+      divergence = self._divergence(params, teacher, states.policy, jnp.tile(told, (self.patterns, 1, 1)), reverse=True)
+      apart, unlikely = masked_mean(divergence, many.counts), -masked_mean(states.depth.logprobs, many.free & many.counts)
+      value = self.divergence_weight * apart + self.exit_weight * unlikely
+      return value, {'loss/divergence': apart, 'loss/exits': unlikely}
+
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    state, step_metrics = guarded_step(state, self.optimizer, value, grads)
+    depth = masked_mean(blocks / self.model.config.num_layers, many.free & many.counts)
+    return state, metrics | step_metrics | {'exits/depth': depth}
+
+  def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: _Sequences) -> Float[Array, 'N W E']:
+    """The target hazards, from what the exits of the student give at full depth."""
+    params = jax.lax.stop_gradient(params)
+    entered = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
+    apart = [self._divergence(params, teacher, exit, told, reverse=False) for exit in entered]
+    return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
+
+  def _draw(self, hazards: Float[Array, 'N W E'], key: Key[Array, '']) -> Int[Array, 'K N W']:
+    """Exits drawn from the target's law: blocks that run."""
+    noise = jax.random.uniform(key, (self.patterns, *hazards.shape[:-1]))
+    later = (jnp.cumsum(exit_pmf(hazards)[..., :-1], axis=-1) <= noise[..., None]).sum(-1)
+    blocks = jnp.array([*self.model.config.exit_blocks, self.model.config.num_layers])
+    return blocks[later]
+
+  def _divergence(
+    self,
+    params: Params,
+    teacher: Params,
+    said: Float[Array, 'N W D'],
+    told: Float[Array, 'N W D'],
+    *,
+    reverse: bool,
+  ) -> Float[Array, 'N W']:
+    """KL(teacher || student) of the next token's distributions, or the reverse, in nats; chunk by chunk."""
+
+    def divergence(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
+      q, p = (
+        jax.nn.log_softmax(self.model.logits(who, States(hidden, hidden)) / self.temperature)
+        for who, hidden in ((params, said), (teacher, told))
+      )
+      return (jnp.exp(q) * (q - p)).sum(-1) if reverse else (jnp.exp(p) * (p - q)).sum(-1)
+
+    return _by_chunk(divergence, self.logit_chunk, said, told)
+
+
+def _by_chunk(function: Callable[..., Float[Array, 'N C']], chunk: int, *xs: Float[Array, 'N W D']) -> Float[Array, 'N W']:
+  """`function` over `chunk` columns at a time; its gradient recomputes them."""
+  width = xs[0].shape[1]
+  if chunk >= width:
+    return function(*xs)
+
+  def split(x: Array) -> Array:
+    x = jnp.pad(x, ((0, 0), (0, -width % chunk), (0, 0)))
+    return x.reshape(x.shape[0], -1, chunk, x.shape[-1]).swapaxes(0, 1)
+
+  out = jax.lax.map(lambda parts: jax.checkpoint(function)(*parts), tuple(split(x) for x in xs))
+  return out.swapaxes(0, 1).reshape(xs[0].shape[0], -1)[:, :width]
+
+
+def _sequences(rows: Trajectories) -> _Sequences:
+  prompt_width, horizon = rows.prompt_tokens.shape[1], rows.tokens.shape[1]
+  packing = unpacked(rows.prompt_lengths, horizon, prompt_width + horizon)
+  index = jnp.asarray(packing.index)
+  column = jnp.minimum((prompt_width - rows.prompt_lengths)[:, None] + index, prompt_width + horizon - 1)
+  tokens = jnp.take_along_axis(jnp.concatenate([rows.prompt_tokens, rows.tokens], axis=1), column, axis=1)
+  after = index + 1 - rows.prompt_lengths[:, None]  # the response's token that is drawn from the state after this one
+  counts = (after >= 0) & (after < rows.length[:, None])
+  return _Sequences(tokens, index, packing.segments, counts, counts & (after > 0))

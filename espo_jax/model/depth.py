@@ -1,0 +1,139 @@
+"""How many blocks each token runs through: decided on the way where tokens are sampled, given where they are scored."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from espo_jax.exits.base import ExitPolicy, KVFill, Observation, certain
+from espo_jax.model.config import ModelConfig
+from espo_jax.types import Depth
+
+KeysValues: TypeAlias = tuple[Any, Any]
+
+
+class Deciding(NamedTuple):
+  """Tokens of a response that are read while it is sampled."""
+
+  position: Int[Array, 'B S']  # in the response
+  noise: Float[Array, 'B S']  # a uniform a token
+  live: Bool[Array, 'B S']  # False where nothing is waiting for the token
+  level: Float[Array, '']  # the policy's
+
+
+class Forced(NamedTuple):
+  """Tokens whose depth is known."""
+
+  blocks: Int[Array, 'B S']
+  free: Bool[Array, 'B S']  # False on tokens that had no choice, such as a prompt's
+  level: Float[Array, '']  # the policy's
+
+
+Reading: TypeAlias = Deciding | Forced
+
+
+class Track(flax.struct.PyTreeNode):
+  """What is known of the tokens on their way up. A token that has not left yet is going to run through every block."""
+
+  depth: Depth
+  passed: Float[Array, 'B S']  # the heads' probability of having left by now
+  due: Float[Array, 'B S']  # the policy's
+  before: Float[Array, 'B S D']  # the stream that entered the last block
+  fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
+
+  def past(self, entered: Float[Array, 'B S D'], fresh: KeysValues) -> 'Track':
+    """The track behind a block that the stream `entered`."""
+    return self.replace(before=entered, fresh=None if self.fresh is None else fresh)
+
+
+class Skip(NamedTuple):
+  """What a block is told of the tokens that skip it."""
+
+  runs: Bool[Array, 'B S']
+  needed: Bool[Array, ''] | None  # whether any token that counts runs; None to run the block in any case
+  fill: KVFill
+  fresh: KeysValues | None  # as in `Track`
+
+
+class ExitLogits(nn.Module):
+  """The exit heads: a logit for each token at each block where it may exit, in float32."""
+
+  config: ModelConfig
+
+  def setup(self):
+    """Declare the parameters, the heads stacked."""
+    count, width = len(self.config.exit_blocks), self.config.hidden_size
+
+    def zeros(name: str, shape: tuple[int, ...], *axes: str | None) -> Any:
+      return self.param(name, nn.with_logical_partitioning(nn.initializers.zeros, axes), shape, jnp.float32)
+
+    if self.config.exits.kind == 'mlp':
+      inner = nn.with_logical_partitioning(nn.initializers.lecun_normal(batch_axis=0), ('exits', 'embed', 'mlp'))
+      self.inner_kernel = self.param('inner_kernel', inner, (count, width, 2 * width), jnp.float32)
+      self.inner_bias = zeros('inner_bias', (count, 2 * width), 'exits', 'mlp')
+      width *= 2
+    self.kernel = zeros('kernel', (count, width), 'exits', None)
+    self.bias = zeros('bias', (count,), 'exits')
+
+  def __call__(self, state: Float[Array, 'B S D'], head: Int[Array, ''] | int) -> Float[Array, 'B S']:
+    """The logits of head number `head` for the streams that enter its block."""
+    x = state.astype(jnp.float32)
+    if self.config.exits.kind == 'mlp':
+      x = nn.relu(x @ self.inner_kernel[head] + self.inner_bias[head])
+    return x @ self.kernel[head] + self.bias[head]
+
+
+def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], config: ModelConfig) -> Track:
+  """The track of tokens in front of the first block."""
+  zeros = jnp.zeros(x.shape[:2], jnp.float32)
+  if isinstance(reading, Forced):
+    blocks = reading.blocks
+  elif policy.schedule is not None:
+    blocks = policy.schedule(reading.position, config.num_layers, reading.level)
+  else:
+    blocks = jnp.full(x.shape[:2], config.num_layers)
+  fresh = None
+  if policy.kv_fill == 'copy':
+    shape = (config.num_kv_heads, *x.shape[:2], config.head_dim)
+    fresh = (jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype))
+  return Track(Depth(blocks.astype(jnp.int32), zeros), zeros, zeros, x, fresh)
+
+
+def may_leave(
+  policy: ExitPolicy,
+  reading: Reading,
+  track: Track,
+  block: Int[Array, ''] | int,
+  x: Float[Array, 'B S D'],
+  logit: Float[Array, 'B S'],
+  readout: Callable[[Array], Array],
+) -> Track:
+  """The track once the policy has been asked in front of `block`, one of those at which tokens may exit."""
+  if policy.hazard is None or (isinstance(reading, Forced) and policy.choice is certain):
+    return track
+  passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
+  here = track.depth.blocks >= block
+  due = track.due
+  if isinstance(reading, Forced):
+    exits, here = track.depth.blocks == block, here & reading.free
+  else:
+    obs = Observation(logit, passed, x, track.before, readout, reading.position)
+    due = due + (1 - due) * policy.hazard(obs, reading.level)
+    exits = due > reading.noise
+  leave, stay = policy.choice(logit, reading.level)
+  depth = Depth(
+    blocks=jnp.where(here & exits, block, track.depth.blocks),
+    logprobs=track.depth.logprobs + jnp.where(here, jnp.where(exits, leave, stay), 0.0),
+  )
+  return track.replace(depth=depth, passed=passed, due=due)
+
+
+def skip_at(policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array, ''] | int, config: ModelConfig) -> Skip:
+  """What `block` is to be told."""
+  runs = policy.runs(block, track.depth.blocks, config.num_layers)
+  needed = (runs & reading.live).any() if isinstance(reading, Deciding) else None
+  return Skip(runs, needed, policy.kv_fill, track.fresh)

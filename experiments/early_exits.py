@@ -1,0 +1,76 @@
+"""Learned early exits on chain arithmetic: a decoder of ten blocks, calibrated by self-distillation, then trained by PPO.
+
+  python -m espo_jax.train --config=experiments/early_exits.py --workdir=runs/early_exits
+
+`--config.exits.policy=threshold` trains exits that are decided instead of drawn. `--config=experiments/early_exits.py:smoke` is
+the same in seconds, on a model too small to learn anything.
+"""
+
+from espo_jax.configs import default_config
+
+
+def get_config(arg=''):
+  c = default_config()
+  c.stages = ('warm_start', 'calibration', 'critic_warmup', 'rl')
+  c.baselines = ()
+  c.task.options.difficulty = 'easy'
+  c.task.options.noise = 0.2
+  c.rollout.prompts = 40
+  c.rollout.samples = 4
+  c.rollout.prompt_width = 38
+  c.rollout.horizon = 63
+  c.model.hidden_size = 96
+  c.model.intermediate_size = 192
+  c.model.num_layers = 10
+  c.model.num_heads = 4
+  c.model.num_kv_heads = 2
+  c.model.head_dim = 24
+  c.warm_start.steps = 400
+  c.warm_start.batch = 64
+  c.warm_start.learning_rate = 3e-3
+  c.exits.every = 1
+  c.exits.learning_rate = 3e-3
+  c.calibration.steps = 150
+  c.calibration.prompts = 32
+  c.calibration.learning_rate = 5e-4
+  c.reward.name = 'correct + exit_depth_cost'
+  c.reward.cost = 0.1
+  c.stop.name = 'never'
+  c.stop.smoothing = 0.5
+  c.stop.beta_0 = 2.0
+  c.stop.beta_min = 0.5
+  c.learner.updates = 60
+  c.learner.learning_rate = 2e-5
+  c.critic.learning_rate = 3e-4
+  if arg == 'smoke':
+    _smoke(c)
+  elif arg:
+    raise ValueError(f'unknown variant {arg!r} of experiments/early_exits.py; known: smoke')
+  return c
+
+
+def _smoke(c):
+  c.task.options.min_ops = 1
+  c.task.options.max_ops = 3
+  c.rollout.prompts = 8
+  c.rollout.samples = 2
+  c.rollout.prompt_width = 11
+  c.rollout.horizon = 18
+  c.model.hidden_size = 16
+  c.model.intermediate_size = 32
+  c.model.num_layers = 3
+  c.model.num_heads = 2
+  c.model.num_kv_heads = 1
+  c.model.head_dim = 8
+  c.warm_start.steps = 8
+  c.warm_start.batch = 16
+  c.warm_start.warmup_steps = 4
+  c.calibration.steps = 4
+  c.calibration.prompts = 8
+  c.calibration.levels = (0.5,)
+  c.learner.updates = 4
+  c.learner.minibatches = 2
+  c.gate.force_at = 0.3
+  c.eval.problems = 16
+  c.eval.batch = 16
+  c.checkpoint.every = 2
