@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.experimental import v1 as ocp
 
-from espo_jax.configs import default_config, load_config
+from espo_jax.configs import STAGES, ConfigError, default_config, load_config
 from espo_jax.experiment import Experiment
-from espo_jax.model import Params
+from espo_jax.model import Params, complete
 
 HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # of a Hugging Face directory, which names none
 
@@ -78,20 +79,34 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
 
 def load_params(exp: Experiment, checkpoint: pathlib.Path) -> Params:
   """The parameters of a checkpoint and nothing else of it, on the experiment's mesh."""
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with context:  # and no checkpointer: it would clean up what a run still in progress is writing
-    return ocp.load(checkpoint, {'params': exp.abstract_params()})['params']
+  return _load(checkpoint, exp.abstract_params())
+
+
+def start_params(exp: Experiment) -> Params:
+  """The last parameters of the run `start_from`; heads that it has not (a critic's) are as in a run from nothing.
+
+  Raises:
+    ConfigError: That run is not done.
+  """
+  run = pathlib.Path(exp.config.start_from).absolute()
+  named = f'start_from = {exp.config.start_from!r}'
+  try:
+    policy = open_policy(run)
+  except RequestError as error:
+    raise ConfigError([f'{named}: {error}']) from error
+  checkpoint = _stages(run)[policy.arm] / 'checkpoints' / str(policy.step)
+  saved: Any = ocp.metadata(checkpoint)
+  if not saved.custom_metadata['done']:
+    raise ConfigError([f'{named}: its stage {policy.arm!r} is not done; fix: run it to its end first'])
+  there, here = flatten_dict(saved.metadata['params']), flatten_dict(exp.abstract_params())
+  shared = {path: x for path, x in here.items() if path in there and tuple(there[path].shape) == x.shape}
+  return complete(_load(checkpoint, unflatten_dict(shared)), exp.model.init_boxed, exp.key('init', 0), exp.mesh)
 
 
 def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   config = load_config(workdir / 'config.json')
-  arm = arm or (config.stop.name if 'rl' in config.stages else 'warm_start')
-  stages = [
-    *(workdir / stage for stage in ('warm_start', 'calibration', 'critic_warmup')),
-    *sorted((workdir / 'arms').glob('*')),
-  ]
-  arms = {path.name: path for path in stages if _steps(path)}
+  arm = arm or (config.stop.name if 'rl' in config.stages else config.stages[-1])
+  arms = _stages(workdir)
   if arm not in arms:
     raise RequestError(f'--arm={arm}: no checkpoints of it under {workdir}; fix: {" or ".join(arms) or "train it first"}')
   steps = _steps(arms[arm])
@@ -99,13 +114,26 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
     raise RequestError(f'--step={step}: no such checkpoint of {arm}; fix: {" or ".join(map(str, steps))}')
   step = steps[-1] if step is None else step
   checkpoint = arms[arm] / 'checkpoints' / str(step)
-  config.stages = ()  # nothing is trained
+  config.stages, config.start_from = (), ''  # nothing is trained
   if arm == 'warm_start':
     config.exits.policy = 'never'  # its exits have learned nothing
   if config.data.eval_path:
     config.data.eval_benchmark = config.data.eval_benchmark or config.data.benchmark
     config.data.path = config.data.benchmark = ''  # the train split may not be at hand
   return Policy(config, True, arm, step, _stamp(checkpoint, '**/*'), lambda exp: load_params(exp, checkpoint))
+
+
+def _load(checkpoint: pathlib.Path, params: Any) -> Params:
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:  # and no checkpointer: it would clean up what a run still in progress is writing
+    return ocp.load(checkpoint, {'params': params})['params']
+
+
+def _stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The folders of a run that have checkpoints, by the name of their stage or arm."""
+  folders = [*(workdir / stage for stage in STAGES), *sorted((workdir / 'arms').glob('*'))]
+  return {path.name: path for path in folders if _steps(path)}
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

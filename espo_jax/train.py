@@ -5,12 +5,13 @@
 The same command resumes a run that was interrupted, and does nothing to one that is done.
 """
 
+import functools
 import json
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import ml_collections
@@ -25,7 +26,8 @@ from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
-from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, interruption, run_stage
+from espo_jax.policy import start_params
+from espo_jax.stage import Interrupted, Interruption, Stage, Step, TrainingFailed, interruption, run_stage
 from espo_jax.stops import StopRule
 from espo_jax.tasks import DataError, Task
 
@@ -37,13 +39,16 @@ _CACHE = flags.DEFINE_string(
   'compilation_cache_dir', os.path.expanduser('~/.cache/espo_jax'), 'Compiled programs are kept here; empty for nowhere.'
 )
 
+Watch = Callable[[str, int, float], None]
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict:
+
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
   """Run all stages that `config.stages` names and report.
 
   Args:
     config: A validated experiment.
     workdir: Its folder; a run found there goes on.
+    watch: Called with the arm, the update and its training accuracy after each update of an arm; what it raises ends the run.
 
   Returns:
     The summary, as in `summary.json`.
@@ -56,7 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
-  _same_config(config, workdir / 'config.json')
+  same_config(config, workdir / 'config.json')
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
   report_data(exp.task, workdir)
@@ -76,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
     state, forked_at = critic_warmup(exp, params, workdir, signals)
     reference = params if uses_reference(exp.config) else None
     for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
-      rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals)
+      rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals, watch)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm)
       if not (examples := workdir / 'arms' / arm / 'examples.json').exists():
         write_examples(exp, rule, trained, examples)
@@ -87,8 +92,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dic
 
 
 def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
-  """Supervised training on written solutions."""
+  """Supervised training on written solutions; or what another run has learned."""
   c = exp.config
+  if c.start_from:
+    return start_params(exp)
   params = exp.init_params()
   if 'warm_start' not in c.stages:
     return params
@@ -135,6 +142,7 @@ def reinforce(
   reference: Params | None,
   workdir: pathlib.Path,
   signals: Interruption,
+  watch: Watch | None = None,
 ) -> tuple[StopRule, TrainState]:
   """Reinforcement learning under the stop rule `arm`; its metrics begin with the critic warm-up's."""
   c = exp.config
@@ -143,13 +151,14 @@ def reinforce(
   if not (directory / 'checkpoints').exists():
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(workdir / 'critic_warmup' / 'metrics.jsonl', directory / 'metrics.jsonl')
+  step = steps.reinforcement_step(exp, rule, reference)
   stage = _stage(
     exp,
     monitor.arm_label(arm),
     directory,
     first=forked_at,
     last=c.learner.updates,
-    step=steps.reinforcement_step(exp, rule, reference),
+    step=step if watch is None else _watched(step, functools.partial(watch, arm)),
   )
   state, _ = run_stage(stage, exp.on_mesh(steps.fork(_copy(state), rule)), signals)
   return rule, state
@@ -215,7 +224,16 @@ def _stage(exp: Experiment, name: str, directory: pathlib.Path, **kwargs) -> Sta
   )
 
 
-def _same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
+def _watched(step: Step, watch: Callable[[int, float], None]) -> Step:
+  def watched(state: TrainState, number: int) -> tuple[TrainState, dict]:
+    state, metrics = step(state, number)
+    watch(number, float(jax.device_get(metrics['accuracy'])))
+    return state, metrics
+
+  return watched
+
+
+def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   """A run goes on under the config it began with, or not at all."""
   if not path.exists():
     return
@@ -238,6 +256,13 @@ def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
   return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}
 
 
+def keep_compiled(directory: str) -> None:
+  """Keep compiled programs in `directory`; '' for nowhere."""
+  if directory:
+    jax.config.update('jax_compilation_cache_dir', directory)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
 def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1:
@@ -246,9 +271,7 @@ def main(argv: list[str]) -> None:
     if not flag.value:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
-  if _CACHE.value:
-    jax.config.update('jax_compilation_cache_dir', _CACHE.value)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  keep_compiled(_CACHE.value)
   try:
     train(_CONFIG.value.lock(), str(_WORKDIR.value))
   except Interrupted as stopped:

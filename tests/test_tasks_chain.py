@@ -1,5 +1,6 @@
 """Chain arithmetic against Python's own arithmetic."""
 
+import itertools
 import re
 
 import numpy as np
@@ -106,3 +107,29 @@ def test_noise_leaves_problems_alone_and_follows_the_generator():
   assert noisy.problem('train', 1) == problem
   first, again, other = (noisy.solution(problem, np.random.default_rng(seed)) for seed in (0, 0, 1))
   assert first == again != other
+
+
+def test_steps_are_rechecked_with_their_rate_and_rechecking_is_right():
+  task, rng = Chain(rechecks=2, recheck_rate=0.6), np.random.default_rng(0)
+  written = []
+  for index in range(500):
+    problem = task.problem('train', index)
+    response = task.solution(problem, rng)
+    steps = [step for step, _ in itertools.groupby(re.findall('[a-z][^a-z#]*', response))]
+    written += [len(list(group)) for _, group in itertools.groupby(re.findall('[a-z][^a-z#]*', response))]
+    assert ''.join(steps) + '#' + problem.answer == Chain().solution(problem, rng)
+    assert task.verify(problem, response)
+    assert len(response) < task.max_response_tokens
+  shares = np.bincount(written, minlength=4)[1:] / len(written)
+  np.testing.assert_allclose(shares, [0.4, 0.6 * 0.4, 0.6 * 0.6], atol=5 * (0.25 / len(written)) ** 0.5)
+  problem = Problem(0, '3a+4b-7=', '0')
+  assert task.verify(problem, 'a+4=7a+4=7a+4=7b-7=0#0')
+  assert not task.verify(problem, 'a+4=7a+4=7a+4=7a+4=7b-7=0#0')  # once too often
+  assert not task.verify(problem, 'a+4=7b-7=0a+4=7#0')
+  assert not task.verify(problem, 'a+4=6a+4=7b-7=0#0')  # no step is taken back
+  assert not task.verify(problem, 'b-7=0#0')
+  assert not Chain().verify(problem, 'a+4=7a+4=7b-7=0#0')
+  with pytest.raises(ValueError, match='rechecks = -1'):
+    Chain(rechecks=-1)
+  with pytest.raises(ValueError, match='recheck_rate = 2'):
+    Chain(recheck_rate=2.0)

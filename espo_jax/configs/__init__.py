@@ -7,9 +7,11 @@ from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
 from espo_jax.configs.model import model_config, model_overrides
 from espo_jax.configs.saved import load_config
-from espo_jax.configs.validate import validate
+from espo_jax.configs.start import model_differences
+from espo_jax.configs.validate import STAGES, validate
 
 __all__ = [
+  'STAGES',
   'ConfigError',
   'advantage_name',
   'default_config',
@@ -18,6 +20,7 @@ __all__ = [
   'max_draws',
   'method_options',
   'model_config',
+  'model_differences',
   'model_overrides',
   'parse_flags',
   'task_arguments',

@@ -11,6 +11,7 @@ def default_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.seed = 0
   c.stages = ('warm_start', 'critic_warmup', 'rl')  # 'calibration' goes behind 'warm_start'; leave one out to skip it
+  c.start_from = ''  # the folder of another run, whose last parameters this one starts from; '' for model.path's or random ones
   c.baselines = ('never',)  # stop rules trained beside `stop.name` from the same start, for the table; () for none
 
   c.task = ml_collections.ConfigDict()

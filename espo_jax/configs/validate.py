@@ -13,6 +13,7 @@ from espo_jax.configs.exits import exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
+from espo_jax.configs.start import start_problems
 
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
 CRITICS = ('shared', 'separate')
@@ -104,6 +105,8 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> Non
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems) if training else ():
       problems += check(config)
+    if training and not problems:  # else there may be no task to ask for its tokenizer
+      problems += start_problems(config)
   if problems:
     raise ConfigError(problems)
 

@@ -20,8 +20,8 @@ from espo_jax.monitor.metrics import column, read_metrics
 from espo_jax.monitor.report import arm_label
 
 _METHOD = 'espo'  # the arm that takes the first colour and whose rollouts are shown
-_BASELINE = '#5F6B7A'
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind readers
+BASELINE = '#5F6B7A'
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind readers
 STYLE: dict[Any, Any] = {
   'figure.dpi': 160,
   'figure.constrained_layout.h_pad': 0.1,
@@ -107,7 +107,7 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
 def _load(workdir: Path, arms: Sequence[str], baseline: str) -> list[_Arm]:
   loaded = []
   others = sorted((arm for arm in arms if arm != baseline), key=lambda arm: arm != _METHOD)
-  colours = {baseline: _BASELINE, **dict(zip(others, _COLOURS * len(arms), strict=False))}
+  colours = {baseline: BASELINE, **dict(zip(others, COLOURS * len(arms), strict=False))}
   for name in arms:
     try:
       loaded.append(_Arm(name, colours[name], read_metrics(workdir / 'arms' / name)))
@@ -222,7 +222,7 @@ def _curve(
   x, y = x[np.isfinite(y)], y[np.isfinite(y)]
   if smooth:
     axes.plot(x, y, color=arm.colour, alpha=0.2, linewidth=1)
-    y = _smooth(y)
+    y = smoothed(y)
   axes.plot(x, y, color=arm.colour, label=label)
   return x, y
 
@@ -236,7 +236,7 @@ def _finish(axes: Axes, title: str, drawn: bool) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _smooth(values: Float[np.ndarray, ' points']) -> Float[np.ndarray, ' points']:
+def smoothed(values: Float[np.ndarray, ' points']) -> Float[np.ndarray, ' points']:
   """Centred running mean over a twentieth of the curve; the window shrinks at the ends."""
   reach = len(values) // 40
   return np.array([values[max(i - reach, 0) : i + reach + 1].mean() for i in range(len(values))])

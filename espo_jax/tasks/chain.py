@@ -4,6 +4,8 @@ The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`: for every op
 `=` and the running result; at the end `#` and the answer. The labels tell a small model where it is. One wrong step dooms the
 row, as in a long derivation: the verifier asks for every step, because the answer alone is hit by luck once in `modulus` tries,
 and a lucky hit after a slip rewards the slip.
+
+With `rechecks` a step may be written several times over, `a+4=7a+4=7b-7=0...`: right, and needlessly long.
 """
 
 import functools
@@ -52,6 +54,9 @@ class Chain(Task):
     seed: of the problems.
     noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, from which the chain goes on. It
       warm-starts a policy that makes slips.
+    rechecks: how many times at most a step may be written once more, in any response.
+    recheck_rate: the probability with which a step of `solution` is written once more, each time, up to `rechecks` times. It
+      warm-starts a policy that writes more than it needs.
     min_ops: overrides the difficulty's fewest operations.
     max_ops: overrides the difficulty's most operations.
   """
@@ -59,6 +64,8 @@ class Chain(Task):
   difficulty: str = 'easy'
   seed: int = 0
   noise: float = 0.0
+  rechecks: int = 0
+  recheck_rate: float = 0.5
   min_ops: int | None = None
   max_ops: int | None = None
 
@@ -67,6 +74,9 @@ class Chain(Task):
   def __post_init__(self) -> None:
     """Checks the settings, so that a wrong one fails at once."""
     check_probability('noise', self.noise)
+    check_probability('recheck_rate', self.recheck_rate)
+    if self.rechecks < 0:
+      raise ValueError(f'rechecks = {self.rechecks}; fix: 0 for none, or a positive number')
     if not 1 <= self.settings.min_ops <= self.settings.max_ops <= len(_LABELS):
       raise ValueError(
         f'min_ops = {self.settings.min_ops}, max_ops = {self.settings.max_ops}; '
@@ -95,9 +105,9 @@ class Chain(Task):
 
   @property
   def max_response_tokens(self) -> int:
-    """Label, operator, operand, `=` and result for each operation, then `#`, the answer and the end token."""
+    """Label, operator, operand, `=` and result for each writing of an operation, then `#`, the answer and the end token."""
     digits = self.settings.digits
-    return self.settings.max_ops * (3 + 2 * digits) + 1 + digits + 1
+    return self.settings.max_ops * (1 + self.rechecks) * (3 + 2 * digits) + 1 + digits + 1
 
   def problem(self, split: str, index: int) -> Problem:
     """The problem at `index` of `split`; drawn until the hash of its prompt falls in the split."""
@@ -109,12 +119,14 @@ class Chain(Task):
         return Problem(identity, prompt, self._respond(prompt).rpartition('#')[2])
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """Every step and the answer; with `noise`, some steps wrong and what follows consistent with them."""
-    return self._respond(problem.prompt, rng if self.noise else None)
+    """Every step and the answer; with `noise`, some steps wrong and what follows consistent with them; some steps repeated."""
+    return self._respond(problem.prompt, rng)
 
   def verify(self, problem: Problem, response: str) -> bool:
-    """Whether every written step and the answer are right. A problem has exactly one such response."""
-    return response == self._respond(problem.prompt)
+    """Whether every step and the answer are right, and no step is repeated more than `rechecks` times."""
+    *steps, answer = re.findall('[a-z#][^a-z#]*', self._respond(problem.prompt))
+    pattern = ''.join(f'(?:{re.escape(step)}){{1,{1 + self.rechecks}}}' for step in steps)
+    return re.fullmatch(pattern + answer, response) is not None
 
   def stated_answer(self, response: str) -> str:
     """What follows the last `#`."""
@@ -140,15 +152,18 @@ class Chain(Task):
     return ''.join(parts) + '='
 
   def _respond(self, prompt: str, rng: np.random.Generator | None = None) -> str:
-    """The response to a prompt; steps slip with probability `noise` where `rng` is given."""
+    """The response to a prompt; where `rng` is given, steps slip and are repeated with their probabilities."""
     first, *terms = re.findall(r'[+-]?[0-9]+', prompt)
     value = int(first)
     parts = []
     for label, term in zip(_LABELS, terms, strict=False):
       value = (value + int(term)) % self.modulus
-      if rng is not None and rng.random() < self.noise:
+      if rng is not None and self.noise and rng.random() < self.noise:
         value = (value + int(rng.integers(1, self.modulus))) % self.modulus
       parts.append(f'{label}{term}={self._write(value)}')
+      if rng is not None and self.rechecks:
+        again = int(np.argmin([*(rng.random(self.rechecks) < self.recheck_rate), False]))
+        parts.append(parts[-1] * again)
     return ''.join(parts) + '#' + self._write(value)
 
   def _write(self, number: int) -> str:

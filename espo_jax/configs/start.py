@@ -1,0 +1,56 @@
+"""`config.start_from`: the run whose parameters another one starts from, and whether both have one model and tokenizer."""
+
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+
+from espo_jax import tasks
+from espo_jax.configs.data import task_arguments
+from espo_jax.configs.fields import ConfigError, flatten
+from espo_jax.configs.saved import load_config
+from espo_jax.tasks.pretrained import load_tokenizer
+
+_MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # how a model computes, not what it is
+
+
+def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with `start_from`; nothing of the run's parameters is read."""
+  if not config.start_from:
+    return
+  run, named = pathlib.Path(config.start_from), f'start_from = {config.start_from!r}'
+  if 'warm_start' in config.stages:
+    rest = tuple(stage for stage in config.stages if stage != 'warm_start')
+    yield f'{named} with stages = {config.stages}: that run takes the place of a warm start; fix: stages = {rest}'
+  if not (run / 'config.json').is_file():
+    yield f'{named}: holds no config.json; fix: the folder of a run of espo_jax.train'
+    return
+  try:
+    theirs = load_config(run / 'config.json')
+  except (ConfigError, ValueError) as error:
+    yield f'{named}: {error}; fix: a run of this version'
+    return
+  yield from (f'{named}: {problem}' for problem in model_differences(config, theirs))
+  if (run / 'tokenizer').is_dir():
+    mine, saved = _vocabulary(config), load_tokenizer(str(run / 'tokenizer')).get_vocab()
+    if mine != saved:
+      differing = sorted({token for token, _ in mine.items() ^ saved.items()})
+      yield (
+        f'{named}: its tokenizer has {len(saved)} tokens and this one {len(mine)}, which differ in {differing[:5]}; '
+        'fix: the task.options, or the model.path, of that run'
+      )
+
+
+def model_differences(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> Iterator[str]:
+  """Where the model of `config` is not the one of the run it starts from."""
+  before = flatten(theirs.model, 'model.')
+  for field, value in flatten(config.model, 'model.').items():
+    if field not in _MAY_DIFFER and before.get(field) != value:
+      yield f'its {field} is {before.get(field)!r} and this one {value!r}; fix: {field} = {before.get(field)!r}'
+
+
+def _vocabulary(config: ml_collections.ConfigDict) -> dict[str, int]:
+  """The token ids of the config's tokenizer, without the task's data."""
+  if config.model.path:
+    return load_tokenizer(config.model.path).get_vocab()
+  return tasks.get(config.task.name, **task_arguments(config)).tokenizer().get_vocab()

@@ -1,0 +1,87 @@
+"""A picture of a comparison over seeds: learning curves with the seeds' spread, and where the arms end."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from espo_jax.monitor.intervals import mean_interval
+from espo_jax.monitor.metrics import column
+from espo_jax.monitor.plots import BASELINE, COLOURS, STYLE, smoothed
+
+
+@runtime_checkable
+class Recorded(Protocol):
+  """One run: `metrics`, the lines of its metrics, and `summary`, its results."""
+
+  @property
+  def metrics(self) -> list[dict[str, Any]]:
+    """By update."""
+
+  @property
+  def summary(self) -> Mapping[str, Any]:
+    """By name."""
+
+
+def plot_arms(
+  path: Path,
+  arms: Mapping[str, Sequence[Recorded]],
+  baseline: str,
+  curves: Sequence[str],
+  scatter: tuple[str, str],
+) -> None:
+  """Draw a panel for each metric over the updates, and one for two results against each other.
+
+  Args:
+    path: Of the PNG.
+    arms: By name the arm's runs, one a seed.
+    baseline: The arm in grey.
+    curves: Metrics. The mean over seeds, smoothed, in a band from the lowest to the highest seed.
+    scatter: Results: a point a seed, and the mean with its 95 % intervals.
+  """
+  others = [arm for arm in arms if arm != baseline]
+  colours = {baseline: BASELINE, **{arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(others)}}
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(5 * (len(curves) + 1), 4.2), layout='constrained')
+    panels = figure.subplots(1, len(curves) + 1, squeeze=False)[0]
+    for axes, name in zip(panels, curves, strict=False):
+      for arm, runs in arms.items():
+        _curve(axes, arm, runs, name, colours[arm])
+      axes.set_title(name)
+      axes.set_xlabel('update')
+      axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for arm, runs in arms.items():
+      _points(panels[-1], runs, scatter, colours[arm])
+    panels[-1].set_title(f'{scatter[1]} over {scatter[0]}')
+    panels[-1].set_xlabel(scatter[0])
+    for axes, name in zip(panels, (*curves, scatter[1]), strict=True):
+      if 'accuracy' in name:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=len(arms))
+    figure.savefig(path)
+
+
+def _curve(axes: Axes, arm: str, runs: Sequence[Recorded], name: str, colour: str) -> None:
+  if not runs:
+    return
+  length = min(len(run.metrics) for run in runs)
+  values = np.array([smoothed(column(run.metrics, name)[:length]) for run in runs])
+  steps = column(runs[0].metrics, 'step')[:length]
+  axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+  axes.plot(steps, values.mean(axis=0), color=colour, label=arm)
+
+
+def _points(axes: Axes, runs: Sequence[Recorded], scatter: tuple[str, str], colour: str) -> None:
+  if not runs:
+    return
+  x, y = (np.array([run.summary[name] for run in runs], float) for name in scatter)
+  axes.plot(x, y, 'o', color=colour, alpha=0.4, markersize=4)
+  (x_mean, x_half), (y_mean, y_half) = mean_interval(x), mean_interval(y)
+  x_error, y_error = (x_half, y_half) if len(runs) > 1 else (None, None)  # a single run says nothing of the spread
+  axes.errorbar(x_mean, y_mean, y_error, x_error, fmt='o', color=colour, markersize=8, markeredgecolor='white', linewidth=1)

@@ -1,0 +1,101 @@
+"""Compare arms over seeds, each seed's from one warm start, and write the table, the plots and the numbers.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/NAME.py --workdir=runs/NAME --output=experiments/results/NAME
+
+The same command goes on with a comparison that was interrupted, skips the runs that are done, and writes NAME.md, NAME.json and
+NAME.png once all are. Each run's own command is printed and stands in NAME.json: run alone, it gives the same numbers. With
+--seeds several processes can share the work.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from espo_jax import monitor, sweeps
+from espo_jax.configs import ConfigError
+from espo_jax.stage import Interrupted, TrainingFailed
+from espo_jax.sweeps.page import body, check_page, record_of, write_page
+from espo_jax.tasks import DataError
+from espo_jax.train import keep_compiled
+
+
+def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequence[int] | None = None) -> dict | None:
+  """Run what is lacking and report once everything is there.
+
+  Args:
+    file: Of the comparison.
+    workdir: The runs' folders.
+    output: The path of the page, the numbers and the picture, without their suffixes.
+    seeds: Those to run now; None for all.
+
+  Returns:
+    What NAME.json holds; None while runs are missing.
+
+  Raises:
+    ConfigError: Before anything is run.
+    Interrupted: A signal asked for it; the same call goes on.
+    TrainingFailed: What a seed shares could not be trained.
+    DataError: A data file cannot be used.
+  """
+  spec, title = sweeps.load_sweep(file)
+  if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
+    raise ConfigError([f'--seeds: {unknown[0]} is none of the seeds {spec.seeds} of {file}; fix: some of them'])
+  check_page(output.with_suffix('.md'))
+  runs = sweeps.plan(spec, workdir)
+  sweeps.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
+  states = [sweeps.Status.of(run).state for run in runs]
+  if missing := sum(state not in sweeps.FINAL for state in states):
+    print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
+    return None
+  from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here
+
+  outcomes = sweeps.collect(spec, runs)
+  compared = sweeps.compare(spec, outcomes)
+  table = sweeps.format_comparison(
+    spec, compared, {arm: [sweeps.Status.of(run) for run in runs if arm in run.arms] for arm in spec.arms}
+  )
+  command = f'python -m espo_jax.sweep --sweep={shlex.quote(file)} --workdir={workdir} --output={output}'
+  environments = [json.loads((run.workdir / 'environment.json').read_text()) for run in runs]
+  record = record_of(spec, title, command, runs, environments, compared)
+  picture = output.with_suffix('.png')
+  picture.parent.mkdir(parents=True, exist_ok=True)
+  arms.plot_arms(picture, {arm: list(outcomes[arm].values()) for arm in spec.arms}, spec.baseline, spec.curves, spec.scatter)
+  monitor.atomic_write_text(output.with_suffix('.json'), monitor.to_json(record, indent=1) + '\n')
+  write_page(output.with_suffix('.md'), title, body(spec, record, table, picture.name))
+  print(f'{table}\nwrote {", ".join(str(output.with_suffix(suffix)) for suffix in (".md", ".json", ".png"))}')
+  return record
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command."""
+  parser = argparse.ArgumentParser(
+    prog='python -m espo_jax.sweep', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--sweep', required=True, help='a Python file with get_sweep(), such as experiments/sweeps/quickstart.py')
+  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='where the runs go, a folder for each')
+  parser.add_argument('--output', type=pathlib.Path, help='the report, without suffix; by default WORKDIR/report')
+  parser.add_argument('--seeds', type=lambda text: [int(seed) for seed in text.split(',')], help='run these alone, as in 0,2')
+  parser.add_argument(
+    '--compilation_cache_dir',
+    default=os.path.expanduser('~/.cache/espo_jax'),
+    help='compiled programs are kept here; empty for nowhere',
+  )
+  args = parser.parse_args(argv)
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  keep_compiled(args.compilation_cache_dir)
+  try:
+    sweep(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
+  except Interrupted as stopped:
+    logging.warning('%s', stopped)
+  except (ConfigError, DataError, TrainingFailed) as error:
+    sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+  main()

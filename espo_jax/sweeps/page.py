@@ -1,0 +1,96 @@
+"""A comparison as files: a page for people, JSON for programs, a picture."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from espo_jax.configs import ConfigError
+from espo_jax.monitor import atomic_write_text
+from espo_jax.sweeps.plan import Run
+from espo_jax.sweeps.running import Status
+from espo_jax.sweeps.spec import Sweep
+
+OPEN = '<!-- Written by espo_jax.sweep, up to the line that closes this part; what stands around it is kept. -->'
+CLOSE = '<!-- End of what espo_jax.sweep wrote. -->'
+
+
+def check_page(path: pathlib.Path) -> None:
+  """Refuse a page that holds no part of ours.
+
+  Raises:
+    ConfigError: There is such a page.
+  """
+  if path.exists() and not (OPEN in (text := path.read_text()) and CLOSE in text):
+    raise ConfigError([f'--output={path.with_suffix("")}: {path} was not written by espo_jax.sweep; fix: another name'])
+
+
+def write_page(path: pathlib.Path, title: str, body: str) -> None:
+  """Write a page, or the part of it that is ours."""
+  part = f'{OPEN}\n\n{body}\n\n{CLOSE}'
+  if path.exists():
+    before, _, rest = path.read_text().partition(OPEN)
+    text = before + part + rest.partition(CLOSE)[2]
+  else:
+    text = f'# {title}\n\n{part}\n'
+  atomic_write_text(path, text)
+
+
+def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> str:
+  """What was run, where, and what came of it."""
+  hardware = record['hardware']
+  commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
+  changed = ', the working tree changed since' if record['dirty'] else ''
+  numbers = picture.removesuffix('.png') + '.json'
+  lines = [
+    f'    {record["command"]}',
+    '',
+    f'Commit {commits}{changed}; jax {hardware["jax"]}, Python {hardware["python"]}; {hardware["device"]}, '
+    f'{hardware["platform"]}, {hardware["cpu_count"]} cores, of which a run had {hardware["cores"]}. '
+    f'Seeds {" ".join(map(str, sweep.seeds))}. All runs together took {record["seconds"] / 60:.1f} minutes, one after another, '
+    'compilation and evaluation included.',
+    '',
+    f"Mean ± half width of the 95 % interval over seeds (Student's t, n = {len(sweep.seeds)}); differences and savings are "
+    f'paired by seed. All numbers, and the command of each run: [{numbers}]({numbers}).',
+    '',
+    table,
+    '',
+    f'![Learning curves, and {sweep.scatter[1]} over {sweep.scatter[0]}]({picture})',
+  ]
+  return '\n'.join(lines)
+
+
+def record_of(
+  sweep: Sweep,
+  title: str,
+  command: str,
+  runs: Sequence[Run],
+  environments: Sequence[Mapping[str, Any]],
+  compared: Mapping[str, Any],
+) -> dict[str, Any]:
+  """The JSON: what was run and everything that was measured."""
+  statuses = [Status.of(run) for run in runs]
+  gits = [environment.get('git') or {} for environment in environments]
+  last = environments[-1]
+  return {
+    'title': title,
+    'command': command,
+    'commits': list(dict.fromkeys(git['commit'] for git in gits if git)),
+    'dirty': any(git.get('dirty') for git in gits),
+    'hardware': {
+      'jax': last['versions']['jax'],
+      'python': last['versions']['python'],
+      'device': last['device_kind'],
+      'platform': last['platform'],
+      'cpu_count': last['cpu_count'],
+      'cores': ' or '.join(str(cores) for cores in sorted({status.cores for status in statuses})),
+    },
+    'seconds': sum(status.seconds for status in statuses),
+    'seeds': list(sweep.seeds),
+    'baseline': sweep.baseline,
+    'arms': {arm: {**sweep.common, **overrides} for arm, overrides in sweep.arms.items()},
+    'runs': [
+      {'seed': run.seed, 'name': run.name, 'arms': run.arms, 'command': run.command, **status._asdict()}
+      for run, status in zip(runs, statuses, strict=True)
+    ],
+    'columns': compared,
+  }

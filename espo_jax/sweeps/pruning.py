@@ -1,0 +1,75 @@
+"""Ending runs early by Optuna's pruners. Optuna is an optional extra and is imported where it is asked for."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from espo_jax.configs import ConfigError
+from espo_jax.monitor import read_metrics
+from espo_jax.sweeps.spec import Sweep
+from espo_jax.train import Watch
+
+
+class Pruned(Exception):
+  """A pruner ended the run."""
+
+
+def make_pruner(sweep: Sweep) -> Any:
+  """The pruner that a sweep names.
+
+  Raises:
+    ConfigError: There is no Optuna, no such pruner, or it has no such options.
+  """
+  try:
+    import optuna
+  except ImportError as error:
+    raise ConfigError([f"pruner = {sweep.pruner!r}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
+  kind = getattr(optuna.pruners, sweep.pruner, None)
+  if not (isinstance(kind, type) and issubclass(kind, optuna.pruners.BasePruner)):
+    known = ', '.join(name for name in optuna.pruners.__all__ if name != 'BasePruner')
+    raise ConfigError([f'pruner = {sweep.pruner!r}: no such pruner; known: {known}'])
+  try:
+    return kind(**sweep.pruner_options)
+  except (TypeError, ValueError) as error:
+    raise ConfigError([f'pruner_options = {dict(sweep.pruner_options)}: {error}']) from error
+
+
+def watching(pruner: Any, earlier: Sequence[tuple[pathlib.Path, bool]], mine: pathlib.Path) -> Watch:
+  """What tells a pruner of a run's updates, and ends the run when the pruner says so.
+
+  The study is made anew from the recorded metrics, so that a resumed sweep decides as an uninterrupted one.
+
+  Args:
+    pruner: Of Optuna.
+    earlier: The folders of metrics of the same seed's earlier arms, each with whether it was pruned.
+    mine: That of the run at hand; what it recorded before an interruption is told first.
+  """
+  import optuna
+
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  study = optuna.create_study(direction='maximize', pruner=pruner)
+  for directory, pruned in earlier:
+    trial = study.ask()
+    last = _report(trial, directory)
+    study.tell(trial, last, optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
+  trial = study.ask()
+  told = False
+
+  def watch(arm: str, update: int, accuracy: float) -> None:
+    nonlocal told
+    if not told:
+      _report(trial, mine, before=update)
+      told = True
+    trial.report(accuracy, update)
+    if trial.should_prune():
+      raise Pruned(f'update {update}: training accuracy {accuracy:.3f}')
+
+  return watch
+
+
+def _report(trial: Any, directory: pathlib.Path, before: float = float('inf')) -> float:
+  rows = [row for row in read_metrics(directory) if row['step'] < before]
+  for row in rows:
+    trial.report(row['accuracy'], int(row['step']))
+    trial.should_prune()  # some pruners keep account of what they were asked
+  return rows[-1]['accuracy'] if rows else 0.0

@@ -1,0 +1,126 @@
+"""What a comparison found: means over seeds, 95 % intervals, differences from the baseline paired by seed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from espo_jax.monitor import mean_interval, read_metrics
+from espo_jax.monitor.report import WARM_START
+from espo_jax.sweeps.columns import Column, Counts, Outcome
+from espo_jax.sweeps.plan import Run
+from espo_jax.sweeps.running import Status
+from espo_jax.sweeps.spec import START, Sweep
+
+Outcomes = dict[str, dict[int, Outcome]]  # by arm, the start among them, then by seed
+
+
+def collect(sweep: Sweep, runs: Sequence[Run]) -> Outcomes:
+  """What the finished runs came to."""
+  outcomes: Outcomes = {START: {}, **{arm: {} for arm in sweep.arms}}
+  peers: dict[int, dict[str, Outcome]] = {seed: {} for seed in sweep.seeds}
+  for run in runs:
+    if not run.arms or Status.of(run).state != 'done':
+      continue
+    summary = json.loads((run.workdir / 'summary.json').read_text())
+    start = summary[WARM_START]
+    outcomes[START].setdefault(run.seed, Outcome('', run.seed, start, start, [], {}))
+    for arm, rule in run.arms.items():
+      metrics = read_metrics(run.workdir / 'arms' / rule)
+      outcome = Outcome(arm, run.seed, summary['arms'][rule], start, metrics, peers[run.seed])
+      outcomes[arm][run.seed] = peers[run.seed][arm] = outcome
+  return outcomes
+
+
+def compare(sweep: Sweep, outcomes: Outcomes) -> dict[str, dict[str, Any]]:
+  """By arm, the start's row among them, and by column: what was measured.
+
+  A `Column` is `values` by seed, their `mean` and the `half` width of its 95 % interval (Student's t; None for a single seed),
+  and under `against` the same of the differences or savings. `Counts` are `cases` and `trials` over all seeds. None where no
+  run has the number.
+  """
+  return {
+    arm: {column.label: _measured(column, by_seed, outcomes[sweep.baseline]) for column in sweep.columns}
+    for arm, by_seed in outcomes.items()
+  }
+
+
+def _measured(
+  column: Column | Counts, by_seed: Mapping[int, Outcome], baseline: Mapping[int, Outcome]
+) -> dict[str, Any] | None:
+  if isinstance(column, Counts):
+    found = [counts for outcome in by_seed.values() if outcome.arm and (counts := column.value(outcome))]
+    return {'cases': sum(x for x, _ in found), 'trials': sum(n for _, n in found)} if found else None
+  values = {seed: value for seed, outcome in by_seed.items() if (value := column.of(outcome)) is not None}
+  if not values:
+    return None
+  measured = _statistics(values)
+  is_baseline = any(outcome is baseline.get(seed) for seed, outcome in by_seed.items())
+  if column.against and not is_baseline:
+    theirs = {seed: value for seed, other in baseline.items() if (value := column.of(other)) is not None}
+    both = sorted(values.keys() & theirs.keys())
+    if both and column.against == 'difference':
+      measured['against'] = _statistics({seed: values[seed] - theirs[seed] for seed in both})
+    elif both and all(theirs[seed] for seed in both):
+      measured['against'] = _statistics({seed: 100 * (1 - values[seed] / theirs[seed]) for seed in both})
+  return measured
+
+
+def _statistics(values: Mapping[int, float]) -> dict[str, Any]:
+  mean, half = mean_interval(list(values.values()))
+  return {'mean': mean, 'half': half if math.isfinite(half) else None, 'values': {str(seed): x for seed, x in values.items()}}
+
+
+def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], states: Mapping[str, Sequence[Status]]) -> str:
+  """A markdown table with a row for the start and for each arm.
+
+  Args:
+    sweep: The comparison.
+    compared: From `compare`.
+    states: By arm, how its runs ended.
+  """
+  heads = ['arm']
+  for column in sweep.columns:
+    heads.append(column.label)
+    if isinstance(column, Column) and column.against:
+      heads.append(
+        f'difference from {sweep.baseline}' if column.against == 'difference' else f'saved against {sweep.baseline}, %'
+      )
+  rows = []
+  for arm, measured in compared.items():
+    cells = []
+    for column in sweep.columns:
+      entry = measured[column.label]
+      cells.append(_cell(column, entry))
+      if isinstance(column, Column) and column.against:
+        sign = '+' if column.against == 'difference' else ''
+        cells.append(_interval((entry or {}).get('against'), column.digits if column.against == 'difference' else 1, sign))
+    if any(cells):
+      rows.append([arm + _ended(states.get(arm, ())), *cells])
+    elif states.get(arm):
+      rows.append([arm + _ended(states[arm]), *cells])
+  lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *rows]
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _cell(column: Column | Counts, entry: Mapping[str, Any] | None) -> str:
+  if entry is None:
+    return ''
+  if isinstance(column, Counts):
+    share = f'{100 * entry["cases"] / entry["trials"]:.1f} ' if entry['trials'] else ''
+    return f'{share}({entry["cases"]:.0f} of {entry["trials"]:.0f})'
+  return _interval(entry, column.digits)
+
+
+def _interval(entry: Mapping[str, Any] | None, digits: int, sign: str = '') -> str:
+  if entry is None:
+    return ''
+  half = '' if entry['half'] is None else f' ± {entry["half"]:.{digits}f}'
+  return f'{entry["mean"]:{sign}.{digits}f}{half}'
+
+
+def _ended(states: Sequence[Status]) -> str:
+  """What is to be said of an arm whose runs did not all come to their end: its means are over the others."""
+  counts = {state: sum(status.state == state for status in states) for state in ('pruned', 'failed')}
+  said = ', '.join(f'{count} of {len(states)} {state}' for state, count in counts.items() if count)
+  return f' ({said})' if said else ''

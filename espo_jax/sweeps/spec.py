@@ -1,0 +1,85 @@
+"""A comparison as data: a file with `get_sweep()`, read and checked before anything runs."""
+
+import dataclasses
+import pathlib
+import re
+import runpy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from espo_jax.configs import ConfigError
+from espo_jax.sweeps.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
+
+START = 'start'  # the folder of what a seed shares, and the name of its row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+  """Arms over seeds.
+
+  Attributes:
+    base: The experiment's config as `--config` takes it, such as 'experiments/quickstart.py' or '...:smoke'.
+    common: Fields that all arms override, `{'learner.updates': 40}`.
+    arms: By name, the fields that each arm overrides besides. Arms whose fields are equal are one run.
+    seeds: Of the runs.
+    baseline: The arm that differences refer to.
+    shared_stages: What is trained once a seed, and what every arm starts from; `()` for nothing. An arm has the config's other
+      stages unless it names its own.
+    rules: By arm, which of its run's stop rules it stands for; `stop.name` where an arm is not named. A run trains those in its
+      `baselines` too, from one critic warm-up.
+    columns: Of the table.
+    curves: Metrics of an update that are drawn over the updates.
+    scatter: Two fields of an arm's entry in `summary.json` that are drawn against each other.
+    pruner: A class of `optuna.pruners` that ends runs early by their training accuracy, against the earlier arms of their seed;
+      '' for none. The baseline's runs are not ended.
+    pruner_options: Its keyword arguments.
+  """
+
+  base: str
+  arms: Mapping[str, Mapping[str, Any]]
+  seeds: tuple[int, ...]
+  baseline: str
+  common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  shared_stages: tuple[str, ...] = ('warm_start',)
+  rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  columns: tuple[Column | Counts, ...] = (ACCURACY, TRAINING_TOKENS)
+  curves: tuple[str, ...] = ('accuracy', 'rollout/length_mean')
+  scatter: tuple[str, str] = ('rollout_tokens', 'accuracy')
+  pruner: str = ''
+  pruner_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
+  """The comparison in a file, and its title: the first line of the file's docstring.
+
+  Raises:
+    ConfigError: The file or its `get_sweep` does not work, or the comparison has no baseline, no seeds or impossible names.
+  """
+  if not pathlib.Path(path).is_file():
+    raise ConfigError([f'--sweep={path}: no such file; fix: a file with get_sweep(), such as experiments/sweeps/quickstart.py'])
+  try:
+    module = runpy.run_path(str(path))
+    sweep = module['get_sweep']()
+  except Exception as error:  # a sweep file is code and may raise anything
+    raise ConfigError([f'--sweep={path}: {type(error).__name__}: {error}']) from error
+  if not isinstance(sweep, Sweep):
+    raise ConfigError([f'--sweep={path}: get_sweep() returns {type(sweep).__name__}; fix: return a Sweep'])
+  if problems := list(_problems(sweep)):
+    raise ConfigError(f'--sweep={path}: {problem}' for problem in problems)
+  return sweep, (module['__doc__'] or pathlib.Path(path).stem).strip().splitlines()[0].rstrip('.')
+
+
+def _problems(sweep: Sweep) -> Iterator[str]:
+  if sweep.baseline not in sweep.arms:
+    yield f'baseline = {sweep.baseline!r} is none of the arms {", ".join(sweep.arms) or "()"}; fix: one of them'
+  for name in sweep.arms:
+    if name == START or not re.fullmatch(r'[\w.+-]+', name):
+      yield f'arms: {name!r} names a folder; fix: letters, digits, "_", ".", "+" and "-", and not {START!r}'
+  for name in sweep.rules:
+    if name not in sweep.arms:
+      yield f'rules: {name!r} is none of the arms {", ".join(sweep.arms)}; fix: one of them'
+  if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
+    yield f'seeds = {sweep.seeds}: none, or one of them twice; fix: such as (0, 1, 2)'
+  labels = [column.label for column in sweep.columns]
+  if not labels or len(set(labels)) != len(labels):
+    yield f'columns = {labels}: none, or two of one label; fix: a label for each'

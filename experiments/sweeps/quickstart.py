@@ -1,0 +1,33 @@
+"""The quickstart over three seeds: PPO, ESPO, random stopping.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/quickstart.py --workdir=runs/quickstart_seeds
+
+The three stop rules are one run a seed, from one critic warm-up: `random` stops as often as ESPO did in its run.
+"""
+
+from espo_jax.sweeps import ACCURACY, GREEDY, SECONDS, Column, Counts, Sweep
+
+
+def false_positives(outcome):
+  found = outcome.summary['false_positives']
+  return found and (found['correct'], found['rows'])
+
+
+def get_sweep():
+  return Sweep(
+    base='experiments/quickstart.py',
+    common={'eval.problems': 2048, 'baselines': ('never', 'random')},
+    arms={'PPO': {}, 'random': {}, 'ESPO': {}},
+    rules={'PPO': 'never', 'random': 'random'},
+    baseline='PPO',
+    seeds=(0, 1, 2),
+    columns=(
+      ACCURACY,
+      GREEDY,
+      Column('tokens (k)', 'rollout_tokens', 1e-3),
+      Column('saved %', 'saving', 100),
+      Column('stop rate %', 'stop_rate', 100),
+      Counts('false positives %', false_positives),
+      SECONDS,
+    ),
+  )

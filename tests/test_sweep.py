@@ -1,0 +1,270 @@
+"""Comparisons over seeds: what is run and what is not, and that the table is the arithmetic it claims to be."""
+
+import json
+import pathlib
+import shlex
+
+import numpy as np
+import pytest
+import scipy.stats
+from absl import flags
+from ml_collections import config_flags
+
+from espo_jax import monitor, sweeps
+from espo_jax.configs import ConfigError, flatten, load_config
+from espo_jax.stage import Interrupted, TrainingFailed
+from espo_jax.sweep import main, sweep
+from espo_jax.sweeps import running
+from espo_jax.train import train
+
+BASE = 'experiments/quickstart.py:smoke'
+HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweeps import *\n'
+ARMS = "{'grpo': {'objective.name': 'grpo'}, 'dapo': {'objective.name': 'dapo', 'objective.clip_high': 0.3}}"
+
+
+def sweep_file(folder: pathlib.Path, **changes: str) -> str:
+  """A sweep's file, its fields as source."""
+  fields = {
+    'base': repr(BASE),
+    'arms': ARMS,
+    'baseline': "'grpo'",
+    'seeds': '(0, 1, 2)',
+    'common': "{'baselines': ()}",
+  } | changes
+  path = folder / 'compared.py'
+  path.write_text(f'{HEAD}def get_sweep():\n  return Sweep({", ".join(f"{k}={v}" for k, v in fields.items())})\n')
+  return str(path)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list:
+  """What was asked to be trained; a run is replaced by files with numbers that depend on its seed and its arm."""
+  asked = []
+
+  def pretend(config, workdir, watch=None):
+    name = pathlib.Path(workdir).name
+    asked.append((config.seed, name))
+    monitor.write_run_info(workdir, config.to_dict())
+    if 'rl' not in config.stages:
+      return
+    directory = pathlib.Path(workdir) / 'arms' / config.stop.name
+    rng = np.random.default_rng([config.seed, len(config.objective.name), name == 'dapo'])
+    level = 0.2 if name == 'dapo' else 0.8
+    with monitor.MetricWriter(directory, 0) as writer:
+      for step in range(1, 7):
+        accuracy = level + 0.1 * rng.random()
+        if watch is not None:
+          watch(config.stop.name, step, accuracy)
+        writer.write(step, {'accuracy': accuracy, 'rollout/length_mean': 9.0})
+    entry = {'accuracy': rng.random(), 'rollout_tokens': 1000 * rng.random(), 'false_positives': {'correct': 2, 'rows': 5}}
+    start = {'accuracy': 0.25 + 0.01 * config.seed}
+    summary = {'warm_start': start, 'arms': {config.stop.name: entry}}
+    monitor.write_summary(workdir, summary)
+
+  monkeypatch.setattr(running, 'train', pretend)
+  return asked
+
+
+def test_the_table_is_scipys(trained, tmp_path):
+  columns = "(ACCURACY, TRAINING_TOKENS, Counts('wrong %', lambda o: (o.summary['false_positives']['correct'], 5)))"
+  record = sweep(sweep_file(tmp_path, columns=columns), tmp_path / 'runs', tmp_path / 'out' / 'compared')
+  assert trained == [(seed, name) for seed in (0, 1, 2) for name in ('start', 'grpo', 'dapo')]
+  ends = {
+    (arm, field): np.array(
+      [json.loads((tmp_path / f'runs/seed_{s}/{arm}/summary.json').read_text())['arms']['espo'][field] for s in (0, 1, 2)]
+    )
+    for arm in ('grpo', 'dapo')
+    for field in ('accuracy', 'rollout_tokens')
+  }
+
+  def half(x):
+    return scipy.stats.t.interval(0.95, 2, loc=0, scale=scipy.stats.sem(x))[1]
+
+  found = record['columns']['dapo']
+  accuracy, tokens = 100 * ends['dapo', 'accuracy'], 1e-3 * ends['dapo', 'rollout_tokens']
+  paired = scipy.stats.ttest_rel(accuracy, 100 * ends['grpo', 'accuracy']).confidence_interval()
+  saved = 100 * (1 - ends['dapo', 'rollout_tokens'] / ends['grpo', 'rollout_tokens'])
+  np.testing.assert_allclose([found['accuracy %'][k] for k in ('mean', 'half')], [accuracy.mean(), half(accuracy)], rtol=1e-9)
+  difference = found['accuracy %']['against']
+  np.testing.assert_allclose(difference['mean'] - difference['half'], paired.low, rtol=1e-9)
+  np.testing.assert_allclose(difference['mean'] + difference['half'], paired.high, rtol=1e-9)
+  against = found['training tokens (k)']['against']
+  np.testing.assert_allclose([against['mean'], against['half']], [saved.mean(), half(saved)], rtol=1e-9)
+  assert record['columns']['start']['accuracy %']['mean'] == pytest.approx(26.0)
+  assert record['columns']['dapo']['wrong %'] == {'cases': 6, 'trials': 15}
+  page = (tmp_path / 'out' / 'compared.md').read_text()
+  assert page.startswith('# Two arms\n')
+  cells = [f'{accuracy.mean():.1f} ± {half(accuracy):.1f}', f'{tokens.mean():.1f} ± {half(tokens):.1f}', '40.0 (6 of 15)']
+  assert all(f'| {cell} |' in page for cell in cells)
+  assert '--seeds' not in record['command'] and record['command'] in page
+  assert (tmp_path / 'out' / 'compared.png').read_bytes().startswith(b'\x89PNG')
+  assert json.loads((tmp_path / 'out' / 'compared.json').read_text())['runs'][1]['arms'] == {'grpo': 'espo'}
+
+
+def test_what_is_done_is_skipped_and_prose_is_kept(trained, tmp_path, capsys):
+  file, workdir, output = sweep_file(tmp_path), tmp_path / 'runs', tmp_path / 'page'
+  assert sweep(file, workdir, output, seeds=[1]) is None
+  assert '3 of 9 runs are done' in capsys.readouterr().out
+  assert sweep(file, workdir, output) is not None
+  assert [seed for seed, _ in trained] == [1, 1, 1, 0, 0, 0, 2, 2, 2]
+  page = output.with_suffix('.md')
+  page.write_text(page.read_text().replace('# Two arms\n', '# Two arms\n\nBefore.\n') + '\nBehind.\n')
+  before = page.read_text()
+  sweep(file, workdir, output)
+  assert len(trained) == 9
+  assert page.read_text() == before
+  page.write_text('mine')
+  with pytest.raises(ConfigError, match=r'was not written by espo_jax\.sweep'):
+    sweep(file, workdir, output)
+  with pytest.raises(ConfigError, match=r'learner.updates = 5 was 10'):
+    sweep(sweep_file(tmp_path, common="{'baselines': (), 'learner.updates': 5}"), workdir, tmp_path / 'other')
+  with pytest.raises(ConfigError, match=r'--seeds: 7 is none of the seeds'):
+    sweep(file, workdir, tmp_path / 'other', seeds=[7])
+
+
+def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_path, monkeypatch):
+  file, workdir, output = sweep_file(tmp_path), tmp_path / 'runs', tmp_path / 'page'
+  pretend, moments = running.train, iter([None, None, Interrupted('saved'), None, None, None, TrainingFailed('nan')])
+
+  def disturbed(config, folder, watch=None):
+    if (raised := next(moments, None)) is not None:
+      monitor.write_run_info(folder, config.to_dict())
+      raise raised
+    pretend(config, folder, watch)
+
+  monkeypatch.setattr(running, 'train', disturbed)
+  with pytest.raises(Interrupted):
+    sweep(file, workdir, output)
+  assert trained == [(0, 'start'), (0, 'grpo')]
+  record = sweep(file, workdir, output)
+  assert trained == [(0, 'start'), (0, 'grpo'), (0, 'dapo'), (1, 'start'), (1, 'grpo'), (2, 'start'), (2, 'grpo'), (2, 'dapo')]
+  assert record['columns']['dapo']['accuracy %']['against']['values'].keys() == {'0', '2'}
+  assert '| dapo (1 of 3 failed) |' in output.with_suffix('.md').read_text()
+
+
+def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):
+  spec, _ = sweeps.load_sweep('experiments/sweeps/quickstart.py')
+  runs = sweeps.plan(spec, tmp_path)
+  assert [(run.seed, run.name, run.arms) for run in runs[2:4]] == [
+    (1, 'start', {}),
+    (1, 'PPO', {'PPO': 'never', 'random': 'random', 'ESPO': 'espo'}),
+  ]
+  assert tuple(runs[0].config.stages) == ('warm_start',)
+  assert tuple(runs[1].config.stages) == ('critic_warmup', 'rl')
+
+
+def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
+  file = sweep_file(
+    tmp_path, common="{'baselines': (), 'reward.name': 'hmpo & format', 'reward.budget': 'mean', 'stop.eta': 1}"
+  )
+  for run in sweeps.plan(sweeps.load_sweep(file)[0], tmp_path / 'runs'):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True, flag_values=values)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    arguments = shlex.split(run.command)
+    assert arguments[:3] == ['python', '-m', 'espo_jax.train']
+    monkeypatch.setattr('sys.argv', arguments[2:])  # where config_flags looks for overrides
+    values(arguments[2:])
+    assert flatten(values.config) == flatten(run.config)
+    assert values.workdir == str(run.workdir)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'baseline': "'ppo'"}, "baseline = 'ppo' is none of the arms grpo, dapo"),
+    ({'seeds': '(0, 0)'}, 'seeds = .0, 0.: none, or one of them twice'),
+    ({'seeds': '()'}, 'seeds = ..: none'),
+    ({'arms': "{'grpo': {}, 'a/b': {}}"}, "arms: 'a/b' names a folder"),
+    ({'arms': "{'grpo': {}, 'start': {}}"}, "arms: 'start' names a folder"),
+    ({'columns': '(ACCURACY, ACCURACY)'}, 'two of one label'),
+    ({'rules': "{'ppo': 'never'}"}, "rules: 'ppo' is none of the arms"),
+    ({'rules': "{'grpo': 'never'}"}, "arm 'grpo': its run trains the stop rules espo, and not"),
+    ({'arms': "{'grpo': {}, 'b': {'learner.updtes': 4}}"}, "arm 'b': learner.updtes = 4.* did you mean learner.updates"),
+    ({'arms': "{'grpo': {}, 'b': {'lerner.updates': 4}}"}, "arm 'b': lerner.updates = 4.* did you mean learner.updates"),
+    ({'arms': "{'grpo': {}, 'b': {'learner.updates': 'x'}}"}, "arm 'b': learner.updates = 'x'"),
+    ({'arms': "{'grpo': {}, 'b': {'reward.name': 'hmpp'}}"}, "arm 'b': reward.name = 'hmpp'.* did you mean 'hmpo'"),
+    ({'arms': "{'grpo': {}, 'b': {'seed': 4}}"}, "arm 'b': seed is the sweep's to set"),
+    ({'arms': "{'grpo': {}, 'b': {'model.num_layers': 3}}"}, "arm 'b' against what a seed shares: its model.num_layers is 2"),
+    ({'arms': "{'grpo': {}, 'b': {'stages': ('warm_start',)}}"}, "arm 'b': stages = .* add 'rl'"),
+    ({'shared_stages': "('rl',)"}, 'what a seed shares: shared_stages'),
+    ({'base': "'experiments/none.py'"}, "base = 'experiments/none.py': FileNotFoundError"),
+    ({'sedes': '()'}, "TypeError: .*'sedes'"),
+    ({'pruner': "'Median'"}, "pruner = 'Median': no such pruner; known: .*MedianPruner"),
+    ({'pruner': "'MedianPruner'", 'pruner_options': "{'warmup': 1}"}, "pruner_options = .*'warmup'"),
+    ({'pruner': "'MedianPruner'", 'common': '{}'}, 'several stop rules cannot be pruned'),
+  ],
+)
+def test_what_cannot_run_is_said_before_anything_runs(trained, tmp_path, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    sweep(sweep_file(tmp_path, **changes), tmp_path / 'runs', tmp_path / 'page')
+  assert not trained
+  with pytest.raises(SystemExit, match='error: '):
+    main([f'--sweep={tmp_path / "compared.py"}', f'--workdir={tmp_path / "runs"}', '--compilation_cache_dir='])
+
+
+def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_path):
+  pytest.importorskip('optuna')
+  arms = "{'grpo': {'objective.name': 'grpo'}, 'gspo': {'objective.name': 'gspo'}, 'dapo': {'objective.name': 'dapo'}}"
+  options = "{'n_startup_trials': 2, 'n_warmup_steps': 2}"
+  file = sweep_file(tmp_path, arms=arms, pruner="'MedianPruner'", pruner_options=options)
+  for _ in range(2):
+    record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
+    assert len(trained) == 12
+    states = {(run['seed'], run['name']): run['state'] for run in record['runs']}
+    # dapo's accuracy is below 0.3, the others' above 0.8; gspo meets one earlier run, fewer than n_startup_trials
+    assert {key for key, state in states.items() if state == 'pruned'} == {(seed, 'dapo') for seed in (0, 1, 2)}
+  assert [row['step'] for row in monitor.read_metrics(tmp_path / 'runs/seed_0/dapo/arms/espo')] == [1]
+  assert all(run['message'].startswith('update 2: ') for run in record['runs'] if run['state'] == 'pruned')
+  assert record['columns']['dapo']['accuracy %'] is None
+  assert '| dapo (3 of 3 pruned) |' in (tmp_path / 'page.md').read_text()
+
+
+@pytest.fixture(scope='module')
+def joint(tmp_path_factory) -> pathlib.Path:
+  """The quickstart's own run: warm start, critic warm-up and both arms in one go."""
+  spec, _ = sweeps.load_sweep(sweep_file(tmp_path_factory.mktemp('joint')))
+  config = sweeps.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
+  config.stages, config.baselines = ('warm_start', 'critic_warmup', 'rl'), ('never',)
+  path = tmp_path_factory.mktemp('run')
+  train(config.lock(), path)
+  return path
+
+
+def measured(directory: pathlib.Path) -> list[dict]:
+  of_the_process = ('seconds/', 'tokens_per_second', 'process/')
+  return [{k: v for k, v in row.items() if not k.startswith(of_the_process)} for row in monitor.read_metrics(directory)]
+
+
+def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
+  file = sweep_file(tmp_path, arms="{'grpo': {'stop.name': 'never'}, 'espo': {}}", seeds='(0,)')
+  record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
+  for arm, rule in (('grpo', 'never'), ('espo', 'espo')):
+    ours = tmp_path / 'runs' / 'seed_0' / arm / 'arms' / rule
+    np.testing.assert_equal(measured(ours), measured(joint / 'arms' / rule))
+    assert (ours / 'evaluation.json').read_text() == (joint / 'arms' / rule / 'evaluation.json').read_text()
+  assert record['columns']['espo']['accuracy %']['half'] is None
+  assert load_config(tmp_path / 'runs/seed_0/espo/config.json').start_from == str(tmp_path / 'runs/seed_0/start')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'stages': ('warm_start', 'rl')}, r"start_from = .*takes the place of a warm start; fix: stages = \('rl',\)"),
+    ({'start_from': 'no/such/run'}, "start_from = 'no/such/run': holds no config.json"),
+    ({'model.hidden_size': 24}, 'its model.hidden_size is 16 and this one 24; fix: model.hidden_size = 16'),
+    ({'task.options.max_ops': 2}, r"its tokenizer has 19 tokens and this one 18, which differ in \['c'\]"),
+  ],
+)
+def test_a_start_of_another_kind_is_refused(joint, changes, message):
+  config = load_config(joint / 'config.json').unlock()
+  config.stages, config.start_from = ('critic_warmup', 'rl'), str(joint)
+  for field, value in changes.items():
+    *sections, last = field.split('.')
+    holder = config
+    for section in sections:
+      holder = holder[section]
+    holder[last] = value
+  with pytest.raises(ConfigError, match=message):
+    train(config.lock(), joint.parent / 'never_made')
+  assert not (joint.parent / 'never_made').exists()
