@@ -1,0 +1,50 @@
+"""HMPO and its ablation arms: how much shorter, and at what cost.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/hmpo.py --workdir=runs/hmpo --output=experiments/results/hmpo
+
+One reward an arm, all else equal: `correct` knows no length; `hmpo` is the paper's (the median length of the group's right
+answers for a budget, cosine, product with the verdict); `mean` has their mean for a budget; `additive` adds the token reward
+to the verdict; `linear` has a line for the cosine; `fixed` pays the verdict up to 43 tokens, which is what the longest
+problem needs, and nothing beyond.
+"""
+
+from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, TRAINING_TOKENS, Column, Sweep
+
+
+def fewer_than_start(outcome):
+  return outcome.start['test_tokens_mean'] - outcome.summary['test_tokens_mean']
+
+
+def saved_of_start(outcome):
+  return fewer_than_start(outcome) / outcome.start['test_tokens_mean']
+
+
+def fewer_than_correct(outcome):
+  return outcome.peers['correct'].summary['test_tokens_mean'] - outcome.summary['test_tokens_mean']
+
+
+def get_sweep():
+  hmpo = {'reward.name': 'hmpo'}
+  return Sweep(
+    base='experiments/groups.py:rechecks',
+    arms={
+      'correct': {'reward.name': 'correct'},
+      'hmpo': hmpo,
+      'mean': hmpo | {'reward.budget': 'mean'},
+      'additive': hmpo | {'reward.combine': 'sum'},
+      'linear': hmpo | {'reward.shape': 'linear'},
+      'fixed': hmpo | {'reward.budget': 'fixed', 'reward.shape': 'indicator', 'reward.fixed_budget': 43.0},
+    },
+    baseline='correct',
+    seeds=(0, 1, 2),
+    columns=(
+      ACCURACY,
+      GREEDY,
+      RESPONSE_TOKENS,
+      Column('tokens fewer than correct', fewer_than_correct),
+      Column('tokens fewer than the start', fewer_than_start),
+      Column('saved of the start, %', saved_of_start, 100),
+      TRAINING_TOKENS,
+    ),
+    scatter=('test_tokens_mean', 'accuracy'),
+  )

@@ -1,0 +1,61 @@
+"""TEPO against GRPO and DAPO: how fast, and what becomes of the entropy.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/tepo.py --workdir=runs/tepo --output=experiments/results/tepo
+
+`updates to 90 %`: the first update at which the mean training accuracy of the last five reaches 90 % of the seed's final one:
+the mean of the last ten updates, in the arm where it is highest. An arm that does not get there counts all its updates.
+"""
+
+import numpy as np
+
+from espo_jax.monitor import column
+from espo_jax.sweeps import ACCURACY, TRAINING_TOKENS, Column, Counts, Sweep
+
+
+def final_accuracy(outcome):
+  return column(outcome.metrics, 'accuracy')[-10:].mean()
+
+
+def crossing(outcome):
+  """The update, and whether it was reached."""
+  target = 0.9 * max(final_accuracy(peer) for peer in outcome.peers.values())
+  accuracy = column(outcome.metrics, 'accuracy')
+  smooth = np.convolve(accuracy, np.ones(5) / 5, mode='valid')  # of the updates 1-5, 2-6, ...
+  reached = np.flatnonzero(smooth >= target)
+  return (int(reached[0]) + 5, 1) if len(reached) else (len(accuracy), 0)
+
+
+def tokens_to_90(outcome):
+  return column(outcome.metrics, 'rollout/tokens')[: crossing(outcome)[0]].sum()
+
+
+def mean_entropy(outcome):
+  return column(outcome.metrics, 'entropy').mean()
+
+
+def final_entropy(outcome):
+  return column(outcome.metrics, 'entropy')[-10:].mean()
+
+
+def get_sweep():
+  return Sweep(
+    base='experiments/groups.py',
+    arms={
+      'grpo': {'objective.name': 'grpo'},
+      'dapo': {'objective.name': 'dapo'},
+      'tepo': {'objective.name': 'tepo'},
+    },
+    baseline='grpo',
+    seeds=(0, 1, 2),
+    columns=(
+      ACCURACY,
+      Column('final training accuracy %', final_accuracy, 100),
+      Column('updates to 90 %', lambda outcome: crossing(outcome)[0], against='saved'),
+      Counts('reached %', lambda outcome: (crossing(outcome)[1], 1)),
+      Column('training tokens to 90 % (k)', tokens_to_90, 1e-3),
+      Column('entropy, mean over updates (nats)', mean_entropy, digits=3, against='difference'),
+      Column('entropy, last ten updates (nats)', final_entropy, digits=3),
+      TRAINING_TOKENS,
+    ),
+    curves=('accuracy', 'entropy'),
+  )
