@@ -350,7 +350,7 @@ def test_a_stopped_row_is_wrong_and_gave_no_answer():
   rows = trajectories([3, 12, 5, 2, 7, 1], reasons, [3, 12, 12, 2, 7, 1])
   flags = np.array([True, True, True, False, True, False])
   judged = Judged(jnp.ones(6), jnp.asarray(flags), jnp.asarray(~flags), jnp.asarray([2, 2, 2, 1, 1, 1]))
-  seen = rewards.observed(rows, judged, 3)
+  seen = rewards.observed(rows, judged, 3, 4)
   np.testing.assert_array_equal(seen['correct'], [[1, 1, 0], [0, 1, 1]])  # a shadow's verdict is for measurement only
   np.testing.assert_array_equal(seen['lengths'], [[3, 12, 5], [2, 7, 1]])
   np.testing.assert_array_equal(seen['ended'], [[True, False, False], [False, True, True]])

@@ -1,0 +1,281 @@
+"""Exit policies by themselves, and what the decoder makes of them: truncation, caches, log-probabilities, gradients."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rollouts as r
+from small import VOCAB, actor_critic, config
+
+from espo_jax import exits, rollout
+from espo_jax.learner import score
+from espo_jax.model import Deciding, ExitHeads, Forced, apply
+from espo_jax.rollout import Sampling
+
+LAYERS = 4
+POLICIES = {
+  'sampled': exits.sampled(),
+  'threshold': exits.threshold(),
+  'dynamax': exits.dynamax(),
+  'ponder_q': exits.ponder_q(),
+  'calm_margin': exits.calm_margin(level=0.1, horizon=24),
+  'calm_cosine': exits.calm_cosine(level=0.2, horizon=24),
+  'skipdecode': exits.skipdecode(level=2.0, end=12),
+  'fixed': exits.fixed(level=2.0),
+  'never': exits.never(),
+}
+
+
+@functools.cache
+def model_of(scan=False, kind='linear', every=1):
+  return actor_critic(3, num_layers=LAYERS, scan_layers=scan, exits=ExitHeads(every, kind))
+
+
+@functools.cache
+def rolled(name, scan=False, kind='linear', every=1, slots=5, samples=r.G):
+  model, params = model_of(scan, kind, every)
+  policy = POLICIES[name]
+  rows = rollout.generate(
+    dataclasses.replace(model, exits=policy),
+    params,
+    r.RULE,
+    r.STATE,
+    jax.tree.map(jnp.asarray, r.PROMPTS),
+    jax.random.key(7),
+    samples=samples,
+    horizon=r.HORIZON,
+    end_tokens=(r.EOS,),
+    pad_token=r.PAD,
+    sampling=Sampling(jnp.float32(1.0)),
+    shadow_share=jnp.float32(0.5),
+    exit_level=policy.level,
+    scan_length=8,
+    slots=0 if policy.kv_fill == 'monotone' else slots,
+  )
+  return jax.device_get(rows)
+
+
+def scored(name, rows, blocks, scan=False, kind='linear', every=1):
+  model, params = model_of(scan, kind, every)
+  policy, rows = POLICIES[name], jax.tree.map(jnp.asarray, rows)
+  return score(
+    dataclasses.replace(model, exits=policy),
+    params,
+    rows.prompt_tokens,
+    rows.prompt_lengths,
+    rows.tokens,
+    temperature=1.0,
+    chunk=10,
+    blocks=jnp.asarray(blocks),
+    exit_level=policy.level,
+  )
+
+
+# ------------------------------------------------------------------------------------------------------------ golden values
+
+
+def test_stick_breaking_sums_to_one_and_has_the_published_values():
+  hazards = jnp.array([0.1, 0.2, 0.5, 0.9])
+  pmf = exits.exit_pmf(hazards)  # the last layer takes the rest, as with a hazard of 1
+  np.testing.assert_allclose(pmf, [0.1, 0.18, 0.36, 0.324, 0.036], rtol=1e-6)
+  prior = np.array([0.1, 0.09, 0.081, 0.0729, 0.6561])  # geometric with 0.1, cut off at five layers
+  np.testing.assert_allclose((prior * np.log(prior / np.asarray(pmf, np.float64))).sum(), 1.612574, atol=1e-6)
+  random = jax.random.uniform(jax.random.key(0), (50, 7))
+  np.testing.assert_allclose(exits.exit_pmf(random).sum(-1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(('quantile', 'left_at'), [(0.5, 2), (1e-9, 0), (1.0, 4)])
+def test_ponder_q_leaves_where_the_cumulative_probability_passes_its_level(quantile, left_at):
+  passed = np.cumsum([0.1, 0.18, 0.36, 0.324, 0.036]).astype(np.float32)
+  policy = exits.ponder_q()
+  fires = [
+    float(
+      policy.hazard(exits.Observation(zero, jnp.full((1, 1), p), zero, zero, lambda x: x, zero), jnp.float32(quantile))[0, 0]
+    )
+    for zero in [jnp.zeros((1, 1))]
+    for p in passed[:4]
+  ]
+  assert [*fires, 1.0].index(1.0) == left_at
+
+
+def test_skipdecode_has_the_published_schedule_and_never_needs_what_an_earlier_token_left_out():
+  depths = exits.linear_decay(jnp.arange(20), 18, 6, 4, 16)
+  np.testing.assert_array_equal(depths, [18] * 5 + list(range(17, 6, -1)) + [6] * 4)
+  policy = exits.skipdecode(level=6.0, bottom=2, start=4, end=16)
+  blocks = policy.schedule(jnp.arange(20), 18, jnp.float32(6.0))
+  runs = np.array([[bool(policy.runs(block, count, 18)) for block in range(18)] for count in blocks])
+  np.testing.assert_array_equal(runs.sum(axis=1), depths)
+  assert (runs[1:] <= runs[:-1]).all()
+  np.testing.assert_array_equal(np.flatnonzero(runs[-1]), [0, 1, 14, 15, 16, 17])
+
+
+def test_calm_threshold_decays_as_published():
+  np.testing.assert_allclose(
+    exits.calm_threshold(jnp.array([0, 50, 100]), 0.9, 4.0, 100),
+    [0.91, 0.81 + 0.1 * np.exp(-2), 0.81 + 0.1 * np.exp(-4)],
+    rtol=1e-6,
+  )
+  assert float(exits.calm_threshold(jnp.int32(0), 1.2, 4.0, 100)) == 1.0
+
+
+# ------------------------------------------------------------------------------------------------------------- the decoder
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_exits_off_is_the_base_model_bit_for_bit(scan):
+  model, params = model_of(scan)
+  without = {name: x for name, x in params['policy'].items() if name not in ('exit_heads', 'value')}
+  tokens = jax.random.randint(jax.random.key(1), (3, 9), 0, VOCAB)
+  base = apply(config(num_layers=LAYERS, scan_layers=scan), without, tokens)
+  segments, positions = jnp.ones_like(tokens), jnp.broadcast_to(jnp.arange(9), tokens.shape)
+  forced = Forced(jnp.full(tokens.shape, LAYERS), segments > 0, jnp.float32(0.1))
+  states = dataclasses.replace(model, exits=exits.sampled()).states(params, tokens, positions, segments, forced)
+  np.testing.assert_array_equal(model.logits(params, states), base)
+
+
+def test_never_samples_what_the_model_without_exits_samples():
+  model, params = model_of()
+  rows = rolled('never', slots=0)
+  plain = rollout.generate(
+    model,
+    params,
+    r.RULE,
+    r.STATE,
+    jax.tree.map(jnp.asarray, r.PROMPTS),
+    jax.random.key(7),
+    samples=r.G,
+    horizon=r.HORIZON,
+    end_tokens=(r.EOS,),
+    pad_token=r.PAD,
+    sampling=Sampling(jnp.float32(1.0)),
+    shadow_share=jnp.float32(0.5),
+    scan_length=8,
+  )
+  r.assert_same_rows(rows, jax.device_get(plain), atol=0)
+  assert plain.depth is None
+
+
+@pytest.mark.parametrize('cut', [1, 3])
+def test_an_exit_is_the_model_cut_off_there(cut):
+  model, params = model_of()
+  tokens = jax.random.randint(jax.random.key(2), (3, 9), 0, VOCAB)
+  segments, positions = jnp.ones_like(tokens), jnp.broadcast_to(jnp.arange(9), tokens.shape)
+  forced = Forced(jnp.full(tokens.shape, cut), segments > 0, jnp.float32(0.1))
+  states = dataclasses.replace(model, exits=exits.sampled()).states(params, tokens, positions, segments, forced)
+  kept = {name: x for name, x in params['policy'].items() if not name.startswith('layer_') or int(name[6:]) < cut}
+  kept = {name: x for name, x in kept.items() if name not in ('exit_heads', 'value')}
+  cut_off = apply(config(num_layers=cut), kept, tokens)
+  np.testing.assert_allclose(model.logits(params, states), cut_off, atol=1e-6)
+
+
+CASES = [(name, False, 'linear', 1) for name in POLICIES] + [
+  ('sampled', True, 'mlp', 2),
+  ('calm_margin', True, 'linear', 2),
+  ('dynamax', True, 'linear', 1),
+  ('skipdecode', True, 'linear', 1),
+]
+
+
+@pytest.mark.parametrize(('name', 'scan', 'kind', 'every'), CASES)
+def test_decoding_and_scoring_agree_on_tokens_exits_and_values(name, scan, kind, every):
+  rows = rolled(name, scan, kind, every)
+  again = scored(name, rows, rows.depth.blocks, scan, kind, every)
+  real = np.asarray(rows.mask)
+  for now, then in ((again.logprobs, rows.logprobs), (again.exit_logprobs, rows.depth.logprobs), (again.values, rows.values)):
+    np.testing.assert_allclose(np.asarray(now)[real], then[real], rtol=0, atol=1e-5)
+  assert (rows.depth.blocks[:, 0][real[:, 0]] == LAYERS).all()  # the first token follows the prompt, which is read to the end
+  if name != 'never':
+    assert (rows.depth.blocks[real] < LAYERS).any()
+  if name == 'sampled':
+    assert (rows.depth.logprobs[real] < 0).any()
+  else:
+    assert (rows.depth.logprobs == 0).all()
+
+
+def test_another_depth_is_another_distribution():
+  """The agreement above is not for want of sensitivity."""
+  rows = rolled('sampled')
+  elsewhere = scored('sampled', rows, jnp.full_like(rows.depth.blocks, LAYERS))
+  real = np.asarray(rows.mask) & (rows.depth.blocks < LAYERS)
+  assert np.abs(np.asarray(elsewhere.logprobs)[real] - rows.logprobs[real]).max() > 0.1
+
+
+def test_a_sample_depends_neither_on_slots_nor_on_its_neighbours():
+  one, other = rolled('sampled', slots=5), rolled('sampled', slots=0)
+  r.assert_same_rows(one, other, atol=1e-5)
+  real = np.asarray(one.mask)
+  np.testing.assert_array_equal(one.depth.blocks[real], other.depth.blocks[real])
+
+
+def test_exits_are_drawn_with_the_heads_probabilities():
+  """Chi-square over the exits at the second token of many samples of one prompt, against stick breaking by hand."""
+  rows = rolled('sampled', samples=300, slots=0)
+  model, params = model_of()
+  prompt, count = rows.prompt_tokens[:1, -rows.prompt_lengths[0] :], rows.prompt_lengths[0]
+  first = rows.tokens[:300, 0]
+  token = np.bincount(first[first != r.EOS]).argmax()
+  chosen = (first == token) & (rows.length[:300] > 1)
+  tokens = jnp.asarray(np.append(prompt, token)[None])
+  positions, ones = jnp.arange(count + 1)[None], jnp.ones((1, count + 1), jnp.int32)
+  _, _, logits = model.entering(params, tokens, positions, ones)
+  q = 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0, -1]))
+  q[q < 0.1] = 0.0
+  expected = np.append(q, 1) * np.cumprod(np.append(1, 1 - q)) * chosen.sum()
+  seen = np.bincount(rows.depth.blocks[:300, 1][chosen] - 1, minlength=LAYERS)
+  used = expected > 0
+  assert chosen.sum() > 40 and (seen[~used] == 0).all()
+  assert ((seen - expected)[used] ** 2 / expected[used]).sum() < 16.27  # 0.1 % of a chi-square with 3 degrees of freedom
+
+
+def test_the_gradient_of_an_exits_log_probability_is_that_of_finite_differences():
+  rows = jax.tree.map(jnp.asarray, rolled('sampled'))
+  model, params = model_of()
+  policy = exits.sampled()
+  real = rows.mask
+
+  def total(heads):
+    changed = params | {'policy': params['policy'] | {'exit_heads': heads}}
+    found = score(
+      dataclasses.replace(model, exits=policy),
+      changed,
+      rows.prompt_tokens,
+      rows.prompt_lengths,
+      rows.tokens,
+      temperature=1.0,
+      chunk=100,
+      blocks=rows.depth.blocks,
+      exit_level=0.0,
+    )
+    return jnp.where(real, found.exit_logprobs, 0.0).sum()
+
+  heads = params['policy']['exit_heads']
+  gradient = jax.grad(total)(heads)
+  for name, leaf in heads.items():
+    direction = jax.random.normal(jax.random.key(3), leaf.shape)
+    ahead, behind = (total(heads | {name: leaf + step * direction}) for step in (1e-2, -1e-2))
+    np.testing.assert_allclose((gradient[name] * direction).sum(), (ahead - behind) / 2e-2, rtol=2e-3)
+
+
+def test_only_blocks_that_a_live_row_needs_are_run():
+  """With nobody deep, what the skipped blocks would add must not matter, not even as a nan."""
+  model, params = model_of()
+  policy = exits.fixed(level=2.0)
+  poisoned = jax.tree.map(lambda x: x, params)
+  for block in ('layer_2', 'layer_3'):
+    poisoned['policy'][block] = poisoned['policy'][block] | {
+      'mlp': jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params['policy'][block]['mlp'])
+    }
+  tokens, lengths = jnp.array([[3, 4, 5]]), jnp.array([3])
+  states, caches = dataclasses.replace(model, exits=None).prefill(params, tokens, lengths)
+  wide = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 2), (0, 0))) if x.ndim == 4 else x, caches)
+  reading = Deciding(jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1)), jnp.ones((1, 1), bool), jnp.float32(2.0))
+  deep = dataclasses.replace(model, exits=policy)
+  clean, dirty = (
+    deep.extend_policy(p, jnp.array([[6]]), jnp.ones(1, jnp.int32), states, wide, jnp.int32(4), reading)[0]
+    for p in (params, poisoned)
+  )
+  np.testing.assert_array_equal(clean.policy, dirty.policy)
+  assert np.isfinite(dirty.policy).all()
