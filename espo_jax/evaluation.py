@@ -127,22 +127,18 @@ def sample_answers(
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     began = time.perf_counter()
-    rows = exp.rollout(
-      params,
-      _NEVER,
-      _NEVER.init(1).adaptive,
-      exp.prompts([*fresh, *[fresh[-1]] * (prompts - len(fresh))]),
-      exp.key('evaluation', seed),
-      samples=samples,
-      temperature=temperature,
-      exit_level=exit_level,
-    )
+    asked, key = exp.prompts([*fresh, *[fresh[-1]] * (prompts - len(fresh))]), exp.key('evaluation', seed)
+    if exp.config.eval.draft_blocks:
+      rows = exp.speculate(params, asked, key, samples=samples, temperature=temperature)
+    else:
+      adaptive = _NEVER.init(1).adaptive
+      rows = exp.rollout(params, _NEVER, adaptive, asked, key, samples=samples, temperature=temperature, exit_level=exit_level)
     read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
     tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in jax.device_get(read))
     seconds = time.perf_counter() - began
     texts = tasks.decode_responses(exp.tokenizer, tokens, lengths)
-    asked = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    verdicts = exp.task.verify_all(asked, texts)
+    tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
+    verdicts = exp.task.verify_all(tagged, texts)
     answers = [
       Answer(
         problem=first + i // samples,
@@ -159,7 +155,7 @@ def sample_answers(
         depth=float(depth),
       )
       for i, (problem, text, verdict, length, reason, depth) in enumerate(
-        zip(asked, texts, verdicts, lengths, reasons, depths, strict=True)
+        zip(tagged, texts, verdicts, lengths, reasons, depths, strict=True)
       )
     ]
     yield Answered(answers, seconds)

@@ -126,14 +126,33 @@ class Experiment:
       end_tokens=self.end_tokens,
       pad_token=self.tokenizer.pad_token_id,
       mesh=self.mesh if self.mesh.size > 1 else None,
-      sampling=self.put(
-        rollout.Sampling(
-          np.float32(temperature), np.float32(c.rollout.top_p), np.int32(c.rollout.top_k), np.float32(c.rollout.min_p)
-        )
-      ),
+      sampling=self._sampling(temperature),
       shadow_share=self.put(np.float32(shadow_share)),
       exit_level=self.put(np.float32(exit_level)),
     )
+
+  def speculate(
+    self, params: Params, prompts: Prompts, key: Key[Array, ''], *, samples: int, temperature: float
+  ) -> Trajectories:
+    """As `rollout` from the whole model without a stop rule, drafted by its first blocks."""
+    c = self.config
+    return rollout.speculate(
+      self.model,
+      params,
+      prompts,
+      key,
+      samples=samples,
+      horizon=c.rollout.horizon,
+      end_tokens=self.end_tokens,
+      pad_token=self.tokenizer.pad_token_id,
+      draft_blocks=c.eval.draft_blocks,
+      draft_tokens=c.eval.draft_tokens,
+      sampling=self._sampling(temperature),
+    )[0]
+
+  def _sampling(self, temperature: float) -> rollout.Sampling:
+    r = self.config.rollout
+    return self.put(rollout.Sampling(np.float32(temperature), np.float32(r.top_p), np.int32(r.top_k), np.float32(r.min_p)))
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
     """Whether every row's whole text, a shadow row's continuation included, solves its problem."""

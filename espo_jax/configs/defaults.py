@@ -152,6 +152,10 @@ def default_config() -> ml_collections.ConfigDict:
   c.eval = ml_collections.ConfigDict()
   c.eval.problems = 512  # of the test split
   c.eval.batch = 256
+  c.eval.draft_blocks = (
+    0  # the first blocks draft what the whole model verifies: its answers' law is the model's; 0 for no drafts
+  )
+  c.eval.draft_tokens = 4  # drafted at a time, at most
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 20  # steps

@@ -34,3 +34,19 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
     yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'
+
+
+def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What stands in the way of self-speculative evaluation."""
+  blocks = config.eval.draft_blocks
+  if not blocks:
+    return
+  field = f'eval.draft_blocks = {blocks}'
+  if not config.model.path and blocks >= config.model.num_layers:
+    yield f'{field}: none of model.num_layers = {config.model.num_layers} is left to verify; fix: fewer'
+  if config.model.scan_layers or config.model.paged_kernels:
+    yield f'{field}: drafting runs some of the blocks; fix: model.scan_layers = False and model.paged_kernels = False'
+  if config.exits.every and config.exits.policy != 'never':
+    yield f"{field} with exits.policy = {config.exits.policy!r}: drafts are verified at full depth; fix: exits.policy = 'never'"
+  if any(size != 1 for size in config.mesh.to_dict().values()):
+    yield f'{field} with mesh = {config.mesh.to_dict()}: drafting is for one device; fix: axes of 1'

@@ -9,7 +9,7 @@ import ml_collections
 from espo_jax import stops, tasks
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import default_config
-from espo_jax.configs.exits import exit_problems
+from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
@@ -52,6 +52,7 @@ _POSITIVE = [
   'learner.max_bad_steps',
   'eval.problems',
   'eval.batch',
+  'eval.draft_tokens',
   'checkpoint.every',
   'checkpoint.keep_last',
 ]
@@ -83,6 +84,7 @@ _NOT_NEGATIVE = [
   'warm_start.warmup_steps',
   'warm_start.weight_decay',
   'checkpoint.keep_best',
+  'eval.draft_blocks',
 ]
 _SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_share']
 _BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
@@ -101,7 +103,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> Non
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
-    for check in (_names, _ranges, _model, _mesh, task_problems, data_problems):
+    for check in (_names, _ranges, _model, _mesh, task_problems, data_problems, draft_problems):
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems) if training else ():
       problems += check(config)

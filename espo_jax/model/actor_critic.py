@@ -181,6 +181,26 @@ class ActorCritic:
     out: Any = decoder.apply({'params': params}, tokens, counts, cache, longest, deciding, method='extend')
     return out
 
+  def draft(
+    self, params: Params, tokens: Int[Array, 'B S'], cache: Cache, longest: Int[Array, ''], blocks: int
+  ) -> tuple[Float[Array, 'B S D'], Cache]:
+    """Tokens behind those in the cache through the policy's first `blocks` blocks, as `Decoder.draft`."""
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, cache, longest, blocks, method='draft')
+    return out
+
+  def verify(
+    self, params: Params, stream: Float[Array, 'B S D'], cache: Cache, longest: Int[Array, ''], blocks: int
+  ) -> tuple[States, Cache]:
+    """What comes out of `draft` through the other blocks, as `Decoder.verify`."""
+    out: Any = self._policy.apply({'params': params['policy']}, stream, cache, longest, blocks, method='verify')
+    hidden, cache = out
+    return States(hidden, hidden), cache
+
+  def readout(self, params: Params, stream: Float[Array, '... D']) -> Float[Array, '... V']:
+    """The logits that a residual stream gives if no further block adds to it."""
+    logits: Any = self._policy.apply({'params': params['policy']}, stream, method='readout')
+    return logits
+
   def logits(self, params: Params, states: States) -> Float[Array, '... V']:
     """Next-token logits, float32."""
     logits: Any = self._policy.apply({'params': params['policy']}, states.policy, method='logits')

@@ -120,6 +120,43 @@ class Decoder(nn.Module):
     depth = None if trunk.track is None else trunk.track.depth
     return trunk.x, Cache(*trunk.kv, cache.lengths + counts), depth
 
+  def draft(
+    self, tokens: Int[Array, 'B S'], cache: Cache, longest: Int[Array, ''], blocks: int
+  ) -> tuple[Float[Array, 'B S D'], Cache]:
+    """The residual stream behind the first `blocks` blocks of tokens that follow those in the cache, and the cache with them.
+
+    Their columns in the other blocks are for `verify` to write. Unrolled layers only.
+
+    Args:
+      tokens: The new tokens of each row.
+      cache: What came before.
+      longest: As in `extend`.
+      blocks: How many run.
+    """
+    x, cache = self._some(self._embed(tokens), cache, longest, range(blocks))
+    return x, cache.replace(lengths=cache.lengths + tokens.shape[1])
+
+  def verify(
+    self, stream: Float[Array, 'B S D'], cache: Cache, longest: Int[Array, ''], blocks: int
+  ) -> tuple[Float[Array, 'B S D'], Cache]:
+    """The hidden states of tokens that have run through the first `blocks` blocks, and the cache with them in the others.
+
+    Args:
+      stream: What `draft` gave for them.
+      cache: With them in the first blocks, but with the lengths from before them; these stay.
+      longest: As in `extend`.
+      blocks: How many have run.
+    """
+    x, cache = self._some(stream, cache, longest, range(blocks, self.config.num_layers))
+    return self.final_norm(x), cache
+
+  def _some(self, x: Array, cache: Cache, longest: Array, blocks: range) -> tuple[Array, Cache]:
+    turn = rotation(self.config, cache.lengths[:, None] + jnp.arange(x.shape[1]))
+    keys, values = list(cache.keys), list(cache.values)
+    for i in blocks:
+      x, (keys[i], values[i]), _ = self.layers[i](x, turn, Following(cache.lengths, longest), (keys[i], values[i]))
+    return x, cache.replace(keys=tuple(keys), values=tuple(values))
+
   def _trunk(
     self,
     tokens: Int[Array, 'B S'],

@@ -131,7 +131,7 @@ def generate(
   steps = -(-scan_length // group) * group
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   shadow = draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32))
-  prefilled = _prefill(model, params, prompts, slots)
+  prefilled = prefill(model, params, prompts, slots)
 
   def spread(tree: tuple[States, Caches]) -> tuple[States, Caches]:
     return tree if mesh is None else spread_rows(tree, mesh)
@@ -274,7 +274,7 @@ def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopS
   return per_row.replace(adaptive=state.adaptive)
 
 
-def _prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
+def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
   """The states of the prompts' last tokens and caches of their columns, `at_a_time` prompts at a time."""
   count, width = prompts.tokens.shape
   lengths = jnp.asarray(prompts.lengths)

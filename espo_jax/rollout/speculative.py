@@ -1,0 +1,263 @@
+"""Self-speculative decoding: the first blocks draft, the others verify in one pass; the law of the output is the full model's.
+
+As in LayerSkip (arXiv 2404.16710) the model drafts for itself: a draft is read by the first blocks, whose stream goes straight
+to the final norm and the LM head, and the verification goes on from these streams and keys. Acceptance and the draw in place of
+a rejected draft are those of speculative sampling (arXiv 2211.17192).
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax.model import ActorCritic, Cache, Caches, Params
+from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.engine import prefill
+from espo_jax.rollout.sampling import Sampling
+from espo_jax.types import Prompts, StopReason, Trajectories
+
+_KEEP = 0.9  # of the running acceptance rate, from round to round
+_PLAIN = Sampling()
+
+
+class Speculation(flax.struct.PyTreeNode):
+  """What drafting was good for, over all rows."""
+
+  rounds: Int[Array, '']  # passes of the full model behind the prompts'
+  drafted: Int[Array, '']  # tokens drafted in live rows
+  accepted: Int[Array, '']  # of these, those that became part of a response
+
+
+class _Rows(flax.struct.PyTreeNode):
+  """What is carried from round to round. The last token of a row has not been read yet."""
+
+  last: Int[Array, 'N']
+  length: Int[Array, 'N']
+  alive: Bool[Array, 'N']
+  ended: Bool[Array, 'N']
+  caches: Caches
+  record: '_Record'
+  acceptance: Float[Array, '']
+  counts: Speculation
+
+
+class _Record(flax.struct.PyTreeNode):
+  """What is written down of each token; a column a token."""
+
+  tokens: Int[Array, 'N C']
+  logprobs: Float[Array, 'N C']
+  values: Float[Array, 'N C']
+  regret: Float[Array, 'N C']
+
+
+class _Drawn(NamedTuple):
+  """Drafts, each with the law that it was drawn from; those behind a round's last one are of no meaning."""
+
+  logits: Float[Array, 'N K V']
+  tokens: Int[Array, 'N K']
+
+
+@functools.partial(
+  jax.jit, static_argnames=('model', 'samples', 'horizon', 'draft_blocks', 'draft_tokens', 'end_tokens', 'pad_token')
+)
+def speculate(
+  model: ActorCritic,
+  params: Params,
+  prompts: Prompts,
+  key: Key[Array, ''],
+  *,
+  samples: int,
+  horizon: int,
+  end_tokens: tuple[int, ...],
+  draft_blocks: int,
+  draft_tokens: int,
+  sampling: Sampling = _PLAIN,
+  pad_token: int = 0,
+) -> tuple[Trajectories, Speculation]:
+  """Sample `samples` responses a prompt from the full model, all rows at once, several tokens a pass.
+
+  The draft's length follows the acceptance rate: of 1 to `draft_tokens` the one that promises most tokens for the blocks run.
+  A sample's law is the full model's; which sample it is depends on the draft's length too.
+
+  Args:
+    model: Policy and critic, unrolled, the critic no network of its own; its exits are not asked.
+    params: Their parameters.
+    prompts: `P` prompts.
+    key: Of this step.
+    samples: `G`, responses a prompt.
+    horizon: `T`, the most tokens a response has.
+    end_tokens: Ids that end a response.
+    draft_blocks: The blocks that draft.
+    draft_tokens: The most tokens drafted at a time.
+    sampling: How logits become the distribution that is sampled, the draft's too.
+    pad_token: Fills the columns after a response.
+
+  Returns:
+    `N = P * samples` rows, group-major, and how well drafting went.
+  """
+  sampling = jax.tree.map(jnp.asarray, sampling)
+  greedy = draws.is_greedy(sampling)
+  prompt_lengths = jnp.asarray(prompts.lengths)
+  rows, width = prompt_lengths.shape[0] * samples, prompts.tokens.shape[1]
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
+  lengths_in = jnp.repeat(prompt_lengths, samples)
+  states, caches = prefill(model, params, prompts, prompt_lengths.shape[0])
+  caches = _widened(caches, samples, columns=width + horizon + draft_tokens + 1)
+  ends, places = jnp.array(end_tokens), draft_tokens + 1
+
+  first_logits = draws.sampled_logits(model.logits(params, states), sampling)
+  first_logits, first_values = (jnp.repeat(x, samples, axis=0) for x in (first_logits, model.values(params, states)))
+  noise = draws.token_noise(keys, jnp.zeros(rows, jnp.int32), 3)
+  first, logprobs, regret = draws.draw(first_logits, noise[:, 0], greedy)
+
+  def blank(x: Array, fill: int = 0) -> Array:
+    return jnp.full((rows, horizon), fill, x.dtype).at[:, 0].set(x)
+
+  record = _Record(blank(first, pad_token), blank(logprobs), blank(first_values), blank(regret))
+  ended = (first[:, None] == ends).any(-1)
+  zero = jnp.zeros((), jnp.int32)
+  held = _Rows(
+    last=first,
+    length=jnp.ones(rows, jnp.int32),
+    alive=~ended & (horizon > 1),
+    ended=ended,
+    caches=caches,
+    record=record,
+    acceptance=jnp.float32(0.7),
+    counts=Speculation(zero, zero, zero),
+  )
+
+  def draft(held: _Rows, count: Array, longest: Array, uniforms: Array) -> tuple[Array, _Drawn, Cache]:
+    """The first blocks read the last token and `count` drafts: their streams, the drafts with their law, and the cache."""
+
+    def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
+      token, streams, drawn, cache = carry
+      stream, cache = model.draft(params, token[:, None], cache, longest, draft_blocks)
+      logits = draws.sampled_logits(model.readout(params, stream)[:, 0], sampling)
+      token = draws.draw(logits, uniforms[i, :, 0], greedy)[0]
+      put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
+      drawn = _Drawn(put(drawn.logits, logits[:, None]), put(drawn.tokens, token[:, None]))
+      return token, put(streams, stream), drawn, cache
+
+    streams = jnp.zeros((rows, places, model.config.hidden_size), states.policy.dtype)
+    nothing = _Drawn(jnp.zeros((rows, places, model.config.vocab_size)), jnp.zeros((rows, places), jnp.int32))
+    # The last draft is read too, for a token behind it if all are accepted.
+    _, streams, drawn, cache = jax.lax.fori_loop(0, count + 1, one, (held.last, streams, nothing, held.caches.policy))
+    return streams, drawn, cache
+
+  def advance(held: _Rows) -> _Rows:
+    """A pass of the full model over the last token and some drafts."""
+    count = _best_length(held.acceptance, draft_blocks / model.config.num_layers, draft_tokens)
+    start = held.caches.policy.lengths
+    longest = jnp.where(held.alive, start + places, 1).max()
+    uniforms = jax.vmap(lambda i: draws.token_noise(keys, held.length + i, 3))(jnp.arange(places))  # [K, N, 3]
+    streams, drawn, cache = draft(held, count, longest, uniforms)
+    # All places are verified: the passes' shape is fixed, and what stands behind the drafts is overwritten by the next round.
+    found, cache = model.verify(params, streams, cache.replace(lengths=start), longest, draft_blocks)
+    logits = draws.sampled_logits(model.logits(params, found), sampling)
+    accepted, tokens = _accept(logits, drawn, count, uniforms.swapaxes(0, 1), greedy)
+    return settle(held, count, cache, logits, model.values(params, found), accepted, tokens)
+
+  def settle(held: _Rows, count: Array, cache: Cache, logits: Array, values: Array, accepted: Array, tokens: Array) -> _Rows:
+    """Write down the tokens that a round has come to."""
+    place = jnp.arange(places)
+    is_end = (tokens[..., None] == ends).any(-1)
+    closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # behind an end token
+    kept = (place <= accepted[:, None]) & ~closed & (held.length[:, None] + place < horizon) & held.alive[:, None]
+    new = kept.sum(axis=1)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    columns = jnp.where(kept, held.length[:, None] + place, horizon)
+    row = jnp.arange(tokens.shape[0])[:, None]
+    found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), values, logits.max(-1) - chosen)
+    record = jax.tree.map(lambda old, x: old.at[row, columns].set(x, mode='drop'), held.record, found)
+    ended = (is_end & kept).any(axis=1)
+    length = held.length + new
+    last = jnp.take_along_axis(tokens, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+    drafted = held.alive.sum() * count
+    taken = jnp.where(held.alive, jnp.minimum(accepted, new), 0).sum()
+    rate = jnp.where(held.alive, accepted, 0).sum() / jnp.maximum(drafted, 1)
+    moved = _KEEP * held.acceptance + (1 - _KEEP) * rate
+    return _Rows(
+      last=jnp.where(held.alive, last, held.last),
+      length=length,
+      alive=held.alive & ~ended & (length < horizon),
+      ended=held.ended | ended,
+      caches=held.caches.replace(policy=cache.replace(lengths=cache.lengths + new)),
+      record=record,
+      acceptance=moved,
+      counts=Speculation(held.counts.rounds + 1, held.counts.drafted + drafted, held.counts.accepted + taken),
+    )
+
+  held = jax.lax.while_loop(lambda held: held.alive.any(), advance, held)
+  rows_of = held.record
+  zeros = jnp.zeros(rows, jnp.int32)
+  trajectories = Trajectories(
+    prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
+    prompt_lengths=lengths_in,
+    tokens=rows_of.tokens,
+    logprobs=rows_of.logprobs,
+    values=rows_of.values,
+    regret=rows_of.regret,
+    z=jnp.zeros_like(rows_of.regret),
+    length=held.length,
+    full_length=held.length,
+    stop_reason=jnp.where(held.ended, StopReason.EOS, StopReason.LENGTH),
+    started=zeros,
+    shadow=jnp.zeros(rows, bool),
+  )
+  return trajectories, held.counts
+
+
+def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[Array, '']:
+  """The draft length from 1 to `most` of the most tokens a block run, if each draft is accepted with this probability.
+
+  A round of `d` drafts gives `1 + a + ... + a^d` tokens in expectation. It runs the drafting blocks `d + 1` times and the
+  others once: a pass over a few tokens costs what a pass over one does, while the weights are what has to be read.
+  """
+  lengths = jnp.arange(1, most + 1)
+  tokens = jnp.cumsum(acceptance ** jnp.arange(most + 1))[1:]
+  return 1 + jnp.argmax(tokens / ((lengths + 1) * share + (1 - share))).astype(jnp.int32)
+
+
+def _accept(
+  logits: Float[Array, 'N K V'], drawn: _Drawn, count: Int[Array, ''], uniforms: Float[Array, 'N K 3'], greedy: Array
+) -> tuple[Int[Array, 'N'], Int[Array, 'N K']]:
+  """How many drafts are accepted, and the tokens: the drafts, and behind the accepted ones a token drawn in their place.
+
+  A draft `x` is accepted with probability `min(1, p(x) / q(x))`. The first that is not gives way to a draw from `(p - q)+`,
+  normalised; if all are accepted, one more token is drawn from `p` (arXiv 2211.17192, algorithm 1).
+  """
+  place = jnp.arange(logits.shape[1])
+  p_of, q_of = (
+    jnp.take_along_axis(jax.nn.log_softmax(x, axis=-1), drawn.tokens[..., None], axis=-1)[..., 0]
+    for x in (logits, drawn.logits)
+  )
+  right = jnp.where(greedy, drawn.tokens == logits.argmax(-1), uniforms[..., 1] < jnp.exp(p_of - q_of)) & (place < count)
+  accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1)
+  q = jnp.where((place < count)[:, None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
+
+  def at(x: Array) -> Array:  # where the first rejected draft stood, or behind the last one
+    return jnp.take_along_axis(x, accepted[:, None, None], axis=1)[:, 0]
+
+  p = jax.nn.softmax(at(logits), axis=-1)
+  rest = jnp.maximum(p - at(q), 0.0)
+  rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)  # equal but for rounding: no draft is rejected then
+  law = jnp.where(greedy, at(logits), jnp.log(rest))
+  noise = jnp.take_along_axis(uniforms[..., 2], accepted[:, None], axis=1)[:, 0]
+  drawn_now = draws.draw(law, noise, greedy)[0]
+  return accepted, jnp.where(place == accepted[:, None], drawn_now[:, None], drawn.tokens)
+
+
+def _widened(caches: Caches, samples: int, columns: int) -> Caches:
+  """Each prompt's cache once a sample, with room for a response."""
+
+  def side(x: Float[Array, 'J P W K']) -> Float[Array, 'J N C K']:
+    x = jnp.repeat(x, samples, axis=1)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, columns - x.shape[2]), (0, 0)))
+
+  policy = caches.policy
+  keys, values = (tuple(side(x) for x in sides) for sides in (policy.keys, policy.values))
+  return Caches(policy.replace(keys=keys, values=values, lengths=jnp.repeat(policy.lengths, samples)), None)

@@ -1,0 +1,138 @@
+"""Self-speculative decoding: the full model's law, tokens and log-probabilities, in fewer passes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rollouts as r
+from small import VOCAB, actor_critic, config
+
+from espo_jax import rollout
+from espo_jax.learner import score
+from espo_jax.model import apply
+from espo_jax.rollout import Sampling
+from espo_jax.rollout.speculative import _best_length
+
+LAYERS = 4
+
+
+@functools.cache
+def model_of():
+  return actor_critic(3, num_layers=LAYERS)
+
+
+def speculated(*, samples=r.G, temperature=1.0, blocks=2, tokens=4, prompts=r.PROMPTS, horizon=r.HORIZON, top_k=0):
+  model, params = model_of()
+  return jax.device_get(
+    rollout.speculate(
+      model,
+      params,
+      jax.tree.map(jnp.asarray, prompts),
+      jax.random.key(7),
+      samples=samples,
+      horizon=horizon,
+      end_tokens=(r.EOS,),
+      pad_token=r.PAD,
+      draft_blocks=blocks,
+      draft_tokens=tokens,
+      sampling=Sampling(jnp.float32(temperature), top_k=jnp.int32(top_k)),
+    )
+  )
+
+
+def test_greedy_tokens_are_the_full_models():
+  rows, counts = speculated(temperature=0.0)
+  model, params = model_of()
+  plain = rollout.generate(
+    model,
+    params,
+    r.NEVER,
+    r.STATE,
+    jax.tree.map(jnp.asarray, r.PROMPTS),
+    jax.random.key(7),
+    samples=r.G,
+    horizon=r.HORIZON,
+    end_tokens=(r.EOS,),
+    pad_token=r.PAD,
+    sampling=Sampling(jnp.float32(0.0)),
+    scan_length=8,
+  )
+  plain = jax.device_get(plain)
+  for name in ('tokens', 'length', 'stop_reason'):
+    np.testing.assert_array_equal(getattr(rows, name), getattr(plain, name), name)
+  real = np.asarray(plain.mask)
+  for name in ('logprobs', 'values', 'regret'):
+    np.testing.assert_allclose(getattr(rows, name)[real], getattr(plain, name)[real], atol=1e-5, err_msg=name)
+  assert 0 < counts.accepted <= counts.drafted
+
+
+def test_what_is_recorded_is_what_the_learner_finds():
+  rows, _ = speculated()
+  model, params = model_of()
+  again = score(
+    model,
+    params,
+    *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens)),
+    temperature=1.0,
+    chunk=100,
+  )
+  real = np.asarray(rows.mask)
+  np.testing.assert_allclose(np.asarray(again.logprobs)[real], rows.logprobs[real], atol=1e-5)
+  np.testing.assert_allclose(np.asarray(again.values)[real], rows.values[real], atol=1e-5)
+  ends = np.take_along_axis(rows.tokens, rows.length[:, None] - 1, axis=1)[:, 0] == r.EOS
+  np.testing.assert_array_equal(rows.stop_reason == 1, ends)
+  assert ((rows.tokens == r.EOS).sum(axis=1)[~ends] == 0).all() and (rows.length[~ends] == r.HORIZON).all()
+  assert (rows.tokens[~real] == r.PAD).all()
+
+
+@pytest.mark.parametrize(('blocks', 'top_k'), [(1, 0), (3, 0), (2, 5)])
+def test_the_law_of_the_output_is_the_full_models(blocks, top_k):
+  """Chi-square of the second and third tokens of many samples of one prompt, drafts accepted and rejected among them."""
+  one = jax.tree.map(lambda x: x[:1], r.PROMPTS)
+  count = 4000
+  rows, counts = speculated(samples=count, blocks=blocks, prompts=one, horizon=3, top_k=top_k)
+  assert 0.05 < counts.accepted / counts.drafted < 0.95
+  _, params = model_of()
+  trunk = {name: x for name, x in params['policy'].items() if name != 'value'}
+  prompt = one.tokens[0, -one.lengths[0] :]
+
+  def law(prefix):
+    logits = np.asarray(apply(config(num_layers=LAYERS), trunk, jnp.asarray([[*prompt, *prefix]]))[0, -1], np.float64)
+    if top_k:
+      logits[logits < np.sort(logits)[-top_k]] = -np.inf
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+  first = np.bincount(rows.tokens[:, 0], minlength=VOCAB)
+  statistic, freedom = 0.0, 0
+  for token in np.argsort(-first)[:4]:
+    if token == r.EOS:
+      continue
+    mine = rows.tokens[:, 0] == token
+    seconds = rows.tokens[mine, 1]
+    common = np.bincount(seconds, minlength=VOCAB).argmax()
+    for seen, expected in (
+      (np.bincount(seconds, minlength=VOCAB), law([token]) * mine.sum()),
+      (
+        np.bincount(rows.tokens[mine, 2][seconds == common], minlength=VOCAB),
+        law([token, common]) * (seconds == common).sum() * (common != r.EOS),
+      ),
+    ):
+      large = expected >= 5
+      if large.sum() > 1:
+        rest = expected[~large].sum()
+        statistic += ((seen - expected)[large] ** 2 / expected[large]).sum()
+        statistic += (seen[~large].sum() - rest) ** 2 / max(rest, 1.0)
+        freedom += int(large.sum())
+  assert freedom > 20
+  assert statistic < freedom + 3.1 * np.sqrt(2 * freedom)  # about 0.1 %, as a normal
+
+
+def test_the_drafts_length_follows_the_acceptance_rate():
+  for acceptance, share in ((0.95, 0.1), (0.5, 0.25), (0.1, 0.5), (0.7, 0.05)):
+    tokens = [sum(acceptance**i for i in range(d + 1)) for d in range(1, 7)]
+    cost = [(d + 1) * share + 1 - share for d in range(1, 7)]
+    best = 1 + int(np.argmax(np.array(tokens) / np.array(cost)))
+    assert int(_best_length(jnp.float32(acceptance), share, 6)) == best
