@@ -16,6 +16,7 @@ from espo_jax import exits, parallel, rollout, stops, tasks
 from espo_jax.configs import ConfigError, method_options, model_config, model_overrides, task_arguments, trains_critic
 from espo_jax.exits import ExitPolicy
 from espo_jax.model import ActorCritic, Params, complete, load_hf, read_end_tokens
+from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
 
@@ -150,9 +151,9 @@ class Experiment:
       sampling=self._sampling(temperature),
     )[0]
 
-  def _sampling(self, temperature: float) -> rollout.Sampling:
+  def _sampling(self, temperature: float) -> Sampling:
     r = self.config.rollout
-    return self.put(rollout.Sampling(np.float32(temperature), np.float32(r.top_p), np.int32(r.top_k), np.float32(r.min_p)))
+    return self.put(Sampling(np.float32(temperature), np.float32(r.top_p), np.int32(r.top_k), np.float32(r.min_p)))
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
     """Whether every row's whole text, a shadow row's continuation included, solves its problem."""

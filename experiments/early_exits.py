@@ -1,4 +1,4 @@
-"""Learned early exits on chain arithmetic: a decoder of ten blocks, calibrated by self-distillation, then trained by PPO.
+"""Learned early exits on chain arithmetic: a decoder of eight blocks, calibrated by self-distillation, then trained by PPO.
 
   python -m espo_jax.train --config=experiments/early_exits.py --workdir=runs/early_exits
 
@@ -14,20 +14,22 @@ def get_config(arg=''):
   c.stages = ('warm_start', 'calibration', 'critic_warmup', 'rl')
   c.baselines = ()
   c.task.options.difficulty = 'easy'
-  c.task.options.noise = 0.2
+  c.task.options.min_ops = 1
+  c.task.options.max_ops = 4
+  c.task.options.noise = 0.1
   c.rollout.prompts = 40
   c.rollout.samples = 4
-  c.rollout.prompt_width = 38
-  c.rollout.horizon = 63
-  c.model.hidden_size = 96
-  c.model.intermediate_size = 192
-  c.model.num_layers = 10
+  c.rollout.prompt_width = 14
+  c.rollout.horizon = 23
+  c.model.hidden_size = 64
+  c.model.intermediate_size = 128
+  c.model.num_layers = 8
   c.model.num_heads = 4
   c.model.num_kv_heads = 2
-  c.model.head_dim = 24
-  c.warm_start.steps = 400
+  c.model.head_dim = 16
+  c.warm_start.steps = 500
   c.warm_start.batch = 64
-  c.warm_start.learning_rate = 3e-3
+  c.warm_start.learning_rate = 2e-3
   c.exits.every = 1
   c.exits.learning_rate = 3e-3
   c.calibration.steps = 150
@@ -50,7 +52,6 @@ def get_config(arg=''):
 
 
 def _smoke(c):
-  c.task.options.min_ops = 1
   c.task.options.max_ops = 3
   c.rollout.prompts = 8
   c.rollout.samples = 2
