@@ -45,19 +45,7 @@ def collect(
   size = len(problems) // c.rollout.parts
   parts = [problems[start : start + size] for start in range(0, len(problems), size)]
   with timed('rollout'):
-    pending = [
-      exp.rollout(
-        params,
-        rule,
-        adaptive,
-        exp.prompts(part),
-        key,
-        samples=c.rollout.samples,
-        temperature=c.rollout.temperature,
-        shadow_share=c.stop.shadow_share,
-      )
-      for part in parts
-    ]
+    pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in parts]
   grades = []
   for part, rows in zip(parts, pending, strict=True):
     with timed('rollout'):

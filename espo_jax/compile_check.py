@@ -76,7 +76,7 @@ def compile_rollout(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, 
   whole, rows = parallel.replicated(mesh), parallel.over_batch(mesh)
 
   boxed = jax.eval_shape(model.init_boxed, jax.random.key(0))
-  lowered = rollout.generate.lower(
+  arguments = (
     model,
     jax.tree.map(
       lambda x, sharding: _array(x.shape, x.dtype, sharding), nn.unbox(boxed), parallel.param_shardings(boxed, mesh)
@@ -89,18 +89,26 @@ def compile_rollout(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, 
       _array((prompts,), jnp.uint32, rows),
     ),
     _array((), jax.random.key(0).dtype, whole),
-    samples=r.samples,
-    horizon=r.horizon,
-    end_tokens=(0,),
-    sampling=rollout.Sampling(*(_array((), dtype, whole) for dtype in (jnp.float32, jnp.float32, jnp.int32, jnp.float32))),
-    shadow_share=_array((), jnp.float32, whole),
-    slots=r.slots,
-    scan_length=r.scan_length,
-    critic_every=config.critic.every,
-    mesh=mesh,
   )
-  memory: Any = lowered.compile().memory_analysis()
+  options = {
+    'samples': r.samples,
+    'horizon': r.horizon,
+    'end_tokens': (0,),
+    'sampling': rollout.Sampling(*(_array((), dtype, whole) for dtype in (jnp.float32, jnp.float32, jnp.int32, jnp.float32))),
+    'slots': r.slots,
+    'scan_length': r.scan_length,
+    'critic_every': config.critic.every,
+    'mesh': mesh,
+  }
   slots = min(r.slots or r.prompts * r.samples, r.prompts * r.samples)
+  if r.serial.inducer:  # of which no more is needed here than its tokens are at most
+    serial = rollout.Serial((1,) * len(r.serial.inducer.encode()), r.serial.answer_tokens)
+    lowered = rollout.generate_serial.lower(*arguments, serial=serial, **options)
+    exits = prompts * (r.samples - 1)
+    slots = prompts + min(r.slots or exits, exits)  # the full responses' caches beside those of the early exits
+  else:
+    lowered = rollout.generate.lower(*arguments, shadow_share=_array((), jnp.float32, whole), **options)
+  memory: Any = lowered.compile().memory_analysis()
   columns = r.prompt_width + -(-r.horizon // config.critic.every) * config.critic.every
   caches = jax.tree.leaves(jax.eval_shape(lambda: model.init_caches(slots, columns)))
   per_chip = sum(x.size * x.dtype.itemsize for x in caches) // mesh.size

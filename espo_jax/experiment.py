@@ -42,6 +42,7 @@ class Experiment:
   mesh: jax.sharding.Mesh
   root_key: Key[Array, '']
   end_tokens: tuple[int, ...]
+  serial: rollout.Serial | None = None  # how training's early exits are made, where it has any
 
   def put(self, tree: Any) -> Any:
     """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
@@ -109,28 +110,47 @@ class Experiment:
     exit_level: float | None = None,
   ) -> Trajectories:
     """Sample responses under this experiment's horizon, end tokens, truncation and exit policy, at its own level by default."""
-    c = self.config
     if exit_level is None:
       exit_level = self.model.exits.level if self.model.exits else 0.0
+    traced = {'shadow_share': self.put(np.float32(shadow_share)), 'exit_level': self.put(np.float32(exit_level))}
     return rollout.generate(
-      self.model,
-      params,
-      rule,
-      adaptive,
-      prompts,
-      key,
-      samples=samples,
-      horizon=c.rollout.horizon,
-      slots=c.rollout.slots,
-      scan_length=c.rollout.scan_length,
-      critic_every=c.critic.every,
-      end_tokens=self.end_tokens,
-      pad_token=self.tokenizer.pad_token_id,
-      mesh=self.mesh if self.mesh.size > 1 else None,
-      sampling=self._sampling(temperature),
-      shadow_share=self.put(np.float32(shadow_share)),
-      exit_level=self.put(np.float32(exit_level)),
+      self.model, params, rule, adaptive, prompts, key, samples=samples, **traced, **self._decoding(temperature)
     )
+
+  def training_rollout(
+    self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']
+  ) -> Trajectories:
+    """The rows of a training step, `rollout.samples` a prompt; with `rollout.serial`, early exits and a full response."""
+    c = self.config
+    if self.serial is None:
+      return self.rollout(
+        params,
+        rule,
+        adaptive,
+        prompts,
+        key,
+        samples=c.rollout.samples,
+        temperature=c.rollout.temperature,
+        shadow_share=c.stop.shadow_share,
+      )
+    options = self._decoding(c.rollout.temperature)
+    return rollout.generate_serial(
+      self.model, params, rule, adaptive, prompts, key, serial=self.serial, samples=c.rollout.samples, **options
+    )
+
+  def _decoding(self, temperature: float) -> dict[str, Any]:
+    """The engine's arguments that are the experiment's."""
+    c = self.config
+    return {
+      'horizon': c.rollout.horizon,
+      'slots': c.rollout.slots,
+      'scan_length': c.rollout.scan_length,
+      'critic_every': c.critic.every,
+      'end_tokens': self.end_tokens,
+      'pad_token': self.tokenizer.pad_token_id,
+      'mesh': self.mesh if self.mesh.size > 1 else None,
+      'sampling': self._sampling(temperature),
+    }
 
   def speculate(
     self, params: Params, prompts: Prompts, key: Key[Array, ''], *, samples: int, temperature: float
@@ -182,6 +202,9 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
         'fix: tokenizer and weights of one model'
       ]
     )
+  others = read_end_tokens(config.model.path) if config.model.path else ()
+  end_tokens = tuple(sorted({tokenizer.eos_token_id, *others}))
+  serial = make_serial(config, tokenizer, end_tokens)
   critic = trains_critic(config)
   policy = make_exits(config) if config.exits.every else None
   model = ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
@@ -190,8 +213,41 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   except ValueError as error:
     raise ConfigError([str(error)]) from error
   root = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
-  others = read_end_tokens(config.model.path) if config.model.path else ()
-  return Experiment(config, task, tokenizer, model, mesh, root, tuple(sorted({tokenizer.eos_token_id, *others})))
+  return Experiment(config, task, tokenizer, model, mesh, root, end_tokens, serial)
+
+
+def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: tuple[int, ...]) -> rollout.Serial | None:
+  """How early exits are made, in the tokens of the tokenizer; None where a config asks for none or nothing is trained.
+
+  Raises:
+    ConfigError: A text is not in the tokenizer's reach, ends the response, or leaves no room.
+  """
+  text = config.rollout.serial.inducer
+  if not text or 'rl' not in config.stages:
+    return None
+  answer, horizon = config.rollout.serial.answer_tokens, config.rollout.horizon
+  where = f'rollout.serial.inducer = {text!r}'
+  try:
+    inducer = tuple(tasks.encode_text(tokenizer, text))
+    mark = tasks.encode_text(tokenizer, config.rollout.serial.end_of_thinking)
+  except ValueError as error:
+    raise ConfigError([f'rollout.serial: {error}']) from error
+  problems = []
+  if ending := [tokenizer.decode([token]) for token in inducer if token in end_tokens]:
+    problems.append(f'{where}: {ending[0]!r} in it ends a response; fix: leave it out')
+  if len(inducer) + answer >= horizon:
+    problems.append(
+      f'{where}: its {len(inducer)} tokens and rollout.serial.answer_tokens = {answer} leave nothing of rollout.horizon = '
+      f'{horizon} for thinking; fix: rollout.horizon > {len(inducer) + answer}'
+    )
+  if len(mark) > 1:
+    problems.append(
+      f'rollout.serial.end_of_thinking = {config.rollout.serial.end_of_thinking!r}: {len(mark)} tokens of this tokenizer; '
+      "fix: a text that is one token, or '' to cut anywhere in a response"
+    )
+  if problems:
+    raise ConfigError(problems)
+  return rollout.Serial(inducer, answer, *mark)
 
 
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:

@@ -18,8 +18,10 @@ from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
 from espo_jax.model import Params
+from espo_jax.objectives import masked_mean
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
+from espo_jax.rollout import Serial, row_steps
 from espo_jax.stops import StopRule
 from espo_jax.types import Metrics, Trajectories
 
@@ -173,7 +175,8 @@ def reinforcement_step(
         levels = np.repeat(exp.levels(problems), c.rollout.samples)
         judged = exp.put_rows(Judged(grades.correct, grades.formatted, grades.reasoned, levels))
         reward, differ, metrics = learner.graded(rows, judged)
-        metrics |= rollout_metrics(rows, judged.correct, parts=c.rollout.parts, slots=c.rollout.slots)
+        counted = {'samples': c.rollout.samples, 'parts': c.rollout.parts, 'slots': c.rollout.slots, 'serial': exp.serial}
+        metrics |= rollout_metrics(rows, judged.correct, **counted)
         metrics |= stop_metrics(state, rows, judged.correct)
         metrics |= exit_metrics(rows, layers=exp.model.config.num_layers)
         metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
@@ -205,29 +208,50 @@ def reinforcement_step(
   return step
 
 
-@functools.partial(jax.jit, static_argnames=('parts', 'slots'))
-def rollout_metrics(rows: Trajectories, verdicts: Array, *, parts: int, slots: int) -> Metrics:
+@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'serial'))
+def rollout_metrics(
+  rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, serial: Serial | None = None
+) -> Metrics:
   """What was generated: counted and stamped, so that two runs can be compared token by token.
+
+  Tokens are those that were sampled. Accuracy, lengths and truncation are those of full responses, what the policy does when
+  nobody asks it for an answer; early exits have figures of their own.
 
   Args:
     rows: Of all parts.
     verdicts: 1 where a row is right.
+    samples: Rows a prompt.
     parts: Rollouts that the rows come from, one after another.
     slots: Rows decoded at a time; 0 for all of a part's.
+    serial: How early exits were made, where there are any.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
-  taken = (rows.started + rows.full_length).reshape(parts, -1)
-  row_steps = taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
+  generated = rows.length - rows.trained_from
+  if serial is None:
+    taken = (rows.started + rows.full_length).reshape(parts, -1)
+    steps = taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
+  else:
+    steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
+  early = rows.trained_from > 0
+
+  def mean(x: Array, of: Array) -> Array:
+    return masked_mean(x.astype(jnp.float32), of)
+
+  of_exits = {
+    'serial/accuracy': mean(right, early),
+    'serial/kept_mean': mean(rows.trained_from, early),  # tokens before an answer, the inducer's included
+    'serial/answer_mean': mean(generated, early),
+  }
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
-  return {
-    'accuracy': right.mean(),
+  return (of_exits if serial else {}) | {
+    'accuracy': mean(right, ~early),
     'rollout/rows': verdicts.size,
-    'rollout/tokens': rows.length.sum(),
+    'rollout/tokens': generated.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
-    'rollout/row_steps': row_steps,  # executed; the tokens among them are the useful ones
-    'rollout/utilisation': rows.length.sum() / row_steps,
-    'rollout/length_mean': rows.length.mean(),
-    'rollout/truncated_rate': rows.truncated.mean(),
+    'rollout/row_steps': steps,  # executed; the tokens among them are the useful ones
+    'rollout/utilisation': generated.sum() / steps,
+    'rollout/length_mean': mean(rows.length, ~early),
+    'rollout/truncated_rate': mean(rows.truncated, ~early),
     # Weyl-mixed so that order matters; below 2^24, so that a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
   }

@@ -41,9 +41,10 @@ class Depth(flax.struct.PyTreeNode):
 class Trajectories(flax.struct.PyTreeNode):
   """Finished rows of a rollout; what the engine returns and every later room reads.
 
-  `length` counts the tokens that were trained on: up to and with the end token or the token that triggered a stop. A shadow row
-  is a stopped row that went on decoding for measurement only: its columns `length .. full_length` are never trained on.
-  Columns past `full_length` hold the pad token and zeros.
+  The columns `trained_from .. length` are trained on: up to and with the end token or the token that triggered a stop. A shadow
+  row is a stopped row that went on decoding for measurement only: its columns `length .. full_length` are never trained on.
+  Columns past `full_length` hold the pad token and zeros; those before `trained_from` hold tokens that the row was given, not
+  sampled, and zeros.
   """
 
   prompt_tokens: Int[Array, 'N L']
@@ -53,6 +54,7 @@ class Trajectories(flax.struct.PyTreeNode):
   values: Float[Array, 'N T']  # V(s_t)
   regret: Float[Array, 'N T']  # surrogate regret g_t >= 0, nats
   z: Float[Array, 'N T']  # the stop rule's smoothed statistic
+  trained_from: Int[Array, 'N']  # response tokens that the row begins with and did not sample; 0 but in a serial rollout
   length: Int[Array, 'N']
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
@@ -75,7 +77,8 @@ class Trajectories(flax.struct.PyTreeNode):
   @property
   def mask(self) -> Bool[Array, 'N T']:
     """True on the tokens that count: sampled, and not past a stop."""
-    return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+    columns = jnp.arange(self.tokens.shape[-1])
+    return (columns >= self.trained_from[..., None]) & (columns < self.length[..., None])
 
   @property
   def stopped(self) -> Bool[Array, 'N']:

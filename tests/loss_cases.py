@@ -55,6 +55,7 @@ def trajectories(lengths, reasons, full_lengths=None, width=T) -> Trajectories:
     prompt_lengths=flat,
     tokens=jnp.zeros((count, width), jnp.int32),
     **dict.fromkeys(('logprobs', 'values', 'regret', 'z'), wide),
+    trained_from=flat,
     length=jnp.asarray(lengths, jnp.int32),
     full_length=jnp.asarray(full, jnp.int32),
     stop_reason=jnp.asarray([int(r) for r in reasons], jnp.int32),

@@ -83,6 +83,10 @@ def default_config() -> ml_collections.ConfigDict:
   c.rollout.min_p = 0.0
   c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
   c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
+  c.rollout.serial = ml_collections.ConfigDict()  # S-GRPO: answers asked for at cuts of one full response, for 'serial_decay'
+  c.rollout.serial.inducer = ''  # the text behind a cut that asks for the answer; '' for samples that are all full responses
+  c.rollout.serial.answer_tokens = 32  # the most tokens that then follow [U]
+  c.rollout.serial.end_of_thinking = ''  # the token, such as '</think>', before which cuts lie; '' for anywhere in a response
 
   c.stop = ml_collections.ConfigDict()
   c.stop.name = 'espo'  # 'never' is plain PPO

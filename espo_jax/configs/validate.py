@@ -13,6 +13,7 @@ from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
+from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
 
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
@@ -38,6 +39,7 @@ _POSITIVE = [
   'rollout.horizon',
   'rollout.temperature',
   'rollout.scan_length',
+  'rollout.serial.answer_tokens',
   'stop.clip',
   'stop.delta',
   'gate.patience',
@@ -105,7 +107,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> Non
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
     for check in (_names, _ranges, _model, _mesh, task_problems, data_problems, draft_problems):
       problems += check(config)
-    for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems) if training else ():
+    for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
       problems += check(config)
     if training and not problems:  # else there may be no task to ask for its tokenizer
       problems += start_problems(config)

@@ -221,15 +221,20 @@ class ActorCritic:
 
 
 def refill_rows(
-  states: States, caches: Caches, prompts: tuple[States, Caches], source: Int[Array, 'R'], target: Int[Array, 'R']
+  states: States,
+  caches: Caches,
+  prompts: tuple[States, Caches],
+  source: Int[Array, 'R'],
+  target: Int[Array, 'R'],
+  behind: Int[Array, 'R'] | int = 0,
 ) -> tuple[States, Caches]:
-  """The rows `target` begun anew from the prefilled `prompts[source]`; a target past the last row is none."""
+  """The rows `target` begun anew from `prompts[source]` and `behind` columns more; a target past the last row is none."""
   prompt_states, prompt_caches = prompts
   states = jax.tree.map(lambda old, new: old.at[target].set(new[source]), states, prompt_states)
   critic = None
   if caches.critic is not None and prompt_caches.critic is not None:
-    critic = refill(caches.critic, prompt_caches.critic, source, target)
-  return states, Caches(refill(caches.policy, prompt_caches.policy, source, target), critic)
+    critic = refill(caches.critic, prompt_caches.critic, source, target, behind)
+  return states, Caches(refill(caches.policy, prompt_caches.policy, source, target, behind), critic)
 
 
 def widen_rows(filled: tuple[States, Caches], times: int) -> tuple[States, Caches]:

@@ -68,8 +68,12 @@ def append(
   return jax.lax.scatter(side, place, new, dimensions, unique_indices=True, mode=mode)
 
 
-def refill(cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Array, 'R']) -> Cache:
+def refill(
+  cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Array, 'R'], behind: Int[Array, 'R'] | int = 0
+) -> Cache:
   """The cache with the rows `target` begun anew from the rows `source` of `prompts`; a target past the last row is none.
+
+  A row keeps as many of the columns behind its prompt as `behind` says.
 
   Only those rows' prompt columns are touched, layer by layer and without a condition around the cache, so that the compiler
   updates it in place on a mesh too.
@@ -86,5 +90,5 @@ def refill(cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Ar
   return Cache(
     keys=side(cache.keys, prompts.keys),
     values=side(cache.values, prompts.values),
-    lengths=cache.lengths.at[target].set(prompts.lengths[source]),
+    lengths=cache.lengths.at[target].set(prompts.lengths[source] + behind),
   )

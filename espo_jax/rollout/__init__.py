@@ -2,6 +2,7 @@
 
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.sampling import Sampling, sampled_logits
+from espo_jax.rollout.serial import Serial, generate_serial, row_steps
 from espo_jax.rollout.speculative import Speculation, speculate
 
-__all__ = ['Sampling', 'Speculation', 'generate', 'sampled_logits', 'speculate']
+__all__ = ['Sampling', 'Serial', 'Speculation', 'generate', 'generate_serial', 'row_steps', 'sampled_logits', 'speculate']

@@ -29,6 +29,31 @@ class Recorded(NamedTuple):
   depth: Depth | None  # of the state that the token was drawn from
 
 
+class Decoding(NamedTuple):
+  """How rows are decoded, by the arguments of `generate`."""
+
+  horizon: int
+  end_tokens: tuple[int, ...]
+  sampling: Sampling
+  exit_level: float | Float[Array, '']
+  scan_length: int
+  critic_every: int
+  pad_token: int
+  mesh: jax.sharding.Mesh | None
+
+
+class Begun(flax.struct.PyTreeNode):
+  """What rows begin from: row `n` takes the prompt `n // samples`, and the first of the response tokens cached behind it."""
+
+  prompts: Prompts
+  states: States  # of the token that a row's first follows, one a prompt; of no meaning where that first token is forced
+  caches: Caches  # lengths are the prompts'
+  first: Int[Array, 'N']  # response tokens taken over from the cache
+  limit: Int[Array, 'N']  # response tokens a row may have, those among them
+  keys: Key[Array, 'N']
+  shadow: Bool[Array, 'N']
+
+
 class _Row(flax.struct.PyTreeNode):
   """Each slot's row: which it is, and how far."""
 
@@ -46,6 +71,8 @@ class _Slots(flax.struct.PyTreeNode):
   row: _Row
   keys: Key[Array, 'S']
   shadow: Bool[Array, 'S']
+  given: Int[Array, 'S']  # response tokens that are not drawn
+  limit: Int[Array, 'S']
   states: States  # of the newest token, from which the next is drawn
   caches: Caches
   stop: StopState
@@ -123,15 +150,59 @@ def generate(
   Returns:
     `N = P * samples` rows, group-major.
   """
+  rows = prompts.lengths.shape[0] * samples
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
+  begun = Begun(
+    prompts,
+    *prefill(model, params, prompts, min(slots or rows, rows)),
+    first=jnp.zeros(rows, jnp.int32),
+    limit=jnp.full(rows, horizon),
+    keys=keys,
+    shadow=draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32)),
+  )
+  how = Decoding(horizon, end_tokens, sampling, exit_level, scan_length, critic_every, pad_token, mesh)
+  return decode_rows(model, params, rule, adaptive, begun, how, samples=samples, slots=slots)[0]
+
+
+def decode_rows(
+  model: ActorCritic,
+  params: Params,
+  rule: StopRule,
+  adaptive: Adaptive,
+  begun: Begun,
+  how: Decoding,
+  *,
+  samples: int,
+  slots: int,
+  inducer: tuple[int, ...] = (),
+) -> tuple[Trajectories, Caches]:
+  """Go on from what rows begin with, as in `generate`, inside a jitted program.
+
+  Args:
+    model: Policy and critic.
+    params: Their parameters.
+    rule: The stop rule.
+    adaptive: Its batch-to-batch state.
+    begun: What the rows begin with.
+    how: Everything else of `generate`.
+    samples: Rows a prompt.
+    slots: Rows decoded at a time; 0 for all of them.
+    inducer: Tokens forced on every row behind those taken over.
+
+  Returns:
+    The rows, blank where tokens were taken over; and the caches of the slots, which are those of the rows where there is a slot
+    for each: a row's columns up to its end.
+  """
+  horizon, end_tokens, sampling, exit_level, scan_length, critic_every, pad_token, mesh = how
   sampling = jax.tree.map(jnp.asarray, sampling)
+  prompts, keys, shadow = begun.prompts, begun.keys, begun.shadow
   prompt_lengths = jnp.asarray(prompts.lengths)
   rows, width = prompt_lengths.shape[0] * samples, prompts.tokens.shape[1]
   slots = min(slots or rows, rows)
   group = critic_every if model.separate_critic else 1
   steps = -(-scan_length // group) * group
-  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
-  shadow = draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32))
-  prefilled = prefill(model, params, prompts, slots)
+  prefilled = begun.states, begun.caches
+  given = begun.first + len(inducer)
 
   def spread(tree: tuple[States, Caches]) -> tuple[States, Caches]:
     return tree if mesh is None else spread_rows(tree, mesh)
@@ -144,19 +215,24 @@ def generate(
     order = jnp.cumsum(free) - 1  # of the free slots
     index = waiting + order
     taken = free & (order < count) & (index < rows)
+    index = jnp.where(taken, index, jnp.where(free, rows, held.row.index))
+    row_of = jnp.minimum(index, rows - 1)
+    first = begun.first[row_of]
     row = _Row(
-      index=jnp.where(taken, index, jnp.where(free, rows, held.row.index)),
-      length=jnp.where(taken, 0, held.row.length),
-      full_length=jnp.where(taken, 0, held.row.full_length),
+      index=index,
+      length=jnp.where(taken, first, held.row.length),
+      full_length=jnp.where(taken, first, held.row.full_length),
       reason=jnp.where(taken, StopReason.LENGTH, held.row.reason),
       started=jnp.where(taken, step, held.row.started),
       alive=held.row.alive | taken,
     )
     target = jnp.nonzero(taken, size=count, fill_value=slots)[0]
-    source = jnp.minimum(waiting + jnp.arange(count), rows - 1) // samples
-    states, caches = spread(refill_rows(held.states, held.caches, prefilled, source, target))
-    begun = jnp.minimum(row.index, rows - 1)
-    new = _Slots(row, keys[begun], shadow[begun], states, caches, _restart(rule, held.stop, taken))
+    next_rows = jnp.minimum(waiting + jnp.arange(count), rows - 1)
+    states, caches = spread(
+      refill_rows(held.states, held.caches, prefilled, next_rows // samples, target, begun.first[next_rows])
+    )
+    its = (keys[row_of], shadow[row_of], given[row_of], begun.limit[row_of])
+    new = _Slots(row, *its, states, caches, _restart(rule, held.stop, taken))
     return new, waiting + taken.sum()
 
   def policy_step(held: _Slots, _: None) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
@@ -166,13 +242,16 @@ def generate(
     logits = draws.sampled_logits(model.logits(params, held.states), sampling)
     values = model.values(params, held.states)
     tokens, logprobs, regret = draws.draw(logits, noise[:, 0], draws.is_greedy(sampling))
+    if inducer:
+      place = jnp.clip(row.full_length - held.given, -len(inducer), -1)  # from the inducer's end
+      tokens = jnp.where(row.full_length < held.given, jnp.asarray(inducer, jnp.int32)[place], tokens)
     stop_state, stop, z = rule.update(held.stop, Observation(regret, values, noise[:, 1]))
 
     counts = row.alive & (row.reason != StopReason.STOPPED)  # False in a shadow row's extra steps
     ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in end_tokens])
     stopped = counts & stop & ~ended
     full_length = row.full_length + row.alive
-    alive = row.alive & ~ended & ~(stopped & ~held.shadow) & (full_length < horizon)
+    alive = row.alive & ~ended & ~(stopped & ~held.shadow) & (full_length < held.limit)
     longest = jnp.where(alive, held.caches.policy.lengths + 1, 1).max()
     deciding = None
     if model.exits is not None:
@@ -241,7 +320,7 @@ def generate(
   states = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape[1:]), x.dtype), prefilled[0])
   # A group's last tokens may lie past a row's end; they are read like the others.
   states, caches = spread((states, model.init_caches(slots, width + -(-horizon // group) * group)))
-  held = _Slots(nobody, keys[none], nobody.alive, states, caches, rule.init(slots, adaptive))
+  held = _Slots(nobody, keys[none], nobody.alive, none, none, states, caches, rule.init(slots, adaptive))
 
   def blank(*shape: int) -> Recorded:
     depth = None if model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
@@ -250,8 +329,8 @@ def generate(
 
   output = _Output(blank(rows, horizon), *(jnp.zeros(rows, jnp.int32) for _ in range(4)))
   buffer = (blank(steps, slots), jnp.zeros((steps, slots), jnp.int32), jnp.zeros((steps, slots), jnp.int32))
-  _, _, _, output, _ = jax.lax.while_loop(unfinished, chunk, (held, zero, zero, output, buffer))
-  return Trajectories(
+  held, _, _, output, _ = jax.lax.while_loop(unfinished, chunk, (held, zero, zero, output, buffer))
+  trajectories = Trajectories(
     prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
     prompt_lengths=jnp.repeat(prompt_lengths, samples),
     length=output.length,
@@ -259,8 +338,10 @@ def generate(
     stop_reason=output.reason,
     shadow=shadow & (output.reason == StopReason.STOPPED),
     started=output.started,
+    trained_from=given,
     **output.record._asdict(),
   )
+  return trajectories, held.caches
 
 
 def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:

@@ -202,6 +202,7 @@ def speculate(
     values=rows_of.values,
     regret=rows_of.regret,
     z=jnp.zeros_like(rows_of.regret),
+    trained_from=zeros,
     length=held.length,
     full_length=held.length,
     stop_reason=jnp.where(held.ended, StopReason.EOS, StopReason.LENGTH),

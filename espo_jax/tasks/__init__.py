@@ -3,7 +3,7 @@
 from typing import Any
 
 from espo_jax.tasks.base import DataError, Finding, Problem, Task, lookup
-from espo_jax.tasks.batching import SupervisedBatch, decode_responses, encode_prompts, encode_supervised
+from espo_jax.tasks.batching import SupervisedBatch, decode_responses, encode_prompts, encode_supervised, encode_text
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
@@ -37,6 +37,7 @@ __all__ = [
   'decode_responses',
   'encode_prompts',
   'encode_supervised',
+  'encode_text',
   'get',
   'grade',
 ]

@@ -61,10 +61,15 @@ def decode_responses(
 
 
 def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list[int]]:
-  return [_encode_one(tokenizer, text) for text in texts]
+  return [encode_text(tokenizer, text) for text in texts]
 
 
-def _encode_one(tokenizer: 'PreTrainedTokenizerFast', text: str) -> list[int]:
+def encode_text(tokenizer: 'PreTrainedTokenizerFast', text: str) -> list[int]:
+  """The tokens of a text, none added.
+
+  Raises:
+    ValueError: A part of it has no token.
+  """
   try:
     return tokenizer.encode(text, add_special_tokens=False)
   except Exception as error:  # tokenizers raises nothing narrower, and does not say for which text

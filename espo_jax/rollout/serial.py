@@ -1,0 +1,178 @@
+"""S-GRPO's serial rollout: one full response a prompt, and answers asked for early, at cuts of its thinking."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from espo_jax.model import ActorCritic, Caches, Params
+from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.engine import Begun, Decoding, decode_rows, prefill
+from espo_jax.rollout.sampling import Sampling
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import Prompts, StopReason, Trajectories
+
+_CUT = 0xFFFF_FFFE  # a position no token has: the draw of where a row's path is cut
+_PLAIN = Sampling()
+
+
+class Serial(NamedTuple):
+  """How early exits are made.
+
+  Attributes:
+    inducer: Tokens put behind a cut, at least one: they ask for the answer.
+    answer_tokens: The most tokens of an answer.
+    end_of_thinking: The token that ends the thinking part; -1 where the whole response is one.
+  """
+
+  inducer: tuple[int, ...]
+  answer_tokens: int
+  end_of_thinking: int = -1
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    'model',
+    'rule',
+    'serial',
+    'samples',
+    'horizon',
+    'slots',
+    'scan_length',
+    'critic_every',
+    'end_tokens',
+    'pad_token',
+    'mesh',
+  ),
+)
+def generate_serial(
+  model: ActorCritic,
+  params: Params,
+  rule: StopRule,
+  adaptive: Adaptive,
+  prompts: Prompts,
+  key: Key[Array, ''],
+  *,
+  serial: Serial,
+  samples: int,
+  horizon: int,
+  end_tokens: tuple[int, ...],
+  sampling: Sampling = _PLAIN,
+  slots: int = 0,
+  scan_length: int = 32,
+  critic_every: int = 1,
+  pad_token: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Trajectories:
+  """Groups of `samples - 1` early exits in the order of their cuts, then the full response (S-GRPO, arXiv 2505.07686).
+
+  The full responses are decoded first, all at once, for their caches are kept: an early exit copies the columns before its cut
+  and recomputes nothing. Behind them it reads the inducer, then it answers. Only what a row sampled itself is trained on: the
+  paper leaves that open [U]. The full response is sample 0 of `generate`. An exit's cut and answer depend on the response
+  and on the key of its own sample, not on how many exits there are.
+
+  Args:
+    model: Policy and critic, without an exit policy.
+    params: Of policy and critic.
+    rule: One that never stops; its statistic is recorded.
+    adaptive: Its batch-to-batch state.
+    prompts: `P` prompts.
+    key: Of this step.
+    serial: How early exits are made.
+    samples: `G`, at least 2.
+    horizon: `T`, the most tokens of a row, also of one with an inducer in it.
+    end_tokens: None of them is in the inducer.
+    sampling: Of all rows.
+    slots: Rows decoded at a time when the early exits are.
+    scan_length: As in `generate`.
+    critic_every: As in `generate`.
+    pad_token: As in `generate`.
+    mesh: As in `generate`.
+
+  Returns:
+    `N = P * G` rows, group-major. Decode steps are counted on from the full responses to the early exits.
+  """
+  count, exits = prompts.lengths.shape[0], samples - 1
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples).reshape(count, samples)
+  how = Decoding(horizon, end_tokens, sampling, 0.0, scan_length, critic_every, pad_token, mesh)
+
+  def rows_of(each: int, states_and_caches: tuple, first: Array, limit: Array, keys: Array) -> Begun:
+    rows = count * each
+    flat = (x.reshape(rows) for x in (first, limit, keys, jnp.zeros(rows, bool)))
+    return Begun(prompts, *states_and_caches, *flat)
+
+  states, prompt_caches = prefill(model, params, prompts, min(slots or count, count))
+  nothing, everything = jnp.zeros(count, jnp.int32), jnp.full(count, horizon)
+  whole = rows_of(1, (states, prompt_caches), nothing, everything, keys[:, 0])
+  paths, caches = decode_rows(model, params, rule, adaptive, whole, how, samples=1, slots=0)
+
+  uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _CUT))))(keys[:, 1:])
+  order = jnp.argsort(uniform, axis=1)
+  room = horizon - len(serial.inducer) - serial.answer_tokens
+  cuts = cut_positions(jnp.take_along_axis(uniform, order, axis=1), thinking_tokens(paths, serial.end_of_thinking), room)
+  ordered = keys[jnp.arange(count)[:, None], 1 + order]
+  limit = cuts + len(serial.inducer) + serial.answer_tokens
+  cut = rows_of(exits, (states, _shortened(caches, jnp.asarray(prompts.lengths))), cuts, limit, ordered)
+  early, _ = decode_rows(model, params, rule, adaptive, cut, how, samples=exits, slots=slots, inducer=serial.inducer)
+
+  columns = jnp.arange(horizon)
+  shared, sampled = columns < cuts.reshape(-1, 1), columns >= early.trained_from[:, None]
+  own = {name: jnp.where(sampled, getattr(early, name), 0.0) for name in ('logprobs', 'values', 'regret', 'z')}
+  early = early.replace(
+    tokens=jnp.where(shared, jnp.repeat(paths.tokens, exits, axis=0), early.tokens),
+    started=early.started + paths.full_length.max(),
+    **own,
+  )
+
+  def together(some: Array, last: Array) -> Array:
+    groups = (x.reshape(count, -1, *x.shape[1:]) for x in (some, last))
+    return jnp.concatenate(list(groups), axis=1).reshape(count * samples, *last.shape[1:])
+
+  return jax.tree.map(together, early, paths)
+
+
+def thinking_tokens(paths: Trajectories, end_of_thinking: int) -> Int[Array, 'P']:
+  """How many tokens each response thinks: those before its first `end_of_thinking`, else before its end token, else all."""
+  ends = paths.mask & (paths.tokens == end_of_thinking)
+  written = paths.length - (paths.stop_reason == StopReason.EOS)
+  return jnp.where(ends.any(axis=1), ends.argmax(axis=1), written).astype(jnp.int32)
+
+
+def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room: int) -> Int[Array, 'P E']:
+  """How many response tokens stay before each cut: uniform on the positions of the thinking part that leave room for an answer.
+
+  Args:
+    uniform: In [0, 1).
+    thinking: Tokens of the thinking parts.
+    room: The most tokens that may stay.
+  """
+  positions = jnp.minimum(thinking, room + 1)[:, None]
+  return jnp.clip((uniform * positions).astype(jnp.int32), 0, jnp.maximum(positions - 1, 0))
+
+
+def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, inducer: int) -> Int[Array, '']:
+  """Decode steps that slots executed, times the slots, of `parts` serial rollouts one after another.
+
+  Args:
+    rows: Of all parts.
+    parts: Rollouts.
+    samples: Rows a group.
+    slots: Rows decoded at a time when the early exits were; 0 for all of a part's.
+    inducer: Tokens of the inducer, which are read a step each.
+  """
+  copied = jnp.maximum(rows.trained_from - inducer, 0)
+  ends = (rows.started + rows.full_length - copied).reshape(parts, -1, samples)
+  path_steps = ends[:, :, -1].max(axis=1)
+  early_steps = ends[:, :, :-1].max(axis=(1, 2)) - path_steps
+  prompts = ends.shape[1]
+  exits = prompts * (samples - 1)
+  return (path_steps * prompts + early_steps * min(slots or exits, exits)).sum()
+
+
+def _shortened(caches: Caches, lengths: Int[Array, 'P']) -> Caches:
+  """The caches with a row's tokens counted up to its prompt's end; the columns behind it are still there."""
+  critic = None if caches.critic is None else caches.critic.replace(lengths=lengths)
+  return Caches(caches.policy.replace(lengths=lengths), critic)
