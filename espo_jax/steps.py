@@ -61,6 +61,8 @@ def calibration_learner(exp: Experiment) -> Calibration:
     optimizer=optimizer,
     kappa=c.calibration.kappa,
     patterns=c.calibration.patterns,
+    uniform_patterns=c.calibration.uniform_patterns,
+    whole_patterns=c.calibration.whole_patterns,
     divergence_weight=c.calibration.divergence_weight,
     exit_weight=c.calibration.exit_weight,
     temperature=c.rollout.temperature,

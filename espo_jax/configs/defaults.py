@@ -64,7 +64,9 @@ def default_config() -> ml_collections.ConfigDict:
   c.calibration.learning_rate = 1e-5  # of what is not a head
   c.calibration.warmup_steps = 10  # [U]
   c.calibration.kappa = 1.0  # how much a nat of divergence speaks against an exit
-  c.calibration.patterns = 4  # exits drawn for each response
+  c.calibration.patterns = 4  # exits drawn for each response from the target's law
+  c.calibration.uniform_patterns = 0  # besides, exits drawn uniformly, for agreement alone; ours
+  c.calibration.whole_patterns = 0  # besides, no exits, so that the model at full depth stays what it is; ours
   c.calibration.divergence_weight = 1.0
   c.calibration.exit_weight = 1.0
   c.calibration.levels = (0.1, 0.3, 0.5, 0.7, 0.9)  # [U] thresholds of the report's curve; () for no curve

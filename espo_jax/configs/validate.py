@@ -69,6 +69,8 @@ _POSITIVE_IN_CALIBRATION = [
 _NOT_NEGATIVE = [
   'exits.every',
   'calibration.warmup_steps',
+  'calibration.uniform_patterns',
+  'calibration.whole_patterns',
   'calibration.divergence_weight',
   'calibration.exit_weight',
   'seed',

@@ -40,7 +40,10 @@ class Calibration:
     model: The model, exit heads among its parameters.
     optimizer: Of the stage.
     kappa: The target hazard of an exit is `2 sigmoid(-kappa KL)`, KL the teacher's divergence from it in nats.
-    patterns: Exits drawn for each response.
+    patterns: Exit patterns drawn for each response from the target's law.
+    uniform_patterns: Patterns besides in which each token leaves at any exit or none with the same probability (ours): exits
+      that are unlikely yet learn to agree. They say nothing to the heads.
+    whole_patterns: Patterns besides without exits (ours): the model at full depth stays what it is.
     divergence_weight: Of the divergence from the teacher under these exits.
     exit_weight: Of their negative log-likelihood.
     temperature: At which teacher and student are compared.
@@ -51,6 +54,8 @@ class Calibration:
   optimizer: optax.GradientTransformation
   kappa: float
   patterns: int
+  uniform_patterns: int
+  whole_patterns: int
   divergence_weight: float
   exit_weight: float
   temperature: float
@@ -71,8 +76,10 @@ class Calibration:
     told = self.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
     target = self._target(state.params, teacher, told, seqs)
     exits = self._draw(target, key)  # [K, N, W]
-    many = jax.tree.map(lambda x: jnp.tile(x, (self.patterns, 1)), seqs)
+    many = jax.tree.map(lambda x: jnp.tile(x, (exits.shape[0], 1)), seqs)
     blocks = exits.reshape(many.tokens.shape)
+    count = self.patterns * seqs.tokens.shape[0]
+    drawn = many.free & many.counts & (jnp.arange(blocks.shape[0]) < count)[:, None]
     student = dataclasses.replace(self.model, exits=sampled(level=0.0))
 
     def loss(params: Params) -> tuple[Float[Array, ''], Metrics]:
@@ -80,14 +87,14 @@ class Calibration:
       forced = Forced(blocks, many.free, jnp.zeros(()))
       states = student.states(params, many.tokens, many.positions, many.segments, forced)
       assert states.depth is not None
-      divergence = self._divergence(params, teacher, states.policy, jnp.tile(told, (self.patterns, 1, 1)), reverse=True)
-      apart, unlikely = masked_mean(divergence, many.counts), -masked_mean(states.depth.logprobs, many.free & many.counts)
+      divergence = self._divergence(params, teacher, states.policy, jnp.tile(told, (exits.shape[0], 1, 1)), reverse=True)
+      apart, unlikely = masked_mean(divergence, many.counts), -masked_mean(states.depth.logprobs, drawn)
       value = self.divergence_weight * apart + self.exit_weight * unlikely
       return value, {'loss/divergence': apart, 'loss/exits': unlikely}
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)
-    depth = masked_mean(blocks / self.model.config.num_layers, many.free & many.counts)
+    depth = masked_mean(blocks / self.model.config.num_layers, drawn)
     return state, metrics | step_metrics | {'exits/depth': depth}
 
   def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: _Sequences) -> Float[Array, 'N W E']:
@@ -98,11 +105,15 @@ class Calibration:
     return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
 
   def _draw(self, hazards: Float[Array, 'N W E'], key: Key[Array, '']) -> Int[Array, 'K N W']:
-    """Exits drawn from the target's law: blocks that run."""
-    noise = jax.random.uniform(key, (self.patterns, *hazards.shape[:-1]))
-    later = (jnp.cumsum(exit_pmf(hazards)[..., :-1], axis=-1) <= noise[..., None]).sum(-1)
+    """The patterns, as blocks that run: those from the target's law first, then uniform ones, then whole ones."""
+    kinds = (self.patterns, self.uniform_patterns, self.whole_patterns)
+    noise = jax.random.uniform(key, (sum(kinds[:2]), *hazards.shape[:-1]))
+    later = (jnp.cumsum(exit_pmf(hazards)[..., :-1], axis=-1) <= noise[: kinds[0], ..., None]).sum(-1)
+    last = hazards.shape[-1]
+    uniform = jnp.floor(noise[kinds[0] :] * (last + 1)).astype(later.dtype)
+    whole = jnp.full((kinds[2], *hazards.shape[:-1]), last, later.dtype)
     blocks = jnp.array([*self.model.config.exit_blocks, self.model.config.num_layers])
-    return blocks[later]
+    return blocks[jnp.concatenate([later, uniform, whole])]
 
   def _divergence(
     self,

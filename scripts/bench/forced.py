@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bench.workload import END, Workload, decode
 from espo_jax import rollout, stops
-from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, init, load_hf, save_hf
+from espo_jax.model import ActorCritic, Caches, Deciding, ModelConfig, Params, States, init, load_hf, save_hf
 from espo_jax.stops.base import controlled_rule
 from espo_jax.types import Prompts, Trajectories
 
@@ -39,10 +39,17 @@ class Forced(ActorCritic):
     return Counted(states.policy, jnp.stack(numbers, axis=-1).astype(jnp.float32)), caches
 
   def extend_policy(
-    self, params: Params, tokens: Array, counts: Array, states: States, caches: Caches, longest: Array
+    self,
+    params: Params,
+    tokens: Array,
+    counts: Array,
+    states: States,
+    caches: Caches,
+    longest: Array,
+    deciding: Deciding | None = None,
   ) -> tuple[States, Caches]:
     """As the base, with the token counted."""
-    new, caches = super().extend_policy(params, tokens, counts, states, caches, longest)
+    new, caches = super().extend_policy(params, tokens, counts, states, caches, longest, deciding)
     return Counted(new.policy, states.critic + jnp.array([0.0, 0.0, 1.0])), caches
 
   def logits(self, params: Params, states: States) -> Array:

@@ -1,0 +1,162 @@
+"""The calibration of exits: the published target and loss by numpy, a gradient, learning, and the stage in a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import first_params, named, run, tiny_experiment
+
+from espo_jax import exits, steps, stops
+from espo_jax.configs import ConfigError, validate
+from espo_jax.learner import init_state
+from espo_jax.learner.calibration import _sequences
+from espo_jax.model import Forced
+
+
+def configured(**lines):
+  def configure(c):
+    named(**lines)(c)
+    c.model.num_layers = 3
+    c.exits.every = 1
+    c.stages = ('warm_start', 'calibration', 'critic_warmup', 'rl')
+    c.exits.learning_rate = 1e-2
+    c.calibration.update(learning_rate=1e-2, prompts=8, warmup_steps=0, uniform_patterns=2, whole_patterns=1)
+    for name, value in lines.items():
+      section, _, field = name.partition('__')
+      c[section][field] = value
+
+  return configure
+
+
+def experiment(**lines):
+  return tiny_experiment(configured(**lines))
+
+
+def config_of(**lines):
+  config = tiny_experiment().config.copy_and_resolve_references()
+  configured(**lines)(config)
+  config.rollout.horizon = 23
+  return config
+
+
+def sampled_by_teacher(exp, params):
+  never = stops.never()
+  prompts = exp.prompts(exp.problems('train', 0, 8))
+  return exp.with_exits(None).rollout(
+    params, never, never.init(1).adaptive, prompts, exp.key('calibration', 1), samples=1, temperature=0.8
+  )
+
+
+def softmax(logits):
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def test_target_hazards_are_the_published_ones():
+  exp = experiment(calibration__kappa=0.7)
+  teacher, student = first_params(exp, 0), first_params(exp, 1)
+  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
+  found = learner._target(student, teacher, told, seqs)
+
+  def probabilities(params, depth):
+    """Of the student cut off, or of the teacher at full depth."""
+    forced = Forced(jnp.full(seqs.tokens.shape, depth), seqs.tokens >= 0, jnp.float32(0.0))
+    states = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced)
+    return softmax(np.asarray(exp.model.logits(params, states), np.float64) / exp.config.rollout.temperature)
+
+  p = probabilities(teacher, 3)
+  for i, block in enumerate((1, 2)):
+    q = probabilities(student, block)
+    hazard = 2 / (1 + np.exp(0.7 * (p * np.log(p / q)).sum(-1)))
+    # Only the first block's states are the same when all tokens before are cut off there too.
+    if block == 1:
+      np.testing.assert_allclose(np.asarray(found[..., i]), hazard, atol=1e-5)
+  assert found.shape == (*seqs.tokens.shape, 2) and (found > 0).all() and (found <= 1).all()
+
+
+def test_exits_are_drawn_from_the_target():
+  exp = experiment(calibration__patterns=4000)
+  hazards = jnp.array([[[0.2, 0.5], [0.9, 0.1]]])
+  drawn = np.asarray(steps.calibration_learner(exp)._draw(hazards, jax.random.key(0)))
+  for column in range(2):
+    seen = np.bincount(drawn[:, 0, column] - 1, minlength=3)
+    expected = 4000 * np.asarray(exits.exit_pmf(hazards[0, column]))
+    assert ((seen - expected) ** 2 / expected).sum() < 13.8  # 0.1 % of a chi-square with 2 degrees of freedom
+
+
+def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth():
+  exp = experiment()
+  params = first_params(exp, 0)
+  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, params))
+  told = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments).policy
+  for reverse in (False, True):
+    np.testing.assert_allclose(learner._divergence(params, params, told, told, reverse=reverse), 0.0, atol=1e-6)
+
+
+def cut_off_divergence(exp, teacher, params):
+  """Of the student at one block from the teacher, on the teacher's responses."""
+  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
+  forced = Forced(jnp.where(seqs.free, 1, 3), seqs.free, jnp.float32(0.0))
+  said = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced).policy
+  divergence = learner._divergence(params, teacher, said, told, reverse=True)
+  return float(divergence[seqs.free & seqs.counts].mean())
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_calibration_learns_to_leave_and_to_agree(alone):
+  exp = experiment(exits__alone=alone)
+  teacher = first_params(exp, 0)
+  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, teacher), steps.calibration_learner(exp).optimizer, stops.never()))
+  step, history = steps.calibration_step(exp, teacher), []
+  for i in range(1, 21):
+    state, metrics = step(state, i)
+    history.append({name: float(metrics[name]) for name in ('loss/exits', 'loss/divergence', 'exits/depth')})
+  first, last = (np.mean([h['loss/exits'] for h in part]) for part in (history[:3], history[-3:]))
+  assert last < first
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), teacher, state.params)
+  assert not any(jax.tree.leaves(same['policy']['exit_heads']))
+  assert all(jax.tree.leaves(same['policy']['layer_0'])) == alone
+  if not alone:
+    assert cut_off_divergence(exp, teacher, state.params) < 0.9 * cut_off_divergence(exp, teacher, teacher)
+
+
+@pytest.mark.parametrize('name', ['ppo', 'grpo', 'tepo'])
+def test_exits_are_actions_of_any_objective(name):
+  """Updates on drawn exits: the sampler's joint log-probabilities are the learner's, and heads learn from them."""
+  advantage = '' if name == 'ppo' else 'group_zscore'
+  exp = experiment(objective__name=name, advantage__name=advantage, reward__name='correct + exit_depth_cost')
+  state, metrics = run(exp, 2)
+  for row in metrics:
+    assert row['sampler_gap/max'] < 1e-4 and np.isfinite(row['loss/total'])
+    assert 0 < row['exits/depth'] < 1 and row['reward/exit_depth_cost'] == pytest.approx(-0.1 * row['exits/depth'], rel=0.2)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), first_params(exp, 0), state.params)
+  assert all(jax.tree.leaves(moved['policy']['exit_heads']))
+
+
+def test_what_cannot_act_is_refused():
+  def problems(**lines):
+    with pytest.raises(ConfigError) as raised:
+      validate(config_of(**lines))
+    return '\n'.join(raised.value.problems)
+
+  assert 'exits.policy' in problems(exits__policy='sampledd')
+  validate(config_of())
+  assert 'exits.level' in problems(exits__policy='threshold', exits__level=1.5)
+  assert 'exits.bottom' in problems(exits__policy='threshold', exits__bottom=2)
+  assert 'rollout.slots' in problems(exits__policy='skipdecode', exits__level=2.0, rollout__slots=4)
+  assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
+
+
+def test_the_curve_of_a_run(tmp_path):
+  from espo_jax.train import exit_curve
+
+  exp = experiment(eval__problems=8, eval__batch=8, calibration__levels=(0.3, 0.6))
+  exit_curve(exp, first_params(exp, 0), tmp_path)
+  curve = json.loads((tmp_path / 'curve.json').read_text())
+  assert [point['level'] for point in curve] == [0.3, 0.6, None]
+  assert curve[0]['depth'] <= curve[1]['depth'] <= curve[2]['depth'] == 1.0
+  assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
