@@ -281,7 +281,7 @@ def exit_metrics(rows: Trajectories, *, layers: int) -> Metrics:
     return {}
   early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
   blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
-  count = rows.length.sum()
+  count = rows.mask.sum()
   return {'exits/blocks': blocks, 'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
 
 

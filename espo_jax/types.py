@@ -72,7 +72,7 @@ class Trajectories(flax.struct.PyTreeNode):
     if self.depth is None:
       return jnp.ones(self.length.shape)
     ran = jnp.where(self.mask, self.depth.blocks, 0).sum(axis=1)
-    return ran / (layers * jnp.maximum(self.length, 1))
+    return ran / (layers * jnp.maximum(self.mask.sum(axis=1), 1))
 
   @property
   def mask(self) -> Bool[Array, 'N T']:
