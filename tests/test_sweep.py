@@ -188,6 +188,7 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
     ({'arms': "{'grpo': {}, 'b': {'model.num_layers': 3}}"}, "arm 'b' against what a seed shares: its model.num_layers is 2"),
     ({'arms': "{'grpo': {}, 'b': {'stages': ('warm_start',)}}"}, "arm 'b': stages = .* add 'rl'"),
     ({'shared_stages': "('rl',)"}, 'what a seed shares: shared_stages'),
+    ({'common': "{'baselines': (), 'learner.updtes': 4}"}, 'learner.updtes = 4.* did you mean learner.updates'),
     ({'base': "'experiments/none.py'"}, "base = 'experiments/none.py': FileNotFoundError"),
     ({'sedes': '()'}, "TypeError: .*'sedes'"),
     ({'pruner': "'Median'"}, "pruner = 'Median': no such pruner; known: .*MedianPruner"),
@@ -245,6 +246,19 @@ def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
     assert (ours / 'evaluation.json').read_text() == (joint / 'arms' / rule / 'evaluation.json').read_text()
   assert record['columns']['espo']['accuracy %']['half'] is None
   assert load_config(tmp_path / 'runs/seed_0/espo/config.json').start_from == str(tmp_path / 'runs/seed_0/start')
+
+
+def test_what_is_not_shared_is_each_arms(tmp_path):
+  common = "{'baselines': (), 'stages': ('warm_start', 'calibration', 'rl'), 'exits.every': 1}"
+  arms = "{'grpo': {}, 'other': {'exits.kind': 'mlp'}}"
+  spec, _ = sweeps.load_sweep(sweep_file(tmp_path, common=common, arms=arms))
+  assert [tuple(run.config.stages) for run in sweeps.plan(spec, tmp_path)[:2]] == [('warm_start',), ('calibration', 'rl')]
+  shared = "('warm_start', 'calibration')"
+  spec, _ = sweeps.load_sweep(sweep_file(tmp_path, common=common, arms=arms, shared_stages=shared))
+  with pytest.raises(
+    ConfigError, match=r"arm 'other' against what a seed shares: its exits.kind is 'linear' and this one 'mlp'"
+  ):
+    sweeps.plan(spec, tmp_path)
 
 
 @pytest.mark.parametrize(

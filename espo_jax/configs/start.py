@@ -43,8 +43,11 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def model_differences(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> Iterator[str]:
   """Where the model of `config` is not the one of the run it starts from."""
-  before = flatten(theirs.model, 'model.')
-  for field, value in flatten(config.model, 'model.').items():
+  before, now = flatten(theirs.model, 'model.'), flatten(config.model, 'model.')
+  if config.exits.every and 'calibration' in theirs.stages:  # what was learned of other exits is of no use to these
+    for name in ('every', 'kind'):
+      before[f'exits.{name}'], now[f'exits.{name}'] = theirs.exits[name], config.exits[name]
+  for field, value in now.items():
     if field not in _MAY_DIFFER and before.get(field) != value:
       yield f'its {field} is {before.get(field)!r} and this one {value!r}; fix: {field} = {before.get(field)!r}'
 

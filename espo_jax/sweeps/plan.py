@@ -67,7 +67,7 @@ def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:
 
 def _configs(sweep: Sweep) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
   """By name the overrides of the start and of each arm, and the arm's stop rule."""
-  stages = tuple(_configured(sweep.base, {}).stages)
+  stages = tuple(_configured(sweep.base, sweep.common).stages)
   rest = {'stages': tuple(stage for stage in stages if stage not in sweep.shared_stages)}
   configs: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
   if sweep.shared_stages:

@@ -95,10 +95,8 @@ def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], s
       if isinstance(column, Column) and column.against:
         sign = '+' if column.against == 'difference' else ''
         cells.append(_interval((entry or {}).get('against'), column.digits if column.against == 'difference' else 1, sign))
-    if any(cells):
+    if any(cells) or arm in states:
       rows.append([arm + _ended(states.get(arm, ())), *cells])
-    elif states.get(arm):
-      rows.append([arm + _ended(states[arm]), *cells])
   lines = [heads, ['---', *['---:'] * (len(heads) - 1)], *rows]
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
