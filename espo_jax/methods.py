@@ -1,6 +1,6 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
-  python -m espo_jax.methods [stop|reward|objective|advantage ...]
+  python -m espo_jax.methods [stop|exit|reward|objective|advantage ...]
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U]
 is ours: the paper does not publish it.
@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from espo_jax import objectives, registry, rewards, stops
+from espo_jax import exits, objectives, registry, rewards, stops
 
 
 class Method(NamedTuple):
@@ -28,6 +28,8 @@ def methods() -> Iterator[Method]:
   """Every registered method, read from the registries themselves."""
   for name, rule in stops.REGISTRY.items():
     yield Method('stop', name, rule)
+  for name, policy in exits.REGISTRY.items():
+    yield Method('exit', name, policy)
   for name, reward in rewards.REGISTRY.items():
     yield Method('reward', name, reward)
   for name, (function, advantage, draws, *_) in objectives.REGISTRY.items():

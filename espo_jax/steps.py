@@ -17,7 +17,7 @@ from espo_jax.collecting import collect
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
-from espo_jax.model import Params
+from espo_jax.model import ModelConfig, Params, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
@@ -180,7 +180,7 @@ def reinforcement_step(
         counted = {'samples': c.rollout.samples, 'parts': c.rollout.parts, 'slots': c.rollout.slots, 'serial': exp.serial}
         metrics |= rollout_metrics(rows, judged.correct, **counted)
         metrics |= stop_metrics(state, rows, judged.correct)
-        metrics |= exit_metrics(rows, layers=exp.model.config.num_layers)
+        metrics |= depth_metrics(rows, config=exp.model.config)
         metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
       return Draw(rows, reward, differ, metrics)
 
@@ -274,15 +274,18 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
   }
 
 
-@functools.partial(jax.jit, static_argnames='layers')
-def exit_metrics(rows: Trajectories, *, layers: int) -> Metrics:
-  """How deep the tokens were read; nothing without exits."""
-  if rows.depth is None:
-    return {}
-  early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
-  blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
-  count = rows.mask.sum()
-  return {'exits/blocks': blocks, 'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
+@functools.partial(jax.jit, static_argnames='config')
+def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
+  """The operations of the tokens that count, as `token_flops` has them; with exits, how deep these were read."""
+  count, layers = rows.mask.sum(), config.num_layers
+  blocks = count * layers
+  exits = {}
+  if rows.depth is not None:
+    blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
+    early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
+    exits = {'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
+  run, skipped, rest = (x * 1e-9 for x in token_flops(config))
+  return exits | {'rollout/gflops': blocks * run + (count * layers - blocks) * skipped + count * rest}
 
 
 def fork(state: TrainState, rule: StopRule) -> TrainState:

@@ -102,7 +102,7 @@ def test_the_command(capsys):
   assert re.search(r'dapo: DAPO.*group_zscore; up to 10 draws', capsys.readouterr().out)
   with pytest.raises(SystemExit):
     methods.main(['rewards'])
-  assert "unknown kind 'rewards'; fix: some of stop, reward" in capsys.readouterr().err
+  assert "unknown kind 'rewards'; fix: some of stop, exit, reward" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------- the worked example

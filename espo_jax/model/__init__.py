@@ -6,6 +6,7 @@ from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
+from espo_jax.model.flops import token_flops
 from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
 from espo_jax.model.lora import frozen, hold_frozen, merge
 from espo_jax.model.weights import WeightsError
@@ -38,5 +39,6 @@ __all__ = [
   'refill_rows',
   'save_hf',
   'spread_rows',
+  'token_flops',
   'widen_rows',
 ]

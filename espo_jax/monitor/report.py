@@ -94,6 +94,7 @@ def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
     'greedy_interval': wilson(int(result['greedy_correct']), problems),
     'greedy_correct': int(result['greedy_correct']),
     'test_tokens_mean': float(result['tokens_mean']),
+    'test_depth': float(result.get('depth', 1.0)),
   }
 
 
