@@ -1,11 +1,10 @@
-r"""Learned early exits: accuracy and depth against the whole model, over the price of depth and the strictness of calibration.
+r"""Learned early exits: accuracy and depth against the whole model, over the price of depth; with and without ESPO.
 
-  python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits.py --workdir=runs/early_exits_seeds \
+  python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits.py --workdir=runs/early_exits_seeds \\
     --output=experiments/results/early_exits
 
-A seed shares its warm start. `whole` is reinforcement learning without exits; the others calibrate, then learn where to exit.
-`free` pays nothing for depth; `cost_0.1` and `cost_0.5` pay that for all of it; `lenient` has the calibration's kappa at 4 in
-place of 16; `paper` is the published recipe: kappa 1, four patterns, nothing beside them, a price of 0.5. `espo` stops rollouts
+A seed shares its warm start and its calibration. `whole` trains the calibrated model at full depth, the others where to exit:
+`free` pays nothing for depth, `cost_0.1` and `cost_0.5` pay that for all of it. `whole_espo` and `cost_0.1_espo` stop rollouts
 besides.
 """
 
@@ -17,28 +16,23 @@ def gflops(outcome):
 
 
 def get_sweep():
-  exits = {'stages': ('calibration', 'critic_warmup', 'rl')}
-  cost = exits | {'reward.name': 'correct + exit_depth_cost'}
-  paper = {
-    'calibration.kappa': 1.0,
-    'calibration.patterns': 4,
-    'calibration.uniform_patterns': 0,
-    'calibration.whole_patterns': 0,
-  }
+  whole = {'exits.policy': 'never', 'reward.name': 'correct'}
+  price = {'reward.name': 'correct + exit_depth_cost', 'reward.cost': 0.1}
+  espo = {'stop.name': 'espo'}
   return Sweep(
     base='experiments/early_exits.py',
     common={'eval.problems': 2048},
     arms={
-      'whole': {'stages': ('critic_warmup', 'rl'), 'exits.policy': 'never', 'reward.name': 'correct'},
-      'free': exits | {'reward.name': 'correct'},
-      'cost_0.1': cost | {'reward.cost': 0.1},
-      'cost_0.5': cost | {'reward.cost': 0.5},
-      'lenient': cost | {'reward.cost': 0.1, 'calibration.kappa': 4.0},
-      'paper': cost | paper | {'reward.cost': 0.5},
-      'espo': cost | {'reward.cost': 0.1, 'stop.name': 'espo'},
+      'whole': whole,
+      'free': {'reward.name': 'correct'},
+      'cost_0.1': price,
+      'cost_0.5': price | {'reward.cost': 0.5},
+      'whole_espo': whole | espo,
+      'cost_0.1_espo': price | espo,
     },
     baseline='whole',
     seeds=(0, 1, 2),
+    shared_stages=('warm_start', 'calibration'),
     columns=(
       ACCURACY,
       GREEDY,
