@@ -40,7 +40,6 @@ def get_config(arg=''):
   c.calibration.prompts = 16
   c.calibration.learning_rate = 5e-4
   c.reward.name = 'correct + exit_depth_cost'
-  c.reward.cost = 0.1
   c.stop.name = 'never'
   c.stop.smoothing = 0.5
   c.stop.beta_0 = 2.0
