@@ -1,9 +1,10 @@
 """A config made concrete: the task, the tokenizer, the model, the mesh and the stop rules of one experiment."""
 
 import dataclasses
+import functools
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax import exits, parallel, rollout, stops, tasks
 from espo_jax.configs import ConfigError, method_options, model_config, model_overrides, task_arguments, trains_critic
 from espo_jax.exits import ExitPolicy
-from espo_jax.model import ActorCritic, Params, complete, load_hf, read_end_tokens
+from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
@@ -72,6 +73,12 @@ class Experiment:
         self.config.model.path, mesh=self.mesh, key=self.key('init', 0), **model_overrides(self.config)
       )[1]
     return complete(given, self.model.init_boxed, self.key('init', 0), self.mesh)
+
+  @functools.cached_property
+  def gather(self) -> Callable[[Params], Params]:
+    """The parameters as a rollout reads them under `rollout.gather_weights`: split over the tensor axis alone. One program."""
+    boxed = jax.eval_shape(self.model.init_boxed, self.root_key)
+    return jax.jit(lambda params: params, out_shardings=parallel.param_shardings(boxed, self.mesh, gathered=True))
 
   def abstract_params(self) -> Any:
     """The parameters' shapes, dtypes and shardings."""
@@ -205,9 +212,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   others = read_end_tokens(config.model.path) if config.model.path else ()
   end_tokens = tuple(sorted({tokenizer.eos_token_id, *others}))
   serial = make_serial(config, tokenizer, end_tokens)
-  critic = trains_critic(config)
-  policy = make_exits(config) if config.exits.every else None
-  model = ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
+  model = make_model(config, shape)
   try:
     mesh = parallel.make_mesh(**config.mesh.to_dict())
   except ValueError as error:
@@ -253,6 +258,13 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
   """The task that a config names, seeded as the run is."""
   return tasks.get(config.task.name, **task_arguments(config))
+
+
+def make_model(config: ml_collections.ConfigDict, shape: ModelConfig) -> ActorCritic:
+  """Policy and critic of a decoder's shape, as a config has them."""
+  critic = trains_critic(config)
+  policy = make_exits(config) if config.exits.every else None
+  return ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
 
 
 def make_exits(config: ml_collections.ConfigDict) -> ExitPolicy:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Array
 
@@ -17,7 +18,7 @@ from espo_jax.collecting import collect
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
-from espo_jax.model import ModelConfig, Params, token_flops
+from espo_jax.model import ActorCritic, ModelConfig, Params, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
@@ -72,7 +73,11 @@ def calibration_learner(exp: Experiment) -> Calibration:
 
 def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
   """The learner of the critic warm-up and of an arm."""
-  c = exp.config
+  return make_learner(exp.config, exp.model, rule)
+
+
+def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
+  """The learner that a config describes, for which neither data nor devices need be there."""
   optimizer = make_optimizer(
     c.learner.learning_rate,
     c.critic.learning_rate,
@@ -86,7 +91,7 @@ def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
   )
   gate = c.gate.to_dict()
   return Reinforcement(
-    model=exp.model,
+    model=model,
     optimizer=optimizer,
     rule=rule,
     objective=c.objective.name,
@@ -167,12 +172,17 @@ def reinforcement_step(
 
   def step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
     seconds: dict[str, float] = dict.fromkeys(('rollout', 'reward', 'score', 'update'), 0.0)
+    sampler = state.params
+    if c.rollout.gather_weights:
+      seconds['reshard'] = 0.0
+      with _timed(seconds, 'reshard'):
+        sampler = jax.block_until_ready(exp.gather(sampler))
 
     def draw(number: int) -> Draw:
       position = after_warm_start + ((step - 1) * most + number) * c.rollout.prompts
       problems = exp.problems('train', position, c.rollout.prompts)
       timed, key = functools.partial(_timed, seconds), exp.key('rollout', step)
-      rows, grades = collect(exp, state.params, rule, state.adaptive, problems, key, timed)
+      rows, grades = collect(exp, sampler, rule, state.adaptive, problems, key, timed)
       with timed('reward'):
         levels = np.repeat(exp.levels(problems), c.rollout.samples)
         judged = exp.put_rows(Judged(grades.correct, grades.formatted, grades.reasoned, levels))
@@ -185,6 +195,7 @@ def reinforcement_step(
       return Draw(rows, reward, differ, metrics)
 
     rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, parallel.over_batch(exp.mesh))
+    del sampler  # where it is a copy, the update needs the room
     with _timed(seconds, 'score'):
       lengths = np.add(*jax.device_get((rows.prompt_lengths, rows.length)))
       in_turn = lengths.reshape(-1, c.learner.minibatches * c.learner.micro_batches).T

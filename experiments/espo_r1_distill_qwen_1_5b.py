@@ -23,6 +23,7 @@ def get_config(arg=''):
   c.data.benchmark = 'dapo_math_17k'  # [P]
   c.data.eval_benchmark = 'math500'  # [P] one of its three
   c.model.scan_layers = True
+  c.model.remat = 'full'  # ours: sequences are long
   c.model.dtype = 'bfloat16'  # [U]
   c.model.param_dtype = 'float32'  # [U] updates of 1e-6 are lost in bfloat16
   c.critic.kind = 'separate'  # [U]

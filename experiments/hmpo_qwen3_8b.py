@@ -26,6 +26,7 @@ def get_config(arg=''):
   c.data.benchmark = 'dapo_math_17k'  # [U] the paper's problems are not published
   c.data.eval_benchmark = 'math500'  # [U]
   c.model.scan_layers = True
+  c.model.remat = 'full'  # ours: sequences are long
   c.model.dtype = 'bfloat16'  # [U]
   c.model.param_dtype = 'float32'  # [U] updates of 5e-7 are lost in bfloat16
   c.reward.name = 'hmpo'  # [P] median budget, cosine, product with the verdict

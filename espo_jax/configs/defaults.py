@@ -37,6 +37,9 @@ def default_config() -> ml_collections.ConfigDict:
   c.model.rms_norm_eps = 1e-6
   c.model.tie_word_embeddings = True
   c.model.scan_layers = False
+  c.model.remat = (
+    'none'  # what a gradient computes anew, for memory: 'none', 'dots': of each layer all but its matrix products, 'full'
+  )
   c.model.paged_kernels = False  # decode by jax's paged attention kernels, on one TPU or GPU; elsewhere this changes nothing
   c.model.dtype = 'float32'
   c.model.param_dtype = 'float32'
@@ -84,6 +87,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.rollout.top_k = 0  # 0 is all
   c.rollout.min_p = 0.0
   c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
+  c.rollout.gather_weights = False  # over mesh.fsdp, once a rollout; else every decode step gathers them, layer by layer
   c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
   c.rollout.serial = ml_collections.ConfigDict()  # S-GRPO: answers asked for at cuts of one full response, for 'serial_decay'
   c.rollout.serial.inducer = ''  # the text behind a cut that asks for the answer; '' for samples that are all full responses

@@ -10,6 +10,7 @@ OVERRIDES = (
   'dtype',
   'param_dtype',
   'scan_layers',
+  'remat',
   'paged_kernels',
 )  # what is the user's to choose beside a model.path; and adapters and exit heads
 

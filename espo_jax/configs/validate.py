@@ -94,12 +94,13 @@ _SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_sh
 _BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
 
 
-def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> None:
+def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: bool = True) -> None:
   """Check that an experiment can run and that its stop rule can act.
 
   Args:
     config: The experiment.
     training: Whether it is to be trained. An evaluation asks for less: it has no stages, no stop rule and no train data.
+    data: Whether tokenizer and data have to be there.
 
   Raises:
     ConfigError: With every problem found.
@@ -107,7 +108,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True) -> Non
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
-    for check in (_names, _ranges, _model, _mesh, task_problems, data_problems, draft_problems):
+    for check in (_names, _ranges, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
       problems += check(config)
@@ -286,6 +287,8 @@ def _mesh(config: ml_collections.ConfigDict) -> Iterator[str]:
   sizes = config.mesh.to_dict()
   if any(size == 0 or size < -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
     yield f'mesh = {sizes}: axes are positive, and one may be -1 (what is left); fix: mesh.data = -1 and 1 for the others'
+  if config.rollout.gather_weights and config.mesh.fsdp == 1:
+    yield 'rollout.gather_weights = True with mesh.fsdp = 1: no weight is split over fsdp; fix: rollout.gather_weights = False'
   if config.model.paged_kernels and any(size != 1 for size in sizes.values()):
     yield f'model.paged_kernels = True with mesh = {sizes}: the kernels run on one device; fix: model.paged_kernels = False'
 

@@ -3,7 +3,7 @@
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import Checkpoints
 from espo_jax.learner.optimizer import make_optimizer
-from espo_jax.learner.packing import Packing, pack, put
+from espo_jax.learner.packing import Packing, pack, packing_shardings, put
 from espo_jax.learner.reinforce import Batch, Reinforcement, minibatches
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
@@ -22,6 +22,7 @@ __all__ = [
   'make_optimizer',
   'minibatches',
   'pack',
+  'packing_shardings',
   'put',
   'score',
 ]

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
 from espo_jax import parallel
 
@@ -79,7 +79,11 @@ def pack(lengths: Int[np.ndarray, 'parts N'], width: int, *, sizes: int, multipl
 
 
 def put(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
-  """Stacked packings on the mesh: sequences split over the batch axes, what is known of rows on every device."""
+  """Stacked packings on the mesh."""
+  return jax.device_put(packing, packing_shardings(mesh))
+
+
+def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:
+  """Of stacked packings: sequences split over the batch axes, what is known of rows on every device."""
   split, whole = NamedSharding(mesh, PartitionSpec(None, *parallel.BATCH)), parallel.replicated(mesh)
-  by_column, by_row = ((packing.row, packing.index, packing.real), split), ((packing.sequence, packing.start), whole)
-  return Packing(*(jax.device_put(x, sharding) for arrays, sharding in (by_column, by_row) for x in arrays))
+  return Packing(row=split, index=split, real=split, sequence=whole, start=whole)  # type: ignore[arg-type]

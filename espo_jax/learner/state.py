@@ -47,19 +47,24 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, rule: St
   )
 
 
-def jit_update(update: Callable[..., tuple[TrainState, Metrics]]) -> Callable[..., tuple[TrainState, Metrics]]:
+def jit_update(update: Callable[..., tuple[TrainState, Metrics]]) -> Any:
   """`jax.jit` for a method `(self, state, *arrays) -> (state, metrics)` that donates the state; the new one lies where it lay.
 
   Left to itself the compiler spreads some of the results differently, and whatever reads them is compiled a second time.
+  Like what `jax.jit` returns, it can be lowered for arrays that are only described: `method.lower(self, state, *arrays)`.
   """
 
   @functools.lru_cache
-  def program(self: Any, tree: jax.tree_util.PyTreeDef, layout: tuple[jax.sharding.Sharding, ...]) -> Callable:
+  def program(self: Any, tree: jax.tree_util.PyTreeDef, layout: tuple[jax.sharding.Sharding, ...]) -> Any:
     return jax.jit(functools.partial(update, self), donate_argnums=0, out_shardings=(tree.unflatten(layout), None))
+
+  def laid_out(self: Any, state: TrainState) -> Any:
+    leaves, tree = jax.tree.flatten(state)
+    return program(self, tree, tuple(x.sharding for x in leaves))
 
   @functools.wraps(update)
   def jitted(self: Any, state: TrainState, *arrays: Any) -> tuple[TrainState, Metrics]:
-    leaves, tree = jax.tree.flatten(state)
-    return program(self, tree, tuple(x.sharding for x in leaves))(state, *arrays)
+    return laid_out(self, state)(state, *arrays)
 
+  jitted.lower = lambda self, state, *arrays: laid_out(self, state).lower(state, *arrays)  # type: ignore[attr-defined]
   return jitted

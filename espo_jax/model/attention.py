@@ -13,6 +13,7 @@ _MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding g
 _WIDTHS = 8  # into how many widths the cache's columns are divided at most
 _NARROWEST = 64  # columns: less is not worth a branch of its own
 _FEW = 8  # query steps up to which a product with the keys reads them first
+_AT_A_TIME = 512  # queries of whole sequences whose scores exist together
 
 
 def self_attention(
@@ -31,10 +32,27 @@ def self_attention(
     segments: Which sequence a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
     window: The most tokens one attends to, its own included; 0 is no limit.
   """
-  age = jnp.arange(segments.shape[1])[:, None] - jnp.arange(segments.shape[1])
-  near = (age >= 0) & (age < window) if window else age >= 0
-  seen = near & (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
-  return _attend(queries, keys, values, seen)
+  length = segments.shape[1]
+
+  def attend(start: Int[Array, ''], queries: Array, own: Int[Array, 'B Q']) -> Float[Array, 'B Q H K']:
+    age = start + jnp.arange(own.shape[1])[:, None] - jnp.arange(length)
+    near = (age >= 0) & (age < window) if window else age >= 0
+    return _attend(queries, keys, values, near & (own[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0))
+
+  if length <= _AT_A_TIME:
+    return attend(jnp.zeros((), jnp.int32), queries, segments)
+
+  def split(x: Array) -> Array:  # [B, S, ...] to [parts, B, Q, ...]
+    x = jnp.pad(x, [(0, 0), (0, -length % _AT_A_TIME)] + [(0, 0)] * (x.ndim - 2))
+    return x.reshape(x.shape[0], -1, _AT_A_TIME, *x.shape[2:]).swapaxes(0, 1)
+
+  # Else the masks of all parts, which are the same in every layer, are computed once and kept.
+  queries, segments = jax.lax.optimization_barrier((queries, segments))
+  # Their gradient computes the scores anew: kept, they would be the largest array by far.
+  parts = split(queries), split(segments)
+  starts = jnp.arange(parts[1].shape[0]) * _AT_A_TIME
+  out = jax.lax.map(lambda xs: jax.checkpoint(attend)(*xs), (starts, *parts))
+  return out.swapaxes(0, 1).reshape(queries.shape[0], -1, *queries.shape[2:])[:, :length]
 
 
 def cached_attention(

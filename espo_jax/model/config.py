@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 ROPE_TYPES = ('default', 'linear', 'llama3', 'yarn')
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+REMAT = ('none', 'dots', 'full')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,9 @@ class ModelConfig:
   lora: Lora = Lora()
   exits: ExitHeads = ExitHeads()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
+  remat: str = (
+    'none'  # what a gradient computes anew: nothing, of each layer all but its matrix products ('dots'), or all ('full')
+  )
   paged_kernels: bool = False  # on TPU and GPU, decode by jax's paged attention kernels; elsewhere this changes nothing
   dtype: str = 'float32'  # of activations and matrix products
   param_dtype: str = 'float32'
@@ -108,6 +112,8 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'model.head_dim = {self.head_dim} must be even: RoPE rotates pairs of channels.')
+    if self.remat not in REMAT:
+      raise ValueError(f'model.remat = {self.remat!r} is no such policy; fix: one of {", ".join(REMAT)}')
     if self.scan_layers and any(self.windowed) and not all(self.windowed):
       raise ValueError(
         f'model.scan_layers = True scans one layer, but only layers {self.windowed_from}.. have sliding_window = '

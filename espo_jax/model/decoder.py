@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from espo_jax import parallel
 from espo_jax.exits.base import ExitPolicy
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
@@ -42,7 +43,7 @@ class Decoder(nn.Module):
     self.embedding = self.param('embedding', init, (cfg.vocab_size, cfg.hidden_size), jnp.dtype(cfg.param_dtype))
     if cfg.scan_layers:
       stack = nn.scan(
-        ScannedBlock,
+        _rematerialised(ScannedBlock, cfg),
         variable_axes={'params': 0},
         split_rngs={'params': True},
         in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -51,7 +52,7 @@ class Decoder(nn.Module):
       )
       self.layers = stack(cfg, any(cfg.windowed), name='layers')
     else:
-      self.layers = [Block(cfg, windowed, name=f'layer_{i}') for i, windowed in enumerate(cfg.windowed)]
+      self.layers = [_rematerialised(Block, cfg)(cfg, windowed, name=f'layer_{i}') for i, windowed in enumerate(cfg.windowed)]
     self.final_norm = RMSNorm(cfg, name='final_norm')
     if not cfg.tie_word_embeddings:
       self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
@@ -165,7 +166,7 @@ class Decoder(nn.Module):
     cached: KeysValues | None,
     reading: Reading | None,
   ) -> '_Trunk':
-    x, turn = self._embed(tokens), rotation(self.config, positions)
+    x, turn = parallel.constrain(self._embed(tokens), 'batch', None, None), rotation(self.config, positions)
     gate, track = None, None
     if reading is not None:
       gate, track = self._gate(reading), set_out(self._policy, reading, x, self.config)
@@ -245,6 +246,15 @@ class _Trunk(NamedTuple):
   kv: KeysValues
   track: Track | None
   entered: Any  # the streams that entered the blocks, by block
+
+
+def _rematerialised(block: type[Block], config: ModelConfig) -> type[Block]:
+  """The block, of which a gradient keeps no more than `config.remat` says."""
+  if config.remat == 'none':
+    return block
+  kept = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[config.remat]
+  gate = (5,) if issubclass(block, ScannedBlock) else ()  # a function among its arguments
+  return nn.remat(block, policy=kept, prevent_cse=not config.scan_layers, static_argnums=gate)
 
 
 def init_boxed(config: ModelConfig, key: PRNGKeyArray, *, value_head: bool = False) -> PyTree:

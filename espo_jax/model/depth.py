@@ -50,13 +50,13 @@ class Track(flax.struct.PyTreeNode):
     return self.replace(before=entered, fresh=None if self.fresh is None else fresh)
 
 
-class Skip(NamedTuple):
+class Skip(flax.struct.PyTreeNode):
   """What a block is told of the tokens that skip it."""
 
   runs: Bool[Array, 'B S']
   needed: Bool[Array, ''] | None  # whether any token that counts runs; None to run the block in any case
-  fill: KVFill
   fresh: KeysValues | None  # as in `Track`
+  fill: KVFill = flax.struct.field(pytree_node=False)
 
 
 class ExitLogits(nn.Module):
@@ -136,4 +136,4 @@ def skip_at(policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array
   """What `block` is to be told."""
   runs = policy.runs(block, track.depth.blocks, config.num_layers)
   needed = (runs & reading.live).any() if isinstance(reading, Deciding) else None
-  return Skip(runs, needed, policy.kv_fill, track.fresh)
+  return Skip(runs, needed, track.fresh, policy.kv_fill)

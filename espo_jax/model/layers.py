@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from espo_jax import parallel
 from espo_jax.model.attention import cached_attention, self_attention
 from espo_jax.model.cache import append
 from espo_jax.model.config import ModelConfig
@@ -201,7 +202,7 @@ class Block(nn.Module):
 
     def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
       x = x + block.attention(normed, turn, scope, kv, layer)
-      return x + block.mlp(block.mlp_norm(x))
+      return parallel.constrain(x + block.mlp(block.mlp_norm(x)), 'batch', None, None)
 
     if skip is None:
       return run(self, x, normed, kv), kv, fresh

@@ -1,16 +1,18 @@
 """The device mesh and how arrays lie on it. Weights name logical axes; one table maps them."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
 RULES = (
+  ('batch', ('data', 'fsdp')),
   ('vocab', 'tensor'),
   ('embed', 'fsdp'),
   ('mlp', 'tensor'),
@@ -53,9 +55,33 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def param_shardings(boxed: PyTree, mesh: Mesh) -> PyTree:
-  """The sharding of every parameter, from the logical axes in their boxes."""
-  return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+def param_shardings(boxed: PyTree, mesh: Mesh, *, gathered: bool = False) -> PyTree:
+  """The sharding of every parameter, from the logical axes in their boxes.
+
+  Args:
+    boxed: The parameters, or their shapes.
+    mesh: The devices.
+    gathered: Leave the fsdp axis out: what a program reads again and again it had better not gather each time.
+  """
+  rules = tuple((name, None if gathered and axis == 'fsdp' else axis) for name, axis in RULES)
+  return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """An activation laid out as its logical axes say, None for one that is not split. Without a mesh it is left alone.
+
+  An axis that does not divide, as that of a few prompts left over, is not split either.
+
+  While a program is traced, an array knows the mesh of the arrays that it comes from. Left to itself the compiler may follow a
+  parameter instead, and then every device computes all rows.
+  """
+  mesh = jax.typeof(x).sharding.mesh
+  if mesh.empty:
+    return x
+  split = [axis and dict(RULES)[axis] for axis in axes]
+  over = [math.prod(mesh.shape[name] for name in ([to] if isinstance(to, str) else to or ())) for to in split]
+  spec = PartitionSpec(*(to if size % extent == 0 else None for to, size, extent in zip(split, x.shape, over, strict=True)))
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
