@@ -1,4 +1,4 @@
-"""The rollout, compiled for TPU slices that are not there."""
+"""The command that compiles a training's programs for TPU slices that are not there."""
 
 import json
 import os
@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIBTPU = (
   pathlib.Path(sys.prefix) / 'tpu'
 )  # where scripts/test.sh puts it, for in the environment itself jax would look for a TPU
+needs_libtpu = pytest.mark.skipif(not LIBTPU.exists(), reason='libtpu is not there: scripts/test.sh installs it')
 QWEN2_7B = {
   'model_type': 'qwen2',
   'architectures': ['Qwen2ForCausalLM'],
@@ -33,7 +34,7 @@ def check(*options: str) -> subprocess.CompletedProcess:
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
 
 
-@pytest.mark.skipif(not LIBTPU.exists(), reason='libtpu is not there: scripts/test.sh installs it')
+@needs_libtpu
 @pytest.mark.parametrize(('topology', 'slots', 'fits'), [('v5p:2x2x2', 256, True), ('v5e:2x4', 512, False)])
 def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path, topology, slots, fits):
   (tmp_path / 'config.json').write_text(json.dumps(QWEN2_7B))
@@ -47,16 +48,76 @@ def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path, topology, slots, fits):
     '--config.rollout.prompt_width=512',
     f'--config.rollout.slots={slots}',
     f'--topology={topology}',
+    '--programs=rollout',
   )
   if not fits:
-    assert done.returncode != 0
-    assert re.search(r'does not fit|memory', done.stdout + done.stderr)
+    assert done.returncode == 1, done.stderr
+    assert re.search(rf'does not fit; caches take [\d.]+ GiB; fix: fewer rollout.slots \({slots} now\)', done.stdout)
     return
   assert done.returncode == 0, done.stdout + done.stderr
   caches, beside = map(float, re.search(r'caches ([\d.]+) GiB, other temporaries ([\d.]+) GiB', done.stdout).groups())
   assert caches == pytest.approx(28 * 2 * 4 * 128 * 2 * 256 * (8192 + 512) / 8 / 2**30, abs=0.01)
   assert beside < 0.1 * caches  # a copy of the cache would be as much again
-  assert done.stdout.strip().endswith('fits')
+  assert re.search(r'peak [\d.]+ GiB of 95 GiB: fits', done.stdout)
+  assert 'gathered on a device' not in done.stdout
+
+
+SMALL = (
+  '--config=experiments/quickstart.py',
+  '--config.mesh.fsdp=4',
+  '--config.model.scan_layers',
+  '--config.rollout.samples=1',
+  '--config.learner.micro_batches=2',
+  '--config.learner.logit_chunk=32',
+)
+
+
+@needs_libtpu
+def test_all_programs_of_a_small_experiment():
+  done = check(*SMALL, '--topology=v5e:2x2')
+  assert done.returncode == 0, done.stdout + done.stderr
+  for program in ('rollout', 'prepare', 'update'):
+    part = done.stdout.partition(f'{program}, mesh')[2]
+    assert re.search(r'peak [\d.]+ GiB of 16 GiB: fits', part)
+    assert re.search(r'[\d.]+ TFLOP of products, [\d.]+ GiB read and written, sent .*all-\w+ [\d.]+ GiB', part)
+    assert re.search(r'at best [\d.]+ ms, bound by (compute|memory|links)', part)
+    assert re.search(r'[\d.]+ GiB  \w+\[[\d,]+\]  jit', part.partition('largest temporaries')[2])
+
+
+@needs_libtpu
+def test_an_update_that_does_not_fit_says_what_to_change():
+  """Of 6.4 billion parameters each of 4 chips has 19 GB with their moments; it is refused, and read all the same."""
+  wide = ('--config.model.hidden_size=8192', '--config.model.intermediate_size=32768', '--config.model.num_layers=8')
+  done = check(*SMALL, *wide, '--topology=v5e:2x2', '--programs=update')
+  assert done.returncode == 1, done.stdout + done.stderr
+  pattern = r'does not fit; parameters and moments take 1\d\.\d+ GiB; fix: a larger mesh.fsdp or mesh.tensor \(mesh.fsdp = 4'
+  assert re.search(pattern, done.stdout), done.stdout
+  assert re.search(r'GiB  f32\[8,2048,32768\]  jit', done.stdout.partition('largest temporaries')[2])
+
+
+def test_the_devices_that_are_here():
+  done = check('--config=experiments/quickstart.py:smoke', '--topology=local', '--programs=prepare')
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert re.search(r'local: prepare, mesh .*\n.*\n.*\n  peak [\d.]+ GiB of [\d.]+ GiB: fits', done.stdout)
+  assert 'at best' not in done.stdout  # nothing is known of this chip
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (
+      ('--topology=local', '--programs=evaluate'),
+      '--programs=evaluate: no such program; fix: some of rollout, prepare, update',
+    ),
+    (('--topology=local', '--config.mesh.fsdp=3'), 'needs 3 devices; there are 1'),
+    (('--topology=local', '--config.rollout.horizon=0'), 'rollout.horizon = 0: out of range; fix: a number above 0'),
+    (('--topology=local', '--config.model.remat=some'), "model.remat = 'some' is no such policy; fix: one of none, dots, full"),
+  ],
+)
+def test_what_cannot_run_is_named(options, message):
+  done = check('--config=experiments/quickstart.py', *options)
+  assert done.returncode != 0
+  assert message in done.stderr
 
 
 def test_a_slice_that_does_not_exist_is_named():

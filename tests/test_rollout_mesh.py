@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rollouts import EOS, HORIZON, PAD, PROMPTS, RULE, STATE, G, P, assert_same_rows, model_of, run
+from tiny import first_params, tiny_experiment
+from tiny import run as train
 
-from espo_jax import parallel, rollout
+from espo_jax import compiled, parallel, rollout
+from espo_jax.configs import ConfigError, validate
 
 
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 4, 1), (2, 2, 2)])
@@ -30,3 +33,58 @@ def test_a_sample_does_not_depend_on_the_mesh(shape):
     **options,
   )
   assert_same_rows(run(), jax.device_get(spread), which_two=slice(P * G), atol=5e-6)
+
+
+def gathering(gather):
+  return tiny_experiment(lambda c: c.rollout.update(gather_weights=gather), fsdp=4, tensor=2)
+
+
+def test_gathered_weights_change_no_sample():
+  """The rollout reads weights split over the tensor axis alone, the update those split over fsdp too; the time is a metric."""
+  found = {gather: train(gathering(gather), 2) for gather in (False, True)}
+  (state, plain), (other, gathered) = found[False], found[True]
+  for one, two in zip(plain, gathered, strict=True):
+    assert one['rollout/checksum'] == two['rollout/checksum']
+    assert two['seconds/reshard'] > 0
+    assert 'seconds/reshard' not in one
+  for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    assert one.sharding == two.sharding
+
+
+def test_gathered_weights_are_gathered_once():
+  """The rollout then gathers none."""
+  exp = gathering(True)
+  params = first_params(exp, 0)
+  gathered = exp.gather(params)
+  for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(gathered), strict=True):
+    np.testing.assert_array_equal(one, two)
+    assert 'fsdp' not in two.sharding.spec
+  assert any('fsdp' in x.sharding.spec for x in jax.tree.leaves(params))
+  found = [
+    compiled.check(compiled.Programs(exp.config, exp.mesh), 'rollout', limit=1.0).counted
+    for exp in (gathering(True), gathering(False))
+  ]
+  rows, columns = params['policy']['layer_0']['mlp']['up_proj']['kernel'].shape
+  gathers = [any(shape.dims == (rows, columns // 2) for _, shape in (its.once + its.turn).gathered) for its in found]
+  assert gathers == [False, True]
+
+
+def test_nothing_to_gather_is_an_error():
+  exp = tiny_experiment()
+  exp.config.rollout.gather_weights = True
+  with pytest.raises(ConfigError, match=r'rollout\.gather_weights = True with mesh\.fsdp = 1'):
+    validate(exp.config)
+
+
+def test_activations_are_laid_out_over_the_batch_axes():
+  """Where they know a mesh and divide; their values stay."""
+  mesh = parallel.make_mesh(1, 4, 2)
+  lay_out = jax.jit(lambda x: parallel.constrain(x, 'batch', None))
+  for rows, split in ((8, ('data', 'fsdp')), (6, None)):
+    x = jax.device_put(jnp.arange(rows * 3.0).reshape(rows, 3), parallel.replicated(mesh))
+    out = lay_out(x)
+    np.testing.assert_array_equal(out, x)
+    assert out.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(split)), 2)
+  alone = jnp.ones((6, 3))
+  assert lay_out(alone).sharding == alone.sharding

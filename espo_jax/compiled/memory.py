@@ -1,0 +1,77 @@
+"""The memory that a compiled program takes on one device, from the compiler's own account of it."""
+
+import re
+from typing import NamedTuple
+
+from espo_jax.compiled.hlo import Computation, Program, Shape, read_shapes
+
+_ALLOCATION = re.compile(r'^allocation \d+: size (\d+), (.*):$')
+_VALUE = re.compile(r'^ value: <\d+ ([\w.-]+)\S* (\(phi\) )?@\d+> \(size=(\d+),offset=(\d+)\): (.*)$')
+
+
+class Temporary(NamedTuple):
+  """A buffer that is neither argument nor result."""
+
+  bytes: int
+  shape: Shape
+  source: str  # the operation of the model that it comes from
+
+
+class Memory(NamedTuple):
+  """Bytes a device."""
+
+  arguments: int
+  outputs: int  # that do not take an argument's place
+  temporaries: int
+  largest: tuple[Temporary, ...]
+
+  @property
+  def peak(self) -> int:
+    """At most as much is taken at a time."""
+    return self.arguments + self.outputs + self.temporaries
+
+
+def read_memory(text: str, program: Program, count: int = 8) -> Memory:
+  """Read XLA's buffer assignment.
+
+  Args:
+    text: As the compiler dumps it.
+    program: What it is of; it knows where an instruction comes from.
+    count: Of the largest temporaries, how many are named. What lies in one place at different times is named once.
+  """
+  where = {name: computation for computation in program.computations.values() for name in computation}
+  sizes = {'arguments': 0, 'outputs': 0, 'temporaries': 0}
+  kind, places = '', dict[tuple[int, int], Temporary]()
+  for line in text.splitlines():
+    if found := _ALLOCATION.match(line):
+      kind = _kind(found[2])
+      if kind:
+        sizes[kind] += int(found[1])
+    elif kind == 'temporaries' and (found := _VALUE.match(line)):
+      place = int(found[4]), int(found[3])
+      shapes = read_shapes(found[5])
+      if not shapes or found[2] or found[1] not in where:  # what a loop carries is named after what it carries
+        continue
+      source = _source(where[found[1]], found[1])
+      if place not in places or ('/' in source and '/' not in places[place].source):
+        places[place] = Temporary(place[1], shapes[0], source)
+  largest = sorted(places.values(), key=lambda temporary: -temporary.bytes)
+  return Memory(**sizes, largest=tuple(largest[:count]))
+
+
+def _source(computation: Computation, name: str) -> str:
+  """Where a value comes from; a copy from where its original does."""
+  its = computation[name]
+  while its.source == its.name and its.operands and its.op in ('copy', 'copy-start', 'bitcast'):
+    its = computation[its.operands[0]]
+  return its.source
+
+
+def _kind(described: str) -> str:
+  """Which of the sums an allocation belongs to; '' outside main memory."""
+  if 'thread-local' in described or re.search(r'color [1-9]', described):
+    return ''
+  for word, kind in (('parameter', 'arguments'), ('maybe-live-out', 'outputs'), ('preallocated-temp', 'temporaries')):
+    if word in described:
+      return kind
+  return ''

@@ -1,0 +1,183 @@
+"""The programs of a training step, lowered from shapes alone: rollout, log-probability pass and update."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
+
+from espo_jax import parallel, rollout, steps
+from espo_jax.configs import model_config, uses_reference
+from espo_jax.experiment import make_model, make_rule, make_task
+from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
+from espo_jax.model import Caches
+from espo_jax.rewards import Judged
+from espo_jax.types import Prompts, Trajectories
+
+PROGRAMS = ('rollout', 'prepare', 'update')
+
+
+class Programs:
+  """What training would compile for a config on a mesh, whose devices need not be there.
+
+  Rows have all the tokens they can have, so packing saves nothing: the largest program is the one that is looked at.
+
+  Attributes:
+    config: The experiment.
+    mesh: Where it would run.
+    model: Policy and critic.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    """Describe the model; of a `model.path` the `config.json` is read and nothing else, else the task's tokenizer is asked.
+
+    Raises:
+      DataError: There is no such tokenizer.
+    """
+    vocab_size = 0 if config.model.path else len(make_task(config).tokenizer())
+    self.config, self.mesh = config, mesh
+    self.model = make_model(config, model_config(config, vocab_size))
+    self._rule = make_rule(config, config.stop.name)
+    self._learner = steps.make_learner(config, self.model, self._rule)
+
+  @property
+  def params(self) -> PyTree[jax.ShapeDtypeStruct]:
+    """The parameters, each with its sharding."""
+    return self._params(gathered=False)
+
+  def _params(self, *, gathered: bool) -> PyTree[jax.ShapeDtypeStruct]:
+    boxed = jax.eval_shape(self.model.init_boxed, jax.random.key(0))
+    return jax.tree.map(_described, nn.unbox(boxed), parallel.param_shardings(boxed, self.mesh, gathered=gathered))
+
+  @property
+  def state(self) -> TrainState:
+    """The train state; moments lie where their parameters do."""
+    params, whole = self.params, parallel.replicated(self.mesh)
+    state = jax.eval_shape(lambda p: init_state(p, self._learner.optimizer, self._rule), params)
+    like = dict(jax.tree_util.tree_leaves_with_path(params))
+
+    def place(path: tuple, x: Any) -> Any:
+      found = next((like[path[i:]].sharding for i in range(len(path)) if path[i:] in like), whole)
+      return _described(x, found)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+  @property
+  def slots(self) -> int:
+    """Rows that have a cache at a time: those that are decoded, under `rollout.serial` the full responses beside the exits."""
+    r = self.config.rollout
+    prompts = r.prompts // r.parts
+    full, rest = (prompts, prompts * (r.samples - 1)) if r.serial.inducer else (0, prompts * r.samples)
+    return full + min(r.slots or rest, rest)
+
+  @property
+  def columns(self) -> int:
+    """Of the caches."""
+    every = self.config.critic.every
+    return self.config.rollout.prompt_width + -(-self.config.rollout.horizon // every) * every
+
+  @property
+  def caches(self) -> Caches:
+    """What the rollout keeps between its steps."""
+    return jax.eval_shape(lambda: self.model.init_caches(self.slots, self.columns))
+
+  @property
+  def sequences(self) -> int:
+    """Of a part of a minibatch, on a device."""
+    over = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    return self._packing(1).row.shape[1] // over
+
+  def lower(self, name: str) -> jax.stages.Lowered:
+    """One of `PROGRAMS`, lowered."""
+    return {'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
+
+  def _rollout(self) -> jax.stages.Lowered:
+    generate, arguments, options = self._generation(self.config.rollout.prompts // self.config.rollout.parts)
+    return generate.lower(*arguments, **options)
+
+  def _generation(self, prompts: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The engine's function and its arguments for so many prompts."""
+    r = self.config.rollout
+    whole, rows = parallel.replicated(self.mesh), parallel.over_batch(self.mesh)
+    adaptive = jax.eval_shape(lambda: self._rule.init(1).adaptive)
+    arguments = (
+      self.model,
+      self._params(gathered=r.gather_weights),
+      self._rule,
+      jax.tree.map(lambda x: _described(x, whole), adaptive),
+      Prompts(
+        _array((prompts, r.prompt_width), jnp.int32, rows),
+        _array((prompts,), jnp.int32, rows),
+        _array((prompts,), jnp.uint32, rows),
+      ),
+      _described(jax.eval_shape(lambda: jax.random.key(0)), whole),
+    )
+    options = {
+      'samples': r.samples,
+      'horizon': r.horizon,
+      'end_tokens': (0,),
+      'sampling': rollout.Sampling(*(_array((), dtype, whole) for dtype in (jnp.float32, jnp.float32, jnp.int32, jnp.float32))),
+      'slots': r.slots,
+      'scan_length': r.scan_length,
+      'critic_every': self.config.critic.every,
+      'mesh': self.mesh if self.mesh.size > 1 else None,
+    }
+    if r.serial.inducer:  # of which no more is needed here than its tokens are at most
+      serial = rollout.Serial((1,) * len(r.serial.inducer.encode()), r.serial.answer_tokens)
+      return rollout.generate_serial, arguments, options | {'serial': serial}
+    traced = dict.fromkeys(('exit_level', 'shadow_share'), _array((), jnp.float32, whole))
+    return rollout.generate, arguments, options | traced
+
+  @property
+  def _rows(self) -> Trajectories:
+    generate, arguments, options = self._generation(self.config.rollout.prompts)
+    rows = parallel.over_batch(self.mesh)
+    return jax.tree.map(lambda x: _described(x, rows), generate.eval_shape(*arguments, **options))
+
+  @property
+  def _reference(self) -> Any:
+    return self.params if uses_reference(self.config) else None
+
+  def _packing(self, parts: int) -> Packing:
+    """Of all rows of a minibatch or of the batch, in `parts`, none shorter than it can be."""
+    c, r = self.config, self.config.rollout
+    count = r.prompts * r.samples // c.learner.minibatches // c.learner.micro_batches
+    width = r.prompt_width + r.horizon
+    packing = pack(np.full((1, count), width), width, sizes=1, multiple=self.mesh.shape['data'] * self.mesh.shape['fsdp'])
+    return jax.tree.map(lambda x, s: _array((parts, *x.shape[1:]), x.dtype, s), packing, packing_shardings(self.mesh))
+
+  def _prepare_arguments(self) -> tuple[Any, ...]:
+    c = self.config
+    rows = self._rows
+    count = rows.length.shape[0]
+    per_row = parallel.over_batch(self.mesh)
+    judged = Judged(*(_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, bool, jnp.int32)))
+    reward, _, _ = jax.eval_shape(self._learner.graded, rows, judged)
+    reward = jax.tree.map(lambda x: _described(x, per_row), reward)
+    return self.params, self._reference, rows, reward, self._packing(c.learner.minibatches * c.learner.micro_batches)
+
+  def _prepare(self) -> jax.stages.Lowered:
+    return Reinforcement.prepare.lower(self._learner, *self._prepare_arguments())
+
+  def _update(self) -> jax.stages.Lowered:
+    c = self.config
+    batch, _ = jax.eval_shape(self._learner.prepare, *self._prepare_arguments())
+    batch = jax.tree.map(lambda x: _described(x, parallel.over_batch(self.mesh)), batch)
+    count = batch.advantages.shape[0] // c.learner.minibatches // c.learner.micro_batches
+    chosen = _array((c.learner.micro_batches, count), jnp.int32, parallel.replicated(self.mesh))
+    return Reinforcement.update.lower(
+      self._learner, self.state, batch, self._reference, chosen, self._packing(c.learner.micro_batches)
+    )
+
+
+def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:
+  """An array that is only described."""
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _described(x: Any, sharding: NamedSharding) -> Any:
+  return _array(x.shape, x.dtype, sharding)

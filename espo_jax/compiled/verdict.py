@@ -1,0 +1,204 @@
+"""A program of training, compiled and looked at: does it fit, what does it cost, does it hold what it should not."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from jax.experimental.compilation_cache import compilation_cache
+
+from espo_jax.compiled.chips import Chip, Roofline, roofline
+from espo_jax.compiled.cost import Cost, Counted, count
+from espo_jax.compiled.hlo import Program, parse
+from espo_jax.compiled.memory import Memory, read_memory
+from espo_jax.compiled.programs import Programs
+
+GIB = 2**30
+
+
+class Checked(NamedTuple):
+  """What there is to say of a program, a device."""
+
+  name: str
+  mesh: dict[str, int]
+  memory: Memory
+  counted: Counted
+  parts: dict[str, int]  # the parts of its memory, in bytes
+  gathers_cache: bool  # an all-gather makes a layer's whole side of the cache
+  holds_logits: bool  # the logits of all columns stand in one array
+  limit: float  # GiB a device
+  accepted: bool  # by the compiler, where that refuses what does not fit
+
+  @property
+  def fits(self) -> bool:
+    """Whether it can run."""
+    return self.accepted and self.memory.peak <= self.limit * GIB
+
+
+def check(programs: Programs, name: str, limit: float) -> Checked:
+  """Compile one of `PROGRAMS` and read what the compiler made of it.
+
+  Args:
+    programs: Of an experiment on a mesh.
+    name: Which.
+    limit: GiB of memory a device.
+  """
+  program, memory, accepted = _compiled(programs.lower(name))
+  counted = count(program)
+  return Checked(
+    name=name,
+    mesh=dict(programs.mesh.shape),
+    memory=memory,
+    counted=counted,
+    parts=_parts(programs, name, memory),
+    gathers_cache=_gathers_cache(programs, counted),
+    holds_logits=_holds_logits(programs, program),
+    limit=limit,
+    accepted=accepted,
+  )
+
+
+def _compiled(lowered: jax.stages.Lowered) -> tuple[Program, Memory, bool]:
+  """What the compiler writes down, which it does of a program that it refuses for its memory too."""
+  with tempfile.TemporaryDirectory() as folder, _without_cache():
+    accepted = True
+    try:
+      lowered.compile({'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      accepted = False
+
+    def read(kind: str) -> str:
+      (path,) = pathlib.Path(folder).glob(f'*after_optimizations{kind}.txt')
+      return path.read_text()
+
+    program = parse(read(''))
+    return program, read_memory(read('-buffer-assignment'), program), accepted
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+  """A program that is found in the persistent cache is not compiled, and nothing is written down."""
+  before = jax.config.values['jax_enable_compilation_cache']
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # else it remembers that there is one
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()
+
+
+def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
+  if name == 'rollout':
+    caches = _local_bytes(programs.caches, programs.mesh.size)
+    return {'parameters': memory.arguments, 'caches': caches, 'other temporaries': memory.temporaries - caches}
+  if name == 'prepare':
+    return {'parameters': memory.arguments, 'activations': memory.temporaries}
+  gradients = sum(_shard_bytes(x) for x in jax.tree.leaves(programs.params))
+  gradients *= 1 if programs.config.learner.micro_batches == 1 else 2  # the sum of the parts', and the part's
+  return {'parameters and moments': memory.arguments, 'gradients': gradients, 'activations': memory.temporaries - gradients}
+
+
+def _shard_bytes(x: Any) -> int:
+  shape = x.sharding.shard_shape(x.shape)
+  size = x.dtype.itemsize
+  for extent in shape:
+    size *= extent
+  return size
+
+
+def _local_bytes(tree: Any, devices: int) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) // devices
+
+
+def _gathers_cache(programs: Programs, counted: Counted) -> bool:
+  """Whether the result of an all-gather is as large as a layer's keys, with all of the rows and columns."""
+  shape, width = programs.model.config, programs.columns
+  whole = shape.num_kv_heads * programs.slots * width * shape.head_dim
+  gathered = (counted.once + counted.turn).gathered
+  return any(width in its.dims and shape.head_dim in its.dims and its.elements >= whole for _, its in gathered)
+
+
+def _holds_logits(programs: Programs, program: Program) -> bool:
+  """Whether an array has a vocabulary's entry for every column of the responses."""
+  split = programs.mesh.shape['tensor']
+  vocabulary = programs.model.config.vocab_size
+  columns = programs.sequences * programs.config.rollout.horizon
+  return any(
+    entries in shape.dims and shape.elements >= entries * columns
+    for computation in program.computations.values()
+    for its in computation.values()
+    for shape in its.shapes
+    for entries in {vocabulary, -(-vocabulary // split)}
+  )
+
+
+# ------------------------------------------------------------------------------------------------------------ what to print
+
+
+def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
+  """What to change so that it fits, after the largest part of what it takes."""
+  part = max(checked.parts, key=lambda name: checked.parts[name])
+  mesh = ', '.join(f'mesh.{axis} = {size}' for axis, size in checked.mesh.items() if axis != 'data')
+  split = f'a larger mesh.fsdp or mesh.tensor ({mesh} now), on more devices where there are no more here'
+  if part == 'caches':
+    slots = config.rollout.slots or config.rollout.prompts * config.rollout.samples
+    fix = f'fewer rollout.slots ({slots} now), a shorter rollout.horizon, or {split}'
+  elif part == 'activations':
+    rows = config.rollout.prompts * config.rollout.samples // config.learner.minibatches // config.learner.micro_batches
+    over = checked.mesh['data'] * checked.mesh['fsdp']
+    if rows > over:
+      fix = f'learner.micro_batches = {config.learner.micro_batches * 2} or more ({rows} rows at a time on {over} shards now)'
+    elif config.model.remat != 'full' and checked.name == 'update':
+      fix = f"model.remat = 'full' ({config.model.remat!r} now)"
+    else:
+      fix = f'a smaller learner.logit_chunk ({config.learner.logit_chunk} now), or a larger mesh.tensor ({mesh} now)'
+  elif part == 'other temporaries':
+    fix = f'fewer rollout.slots, more rollout.parts ({config.rollout.parts} now), or {split}'
+  else:
+    fix = split
+  return f'{part} take {checked.parts[part] / GIB:.2f} GiB; fix: {fix}'
+
+
+def report(checked: Checked, config: ml_collections.ConfigDict, chip: Chip | None) -> list[str]:
+  """The lines about a program, without times where the chip's figures are not known."""
+  m, counted = checked.memory, checked.counted
+  verdict = 'fits' if checked.fits else f'does not fit; {advice(checked, config)}'
+  parts = ', '.join(f'{name} {size / GIB:.2f} GiB' for name, size in checked.parts.items())
+  lines = [
+    f'{checked.name}, mesh {checked.mesh}, a device:',
+    f'  arguments {m.arguments / GIB:.2f} GiB, temporaries {m.temporaries / GIB:.2f} GiB, outputs {m.outputs / GIB:.2f} GiB',
+    f'  of them {parts}',
+    f'  peak {m.peak / GIB:.2f} GiB of {checked.limit:g} GiB: {verdict}',
+  ]
+  once = 'once' if counted.unknown else 'a step'
+  lines += _costs(once, counted.once, chip)
+  if counted.unknown:
+    lines += _costs(
+      f'a turn of the {len(counted.unknown)} loops of unknown length: a refill and a decode step', counted.turn, chip
+    )
+  lines += ['  largest temporaries:']
+  lines += [f'    {its.bytes / GIB:8.3f} GiB  {its.shape}  {its.source}' for its in m.largest]
+  if checked.gathers_cache:
+    lines.append('  a whole layer of the cache is gathered on a device: fix: report this, it should not be')
+  if checked.holds_logits:
+    lines.append('  the logits of all columns stand in one array; fix: a smaller learner.logit_chunk')
+  return lines
+
+
+def _costs(when: str, cost: Cost, chip: Chip | None) -> list[str]:
+  sent = ', '.join(f'{kind} {number / GIB:.3f} GiB' for kind, number in sorted(cost.sent.items())) or 'nothing'
+  lines = [f'  {when}: {cost.flops / 1e12:.3f} TFLOP of products, {cost.bytes / GIB:.2f} GiB read and written, sent {sent}']
+  if chip is not None:
+    lines.append(f'    {_least(roofline(cost, chip))}')
+  return lines
+
+
+def _least(times: Roofline) -> str:
+  each = ', '.join(f'{name} {1e3 * seconds:.2f}' for name, seconds in times._asdict().items())
+  return f'at best {1e3 * times.seconds:.2f} ms, bound by {times.bound} (ms: {each})'

@@ -1,0 +1,223 @@
+"""Three sizes of Qwen2.5 on six TPU slices, compiled and not run: what fits, and what a step costs a chip.
+
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about 40 minutes on one core; goes on where it was interrupted
+
+Needs libtpu (`pip install libtpu`). Writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure comes
+from the compiled program: nothing has run. `--shapes`, `--slices` and `--programs` compile some of them.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any
+
+import ml_collections
+from bench import report
+
+from espo_jax import compiled
+from espo_jax.compile_check import topology_mesh
+from espo_jax.configs import default_config, validate
+
+COMMAND = 'PYTHONPATH=.:.venv/tpu python scripts/compile_table.py'
+PAGE = pathlib.Path(__file__).resolve().parents[1] / 'experiments/benchmarks/compile_check'
+SHAPES = {  # as in their config.json on the Hugging Face Hub
+  '1.5B': {'hidden_size': 1536, 'intermediate_size': 8960, 'num_hidden_layers': 28, 'num_attention_heads': 12}
+  | {'num_key_value_heads': 2, 'vocab_size': 151_936, 'tie_word_embeddings': True},
+  '7B': {'hidden_size': 3584, 'intermediate_size': 18_944, 'num_hidden_layers': 28, 'num_attention_heads': 28}
+  | {'num_key_value_heads': 4, 'vocab_size': 152_064, 'tie_word_embeddings': False},
+  '32B': {'hidden_size': 5120, 'intermediate_size': 27_648, 'num_hidden_layers': 64, 'num_attention_heads': 40}
+  | {'num_key_value_heads': 8, 'vocab_size': 152_064, 'tie_word_embeddings': False},
+}
+SLICES = {'v5p:2x2x2': 8, 'v5p:2x2x4': 16, 'v5p:4x4x4': 64, 'v5p:4x4x8': 128, 'v5e:4x4': 16, 'v6e:4x4': 16}  # and their chips
+TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and gradients alone take more than their memory
+SLOTS = {('32B', 'v5p:2x2x2'): 128}  # else 256
+ROWS, MINIBATCHES = 512, 4
+
+
+def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDict:
+  """ESPO with a value head on the policy, horizon 8192, all chips along fsdp, a sequence a chip at a time."""
+  fields = SHAPES[shape] | {'model_type': 'qwen2', 'architectures': ['Qwen2ForCausalLM']}
+  pathlib.Path(folder, 'config.json').write_text(json.dumps(fields))
+  c = default_config()
+  c.stages = ('critic_warmup', 'rl')
+  c.model.update(path=folder, scan_layers=True, remat='full', dtype='bfloat16', param_dtype='float32')
+  c.rollout.update(prompts=ROWS // 4, samples=4, prompt_width=1024, horizon=8192, slots=SLOTS.get((shape, slice_), 256))
+  c.learner.update(minibatches=MINIBATCHES, micro_batches=ROWS // MINIBATCHES // SLICES[slice_])
+  c.mesh.fsdp = SLICES[slice_]
+  return c
+
+
+def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
+  """Compile one program and write down what there is to know."""
+  with tempfile.TemporaryDirectory() as folder:
+    config = experiment(shape, slice_, folder)
+    validate(config, data=False)
+    mesh = topology_mesh(config, slice_)
+    chip = compiled.CHIPS[slice_.partition(':')[0]]
+    start = time.perf_counter()
+    checked = compiled.check(compiled.Programs(config, mesh), name, chip.memory)
+    seconds = time.perf_counter() - start
+  costs = {'once': checked.counted.once} | ({'turn': checked.counted.turn} if checked.counted.unknown else {})
+  return {
+    'shape': shape,
+    'slice': slice_,
+    'program': name,
+    'commit': report.environment(COMMAND, [])['git']['commit'],
+    'seconds_to_compile': seconds,
+    'mesh': checked.mesh,
+    'slots': config.rollout.slots,
+    'micro_batches': config.learner.micro_batches,
+    'fits': checked.fits,
+    'limit_gib': checked.limit,
+    'bytes': {name: getattr(checked.memory, name) for name in ('arguments', 'temporaries', 'outputs', 'peak')},
+    'parts': checked.parts,
+    'cost': {
+      when: {
+        'flops': cost.flops,
+        'bytes': cost.bytes,
+        'sent': dict(cost.sent),
+        'seconds': compiled.roofline(cost, chip)._asdict(),
+      }
+      for when, cost in costs.items()
+    },
+    'gathers_cache': checked.gathers_cache,
+    'holds_logits': checked.holds_logits,
+    'largest': [{'bytes': its.bytes, 'shape': str(its.shape), 'source': its.source} for its in checked.memory.largest[:4]],
+  }
+
+
+def page(results: dict[str, Any]) -> list[str]:
+  """The tables."""
+  entries = results['entries']
+  commits = sorted({entry['commit'][:12] for entry in entries})
+  hardware = results['hardware']
+  lines = [
+    '# Programs of training compiled for TPU slices',
+    '',
+    f'    {results["command"]}',
+    '',
+    f'Commit {", ".join(commits)}; libtpu {results["libtpu"]}, on one of {hardware["cores"]} cores of {hardware["cpu"]}. '
+    '**Nothing here has run on a TPU**: every figure is read from the compiled program, and times are those at the published '
+    'peaks, each thing alone; the longest is the least time of a step. How they are counted: `espo_jax/compiled/cost.py`.',
+    '',
+    f'Qwen2.5 shapes with a value head, ESPO; {ROWS} rows a step, prompts of 1024 and responses of 8192 tokens, all of full '
+    f'length; {ROWS // MINIBATCHES} rows an update, {ROWS} in the log-probability pass; parameters and moments in float32, '
+    "activations in bfloat16, layers scanned, `model.remat = 'full'`, all chips along `fsdp`, one sequence a chip at a time "
+    '(`learner.micro_batches` makes up for the number of chips). All figures are of one chip.',
+    '',
+    '32B on v5e 4x4 and v6e 4x4 is left out: parameters, moments and gradients alone take 20 bytes a parameter, 610 GiB, of '
+    'their 256 and 512 GiB.',
+  ]
+  for program, title in (('update', 'Update'), ('prepare', 'Log-probability pass'), ('rollout', 'Rollout')):
+    found = [entry for entry in entries if entry['program'] == program]
+    if found:
+      lines += ['', f'## {title}', '', *(_rollout(found) if program == 'rollout' else _whole(found))]
+  bad = [entry for entry in entries if entry['gathers_cache'] or entry['holds_logits']]
+  where = ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}' for entry in bad)
+  lines += [
+    '',
+    '## What should not be there',
+    '',
+    "In every program: all-gathers whose result is as large as a layer's keys of all rows and columns, and arrays with an "
+    f'entry of the vocabulary for every column of the responses: {where or "none"}.',
+  ]
+  return lines
+
+
+def _memory(entry: dict[str, Any]) -> list[str]:
+  sizes = [f'{entry["bytes"][name] / compiled.GIB:.1f}' for name in ('arguments', 'temporaries', 'peak')]
+  return [
+    entry['shape'],
+    entry['slice'].replace(':', ' '),
+    *sizes,
+    f'{entry["limit_gib"]:g}',
+    'yes' if entry['fits'] else '**no**',
+  ]
+
+
+def _time(cost: dict[str, Any], unit: float) -> list[str]:
+  bound = max(cost['seconds'], key=lambda name: cost['seconds'][name])
+  return [f'{unit * cost["seconds"][name]:.3g}' for name in ('compute', 'memory', 'links')] + [bound]
+
+
+def _row(cells: list[str]) -> str:
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+def _whole(entries: list[dict[str, Any]]) -> list[str]:
+  heads = [
+    '',
+    'slice',
+    'arguments, GiB',
+    'temporaries',
+    'peak',
+    'of',
+    'fits',
+    'PFLOP',
+    'x chips, to the smallest v5p',
+    'sent, GiB',
+  ]
+  heads += ['compute, s', 'memory', 'links', 'bound by', 'compiled in, s']
+  lines = [_row(heads), '|' + '---|' * len(heads)]
+  for entry in entries:
+    cost = entry['cost']['once']
+    first = next(e for e in entries if e['shape'] == entry['shape'] and e['slice'] == 'v5p:2x2x2')
+    ratio = cost['flops'] * SLICES[entry['slice']] / (first['cost']['once']['flops'] * SLICES[first['slice']])
+    sent = sum(cost['sent'].values()) / compiled.GIB
+    cells = [
+      f'{cost["flops"] / 1e15:.3f}',
+      f'{ratio:.4f}',
+      f'{sent:.1f}',
+      *_time(cost, 1.0),
+      f'{entry["seconds_to_compile"]:.0f}',
+    ]
+    lines.append(_row(_memory(entry) + cells))
+  return lines
+
+
+def _rollout(entries: list[dict[str, Any]]) -> list[str]:
+  heads = ['', 'slice', 'arguments, GiB', 'temporaries', 'peak', 'of', 'fits', 'slots', 'caches, GiB', 'prefill at best, s']
+  heads += ['a decode step and a refill: compute, ms', 'memory', 'links', 'bound by', 'compiled in, s']
+  lines = [_row(heads), '|' + '---|' * len(heads)]
+  for entry in entries:
+    cells = [f'{entry["slots"]}', f'{entry["parts"]["caches"] / compiled.GIB:.1f}']
+    cells += [f'{max(entry["cost"]["once"]["seconds"].values()):.2f}', *_time(entry['cost']['turn'], 1e3)]
+    lines.append(_row([*_memory(entry), *cells, f'{entry["seconds_to_compile"]:.0f}']))
+  return lines
+
+
+def _entries() -> list[dict[str, Any]]:
+  """What has been compiled so far."""
+  path = PAGE.with_suffix('.json')
+  return json.loads(path.read_text())['entries'] if path.exists() else []
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
+  return entry['shape'], entry['slice'], entry['program']
+
+
+def main(argv: list[str]) -> None:
+  """The command."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
+  parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)
+  parser.add_argument('--programs', nargs='+', default=list(compiled.PROGRAMS), choices=compiled.PROGRAMS)
+  options = parser.parse_args(argv)
+  order = [(shape, slice_, name) for shape in SHAPES for slice_ in SLICES for name in compiled.PROGRAMS]
+  for shape, slice_, name in order:
+    asked = shape in options.shapes and slice_ in options.slices and name in options.programs
+    if not asked or (shape, slice_) in TOO_LARGE or any(_key(entry) == (shape, slice_, name) for entry in _entries()):
+      continue
+    entry = compiled_entry(shape, slice_, name)
+    print(shape, slice_, name, f'{entry["seconds_to_compile"]:.0f} s', 'fits' if entry['fits'] else 'does not fit', flush=True)
+    entries = sorted([*_entries(), entry], key=lambda entry: order.index(_key(entry)))
+    results = report.environment(COMMAND, []) | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
+    report.write(PAGE, results, page(results))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
