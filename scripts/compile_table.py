@@ -112,6 +112,12 @@ def page(results: dict[str, Any]) -> list[str]:
     '32B on v5e 4x4 and v6e 4x4 is left out: parameters, moments and gradients alone take 20 bytes a parameter, 610 GiB, of '
     'their 256 and 512 GiB.',
   ]
+  missing: dict[str, list[str]] = {}
+  for shape, slice_, name in _all():
+    if (shape, slice_, name) not in {_key(entry) for entry in entries}:
+      missing.setdefault(f'{shape} {name}', []).append(slice_.replace(':', ' '))
+  if missing:
+    lines += ['', 'Not compiled yet: ' + '; '.join(f'{what} on {", ".join(where)}' for what, where in missing.items()) + '.']
   for program, title in (('update', 'Update'), ('prepare', 'Log-probability pass'), ('rollout', 'Rollout')):
     found = [entry for entry in entries if entry['program'] == program]
     if found:
@@ -158,14 +164,14 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
     'of',
     'fits',
     'PFLOP',
-    'x chips, to the smallest v5p',
+    'x chips, to the first',
     'sent, GiB',
   ]
   heads += ['compute, s', 'memory', 'links', 'bound by', 'compiled in, s']
   lines = [_row(heads), '|' + '---|' * len(heads)]
   for entry in entries:
     cost = entry['cost']['once']
-    first = next(e for e in entries if e['shape'] == entry['shape'] and e['slice'] == 'v5p:2x2x2')
+    first = next(e for e in entries if e['shape'] == entry['shape'])
     ratio = cost['flops'] * SLICES[entry['slice']] / (first['cost']['once']['flops'] * SLICES[first['slice']])
     sent = sum(cost['sent'].values()) / compiled.GIB
     cells = [
@@ -190,10 +196,22 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
   return lines
 
 
+def write(entries: list[dict[str, Any]]) -> None:
+  """Both files."""
+  results = report.environment(COMMAND, []) | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
+  report.write(PAGE, results, page(results))
+
+
 def _entries() -> list[dict[str, Any]]:
   """What has been compiled so far."""
   path = PAGE.with_suffix('.json')
   return json.loads(path.read_text())['entries'] if path.exists() else []
+
+
+def _all() -> list[tuple[str, str, str]]:
+  """What is to be compiled."""
+  pairs = [(shape, slice_) for shape in SHAPES for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
+  return [(*pair, name) for pair in pairs for name in compiled.PROGRAMS]
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
@@ -207,16 +225,15 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)
   parser.add_argument('--programs', nargs='+', default=list(compiled.PROGRAMS), choices=compiled.PROGRAMS)
   options = parser.parse_args(argv)
-  order = [(shape, slice_, name) for shape in SHAPES for slice_ in SLICES for name in compiled.PROGRAMS]
-  for shape, slice_, name in order:
+  for shape, slice_, name in _all():
     asked = shape in options.shapes and slice_ in options.slices and name in options.programs
-    if not asked or (shape, slice_) in TOO_LARGE or any(_key(entry) == (shape, slice_, name) for entry in _entries()):
+    if not asked or any(_key(entry) == (shape, slice_, name) for entry in _entries()):
       continue
     entry = compiled_entry(shape, slice_, name)
     print(shape, slice_, name, f'{entry["seconds_to_compile"]:.0f} s', 'fits' if entry['fits'] else 'does not fit', flush=True)
-    entries = sorted([*_entries(), entry], key=lambda entry: order.index(_key(entry)))
-    results = report.environment(COMMAND, []) | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
-    report.write(PAGE, results, page(results))
+    entries = sorted([*_entries(), entry], key=lambda entry: _all().index(_key(entry)))
+    write(entries)
+  write(_entries())
 
 
 if __name__ == '__main__':
