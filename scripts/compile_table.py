@@ -66,7 +66,7 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
     'shape': shape,
     'slice': slice_,
     'program': name,
-    'commit': report.environment(COMMAND, [])['git']['commit'],
+    'commit': report.environment(COMMAND, [])['git']['commit'][:12],
     'seconds_to_compile': seconds,
     'mesh': checked.mesh,
     'slots': config.rollout.slots,
@@ -93,7 +93,7 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> list[str]:
   """The tables."""
   entries = results['entries']
-  commits = sorted({entry['commit'][:12] for entry in entries})
+  commits = sorted({entry['commit'] for entry in entries})
   hardware = results['hardware']
   lines = [
     '# Programs of training compiled for TPU slices',
