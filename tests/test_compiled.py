@@ -1,5 +1,6 @@
 """What is read from compiled programs, against counts by hand; remat, against the compiler's own account."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,12 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from small import actor_critic, config
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import compiled, parallel, steps
+from espo_jax import compiled, exits, parallel, steps
 from espo_jax.compiled.cost import count, group_size
 from espo_jax.compiled.hlo import parse
 from espo_jax.compiled.verdict import Checked, advice
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.learner import init_state, score
+from espo_jax.model import ExitHeads
 
 # By hand: a loop of 12 turns whose body gathers a weight over 4 chips and multiplies by it; a product of batches as a TPU has
 # it; a sum over 2 chips that is started and done; a gather in two fusions of one channel; a loop of unknown length.
@@ -327,3 +329,25 @@ def test_an_unknown_remat_is_named():
   c.model.remat = 'some'
   with pytest.raises(ConfigError, match=r"model\.remat = 'some'"):
     validate(c)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('policy', [exits.sampled(), exits.dynamax()])
+def test_remat_goes_through_exits(scan, policy):
+  """A gate stands between the blocks, and what skips one is told of it."""
+  rng = np.random.default_rng(0)
+  prompts, tokens = (jnp.asarray(rng.integers(0, 12, (2, n)), jnp.int32) for n in (4, 6))
+  blocks = jnp.asarray(rng.integers(1, 4, (2, 6)), jnp.int32)
+  found = []
+  for remat in ('none', 'full'):
+    model, params = actor_critic(scan_layers=scan, remat=remat, num_layers=3, exits=ExitHeads(1, 'linear'))
+    model = dataclasses.replace(model, exits=policy)
+
+    def loss(params, model=model):
+      lengths = jnp.asarray([4, 2])
+      return score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=5, blocks=blocks).joint_logprobs.mean()
+
+    found.append(jax.jit(jax.value_and_grad(loss))(params))
+  (value, gradient), (other, its) = found
+  assert float(other) == pytest.approx(float(value), rel=1e-6)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), its, gradient)
