@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# A TPU pod slice on Google Cloud, all workers at once. Every command may be given again: it does what is not done yet.
+#
+#   scripts/launch_tpu_pod.sh create            # the slice
+#   scripts/launch_tpu_pod.sh install           # this checkout, its environment, and the file share, on every worker
+#   scripts/launch_tpu_pod.sh start --config=experiments/gsm8k.py --workdir=gsm8k [--config.seed=1 ...]
+#   scripts/launch_tpu_pod.sh tail              # the first worker's log, which is the one with progress and metrics
+#   scripts/launch_tpu_pod.sh stop              # saves after the step at hand; start with the same flags goes on
+#   scripts/launch_tpu_pod.sh delete
+#
+# --dry-run before the command prints what would be run. Settings are variables: ZONE and SHARE have no default; NAME=espo,
+# TYPE=v5litepod-16, VERSION=v2-alpha-tpuv5-lite. SHARE is an NFS export such as Filestore's 10.0.0.2:/runs; it becomes ~/runs on
+# every worker, where workdirs are: all processes read and write the same checkpoints.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "$0" >&2
+  exit 2
+}
+
+dry=
+if [ "${1:-}" = --dry-run ]; then
+  dry=1
+  shift
+fi
+command=${1:-}
+[ -n "$command" ] || usage
+shift
+name=${NAME:-espo} type=${TYPE:-v5litepod-16} version=${VERSION:-v2-alpha-tpuv5-lite}
+zone=${ZONE:?ZONE is not set; fix: ZONE=us-west4-a, where the quota is}
+
+run() {
+  if [ -n "$dry" ]; then
+    printf '%q ' "$@"
+    echo
+  else
+    "$@"
+  fi
+}
+
+tpu() { run gcloud compute tpus tpu-vm "$@" --zone="$zone"; }
+
+exists() { gcloud compute tpus tpu-vm describe "$name" --zone="$zone" >/dev/null 2>&1; }
+
+on_workers() { tpu ssh "$name" --worker="$1" --command="$2"; }
+
+case $command in
+  create)
+    if [ -z "$dry" ] && exists; then
+      echo "$name exists in $zone"
+    else
+      tpu create "$name" --accelerator-type="$type" --version="$version"
+    fi
+    ;;
+  install)
+    share=${SHARE:?SHARE is not set; fix: SHARE=10.0.0.2:/runs, an NFS export}
+    run git archive --format=tar.gz --output=/tmp/espo_jax.tar.gz HEAD
+    tpu scp /tmp/espo_jax.tar.gz "$name:/tmp/" --worker=all
+    on_workers all "set -e
+      sudo apt-get update -qq && sudo apt-get install -qq -y nfs-common python3.11 python3.11-venv
+      mkdir -p ~/espo_jax ~/runs && tar xzf /tmp/espo_jax.tar.gz -C ~/espo_jax && cd ~/espo_jax
+      mountpoint -q ~/runs || { sudo mount -t nfs $(printf %q "$share") ~/runs && sudo chmod 1777 ~/runs; }
+      source scripts/environment.sh requirements.txt
+      .venv/bin/python -m pip install --quiet 'jax[tpu]'"
+    ;;
+  start)
+    [ $# -gt 0 ] || usage
+    flags=$(printf '%q ' "$@")
+    on_workers all "cd ~/runs
+      if [ -e ~/espo.pid ] && kill -0 \"\$(cat ~/espo.pid)\" 2>/dev/null; then echo \"\$(hostname): running\"; exit; fi
+      export PYTHONPATH=\$HOME/espo_jax
+      set -- $flags
+      nohup ~/espo_jax/.venv/bin/python -m espo_jax.train \"\${@/#--config=/--config=\$HOME/espo_jax/}\" > ~/espo.log 2>&1 < /dev/null &
+      echo \$! > ~/espo.pid"
+    ;;
+  tail) on_workers 0 'tail -n 50 -F ~/espo.log' ;;
+  stop) on_workers all "[ ! -e ~/espo.pid ] || kill \"\$(cat ~/espo.pid)\" 2>/dev/null || true" ;;
+  delete)
+    if [ -n "$dry" ] || exists; then
+      tpu delete "$name" --quiet
+    else
+      echo "there is no $name in $zone"
+    fi
+    ;;
+  *) usage ;;
+esac
