@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
 from espo_jax import parallel, tasks
@@ -23,41 +22,36 @@ def collect(
   params: Params,
   rule: StopRule,
   adaptive: Adaptive,
-  problems: Sequence[tasks.Problem],
+  problems: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   timed: Timer,
 ) -> tuple[Trajectories, Grades]:
   """`rollout.samples` graded responses to each problem, in the problems' order.
 
   All parts are dispatched at once, and the device goes from one to the next while the host grades. How many there are changes
-  no sample.
+  no sample. What comes back are all rows; each was graded by the process that has it.
 
   Args:
-    exp: The experiment; `rollout.parts` says how many.
+    exp: The experiment.
     params: The policy's and the critic's.
     rule: The stop rule.
     adaptive: Its batch-to-batch state.
-    problems: To be answered.
+    problems: To be answered, part by part: those of this process.
     key: Of this rollout.
     timed: `timed(phase)` is a context that adds to the seconds of 'rollout', waiting for the device, or of 'reward'.
   """
-  c = exp.config
-  size = len(problems) // c.rollout.parts
-  parts = [problems[start : start + size] for start in range(0, len(problems), size)]
   with timed('rollout'):
-    pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in parts]
+    pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in problems]
   grades = []
-  for part, rows in zip(parts, pending, strict=True):
+  for part, rows in zip(problems, pending, strict=True):
     with timed('rollout'):
       jax.block_until_ready(rows)
     with timed('reward'):
-      grades.append(exp.grade(part, rows))
-  if len(parts) == 1:
-    return pending[0], grades[0]
-  together = _joined(parallel.over_batch(exp.mesh))(pending)
-  return together, Grades(*(np.concatenate(field) for field in zip(*grades, strict=True)))
+      grades.append(exp.put_rows(exp.grade(part, rows)))
+  graded = list(zip(pending, grades, strict=True))
+  return graded[0] if len(graded) == 1 else _joined(parallel.over_batch(exp.mesh))(graded)
 
 
 @functools.lru_cache
-def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[Trajectories]], Trajectories]:
+def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tuple[Trajectories, Grades]]:
   return jax.jit(lambda parts: jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts), out_shardings=sharding)

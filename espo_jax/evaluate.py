@@ -9,6 +9,7 @@ evaluation that was interrupted; the answers are those of an uninterrupted one.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from espo_jax import monitor, tasks
+from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
@@ -138,12 +139,16 @@ def evaluate(request: Request) -> dict[str, Any]:
   }
   output = pathlib.Path(request.output) if request.output else _default_output(checkpoint, policy, request.benchmark)
   session = _answer(exp, policy, problems, settings, output)
-  path = output / 'summary.json'
-  if session is None and path.exists():
-    session = json.loads(path.read_text())['session']
-  summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
-  monitor.atomic_write_text(path, monitor.to_json(summary | {'session': session}, indent=2) + '\n')
-  return summary | {'session': session, 'output': str(output)}
+
+  def bring_together() -> dict[str, Any]:
+    path, last = output / 'summary.json', session
+    if last is None and path.exists():
+      last = json.loads(path.read_text())['session']
+    summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
+    monitor.atomic_write_text(path, monitor.to_json(summary | {'session': last}, indent=2) + '\n')
+    return summary | {'session': last, 'output': str(output)}
+
+  return parallel.from_first(bring_together)
 
 
 def _answer(
@@ -152,31 +157,35 @@ def _answer(
   """Write the answers that are missing, and tell what that took; None where none is missing."""
   prompts, samples = settings['prompts_per_batch'], settings['samples']
   total = len(problems) * samples
-  with monitor.SampleWriter(output, settings, batch=prompts * samples, total=total) as writer:
-    if writer.lines == total:
+  with contextlib.ExitStack() as shown:
+    if parallel.is_first():
+      writer = shown.enter_context(monitor.SampleWriter(output, settings, batch=prompts * samples, total=total))
+    start = lines = parallel.from_first(lambda: writer.lines)
+    if start == total:
       return None
     right = tokens = 0
     seconds = 0.0
-    start = writer.lines
     params = policy.load(exp)
-    with monitor.Progress('evaluation', total=total, initial=start) as progress:
-      batches = sample_answers(
-        exp,
-        params,
-        problems,
-        prompts,
-        samples,
-        settings['temperature'],
-        seed=settings['seed'],
-        start=start // samples,
-      )
-      for batch in batches:
+    if parallel.is_first():
+      progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start))
+    batches = sample_answers(
+      exp,
+      params,
+      problems,
+      prompts,
+      samples,
+      settings['temperature'],
+      seed=settings['seed'],
+      start=start // samples,
+    )
+    for batch in batches:
+      lines += len(batch.answers)
+      right += sum(answer.correct for answer in batch.answers)
+      tokens += sum(answer.length for answer in batch.answers)
+      seconds += batch.seconds
+      if parallel.is_first():
         writer.write(answer._asdict() for answer in batch.answers)
-        right += sum(answer.correct for answer in batch.answers)
-        tokens += sum(answer.length for answer in batch.answers)
-        seconds += batch.seconds
-        accuracy = right / (writer.lines - start)
-        progress.update(writer.lines, {'accuracy': accuracy, 'tokens_per_second': tokens / seconds})
+        progress.update(lines, {'accuracy': right / (lines - start), 'tokens_per_second': tokens / seconds})
     return {
       'answers': total - start,
       'tokens': tokens,
@@ -316,12 +325,15 @@ def main(argv: Sequence[str]) -> None:
   """The command."""
   request = Request(**vars(_parser().parse_args(argv)))
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
-  try:
-    print(_report(evaluate(request)))
-  except (RequestError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
-    sys.exit(f'error: {error}')
-  except KeyboardInterrupt:
-    sys.exit('interrupted; the same command goes on')
+  with parallel.job():
+    try:
+      report = _report(evaluate(request))
+      if parallel.is_first():
+        print(report)
+    except (RequestError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
+      sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+      sys.exit('interrupted; the same command goes on')
 
 
 if __name__ == '__main__':

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
+import numpy as np
 
-from espo_jax import stops, tasks
+from espo_jax import parallel, stops, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.types import StopReason
@@ -93,7 +93,7 @@ def evaluate_params(exp: Experiment, params: Params, *, exit_level: float | None
 
 def prompts_per_batch(exp: Experiment, problems: int, *, samples: int, rows: int) -> int:
   """How many prompts to sample at a time for about `rows` rows: as many as the mesh splits evenly, one a device at least."""
-  shards = exp.mesh.shape['data'] * exp.mesh.shape['fsdp']
+  shards = parallel.batch_shards(exp.mesh)
   return shards * max(1, min(rows // samples // shards, -(-problems // shards)))
 
 
@@ -126,19 +126,20 @@ def sample_answers(
   """
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
+    batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
-    asked, key = exp.prompts([*fresh, *[fresh[-1]] * (prompts - len(fresh))]), exp.key('evaluation', seed)
+    asked, key = exp.prompts([batch[i] for i in parallel.my_rows(exp.mesh, prompts)]), exp.key('evaluation', seed)
     if exp.config.eval.draft_blocks:
       rows = exp.speculate(params, asked, key, samples=samples, temperature=temperature)
     else:
-      adaptive = _NEVER.init(1).adaptive
+      adaptive = exp.put(_NEVER.init(1).adaptive)
       rows = exp.rollout(params, _NEVER, adaptive, asked, key, samples=samples, temperature=temperature, exit_level=exit_level)
     read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
-    tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in jax.device_get(read))
+    tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
     seconds = time.perf_counter() - began
     texts = tasks.decode_responses(exp.tokenizer, tokens, lengths)
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    verdicts = exp.task.verify_all(tagged, texts)
+    verdicts = _verdicts(exp, tagged, texts, prompts * samples)
     answers = [
       Answer(
         problem=first + i // samples,
@@ -166,4 +167,16 @@ def _depth(answers: Sequence[Answer]) -> float:
   return sum(answer.depth * answer.length for answer in answers) / sum(answer.length for answer in answers)
 
 
+def _verdicts(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
+  """What the grader says of the answers to the problems asked, the first of `rows` rows; each process asks it about its own."""
+  mine = parallel.my_rows(exp.mesh, rows)
+  own = [i for i in mine if i < len(texts)]
+  coded = np.zeros((len(mine), 2), np.int32)
+  for code, verdict in zip(coded, exp.task.verify_all([asked[i] for i in own], [texts[i] for i in own]), strict=False):
+    code[:] = verdict.correct, _STATUSES.index(verdict.status)
+  known = exp.fetch(exp.put_rows(coded))[: len(texts)]
+  return [tasks.Verdict(bool(correct), _STATUSES[status]) for correct, status in known]
+
+
 _NEVER = stops.never()
+_STATUSES = ('ok', 'timeout', 'error')

@@ -2,10 +2,9 @@
 
 import pathlib
 
-import jax
 import numpy as np
 
-from espo_jax import monitor
+from espo_jax import monitor, parallel
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
 from espo_jax.stops import StopRule
@@ -16,19 +15,21 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   """Write up to `eval.batch` rollouts on test problems; stopped rows go on, so that their fate is known."""
   size = exp.task.size('test')
   problems = exp.problems('test', 0, exp.config.eval.batch if size is None else min(exp.config.eval.batch, size))
+  batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
+  mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
   rows = exp.rollout(
     state.params,
     rule,
     state.adaptive,
-    exp.prompts(problems),
+    exp.prompts(mine),
     exp.key('examples', 0),
     samples=1,
     temperature=exp.config.rollout.temperature,
     shadow_share=1.0,
   )
-  threshold = np.minimum(jax.device_get(rule.threshold(state.adaptive, rows.values)), np.finfo(np.float32).max)
-  verdicts = exp.grade(problems, rows).correct
-  rows = jax.device_get(rows)
+  graded = exp.put_rows(exp.grade(mine, rows))
+  rows, threshold, verdicts = exp.fetch((rows, rule.threshold(state.adaptive, rows.values), graded.correct))
+  threshold = np.minimum(threshold, np.finfo(np.float32).max)
   examples = []
   for i, problem in enumerate(problems):
     full = int(rows.full_length[i])
@@ -44,4 +45,5 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
         'correct': bool(verdicts[i]),
       }
     )
-  monitor.atomic_write_text(path, monitor.to_json(examples))
+  if parallel.is_first():
+    monitor.atomic_write_text(path, monitor.to_json(examples))

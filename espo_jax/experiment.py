@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import exits, parallel, rollout, stops, tasks
-from espo_jax.configs import ConfigError, method_options, model_config, model_overrides, task_arguments, trains_critic
+from espo_jax.configs import (
+  ConfigError,
+  method_options,
+  model_config,
+  model_overrides,
+  row_problems,
+  task_arguments,
+  trains_critic,
+)
 from espo_jax.exits import ExitPolicy
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.rollout import Sampling
@@ -23,13 +31,14 @@ from espo_jax.types import Prompts, Trajectories
 
 
 class Grades(NamedTuple):
-  """What the grader said of some rows; those it could not grade count as wrong."""
+  """What the host says of some rows; those that the grader could not grade count as wrong."""
 
-  correct: Float[np.ndarray, 'N']  # 0 or 1
-  timeout: Bool[np.ndarray, 'N']
-  error: Bool[np.ndarray, 'N']
-  formatted: Bool[np.ndarray, 'N']  # the text matches `reward.format`
-  reasoned: Bool[np.ndarray, 'N']  # the text matches `reward.reasoning`
+  correct: Float[Array | np.ndarray, 'N']  # 0 or 1
+  timeout: Bool[Array | np.ndarray, 'N']
+  error: Bool[Array | np.ndarray, 'N']
+  formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
+  reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
+  levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,15 +56,19 @@ class Experiment:
 
   def put(self, tree: Any) -> Any:
     """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
-    return jax.device_put(tree, parallel.replicated(self.mesh))
+    return parallel.put(tree, parallel.replicated(self.mesh))
 
   def on_mesh(self, tree: Any) -> Any:
     """A state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device."""
     return jax.tree.map(lambda x: x if len(x.sharding.device_set) == self.mesh.size and x.committed else self.put(x), tree)
 
   def put_rows(self, tree: Any) -> Any:
-    """Host arrays to the mesh, their rows split over the batch axes."""
-    return jax.device_put(tree, parallel.over_batch(self.mesh))
+    """Host arrays of this process's rows to the mesh: the arrays of all rows, split over the batch axes."""
+    return parallel.put_rows(tree, self.mesh)
+
+  def fetch(self, tree: Any) -> Any:
+    """Arrays on the mesh to every host, whole."""
+    return parallel.fetch(tree, self.mesh)
 
   def key(self, stream: str, step: int) -> Key[Array, '']:
     """The key of a named stream at a step: nothing to checkpoint, nothing that one stream's use changes for another."""
@@ -90,8 +103,12 @@ class Experiment:
     """`count` problems from position `start` on."""
     return [self.task.problem(split, start + i) for i in range(count)]
 
+  def my_problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
+    """Of `count` problems from position `start` on, those whose rows this process has; no others are read."""
+    return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
+
   def prompts(self, problems: Sequence[tasks.Problem]) -> Prompts:
-    """The problems' prompts on the mesh, each with its tag behind it."""
+    """The prompts of this process's problems, each with its tag behind it, to the mesh: those of all problems."""
     return self.put_rows(tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width))
 
   def tagged(self, problems: Sequence[tasks.Problem]) -> list[tasks.Problem]:
@@ -120,9 +137,10 @@ class Experiment:
     if exit_level is None:
       exit_level = self.model.exits.level if self.model.exits else 0.0
     traced = {'shadow_share': self.put(np.float32(shadow_share)), 'exit_level': self.put(np.float32(exit_level))}
-    return rollout.generate(
+    rows = rollout.generate(
       self.model, params, rule, adaptive, prompts, key, samples=samples, **traced, **self._decoding(temperature)
     )
+    return self._lay(rows)
 
   def training_rollout(
     self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']
@@ -141,9 +159,13 @@ class Experiment:
         shadow_share=c.stop.shadow_share,
       )
     options = self._decoding(c.rollout.temperature)
-    return rollout.generate_serial(
+    rows = rollout.generate_serial(
       self.model, params, rule, adaptive, prompts, key, serial=self.serial, samples=c.rollout.samples, **options
     )
+    return self._lay(rows)
+
+  def _lay(self, rows: Trajectories) -> Trajectories:
+    return parallel.lay(rows, parallel.over_batch(self.mesh))
 
   def _decoding(self, temperature: float) -> dict[str, Any]:
     """The engine's arguments that are the experiment's."""
@@ -164,7 +186,7 @@ class Experiment:
   ) -> Trajectories:
     """As `rollout` from the whole model without a stop rule, drafted by its first blocks."""
     c = self.config
-    return rollout.speculate(
+    rows = rollout.speculate(
       self.model,
       params,
       prompts,
@@ -177,14 +199,20 @@ class Experiment:
       draft_tokens=c.eval.draft_tokens,
       sampling=self._sampling(temperature),
     )[0]
+    return self._lay(rows)
 
   def _sampling(self, temperature: float) -> Sampling:
     r = self.config.rollout
     return self.put(Sampling(np.float32(temperature), np.float32(r.top_p), np.int32(r.top_k), np.float32(r.min_p)))
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
-    """Whether every row's whole text, a shadow row's continuation included, solves its problem."""
-    tokens, lengths = jax.device_get((rows.tokens, rows.full_length))
+    """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.
+
+    Args:
+      problems: Of this process.
+      rows: Of all.
+    """
+    tokens, lengths = (parallel.take_rows(x, self.mesh) for x in (rows.tokens, rows.full_length))
     texts = tasks.decode_responses(self.tokenizer, tokens, lengths)
     samples = len(texts) // len(problems)
     verdicts = self.task.verify_all([problem for problem in problems for _ in range(samples)], texts)
@@ -194,7 +222,8 @@ class Experiment:
       np.array([re.search(pattern, text) is not None for text in texts])
       for pattern in (self.config.reward.format, self.config.reward.reasoning)
     )
-    return Grades(correct, statuses == 'timeout', statuses == 'error', formatted, reasoned)
+    levels = np.repeat(self.levels(problems), samples)
+    return Grades(correct, statuses == 'timeout', statuses == 'error', formatted, reasoned, levels)
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
@@ -217,7 +246,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     mesh = parallel.make_mesh(**config.mesh.to_dict())
   except ValueError as error:
     raise ConfigError([str(error)]) from error
-  root = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+  check_rows(config, mesh)
+  root = jax.random.wrap_key_data(parallel.put(jax.random.key_data(jax.random.key(config.seed)), parallel.replicated(mesh)))
   return Experiment(config, task, tokenizer, model, mesh, root, end_tokens, serial)
 
 
@@ -253,6 +283,22 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
   if problems:
     raise ConfigError(problems)
   return rollout.Serial(inducer, answer, *mark)
+
+
+def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """What `validate` could not know: an axis of -1 has a size now, and every process has its devices.
+
+  Raises:
+    ConfigError: Rows do not divide, or a process is left out.
+  """
+  problems = list(row_problems(config, mesh.shape['data'], mesh.shape['fsdp'])) if config.stages else []
+  if idle := set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}:
+    problems.append(
+      f'mesh = {dict(mesh.shape)}: {mesh.size} of {jax.device_count()} devices, none of them of process {min(idle)}; '
+      'fix: mesh.data = -1, or fewer processes'
+    )
+  if problems:
+    raise ConfigError(problems)
 
 
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:

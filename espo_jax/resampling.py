@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from espo_jax import parallel
 from espo_jax.types import Metrics, Reward, Trajectories
 
 
@@ -25,7 +26,7 @@ TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/ro
 
 
 def informative_batch(
-  draw: Callable[[int], Draw], most: int, samples: int, sharding: jax.sharding.NamedSharding
+  draw: Callable[[int], Draw], most: int, samples: int, mesh: jax.sharding.Mesh
 ) -> tuple[Trajectories, Reward, Draw, Metrics]:
   """Draw until every group says something, `most` times at most; what is then still missing is filled with groups that do not.
 
@@ -33,7 +34,7 @@ def informative_batch(
     draw: The rollout of a number, each of other problems.
     most: Rollouts a step.
     samples: Rows a group.
-    sharding: Of the batch.
+    mesh: Where the rows are; which groups say something is known on all of its hosts.
 
   Returns:
     The rows to train on with their rewards; the first draw, an unselected sample of the policy; and metrics: totals over all
@@ -43,18 +44,19 @@ def informative_batch(
   metrics = first.metrics
   if most == 1:
     return first.rows, first.reward, first, metrics
-  batch = jax.device_put((first.rows, first.reward), sharding)
-  said, draws = np.array(jax.device_get(first.differ)), 1
+  sharding = parallel.over_batch(mesh)
+  batch = parallel.lay((first.rows, first.reward), sharding)
+  said, draws = np.array(parallel.fetch(first.differ, mesh)), 1
   while draws < most and not said.all():
     more = draw(draws)
     draws += 1
-    good, missing = np.flatnonzero(jax.device_get(more.differ)), np.flatnonzero(~said)
+    good, missing = np.flatnonzero(parallel.fetch(more.differ, mesh)), np.flatnonzero(~said)
     count = min(len(good), len(missing))
     group = np.arange(len(said))
     group[missing[:count]] = len(said) + good[:count]
     said[missing[:count]] = True
     rows = (group[:, None] * samples + np.arange(samples)).reshape(-1).astype(np.int32)
-    where = jax.device_put(rows, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+    where = parallel.put(rows, parallel.replicated(mesh))
     batch = _chosen(sharding)(batch, (more.rows, more.reward), where)
     metrics = metrics | {name: metrics[name] + more.metrics[name] for name in TOTALS}
   extra = {'rollout/draws': np.float32(draws), 'rollout/informative_groups': np.float32(said.mean())}

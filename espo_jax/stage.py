@@ -1,15 +1,16 @@
 """One stage of training: a loop of steps that can be killed anywhere and goes on bit for bit."""
 
+import contextlib
 import dataclasses
 import pathlib
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
+from espo_jax import parallel
 from espo_jax.learner import Checkpoints
 from espo_jax.monitor import MetricWriter, Progress
 from espo_jax.resources import process_metrics
@@ -32,7 +33,7 @@ class Interruption:
   requested = False
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruption() -> Iterator[Interruption]:
   """SIGTERM and SIGINT finish the step at hand, save, and end the run; a second one ends it at once."""
   flag = Interruption()
@@ -100,16 +101,16 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       state = checkpoints.load(initial)
       if done:
         return state, start
-    with (
-      MetricWriter(stage.directory, start) as writer,
-      Progress(stage.name, stage.last - stage.first, start - stage.first) as progress,
-      jax.transfer_guard('disallow'),
-    ):
+    with contextlib.ExitStack() as shown, jax.transfer_guard('disallow'):
+      if parallel.is_first():
+        writer = shown.enter_context(MetricWriter(stage.directory, start))
+        progress = shown.enter_context(Progress(stage.name, stage.last - stage.first, start - stage.first))
       for step in range(start + 1, stage.last + 1):
         state, metrics = stage.step(state, step)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        writer.write(step, metrics | process_metrics())
-        progress.update(step - stage.first, metrics)
+        if parallel.is_first():
+          writer.write(step, metrics | process_metrics())
+          progress.update(step - stage.first, metrics)
         if metrics['bad_steps'] >= stage.max_bad_steps:
           raise TrainingFailed(
             f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '
@@ -117,11 +118,12 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
             f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
           )
         done = step == stage.last or stage.finished(metrics)
-        if done or signals.requested or step % stage.checkpoint_every == 0:
+        interrupted = parallel.any_process(signals.requested)  # all save the same step
+        if done or interrupted or step % stage.checkpoint_every == 0:
           checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
         if done:
           return state, step
-        if signals.requested:
+        if interrupted:
           raise Interrupted(f'{stage.name}: saved at step {step}; the same command goes on from there.')
   raise AssertionError(f'{stage.name} has no step to run: first = {stage.first}, last = {stage.last}')
 

@@ -121,8 +121,9 @@ def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainS
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
     rng = np.random.default_rng([c.seed, zlib.crc32(b'warm_start'), step])
     problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
-    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]
-    batch = tasks.encode_supervised(exp.tokenizer, pairs, c.rollout.prompt_width, c.rollout.horizon)
+    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one stream: all draw all
+    mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
+    batch = tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
     state, metrics = learner.update(state, exp.put_rows(batch))
     return state, metrics | {'bad_steps': state.bad_steps}
 
@@ -140,7 +141,7 @@ def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, 
   whole, never = exp.with_exits(None), stops.never()
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-    problems = exp.problems('train', (step - 1) * c.calibration.prompts, c.calibration.prompts)
+    problems = exp.my_problems('train', (step - 1) * c.calibration.prompts, c.calibration.prompts)
     prompts, temperature = whole.prompts(problems), c.rollout.temperature
     key = exp.key('calibration', step)
     rows = whole.rollout(teacher, never, state.adaptive, prompts, key, samples=1, temperature=temperature)
@@ -167,7 +168,7 @@ def reinforcement_step(
     pack,
     width=c.rollout.prompt_width + c.rollout.horizon,
     sizes=c.learner.pack_sizes,
-    multiple=exp.mesh.shape['data'] * exp.mesh.shape['fsdp'],
+    multiple=parallel.batch_shards(exp.mesh),
   )
 
   def step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -180,24 +181,24 @@ def reinforcement_step(
 
     def draw(number: int) -> Draw:
       position = after_warm_start + ((step - 1) * most + number) * c.rollout.prompts
-      problems = exp.problems('train', position, c.rollout.prompts)
+      size = c.rollout.prompts // c.rollout.parts
+      problems = [exp.my_problems('train', position + i * size, size) for i in range(c.rollout.parts)]
       timed, key = functools.partial(_timed, seconds), exp.key('rollout', step)
       rows, grades = collect(exp, sampler, rule, state.adaptive, problems, key, timed)
       with timed('reward'):
-        levels = np.repeat(exp.levels(problems), c.rollout.samples)
-        judged = exp.put_rows(Judged(grades.correct, grades.formatted, grades.reasoned, levels))
+        judged = Judged(grades.correct, grades.formatted, grades.reasoned, grades.levels)
         reward, differ, metrics = learner.graded(rows, judged)
         counted = {'samples': c.rollout.samples, 'parts': c.rollout.parts, 'slots': c.rollout.slots, 'serial': exp.serial}
         metrics |= rollout_metrics(rows, judged.correct, **counted)
         metrics |= stop_metrics(state, rows, judged.correct)
         metrics |= depth_metrics(rows, config=exp.model.config)
-        metrics |= {'grading/timeouts': grades.timeout.sum(), 'grading/errors': grades.error.sum()}
+        metrics |= {'grading/timeouts': _count(grades.timeout), 'grading/errors': _count(grades.error)}
       return Draw(rows, reward, differ, metrics)
 
-    rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, parallel.over_batch(exp.mesh))
+    rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, exp.mesh)
     del sampler  # where it is a copy, the update needs the room
     with _timed(seconds, 'score'):
-      lengths = np.add(*jax.device_get((rows.prompt_lengths, rows.length)))
+      lengths = np.add(*exp.fetch((rows.prompt_lengths, rows.length)))
       in_turn = lengths.reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
       batch, measured = learner.prepare(state.params, reference, rows, reward, put(packed(in_turn), exp.mesh))
       metrics: dict[str, Any] = drawn | measured
@@ -306,6 +307,11 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
   return state.replace(
     adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened), gate=state.gate.replace(open=opened.copy())
   )
+
+
+@jax.jit
+def _count(flags: Array) -> Array:
+  return flags.sum()
 
 
 @contextmanager

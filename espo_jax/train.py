@@ -19,7 +19,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from espo_jax import exits, monitor, steps
+from espo_jax import exits, monitor, parallel, steps
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
@@ -40,6 +40,8 @@ _CACHE = flags.DEFINE_string(
 )
 
 Watch = Callable[[str, int, float], None]
+
+INTERRUPTED = 143  # exit status of a run that a signal ended, so that whatever started it knows that there is more to do
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
@@ -65,8 +67,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
   report_data(exp.task, workdir)
-  monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
-  exp.tokenizer.save_pretrained(workdir / 'tokenizer')
+  if parallel.is_first():
+    monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
+    exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
   with interruption() as signals:
@@ -83,9 +86,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
       rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals, watch)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm)
-      if not (examples := workdir / 'arms' / arm / 'examples.json').exists():
+      examples = workdir / 'arms' / arm / 'examples.json'
+      if not parallel.from_first(examples.exists):
         write_examples(exp, rule, trained, examples)
-  return report(workdir, arms, evaluations)
+  return parallel.from_first(lambda: report(workdir, arms, evaluations))
 
 
 # ---------------------------------------------------------------------------------------------------------------- stages
@@ -147,10 +151,9 @@ def reinforce(
   """Reinforcement learning under the stop rule `arm`; its metrics begin with the critic warm-up's."""
   c = exp.config
   directory = workdir / 'arms' / arm
-  rule = make_rule(c, arm, **(_matched_rate(workdir / 'arms' / c.stop.name) if arm == 'random' else {}))
-  if not (directory / 'checkpoints').exists():
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(workdir / 'critic_warmup' / 'metrics.jsonl', directory / 'metrics.jsonl')
+  matched = parallel.from_first(lambda: _matched_rate(workdir / 'arms' / c.stop.name)) if arm == 'random' else {}
+  rule = make_rule(c, arm, **matched)
+  parallel.from_first(lambda: _begin_arm(directory, workdir / 'critic_warmup'))
   step = steps.reinforcement_step(exp, rule, reference)
   stage = _stage(
     exp,
@@ -167,10 +170,11 @@ def reinforce(
 def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[str, float]:
   """The result on the test split; computed once."""
   path = directory / 'evaluation.json'
-  if not path.exists():
-    directory.mkdir(parents=True, exist_ok=True)
-    monitor.atomic_write_text(path, monitor.to_json(evaluate_params(exp, params), indent=2))
-  return json.loads(path.read_text())
+  if not parallel.from_first(path.exists):
+    text = monitor.to_json(evaluate_params(exp, params), indent=2)
+    if parallel.is_first():
+      monitor.atomic_write_text(path, text)
+  return parallel.from_first(lambda: json.loads(path.read_text()))
 
 
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None:
@@ -178,18 +182,20 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None
   from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
 
   path, levels = directory / 'curve.json', exp.config.calibration.levels
-  if path.exists() or not levels:
+  if not levels or parallel.from_first(path.exists):
     return
   by_level = exp.with_exits(exits.threshold())
   curve = [{'level': level} | evaluate_params(by_level, params, exit_level=level) for level in levels]
   curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | evaluate_params(exp.with_exits(None), params))
-  plot_exit_curve(curve, directory / 'curve.png')
-  monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
+  if parallel.is_first():
+    plot_exit_curve(curve, directory / 'curve.png')
+    monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:
   """List what there is to know about the data in the run's folder, and warn of it."""
-  for finding in task.findings():
+  findings = task.findings()  # on all processes, so that none waits long for another
+  for finding in findings if parallel.is_first() else ():
     lines = (monitor.to_json(entry) + '\n' for entry in finding.entries)
     monitor.atomic_write_text(workdir / finding.file, ''.join(lines))
     if finding.entries:
@@ -243,6 +249,13 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
     raise ConfigError(was.format(field, now.get(field), before.get(field), path) for field in changed)
 
 
+def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
+  """Give an arm that has not begun the metrics of the critic warm-up."""
+  if not (directory / 'checkpoints').exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(warmup / 'metrics.jsonl', directory / 'metrics.jsonl')
+
+
 def _copy(tree):
   """A stage donates its state's buffers; what others still need is copied."""
   return jax.tree.map(lambda x: x.copy(), tree)
@@ -272,12 +285,14 @@ def main(argv: list[str]) -> None:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   keep_compiled(_CACHE.value)
-  try:
-    train(_CONFIG.value.lock(), str(_WORKDIR.value))
-  except Interrupted as stopped:
-    logging.warning('%s', stopped)
-  except (ConfigError, DataError, TrainingFailed) as error:
-    sys.exit(f'error: {error}')
+  with parallel.job():
+    try:
+      train(_CONFIG.value.lock(), str(_WORKDIR.value))
+    except Interrupted as stopped:
+      logging.warning('%s', stopped)
+      sys.exit(INTERRUPTED)
+    except (ConfigError, DataError, TrainingFailed) as error:
+      sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -32,7 +32,8 @@ def collected(parts: int):
   exp = tiny_experiment(lambda c: c.rollout.update(parts=parts))
   exp = Watched(**{field.name: getattr(exp, field.name) for field in dataclasses.fields(Experiment)})
   rule: StopRule = rule_of(exp)
-  problems = exp.problems('train', 0, exp.config.rollout.prompts)
+  size = exp.config.rollout.prompts // parts
+  problems = [exp.my_problems('train', i * size, size) for i in range(parts)]
   params, adaptive = first_params(exp, 0), exp.put(rule.init(1).adaptive)
   SEEN.clear()
   return collect(exp, params, rule, adaptive, problems, exp.key('rollout', 1), lambda phase: contextlib.nullcontext())

@@ -136,8 +136,9 @@ def test_groups_of_equal_scores_are_replaced(draws, most, groups, made):
     asked.append(number)
     return numbered_draw(number, np.array(draws[number], bool))
 
-  sharding = NamedSharding(parallel.make_mesh(2, 1, 1), PartitionSpec('data'))
-  rows, reward, first, metrics = informative_batch(draw, most, 2, sharding)
+  mesh = parallel.make_mesh(2, 1, 1)
+  sharding = NamedSharding(mesh, PartitionSpec('data'))
+  rows, reward, first, metrics = informative_batch(draw, most, 2, mesh)
   assert asked == list(range(made))
   wanted = [100 * (g // 100) + 2 * (g % 100) + i for g in groups for i in (0, 1)]
   np.testing.assert_array_equal(rows.length, wanted)

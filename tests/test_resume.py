@@ -27,9 +27,9 @@ def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
   return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen, status: int = 0) -> str:
   output, _ = process.communicate(timeout=600)
-  assert process.returncode == 0, output
+  assert process.returncode == status, output
   return output
 
 
@@ -131,7 +131,7 @@ def test_sigterm_saves_and_exits_cleanly_and_a_finished_run_does_nothing(uninter
   process = start(tmp_path, cache)
   wait_for(process, lambda: steps_done(tmp_path, 'arms/never') >= 5)
   process.send_signal(signal.SIGTERM)
-  assert 'saved at step' in finish(process)
+  assert 'saved at step' in finish(process, status=128 + signal.SIGTERM)
   interrupted_at = steps_done(tmp_path, 'arms/never')
   assert interrupted_at < 10
   assert (tmp_path / 'arms/never/checkpoints' / str(interrupted_at)).exists()

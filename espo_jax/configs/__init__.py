@@ -8,7 +8,7 @@ from espo_jax.configs.methods import advantage_name, max_draws, method_options, 
 from espo_jax.configs.model import model_config, model_overrides
 from espo_jax.configs.saved import load_config
 from espo_jax.configs.start import model_differences
-from espo_jax.configs.validate import STAGES, validate
+from espo_jax.configs.validate import STAGES, row_problems, validate
 
 __all__ = [
   'STAGES',
@@ -23,6 +23,7 @@ __all__ = [
   'model_differences',
   'model_overrides',
   'parse_flags',
+  'row_problems',
   'task_arguments',
   'trains_critic',
   'uses_reference',

@@ -319,8 +319,19 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if r.parts > 0 and r.prompts % r.parts:
     yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
-  # With an axis of -1 the rest of the product is not known yet.
-  shards = math.prod(size for size in (config.mesh.data, config.mesh.fsdp) if size > 0)
+  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))  # -1 is not known yet
+
+
+def row_problems(config: ml_collections.ConfigDict, data: int, fsdp: int) -> Iterator[str]:
+  """Which numbers of rows do not divide by the devices that rows are split over.
+
+  Args:
+    config: The experiment.
+    data: Devices along the mesh's axis of this name, whatever the config says.
+    fsdp: Likewise.
+  """
+  r, minibatches, shards = config.rollout, config.learner.minibatches, data * fsdp
+  rows = r.prompts * r.samples
   evaluated = min(('eval.batch', 'eval.problems'), key=lambda field: get_field(config, field))
   counts = {
     'rollout.prompts' if r.parts == 1 else 'rollout.prompts / rollout.parts': r.prompts // max(r.parts, 1),
@@ -335,6 +346,6 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
   for name, count in counts.items():
     if count % shards:
       yield (
-        f'{name} = {count} does not divide by mesh.data * mesh.fsdp = {config.mesh.data} * {config.mesh.fsdp}, over which rows '
+        f'{name} = {count} does not divide by mesh.data * mesh.fsdp = {data} * {fsdp}, over which rows '
         f'are split; fix: a multiple of {shards}, or a smaller mesh'
       )

@@ -80,7 +80,7 @@ def pack(lengths: Int[np.ndarray, 'parts N'], width: int, *, sizes: int, multipl
 
 def put(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
   """Stacked packings on the mesh."""
-  return jax.device_put(packing, packing_shardings(mesh))
+  return jax.tree.map(parallel.put, packing, packing_shardings(mesh))
 
 
 def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:

@@ -1,5 +1,27 @@
-"""Meshes and shardings. Knows nothing of reinforcement learning."""
+"""Meshes, shardings and processes. Knows nothing of reinforcement learning."""
 
 from espo_jax.parallel.mesh import BATCH, constrain, make_mesh, mesh_shape, over_batch, param_shardings, replicated
+from espo_jax.parallel.processes import any_process, from_first, is_first, job, process_arguments
+from espo_jax.parallel.rows import batch_shards, fetch, lay, my_rows, put, put_rows, take_rows
 
-__all__ = ['BATCH', 'constrain', 'make_mesh', 'mesh_shape', 'over_batch', 'param_shardings', 'replicated']
+__all__ = [
+  'BATCH',
+  'any_process',
+  'batch_shards',
+  'constrain',
+  'fetch',
+  'from_first',
+  'is_first',
+  'job',
+  'lay',
+  'make_mesh',
+  'mesh_shape',
+  'my_rows',
+  'over_batch',
+  'param_shardings',
+  'process_arguments',
+  'put',
+  'put_rows',
+  'replicated',
+  'take_rows',
+]

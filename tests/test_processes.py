@@ -1,0 +1,226 @@
+"""Several processes on this machine are one job: same numbers, one end, checkpoints that any number of them goes on from."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny import tiny_experiment
+
+from espo_jax import parallel
+from espo_jax.configs import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = {'warm_start': 4, 'critic_warmup': 2, 'arms/espo': 6}
+FLAGS = [
+  '--config=experiments/quickstart.py:smoke',
+  '--config.baselines=()',
+  '--config.mesh.data=-1',
+  '--config.rollout.parts=2',
+  '--config.rollout.max_draws=2',
+  '--config.warm_start.steps=4',
+  '--config.warm_start.warmup_steps=1',
+  '--config.learner.updates=6',
+]
+EXACT = (
+  'step',
+  'accuracy',
+  'rollout/checksum',
+  'rollout/tokens',
+  'rollout/shadow_tokens',
+  'stop/rate',
+  'gate_open',
+  'bad_steps',
+)
+OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
+
+
+class Job:
+  """The processes of a command, each with some virtual devices, their output in files."""
+
+  def __init__(self, module: str, *flags: str, logs: pathlib.Path, processes: int, devices: int):
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      port = free.getsockname()[1]
+    logs.mkdir(exist_ok=True)
+    self.logs = [logs / f'{time.monotonic_ns()}-{i}.log' for i in range(processes)]
+    self.processes = []
+    for i, log in enumerate(self.logs):
+      env = os.environ | {
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',  # fast to compile
+        'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+        'JAX_NUM_PROCESSES': str(processes),
+        'JAX_PROCESS_ID': str(i),
+      }
+      with log.open('w') as output:
+        self.processes.append(
+          subprocess.Popen([sys.executable, '-m', module, *flags], cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        )
+
+  def end(self, timeout: float = 300) -> list[int]:
+    """Their exit statuses."""
+    deadline = time.monotonic() + timeout
+    try:
+      return [process.wait(deadline - time.monotonic()) for process in self.processes]
+    finally:
+      for process in self.processes:
+        process.kill()
+
+  def wait_for(self, reached) -> None:
+    while not reached():
+      assert all(process.poll() is None for process in self.processes), self.output()
+      time.sleep(0.01)
+
+  def output(self) -> str:
+    return '\n'.join(log.read_text() for log in self.logs)
+
+
+def lines(workdir: pathlib.Path, stage: str) -> list[dict]:
+  path = workdir / stage / 'metrics.jsonl'
+  text = path.read_text().rpartition('\n')[0] if path.exists() else ''
+  return [{k: v for k, v in json.loads(line).items() if not k.startswith(OF_THE_PROCESS)} for line in text.splitlines()]
+
+
+def assert_same_numbers(workdir: pathlib.Path, reference: pathlib.Path) -> None:
+  """Samples to the token; what is summed over rows in another order to float32's rounding."""
+  for stage, updates in STAGES.items():
+    ours, theirs = lines(workdir, stage), lines(reference, stage)
+    assert [row['step'] for row in ours] == list(range(1, updates + 1))
+    for mine, row in zip(ours, theirs, strict=True):
+      assert mine.keys() == row.keys()
+      for name, value in row.items():
+        if name in EXACT:
+          assert mine[name] == value, (stage, row['step'], name)
+        else:
+          got, wanted = (np.float64(np.nan if x is None else x) for x in (mine[name], value))
+          np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6, err_msg=f'{stage} {row["step"]} {name}')
+  for name in ('warm_start/evaluation.json', 'arms/espo/evaluation.json'):
+    assert (workdir / name).read_text() == (reference / name).read_text()
+
+
+@pytest.fixture(scope='module')
+def train(request, tmp_path_factory):
+  logs, cache = tmp_path_factory.mktemp('logs'), request.config.cache.mkdir('jax')
+
+  def start(workdir: pathlib.Path, processes: int, devices: int) -> Job:
+    flags = [*FLAGS, f'--workdir={workdir}', f'--compilation_cache_dir={cache}']
+    return Job('espo_jax.train', *flags, logs=logs, processes=processes, devices=devices)
+
+  return start
+
+
+@pytest.fixture(scope='module')
+def one(train, tmp_path_factory) -> pathlib.Path:
+  """The run of one process with four devices."""
+  workdir = tmp_path_factory.mktemp('one')
+  job = train(workdir, 1, 4)
+  assert job.end() == [0], job.output()
+  assert any(row['stop/rate'] > 0 for row in lines(workdir, 'arms/espo'))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def killed(train, tmp_path_factory) -> pathlib.Path:
+  """The run of two processes, once told to stop and once robbed of one."""
+  workdir = tmp_path_factory.mktemp('two')
+  job = train(workdir, 2, 2)
+  job.wait_for(lambda: lines(workdir, 'warm_start'))
+  job.processes[1].send_signal(signal.SIGTERM)
+  assert job.end() == [143, 143], job.output()
+  assert job.output().count('warm start: saved at step') == 2
+  saved = len(lines(workdir, 'warm_start'))
+  assert (workdir / 'warm_start' / 'checkpoints' / str(saved)).exists()
+
+  job = train(workdir, 2, 2)
+  job.wait_for((workdir / 'arms' / 'espo' / 'checkpoints' / '4').exists)
+  job.processes[1].kill()
+  statuses = job.end(timeout=60)
+  assert statuses[1] == -signal.SIGKILL
+  assert statuses[0] != 0
+  output = job.output()
+  assert 'another process has ended' in output or 'another task died' in output
+  assert not (workdir / 'summary.json').exists()
+  return workdir
+
+
+@pytest.mark.parametrize(('processes', 'devices'), [(2, 2), (4, 1), (1, 1)])
+def test_whoever_goes_on_with_the_run_of_two_processes_ends_with_the_numbers_of_one(
+  train, one, killed, tmp_path, processes, devices
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(killed, workdir)
+  job = train(workdir, processes, devices)
+  assert job.end() == [0] * processes, job.output()
+  assert_same_numbers(workdir, one)
+  assert job.output().count('wrote') == job.logs[0].read_text().count('wrote') > 0  # files are the first process's
+
+
+def test_two_processes_evaluate_as_one(one, tmp_path):
+  written = []
+  for processes, devices in ((1, 1), (2, 1)):
+    output = tmp_path / str(processes)
+    flags = [f'--checkpoint={one}', '--samples=3', '--problems=5', f'--output={output}']
+    job = Job('espo_jax.evaluate', *flags, logs=tmp_path / 'logs', processes=processes, devices=devices)
+    assert job.end() == [0] * processes, job.output()
+    written.append([json.loads(line) for line in (output / 'samples.jsonl').read_text().splitlines()])
+  assert written[0] == written[1]
+  assert len(written[0]) == 15
+
+
+# ------------------------------------------------------------------------------------------------------ in this process
+
+
+ADDRESS = {'JAX_COORDINATOR_ADDRESS': 'host0:8476'}
+
+
+def test_a_job_is_found_in_the_environment():
+  found = parallel.process_arguments(ADDRESS | {'JAX_NUM_PROCESSES': '4', 'JAX_PROCESS_ID': '3'})
+  assert (found['coordinator_address'], found['num_processes'], found['process_id']) == ('host0:8476', 4, 3)
+  mpi = {'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_LOCAL_RANK': '0'}
+  found = parallel.process_arguments(ADDRESS | mpi)
+  assert (found['num_processes'], found['process_id'], found['local_device_ids']) == (2, 1, [0])
+  assert parallel.process_arguments({'JAX_NUM_PROCESSES': '1'}) is None
+  assert parallel.process_arguments({}) == {}  # jax looks for a pod, GKE, SLURM and Open MPI 4
+
+
+@pytest.mark.parametrize(
+  ('environment', 'message'),
+  [
+    ({'JAX_NUM_PROCESSES': '2'}, 'JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID; fix: all three'),
+    (ADDRESS, 'JAX_COORDINATOR_ADDRESS=host0:8476 alone; fix: '),
+    (
+      ADDRESS | {'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '2'},
+      'JAX_PROCESS_ID=2 with JAX_NUM_PROCESSES=2; fix: from 0 to 1',
+    ),
+    (ADDRESS | {'JAX_NUM_PROCESSES': 'two', 'JAX_PROCESS_ID': '0'}, "JAX_NUM_PROCESSES='two': not a whole number"),
+  ],
+)
+def test_half_a_job_is_refused(environment, message):
+  with pytest.raises(ValueError, match='fix: ') as refused:
+    parallel.process_arguments(environment)
+  assert message in str(refused.value)
+
+
+def test_rows_that_do_not_divide_over_the_devices_that_are_there_are_refused():
+  with pytest.raises(ConfigError, match=r'rollout.prompts = 12 does not divide by mesh.data \* mesh.fsdp = 8 \* 1'):
+    tiny_experiment(lambda c: c.rollout.update(prompts=12), data=-1)
+  with pytest.raises(ValueError, match=r'12 rows do not divide over .* 8 blocks on 1 processes; fix: a multiple of 8'):
+    parallel.my_rows(parallel.make_mesh(8, 1, 1), 12)
+
+
+def test_rows_go_to_the_mesh_and_come_back():
+  mesh = parallel.make_mesh(2, 2, 2)
+  rows = {'a': np.arange(24.0, dtype=np.float32).reshape(8, 3), 'b': np.arange(8)}
+  there = parallel.put_rows(rows, mesh)
+  assert there['a'].sharding.is_equivalent_to(parallel.over_batch(mesh), 2)
+  for name, value in rows.items():
+    np.testing.assert_array_equal(parallel.take_rows(there[name], mesh), value)
+    np.testing.assert_array_equal(parallel.fetch(there, mesh)[name], value)
+  np.testing.assert_array_equal(parallel.my_rows(mesh, 8), np.arange(8))
