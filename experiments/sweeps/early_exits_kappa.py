@@ -1,0 +1,29 @@
+r"""Calibrating exits: how strict, and what the published recipe comes to.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits_kappa.py --workdir=runs/early_exits_kappa \
+    --output=experiments/results/early_exits_kappa
+
+A seed shares its warm start. `whole` is reinforcement learning without exits; each of the others calibrates by its own kappa and
+learns where to exit at a price of 0.1. `paper` has the published recipe: kappa 1, four patterns and none besides, a price of 0.5,
+but exits in front of every block where the paper has one in five.
+"""
+
+from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
+
+
+def get_sweep():
+  stages = {'stages': ('calibration', 'critic_warmup', 'rl')}
+  alone = {'calibration.patterns': 4, 'calibration.uniform_patterns': 0, 'calibration.whole_patterns': 0}
+  return Sweep(
+    base='experiments/early_exits.py',
+    common={'eval.problems': 2048},
+    arms={
+      'whole': {'stages': ('critic_warmup', 'rl'), 'exits.policy': 'never', 'reward.name': 'correct'},
+      'paper': stages | alone | {'calibration.kappa': 1.0, 'reward.cost': 0.5},
+      **{f'kappa_{kappa:g}': stages | {'calibration.kappa': kappa} for kappa in (4.0, 16.0, 64.0)},
+    },
+    baseline='whole',
+    seeds=(0, 1, 2),
+    columns=(ACCURACY, GREEDY, Column('blocks run %', 'test_depth', 100), TRAINING_TOKENS),
+    scatter=('test_depth', 'accuracy'),
+  )
