@@ -4,7 +4,7 @@ r"""Calibrating exits: how strict, and what the published recipe comes to.
     --output=experiments/results/early_exits_kappa
 
 A seed shares its warm start. `whole` is reinforcement learning without exits; each of the others calibrates by its own kappa
-and learns where to exit at a price of 0.1. `paper` has the published recipe: kappa 1, four patterns and none besides, a price of
+and learns where to exit at a price of 0.1. `paper` has the published recipe: kappa 1, four patterns, none besides, a price of
 0.5, but exits in front of every block where the paper has one in five.
 """
 
