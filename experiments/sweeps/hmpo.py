@@ -4,7 +4,7 @@
 
 One reward an arm, all else equal: `correct` knows no length; `hmpo` is the paper's (the median length of the group's right
 answers for a budget, cosine, product with the verdict); `mean` has their mean for a budget; `additive` adds the token reward
-to the verdict; `linear` has a line for the cosine; `fixed` pays the verdict up to 43 tokens, which is what the longest
+to the verdict; `linear` has a line for the cosine; `fixed` pays the verdict up to 33 tokens, which is what the longest
 problem needs, and nothing beyond.
 """
 
@@ -33,7 +33,7 @@ def get_sweep():
       'mean': hmpo | {'reward.budget': 'mean'},
       'additive': hmpo | {'reward.combine': 'sum'},
       'linear': hmpo | {'reward.shape': 'linear'},
-      'fixed': hmpo | {'reward.budget': 'fixed', 'reward.shape': 'indicator', 'reward.fixed_budget': 43.0},
+      'fixed': hmpo | {'reward.budget': 'fixed', 'reward.shape': 'indicator', 'reward.fixed_budget': 33.0},
     },
     baseline='correct',
     seeds=(0, 1, 2),
