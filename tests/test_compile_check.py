@@ -67,6 +67,7 @@ SMALL = (
   '--config.mesh.fsdp=4',
   '--config.model.scan_layers',
   '--config.rollout.samples=1',
+  '--config.learner.minibatches=5',
   '--config.learner.micro_batches=2',
   '--config.learner.logit_chunk=32',
 )
@@ -81,7 +82,7 @@ def test_all_programs_of_a_small_experiment():
     assert re.search(r'peak [\d.]+ GiB of 16 GiB: fits', part)
     assert re.search(r'[\d.]+ TFLOP of products, [\d.]+ GiB read and written, sent .*all-\w+ [\d.]+ GiB', part)
     assert re.search(r'at best [\d.]+ ms, bound by (compute|memory|links)', part)
-    assert re.search(r'[\d.]+ GiB  \w+\[[\d,]+\]  jit', part.partition('largest temporaries')[2])
+    assert re.search(r'[\d.]+ MiB  \w+\[[\d,]+\]  jit', part.partition('largest temporaries')[2])
 
 
 @needs_libtpu
@@ -92,7 +93,7 @@ def test_an_update_that_does_not_fit_says_what_to_change():
   assert done.returncode == 1, done.stdout + done.stderr
   pattern = r'does not fit; parameters and moments take 1\d\.\d+ GiB; fix: a larger mesh.fsdp or mesh.tensor \(mesh.fsdp = 4'
   assert re.search(pattern, done.stdout), done.stdout
-  assert re.search(r'GiB  f32\[8,2048,32768\]  jit', done.stdout.partition('largest temporaries')[2])
+  assert re.search(r'MiB  f32\[8,2048,32768\]  jit', done.stdout.partition('largest temporaries')[2])
 
 
 def test_the_devices_that_are_here():

@@ -85,12 +85,14 @@ def _without_cache() -> Iterator[None]:
   """A program that is found in the persistent cache is not compiled, and nothing is written down."""
   before = jax.config.values['jax_enable_compilation_cache']
   jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()  # else it remembers that there is one
+  if jax.config.values['jax_compilation_cache_dir']:
+    compilation_cache.reset_cache()  # else it remembers that there is one
   try:
     yield
   finally:
     jax.config.update('jax_enable_compilation_cache', before)
-    compilation_cache.reset_cache()
+    if jax.config.values['jax_compilation_cache_dir']:
+      compilation_cache.reset_cache()
 
 
 def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
@@ -125,7 +127,7 @@ def _gathers_cache(programs: Programs, counted: Counted) -> bool:
 
 
 def _holds_logits(programs: Programs, program: Program) -> bool:
-  """Whether an array has a vocabulary's entry for every column of the responses."""
+  """Whether an array has a vocabulary's entry for every column of the responses; one-hot tokens of a small one do not count."""
   split = programs.mesh.shape['tensor']
   vocabulary = programs.model.config.vocab_size
   columns = programs.sequences * programs.config.rollout.horizon
@@ -133,6 +135,7 @@ def _holds_logits(programs: Programs, program: Program) -> bool:
     entries in shape.dims and shape.elements >= entries * columns
     for computation in program.computations.values()
     for its in computation.values()
+    if its.source != its.name and '_embed' not in its.source  # what is named after nothing is a copy or an operand
     for shape in its.shapes
     for entries in {vocabulary, -(-vocabulary // split)}
   )
@@ -183,7 +186,7 @@ def report(checked: Checked, config: ml_collections.ConfigDict, chip: Chip | Non
       f'a turn of the {len(counted.unknown)} loops of unknown length: a refill and a decode step', counted.turn, chip
     )
   lines += ['  largest temporaries:']
-  lines += [f'    {its.bytes / GIB:8.3f} GiB  {its.shape}  {its.source}' for its in m.largest]
+  lines += [f'    {its.bytes / 2**20:10.1f} MiB  {its.shape}  {its.source}' for its in m.largest]
   if checked.gathers_cache:
     lines.append('  a whole layer of the cache is gathered on a device: fix: report this, it should not be')
   if checked.holds_logits:
