@@ -19,6 +19,14 @@ MESHES = {'8x1x1': {'data': 8}, '1x8x1': {'fsdp': 8}, '1x1x8': {'tensor': 8}, '2
 TEMPERATURE = 0.8
 
 
+@pytest.fixture(scope='module', autouse=True)
+def compiled_quickly():
+  """Compiling is most of the time; it is the partitioner that is tested, which runs before what is left out."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @functools.cache
 def experiment(mesh: str, rank: int):
   """One whose heads, channels and vocabulary divide by eight."""

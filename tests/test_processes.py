@@ -22,6 +22,7 @@ STAGES = {'warm_start': 4, 'critic_warmup': 2, 'arms/espo': 6}
 FLAGS = [
   '--config=experiments/quickstart.py:smoke',
   '--config.baselines=()',
+  '--config.model.num_layers=1',
   '--config.mesh.data=-1',
   '--config.rollout.parts=2',
   '--config.rollout.max_draws=2',
@@ -45,7 +46,7 @@ OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
 class Job:
   """The processes of a command, each with some virtual devices, their output in files."""
 
-  def __init__(self, module: str, *flags: str, logs: pathlib.Path, processes: int, devices: int):
+  def __init__(self, module: str, *flags: str, logs: pathlib.Path, cache: pathlib.Path, processes: int, devices: int):
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
@@ -54,7 +55,9 @@ class Job:
     self.processes = []
     for i, log in enumerate(self.logs):
       env = os.environ | {
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',  # fast to compile
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',  # compiling is most of the time
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
         'JAX_NUM_PROCESSES': str(processes),
         'JAX_PROCESS_ID': str(i),
@@ -111,7 +114,7 @@ def train(request, tmp_path_factory):
 
   def start(workdir: pathlib.Path, processes: int, devices: int) -> Job:
     flags = [*FLAGS, f'--workdir={workdir}', f'--compilation_cache_dir={cache}']
-    return Job('espo_jax.train', *flags, logs=logs, processes=processes, devices=devices)
+    return Job('espo_jax.train', *flags, logs=logs, cache=cache, processes=processes, devices=devices)
 
   return start
 
@@ -162,12 +165,13 @@ def test_whoever_goes_on_with_the_run_of_two_processes_ends_with_the_numbers_of_
   assert job.output().count('wrote') == job.logs[0].read_text().count('wrote') > 0  # files are the first process's
 
 
-def test_two_processes_evaluate_as_one(one, tmp_path):
+def test_two_processes_evaluate_as_one(request, one, tmp_path):
+  cache = request.config.cache.mkdir('jax')
   written = []
   for processes, devices in ((1, 1), (2, 1)):
     output = tmp_path / str(processes)
     flags = [f'--checkpoint={one}', '--samples=3', '--problems=5', f'--output={output}']
-    job = Job('espo_jax.evaluate', *flags, logs=tmp_path / 'logs', processes=processes, devices=devices)
+    job = Job('espo_jax.evaluate', *flags, logs=tmp_path / 'logs', cache=cache, processes=processes, devices=devices)
     assert job.end() == [0] * processes, job.output()
     written.append([json.loads(line) for line in (output / 'samples.jsonl').read_text().splitlines()])
   assert written[0] == written[1]
