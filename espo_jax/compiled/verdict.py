@@ -127,17 +127,17 @@ def _gathers_cache(programs: Programs, counted: Counted) -> bool:
 
 
 def _holds_logits(programs: Programs, program: Program) -> bool:
-  """Whether an array has a vocabulary's entry for every column of the responses; one-hot tokens of a small one do not count."""
-  split = programs.mesh.shape['tensor']
-  vocabulary = programs.model.config.vocab_size
+  """Whether an array of logits, not of the weights that make them, has an entry for every column of the responses."""
+  shape, mesh = programs.model.config, programs.mesh.shape
+  widths = {shape.hidden_size, shape.hidden_size // mesh['fsdp']}
   columns = programs.sequences * programs.config.rollout.horizon
   return any(
-    entries in shape.dims and shape.elements >= entries * columns
+    entries in its.dims and its.elements >= entries * columns and its.elements // entries not in widths
     for computation in program.computations.values()
-    for its in computation.values()
-    if its.source != its.name and '_embed' not in its.source  # what is named after nothing is a copy or an operand
-    for shape in its.shapes
-    for entries in {vocabulary, -(-vocabulary // split)}
+    for instruction in computation.values()
+    if 'logits' in instruction.source
+    for its in instruction.shapes
+    for entries in {shape.vocab_size, -(-shape.vocab_size // mesh['tensor'])}
   )
 
 
