@@ -202,8 +202,9 @@ class Experiment:
     return self._lay(rows)
 
   def _sampling(self, temperature: float) -> Sampling:
-    r = self.config.rollout
-    return self.put(Sampling(np.float32(temperature), np.float32(r.top_p), np.int32(r.top_k), np.float32(r.min_p)))
+    c = self.config
+    top_p, top_k, min_p = np.float32(c.rollout.top_p), np.int32(c.rollout.top_k), np.float32(c.rollout.min_p)
+    return self.put(Sampling(np.float32(temperature), top_p, top_k, min_p))
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
     """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.

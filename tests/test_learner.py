@@ -110,13 +110,13 @@ def test_chunked_scoring_is_the_unchunked():
 
   def weighed(params, chunk):
     scored = score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=chunk, against=other)
-    return sum((w * x).sum() for w, x in zip(weights, scored, strict=True)), scored
+    return sum((w * x).sum() for w, x in zip(jax.tree.leaves(weights), jax.tree.leaves(scored), strict=True)), scored
 
   run = jax.jit(jax.value_and_grad(weighed, has_aux=True), static_argnums=1)
   (_, whole), gradient = run(params, 64)
   for chunk in (4, 5):  # 10 is no multiple of 4
     (_, parts), chunked = run(params, chunk)
-    for a, b in zip(whole, parts, strict=True):
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
       np.testing.assert_allclose(a, b, atol=1e-6)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(chunked), strict=True):
       assert relative_gap(a, b) < 1e-6
