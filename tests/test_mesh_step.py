@@ -14,6 +14,7 @@ from espo_jax import steps
 from espo_jax.learner import Checkpoints, init_state, pack, put
 from espo_jax.rollout import Sampling
 from espo_jax.rollout import sampling as draws
+from espo_jax.types import Reward
 
 MESHES = {'8x1x1': {'data': 8}, '1x8x1': {'fsdp': 8}, '1x1x8': {'tensor': 8}, '2x2x2': {'data': 2, 'fsdp': 2, 'tensor': 2}}
 TEMPERATURE = 0.8
@@ -65,7 +66,7 @@ def step(mesh: str, rank: int, state=None):
   exp, learner = experiment(mesh, rank)
   given = samples('one')
   outcomes = np.random.default_rng(0).random(given.length.shape).astype(np.float32)
-  rows, reward = exp.put_rows((given, steps.Reward(outcomes)))
+  rows, reward = exp.put_rows((given, Reward(outcomes)))
   lengths = (given.prompt_lengths + given.length)[None]
   packing = put(pack(lengths, 30, sizes=4, multiple=8), exp.mesh)
   if state is None:
@@ -114,7 +115,8 @@ def uniforms_and_edges(rows):
   tokens = np.concatenate([rows.prompt_tokens, rows.tokens], axis=1)
   positions = np.arange(width + horizon) - (width - rows.prompt_lengths)[:, None]
   params = first_params(exp, 0)
-  states = exp.model.states(params, tokens, np.maximum(positions, 0), (positions >= 0).astype(np.int32))
+  columns = (tokens, np.maximum(positions, 0), positions >= 0)
+  states = exp.model.states(params, *(jnp.asarray(x, jnp.int32) for x in columns))
   logits = draws.sampled_logits(exp.model.logits(params, states)[:, width - 1 : -1], Sampling(TEMPERATURE))
   weights = np.exp(np.asarray(jax.nn.log_softmax(logits), np.float64))
   return np.stack(noise, axis=1), np.cumsum(weights, axis=-1)
