@@ -114,7 +114,7 @@ BAD = [
   ({'mesh__data': 0}, ["'data': 0", 'fix: mesh.data = -1']),
   ({'mesh__data': -1, 'mesh__fsdp': -1}, ["'data': -1, 'fsdp': -1", 'one may be -1']),
   ({'mesh__data': 3}, ['rollout.prompts = 40', '3 * 1', 'fix: a multiple of 3']),
-  ({'mesh__data': -1, 'mesh__fsdp': 3}, ['warm_start.batch = 64', '-1 * 3', 'fix: a multiple of 3']),
+  ({'mesh__data': -1, 'mesh__fsdp': 3}, ['warm_start.batch = 64', '1 * 3', 'fix: a multiple of 3']),
   ({'mesh__data': 16, 'eval__problems': 24}, ['eval.problems = 24', '16 * 1']),
   ({'mesh__data': 16, 'rollout__prompts': 48, 'learner__minibatches': 24}, ['rows of a minibatch', '= 8', '16 * 1']),
   ({'mesh__tensor': 4}, ['model.num_kv_heads = 2', 'mesh.tensor = 4', 'fix']),

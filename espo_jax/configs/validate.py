@@ -319,7 +319,7 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if r.parts > 0 and r.prompts % r.parts:
     yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
-  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))  # -1 is not known yet
+  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))  # -1 is 1 at least
 
 
 def row_problems(config: ml_collections.ConfigDict, data: int, fsdp: int) -> Iterator[str]:
