@@ -110,6 +110,10 @@ def _initialized(arguments: dict[str, Any] | None) -> bool:
         fix = f'{_ADDRESS}=HOST:PORT of the first process, exported to all'
         sys.exit(f'error: {name}={os.environ[name]}, but {launcher} does not say where the first process is; fix: {fix}')
     return False
+  except RuntimeError:
+    if arguments:
+      raise
+    return False  # jax is in use already, as in a notebook, and nobody has said that there are others
   return True
 
 
