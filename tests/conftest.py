@@ -39,6 +39,14 @@ def pytest_configure(config):
     config.addinivalue_line('filterwarnings', f'error:{message}')
 
 
+@pytest.fixture(scope='module')
+def quickly_compiled():
+  """Compiling is most of the time that many tests take, and what runs once or twice need not be fast."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture
 def no_rank_promotion():
   """Arrays of different ranks do not meet by accident. The rooms that broadcast on purpose (model, rollout) do without."""

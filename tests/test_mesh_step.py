@@ -20,12 +20,7 @@ MESHES = {'8x1x1': {'data': 8}, '1x8x1': {'fsdp': 8}, '1x1x8': {'tensor': 8}, '2
 TEMPERATURE = 0.8
 
 
-@pytest.fixture(scope='module', autouse=True)
-def compiled_quickly():
-  """Compiling is most of the time; it is the partitioner that is tested, which runs before what is left out."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quickly_compiled')
 
 
 @functools.cache

@@ -34,14 +34,6 @@ LINES = (
 )
 
 
-@pytest.fixture
-def quickly_compiled():
-  """Each method compiles an update of its own, which is all the time these tests take; run once, it need not be fast."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.parametrize('lines', LINES, ids=lambda lines: ','.join(lines.values()))
 def test_a_method_is_a_config_line(quickly_compiled, lines):
   validate(smoke(**lines))

@@ -51,14 +51,6 @@ def started(exp):
   return rule, exp.on_mesh(steps.fork(state, rule))
 
 
-@pytest.fixture
-def quickly_compiled():
-  """Programs that run once or twice need not be fast."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def test_three_steps_from_the_config_line(quickly_compiled):
   lines = {'rollout__parts': 2, 'rollout__slots': 3, 'learner__micro_batches': 2}
   for more in ({}, lines):

@@ -15,6 +15,8 @@ from espo_jax.model import apply
 from espo_jax.rollout import Sampling
 from espo_jax.rollout.speculative import _best_length
 
+pytestmark = pytest.mark.usefixtures('quickly_compiled')
+
 LAYERS = 4
 
 
@@ -87,7 +89,7 @@ def test_what_is_recorded_is_what_the_learner_finds():
   assert (rows.tokens[~real] == r.PAD).all()
 
 
-@pytest.mark.parametrize(('blocks', 'top_k'), [(1, 0), (3, 0), (2, 5)])
+@pytest.mark.parametrize(('blocks', 'top_k'), [(1, 0), (2, 5)])
 def test_the_law_of_the_output_is_the_full_models(blocks, top_k):
   """Chi-square of the second and third tokens of many samples of one prompt, drafts accepted and rejected among them."""
   one = jax.tree.map(lambda x: x[:1], r.PROMPTS)
