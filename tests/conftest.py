@@ -4,6 +4,7 @@ import functools
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # compiling is most of the time, and what runs once need not be fast
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'
 
 import jax
@@ -37,14 +38,6 @@ def pytest_configure(config):
   # JAX says so when it gives another dtype than the one asked for, or loses one in a scatter.
   for message in ('Explicitly requested dtype', 'scatter inputs have incompatible types'):
     config.addinivalue_line('filterwarnings', f'error:{message}')
-
-
-@pytest.fixture(scope='module')
-def quickly_compiled():
-  """Compiling is most of the time that many tests take, and what runs once or twice need not be fast."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from espo_jax.learner import init_state
 from espo_jax.learner.calibration import _sequences
 from espo_jax.model import Forced
 
-pytestmark = pytest.mark.usefixtures('quickly_compiled')
-
 
 def configured(**lines):
   def configure(c):

@@ -30,7 +30,8 @@ QWEN2_7B = {
 def check(*options: str) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', 'espo_jax.compile_check', *options]
   environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': os.pathsep.join([str(ROOT), str(LIBTPU)])}
-  environment.pop('XLA_FLAGS', None)
+  for name in ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS'):
+    environment.pop(name, None)
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
 
 

@@ -15,8 +15,6 @@ from espo_jax.learner import score
 from espo_jax.model import Deciding, ExitHeads, Forced, apply
 from espo_jax.rollout import Sampling
 
-pytestmark = pytest.mark.usefixtures('quickly_compiled')
-
 LAYERS = 4
 POLICIES = {
   'sampled': exits.sampled(),

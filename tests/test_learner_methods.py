@@ -156,9 +156,9 @@ def test_groups_of_equal_scores_are_replaced(draws, most, groups, made):
 def test_draws_are_of_other_problems_and_a_step_repeats_itself():
   exp = tiny_experiment(named(objective__name='dapo', rollout__max_draws=3))
   seen = []
-  original = type(exp).problems
+  original = type(exp).my_problems
   exp_problems = lambda split, start, count: seen.append((start, count)) or original(exp, split, start, count)
-  object.__setattr__(exp, 'problems', exp_problems)
+  object.__setattr__(exp, 'my_problems', exp_problems)
   _, metrics = run(exp, 2)
   asked, seen[:] = list(seen), []
   starts = [start for start, _ in asked]

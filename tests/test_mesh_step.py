@@ -20,9 +20,6 @@ MESHES = {'8x1x1': {'data': 8}, '1x8x1': {'fsdp': 8}, '1x1x8': {'tensor': 8}, '2
 TEMPERATURE = 0.8
 
 
-pytestmark = pytest.mark.usefixtures('quickly_compiled')
-
-
 @functools.cache
 def experiment(mesh: str, rank: int):
   """One whose heads, channels and vocabulary divide by eight."""
@@ -95,7 +92,9 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_the_mesh(mesh, rank):
   assert metrics['grad_norm'] > 1e-2
   assert gap(state.opt_state.trace, gradient) <= 1e-5
   for name in ('loss/total', 'loss/policy', 'loss/value', 'loss/entropy', 'grad_norm', 'critic/loss', 'entropy'):
-    np.testing.assert_allclose(found[name], metrics[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(
+      found[name], metrics[name], rtol=1e-5, atol=1e-6, err_msg=name
+    )  # 'loss/policy' is 0 but for rounding
 
 
 def uniforms_and_edges(rows):
@@ -144,6 +143,7 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
   """8x1x1, then 2x2x2, then one device: the same bits wherever they lie, and the next update is the same."""
   meshes = ('8x1x1', '2x2x2', 'one')
   state, _ = step(meshes[0], 0)
+  first = jax.device_get(state)
   for number, mesh in enumerate(meshes):
     exp, learner = experiment(mesh, 0)
     like = exp.on_mesh(init_state(first_params(exp, 1), learner.optimizer, rule_of(exp)))
@@ -156,5 +156,6 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
       np.testing.assert_array_equal(a, b)
     state = loaded
   _, metrics = step(meshes[-1], 0, state)
-  _, again = step(meshes[0], 0)
+  exp, _ = experiment(meshes[0], 0)
+  _, again = step(meshes[0], 0, exp.put(first))
   np.testing.assert_allclose(metrics['loss/total'], again['loss/total'], rtol=1e-5)

@@ -35,7 +35,7 @@ LINES = (
 
 
 @pytest.mark.parametrize('lines', LINES, ids=lambda lines: ','.join(lines.values()))
-def test_a_method_is_a_config_line(quickly_compiled, lines):
+def test_a_method_is_a_config_line(lines):
   validate(smoke(**lines))
   exp = tiny_experiment(named(**lines))
   state, metrics = run(exp)

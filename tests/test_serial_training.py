@@ -51,7 +51,7 @@ def started(exp):
   return rule, exp.on_mesh(steps.fork(state, rule))
 
 
-def test_three_steps_from_the_config_line(quickly_compiled):
+def test_three_steps_from_the_config_line():
   lines = {'rollout__parts': 2, 'rollout__slots': 3, 'learner__micro_batches': 2}
   for more in ({}, lines):
     smoke = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
@@ -106,7 +106,7 @@ def given_as_prompt(batch: Batch) -> Batch:
   return batch.replace(trajectories=trajectories, **{name: moved(getattr(batch, name)) for name in wide})
 
 
-def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(quickly_compiled):
+def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts():
   """The prefix is read and not learned, as a prompt is: log-probabilities, masks, lengths and packing line up."""
   exp = serial_experiment()
   rule, state = started(exp)

@@ -15,8 +15,6 @@ from espo_jax.model import apply
 from espo_jax.rollout import Sampling
 from espo_jax.rollout.speculative import _best_length
 
-pytestmark = pytest.mark.usefixtures('quickly_compiled')
-
 LAYERS = 4
 
 

@@ -5,12 +5,14 @@ import pathlib
 import re
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from benchmark_data import TEMPLATE, dapo, gsm8k, hendrycks, tokenizer, write
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from espo_jax import parallel
 from espo_jax.configs import default_config
 from espo_jax.experiment import Experiment
 from espo_jax.tasks import DataError, Math, Problem, Task, Verdict, encode_prompts, get
@@ -257,9 +259,10 @@ def test_a_run_counts_what_could_not_be_graded(directory):
   made = load_tokenizer(directory)
   rows = [made.encode(text) for text in ('7', 'a', '8', 'b', 'c', '9')]
   assert all(len(row) == 1 for row in rows)
-  trajectories = SimpleNamespace(tokens=np.array(rows, np.int32), full_length=np.ones(6, np.int32))
+  trajectories = SimpleNamespace(tokens=jnp.array(rows), full_length=jnp.ones(6, jnp.int32))
   problems = [Problem(0, '', '7'), Problem(2, '', '9')]
-  experiment = SimpleNamespace(config=default_config(), task=Undecided(), tokenizer=made)
+  mesh = parallel.make_mesh(1, 1, 1)
+  experiment = SimpleNamespace(config=default_config(), task=Undecided(), tokenizer=made, mesh=mesh)
   grades = Experiment.grade.__wrapped__(experiment, problems, trajectories)
   assert grades.correct.tolist() == [1, 0, 0, 0, 0, 1]
   assert grades.timeout.tolist() == [status == 'timeout' for status in STATUSES]
