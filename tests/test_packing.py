@@ -20,6 +20,14 @@ from espo_jax.learner.gradient import gradient
 from espo_jax.objectives import Term
 
 
+@pytest.fixture(scope='module', autouse=True)
+def optimized():
+  """How sums are ordered is what a millionth is about: as users compile."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
 def lengths_of(rows) -> np.ndarray:
   return np.asarray(rows.prompt_lengths + rows.length)
 
