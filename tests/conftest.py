@@ -40,6 +40,13 @@ def pytest_configure(config):
     config.addinivalue_line('filterwarnings', f'error:{message}')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_a_module():
+  """Compiled programs are let go with their module: those of all tests together are more mappings than a process may have."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def no_rank_promotion():
   """Arrays of different ranks do not meet by accident. The rooms that broadcast on purpose (model, rollout) do without."""
