@@ -205,7 +205,6 @@ def test_what_cannot_run_is_said_before_anything_runs(trained, tmp_path, changes
 
 
 def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_path):
-  pytest.importorskip('optuna')
   arms = "{'grpo': {'objective.name': 'grpo'}, 'gspo': {'objective.name': 'gspo'}, 'dapo': {'objective.name': 'dapo'}}"
   options = "{'n_startup_trials': 2, 'n_warmup_steps': 2}"
   file = sweep_file(tmp_path, arms=arms, pruner="'MedianPruner'", pruner_options=options)
