@@ -39,6 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     '--contenders', type=names(tuple(measure.CONTENDERS)), default=','.join(measure.CONTENDERS), help='likewise'
   )
   parser.add_argument('--rows', type=int, default=1000)
+  parser.add_argument('--samples', type=int, default=1, help='rows a prompt, all of one length; divides the three counts')
   parser.add_argument('--equal_rows', type=int, default=512, help='rows of the case `equal`')
   parser.add_argument('--rule_rows', type=int, default=256, help='rows of the case `rule`')
   parser.add_argument('--slots', type=int, default=64, help='rows decoded at a time, by every contender')
@@ -51,7 +52,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument('--hidden_size', type=int, default=384, help='a multiple of 192')
   parser.add_argument('--layers', type=int, default=6)
   parser.add_argument('--output', type=pathlib.Path, default=ROOT / 'experiments/benchmarks/rollout', help='without .json')
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  for name in ('rows', 'equal_rows', 'rule_rows'):
+    if getattr(args, name) % args.samples:
+      parser.error(f'--{name} {getattr(args, name)} is no multiple of --samples {args.samples}; fix: make it one')
+  return args
 
 
 def find_pythons(contenders: list[str]) -> dict[str, str]:
@@ -71,8 +76,15 @@ def run(args: argparse.Namespace, bench: measure.Bench) -> dict[str, Any]:
   """The cases that are asked for."""
 
   def rows(lengths: np.ndarray) -> workload.Workload:
+    of_prompts = lengths[: len(lengths) // args.samples]
     return workload.make(
-      lengths, slots=args.slots, horizon=args.horizon, width=args.prompt_tokens, vocabulary=args.vocab_size, seed=args.seed
+      of_prompts,
+      slots=args.slots,
+      horizon=args.horizon,
+      width=args.prompt_tokens,
+      vocabulary=args.vocab_size,
+      seed=args.seed,
+      samples=args.samples,
     )
 
   lengths = workload.log_normal(max(args.rows, args.rule_rows), args.horizon / 2, args.horizon, SIGMA, args.seed)

@@ -89,9 +89,13 @@ def test_prompts_carry_their_numbers(script):
   workload = script('bench.workload')
   lengths = workload.log_normal(2000, 64, 200, 0.6, seed=1)
   assert lengths.min() >= 1 and lengths.max() <= 200 and lengths.mean() == pytest.approx(64, rel=0.05)
-  work = workload.make(lengths, slots=8, horizon=256, width=6, vocabulary=99, seed=0, stops=lengths // 2 + 1)
+  made = workload.make(lengths, slots=8, horizon=256, width=6, vocabulary=99, seed=0, samples=2)
+  lengths = np.repeat(lengths, 2)
+  assert np.array_equal(workload.decode(made.prompts, 0), lengths)
+  work = made.with_lengths(lengths, lengths // 2 + 1)
   assert np.array_equal(workload.decode(work.prompts, 0), lengths)
   assert np.array_equal(workload.decode(work.prompts, 1), lengths // 2 + 1)
+  assert np.array_equal(work.prompts[::2], work.prompts[1::2])
   assert work.prompts.min() >= workload.FIRST and work.prompts.max() < 99
   with pytest.raises(ValueError, match='cannot carry'):
     workload.make(lengths, slots=8, horizon=256, width=6, vocabulary=60, seed=0)

@@ -117,9 +117,10 @@ def generate(
   model: Forced, params: Params, rule: stops.StopRule, workload: Workload, seed: int, *, stopping: bool = True
 ) -> Trajectories:
   """The engine over the workload's rows."""
-  count, width = workload.prompts.shape
+  own = workload.prompts[:: workload.samples]
+  count, width = own.shape
   adaptive = rule.init(1).adaptive.replace(enabled=jnp.asarray(stopping))
-  prompts = Prompts(workload.prompts, jnp.full(count, width, jnp.int32), jnp.arange(count, dtype=jnp.uint32))
+  prompts = Prompts(own, jnp.full(count, width, jnp.int32), jnp.arange(count, dtype=jnp.uint32))
   return rollout.generate(
     model,
     params,
@@ -127,7 +128,7 @@ def generate(
     adaptive,
     prompts,
     jax.random.key(seed),
-    samples=1,
+    samples=workload.samples,
     horizon=workload.horizon,
     end_tokens=(END,),
     slots=workload.slots,

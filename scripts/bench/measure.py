@@ -65,6 +65,7 @@ def describe(work: Workload) -> dict[str, Any]:
   tokens = int(work.ends.sum())
   return {
     'rows': work.rows,
+    'samples': work.samples,
     'slots': work.slots,
     'horizon': work.horizon,
     'prompt_tokens': work.prompts.shape[1],
@@ -176,7 +177,7 @@ def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
 def saved_by_stops(bench: Bench, work: Workload, seed: int, repeats: int) -> dict[str, Any]:
   """A rule that stops rows where they say, one compiled program throughout: tokens it ends against time it ends."""
   print(f'stopped: {work.rows} rows, {work.ends.sum()} tokens', flush=True)
-  draws = np.random.default_rng(seed).random(work.rows)
+  draws = np.repeat(np.random.default_rng(seed).random(work.rows // work.samples), work.samples)
   works, paths = {}, {}
   for level, (share, where) in STOPPED.items():
     stops = np.where(draws < share, np.maximum(np.round(where * work.lengths), 1), work.lengths + 1).astype(np.int32)

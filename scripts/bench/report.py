@@ -92,8 +92,8 @@ def _shape(model: dict[str, Any]) -> str:
 
 def _rows(work: dict[str, Any]) -> str:
   return (
-    f'{work["rows"]} rows on {work["slots"]} slots, prompts of {work["prompt_tokens"]} tokens, horizon {work["horizon"]}, '
-    f'mean length {work["mean_length"]:.1f}'
+    f'{work["rows"]} rows, {work["samples"]} a prompt, on {work["slots"]} slots, prompts of {work["prompt_tokens"]} tokens, '
+    f'horizon {work["horizon"]}, mean length {work["mean_length"]:.1f}'
   )
 
 

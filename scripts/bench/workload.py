@@ -20,6 +20,7 @@ class Workload:
   stops: np.ndarray  # [N] the token at which a stop rule ends the row; past its length: none does
   slots: int
   horizon: int
+  samples: int  # rows a prompt, one behind the other: all that prompts carry is theirs together
 
   @property
   def rows(self) -> int:
@@ -52,18 +53,21 @@ class Workload:
 def load(path: str) -> Workload:
   """What `save` wrote."""
   with np.load(path) as file:
-    return Workload(file['prompts'], file['lengths'], file['stops'], int(file['slots']), int(file['horizon']))
+    return Workload(
+      file['prompts'], file['lengths'], file['stops'], *(int(file[name]) for name in ('slots', 'horizon', 'samples'))
+    )
 
 
 def make(
-  lengths: np.ndarray, *, slots: int, horizon: int, width: int, vocabulary: int, seed: int, stops: np.ndarray | None = None
+  lengths: np.ndarray, *, slots: int, horizon: int, width: int, vocabulary: int, seed: int, samples: int = 1
 ) -> Workload:
-  """Random prompts of `width` tokens for rows of these lengths."""
+  """Random prompts of `width` tokens, one for each of these lengths, and `samples` rows a prompt."""
   highest = FIRST + (horizon + 1) // BASE
   if width < 4 or vocabulary <= max(highest, FIRST + BASE):
     raise ValueError(f'prompts of {width} tokens of {vocabulary} cannot carry a horizon of {horizon}; fix: more of either')
   prompts = np.random.default_rng(seed).integers(FIRST, vocabulary, (len(lengths), width), dtype=np.int32)
-  return Workload(prompts, lengths, lengths, slots, horizon).with_lengths(lengths, stops)
+  prompts, lengths = np.repeat(prompts, samples, axis=0), np.repeat(lengths, samples)
+  return Workload(prompts, lengths, lengths, slots, horizon, samples).with_lengths(lengths)
 
 
 def log_normal(rows: int, mean: float, longest: int, sigma: float, seed: int) -> np.ndarray:
