@@ -2,8 +2,9 @@
 
   python -m espo_jax.train --config=experiments/early_exits.py --workdir=runs/early_exits
 
-`--config.exits.policy=threshold` trains exits that are decided instead of drawn. `--config=experiments/early_exits.py:smoke` is
-the same in seconds, on a model too small to learn anything.
+`--config.exits.policy=threshold` trains exits that are decided instead of drawn. `--config=experiments/early_exits.py:rechecks`
+has room to be shorter besides, for experiments/sweeps/combination.py: the warm start sees half of the steps written twice.
+`:smoke` is the first in seconds, on a model too small to learn anything.
 """
 
 from espo_jax.configs import default_config
@@ -47,11 +48,19 @@ def get_config(arg=''):
   c.learner.updates = 40
   c.learner.learning_rate = 5e-5
   c.critic.learning_rate = 3e-4
-  if arg == 'smoke':
+  if arg == 'rechecks':
+    _rechecks(c)
+  elif arg == 'smoke':
     _smoke(c)
   elif arg:
-    raise ValueError(f'unknown variant {arg!r} of experiments/early_exits.py; known: smoke')
+    raise ValueError(f'unknown variant {arg!r} of experiments/early_exits.py; known: rechecks, smoke')
   return c
+
+
+def _rechecks(c):
+  c.task.options.rechecks = 1
+  c.task.options.recheck_rate = 0.5
+  c.rollout.horizon = 43
 
 
 def _smoke(c):

@@ -1,0 +1,44 @@
+r"""ESPO, learned early exits and HMPO: each alone, and all in one run.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/combination.py --workdir=runs/combination \
+    --output=experiments/results/combination
+
+`ppo` is none of them, at full depth. `espo` stops rollouts, `exits` pays 0.1 for all of its depth, `hmpo` is rewarded for being
+short. A seed shares its warm start and its calibration. Operations are those of the tokens that were sampled in training.
+"""
+
+from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
+
+
+def gflops(outcome):
+  return sum(row['rollout/gflops'] for row in outcome.metrics)
+
+
+def get_sweep():
+  whole = {'exits.policy': 'never'}
+  espo = {'stop.name': 'espo'}
+  price = {'reward.cost': 0.1}
+  return Sweep(
+    base='experiments/early_exits.py:rechecks',
+    common={'eval.problems': 2048},
+    arms={
+      'ppo': whole | {'reward.name': 'correct'},
+      'espo': whole | espo | {'reward.name': 'correct'},
+      'exits': price | {'reward.name': 'correct + exit_depth_cost'},
+      'hmpo': whole | {'reward.name': 'hmpo'},
+      'all': espo | price | {'reward.name': 'hmpo + exit_depth_cost'},
+    },
+    baseline='ppo',
+    seeds=(0, 1, 2),
+    shared_stages=('warm_start', 'calibration'),
+    columns=(
+      ACCURACY,
+      GREEDY,
+      RESPONSE_TOKENS,
+      Column('blocks run %', 'test_depth', 100),
+      TRAINING_TOKENS,
+      Column('training GFLOP', gflops, against='saved'),
+      SECONDS,
+    ),
+    scatter=('test_tokens_mean', 'accuracy'),
+  )
