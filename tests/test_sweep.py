@@ -153,6 +153,14 @@ def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):
   assert tuple(runs[1].config.stages) == ('critic_warmup', 'rl')
 
 
+@pytest.mark.parametrize('path', sorted(pathlib.Path('experiments/sweeps').glob('*.py')), ids=lambda path: path.stem)
+def test_the_comparisons_of_the_house_can_run(tmp_path, path):
+  spec, title = sweeps.load_sweep(path)
+  runs = sweeps.plan(spec, tmp_path)
+  assert title
+  assert {arm for run in runs for arm in run.arms} == set(spec.arms)
+
+
 def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
   file = sweep_file(
     tmp_path, common="{'baselines': (), 'reward.name': 'hmpo & format', 'reward.budget': 'mean', 'stop.eta': 1}"

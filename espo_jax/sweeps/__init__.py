@@ -1,6 +1,17 @@
 """Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table."""
 
-from espo_jax.sweeps.columns import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Counts, Outcome
+from espo_jax.sweeps.columns import (
+  ACCURACY,
+  FALSE_POSITIVES,
+  FINAL_ENTROPY,
+  GREEDY,
+  RESPONSE_TOKENS,
+  SECONDS,
+  TRAINING_TOKENS,
+  Column,
+  Counts,
+  Outcome,
+)
 from espo_jax.sweeps.plan import Run, plan
 from espo_jax.sweeps.results import collect, compare, format_comparison
 from espo_jax.sweeps.running import FINAL, Status, run_all
@@ -8,7 +19,9 @@ from espo_jax.sweeps.spec import Sweep, load_sweep
 
 __all__ = [
   'ACCURACY',
+  'FALSE_POSITIVES',
   'FINAL',
+  'FINAL_ENTROPY',
   'GREEDY',
   'RESPONSE_TOKENS',
   'SECONDS',

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from espo_jax.monitor import column
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
@@ -68,8 +70,19 @@ class Counts:
   value: Callable[[Outcome], tuple[float, float] | None]
 
 
+def _false_positives(outcome: Outcome) -> tuple[float, float] | None:
+  found = outcome.summary['false_positives']
+  return found and (found['correct'], found['rows'])
+
+
+def _final_entropy(outcome: Outcome) -> float:
+  return float(column(outcome.metrics, 'entropy')[-10:].mean())
+
+
 ACCURACY = Column('accuracy %', 'accuracy', 100, against='difference')  # a sampled answer to each test problem, no stop rule
 GREEDY = Column('greedy %', 'greedy_accuracy', 100)
 RESPONSE_TOKENS = Column('response tokens', 'test_tokens_mean', against='saved')  # of the sampled answers
 TRAINING_TOKENS = Column('training tokens (k)', 'rollout_tokens', 1e-3, against='saved')
 SECONDS = Column('seconds', 'wall_seconds')
+FALSE_POSITIVES = Counts('false positives %', _false_positives)  # stopped rows that would have been right, of the shadow rows
+FINAL_ENTROPY = Column('entropy, last ten updates (nats)', _final_entropy, digits=3)

@@ -5,12 +5,7 @@
 The three stop rules are one run a seed, from one critic warm-up: `random` stops as often as ESPO did in its run.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, SECONDS, Column, Counts, Sweep
-
-
-def false_positives(outcome):
-  found = outcome.summary['false_positives']
-  return found and (found['correct'], found['rows'])
+from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, Sweep
 
 
 def get_sweep():
@@ -27,7 +22,7 @@ def get_sweep():
       Column('tokens (k)', 'rollout_tokens', 1e-3),
       Column('saved %', 'saving', 100),
       Column('stop rate %', 'stop_rate', 100),
-      Counts('false positives %', false_positives),
+      FALSE_POSITIVES,
       SECONDS,
     ),
   )

@@ -9,7 +9,7 @@ the mean of the last ten updates, in the arm where it is highest. An arm that do
 import numpy as np
 
 from espo_jax.monitor import column
-from espo_jax.sweeps import ACCURACY, TRAINING_TOKENS, Column, Counts, Sweep
+from espo_jax.sweeps import ACCURACY, FINAL_ENTROPY, TRAINING_TOKENS, Column, Counts, Sweep
 
 
 def final_accuracy(outcome):
@@ -33,10 +33,6 @@ def mean_entropy(outcome):
   return column(outcome.metrics, 'entropy').mean()
 
 
-def final_entropy(outcome):
-  return column(outcome.metrics, 'entropy')[-10:].mean()
-
-
 def get_sweep():
   return Sweep(
     base='experiments/groups.py',
@@ -54,7 +50,7 @@ def get_sweep():
       Counts('reached %', lambda outcome: (crossing(outcome)[1], 1)),
       Column('training tokens to 90 % (k)', tokens_to_90, 1e-3),
       Column('entropy, mean over updates (nats)', mean_entropy, digits=3, against='difference'),
-      Column('entropy, last ten updates (nats)', final_entropy, digits=3),
+      FINAL_ENTROPY,
       TRAINING_TOKENS,
     ),
     curves=('accuracy', 'entropy'),
