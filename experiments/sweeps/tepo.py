@@ -2,6 +2,8 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/tepo.py --workdir=runs/tepo --output=experiments/results/tepo
 
+TEPO's clip is GSPO's, no tighter one being published; `tepo_0.2` has GRPO's in its place.
+
 `updates to 90 %`: the first update at which the mean training accuracy of the last five reaches 90 % of the seed's final one:
 the mean of the last ten updates, in the arm where it is highest. An arm that does not get there counts all its updates.
 """
@@ -40,6 +42,7 @@ def get_sweep():
       'grpo': {'objective.name': 'grpo'},
       'dapo': {'objective.name': 'dapo'},
       'tepo': {'objective.name': 'tepo'},
+      'tepo_0.2': {'objective.name': 'tepo', 'objective.clip_low': 0.2, 'objective.clip_high': 0.2},
     },
     baseline='grpo',
     seeds=(0, 1, 2),
