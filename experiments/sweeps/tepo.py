@@ -2,7 +2,7 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/tepo.py --workdir=runs/tepo --output=experiments/results/tepo
 
-TEPO's clip is GSPO's, no tighter one being published; `tepo_0.2` has GRPO's in its place.
+No clip of TEPO's is published: `tepo` has GSPO's, which is our default, and `tepo_0.2` has GRPO's.
 
 `updates to 90 %`: the first update at which the mean training accuracy of the last five reaches 90 % of the seed's final one:
 the mean of the last ten updates, in the arm where it is highest. An arm that does not get there counts all its updates.
