@@ -3,9 +3,10 @@ r"""Learned early exits: accuracy and depth against the whole model, over the pr
   python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits.py --workdir=runs/early_exits_seeds \\
     --output=experiments/results/early_exits
 
-A seed shares its warm start and its calibration. `whole` trains the calibrated model at full depth, the others where to exit:
-`free` pays nothing for depth, `cost_0.1` and `cost_0.5` pay that for all of it. `whole_espo` and `cost_0.1_espo` stop rollouts
-besides.
+A seed shares its warm start and its calibration. `whole` trains the calibrated model at full depth. The paper's exits are drawn,
+and learn when to: `free` pays nothing for depth, `cost_0.1` and `cost_0.5` pay that for all of it. Ours leave where the calibrated
+head is that sure, `threshold_0.9` and `threshold_0.98`, and reinforcement learning teaches the model to get along with it.
+`whole_espo` and `threshold_0.9_espo` stop rollouts besides.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
@@ -18,17 +19,20 @@ def gflops(outcome):
 def get_sweep():
   whole = {'exits.policy': 'never', 'reward.name': 'correct'}
   price = {'reward.name': 'correct + exit_depth_cost', 'reward.cost': 0.1}
+  decided = {'exits.policy': 'threshold', 'reward.name': 'correct'}
   espo = {'stop.name': 'espo'}
   return Sweep(
     base='experiments/early_exits.py',
     common={'eval.problems': 2048},
     arms={
       'whole': whole,
+      'threshold_0.9': decided | {'exits.level': 0.9},
+      'threshold_0.98': decided | {'exits.level': 0.98},
       'free': {'reward.name': 'correct'},
       'cost_0.1': price,
       'cost_0.5': price | {'reward.cost': 0.5},
       'whole_espo': whole | espo,
-      'cost_0.1_espo': price | espo,
+      'threshold_0.9_espo': decided | {'exits.level': 0.9} | espo,
     },
     baseline='whole',
     seeds=(0, 1, 2),
