@@ -3,8 +3,8 @@ r"""ESPO, learned early exits and HMPO: each alone, and all in one run.
   python -m espo_jax.sweep --sweep=experiments/sweeps/combination.py --workdir=runs/combination \
     --output=experiments/results/combination
 
-`ppo` is none of them, at full depth. `espo` stops rollouts, `exits` pays 0.1 for all of its depth, `hmpo` is rewarded for being
-short. A seed shares its warm start and its calibration. Operations are those of the tokens that were sampled in training.
+`ppo` is none of them, at full depth. `espo` stops rollouts, `exits` leaves where a calibrated head gives more than 0.9, `hmpo`
+is rewarded for being short. A seed shares its warm start and its calibration. Operations are those of the tokens that were sampled in training.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
@@ -17,16 +17,16 @@ def gflops(outcome):
 def get_sweep():
   whole = {'exits.policy': 'never'}
   espo = {'stop.name': 'espo'}
-  price = {'reward.cost': 0.1}
+  decided = {'exits.policy': 'threshold', 'exits.level': 0.9}
   return Sweep(
     base='experiments/early_exits.py:rechecks',
     common={'eval.problems': 2048},
     arms={
       'ppo': whole | {'reward.name': 'correct'},
       'espo': whole | espo | {'reward.name': 'correct'},
-      'exits': price | {'reward.name': 'correct + exit_depth_cost'},
+      'exits': decided | {'reward.name': 'correct'},
       'hmpo': whole | {'reward.name': 'hmpo'},
-      'all': espo | price | {'reward.name': 'hmpo + exit_depth_cost'},
+      'all': espo | decided | {'reward.name': 'hmpo'},
     },
     baseline='ppo',
     seeds=(0, 1, 2),

@@ -3,9 +3,9 @@ r"""Calibrating exits: how strict, and what the published recipe comes to.
   python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits_kappa.py --workdir=runs/early_exits_kappa \
     --output=experiments/results/early_exits_kappa
 
-A seed shares its warm start. `whole` is reinforcement learning without exits; each of the others calibrates by its own kappa
-and learns where to exit at a price of 0.1. `paper` has the published recipe: kappa 1, four patterns, none besides, a price of
-0.5, but exits in front of every block where the paper has one in five.
+A seed shares its warm start. `whole` is reinforcement learning without exits; each of the others calibrates by its own kappa.
+`kappa_...` leave where the calibrated head gives more than 0.9. `paper` has the published recipe: exits are drawn, kappa 1, four
+patterns, none besides, a price of 0.5, but exits in front of every block where the paper has one in five.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
@@ -13,14 +13,15 @@ from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
 
 def get_sweep():
   stages = {'stages': ('calibration', 'critic_warmup', 'rl')}
+  decided = {'exits.policy': 'threshold', 'exits.level': 0.9, 'reward.name': 'correct'}
   alone = {'calibration.patterns': 4, 'calibration.uniform_patterns': 0, 'calibration.whole_patterns': 0}
   return Sweep(
     base='experiments/early_exits.py',
     common={'eval.problems': 2048},
     arms={
       'whole': {'stages': ('critic_warmup', 'rl'), 'exits.policy': 'never', 'reward.name': 'correct'},
-      'paper': stages | alone | {'calibration.kappa': 1.0, 'reward.cost': 0.5},
-      **{f'kappa_{kappa:g}': stages | {'calibration.kappa': kappa} for kappa in (4.0, 16.0, 64.0)},
+      'paper': stages | {'reward.name': 'correct + exit_depth_cost'} | alone | {'calibration.kappa': 1.0, 'reward.cost': 0.5},
+      **{f'kappa_{kappa:g}': stages | decided | {'calibration.kappa': kappa} for kappa in (4.0, 16.0, 64.0)},
     },
     baseline='whole',
     seeds=(0, 1, 2),
