@@ -4,7 +4,8 @@ r"""ESPO, learned early exits and HMPO: each alone, and all in one run.
     --output=experiments/results/combination
 
 `ppo` is none of them, at full depth. `espo` stops rollouts, `exits` leaves where a calibrated head gives more than 0.9, `hmpo`
-is rewarded for being short. A seed shares its warm start and its calibration. Operations are those of the tokens that were sampled in training.
+is rewarded for being short. A seed shares its warm start and its calibration. Operations are those of the tokens that were
+sampled in training.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep

@@ -4,8 +4,8 @@ r"""Calibrating exits: how strict, and what the published recipe comes to.
     --output=experiments/results/early_exits_kappa
 
 A seed shares its warm start. `whole` is reinforcement learning without exits; each of the others calibrates by its own kappa.
-`kappa_...` leave where the calibrated head gives more than 0.9. `paper` has the published recipe: exits are drawn, kappa 1, four
-patterns, none besides, a price of 0.5, but exits in front of every block where the paper has one in five.
+`kappa_...` leave where the calibrated head gives more than 0.9. `paper` has the published recipe: exits are drawn, kappa 1,
+four patterns, none besides, a price of 0.5, but exits in front of every block where the paper has one in five.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
