@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from espo_jax import parallel, stops, tasks
@@ -30,15 +31,14 @@ from espo_jax.types import Metrics, Trajectories
 def supervised_learner(exp: Experiment) -> SupervisedLearner:
   """The warm start's learner."""
   c = exp.config
-  optimizer = make_optimizer(
+  optimizer = _optimizer(
+    c,
+    c.warm_start,
     c.warm_start.learning_rate,
-    c.warm_start.learning_rate,
-    warmup_steps=c.warm_start.warmup_steps,
     decay_steps=c.warm_start.steps - c.warm_start.warmup_steps,
     weight_decay=c.warm_start.weight_decay,
-    max_grad_norm=c.learner.max_grad_norm,
-    b1=c.learner.b1,
-    b2=c.learner.b2,
+    exit_learning_rate=0.0,  # no token leaves early here
+    exits_alone=False,
   )
   return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
 
@@ -46,20 +46,9 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
 def calibration_learner(exp: Experiment) -> Calibration:
   """The calibration's learner."""
   c = exp.config
-  optimizer = make_optimizer(
-    c.calibration.learning_rate,
-    c.calibration.learning_rate,
-    exit_learning_rate=c.exits.learning_rate,
-    exits_alone=c.exits.alone,
-    warmup_steps=c.calibration.warmup_steps,
-    weight_decay=c.learner.weight_decay,
-    max_grad_norm=c.learner.max_grad_norm,
-    b1=c.learner.b1,
-    b2=c.learner.b2,
-  )
   return Calibration(
     model=exp.model,
-    optimizer=optimizer,
+    optimizer=_optimizer(c, c.calibration, c.calibration.learning_rate),
     kappa=c.calibration.kappa,
     patterns=c.calibration.patterns,
     uniform_patterns=c.calibration.uniform_patterns,
@@ -78,21 +67,10 @@ def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
 
 def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
   """The learner that a config describes, for which neither data nor devices need be there."""
-  optimizer = make_optimizer(
-    c.learner.learning_rate,
-    c.critic.learning_rate,
-    exit_learning_rate=c.exits.learning_rate,
-    exits_alone=c.exits.alone,
-    warmup_steps=c.learner.warmup_steps,
-    weight_decay=c.learner.weight_decay,
-    max_grad_norm=c.learner.max_grad_norm,
-    b1=c.learner.b1,
-    b2=c.learner.b2,
-  )
   gate = c.gate.to_dict()
   return Reinforcement(
     model=model,
-    optimizer=optimizer,
+    optimizer=_optimizer(c, c.learner, c.critic.learning_rate),
     rule=rule,
     objective=c.objective.name,
     options=method_options(c, 'objective'),
@@ -112,6 +90,21 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     logit_chunk=c.learner.logit_chunk,
     gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
   )
+
+
+def _optimizer(
+  c: ml_collections.ConfigDict, stage: ml_collections.ConfigDict, critic_learning_rate: float, **others: Any
+) -> optax.GradientTransformation:
+  """The optimizer of the stage that a section of the config is about; `others` go before what stages have in common."""
+  common = {
+    'exit_learning_rate': c.exits.learning_rate,
+    'exits_alone': c.exits.alone,
+    'weight_decay': c.learner.weight_decay,
+    'max_grad_norm': c.learner.max_grad_norm,
+    'b1': c.learner.b1,
+    'b2': c.learner.b2,
+  }
+  return make_optimizer(stage.learning_rate, critic_learning_rate, warmup_steps=stage.warmup_steps, **common | others)
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
