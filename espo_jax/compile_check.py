@@ -4,9 +4,10 @@
   python -m espo_jax.compile_check --config=experiments/espo_r1_distill_qwen_7b.py --topology=v5p:2x2x2
     --config.model.path=models/r1-7b   # its config.json is enough
 
-Rollout, log-probability pass and update are compiled one after another over the config's mesh; every figure is one chip's.
-`--topology=local` takes the devices that jax finds here. Rows are as long as they can be, so packing saves nothing. It exits
-with 1 where a program does not fit, and says what to change.
+Rollout, log-probability pass and update are compiled one after another over the config's mesh, under `rollout.gather_weights`
+the reshard before them; every figure is one chip's. `--topology=local` takes the devices that jax finds here. Rows are as long
+as they can be, so packing saves nothing. A program fits where there is room for it and for what training keeps beside it, as
+moments during a rollout. The command exits with 1 where one does not, and says what to change.
 """
 
 import os
@@ -26,7 +27,7 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Pyt
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5p:2x2x2', "The slice: a chip of v5e, v5p, v6e and how many along each axis; or 'local'."
 )
-_PROGRAMS = flags.DEFINE_list('programs', list(compiled.PROGRAMS), f'Some of {", ".join(compiled.PROGRAMS)}.')
+_PROGRAMS = flags.DEFINE_list('programs', [], f'Some of {", ".join(compiled.PROGRAMS)}; all that the config runs by default.')
 
 
 _ALONE = {  # else libtpu looks for the machine it is on, and lets in one process at a time
@@ -78,15 +79,15 @@ def main(argv: list[str]) -> None:
     raise app.UsageError('--config=FILE, such as experiments/quickstart.py, and flags alone')
   config, topology = _CONFIG.value, _TOPOLOGY.value
   try:
-    if unknown := [name for name in _PROGRAMS.value if name not in compiled.PROGRAMS]:
-      raise ConfigError([f'--programs={unknown[0]}: no such program; fix: some of {", ".join(compiled.PROGRAMS)}'])
     mesh = topology_mesh(config, topology)
     config.mesh.update(dict(mesh.shape))  # what was -1 is known now
     validate(config, data=False)
     programs, fit = compiled.Programs(config, mesh), True
+    if unknown := [name for name in _PROGRAMS.value if name not in programs.names]:
+      raise ConfigError([f'--programs={unknown[0]}: no such program; fix: some of {", ".join(programs.names)}'])
   except (ConfigError, DataError) as error:
     sys.exit(f'error: {error}')
-  for name in _PROGRAMS.value:
+  for name in _PROGRAMS.value or programs.names:
     checked = compiled.check(programs, name, memory_limit(topology))
     chip = compiled.CHIPS.get(topology.partition(':')[0])
     print(

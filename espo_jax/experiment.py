@@ -90,8 +90,7 @@ class Experiment:
   @functools.cached_property
   def gather(self) -> Callable[[Params], Params]:
     """The parameters as a rollout reads them under `rollout.gather_weights`: split over the tensor axis alone. One program."""
-    boxed = jax.eval_shape(self.model.init_boxed, self.root_key)
-    return jax.jit(lambda params: params, out_shardings=parallel.param_shardings(boxed, self.mesh, gathered=True))
+    return parallel.gathering(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
 
   def abstract_params(self) -> Any:
     """The parameters' shapes, dtypes and shardings."""

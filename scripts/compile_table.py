@@ -36,6 +36,7 @@ SLICES = {'v5p:2x2x2': 8, 'v5p:2x2x4': 16, 'v5p:4x4x4': 64, 'v5p:4x4x8': 128, 'v
 TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and gradients alone take more than their memory
 SLOTS = {('32B', 'v5p:2x2x2'): 128}  # else 256
 ROWS, MINIBATCHES = 512, 4
+PROGRAMS = ('rollout', 'prepare', 'update')
 
 
 def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDict:
@@ -73,7 +74,8 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
     'micro_batches': config.learner.micro_batches,
     'fits': checked.fits,
     'limit_gib': checked.limit,
-    'bytes': {name: getattr(checked.memory, name) for name in ('arguments', 'temporaries', 'outputs', 'peak')},
+    'bytes': {name: getattr(checked.memory, name) for name in ('arguments', 'temporaries', 'outputs')}
+    | {'beside': checked.beside, 'peak': checked.peak},
     'parts': checked.parts,
     'cost': {
       when: {
@@ -107,7 +109,8 @@ def page(results: dict[str, Any]) -> list[str]:
     f'Qwen2.5 shapes with a value head, ESPO; {ROWS} rows a step, prompts of 1024 and responses of 8192 tokens, all of full '
     f'length; {ROWS // MINIBATCHES} rows an update, {ROWS} in the log-probability pass; parameters and moments in float32, '
     "activations in bfloat16, layers scanned, `model.remat = 'full'`, all chips along `fsdp`, one sequence a chip at a time "
-    '(`learner.micro_batches` makes up for the number of chips). All figures are of one chip.',
+    '(`learner.micro_batches` makes up for the number of chips). All figures are of one chip. Beside a program is what '
+    'training keeps on the chip while it runs: the moments.',
     '',
     '32B on v5e 4x4 and v6e 4x4 is left out: parameters, moments and gradients alone take 20 bytes a parameter, 610 GiB, of '
     'their 256 and 512 GiB.',
@@ -122,20 +125,44 @@ def page(results: dict[str, Any]) -> list[str]:
     found = [entry for entry in entries if entry['program'] == program]
     if found:
       lines += ['', f'## {title}', '', *(_rollout(found) if program == 'rollout' else _whole(found))]
-  bad = [entry for entry in entries if entry['gathers_cache'] or entry['holds_logits']]
-  where = ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}' for entry in bad)
-  lines += [
-    '',
-    '## What should not be there',
-    '',
-    "In every program: all-gathers whose result is as large as a layer's keys of all rows and columns, and arrays with an "
-    f'entry of the vocabulary for every column of the responses: {where or "none"}.',
+  return [*lines, '', '## All of them', '', *_verdicts(entries)]
+
+
+def _verdicts(entries: list[dict[str, Any]]) -> list[str]:
+  """What holds of every program, and where it does not."""
+
+  def where(bad: list[dict[str, Any]]) -> str:
+    return ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}' for entry in bad) or 'none'
+
+  shares: dict[str, list[float]] = {}
+  for entry in entries:
+    shares.setdefault(entry['slice'].partition(':')[0], []).append(_share(entry, entries))
+  ranges = ', '.join(f'{min(found):.4f} to {max(found):.4f} on {chip}' for chip, found in shares.items())
+  return [
+    f'- Compiled: {len(entries)} of {len(_all())}. Do not fit: {where([entry for entry in entries if not entry["fits"]])}.',
+    "- A chip's products times the chips, in parts of those on the first slice of a shape (of a rollout those of a turn, by "
+    f'the slot): {ranges}.',
+    "- All-gathers whose result is as large as a layer's keys of all rows and columns: "
+    f'{where([entry for entry in entries if entry["gathers_cache"]])}.',
+    '- Arrays with an entry of the vocabulary for every column of the responses: '
+    f'{where([entry for entry in entries if entry["holds_logits"]])}.',
   ]
-  return lines
+
+
+def _share(entry: dict[str, Any], entries: list[dict[str, Any]]) -> float:
+  """The products of all chips, in parts of those on the first slice that its shape was compiled for."""
+
+  def products(its: dict[str, Any]) -> float:
+    rollout = its['program'] == 'rollout'
+    flops = its['cost']['turn' if rollout else 'once']['flops']
+    return flops * SLICES[its['slice']] / (its['slots'] if rollout else 1)
+
+  first = next(its for its in entries if (its['shape'], its['program']) == (entry['shape'], entry['program']))
+  return products(entry) / products(first)
 
 
 def _memory(entry: dict[str, Any]) -> list[str]:
-  sizes = [f'{entry["bytes"][name] / compiled.GIB:.1f}' for name in ('arguments', 'temporaries', 'peak')]
+  sizes = [f'{entry["bytes"][name] / compiled.GIB:.1f}' for name in ('arguments', 'temporaries', 'beside', 'peak')]
   return [
     entry['shape'],
     entry['slice'].replace(':', ' '),
@@ -160,6 +187,7 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
     'slice',
     'arguments, GiB',
     'temporaries',
+    'beside',
     'peak',
     'of',
     'fits',
@@ -171,12 +199,10 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
   lines = [_row(heads), '|' + '---|' * len(heads)]
   for entry in entries:
     cost = entry['cost']['once']
-    first = next(e for e in entries if e['shape'] == entry['shape'])
-    ratio = cost['flops'] * SLICES[entry['slice']] / (first['cost']['once']['flops'] * SLICES[first['slice']])
     sent = sum(cost['sent'].values()) / compiled.GIB
     cells = [
       f'{cost["flops"] / 1e15:.3f}',
-      f'{ratio:.4f}',
+      f'{_share(entry, entries):.4f}',
       f'{sent:.1f}',
       *_time(cost, 1.0),
       f'{entry["seconds_to_compile"]:.0f}',
@@ -186,12 +212,32 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def _rollout(entries: list[dict[str, Any]]) -> list[str]:
-  heads = ['', 'slice', 'arguments, GiB', 'temporaries', 'peak', 'of', 'fits', 'slots', 'caches, GiB', 'prefill at best, s']
-  heads += ['a decode step and a refill: compute, ms', 'memory', 'links', 'bound by', 'compiled in, s']
+  heads = [
+    '',
+    'slice',
+    'arguments, GiB',
+    'temporaries',
+    'beside',
+    'peak',
+    'of',
+    'fits',
+    'slots',
+    'caches, GiB',
+    'prefill at best, s',
+  ]
+  heads += [
+    'products of a turn x chips, to the first',
+    'a decode step and a refill: compute, ms',
+    'memory',
+    'links',
+    'bound by',
+    'compiled in, s',
+  ]
   lines = [_row(heads), '|' + '---|' * len(heads)]
   for entry in entries:
     cells = [f'{entry["slots"]}', f'{entry["parts"]["caches"] / compiled.GIB:.1f}']
-    cells += [f'{max(entry["cost"]["once"]["seconds"].values()):.2f}', *_time(entry['cost']['turn'], 1e3)]
+    cells += [f'{max(entry["cost"]["once"]["seconds"].values()):.2f}', f'{_share(entry, entries):.4f}']
+    cells += _time(entry['cost']['turn'], 1e3)
     lines.append(_row([*_memory(entry), *cells, f'{entry["seconds_to_compile"]:.0f}']))
   return lines
 
@@ -211,7 +257,7 @@ def _entries() -> list[dict[str, Any]]:
 def _all() -> list[tuple[str, str, str]]:
   """What is to be compiled."""
   pairs = [(shape, slice_) for shape in SHAPES for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
-  return [(*pair, name) for pair in pairs for name in compiled.PROGRAMS]
+  return [(*pair, name) for pair in pairs for name in PROGRAMS]
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
@@ -223,7 +269,7 @@ def main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
   parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)
-  parser.add_argument('--programs', nargs='+', default=list(compiled.PROGRAMS), choices=compiled.PROGRAMS)
+  parser.add_argument('--programs', nargs='+', default=list(PROGRAMS), choices=PROGRAMS)
   options = parser.parse_args(argv)
   for shape, slice_, name in _all():
     asked = shape in options.shapes and slice_ in options.slices and name in options.programs

@@ -61,13 +61,22 @@ def test_gathered_weights_are_gathered_once():
     np.testing.assert_array_equal(one, two)
     assert 'fsdp' not in two.sharding.spec
   assert any('fsdp' in x.sharding.spec for x in jax.tree.leaves(params))
-  found = [
-    compiled.check(compiled.Programs(exp.config, exp.mesh), 'rollout', limit=1.0).counted
-    for exp in (gathering(True), gathering(False))
-  ]
+  programs = [compiled.Programs(exp.config, exp.mesh) for exp in (gathering(True), gathering(False))]
+  found = [compiled.check(its, 'rollout', limit=1.0) for its in programs]
   rows, columns = params['policy']['layer_0']['mlp']['up_proj']['kernel'].shape
-  gathers = [any(shape.dims == (rows, columns // 2) for _, shape in (its.once + its.turn).gathered) for its in found]
-  assert gathers == [False, True]
+  for checked, gathers in zip(found, (False, True), strict=True):
+    cost = checked.counted.once + checked.counted.turn
+    assert any(shape.dims == (rows, columns // 2) for _, shape in cost.gathered) == gathers
+  # Meanwhile the parameters that the update reads lie there too, and their two moments; the rest are counters.
+  own = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(params))
+  assert [its.beside for its in found] == pytest.approx([3 * own, 2 * own], abs=100)
+
+  reshard = compiled.check(programs[0], 'reshard', limit=1.0)
+  received = sum(
+    x.nbytes / (2 if 'tensor' in x.sharding.spec else 1) * 3 / 4 for x in jax.tree.leaves(params) if 'fsdp' in x.sharding.spec
+  )
+  assert reshard.counted.once.sent == {'all-gather': received}
+  assert [its.names[0] for its in programs] == ['reshard', 'rollout']
 
 
 def test_nothing_to_gather_is_an_error():

@@ -1,4 +1,4 @@
-"""The programs of a training step, lowered from shapes alone: rollout, log-probability pass and update."""
+"""The programs of a training step, lowered from shapes alone: reshard, rollout, log-probability pass and update."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from espo_jax import parallel, rollout, steps
+from espo_jax import objectives, parallel, rollout, steps
 from espo_jax.configs import model_config, uses_reference
 from espo_jax.experiment import make_model, make_rule, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
@@ -18,7 +18,7 @@ from espo_jax.model import Caches
 from espo_jax.rewards import Judged
 from espo_jax.types import Prompts, Trajectories
 
-PROGRAMS = ('rollout', 'prepare', 'update')
+PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
 
 
 class Programs:
@@ -45,6 +45,11 @@ class Programs:
     self._learner = steps.make_learner(config, self.model, self._rule)
 
   @property
+  def names(self) -> tuple[str, ...]:
+    """Those of `PROGRAMS` that the config runs: weights are resharded under `rollout.gather_weights`."""
+    return PROGRAMS if self.config.rollout.gather_weights else PROGRAMS[1:]
+
+  @property
   def params(self) -> PyTree[jax.ShapeDtypeStruct]:
     """The parameters, each with its sharding."""
     return self._params(gathered=False)
@@ -65,6 +70,15 @@ class Programs:
       return _described(x, found)
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+  def beside(self, name: str) -> PyTree[jax.ShapeDtypeStruct]:
+    """What training keeps on the devices while one of `PROGRAMS` runs that does not read it."""
+    reads_all = 'reference_kl' in objectives.reads(self._learner.objective, self._learner.options)
+    return {
+      'moments': None if name == 'update' else self.state.opt_state,
+      'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
+      'params': self.params if name == 'rollout' and self.config.rollout.gather_weights else None,
+    }
 
   @property
   def slots(self) -> int:
@@ -93,7 +107,11 @@ class Programs:
 
   def lower(self, name: str) -> jax.stages.Lowered:
     """One of `PROGRAMS`, lowered."""
-    return {'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
+    return {'reshard': self._reshard, 'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
+
+  def _reshard(self) -> jax.stages.Lowered:
+    boxed = jax.eval_shape(self.model.init_boxed, jax.random.key(0))
+    return parallel.gathering(boxed, self.mesh).lower(self.params)
 
   def _rollout(self) -> jax.stages.Lowered:
     generate, arguments, options = self._generation(self.config.rollout.prompts // self.config.rollout.parts)

@@ -27,15 +27,21 @@ class Checked(NamedTuple):
   memory: Memory
   counted: Counted
   parts: dict[str, int]  # the parts of its memory, in bytes
+  beside: int  # bytes that training keeps there meanwhile
   gathers_cache: bool  # an all-gather makes a layer's whole side of the cache
   holds_logits: bool  # the logits of all columns stand in one array
   limit: float  # GiB a device
   accepted: bool  # by the compiler, where that refuses what does not fit
 
   @property
+  def peak(self) -> int:
+    """Bytes that are taken while it runs."""
+    return self.memory.peak + self.beside
+
+  @property
   def fits(self) -> bool:
     """Whether it can run."""
-    return self.accepted and self.memory.peak <= self.limit * GIB
+    return self.accepted and self.peak <= self.limit * GIB
 
 
 def check(programs: Programs, name: str, limit: float) -> Checked:
@@ -48,12 +54,14 @@ def check(programs: Programs, name: str, limit: float) -> Checked:
   """
   program, memory, accepted = _compiled(programs.lower(name))
   counted = count(program)
+  beside = sum(_shard_bytes(x) for x in jax.tree.leaves(programs.beside(name)))
   return Checked(
     name=name,
     mesh=dict(programs.mesh.shape),
     memory=memory,
     counted=counted,
-    parts=_parts(programs, name, memory),
+    parts=_parts(programs, name, memory) | ({'arrays kept beside it': beside} if beside else {}),
+    beside=beside,
     gathers_cache=_gathers_cache(programs, counted),
     holds_logits=_holds_logits(programs, program),
     limit=limit,
@@ -96,6 +104,8 @@ def _without_cache() -> Iterator[None]:
 
 
 def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
+  if name == 'reshard':
+    return {'parameters': memory.arguments, 'gathered parameters': memory.outputs}
   if name == 'rollout':
     caches = _local_bytes(programs.caches, programs.mesh.size)
     return {'parameters': memory.arguments, 'caches': caches, 'other temporaries': memory.temporaries - caches}
@@ -177,7 +187,7 @@ def report(checked: Checked, config: ml_collections.ConfigDict, chip: Chip | Non
     f'{checked.name}, mesh {checked.mesh}, a device:',
     f'  arguments {m.arguments / GIB:.2f} GiB, temporaries {m.temporaries / GIB:.2f} GiB, outputs {m.outputs / GIB:.2f} GiB',
     f'  of them {parts}',
-    f'  peak {m.peak / GIB:.2f} GiB of {checked.limit:g} GiB: {verdict}',
+    f'  peak {checked.peak / GIB:.2f} GiB of {checked.limit:g} GiB: {verdict}',
   ]
   once = 'once' if counted.unknown else 'a step'
   lines += _costs(once, counted.once, chip)

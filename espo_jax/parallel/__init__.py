@@ -1,6 +1,6 @@
 """Meshes, shardings and processes. Knows nothing of reinforcement learning."""
 
-from espo_jax.parallel.mesh import BATCH, constrain, make_mesh, mesh_shape, over_batch, param_shardings, replicated
+from espo_jax.parallel.mesh import BATCH, constrain, gathering, make_mesh, mesh_shape, over_batch, param_shardings, replicated
 from espo_jax.parallel.processes import any_process, from_first, is_first, job, process_arguments
 from espo_jax.parallel.rows import batch_shards, fetch, lay, my_rows, put, put_rows, take_rows
 
@@ -11,6 +11,7 @@ __all__ = [
   'constrain',
   'fetch',
   'from_first',
+  'gathering',
   'is_first',
   'job',
   'lay',

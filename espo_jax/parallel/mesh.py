@@ -67,6 +67,11 @@ def param_shardings(boxed: PyTree, mesh: Mesh, *, gathered: bool = False) -> PyT
   return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules)
 
 
+def gathering(boxed: PyTree, mesh: Mesh) -> jax.stages.Wrapped:
+  """The program that gathers parameters, boxed or their shapes, over the fsdp axis: split over the tensor axis alone."""
+  return jax.jit(lambda params: params, out_shardings=param_shardings(boxed, mesh, gathered=True))
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
   """An activation laid out as its logical axes say, None for one that is not split. Without a mesh it is left alone.
 
