@@ -118,6 +118,19 @@ def test_products_collectives_and_turns_are_counted():
   }
 
 
+def test_of_branches_the_one_with_the_most_products_counts():
+  """Though the other one reads and writes more."""
+
+  def narrow(x):
+    return jnp.cumsum(jnp.cumsum(x, axis=0), axis=1) @ x[:, :2] @ jnp.ones((2, 64))
+
+  def switched(branch, x):
+    return jax.lax.switch(branch, [narrow, lambda x: x @ x, narrow], x)
+
+  text = jax.jit(switched).lower(0, jnp.ones((64, 64))).compile().as_text()
+  assert count(parse(text)).once.flops == 2 * 64**3
+
+
 def test_a_slice_is_read_and_scratchpads_are_not():
   """A turn: the counter's two additions of four bytes, the slice of a layer, not the layers; what is gathered; the product."""
   body = parse(HLO).computations['body']

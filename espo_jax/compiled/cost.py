@@ -63,7 +63,8 @@ class Counted:
 
   Attributes:
     once: What is not inside a loop whose turns the program does not know, with the turns of the other loops.
-    turn: One turn of each loop whose turns it does not know: of a rollout, a refill and a decode step. Of a branch the dearest.
+    turn: One turn of each loop whose turns it does not know: of a rollout, a refill and a decode step. Of branches the one
+      with the most products, and with the most bytes among such: of attention over the columns so far, over all of them.
     unknown: Those loops, by the operation they come from.
   """
 
@@ -94,7 +95,7 @@ class _Counter:
         self._loop(total, computation, instruction)
       elif instruction.op == 'conditional':
         branches = [self.computation(name) for name in _branches(instruction)]
-        self._include(total, max(branches, key=lambda c: (c.once + c.turn).bytes), 1)
+        self._include(total, max(branches, key=_products_and_bytes), 1)
       elif instruction.op in ('call', 'async-start'):
         role = 'to_apply' if instruction.op == 'call' else 'calls'
         if (callee := instruction.called(role)) is not None:
@@ -239,6 +240,11 @@ def _through_copies(computation: Computation, name: str) -> Instruction:
   while instruction.op in ('copy', 'bitcast', 'copy-done', 'copy-start'):
     instruction = computation[instruction.operands[0]]
   return instruction
+
+
+def _products_and_bytes(counted: Counted) -> tuple[float, float]:
+  cost = counted.once + counted.turn
+  return cost.flops, cost.bytes
 
 
 def _branches(conditional: Instruction) -> list[str]:
