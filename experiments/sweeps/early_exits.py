@@ -5,8 +5,8 @@ r"""Learned early exits: accuracy and depth against the whole model, over the pr
 
 A seed shares its warm start and its calibration. `whole` trains the calibrated model at full depth. The paper's exits are
 drawn, and learn when to: `free` pays nothing for depth, `cost_0.1` and `cost_0.5` pay that for all of it. Ours leave where the
-calibrated head is that sure, `threshold_0.9` to `threshold_0.98`; reinforcement learning teaches the model to get along with it.
-`whole_espo` and `threshold_0.9_espo` stop rollouts besides.
+calibrated head is that sure, `threshold_0.9` to `threshold_0.98`; reinforcement learning teaches the model to get along with
+it. `whole_espo` and `threshold_0.9_espo` stop rollouts besides.
 """
 
 from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
