@@ -153,7 +153,7 @@ def killed(train, tmp_path_factory) -> pathlib.Path:
   return workdir
 
 
-@pytest.mark.parametrize(('processes', 'devices'), [(2, 2), (1, 1)])
+@pytest.mark.parametrize(('processes', 'devices'), [(4, 1), (1, 1)])
 def test_whoever_goes_on_with_the_run_of_two_processes_ends_with_the_numbers_of_one(
   train, one, killed, tmp_path, processes, devices
 ):
