@@ -1,6 +1,7 @@
 """What one training step does, from prompts to parameters: the functions that `espo_jax.stage` loops over."""
 
 import functools
+import pathlib
 import time
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from espo_jax.experiment import Experiment
 from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
 from espo_jax.model import ActorCritic, ModelConfig, Params, token_flops
 from espo_jax.objectives import masked_mean
+from espo_jax.recording import write_rollout
 from espo_jax.resampling import Draw, informative_batch
 from espo_jax.rewards import Judged
 from espo_jax.rollout import Serial, row_steps
@@ -145,7 +147,7 @@ def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, 
 
 
 def reinforcement_step(
-  exp: Experiment, rule: StopRule, reference: Params | None
+  exp: Experiment, rule: StopRule, reference: Params | None, record_in: pathlib.Path | None = None
 ) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
   """One update: rollout, verdicts, advantages, minibatch steps, and what changes between batches.
 
@@ -153,6 +155,7 @@ def reinforcement_step(
     exp: The experiment.
     rule: The stop rule; it acts once the state's gate has opened.
     reference: The policy RL started from, where reward or loss ask for it.
+    record_in: The folder in which every `rollout.record`-th update's rollout is written down.
   """
   c, learner = exp.config, reinforcement_learner(exp, rule)
   after_warm_start = c.warm_start.steps * c.warm_start.batch  # RL goes on where the warm start's problems end
@@ -186,6 +189,8 @@ def reinforcement_step(
         metrics |= stop_metrics(state, rows, judged.correct)
         metrics |= depth_metrics(rows, config=exp.model.config)
         metrics |= {'grading/timeouts': _count(grades.timeout), 'grading/errors': _count(grades.error)}
+      if record_in is not None and c.rollout.record and step % c.rollout.record == 0 and number == 0:
+        write_rollout(exp, rows, grades.correct, state.adaptive, record_in / f'{step:06d}.npz')
       return Draw(rows, reward, differ, metrics)
 
     rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, exp.mesh)

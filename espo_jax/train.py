@@ -154,7 +154,7 @@ def reinforce(
   matched = parallel.from_first(lambda: _matched_rate(workdir / 'arms' / c.stop.name)) if arm == 'random' else {}
   rule = make_rule(c, arm, **matched)
   parallel.from_first(lambda: _begin_arm(directory, workdir / 'critic_warmup'))
-  step = steps.reinforcement_step(exp, rule, reference)
+  step = steps.reinforcement_step(exp, rule, reference, directory / 'rollouts')
   stage = _stage(
     exp,
     monitor.arm_label(arm),

@@ -89,6 +89,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
   c.rollout.gather_weights = False  # over mesh.fsdp, once a rollout; else every decode step gathers them, layer by layer
   c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
+  c.rollout.record = 0  # updates from one to the next whose rollout is written down for espo_jax.replay; 0 for none
   c.rollout.serial = ml_collections.ConfigDict()  # S-GRPO: answers asked for at cuts of one full response, for 'serial_decay'
   c.rollout.serial.inducer = ''  # the text behind a cut that asks for the answer; '' for samples that are all full responses
   c.rollout.serial.answer_tokens = 32  # the most tokens that then follow [U]

@@ -40,6 +40,11 @@ def serial_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'exits.every = {config.exits.every} with {where}: what is copied from a response was read at depths of its own; '
       'fix: exits.every = 0'
     )
+  if config.rollout.record:
+    yield (
+      f'rollout.record = {config.rollout.record} with {where}: a stop rule would be replayed on answers at cuts; '
+      'fix: rollout.record = 0'
+    )
   try:
     advantage = objectives.get_advantage(advantage_name(config))
   except ValueError:

@@ -75,6 +75,7 @@ _NOT_NEGATIVE = [
   'calibration.exit_weight',
   'seed',
   'rollout.max_draws',
+  'rollout.record',
   'reward.kl_coef',
   'learner.importance_cap',
   'rollout.top_k',

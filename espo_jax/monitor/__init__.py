@@ -6,7 +6,7 @@ matplotlib.
 
 from espo_jax.monitor.environment import describe, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
-from espo_jax.monitor.files import atomic_write_text, to_json
+from espo_jax.monitor.files import atomic_write_arrays, atomic_write_text, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, read_metrics
 from espo_jax.monitor.progress import Progress
@@ -20,6 +20,7 @@ __all__ = [
   'Progress',
   'SampleWriter',
   'arm_label',
+  'atomic_write_arrays',
   'atomic_write_text',
   'bootstrap_intervals',
   'column',

@@ -3,28 +3,36 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
   """Replaces the file at `path` by `text` in one step; its folder is created."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8', newline='\n') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  _atomic_write(Path(path), lambda file: file.write(text.encode()))
+
+
+def atomic_write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+  """Replaces the NumPy archive at `path` in one step; equal arrays make equal files. Its folder is created."""
+  _atomic_write(Path(path), lambda file: np.savez_compressed(file, **arrays))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
   """Strict JSON: NaN and infinities become null, numpy numbers and arrays plain ones, whatever else its `str`."""
   return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + '.tmp')
+  with temporary.open('wb') as file:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:

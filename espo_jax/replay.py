@@ -1,0 +1,171 @@
+"""Compare stop rules on recorded rollouts, without training: what each saves and loses, and which constants to train with.
+
+  python -m espo_jax.replay --rollouts=runs/recorded
+
+`--config.rollout.record=10` lets espo_jax.train write every tenth update's rollout down; with `--config.stop.name=never` and
+`--config.baselines="()"` the run is plain PPO. Every registered rule is replayed by its own updates, over a grid of its
+constants and of the share of rows that it stops. The constants of the fewest expected tokens per solved problem are chosen by
+one half of the problems and measured on the other. The output folder then holds frontier.json, with every point of the grid,
+and frontier.png.
+
+A replay has the rows of a policy that was trained otherwise: it says what the rule would have cut from them, and nothing of
+what training under it comes to.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from espo_jax import monitor, replays
+from espo_jax.configs import ConfigError, load_config
+
+GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5)}
+RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def compare(
+  folder: pathlib.Path, output: pathlib.Path, grid: Mapping[str, Sequence[float]] | None = None, rates: Sequence[float] = RATES
+) -> dict[str, Any]:
+  """Replay every rule and write what came of it.
+
+  Args:
+    folder: Of a run with recorded rollouts, or a part of it.
+    output: The folder to write.
+    grid: By name the values of constants to try; of those not named the run's own.
+    rates: Shares of rows to stop.
+
+  Returns:
+    What frontier.json holds.
+
+  Raises:
+    RecordingsError: The recordings cannot be used.
+    ConfigError: The run's config does not fit this version.
+  """
+  from espo_jax.monitor.frontier import plot_frontier  # matplotlib is slow to import and only needed here
+
+  recordings, files = replays.read_recordings(folder)
+  config = load_config(_config_of(files[0], folder))
+  points = [
+    point
+    for candidate in replays.candidates(config, GRID if grid is None else grid)
+    for point in replays.search(candidate, recordings, rates)
+  ]
+  best = replays.chosen(points)
+  whole = recordings.full_length.reshape(1, -1)
+  odd = (recordings.weight * (recordings.problem % 2)).reshape(-1)
+  unstopped = replays.measure(whole, np.zeros(whole.shape, bool), whole[0], recordings.correct.reshape(-1), odd)[0]
+  values = {rule: replays.pasted_values(config, point) for rule, point in best.items() if rule != replays.REFERENCE}
+  record = {
+    'rollouts': [str(file) for file in files],
+    'rows': int((recordings.weight > 0).sum()),
+    'unstopped': unstopped._asdict(),
+    'points': [replays.as_record(point) for point in points],
+    'best': {rule: replays.as_record(point) for rule, point in best.items()},
+    'configs': values,
+  }
+  monitor.atomic_write_text(output / 'frontier.json', monitor.to_json(record, indent=1) + '\n')
+  by_rule: dict[str, list[dict[str, float]]] = {}
+  for point in points:
+    by_rule.setdefault(point.name, []).append(point.held_out._asdict())
+  marked = {rule: point.held_out._asdict() for rule, point in best.items()}
+  plot_frontier(by_rule, marked, replays.REFERENCE, unstopped.tokens_per_solved, output / 'frontier.png')
+  return record
+
+
+def format_frontier(record: Mapping[str, Any]) -> str:
+  """A markdown table, a line a rule, and the flags of each."""
+  heads = (
+    'rule',
+    'constants',
+    'stopped %',
+    'saved %',
+    'failures stopped %',
+    'solved lost %',
+    'wrongly stopped %',
+    'tokens/solved',
+  )
+  lines = [heads, ('---', '---', *['---:'] * (len(heads) - 2))]
+  for rule, constants, measured in [
+    ('unstopped', '', record['unstopped']),
+    *((rule, _constants(point), point['held_out']) for rule, point in record['best'].items()),
+  ]:
+    shares = (measured[name] for name in ('stop_rate', 'saved', 'true_positives', 'false_positives', 'wrongly_stopped'))
+    cells = (f'{100 * share:.1f}' if np.isfinite(share) else '' for share in shares)
+    lines.append((rule, constants, *cells, f'{measured["tokens_per_solved"]:.1f}'))
+  table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  flags = (f'{rule}:\n  {replays.pasted_flags(values)}' for rule, values in record['configs'].items())
+  return '\n'.join(
+    [
+      f'{len(record["rollouts"])} rollouts, {record["rows"]} rows. Constants by the even problems, figures of the odd ones.',
+      '',
+      table,
+      '',
+      'Of the rows stopped, those wrongly stopped would have been right. To train with a rule at these constants:',
+      *flags,
+    ]
+  )
+
+
+def _constants(point: Mapping[str, Any]) -> str:
+  return ', '.join(
+    f'{name} {value:g}' for name, value in (point['constants'] | {'beta': float(f'{point["beta"]:.4g}')}).items()
+  )
+
+
+def _config_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+  for parent in file.absolute().parents:
+    if (parent / 'config.json').is_file():
+      return parent / 'config.json'
+  raise replays.RecordingsError(
+    f'--rollouts={folder}: no config.json above {file}, which would name the constants; fix: the folder of the whole run'
+  )
+
+
+def _values(text: str) -> tuple[str, tuple[float, ...]]:
+  name, _, values = text.partition('=')
+  return name, tuple(float(value) for value in values.split(','))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command."""
+  shown = ' '.join(f'{name}={",".join(map(str, values))}' for name, values in GRID.items())
+  parser = argparse.ArgumentParser(
+    prog='python -m espo_jax.replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--rollouts', required=True, type=pathlib.Path, help='the folder of a run with recorded rollouts')
+  parser.add_argument('--output', type=pathlib.Path, help='the folder to write; by default ROLLOUTS/replay')
+  parser.add_argument(
+    '--grid',
+    nargs='*',
+    type=_values,
+    default=list(GRID.items()),
+    metavar='NAME=VALUES',
+    help=f'constants to try, by default {shown}',
+  )
+  parser.add_argument(
+    '--rates',
+    type=lambda text: tuple(float(rate) for rate in text.split(',')),
+    default=RATES,
+    help='shares of rows to stop, as in 0.1,0.2',
+  )
+  args = parser.parse_args(argv)
+  known = sorted(set().union(*replays.rules().values()))
+  for name, _ in args.grid:
+    if name not in known:
+      sys.exit(f'error: --grid {name}=...: no constant of a stop rule; fix: one of {", ".join(known)}')
+  if bad := [rate for rate in args.rates if not 0 < rate < 1]:
+    sys.exit(f'error: --rates={bad[0]}: out of range; fix: shares in (0, 1)')
+  output = args.output or args.rollouts / 'replay'
+  try:
+    print(format_frontier(compare(args.rollouts, output, dict(args.grid), args.rates)))
+  except (replays.RecordingsError, ConfigError) as error:
+    sys.exit(f'error: {error}')
+  print(f'wrote {output / "frontier.json"}, {output / "frontier.png"}')
+
+
+if __name__ == '__main__':
+  main()

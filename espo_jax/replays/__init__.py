@@ -1,0 +1,27 @@
+"""Stop rules on recorded rollouts: where each would have ended the rows, and what that saves and loses. Nothing is trained."""
+
+from espo_jax.replays.flags import pasted_flags, pasted_values
+from espo_jax.replays.measures import Measured, expected_tokens, measure
+from espo_jax.replays.recordings import Recordings, RecordingsError, read_recordings
+from espo_jax.replays.search import REFERENCE, Point, as_record, candidates, chosen, rules, search
+from espo_jax.replays.stopping import Ends, replay
+
+__all__ = [
+  'REFERENCE',
+  'Ends',
+  'Measured',
+  'Point',
+  'Recordings',
+  'RecordingsError',
+  'as_record',
+  'candidates',
+  'chosen',
+  'expected_tokens',
+  'measure',
+  'pasted_flags',
+  'pasted_values',
+  'read_recordings',
+  'replay',
+  'rules',
+  'search',
+]

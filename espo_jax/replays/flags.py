@@ -1,0 +1,32 @@
+"""A rule with constants as the config's fields that ask for it."""
+
+import ml_collections
+
+from espo_jax.replays.search import Point
+
+
+def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, str | float]:
+  """The fields, by name, that make a run start at the point and steer for the share of rows that it stops.
+
+  Args:
+    config: Of the run that was recorded; what it already says of the bounds of beta stays where it can.
+    point: The rule.
+  """
+
+  def field(constant: str) -> str:
+    own = config.stop.get(point.name, {})
+    return f'stop.{point.name}.{constant}' if constant in own else f'stop.{constant}'
+
+  beta = float(f'{point.beta:.4g}')
+  values = {'stop.name': point.name} | {field(name): value for name, value in point.constants.items()}
+  values |= {field('beta_0'): beta, 'stop.target_rate': float(f'{point.seen.stop_rate:.3g}')}
+  bounds = config.stop.get(point.name, config.stop)
+  for name, outside in (('beta_min', beta < bounds.beta_min), ('beta_max', beta > bounds.beta_max)):
+    if outside:
+      values[field(name)] = beta
+  return values
+
+
+def pasted_flags(values: dict[str, str | float]) -> str:
+  """For the command line of `espo_jax.train`."""
+  return ' '.join(f'--config.{field}={value}' for field, value in values.items())

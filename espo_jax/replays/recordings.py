@@ -1,0 +1,90 @@
+"""Recorded rollouts, read back."""
+
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+_ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
+
+
+class RecordingsError(ValueError):
+  """A folder whose recordings cannot be used; the message names it and the fix."""
+
+
+class Recordings(NamedTuple):
+  """`F` rollouts of `N` rows. A row that a stop rule ended counts if it went on in its shadow, for all such rows."""
+
+  regret: Float[Array | np.ndarray, 'F N T']
+  values: Float[Array | np.ndarray, 'F N T']  # those that the rule saw
+  full_length: Int[Array | np.ndarray, 'F N']
+  ended: Bool[Array | np.ndarray, 'F N']  # by an end token; the horizon cut the others
+  correct: Float[Array | np.ndarray, 'F N']  # 0 or 1
+  weight: Float[Array | np.ndarray, 'F N']  # how many rows of the policy a row stands for; 0 where its end was not seen
+  problem: Int[Array | np.ndarray, 'F N']  # of the rollout
+  mu: Float[Array | np.ndarray, 'F']
+  var: Float[Array | np.ndarray, 'F']
+
+
+def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path]]:
+  """Every recording below a folder, and their files in order.
+
+  Raises:
+    RecordingsError: There is none, or they do not go together, or no row tells right from wrong.
+  """
+  named = f'--rollouts={folder}'
+  if not folder.is_dir():
+    raise RecordingsError(f'{named}: no such folder; fix: the folder of a run of espo_jax.train')
+  files = sorted(folder.rglob('rollouts/*.npz')) or sorted(folder.glob('*.npz'))
+  if not files:
+    raise RecordingsError(
+      f'{named}: no rollouts were recorded there; fix: train with --config.rollout.record=10, say, which writes '
+      'arms/RULE/rollouts/STEP.npz'
+    )
+  found = [_read(file) for file in files]
+  if len(counts := {len(one['correct']) for one in found}) > 1:
+    raise RecordingsError(f'{named}: rollouts of {" and ".join(map(str, sorted(counts)))} rows; fix: the folder of one run')
+  width = max(one['regret'].shape[1] for one in found)
+  wide = {
+    name: np.stack([np.pad(one[name], ((0, 0), (0, width - one[name].shape[1]))) for one in found])
+    for name in ('regret', 'values')
+  }
+  narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'ended', 'correct', 'mu', 'var')}
+  recordings = Recordings(
+    **wide,
+    **narrow,
+    weight=np.stack([_weight(one, file) for one, file in zip(found, files, strict=True)]),
+    problem=np.stack([np.arange(len(one['correct'])) // one['samples'] for one in found]),
+  )
+  share = np.average(recordings.correct, weights=recordings.weight)
+  if share in (0, 1):
+    raise RecordingsError(
+      f'{named}: {"no" if share == 0 else "every"} row is right, so that there is nothing to tell apart; fix: rollouts of a '
+      'policy that is right now and then'
+    )
+  return recordings, files
+
+
+def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(file) as archive:
+      found = dict(archive)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise RecordingsError(f'{file}: no NumPy archive ({error}); fix: leave it out') from error
+  if lacking := [
+    name for name in (*_ROW_ARRAYS, 'regret', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
+  ]:
+    raise RecordingsError(f'{file}: holds no {lacking[0]!r}; fix: files that espo_jax.train wrote, of this version')
+  return found
+
+
+def _weight(found: dict[str, np.ndarray], file: pathlib.Path) -> Float[np.ndarray, 'N']:
+  """Of a stopped row that has no shadow, nobody knows the end; those that have one stand for it."""
+  if found['stopped'].any() and not found['shadow_share']:
+    raise RecordingsError(
+      f"{file}: rows were stopped and none went on; fix: record with --config.stop.shadow_share=1.0, or in the arm 'never'"
+    )
+  share = max(float(found['shadow_share']), 1e-6)
+  return np.where(found['stopped'], found['shadow'] / share, 1.0).astype(np.float32)

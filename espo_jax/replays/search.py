@@ -1,0 +1,117 @@
+"""Every rule that has a score and a threshold, over its constants and over how many rows it stops."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from espo_jax import registry, stops
+from espo_jax.experiment import make_rule
+from espo_jax.replays.measures import Measured, measure
+from espo_jax.replays.recordings import Recordings
+from espo_jax.replays.stopping import replay_all
+from espo_jax.stops import StopRule
+
+REFERENCE = 'random'  # what a rule is worth is seen against it; nobody would choose it
+_HALVINGS = 26  # of the interval in which a threshold is sought
+_CONTROLLER = {'beta_0', 'beta_min', 'beta_max', 'eta', 'target_rate', 'momentum'}  # takes no part in a replay
+
+
+class Candidate(NamedTuple):
+  """A rule with constants, its threshold left open."""
+
+  name: str
+  constants: dict[str, float]
+  rule: StopRule
+  bounds: tuple[float, float]  # of beta
+
+
+class Point(NamedTuple):
+  """A rule with all its constants, and what it comes to: on the problems that it may be chosen by, and on the others."""
+
+  name: str
+  constants: dict[str, float]
+  beta: float
+  seen: Measured
+  held_out: Measured
+
+
+def rules() -> dict[str, frozenset[str]]:
+  """The registered rules whose threshold has a scale, and of each the constants that a grid may have."""
+  return {name: stops.arguments(name) - _CONTROLLER for name in stops.REGISTRY if 'beta_0' in stops.arguments(name)}
+
+
+def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[float]]) -> list[Candidate]:
+  """Every rule with every combination of those constants of the grid that it takes.
+
+  Args:
+    config: Says the constants that the grid does not.
+    grid: By name the values to try.
+  """
+  found = []
+  for name, takes in rules().items():
+    varied = [constant for constant in grid if constant in takes]
+    defaults = registry.defaults(stops.REGISTRY[name])
+    for values in itertools.product(*(grid[constant] for constant in varied)):
+      constants = dict(zip(varied, values, strict=True))
+      rule = make_rule(config, name, **constants)
+      found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))
+  return found
+
+
+def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float], seed: int = 0) -> list[Point]:
+  """What a candidate comes to at the thresholds that stop given shares of the rows.
+
+  A threshold that stops as many rows as another one, because the rule cannot stop more or fewer, is left out.
+
+  Args:
+    candidate: The rule.
+    recordings: The rows. A threshold is sought, and may be chosen, by the even problems; the odd ones are held out.
+    rates: Shares of the rows.
+    seed: Of the rule's own draws.
+  """
+  noise = jnp.asarray(np.random.default_rng(seed).random(recordings.regret.shape, np.float32))
+  on_device = jax.tree.map(jnp.asarray, recordings)
+  even = recordings.problem % 2 == 0
+  halves = [recordings.weight * half for half in (even, ~even)]
+
+  def ends(betas: Float[np.ndarray, 'K']) -> tuple[np.ndarray, np.ndarray]:
+    length, stopped = jax.device_get(replay_all(candidate.rule, jnp.asarray(betas, jnp.float32), on_device, noise))
+    return length.reshape(len(betas), -1), stopped.reshape(len(betas), -1)
+
+  low, high = (np.full(len(rates), bound) for bound in candidate.bounds)
+  for _ in range(_HALVINGS):
+    middle = (low + high) / 2
+    reached = np.average(ends(middle)[1], axis=1, weights=halves[0].reshape(-1))
+    too_many = reached > rates
+    low, high = np.where(too_many, middle, low), np.where(too_many, high, middle)
+  betas = np.unique(high.astype(np.float32))
+  length, stopped = ends(betas)
+  facts = recordings.full_length.reshape(-1), recordings.correct.reshape(-1)
+  seen, held_out = (measure(length, stopped, *facts, half.reshape(-1)) for half in halves)
+  points = [
+    Point(candidate.name, candidate.constants, float(beta), *measured)
+    for beta, *measured in zip(betas, seen, held_out, strict=True)
+  ]
+  distinct = {point.seen.stop_rate: point for point in points if point.seen.stop_rate > 0}
+  return list(distinct.values())
+
+
+def chosen(points: Sequence[Point]) -> dict[str, Point]:
+  """By rule, the point of the fewest expected tokens per solved problem."""
+  best: dict[str, Point] = {}
+  for point in points:
+    if point.name not in best or point.seen.tokens_per_solved < best[point.name].seen.tokens_per_solved:
+      best[point.name] = point
+  return best
+
+
+def as_record(point: Point) -> dict[str, Any]:
+  """For JSON."""
+  measured = {'seen': point.seen._asdict(), 'held_out': point.held_out._asdict()}
+  return {'rule': point.name, 'constants': point.constants, 'beta': point.beta} | measured

@@ -1,0 +1,260 @@
+"""Replayed stops are the engine's; what they are measured by is the arithmetic it claims to be; the flags are a config."""
+
+import json
+import pathlib
+import runpy
+import shlex
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, run
+from tiny import first_params, tiny_experiment
+
+from espo_jax import monitor, replays, steps, stops
+from espo_jax.configs import validate
+from espo_jax.experiment import make_rule
+from espo_jax.learner import init_state
+from espo_jax.replay import compare, main
+from espo_jax.rollout import sampling
+from espo_jax.stops import Observation
+from espo_jax.types import StopReason
+
+EOS = 1
+MAKESPAN = {
+  'success': 0.4,
+  'success_tokens': 30.0,
+  'failure_tokens': 60.0,
+  'true_positives': 0.8,
+  'false_positives': 0.1,
+  'true_alarm_tokens': 20.0,
+  'false_alarm_tokens': 15.0,
+  'reset_tokens': 5.0,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------ stops
+
+
+@pytest.mark.parametrize(
+  ('rule', 'beta'),
+  [
+    (stops.espo(smoothing=0.6, clip=4.0, epsilon=0.25), 1.6),
+    (stops.value_only(), 0.3),
+    (stops.random_stop(), 2.5),
+  ],
+  ids=['espo', 'value_only', 'random'],
+)
+def test_a_replay_stops_where_the_engine_does(rule, beta):
+  adaptive = STATE.replace(beta=jnp.float32(beta))
+  whole, wanted = run(rule=NEVER), run(rule=rule, state=adaptive, shadow=0.0)
+  keys = sampling.row_keys(jax.random.key(7), jnp.asarray(PROMPTS.ids), G)
+  noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]
+  ended = jnp.asarray(whole.stop_reason == StopReason.EOS)
+  observed = Observation(jnp.asarray(whole.regret), jnp.asarray(whole.values), jnp.stack(noise, axis=1))
+  ends = replays.replay(rule, adaptive, observed, jnp.asarray(whole.length), ended)
+  np.testing.assert_array_equal(ends.length, wanted.length)
+  np.testing.assert_array_equal(ends.stopped, wanted.stop_reason == StopReason.STOPPED)
+  assert 0.1 < np.mean(ends.stopped) < 0.9
+  assert (wanted.stop_reason == StopReason.EOS).any() and (wanted.length < whole.length).any()
+
+
+def test_a_row_that_would_be_stopped_at_its_end_is_not():
+  rule = stops.value_only()
+  adaptive = rule.init(1).adaptive.replace(beta=jnp.float32(0.0), enabled=jnp.asarray(True))
+  values = jnp.asarray([[0.5, 0.5, -0.5, -0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, 0.5]])
+  observed = Observation(jnp.zeros((3, 4)), values, jnp.zeros((3, 4)))
+  ends = replays.replay(rule, adaptive, observed, jnp.asarray([3, 3, 4]), jnp.asarray([True, False, True]))
+  np.testing.assert_array_equal(ends.stopped, [False, True, True])
+  np.testing.assert_array_equal(ends.length, [3, 3, 2])
+
+
+# --------------------------------------------------------------------------------------------------------------- measures
+
+
+def test_expected_tokens_are_those_of_a_simulation():
+  np.testing.assert_allclose(replays.expected_tokens(**MAKESPAN), 87.2222, atol=1e-4)
+  without = MAKESPAN | {
+    'true_positives': 0.0,
+    'false_positives': 0.0,
+    'true_alarm_tokens': np.nan,
+    'false_alarm_tokens': np.nan,
+  }
+  np.testing.assert_allclose(replays.expected_tokens(**without), 127.5)
+  assert replays.expected_tokens(**MAKESPAN | {'false_positives': 1.0}) == np.inf
+  rng = np.random.default_rng(0)
+  right, alarm = rng.random(400_000) < 0.4, rng.random(400_000)
+  stopped = np.where(right, alarm < 0.1, alarm < 0.8)
+  tokens = np.where(stopped, np.where(right, 15, 20), np.where(right, 30, 60)) + 5 * ~(right & ~stopped)
+  np.testing.assert_allclose(replays.expected_tokens(**MAKESPAN), tokens.sum() / (right & ~stopped).sum(), rtol=0.01)
+
+
+def test_measures_are_counts_of_rows():
+  rng = np.random.default_rng(0)
+  full, weight = rng.integers(5, 30, 60), rng.integers(0, 4, 60)
+  correct, stopped = rng.integers(0, 2, 60), rng.random((2, 60)) < [[0.3], [0.6]]
+  length = np.where(stopped, rng.integers(1, full, (2, 60)), full)
+  each = np.repeat(np.arange(60), weight)  # a row stands for as many as its weight says
+  found = replays.measure(length, stopped, full, correct.astype(np.float32), weight.astype(np.float32))
+  for one, its_length, its_stopped in zip(found, length[:, each], stopped[:, each], strict=True):
+    right = correct[each] == 1
+    solved = right & ~its_stopped
+    np.testing.assert_allclose(one.stop_rate, its_stopped.mean(), rtol=1e-6)
+    np.testing.assert_allclose(one.saved, 1 - its_length.sum() / full[each].sum(), rtol=1e-6)
+    np.testing.assert_allclose(one.true_positives, its_stopped[~right].mean(), rtol=1e-6)
+    np.testing.assert_allclose(one.false_positives, its_stopped[right].mean(), rtol=1e-6)
+    np.testing.assert_allclose(one.wrongly_stopped, right[its_stopped].mean(), rtol=1e-6)
+    np.testing.assert_allclose(one.tokens_per_solved, its_length.sum() / solved.sum(), rtol=1e-6)
+    np.testing.assert_allclose(one.solved, solved.mean(), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- recordings
+
+
+def test_a_training_step_writes_down_what_its_rule_saw(tmp_path):
+  def configure(c):
+    c.rollout.record, c.critic.kind, c.critic.every, c.stop.shadow_share = 2, 'separate', 3, 1.0
+
+  exp = tiny_experiment(configure)
+  rule = make_rule(exp.config, 'espo', beta_0=0.8)
+  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule).optimizer, rule)
+  state = exp.on_mesh(steps.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  step = steps.reinforcement_step(exp, rule, None, tmp_path / 'rollouts')
+  for number in (1, 2):
+    adaptive = jax.tree.map(np.asarray, state.adaptive)
+    state, metrics = step(state, number)
+  assert [path.name for path in (tmp_path / 'rollouts').iterdir()] == ['000002.npz']
+
+  recordings, files = replays.read_recordings(tmp_path)
+  one = jax.tree.map(lambda x: jnp.asarray(x[0]), recordings)
+  with np.load(files[0]) as archive:
+    np.testing.assert_array_equal(archive['mu'], adaptive.mu)
+    stopped = archive['stopped']
+  np.testing.assert_allclose(stopped.mean(), float(metrics['stop/rate']), rtol=1e-6)
+  observed = Observation(one.regret, one.values, jnp.zeros_like(one.regret))
+  ends = replays.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ended)
+  np.testing.assert_array_equal(ends.stopped, stopped)  # with the values held between two readings of the critic
+  assert 0 < stopped.mean() < 1
+  assert int(ends.length.sum()) == int(metrics['rollout/tokens'])
+
+
+def recorded(folder: pathlib.Path, seed: int = 0, **changes) -> None:
+  """A recording whose failures begin with a token of high regret."""
+  rng = np.random.default_rng(seed)
+  count, width = 160, 20
+  full = rng.integers(8, width + 1, count)
+  correct = (rng.random(count) < 0.5).astype(np.float32)
+  regret = rng.exponential(0.2, (count, width)) * (rng.random((count, width)) < 0.3)
+  slip = rng.integers(1, 6, count)
+  regret[np.arange(count), slip] += np.where(correct, 0.0, 4.0)
+  arrays = {
+    'regret': regret.astype(np.float32),
+    'values': rng.normal(0.5, 0.1, (count, width)).astype(np.float32),
+    'full_length': full.astype(np.int32),
+    'ended': full < width,
+    'correct': correct,
+    'stopped': np.zeros(count, bool),
+    'shadow': np.zeros(count, bool),
+    'shadow_share': np.float32(0.25),
+    'mu': np.float32(regret.mean()),
+    'var': np.float32(regret.var()),
+    'samples': np.int32(4),
+  } | changes
+  monitor.atomic_write_arrays(folder / 'arms/never/rollouts' / f'{seed:06d}.npz', arrays)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+  config = runpy.run_path('experiments/quickstart.py')['get_config']()
+  monitor.write_run_info(tmp_path, config.to_dict())
+  for seed in (1, 2):
+    recorded(tmp_path, seed)
+  return tmp_path
+
+
+def test_rows_that_were_stopped_are_stood_for_by_their_shadows(tmp_path):
+  rng = np.random.default_rng(3)
+  stopped = rng.random(160) < 0.5
+  recorded(tmp_path, stopped=stopped, shadow=stopped & (rng.random(160) < 0.25))
+  found, _ = replays.read_recordings(tmp_path)
+  shadow = np.load(tmp_path / 'arms/never/rollouts/000000.npz')['shadow']
+  np.testing.assert_array_equal(found.weight[0], np.where(stopped, 4.0 * shadow, 1.0))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({}, 'no rollouts were recorded there; fix: train with --config.rollout.record=10'),
+    ({'stopped': np.ones(160, bool), 'shadow_share': np.float32(0)}, 'none went on; fix: record with --config.stop.shadow'),
+    ({'correct': np.zeros(160, np.float32)}, 'no row is right'),
+    ({'correct': np.ones(160, np.float32)}, 'every row is right'),
+    ({'lacking': 'regret'}, "000000.npz: holds no 'regret'"),
+  ],
+)
+def test_what_cannot_be_replayed_is_said(tmp_path, changes, message):
+  if changes:
+    lacking = changes.get('lacking')
+    recorded(tmp_path, **{name: x for name, x in changes.items() if name != 'lacking'})
+    path = tmp_path / 'arms/never/rollouts/000000.npz'
+    with np.load(path) as archive:
+      monitor.atomic_write_arrays(path, {name: x for name, x in archive.items() if name != lacking})
+  with pytest.raises(SystemExit, match=message):
+    main([f'--rollouts={tmp_path}'])
+  with pytest.raises(SystemExit, match='no such folder; fix: the folder of a run'):
+    main([f'--rollouts={tmp_path / "none"}'])
+
+
+# ---------------------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch, capsys):
+  main([f'--rollouts={run_folder}', '--grid', 'smoothing=0,0.9', '--rates=0.1,0.3,0.4,0.7'])
+  printed = capsys.readouterr().out
+  record = json.loads((run_folder / 'replay/frontier.json').read_text())
+  assert (run_folder / 'replay/frontier.png').stat().st_size > 10_000
+  best = record['best']
+  assert set(best) == set(replays.rules())
+  # Failures are told by one token: the rule stops most and loses nothing; at random as many of the others are lost.
+  assert best['regret_only']['held_out']['true_positives'] > 0.7 > 0.02 > best['regret_only']['held_out']['false_positives']
+  assert best['random']['held_out']['tokens_per_solved'] > 0.95 * record['unstopped']['tokens_per_solved']
+  for point in record['points']:
+    assert point['seen']['stop_rate'] <= 0.7
+  for rule, values in record['configs'].items():
+    line = next(line for line in printed.splitlines() if f'--config.stop.name={rule}' in line)
+    arguments = ['train', f'--config={pathlib.Path("experiments/quickstart.py").absolute()}', *shlex.split(line)]
+    parsed = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', lock_config=False, flag_values=parsed)
+    monkeypatch.setattr('sys.argv', arguments)  # where config_flags looks for overrides
+    parsed(arguments)
+    validate(parsed.config)
+    assert parsed.config.stop.name == rule
+    rule_of = make_rule(parsed.config, rule)
+    np.testing.assert_allclose(rule_of.init(1).adaptive.beta, best[rule]['beta'], rtol=1e-3)
+    assert values['stop.name'] == rule
+
+
+def test_a_replay_does_not_see_what_it_is_measured_on(run_folder):
+  def constants_and_held_out(record):
+    return record['best']['espo']['constants'], record['best']['espo']['beta'], record['best']['espo']['held_out']
+
+  before = constants_and_held_out(compare(run_folder, run_folder / 'a', {}, (0.3, 0.5)))
+  for seed in (1, 2):
+    with np.load(run_folder / f'arms/never/rollouts/{seed:06d}.npz') as archive:
+      odd = np.arange(160) // 4 % 2 == 1
+      recorded(run_folder, seed, correct=np.where(odd, 1 - archive['correct'], archive['correct']))
+  after = constants_and_held_out(compare(run_folder, run_folder / 'b', {}, (0.3, 0.5)))
+  assert before[:2] == after[:2]
+  assert before[2] != after[2]
+
+
+def test_unknown_constants_and_rates_are_refused(run_folder):
+  with pytest.raises(SystemExit, match=r'--grid smoothin=\.\.\.: no constant of a stop rule; fix: one of clip, delta, epsilon'):
+    main([f'--rollouts={run_folder}', '--grid', 'smoothin=0.5'])
+  with pytest.raises(SystemExit, match=r'--rates=1.5: out of range; fix: shares in \(0, 1\)'):
+    main([f'--rollouts={run_folder}', '--rates=0.1,1.5'])
+  (run_folder / 'config.json').unlink()
+  with pytest.raises(SystemExit, match='no config'):
+    main([f'--rollouts={run_folder}'])
