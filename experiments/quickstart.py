@@ -6,7 +6,8 @@ or, in an environment of your own,
 
   python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
-`--config=experiments/quickstart.py:smoke` is the same in seconds, on a model too small to learn anything.
+`--config=experiments/quickstart.py:smoke` is the same in seconds, on a model too small to learn anything. `:rechecks` has
+shorter chains in which a step may be written twice, which is right and unlikely: not every unlikely token is a slip.
 """
 
 from espo_jax.configs import default_config
@@ -37,9 +38,19 @@ def get_config(arg=''):
   c.stop.beta_min = 0.5
   if arg == 'smoke':
     _smoke(c)
+  elif arg == 'rechecks':
+    _rechecks(c)
   elif arg:
-    raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke')
+    raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke, rechecks')
   return c
+
+
+def _rechecks(c):
+  c.task.options.max_ops = 8
+  c.task.options.rechecks = 1
+  c.task.options.recheck_rate = 0.25
+  c.rollout.prompt_width = 26
+  c.rollout.horizon = 83
 
 
 def _smoke(c):

@@ -1,0 +1,17 @@
+"""ESPO and each of its parts left out, where not every unlikely token is a slip, beside PPO and DAPO.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/ablation_rechecks.py --workdir=runs/ablation_rechecks \
+    --output=experiments/results/ablation_rechecks
+
+The arms are those of `ablation.py`. A step may be written twice: the policy does so now and then, it is right, and its regret
+is that of a slip or more.
+"""
+
+import pathlib
+import runpy
+
+_CHAINS = runpy.run_path(str(pathlib.Path(__file__).with_name('ablation.py')))
+
+
+def get_sweep():
+  return _CHAINS['get_sweep'](base='experiments/quickstart.py:rechecks')
