@@ -4,9 +4,9 @@
 
 `--config.rollout.record=10` lets espo_jax.train write every tenth update's rollout down; with `--config.stop.name=never` and
 `--config.baselines="()"` the run is plain PPO. Every registered rule is replayed by its own updates, over a grid of its
-constants and of the share of rows that it stops. The constants of the fewest expected tokens per solved problem are chosen by
-one half of the problems and measured on the other. The output folder then holds frontier.json, with every point of the grid,
-and frontier.png.
+constants and of the share of rows that it stops. The constants of the fewest expected tokens per solved problem, among those
+that lose few, are chosen by one half of the problems and measured on the other. The output folder then holds frontier.json,
+with every point of the grid, and frontier.png.
 
 A replay has the rows of a policy that was trained otherwise: it says what the rule would have cut from them, and nothing of
 what training under it comes to.
@@ -24,11 +24,16 @@ from espo_jax import monitor, replays
 from espo_jax.configs import ConfigError, load_config
 
 GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5)}
+MOST_LOST = 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def compare(
-  folder: pathlib.Path, output: pathlib.Path, grid: Mapping[str, Sequence[float]] | None = None, rates: Sequence[float] = RATES
+  folder: pathlib.Path,
+  output: pathlib.Path,
+  grid: Mapping[str, Sequence[float]] | None = None,
+  rates: Sequence[float] = RATES,
+  most_lost: float = MOST_LOST,
 ) -> dict[str, Any]:
   """Replay every rule and write what came of it.
 
@@ -37,6 +42,7 @@ def compare(
     output: The folder to write.
     grid: By name the values of constants to try; of those not named the run's own.
     rates: Shares of rows to stop.
+    most_lost: The share of right rows that chosen constants may stop.
 
   Returns:
     What frontier.json holds.
@@ -54,7 +60,7 @@ def compare(
     for candidate in replays.candidates(config, GRID if grid is None else grid)
     for point in replays.search(candidate, recordings, rates)
   ]
-  best = replays.chosen(points)
+  best = replays.chosen(points, most_lost)
   whole = recordings.full_length.reshape(1, -1)
   odd = (recordings.weight * (recordings.problem % 2)).reshape(-1)
   unstopped = replays.measure(whole, np.zeros(whole.shape, bool), whole[0], recordings.correct.reshape(-1), odd)[0]
@@ -152,6 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     default=RATES,
     help='shares of rows to stop, as in 0.1,0.2',
   )
+  parser.add_argument(
+    '--most_lost',
+    type=float,
+    default=MOST_LOST,
+    help='the share of right rows that chosen constants may stop; by default %(default)s',
+  )
   args = parser.parse_args(argv)
   known = sorted(set().union(*replays.rules().values()))
   for name, _ in args.grid:
@@ -159,9 +171,11 @@ def main(argv: Sequence[str] | None = None) -> None:
       sys.exit(f'error: --grid {name}=...: no constant of a stop rule; fix: one of {", ".join(known)}')
   if bad := [rate for rate in args.rates if not 0 < rate < 1]:
     sys.exit(f'error: --rates={bad[0]}: out of range; fix: shares in (0, 1)')
+  if not 0 <= args.most_lost <= 1:
+    sys.exit(f'error: --most_lost={args.most_lost}: out of range; fix: a share in [0, 1]')
   output = args.output or args.rollouts / 'replay'
   try:
-    print(format_frontier(compare(args.rollouts, output, dict(args.grid), args.rates)))
+    print(format_frontier(compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)))
   except (replays.RecordingsError, ConfigError) as error:
     sys.exit(f'error: {error}')
   print(f'wrote {output / "frontier.json"}, {output / "frontier.png"}')

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import parallel
 from espo_jax.types import Metrics, Reward, Trajectories
@@ -18,6 +18,7 @@ class Draw(NamedTuple):
 
   rows: Trajectories
   reward: Reward
+  correct: Float[Array | np.ndarray, 'N']  # 1 where a row's whole text is right
   differ: Bool[Array, 'P']  # whether a group's scores differ
   metrics: Metrics
 

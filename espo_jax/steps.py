@@ -191,7 +191,7 @@ def reinforcement_step(
         metrics |= {'grading/timeouts': _count(grades.timeout), 'grading/errors': _count(grades.error)}
       if record_in is not None and c.rollout.record and step % c.rollout.record == 0 and number == 0:
         write_rollout(exp, rows, grades.correct, state.adaptive, record_in / f'{step:06d}.npz')
-      return Draw(rows, reward, differ, metrics)
+      return Draw(rows, reward, judged.correct, differ, metrics)
 
     rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, exp.mesh)
     del sampler  # where it is a copy, the update needs the room
@@ -209,7 +209,7 @@ def reinforcement_step(
         state, part = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))
         parts.append(part)
         filled.append(packing.real.mean())
-      state = learner.finish(state, first.rows, metrics)
+      state = learner.finish(state, first.rows, first.correct, metrics)
       metrics |= {name: float(np.mean([part[name] for part in jax.device_get(parts)])) for name in parts[0]}
     metrics['pad_fraction'] = 1.0 - np.mean(filled)
     metrics |= {f'seconds/{phase}': taken for phase, taken in seconds.items()}
@@ -303,7 +303,8 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
   fresh = rule.init(1).adaptive
   opened = jnp.ones_like(state.gate.open)
   return state.replace(
-    adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened), gate=state.gate.replace(open=opened.copy())
+    adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened, account=fresh.account),
+    gate=state.gate.replace(open=opened.copy()),
   )
 
 

@@ -52,6 +52,17 @@ BAD = [
   ({'stop__name': 'epso'}, ["stop.name = 'epso'", "did you mean 'espo'?"]),
   ({'baselines': ('never', 'regret')}, ['baselines', "did you mean 'regret_only'?"]),
   ({'stop__name': 'random'}, ["stop.name = 'random'", "fix: stop.name = 'espo'"]),
+  (
+    {'stop__name': 'risk_control', 'stop__shadow_share': 0.0},
+    ['stop.shadow_share = 0.0', "'risk_control'", 'fix: stop.shadow_share = 0.1'],
+  ),
+  ({'stop__name': 'risk_control', 'stop__epsilon': 0.0}, ['stop.epsilon = 0.0', "'risk_control'", 'fix: stop.epsilon = 0.2']),
+  (
+    {'stop__name': 'risk_control', 'stop__risk_control__beta_min': 0.0},
+    ['stop.risk_control.beta_min = 0.0', 'fix: 0 < beta_min'],
+  ),
+  ({'stop__budget': 1.5}, ['stop.budget = 1.5', 'fix: a number in [0, 1]']),
+  ({'rollout__record': -1}, ['rollout.record = -1', 'fix: a number of at least 0']),
   ({'objective__name': 'pppo'}, ["objective.name = 'pppo'", "did you mean 'ppo'?"]),
   ({'objective__clip_hihg': 0.2}, ['objective.clip_hihg = 0.2', "'ppo'", 'did you mean clip_high?']),
   ({'objective__clip_low': 1}, ['objective.clip_low = 1', 'int instead of float', 'fix: a value such as 0.2']),

@@ -26,6 +26,7 @@ FLAGS = [
   '--config.mesh.data=-1',
   '--config.rollout.parts=2',
   '--config.rollout.max_draws=2',
+  '--config.rollout.record=5',
   '--config.warm_start.steps=4',
   '--config.warm_start.warmup_steps=1',
   '--config.learner.updates=6',
@@ -106,6 +107,9 @@ def assert_same_numbers(workdir: pathlib.Path, reference: pathlib.Path) -> None:
           np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6, err_msg=f'{stage} {row["step"]} {name}')
   for name in ('warm_start/evaluation.json', 'arms/espo/evaluation.json'):
     assert (workdir / name).read_text() == (reference / name).read_text()
+  ours, theirs = (np.load(path / 'arms/espo/rollouts/000005.npz') for path in (workdir, reference))
+  for name in ('full_length', 'ended', 'correct', 'stopped', 'shadow'):
+    np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
 @pytest.fixture(scope='module')

@@ -211,7 +211,7 @@ def test_what_cannot_be_replayed_is_said(tmp_path, changes, message):
 
 
 def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch, capsys):
-  main([f'--rollouts={run_folder}', '--grid', 'smoothing=0,0.9', '--rates=0.1,0.3,0.4,0.7'])
+  main([f'--rollouts={run_folder}', '--grid', 'smoothing=0,0.9', '--rates=0.1,0.3,0.4,0.7', '--most_lost=1'])
   printed = capsys.readouterr().out
   record = json.loads((run_folder / 'replay/frontier.json').read_text())
   assert (run_folder / 'replay/frontier.png').stat().st_size > 10_000
@@ -231,9 +231,17 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
     parsed(arguments)
     validate(parsed.config)
     assert parsed.config.stop.name == rule
-    rule_of = make_rule(parsed.config, rule)
-    np.testing.assert_allclose(rule_of.init(1).adaptive.beta, best[rule]['beta'], rtol=1e-3)
+    np.testing.assert_allclose(make_rule(parsed.config, rule).init(1).adaptive.beta, best[rule]['beta'], rtol=1e-3)
+    if rule == 'risk_control':
+      np.testing.assert_allclose(parsed.config.stop.budget, max(best[rule]['seen']['false_positives'], 0.01), rtol=1e-2)
     assert values['stop.name'] == rule
+
+
+def test_constants_that_lose_too_much_are_not_chosen(run_folder):
+  record = compare(run_folder, run_folder / 'a', {'smoothing': (0.0,)}, (0.3, 0.7), most_lost=0.05)
+  assert {'espo', 'risk_control'} <= set(record['best']) <= {'espo', 'risk_control', 'regret_only'}  # others are blind to slips
+  for point in record['best'].values():
+    assert point['seen']['false_positives'] <= 0.05 and point['seen']['stop_rate'] < 0.5
 
 
 def test_a_replay_does_not_see_what_it_is_measured_on(run_folder):

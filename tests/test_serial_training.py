@@ -158,6 +158,7 @@ def test_nothing_flows_into_what_a_row_was_given(name):
     ({'objective__name': 'ppo', 'advantage__name': ''}, ["advantage.name = 'gae'", "fix: objective.name = 'grpo'"]),
     ({'exits__every': 1}, ['exits.every = 1', 'fix: exits.every = 0']),
     ({'rollout__serial__answer_tokens': 16}, ['rollout.serial.answer_tokens = 16', 'fix: rollout.horizon > 16']),
+    ({'rollout__record': 5}, ['rollout.record = 5', 'fix: rollout.record = 0']),
     ({'rollout__serial__answer_tokens': 0}, ['rollout.serial.answer_tokens = 0', 'above 0']),
     ({'rollout__serial__inducer': '', 'rollout__serial__end_of_thinking': '#'}, ["end_of_thinking = '#'", 'fix: an inducer']),
   ],

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espo_jax import stops
-from espo_jax.stops import Adaptive, Observation, surrogate_regret
+from espo_jax.stops import Adaptive, Hindsight, Observation, surrogate_regret
 
 pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 
 ALL = tuple(stops.REGISTRY)
-STEERED = tuple(name for name in ALL if name != 'never')
+STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control'))
 
 
 def adaptive(mu=0.0, var=1.0, beta=1.0, *, batches=1, enabled=True) -> Adaptive:
@@ -52,12 +52,32 @@ def replay(name, state, regret, values, noise, *, smoothing=0.9, clip=5.0, delta
       z = smoothing * z + (1 - smoothing) * normalised
       score[n, t], threshold[n, t] = {
         'espo': (z, beta * max(values[n, t], epsilon)),
+        'risk_control': (z, beta * max(values[n, t], epsilon)),
         'regret_only': (z, beta),
         'value_only': (-values[n, t], beta),
         'random': (-np.log(noise[n, t]), beta),
         'never': (0.0, np.inf),
       }[name]
   return score, threshold
+
+
+def hindsight(rng, count, horizon) -> Hindsight:
+  """Rows whose failures have a token of high score, with weights as those of shadow rows."""
+  correct = (rng.random(count) < 0.5).astype(np.float32)
+  z = rng.normal(0, 0.3, (count, horizon))
+  z[np.arange(count), rng.integers(0, horizon, count)] += np.where(
+    correct, rng.exponential(0.3, count), rng.exponential(2.0, count)
+  )
+  values = rng.uniform(-0.2, 1.0, (count, horizon))
+  weight = rng.choice([0.0, 1.0, 4.0], count)
+  arrays = (
+    z.astype(np.float32),
+    values.astype(np.float32),
+    rng.integers(1, horizon + 1, count),
+    correct,
+    weight.astype(np.float32),
+  )
+  return Hindsight(*map(jnp.asarray, arrays))
 
 
 # ------------------------------------------------------------------------------------------------------- surrogate regret
@@ -91,7 +111,8 @@ OTHER = {'smoothing': 0.5, 'clip': 1.2, 'delta': 0.3, 'epsilon': 0.35}
 
 @pytest.mark.parametrize('constants', [PUBLISHED, OTHER], ids=['published', 'other'])
 @pytest.mark.parametrize(
-  ('name', 'beta'), [('espo', 1.4), ('regret_only', 0.45), ('value_only', 0.1), ('random', 4.5), ('never', 0.0)]
+  ('name', 'beta'),
+  [('espo', 1.4), ('risk_control', 1.2), ('regret_only', 0.45), ('value_only', 0.1), ('random', 4.5), ('never', 0.0)],
 )
 def test_rule_is_the_papers_table(name, beta, constants):
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
@@ -150,7 +171,7 @@ def test_a_disabled_rule_never_stops(name):
   regret=st.lists(st.lists(st.floats(0, 1e6, width=32), min_size=8, max_size=8), min_size=1, max_size=12),
 )
 @settings(max_examples=30, deadline=None)
-@pytest.mark.parametrize('name', ['espo', 'regret_only'])
+@pytest.mark.parametrize('name', ['espo', 'regret_only', 'risk_control'])
 def test_z_stays_within_the_clip(name, mu, var, smoothing, clip, regret):
   rule = stops.REGISTRY[name](smoothing=smoothing, clip=clip)
   state = rule.init(8, adaptive(mu=mu, var=var))
@@ -179,7 +200,7 @@ def test_moments_over_batches(name, momentum):
     else:
       mu, var = momentum * mu + (1 - momentum) * real.mean(), momentum * var + (1 - momentum) * real.var()
     hidden = jnp.asarray(np.where(mask, regret, np.nan))  # what the mask hides may be anything
-    state = rule.adapt(state, hidden, jnp.asarray(mask), jnp.zeros(30, bool))
+    state = rule.adapt(state, hidden, jnp.asarray(mask), jnp.zeros(30, bool), hindsight(rng, 30, 20))
     np.testing.assert_allclose([state.mu, state.var], [mu, var], rtol=1e-5)
     assert int(state.batches) == batch + 1
 
@@ -214,7 +235,8 @@ def test_published_constants_of_the_controller():
 def test_beta_waits_until_the_rule_is_enabled(name):
   rule = stops.REGISTRY[name]()
   before = rule.init(8).adaptive
-  after = rule.adapt(before, jnp.full((8, 3), 2.5), jnp.ones((8, 3), bool), jnp.ones(8, bool))
+  seen = hindsight(np.random.default_rng(0), 8, 3)
+  after = rule.adapt(before, jnp.full((8, 3), 2.5), jnp.ones((8, 3), bool), jnp.ones(8, bool), seen)
   assert after.beta == before.beta
   assert float(after.mu) == 2.5 and float(before.mu) == 0.0  # while the moments move
 
@@ -244,6 +266,41 @@ def test_closed_loop_reaches_the_target_rate(name, start, target):
   noise = np.sqrt(target * (1 - target) / (count * 200))
   assert abs(float(rates[-200:].mean()) - target) < 4 * noise
   assert int(state.batches) == batches
+
+
+def test_risk_control_takes_the_lowest_threshold_that_loses_few_right_answers():
+  low, high, epsilon, memory, budget = 0.2, 9.0, 0.3, 0.7, 0.25
+  rule = stops.risk_control(beta_0=2.0, beta_min=low, beta_max=high, epsilon=epsilon, memory=memory, budget=budget)
+  levels = np.geomspace(low, high, 64).astype(np.float32).astype(np.float64)
+  state = rule.init(1).adaptive.replace(enabled=jnp.asarray(True))
+  nobody = (jnp.zeros((40, 12)), jnp.ones((40, 12), bool), jnp.zeros(40, bool))
+  lost, right, chosen = np.zeros(64), 0.0, []
+  for batch in range(6):
+    seen = hindsight(np.random.default_rng([8, batch]), 40, 12)
+    if batch == 0:
+      seen = seen._replace(correct=jnp.zeros(40))
+    state = jax.jit(rule.adapt)(state, *nobody, seen)
+    z, values, length, correct, weight = (np.asarray(x, np.float64) for x in seen)
+    lost, right = memory * lost, memory * right
+    for n in range(40):
+      full = int(length[n])
+      stoppable = range(full if full == 12 else full - 1)
+      right += weight[n] * correct[n]
+      lost += (
+        weight[n]
+        * correct[n]
+        * np.any([z[n, t] > levels * max(values[n, t], epsilon) for t in stoppable] or [0 * levels], axis=0)
+      )
+    within = [k for k in range(64) if (lost[k] + 1) / (right + 1) <= budget]
+    np.testing.assert_allclose(state.beta, levels[within[0]] if within else 2.0, rtol=1e-6)
+    np.testing.assert_allclose(state.account, [*lost, right], rtol=1e-5)
+    chosen.append(float(state.beta))
+    assert bool(within) == (batch > 0)  # without right answers nothing is known
+  assert len(set(chosen[1:])) > 1 and low < min(chosen[1:])
+  assert (
+    rule.adapt(state.replace(enabled=jnp.asarray(False)), *nobody, hindsight(np.random.default_rng(9), 40, 12)).beta
+    == state.beta
+  )
 
 
 # ------------------------------------------------------------------------------------------------------------------- gate

@@ -91,7 +91,7 @@ _NOT_NEGATIVE = [
   'checkpoint.keep_best',
   'eval.draft_blocks',
 ]
-_SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_share']
+_SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_share', 'stop.budget', 'stop.memory']
 _BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
 
 
@@ -200,6 +200,8 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if 'espo' in arms and s.epsilon > 0:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
+  if 'risk_control' in arms:
+    yield from _risk_control(config)
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
   lowest, level = min(config.reward.get('low', 0.0), s.fail_reward), s.value_only.beta_0
@@ -212,6 +214,22 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield (
       f"stop.name = {s.name!r}: the arm 'random' stops as often as stop.name's arm does; "
       "fix: stop.name = 'espo' with 'random' among baselines"
+    )
+
+
+def _risk_control(config: ml_collections.ConfigDict) -> Iterator[str]:
+  s, own = config.stop, config.stop.risk_control
+  if not 0 < own.beta_min <= s.beta_0 <= own.beta_max:
+    yield (
+      f'stop.risk_control.beta_min = {own.beta_min} with stop.beta_0 = {s.beta_0} and stop.risk_control.beta_max = '
+      f'{own.beta_max}; fix: 0 < beta_min <= beta_0 <= beta_max'
+    )
+  if s.epsilon == 0:
+    yield "stop.epsilon = 0.0: the threshold of the rule 'risk_control' scales with it; fix: stop.epsilon = 0.2, say"
+  if s.shadow_share == 0:
+    yield (
+      "stop.shadow_share = 0.0: the rule 'risk_control' counts right answers that were lost, and only rows that go on after a "
+      'stop show them; fix: stop.shadow_share = 0.1, say'
     )
 
 

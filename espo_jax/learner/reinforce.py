@@ -31,7 +31,7 @@ from espo_jax.objectives import (
   on_tokens,
 )
 from espo_jax.rewards import Judged
-from espo_jax.stops import Adaptive, GateState, StopRule, update_gate
+from espo_jax.stops import Adaptive, GateState, Hindsight, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories
 
 
@@ -296,13 +296,22 @@ class Reinforcement:
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)
     return state, metrics | step_metrics
 
-  def finish(self, state: TrainState, rows: Trajectories, metrics: Metrics) -> TrainState:
-    """What happens once a batch: the regret's moments, the controller, the critic's gate or its one number, the history."""
+  def finish(
+    self, state: TrainState, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], metrics: Metrics
+  ) -> TrainState:
+    """What happens once a batch: the regret's moments, the controller, the critic's gate or its one number, the history.
+
+    Args:
+      state: After the updates.
+      rows: Of the batch.
+      correct: 1 where a row's whole text is right.
+      metrics: Of the batch.
+    """
     params = state.params
     if self.model.critic_free:
       success = self._success(params['critic']['success'], metrics['accuracy'], state.adaptive.batches)
       params = params | {'critic': {'success': success}}
-    adaptive, gate, history = self._between_batches(state.adaptive, state.gate, state.history, rows, metrics)
+    adaptive, gate, history = self._between_batches(state.adaptive, state.gate, state.history, rows, correct, metrics)
     return state.replace(params=params, adaptive=adaptive, gate=gate, history=history)
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -313,9 +322,18 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def _between_batches(
-    self, adaptive: Adaptive, gate: GateState, history: History, rows: Trajectories, metrics: Metrics
+    self,
+    adaptive: Adaptive,
+    gate: GateState,
+    history: History,
+    rows: Trajectories,
+    correct: Float[Array | np.ndarray, 'N'],
+    metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
-    adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped)
+    each = rows.stopped.sum() / jnp.maximum(rows.shadow.sum(), 1)  # stopped rows for whom a shadow row stands
+    weight = jnp.where(rows.stopped, rows.shadow * each, 1.0)
+    hindsight = Hindsight(rows.z, rows.values, rows.full_length, jnp.asarray(correct), weight)
+    adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
     past = jnp.where(history.updates == 0, 0.0, history.entropy)

@@ -2,11 +2,14 @@
 
 import ml_collections
 
+from espo_jax import stops
 from espo_jax.replays.search import Point
+
+_LEAST_BUDGET = 0.01  # a smaller one takes more than 100 right answers to show
 
 
 def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, str | float]:
-  """The fields, by name, that make a run start at the point and steer for the share of rows that it stops.
+  """The fields, by name, that make a run start at the point and steer for what it stops, or for what it loses.
 
   Args:
     config: Of the run that was recorded; what it already says of the bounds of beta stays where it can.
@@ -17,9 +20,13 @@ def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, 
     own = config.stop.get(point.name, {})
     return f'stop.{point.name}.{constant}' if constant in own else f'stop.{constant}'
 
-  beta = float(f'{point.beta:.4g}')
   values = {'stop.name': point.name} | {field(name): value for name, value in point.constants.items()}
-  values |= {field('beta_0'): beta, 'stop.target_rate': float(f'{point.seen.stop_rate:.3g}')}
+  beta = float(f'{point.beta:.4g}')
+  values[field('beta_0')] = beta
+  if 'budget' in stops.arguments(point.name):
+    values['stop.budget'] = float(f'{max(point.seen.false_positives, _LEAST_BUDGET):.3g}')
+  else:
+    values['stop.target_rate'] = float(f'{point.seen.stop_rate:.3g}')
   bounds = config.stop.get(point.name, config.stop)
   for name, outside in (('beta_min', beta < bounds.beta_min), ('beta_max', beta > bounds.beta_max)):
     if outside:

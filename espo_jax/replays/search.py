@@ -1,7 +1,7 @@
 """Every rule that has a score and a threshold, over its constants and over how many rows it stops."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,16 @@ from espo_jax.stops import StopRule
 
 REFERENCE = 'random'  # what a rule is worth is seen against it; nobody would choose it
 _HALVINGS = 26  # of the interval in which a threshold is sought
-_CONTROLLER = {'beta_0', 'beta_min', 'beta_max', 'eta', 'target_rate', 'momentum'}  # takes no part in a replay
+_CONTROLLER = {
+  'beta_0',
+  'beta_min',
+  'beta_max',
+  'eta',
+  'target_rate',
+  'budget',
+  'memory',
+  'momentum',
+}  # takes no part in a replay
 
 
 class Candidate(NamedTuple):
@@ -43,7 +52,7 @@ class Point(NamedTuple):
 
 def rules() -> dict[str, frozenset[str]]:
   """The registered rules whose threshold has a scale, and of each the constants that a grid may have."""
-  return {name: stops.arguments(name) - _CONTROLLER for name in stops.REGISTRY if 'beta_0' in stops.arguments(name)}
+  return {name: stops.arguments(name) - _CONTROLLER for name in stops.REGISTRY if 'beta_max' in stops.arguments(name)}
 
 
 def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[float]]) -> list[Candidate]:
@@ -84,13 +93,22 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
     length, stopped = jax.device_get(replay_all(candidate.rule, jnp.asarray(betas, jnp.float32), on_device, noise))
     return length.reshape(len(betas), -1), stopped.reshape(len(betas), -1)
 
-  low, high = (np.full(len(rates), bound) for bound in candidate.bounds)
-  for _ in range(_HALVINGS):
-    middle = (low + high) / 2
-    reached = np.average(ends(middle)[1], axis=1, weights=halves[0].reshape(-1))
-    too_many = reached > rates
-    low, high = np.where(too_many, middle, low), np.where(too_many, high, middle)
-  betas = np.unique(high.astype(np.float32))
+  def share(betas: Float[np.ndarray, 'K']) -> Float[np.ndarray, 'K']:
+    return np.average(ends(betas)[1], axis=1, weights=halves[0].reshape(-1))
+
+  def edge(stops_enough: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """By rate, where the stopped share, which falls with beta, no longer satisfies a condition."""
+    low, high = (np.full(len(rates), bound) for bound in candidate.bounds)
+    for _ in range(_HALVINGS):
+      middle = (low + high) / 2
+      enough = stops_enough(share(middle))
+      low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return high
+
+  lowest = edge(lambda found: found > rates)
+  reached = share(lowest)
+  # As many rows are stopped up to the next edge: the threshold stands as far from one as from the other.
+  betas = np.unique(((lowest + edge(lambda found: found >= reached)) / 2).astype(np.float32))
   length, stopped = ends(betas)
   facts = recordings.full_length.reshape(-1), recordings.correct.reshape(-1)
   seen, held_out = (measure(length, stopped, *facts, half.reshape(-1)) for half in halves)
@@ -102,11 +120,19 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   return list(distinct.values())
 
 
-def chosen(points: Sequence[Point]) -> dict[str, Point]:
-  """By rule, the point of the fewest expected tokens per solved problem."""
+def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:
+  """By rule, the point of the fewest expected tokens per solved problem; rules that lose too much everywhere are left out.
+
+  Without a bound on what is lost, a rule does best to give up on every problem that takes long.
+
+  Args:
+    points: Of all rules.
+    most_lost: The share of right rows that may be stopped.
+  """
   best: dict[str, Point] = {}
   for point in points:
-    if point.name not in best or point.seen.tokens_per_solved < best[point.name].seen.tokens_per_solved:
+    least = best[point.name].seen.tokens_per_solved if point.name in best else float('inf')
+    if point.seen.false_positives <= most_lost and point.seen.tokens_per_solved < least:
       best[point.name] = point
   return best
 

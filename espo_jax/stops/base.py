@@ -16,6 +16,7 @@ class Adaptive(flax.struct.PyTreeNode):
   batches: Int[Array, '']  # batches the moments have seen
   beta: Float[Array, '']  # the threshold's scale, moved by the controller
   enabled: Bool[Array, '']  # False until the critic warm-up is over
+  account: Float[Array, 'K'] | None = None  # of a rule that keeps one
 
 
 class StopState(flax.struct.PyTreeNode):
@@ -33,6 +34,30 @@ class Observation(NamedTuple):
   noise: Float[Array, 'B']
 
 
+class Hindsight(NamedTuple):
+  """What became of a batch's rows beyond what the rule saw: those that nobody stopped, and shadow rows.
+
+  Attributes:
+    z: The rule's score, `[N, T]`, up to each row's own end.
+    values: `[N, T]`, likewise.
+    full_length: Tokens up to the row's own end.
+    correct: 1 where the row, not stopped, is right.
+    weight: How many rows of the policy a row stands for: a shadow row for those that were stopped and did not go on.
+  """
+
+  z: Float[Array, 'N T']
+  values: Float[Array, 'N T']
+  full_length: Int[Array, 'N']
+  correct: Float[Array, 'N']
+  weight: Float[Array, 'N']
+
+  @property
+  def stoppable(self) -> Bool[Array, 'N T']:
+    """True on the tokens at which a row could have been stopped: all up to its end, but an end token."""
+    horizon = self.z.shape[1]
+    return jnp.arange(horizon)[None] < (self.full_length - (self.full_length < horizon).astype(jnp.int32))[:, None]
+
+
 class StopRule(NamedTuple):
   """A stop rule.
 
@@ -40,13 +65,14 @@ class StopRule(NamedTuple):
     init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh run.
     update: `(state, observation) -> (state, stop: bool[B], score: float[B])`; a row stops where `score > threshold`.
     threshold: `(adaptive, values) -> float`, what the score is compared with, elementwise over `values`.
-    adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N]) -> adaptive`, called once between batches.
+    adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once between batches; only a rule
+      that learns from hindsight needs it.
   """
 
   init: Callable[..., StopState]
   update: Callable[[StopState, Observation], tuple[StopState, Array, Array]]
   threshold: Callable[[Adaptive, Array], Array]
-  adapt: Callable[[Adaptive, Array, Array, Array], Adaptive]
+  adapt: Callable[..., Adaptive]
 
 
 Score = Callable[[StopState, Observation], Float[Array, 'B']]
@@ -98,7 +124,14 @@ def controlled_rule(
     stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
     return state.replace(z=z), stop, z
 
-  def adapt(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N']) -> Adaptive:
+  def adapt(
+    adaptive: Adaptive,
+    regret: Float[Array, 'N T'],
+    mask: Bool[Array, 'N T'],
+    stopped: Bool[Array, 'N'],
+    hindsight: Hindsight | None = None,
+  ) -> Adaptive:
+    del hindsight
     rate = stopped.astype(jnp.float32).mean()
     moved = jnp.clip(adaptive.beta + eta * (rate - target_rate), beta_min, beta_max)
     adaptive = running_moments(adaptive, regret, mask, momentum)

@@ -1,0 +1,77 @@
+"""Ours: ESPO's rule, its threshold set by the share of right answers that may be lost, not by a share of rows to stop."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.registry import source
+from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState, controlled_rule
+from espo_jax.stops.espo import smoothed_regret
+
+_LEVELS = 64  # thresholds that account is kept of
+
+
+@source('ours; the bound after conformal risk control, arXiv 2208.02814')
+def risk_control(
+  *,
+  smoothing: float = 0.9,
+  clip: float = 5.0,
+  delta: float = 1e-8,
+  epsilon: float = 0.2,
+  beta_0: float = 7.0,
+  beta_min: float = 0.1,
+  beta_max: float = 100.0,
+  budget: float = 0.02,
+  memory: float = 0.9,
+  momentum: float = 0.99,
+) -> StopRule:
+  """Stop as ESPO does, `z_t > beta max(V(s_t), epsilon)`, at the lowest beta that loses a small share of the right answers.
+
+  After each batch, account is kept of the rows that are right and not stopped, shadow rows standing for those that were: by
+  threshold, how many of them would have been stopped. Sums fade by `memory` a batch. Beta is then the lowest of 64 thresholds,
+  from `beta_min` to `beta_max`, for which `(lost + 1) / (right + 1) <= budget`; as long as there is none, before about
+  `1 / budget` right answers, it is `beta_0`. So the rule stops as many rows as the policy fails in a way that regret tells,
+  however many these are. Shadow rows have to be among the stopped ones.
+
+  Args:
+    smoothing: `a_s`.
+    clip: Bound on the normalised regret.
+    delta: Added to the variance.
+    epsilon: The least value the threshold scales with, above 0.
+    beta_0: The threshold's first scale.
+    beta_min: The lowest scale, above 0.
+    beta_max: The highest, at which no row should stop.
+    budget: The share of right answers that may be lost.
+    memory: Of the account.
+    momentum: Of the running moments.
+  """
+  levels = np.geomspace(beta_min, beta_max, _LEVELS).astype(np.float32)
+
+  def score(state: StopState, obs: Observation) -> Array:
+    return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
+
+  def threshold(adaptive: Adaptive, values: Array) -> Array:
+    return adaptive.beta * jnp.maximum(values, epsilon)
+
+  plain = controlled_rule(
+    score, threshold, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum
+  )
+
+  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
+    state = plain.init(batch, adaptive)
+    return state if adaptive is not None else state.replace(adaptive=state.adaptive.replace(account=jnp.zeros(_LEVELS + 1)))
+
+  def adapt(
+    adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
+  ) -> Adaptive:
+    assert adaptive.account is not None  # of `init`
+    needed = jnp.where(hindsight.stoppable, hindsight.z / jnp.maximum(hindsight.values, epsilon), -jnp.inf).max(axis=1)
+    right = hindsight.weight * hindsight.correct
+    lost = jnp.where(needed[:, None] > levels[None], right[:, None], 0.0).sum(axis=0)
+    account = memory * adaptive.account + jnp.append(lost, right.sum())
+    within = account[:-1] + 1 <= budget * (account[-1] + 1)
+    beta = jnp.where(within.any(), jnp.asarray(levels)[within.argmax()], beta_0)
+    adaptive = plain.adapt(adaptive, regret, mask, stopped)
+    return adaptive.replace(beta=jnp.where(adaptive.enabled, beta, adaptive.beta), account=account)
+
+  return plain._replace(init=init, adapt=adapt)

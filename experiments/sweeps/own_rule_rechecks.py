@@ -1,0 +1,16 @@
+"""Our stop rule against ESPO where not every unlikely token is a slip.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule_rechecks.py --workdir=runs/own_rule_rechecks \
+    --output=experiments/results/own_rule_rechecks
+
+The arms are those of `own_rule.py`.
+"""
+
+import pathlib
+import runpy
+
+_CHAINS = runpy.run_path(str(pathlib.Path(__file__).with_name('own_rule.py')))
+
+
+def get_sweep():
+  return _CHAINS['get_sweep'](base='experiments/quickstart.py:rechecks')
