@@ -56,10 +56,10 @@ BAD = [
     {'stop__name': 'risk_control', 'stop__shadow_share': 0.0},
     ['stop.shadow_share = 0.0', "'risk_control'", 'fix: stop.shadow_share = 0.1'],
   ),
-  ({'stop__name': 'risk_control', 'stop__epsilon': 0.0}, ['stop.epsilon = 0.0', "'risk_control'", 'fix: stop.epsilon = 0.2']),
+  ({'stop__name': 'risk_control', 'stop__risk_control__beta_0': 9.0}, ['stop.risk_control.beta_0 = 9.0', 'fix: inside']),
   (
     {'stop__name': 'risk_control', 'stop__risk_control__beta_min': 0.0},
-    ['stop.risk_control.beta_min = 0.0', 'fix: 0 < beta_min'],
+    ['stop.risk_control.beta_min = 0.0', 'fix: a number above 0'],
   ),
   ({'stop__budget': 1.5}, ['stop.budget = 1.5', 'fix: a number in [0, 1]']),
   ({'rollout__record': -1}, ['rollout.record = -1', 'fix: a number of at least 0']),

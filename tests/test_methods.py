@@ -75,7 +75,7 @@ def test_every_method_says_where_it_comes_from():
     text = methods.describe(method)
     assert f'  {method.name}: {paper.split()[0]}' in text
     for name in registry.options(method.function):
-      value = re.search(rf'\b{name} =.*?(?=, *\w+ =|$)', text.replace('\n', ' '))
+      value = re.search(rf'\b{name} =.*?(?=, *\w+ =|$)', ' '.join(text.split()))
       assert value and value[0].endswith('[U]') != (name in published), (method.name, name)
 
 

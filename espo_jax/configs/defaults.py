@@ -111,9 +111,9 @@ def default_config() -> ml_collections.ConfigDict:
   c.stop.shadow_share = 0.25  # of stopped rows that go on, for measurement only
   c.stop.budget = 0.02  # ours: the share of right answers that 'risk_control' may lose
   c.stop.memory = 0.9  # ours: how the account that it keeps of them fades from batch to batch
-  for rule, (beta_0, beta_min, beta_max) in {'regret_only': (1.4, 0.1, 100.0), 'value_only': (-0.2, -1.0, 1.0)}.items():
+  scales = {'regret_only': (1.4, 0.1, 100.0), 'value_only': (-0.2, -1.0, 1.0), 'risk_control': (1.4, 0.05, 5.0)}
+  for rule, (beta_0, beta_min, beta_max) in scales.items():
     c.stop[rule] = ml_collections.ConfigDict({'beta_0': beta_0, 'beta_min': beta_min, 'beta_max': beta_max})  # other scales [U]
-  c.stop.risk_control = ml_collections.ConfigDict({'beta_min': 0.1, 'beta_max': 100.0})
 
   c.gate = ml_collections.ConfigDict()  # the critic warm-up
   c.gate.loss_below = 0.5

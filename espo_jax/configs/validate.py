@@ -191,7 +191,8 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
   s, arms = config.stop, {*config.baselines, config.stop.name}
   if arms <= {'never'}:
     return
-  for arm, field in (('espo', 'stop'), ('regret_only', 'stop.regret_only'), ('value_only', 'stop.value_only')):
+  fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in ('regret_only', 'value_only', 'risk_control')}
+  for arm, field in fields.items():
     own = get_field(config, field)
     if arm in arms and not own.beta_min <= own.beta_0 <= own.beta_max:
       yield (
@@ -219,13 +220,8 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _risk_control(config: ml_collections.ConfigDict) -> Iterator[str]:
   s, own = config.stop, config.stop.risk_control
-  if not 0 < own.beta_min <= s.beta_0 <= own.beta_max:
-    yield (
-      f'stop.risk_control.beta_min = {own.beta_min} with stop.beta_0 = {s.beta_0} and stop.risk_control.beta_max = '
-      f'{own.beta_max}; fix: 0 < beta_min <= beta_0 <= beta_max'
-    )
-  if s.epsilon == 0:
-    yield "stop.epsilon = 0.0: the threshold of the rule 'risk_control' scales with it; fix: stop.epsilon = 0.2, say"
+  if own.beta_min <= 0:
+    yield f'stop.risk_control.beta_min = {own.beta_min}: out of range; fix: a number above 0'
   if s.shadow_share == 0:
     yield (
       "stop.shadow_share = 0.0: the rule 'risk_control' counts right answers that were lost, and only rows that go on after a "

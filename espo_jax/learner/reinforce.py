@@ -332,7 +332,7 @@ class Reinforcement:
   ) -> tuple[Adaptive, GateState, History]:
     each = rows.stopped.sum() / jnp.maximum(rows.shadow.sum(), 1)  # stopped rows for whom a shadow row stands
     weight = jnp.where(rows.stopped, rows.shadow * each, 1.0)
-    hindsight = Hindsight(rows.z, rows.values, rows.full_length, jnp.asarray(correct), weight)
+    hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), weight)
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)

@@ -39,14 +39,12 @@ class Hindsight(NamedTuple):
 
   Attributes:
     z: The rule's score, `[N, T]`, up to each row's own end.
-    values: `[N, T]`, likewise.
     full_length: Tokens up to the row's own end.
     correct: 1 where the row, not stopped, is right.
     weight: How many rows of the policy a row stands for: a shadow row for those that were stopped and did not go on.
   """
 
   z: Float[Array, 'N T']
-  values: Float[Array, 'N T']
   full_length: Int[Array, 'N']
   correct: Float[Array, 'N']
   weight: Float[Array, 'N']

@@ -1,4 +1,4 @@
-"""Ours: ESPO's rule, its threshold set by the share of right answers that may be lost, not by a share of rows to stop."""
+"""Ours: regret alone, its threshold set by the share of right answers that may be lost, not by a share of rows to stop."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,30 +17,29 @@ def risk_control(
   smoothing: float = 0.9,
   clip: float = 5.0,
   delta: float = 1e-8,
-  epsilon: float = 0.2,
-  beta_0: float = 7.0,
-  beta_min: float = 0.1,
-  beta_max: float = 100.0,
+  beta_0: float = 1.4,
+  beta_min: float = 0.05,
+  beta_max: float = 5.0,
   budget: float = 0.02,
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:
-  """Stop as ESPO does, `z_t > beta max(V(s_t), epsilon)`, at the lowest beta that loses a small share of the right answers.
+  """Stop once ESPO's `z_t > beta`, at the lowest beta that loses a small share of the right answers.
 
   After each batch, account is kept of the rows that are right and not stopped, shadow rows standing for those that were: by
   threshold, how many of them would have been stopped. Sums fade by `memory` a batch. Beta is then the lowest of 64 thresholds,
   from `beta_min` to `beta_max`, for which `(lost + 1) / (right + 1) <= budget`; as long as there is none, before about
   `1 / budget` right answers, it is `beta_0`. So the rule stops as many rows as the policy fails in a way that regret tells,
-  however many these are. Shadow rows have to be among the stopped ones.
+  however many these are. There is no critic in it: a threshold that scales with V moves as V does, faster than the account.
+  Shadow rows have to be among the stopped ones.
 
   Args:
     smoothing: `a_s`.
     clip: Bound on the normalised regret.
     delta: Added to the variance.
-    epsilon: The least value the threshold scales with, above 0.
-    beta_0: The threshold's first scale.
-    beta_min: The lowest scale, above 0.
-    beta_max: The highest, at which no row should stop.
+    beta_0: The first threshold.
+    beta_min: The lowest, above 0.
+    beta_max: The highest, at which no row should stop: z is at most `clip`.
     budget: The share of right answers that may be lost.
     memory: Of the account.
     momentum: Of the running moments.
@@ -51,7 +50,7 @@ def risk_control(
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
 
   def threshold(adaptive: Adaptive, values: Array) -> Array:
-    return adaptive.beta * jnp.maximum(values, epsilon)
+    return jnp.broadcast_to(adaptive.beta, values.shape)
 
   plain = controlled_rule(
     score, threshold, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum
@@ -65,9 +64,9 @@ def risk_control(
     adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
   ) -> Adaptive:
     assert adaptive.account is not None  # of `init`
-    needed = jnp.where(hindsight.stoppable, hindsight.z / jnp.maximum(hindsight.values, epsilon), -jnp.inf).max(axis=1)
+    highest = jnp.where(hindsight.stoppable, hindsight.z, -jnp.inf).max(axis=1)
     right = hindsight.weight * hindsight.correct
-    lost = jnp.where(needed[:, None] > levels[None], right[:, None], 0.0).sum(axis=0)
+    lost = jnp.where(highest[:, None] > levels[None], right[:, None], 0.0).sum(axis=0)
     account = memory * adaptive.account + jnp.append(lost, right.sum())
     within = account[:-1] + 1 <= budget * (account[-1] + 1)
     beta = jnp.where(within.any(), jnp.asarray(levels)[within.argmax()], beta_0)
