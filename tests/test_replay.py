@@ -238,7 +238,7 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
 
 
 def test_constants_that_lose_too_much_are_not_chosen(run_folder):
-  record = compare(run_folder, run_folder / 'a', {'smoothing': (0.0,)}, (0.3, 0.7), most_lost=0.05)
+  record = compare(run_folder, run_folder / 'a', {'smoothing': (0.5,)}, (0.3, 0.7), most_lost=0.05)
   assert {'espo', 'risk_control'} <= set(record['best']) <= {'espo', 'risk_control', 'regret_only'}  # others are blind to slips
   for point in record['best'].values():
     assert point['seen']['false_positives'] <= 0.05 and point['seen']['stop_rate'] < 0.5
