@@ -35,8 +35,9 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
   c = exp.config
   optimizer = _optimizer(
     c,
-    c.warm_start,
     c.warm_start.learning_rate,
+    c.warm_start.learning_rate,
+    c.warm_start.warmup_steps,
     decay_steps=c.warm_start.steps - c.warm_start.warmup_steps,
     weight_decay=c.warm_start.weight_decay,
     exit_learning_rate=0.0,  # no token leaves early here
@@ -48,9 +49,10 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
 def calibration_learner(exp: Experiment) -> Calibration:
   """The calibration's learner."""
   c = exp.config
+  rate = c.calibration.learning_rate
   return Calibration(
     model=exp.model,
-    optimizer=_optimizer(c, c.calibration, c.calibration.learning_rate),
+    optimizer=_optimizer(c, rate, rate, c.calibration.warmup_steps),
     kappa=c.calibration.kappa,
     patterns=c.calibration.patterns,
     uniform_patterns=c.calibration.uniform_patterns,
@@ -72,7 +74,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
   gate = c.gate.to_dict()
   return Reinforcement(
     model=model,
-    optimizer=_optimizer(c, c.learner, c.critic.learning_rate),
+    optimizer=_optimizer(c, c.learner.learning_rate, c.critic.learning_rate, c.learner.warmup_steps),
     rule=rule,
     objective=c.objective.name,
     options=method_options(c, 'objective'),
@@ -95,9 +97,9 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
 
 
 def _optimizer(
-  c: ml_collections.ConfigDict, stage: ml_collections.ConfigDict, critic_learning_rate: float, **others: Any
+  c: ml_collections.ConfigDict, learning_rate: float, critic_learning_rate: float, warmup_steps: int, **others: Any
 ) -> optax.GradientTransformation:
-  """The optimizer of the stage that a section of the config is about; `others` go before what stages have in common."""
+  """The optimizer of a stage; `others` go before what stages have in common."""
   common = {
     'exit_learning_rate': c.exits.learning_rate,
     'exits_alone': c.exits.alone,
@@ -106,7 +108,7 @@ def _optimizer(
     'b1': c.learner.b1,
     'b2': c.learner.b2,
   }
-  return make_optimizer(stage.learning_rate, critic_learning_rate, warmup_steps=stage.warmup_steps, **common | others)
+  return make_optimizer(learning_rate, critic_learning_rate, warmup_steps=warmup_steps, **common | others)
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
