@@ -1,6 +1,6 @@
 """Three sizes of Qwen2.5 on six TPU slices, compiled and not run: what fits, and what a step costs a chip.
 
-  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about 40 minutes on one core; goes on where it was interrupted
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about an hour on one core; goes on where it was interrupted
 
 Needs libtpu (`pip install libtpu`). Writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure comes
 from the compiled program: nothing has run. `--shapes`, `--slices` and `--programs` compile some of them.

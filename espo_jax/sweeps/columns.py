@@ -79,10 +79,15 @@ def _final_entropy(outcome: Outcome) -> float:
   return float(column(outcome.metrics, 'entropy')[-10:].mean())
 
 
+def _gflops(outcome: Outcome) -> float:
+  return sum(row['rollout/gflops'] for row in outcome.metrics)
+
+
 ACCURACY = Column('accuracy %', 'accuracy', 100, against='difference')  # a sampled answer to each test problem, no stop rule
 GREEDY = Column('greedy %', 'greedy_accuracy', 100)
 RESPONSE_TOKENS = Column('response tokens', 'test_tokens_mean', against='saved')  # of the sampled answers
 TRAINING_TOKENS = Column('training tokens (k)', 'rollout_tokens', 1e-3, against='saved')
+TRAINING_GFLOP = Column('training GFLOP', _gflops, against='saved')  # of the tokens that were sampled
 SECONDS = Column('seconds', 'wall_seconds')
 FALSE_POSITIVES = Counts('false positives %', _false_positives)  # stopped rows that would have been right, of the shadow rows
 FINAL_ENTROPY = Column('entropy, last ten updates (nats)', _final_entropy, digits=3)

@@ -8,11 +8,7 @@ is rewarded for being short. A seed shares its warm start and its calibration. O
 sampled in training.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
-
-
-def gflops(outcome):
-  return sum(row['rollout/gflops'] for row in outcome.metrics)
+from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():
@@ -38,7 +34,7 @@ def get_sweep():
       RESPONSE_TOKENS,
       Column('blocks run %', 'test_depth', 100),
       TRAINING_TOKENS,
-      Column('training GFLOP', gflops, against='saved'),
+      TRAINING_GFLOP,
       SECONDS,
     ),
     scatter=('test_tokens_mean', 'accuracy'),

@@ -9,11 +9,7 @@ calibrated head is that sure, `threshold_0.9` to `threshold_0.98`; reinforcement
 it. `whole_espo` and `threshold_0.9_espo` stop rollouts besides.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
-
-
-def gflops(outcome):
-  return sum(row['rollout/gflops'] for row in outcome.metrics)
+from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():
@@ -43,7 +39,7 @@ def get_sweep():
       GREEDY,
       Column('blocks run %', 'test_depth', 100),
       TRAINING_TOKENS,
-      Column('training GFLOP', gflops, against='saved'),
+      TRAINING_GFLOP,
     ),
     scatter=('test_depth', 'accuracy'),
   )
