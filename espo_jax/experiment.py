@@ -24,6 +24,7 @@ from espo_jax.configs import (
   trains_critic,
 )
 from espo_jax.exits import ExitPolicy
+from espo_jax.learner.state import TrainState
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
@@ -58,9 +59,22 @@ class Experiment:
     """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
     return parallel.put(tree, parallel.replicated(self.mesh))
 
-  def on_mesh(self, tree: Any) -> Any:
-    """A state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device."""
-    return jax.tree.map(lambda x: x if len(x.sharding.device_set) == self.mesh.size and x.committed else self.put(x), tree)
+  def on_mesh(self, state: TrainState) -> TrainState:
+    """A state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device.
+
+    With `learner.offload_optimizer` the moments, split as they were, go to the hosts' memory.
+    """
+
+    def place(x: Array) -> Array:
+      return x if len(x.sharding.device_set) == self.mesh.size and x.committed else self.put(x)
+
+    def offload(x: Array) -> Array:
+      return jax.device_put(x, x.sharding.with_memory_kind('pinned_host')) if x.ndim else x
+
+    state = jax.tree.map(place, state)
+    if not self.config.learner.offload_optimizer:
+      return state
+    return state.replace(opt_state=jax.tree.map(offload, state.opt_state))
 
   def put_rows(self, tree: Any) -> Any:
     """Host arrays of this process's rows to the mesh: the arrays of all rows, split over the batch axes."""
@@ -296,6 +310,12 @@ def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> No
     problems.append(
       f'mesh = {dict(mesh.shape)}: {mesh.size} of {jax.device_count()} devices, none of them of process {min(idle)}; '
       'fix: mesh.data = -1, or fewer processes'
+    )
+  kinds = {memory.kind for device in mesh.devices.flat for memory in device.addressable_memories()}
+  if config.learner.offload_optimizer and 'pinned_host' not in kinds:
+    problems.append(
+      f'learner.offload_optimizer = True: the devices have the memories {", ".join(sorted(kinds))} and no pinned_host; '
+      'fix: learner.offload_optimizer = False'
     )
   if problems:
     raise ConfigError(problems)

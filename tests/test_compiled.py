@@ -226,10 +226,12 @@ def experiment(**mesh):
   return tiny_experiment(configure, **mesh)
 
 
+@pytest.mark.parametrize('offload', [False, True])
 @pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}])
-def test_what_is_described_is_what_training_has(mesh):
-  """State and parameters as training makes them: shapes, types and where they lie; the moments lie where the parameters do."""
+def test_what_is_described_is_what_training_has(mesh, offload):
+  """State and parameters as training makes them: shapes, types and where they lie; moments split as the parameters are."""
   exp = experiment(**mesh)
+  exp.config.learner.offload_optimizer = offload
   described = compiled.Programs(exp.config, exp.mesh).state
   state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule_of(exp)).optimizer, rule_of(exp))
   real = exp.on_mesh(state)
@@ -238,6 +240,16 @@ def test_what_is_described_is_what_training_has(mesh):
     its = functools.reduce(lambda tree, key: tree[key.idx] if hasattr(key, 'idx') else _entry(tree, key), path, described)
     assert (its.shape, its.dtype) == (x.shape, x.dtype), path
     assert its.sharding.is_equivalent_to(x.sharding, x.ndim), path
+    assert (its.sharding.memory_kind or 'device') == x.sharding.memory_kind, path
+
+
+def test_offloaded_moments_take_no_room_beside_a_program():
+  exp = experiment(fsdp=4)
+  programs = compiled.Programs(exp.config, exp.mesh)
+  moments = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(programs.state.opt_state))
+  assert compiled.check(programs, 'prepare', limit=1.0).beside == pytest.approx(moments / 4, rel=0.1)  # what is small is whole
+  exp.config.learner.offload_optimizer = True
+  assert compiled.check(programs, 'prepare', limit=1.0).beside < 100  # counters
 
 
 def _entry(tree, key):
@@ -294,7 +306,7 @@ def test_logits_of_all_columns_are_seen():
       'rollout',
       {'caches': 1, 'arrays kept beside it': 3},
       {},
-      'arrays kept beside it take 3.00 GiB; fix: a larger mesh.fsdp or mesh.tensor (mesh.',
+      'arrays kept beside it take 3.00 GiB; fix: learner.offload_optimizer = True, or a larger mesh.fsdp or mesh.tensor (mesh.',
     ),
     (
       'update',

@@ -60,14 +60,15 @@ class Programs:
 
   @property
   def state(self) -> TrainState:
-    """The train state; moments lie where their parameters do."""
+    """The train state; moments lie where their parameters do, or on the hosts of these devices."""
     params, whole = self.params, parallel.replicated(self.mesh)
     state = jax.eval_shape(lambda p: init_state(p, self._learner.optimizer, self._rule), params)
     like = dict(jax.tree_util.tree_leaves_with_path(params))
 
     def place(path: tuple, x: Any) -> Any:
       found = next((like[path[i:]].sharding for i in range(len(path)) if path[i:] in like), whole)
-      return _described(x, found)
+      offloaded = self.config.learner.offload_optimizer and path[0].name == 'opt_state' and x.ndim
+      return _described(x, found.with_memory_kind('pinned_host') if offloaded else found)
 
     return jax.tree_util.tree_map_with_path(place, state)
 

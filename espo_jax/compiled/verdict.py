@@ -54,7 +54,8 @@ def check(programs: Programs, name: str, limit: float) -> Checked:
   """
   program, memory, accepted = _compiled(programs.lower(name))
   counted = count(program)
-  beside = sum(_shard_bytes(x) for x in jax.tree.leaves(programs.beside(name)))
+  on_device = [x for x in jax.tree.leaves(programs.beside(name)) if x.sharding.memory_kind != 'pinned_host']
+  beside = sum(_shard_bytes(x) for x in on_device)
   return Checked(
     name=name,
     mesh=dict(programs.mesh.shape),
@@ -174,7 +175,8 @@ def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
   elif part == 'other temporaries':
     fix = f'fewer rollout.slots, more rollout.parts ({config.rollout.parts} now), or {split}'
   else:
-    fix = split
+    moments = part in ('parameters and moments', 'arrays kept beside it') and not config.learner.offload_optimizer
+    fix = f'learner.offload_optimizer = True, or {split}' if moments else split
   return f'{part} take {checked.parts[part] / GIB:.2f} GiB; fix: {fix}'
 
 

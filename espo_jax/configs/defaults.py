@@ -142,6 +142,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.learner.epochs = 1
   c.learner.minibatches = 4  # optimizer steps an epoch
   c.learner.micro_batches = 1  # parts of a minibatch whose gradients are added up, for memory; they change nothing else
+  c.learner.offload_optimizer = False  # moments lie in the host's memory between two updates; needs devices that can reach it
   c.learner.pack_sizes = 4  # rows share sequences, whose number is rounded up to this many steps; 1 for a sequence a row
   c.learner.learning_rate = 1e-6
   c.learner.warmup_steps = 10  # optimizer steps

@@ -16,7 +16,8 @@ def guarded_step(
   """Apply the gradients where loss and gradients are finite; otherwise leave parameters and optimizer as they were."""
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  before = jax.device_put(state.opt_state, jax.memory.Space.Device)  # from the host's, where it is offloaded
+  updates, opt_state = optimizer.update(grads, before, state.params)
   params = optax.apply_updates(state.params, updates)
 
   def keep(new: PyTree, old: PyTree) -> PyTree:
@@ -24,7 +25,7 @@ def guarded_step(
 
   state = state.replace(
     params=keep(params, state.params),
-    opt_state=keep(opt_state, state.opt_state),
+    opt_state=keep(opt_state, before),
     bad_steps=jnp.where(finite, 0, state.bad_steps + 1),
     skipped=state.skipped + ~finite,
   )
