@@ -92,7 +92,8 @@ def test_an_update_that_does_not_fit_says_what_to_change():
   wide = ('--config.model.hidden_size=8192', '--config.model.intermediate_size=32768', '--config.model.num_layers=8')
   done = check(*SMALL, *wide, '--topology=v5e:2x2', '--programs=update')
   assert done.returncode == 1, done.stdout + done.stderr
-  pattern = r'does not fit; parameters and moments take 1\d\.\d+ GiB; fix: a larger mesh.fsdp or mesh.tensor \(mesh.fsdp = 4'
+  fix = r'learner.offload_optimizer = True, or a larger mesh.fsdp or mesh.tensor \(mesh.fsdp = 4'
+  pattern = rf'does not fit; parameters and moments take 1\d\.\d+ GiB; fix: {fix}'
   assert re.search(pattern, done.stdout), done.stdout
   assert re.search(r'MiB  f32\[8,2048,32768\]  jit', done.stdout.partition('largest temporaries')[2])
 
