@@ -1,7 +1,9 @@
 """Comparisons over seeds: what is run and what is not, and that the table is the arithmetic it claims to be."""
 
+import dataclasses
 import json
 import pathlib
+import runpy
 import shlex
 
 import numpy as np
@@ -253,6 +255,17 @@ def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
     assert (ours / 'evaluation.json').read_text() == (joint / 'arms' / rule / 'evaluation.json').read_text()
   assert record['columns']['espo']['accuracy %']['half'] is None
   assert load_config(tmp_path / 'runs/seed_0/espo/config.json').start_from == str(tmp_path / 'runs/seed_0/start')
+
+
+def test_the_scale_check_runs_on_a_small_model(tmp_path):
+  spec = runpy.run_path('experiments/sweeps/scale.py')['get_sweep'](base='experiments/scale.py:smoke')
+  spec = dataclasses.replace(spec, arms={'ESPO': {}}, rules={}, baseline='ESPO', common={'baselines': ()}, seeds=(0,))
+  runs = sweeps.plan(spec, tmp_path)
+  sweeps.run_all(spec, runs)
+  measured = sweeps.compare(spec, sweeps.collect(spec, runs))['ESPO']
+  assert measured['training tokens (k)']['mean'] > 0 < measured['seconds']['mean']
+  stop = runs[-1].config.stop
+  assert (stop.name, stop.smoothing, stop.epsilon, stop.beta_0, stop.eta) == ('espo', 0.9, 0.2, 7.0, 0.1)
 
 
 def test_what_is_not_shared_is_each_arms(tmp_path):

@@ -57,6 +57,22 @@ def test_overrides_replace_the_difficulty():
     Chain('medium', max_ops=3)
   with pytest.raises(ValueError, match='1 <= min_ops'):
     Chain(min_ops=0)
+  with pytest.raises(ValueError, match='min_ops <= max_ops <= 388, one letter an operation'):
+    Chain(max_ops=389)
+
+
+def test_chains_of_a_thousand_tokens_are_written_and_verified():
+  task = Chain('medium', min_ops=200, max_ops=200)
+  assert (task.max_prompt_tokens, task.max_response_tokens) == (602, 1003)
+  problem = task.problem('train', 3)
+  response = task.solution(problem, np.random.default_rng(0))
+  tokenizer = task.tokenizer()
+  assert tokenizer.decode(tokenizer.encode(response)) == response
+  assert len(tokenizer.encode(response)) == 1002 and len(tokenizer.encode(problem.prompt)) == 602
+  assert task.verify(problem, response)
+  for place in range(0, 1002, 7):  # a result or another character of each step in turn
+    wrong = '1' if response[place] != '1' else '2'
+    assert not task.verify(problem, response[:place] + wrong + response[place + 1 :])
 
 
 @pytest.mark.parametrize('difficulty', DIFFICULTIES)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from espo_jax.monitor import column
 
 
@@ -79,6 +81,14 @@ def _final_entropy(outcome: Outcome) -> float:
   return float(column(outcome.metrics, 'entropy')[-10:].mean())
 
 
+def _seconds(outcome: Outcome) -> float:
+  """Of all updates; one in which a program was compiled counts as the mean of the others."""
+  taken = [sum(x for name, x in row.items() if name.startswith('seconds/')) for row in outcome.metrics]
+  compiled = [row['process/compiled_programs'] for row in outcome.metrics]
+  warm = [x for x, now, before in zip(taken, compiled, [0.0, *compiled[:-1]], strict=True) if now == before]
+  return len(taken) * float(np.mean(warm))
+
+
 def _gflops(outcome: Outcome) -> float:
   return sum(row['rollout/gflops'] for row in outcome.metrics)
 
@@ -89,5 +99,6 @@ RESPONSE_TOKENS = Column('response tokens', 'test_tokens_mean', against='saved')
 TRAINING_TOKENS = Column('training tokens (k)', 'rollout_tokens', 1e-3, against='saved')
 TRAINING_GFLOP = Column('training GFLOP', _gflops, against='saved')  # of the tokens that were sampled
 SECONDS = Column('seconds', 'wall_seconds')
+TRAINING_SECONDS = Column('seconds', _seconds, against='saved')  # of rollouts, rewards, scoring and updates
 FALSE_POSITIVES = Counts('false positives %', _false_positives)  # stopped rows that would have been right, of the shadow rows
 FINAL_ENTROPY = Column('entropy, last ten updates (nats)', _final_entropy, digits=3)

@@ -36,7 +36,7 @@ class ChainSettings(NamedTuple):
   max_ops: int
 
 
-_LABELS = string.ascii_lowercase
+_LABELS = string.ascii_letters + ''.join(map(chr, range(0x100, 0x250)))  # then accented ones
 
 DIFFICULTIES = {
   'easy': ChainSettings(digits=1, max_operand=3, min_ops=4, max_ops=12),
@@ -124,7 +124,7 @@ class Chain(Task):
 
   def verify(self, problem: Problem, response: str) -> bool:
     """Whether every step and the answer are right, and no step is repeated more than `rechecks` times."""
-    *steps, answer = re.findall('[a-z#][^a-z#]*', self._respond(problem.prompt))
+    *steps, answer = re.findall('[^-+=0-9][-+=0-9]*', self._respond(problem.prompt))
     pattern = ''.join(f'(?:{re.escape(step)}){{1,{1 + self.rechecks}}}' for step in steps)
     return re.fullmatch(pattern + answer, response) is not None
 

@@ -13,25 +13,17 @@ of one are equally good, up to ten times an update; those tokens count.
 others.
 """
 
-import numpy as np
-
 from espo_jax.sweeps import (
   ACCURACY,
   FALSE_POSITIVES,
   FINAL_ENTROPY,
   GREEDY,
   RESPONSE_TOKENS,
+  TRAINING_SECONDS,
   TRAINING_TOKENS,
   Column,
   Sweep,
 )
-
-
-def seconds(outcome):
-  taken = [sum(x for name, x in row.items() if name.startswith('seconds/')) for row in outcome.metrics]
-  compiled = [row['process/compiled_programs'] for row in outcome.metrics]
-  warm = [x for x, now, before in zip(taken, compiled, [0.0, *compiled[:-1]], strict=True) if now == before]
-  return len(taken) * float(np.mean(warm))
 
 
 def get_sweep(base='experiments/quickstart.py'):
@@ -58,7 +50,7 @@ def get_sweep(base='experiments/quickstart.py'):
       GREEDY,
       TRAINING_TOKENS,
       RESPONSE_TOKENS,
-      Column('seconds', seconds, against='saved'),
+      TRAINING_SECONDS,
       Column('stop rate %', 'stop_rate', 100),
       FALSE_POSITIVES,
       FINAL_ENTROPY,

@@ -1,9 +1,9 @@
 """Our stop rule against ESPO where not every unlikely token is a slip.
 
-  python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule_rechecks.py --workdir=runs/own_rule_rechecks \
+  python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule_rechecks.py --workdir=runs/ablation_rechecks \
     --output=experiments/results/own_rule_rechecks
 
-The arms are those of `own_rule.py`.
+The arms are those of `own_rule.py`, and the workdir is that of `ablation_rechecks.py`.
 """
 
 import pathlib
