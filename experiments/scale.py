@@ -3,8 +3,9 @@
   python -m espo_jax.train --config=experiments/scale.py --workdir=runs/scale
 
 A decoder of 38 million parameters learns chain arithmetic of up to 200 steps from written solutions, in which one step in 200
-slips, and is reinforced in bfloat16. The sizes come from counts of operations, for half an hour of an H200 with three seeds of
-experiments/sweeps/scale.py; nobody has run it. `:smoke` is the same in seconds, on a model too small to learn anything.
+slips, and is reinforced in bfloat16. The sizes are for half an hour of an H200 with the three seeds of experiments/sweeps/scale.py,
+by the least times that espo_jax.compile_check gives; nobody has run it. `:smoke` is the same in seconds, on a model too small to
+learn anything.
 """
 
 from espo_jax import tasks
@@ -17,7 +18,7 @@ def get_config(arg=''):
   c.task.options.noise = 0.005
   c.task.options.min_ops = 60
   c.task.options.max_ops = 200
-  c.rollout.prompts = 64
+  c.rollout.prompts = 32
   c.model.hidden_size = 512
   c.model.intermediate_size = 1536
   c.model.num_layers = 12
@@ -27,10 +28,9 @@ def get_config(arg=''):
   c.model.scan_layers = True
   c.model.remat = 'full'
   c.model.dtype = 'bfloat16'
-  c.warm_start.steps = 1500
-  c.warm_start.batch = 64
-  c.learner.updates = 40
-  c.learner.micro_batches = 2
+  c.warm_start.steps = 1000
+  c.warm_start.batch = 32
+  c.learner.updates = 30
   c.learner.learning_rate = 1e-5
   c.critic.learning_rate = 1e-4
   if arg == 'smoke':
