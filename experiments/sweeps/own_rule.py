@@ -3,8 +3,7 @@
   python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule.py --workdir=runs/ablation --output=experiments/results/own_rule
 
 The workdir is that of `ablation.py`: `PPO`, `random` and `ESPO` are its runs, with its warm starts, and are not run again where
-they are there. `ESPO` has constants chosen for this task, and `ours` its smoothing. The two `published` arms have the paper's
-constants, which are for trajectories of thousands of tokens: no arm of the task's own.
+they are there. `ESPO` has constants chosen for this task, `ours` its smoothing and nothing else that is.
 
 Our rule needs rows that go on after a stop, one in ten here. `needed tokens` counts them where the rule is ours; for the others
 they are a measurement.
@@ -14,25 +13,16 @@ from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, 
 
 
 def needed_tokens(outcome):
-  shadow = outcome.summary['shadow_tokens'] if outcome.arm.startswith('ours') else 0
+  shadow = outcome.summary['shadow_tokens'] if outcome.arm == 'ours' else 0
   return outcome.summary['rollout_tokens'] + shadow
 
 
 def get_sweep(base='experiments/quickstart.py'):
-  alone = {'baselines': ()}  # a run of its own
-  ours = alone | {'stop.name': 'risk_control', 'stop.shadow_share': 0.1}
-  published = {'stop.smoothing': 0.9, 'stop.beta_0': 7.0, 'stop.beta_min': 0.0}
+  ours = {'baselines': (), 'stop.name': 'risk_control', 'stop.shadow_share': 0.1}  # a run of its own
   return Sweep(
     base=base,
     common={'eval.problems': 2048, 'baselines': ('never', 'random')},
-    arms={
-      'PPO': {},
-      'random': {},
-      'ESPO': {},
-      'ours': ours,
-      'ESPO_published': alone | published,
-      'ours_published': ours | published,
-    },
+    arms={'PPO': {}, 'random': {}, 'ESPO': {}, 'ours': ours},
     rules={'PPO': 'never', 'random': 'random'},
     baseline='ESPO',
     seeds=(0, 1, 2, 3, 4),

@@ -1,0 +1,28 @@
+"""ESPO and our stop rule with the constants that ESPO's paper publishes, on responses that are shorter than it has them.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/published_constants.py --workdir=runs/ablation \
+    --output=experiments/results/published_constants
+
+`ESPO_published` has every constant of the paper, which are for trajectories of thousands of tokens, `ours_published` its
+smoothing; one in ten of its stopped rows goes on. The workdir is that of `ablation.py`, whose warm starts and whose `PPO` are
+taken.
+"""
+
+from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
+
+
+def get_sweep(base='experiments/quickstart.py'):
+  published = {'baselines': (), 'stop.smoothing': 0.9, 'stop.beta_0': 7.0, 'stop.beta_min': 0.0}
+  return Sweep(
+    base=base,
+    common={'eval.problems': 2048, 'baselines': ('never', 'random')},
+    arms={
+      'PPO': {},
+      'ESPO_published': published,
+      'ours_published': published | {'stop.name': 'risk_control', 'stop.shadow_share': 0.1},
+    },
+    rules={'PPO': 'never'},
+    baseline='PPO',
+    seeds=(0, 1, 2),
+    columns=(ACCURACY, GREEDY, TRAINING_TOKENS, Column('stop rate %', 'stop_rate', 100), FALSE_POSITIVES),
+  )
