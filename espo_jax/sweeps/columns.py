@@ -98,7 +98,6 @@ GREEDY = Column('greedy %', 'greedy_accuracy', 100)
 RESPONSE_TOKENS = Column('response tokens', 'test_tokens_mean', against='saved')  # of the sampled answers
 TRAINING_TOKENS = Column('training tokens (k)', 'rollout_tokens', 1e-3, against='saved')
 TRAINING_GFLOP = Column('training GFLOP', _gflops, against='saved')  # of the tokens that were sampled
-SECONDS = Column('seconds', 'wall_seconds')
-TRAINING_SECONDS = Column('seconds', _seconds, against='saved')  # of rollouts, rewards, scoring and updates
+SECONDS = Column('seconds', _seconds, against='saved')  # of rollouts, rewards, scoring and updates
 FALSE_POSITIVES = Counts('false positives %', _false_positives)  # stopped rows that would have been right, of the shadow rows
 FINAL_ENTROPY = Column('entropy, last ten updates (nats)', _final_entropy, digits=3)

@@ -9,7 +9,7 @@ sampled in training; `seconds` those of rollouts, rewards, scoring and updates, 
 the mean of the others.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, TRAINING_GFLOP, TRAINING_SECONDS, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():
@@ -36,7 +36,7 @@ def get_sweep():
       Column('blocks run %', 'test_depth', 100),
       TRAINING_TOKENS,
       TRAINING_GFLOP,
-      TRAINING_SECONDS,
+      SECONDS,
     ),
     scatter=('test_tokens_mean', 'accuracy'),
   )

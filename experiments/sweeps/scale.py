@@ -6,7 +6,7 @@ Both arms of a seed start from one warm start and one critic warm-up. `seconds` 
 updates; an update in which a program was compiled counts as the mean of the others.
 """
 
-from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, RESPONSE_TOKENS, TRAINING_SECONDS, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep(base='experiments/scale.py'):
@@ -20,7 +20,7 @@ def get_sweep(base='experiments/scale.py'):
       ACCURACY,
       GREEDY,
       TRAINING_TOKENS,
-      TRAINING_SECONDS,
+      SECONDS,
       RESPONSE_TOKENS,
       Column('stop rate %', 'stop_rate', 100),
       FALSE_POSITIVES,
