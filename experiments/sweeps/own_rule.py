@@ -25,7 +25,7 @@ def get_sweep(base='experiments/quickstart.py'):
     arms={'PPO': {}, 'random': {}, 'ESPO': {}, 'ours': ours},
     rules={'PPO': 'never', 'random': 'random'},
     baseline='ESPO',
-    seeds=(0, 1, 2, 3, 4),
+    seeds=(0, 1, 2),
     columns=(
       ACCURACY,
       GREEDY,
