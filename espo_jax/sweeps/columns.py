@@ -81,12 +81,12 @@ def _final_entropy(outcome: Outcome) -> float:
   return float(column(outcome.metrics, 'entropy')[-10:].mean())
 
 
-def _seconds(outcome: Outcome) -> float:
-  """Of all updates; one in which a program was compiled counts as the mean of the others."""
+def _seconds(outcome: Outcome) -> float | None:
+  """Of all updates; one in which a program was compiled counts as the mean of the others, of which there may be none."""
   taken = [sum(x for name, x in row.items() if name.startswith('seconds/')) for row in outcome.metrics]
   compiled = [row['process/compiled_programs'] for row in outcome.metrics]
   warm = [x for x, now, before in zip(taken, compiled, [0.0, *compiled[:-1]], strict=True) if now == before]
-  return len(taken) * float(np.mean(warm))
+  return len(taken) * float(np.mean(warm)) if warm else None
 
 
 def _gflops(outcome: Outcome) -> float:
