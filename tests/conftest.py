@@ -47,6 +47,15 @@ def programs_of_a_module():
   jax.clear_caches()
 
 
+@pytest.fixture(params=['float32', 'float64'])
+def precision(request):
+  """The test runs in both; what it compares is held to bounds that `rounding` derives for either."""
+  from rounding import computed_in  # imports the package, which the hook must see first
+
+  with computed_in(request.param):
+    yield request.param
+
+
 @pytest.fixture
 def no_rank_promotion():
   """Arrays of different ranks do not meet by accident. The rooms that broadcast on purpose (model, rollout) do without."""

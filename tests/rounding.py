@@ -1,0 +1,111 @@
+"""How far rounding puts two computations apart that are equal in exact arithmetic: bounds from the computation itself.
+
+Every result of an operation is off by a relative error of at most the unit roundoff `u`. Of `n` such errors in a row, zero on
+average, at most `gamma(n) = exp(lambda sqrt(n) u) - 1` comes, but with probability `2 exp(-lambda^2 / 2)`, in whatever order a
+machine adds (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). So a sum of `n` terms is off by at most `gamma(n)` of the sum of
+their magnitudes, which is the whole story of cancellation: see `of_sum`. A program is off by at most `gamma(n)` of what its
+outputs move when its inputs move, relative to their size: rounding in a product is the exact product of perturbed factors. That
+movement is measured, a thousand roundings wide: see `of_program`.
+
+The same bounds hold in float64, whose `u` is 2^-29 of float32's: there an identity is tight. A test that takes the fixture
+`precision` runs in both.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from espo_jax.model import ModelConfig
+
+LAMBDA = 8.0  # 2 exp(-32) = 3e-14: for the millions of numbers that a run of the tests compares
+STEP = 2.0**-10  # relative; far above float32's roundoff, far below where a decoder bends
+
+
+def unit(dtype) -> float:
+  """The largest relative error of an operation."""
+  return float(jnp.finfo(dtype).eps) / 2
+
+
+def gamma(roundings: float, dtype=np.float32) -> float:
+  """The relative error of a number behind so many roundings, of which one follows the other."""
+  return math.expm1(LAMBDA * math.sqrt(roundings) * unit(dtype))
+
+
+def of_sum(terms, axis=None, *, before: float = 1.0, dtype=np.float32) -> np.ndarray:
+  """The error of a sum in any order: its terms may cancel, their roundings do not.
+
+  Args:
+    terms: What is added.
+    axis: The axis it is added over.
+    before: Roundings in each term.
+    dtype: What it is computed in.
+  """
+  terms = np.abs(np.asarray(terms, np.float64))
+  count = terms.size if axis is None else terms.shape[axis]
+  return gamma(count + before, dtype) * terms.sum(axis=axis)
+
+
+def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
+  """For each output of `function(*inputs)`, the error of its largest element: a tree of numbers.
+
+  Args:
+    function: A program of arrays; what it gives apart from floats is left out of the tree as 0.
+    *inputs: Trees, of which floating-point leaves are moved: three times at random, and once all up.
+    roundings: Roundings on the longest way from an input to an output.
+    seed: Draws the movements.
+  """
+  rng = np.random.default_rng(seed)
+  here = jax.device_get(function(*inputs))
+
+  def moved(x, signs: Callable):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+      return x
+    return jnp.asarray(x) * (1 + STEP * signs(jnp.shape(x)).astype(x.dtype))
+
+  moves = [lambda shape: rng.choice([-1.0, 1.0], shape)] * 3 + [np.ones]
+  most = jax.tree.map(lambda _: 0.0, here)
+  for signs in moves:
+    there = jax.device_get(function(*jax.tree.map(lambda x: moved(x, signs), inputs)))
+    most = jax.tree.map(lambda so_far, a, b: max(so_far, _largest(a, b)), most, here, there)
+  return jax.tree.map(lambda movement, x: gamma(roundings, _float_of(x)) * movement / STEP, most, here)
+
+
+def of_decoder(config: ModelConfig, length: int) -> int:
+  """Roundings from the weights of a decoder to the log-probabilities of a row: an operation each, a term of a sum each."""
+  c, norm = config, config.hidden_size + 5
+  attention = norm + c.hidden_size + 6 + c.head_dim + 2 * (length + 5) + c.num_heads * c.head_dim + 1
+  mlp = norm + c.hidden_size + 6 + c.intermediate_size + 1
+  return c.num_layers * (attention + mlp) + norm + c.hidden_size + c.vocab_size + 5
+
+
+def assert_within(got, wanted, bounds) -> None:
+  """Trees of the same shape are as close as the bounds, a number for each leaf, say."""
+  paths = jax.tree_util.tree_leaves_with_path(wanted)
+  for (path, b), a, bound in zip(paths, jax.tree.leaves(got), jax.tree.leaves(bounds), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+
+@contextlib.contextmanager
+def computed_in(dtype: str):
+  """Whatever is traced inside computes in this precision: the package names its own as `jnp.float32`."""
+  if dtype == 'float32':
+    yield
+    return
+  with jax.enable_x64(True), mock.patch.object(jnp, 'float32', jnp.float64):
+    yield
+
+
+def _largest(a, b) -> float:
+  a = np.asarray(a)
+  if not np.issubdtype(a.dtype, np.floating) or not a.size:
+    return 0.0
+  return float(np.max(np.abs(a.astype(np.float64) - np.asarray(b, np.float64))))
+
+
+def _float_of(x):
+  return np.asarray(x).dtype if np.issubdtype(np.asarray(x).dtype, np.floating) else np.float32
