@@ -12,6 +12,7 @@ The same bounds hold in float64, whose `u` is 2^-29 of float32's: there an ident
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from unittest import mock
@@ -62,7 +63,7 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   rng = np.random.default_rng(seed)
   here = jax.device_get(function(*inputs))
 
-  def moved(x, signs: Callable):
+  def moved(signs: Callable, x):
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
       return x
     return jnp.asarray(x) * (1 + STEP * signs(jnp.shape(x)).astype(x.dtype))
@@ -70,7 +71,7 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   moves = [lambda shape: rng.choice([-1.0, 1.0], shape)] * 3 + [np.ones]
   most = jax.tree.map(lambda _: 0.0, here)
   for signs in moves:
-    there = jax.device_get(function(*jax.tree.map(lambda x: moved(x, signs), inputs)))
+    there = jax.device_get(function(*jax.tree.map(functools.partial(moved, signs), inputs)))
     most = jax.tree.map(lambda so_far, a, b: max(so_far, _largest(a, b)), most, here, there)
   return jax.tree.map(lambda movement, x: gamma(roundings, _float_of(x)) * movement / STEP, most, here)
 
@@ -88,6 +89,11 @@ def assert_within(got, wanted, bounds) -> None:
   paths = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, b), a, bound in zip(paths, jax.tree.leaves(got), jax.tree.leaves(bounds), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+
+
+def precision() -> str:
+  """What the package computes in: float32, or float64 inside of `computed_in('float64')`."""
+  return np.dtype(jnp.float32).name
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rounding import precision
+
 from espo_jax.model import ActorCritic, ModelConfig
 
 VOCAB = 12
@@ -11,7 +13,8 @@ VOCAB = 12
 
 def config(**overrides) -> ModelConfig:
   shape = {'vocab_size': VOCAB, 'hidden_size': 16, 'intermediate_size': 20, 'num_layers': 2, 'num_heads': 4, 'num_kv_heads': 2}
-  return ModelConfig(**(shape | {'head_dim': 6, 'rope_theta': 50.0, 'rms_norm_eps': 1e-2} | overrides))
+  shape |= {'head_dim': 6, 'rope_theta': 50.0, 'rms_norm_eps': 1e-2, 'dtype': precision(), 'param_dtype': precision()}
+  return ModelConfig(**(shape | overrides))
 
 
 def randomised(shapes, seed: int = 0):

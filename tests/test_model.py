@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rounding import assert_within, of_decoder, of_program
 from small import VOCAB, actor_critic, config
 
 from espo_jax.model import ActorCritic, ModelConfig, apply, put_rows, refill_rows, widen_rows
@@ -98,6 +99,12 @@ def decoded(model: ActorCritic, params, tokens, lengths, columns):
   return tuple(jnp.stack(xs, axis=1) for xs in zip(*parts, strict=True))
 
 
+def rounding_of(model, params, tokens=TOKENS, *places):
+  """How far rounding may move the logits and the values of a pass."""
+  roundings = of_decoder(model.config, tokens.shape[1])
+  return of_program(functools.partial(forward, model), params, tokens, *places, roundings=roundings)
+
+
 def left_padded(tokens, lengths):
   offset = np.arange(tokens.shape[1]) - (tokens.shape[1] - np.asarray(lengths)[:, None])
   return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0, jnp.int32)
@@ -113,34 +120,30 @@ def left_padded(tokens, lengths):
   ],
   ids=str,
 )
-def test_forward_is_the_float64_decoder(overrides):
+def test_forward_is_the_float64_decoder(overrides, precision):
   model, params = actor_critic(1, **overrides)
   positions = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8, 9, 10, 11, 12, 13], [0, 0, 0, 0, 1, 2, 3, 4, 5]], np.int32)
   logits, values = forward(model, params, TOKENS, positions)
-  assert logits.dtype == values.dtype == jnp.float32
+  assert logits.dtype == values.dtype == precision
+  limits = rounding_of(model, params, TOKENS, positions)
   for row in range(3):
     wanted = reference(params['policy'], model.config, TOKENS[row], positions[row])
-    np.testing.assert_allclose(logits[row], wanted[0], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(values[row], wanted[1], rtol=1e-5, atol=1e-5)
+    assert_within((logits[row], values[row]), wanted, limits)
 
 
-def test_apply_is_the_forward_of_the_policy():
+def test_apply_is_the_forward_of_the_policy(precision):
   model, params = actor_critic(1)
-  np.testing.assert_allclose(
-    apply(model.config, params['policy'], jnp.asarray(TOKENS)), forward(model, params, TOKENS)[0], atol=1e-5
-  )
+  applied = apply(model.config, params['policy'], jnp.asarray(TOKENS))
+  assert_within(applied, forward(model, params, TOKENS)[0], rounding_of(model, params)[0])
 
 
-def test_separate_critic_is_a_decoder_of_its_own():
+def test_separate_critic_is_a_decoder_of_its_own(precision):
   model, params = actor_critic(2, separate_critic=True)
   logits, values = forward(model, params, TOKENS)
+  limits = rounding_of(model, params)
   for row in range(3):
-    np.testing.assert_allclose(
-      logits[row], reference(params['policy'], model.config, TOKENS[row], np.arange(9))[0], rtol=1e-5, atol=1e-5
-    )
-    np.testing.assert_allclose(
-      values[row], reference(params['critic'], model.config, TOKENS[row], np.arange(9))[1], rtol=1e-5, atol=1e-5
-    )
+    policy, critic = (reference(params[name], model.config, TOKENS[row], np.arange(9)) for name in ('policy', 'critic'))
+    assert_within((logits[row], values[row]), (policy[0], critic[1]), limits)
   gradients = jax.jit(jax.grad(lambda p: forward(model, p, TOKENS)[1].sum()))(params)
   assert all(not np.any(g) for g in jax.tree.leaves(gradients['policy']))
   assert all(np.any(g) for g in jax.tree.leaves(gradients['critic']))
@@ -157,58 +160,57 @@ def test_separate_critic_starts_from_the_policys_trunk():
 @pytest.mark.parametrize('separate_critic', [False, True])
 @pytest.mark.parametrize('scan_layers', [False, True])
 @pytest.mark.parametrize('columns', [9, 64])
-def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns):
+def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns, precision):
   model, params = actor_critic(3, separate_critic=separate_critic, scan_layers=scan_layers)
-  lengths = np.array([5, 3, 1])
+  lengths = np.array([5, 3, 1], np.int32)
   wanted = forward(model, params, TOKENS)
   got = decoded(model, params, TOKENS, lengths, columns)
-  for a, b in zip(got, wanted, strict=True):
-    for row, length in enumerate(lengths):
-      np.testing.assert_allclose(a[row], b[row, length - 1 : length + DECODED], atol=1e-5)
+  limits = rounding_of(model, params)
+  for row, length in enumerate(lengths):
+    assert_within([x[row] for x in got], [x[row, length - 1 : length + DECODED] for x in wanted], limits)
 
 
 @pytest.mark.parametrize('separate_critic', [False, True])
-def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic):
+def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic, precision):
   model, params = actor_critic(3, separate_critic=separate_critic)
-  lengths = jnp.array([5, 3, 1])
+  lengths = jnp.array([5, 3, 1], jnp.int32)
   states, filled = model.prefill(params, jnp.asarray(TOKENS), lengths)
   room, rows = model.init_caches(3, 12), jnp.arange(3)
   states, caches = refill_rows(states, room, (states, filled), rows, rows)
   new = jnp.stack([jnp.asarray(TOKENS[i, n : n + 4]) for i, n in enumerate([5, 3, 1])])
-  counts = jnp.full(3, 4)
+  counts = jnp.full(3, 4, jnp.int32)
   at_once, together = model.extend_policy(params, new, counts, states, caches, jnp.int32(9))
   if separate_critic:
     hidden, together = model.extend_critic(params, new, counts, together, jnp.int32(9))
     at_once = at_once.replace(critic=hidden[:, -1])
-  forced = forward(model, params, TOKENS)
+  got, forced = (model.logits(params, at_once), model.values(params, at_once)), forward(model, params, TOKENS)
+  limits = rounding_of(model, params)
   for row, last in enumerate([8, 6, 4]):
-    np.testing.assert_allclose(model.logits(params, at_once)[row], forced[0][row, last], atol=1e-5)
-    np.testing.assert_allclose(model.values(params, at_once)[row], forced[1][row, last], atol=1e-5)
+    assert_within([x[row] for x in got], [x[row, last] for x in forced], limits)
   np.testing.assert_array_equal(together.policy.lengths, [9, 7, 5])
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers):
+def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers, precision):
   model, params = actor_critic(9, scan_layers=scan_layers)
   packed = np.concatenate([TOKENS[0, :4], TOKENS[1, :3], TOKENS[2, :5]])[None]
   packed = np.pad(packed, ((0, 0), (0, 2)))
   positions = np.array([[*range(4), *range(3), *range(5), 0, 0]], np.int32)
   segments = np.array([[1] * 4 + [2] * 3 + [3] * 5 + [0] * 2], np.int32)
   together, alone = forward(model, params, packed, positions, segments), forward(model, params, TOKENS)
-  for a, b in zip(together, alone, strict=True):
-    np.testing.assert_allclose(a[0, :4], b[0, :4], atol=1e-5)
-    np.testing.assert_allclose(a[0, 4:7], b[1, :3], atol=1e-5)
-    np.testing.assert_allclose(a[0, 7:12], b[2, :5], atol=1e-5)
+  limits = rounding_of(model, params)
+  for row, (start, length) in enumerate([(0, 4), (4, 3), (7, 5)]):
+    assert_within([x[0, start : start + length] for x in together], [x[row, :length] for x in alone], limits)
 
 
-def test_left_padded_row_is_the_unpadded_row():
+def test_left_padded_row_is_the_unpadded_row(precision):
   model, params = actor_critic(4)
   lengths = [9, 6, 2]
-  padded = forward(model, params, TOKENS, *left_padded(TOKENS, lengths))
+  places = left_padded(TOKENS, lengths)
+  padded, limits = forward(model, params, TOKENS, *places), rounding_of(model, params, TOKENS, *places)
   for row, length in enumerate(lengths):
     alone = forward(model, params, TOKENS[row : row + 1, -length:])
-    for a, b in zip(padded, alone, strict=True):
-      np.testing.assert_allclose(a[row, -length:], b[0], atol=1e-5)
+    assert_within([x[row, -length:] for x in padded], [x[0] for x in alone], limits)
 
 
 def test_what_stands_in_the_padding_is_not_seen():
@@ -221,15 +223,14 @@ def test_what_stands_in_the_padding_is_not_seen():
   assert np.abs(one[0] - two[0])[~valid].max() > 0.1
 
 
-def test_scanned_layers_are_the_unrolled_ones():
+def test_scanned_layers_are_the_unrolled_ones(precision):
   model, params = actor_critic(5, num_layers=3)
   policy = dict(params['policy'])
   layers = [policy.pop(f'layer_{i}') for i in range(3)]
   stacked = {'policy': policy | {'layers': jax.tree.map(lambda *xs: jnp.stack(xs), *layers)}}
   scanned = ActorCritic(config(num_layers=3, scan_layers=True))
   assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, jax.eval_shape(scanned.init, jax.random.key(0)))
-  for a, b in zip(forward(scanned, stacked, TOKENS), forward(model, params, TOKENS), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert_within(forward(scanned, stacked, TOKENS), forward(model, params, TOKENS), rounding_of(model, params))
 
 
 @pytest.mark.parametrize('changed', [0, 4, 8])
@@ -244,12 +245,15 @@ def test_a_later_token_never_changes_an_earlier_output(changed):
     ).all()  # while all later ones change
 
 
-def test_rope_sees_distances_only():
+def test_rope_sees_distances_only(precision):
+  """A position is rounded to a part of itself, so that an angle of 48 is 48 times as wrong as one of 1."""
   model, params = actor_critic(7)
   shifted = np.broadcast_to(np.arange(9, dtype=np.int32) + 40, TOKENS.shape)
   stretched = np.broadcast_to(np.arange(9, dtype=np.int32) * 2, TOKENS.shape)
   logits = forward(model, params, TOKENS)[0]
-  np.testing.assert_allclose(forward(model, params, TOKENS, shifted)[0], logits, atol=1e-4)  # angles of 40 cost float32 digits
+  farthest = 1 + int(shifted.max())
+  limit = farthest * rounding_of(model, params)[0]
+  np.testing.assert_allclose(forward(model, params, TOKENS, shifted)[0], logits, rtol=0, atol=limit)
   assert np.abs(forward(model, params, TOKENS, stretched)[0] - logits).max() > 0.1
 
 
@@ -270,15 +274,17 @@ def test_refilled_rows_begin_anew_and_the_others_go_on(separate_critic, scan_lay
     np.testing.assert_array_equal(*(np.asarray(x) if x.ndim == 1 else np.where(seen[..., None], x, 0) for x in (a, b)))
 
 
-def test_filled_rows_widen_and_take_others():
+def test_filled_rows_widen_and_take_others(precision):
   model, params = actor_critic(8)
-  whole = model.prefill(params, jnp.asarray(TOKENS[:, :5]), jnp.array([5, 3, 1]))
-  first = model.prefill(params, jnp.asarray(TOKENS[:1, :5]), jnp.array([5]))
+  lengths = jnp.array([5, 3, 1], jnp.int32)
+  fill = jax.jit(lambda params: model.prefill(params, jnp.asarray(TOKENS[:, :5]), lengths))
+  whole, limits = fill(params), of_program(fill, params, roundings=of_decoder(model.config, 5))
+  first = model.prefill(params, jnp.asarray(TOKENS[:1, :5]), jnp.array([5], jnp.int32))
   room = widen_rows(first, 3)
   for i, length in ((1, 3), (2, 1)):
-    part = model.prefill(params, jnp.asarray(TOKENS[i : i + 1, :5]), jnp.array([length]))
+    part = model.prefill(params, jnp.asarray(TOKENS[i : i + 1, :5]), jnp.array([length], jnp.int32))
     room = put_rows(room, part, jnp.int32(i))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), room, whole)
+  assert_within(room, whole, limits)
 
 
 def test_impossible_heads_are_refused():

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rounding import precision
 from small import randomised
 
 from espo_jax import parallel, steps, tasks
@@ -24,6 +25,7 @@ class Parity(tasks.Chain):
 def tiny_experiment(configure=lambda c: None, **mesh) -> Experiment:
   c = default_config()
   c.task.options.update(min_ops=2, max_ops=4)
+  c.model.update(dtype=precision(), param_dtype=precision())
   c.model.update(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
   c.rollout.update(prompts=8, samples=2, prompt_width=14, horizon=16, scan_length=8, temperature=0.8)
   c.learner.update(epochs=2, minibatches=2, learning_rate=3e-3, warmup_steps=2, weight_decay=0.01)
@@ -63,7 +65,7 @@ def rolled_out(exp, seed=0):
     temperature=0.8,
     shadow_share=0.5,
   )
-  outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(np.float32)
+  outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(precision())
   return params, rows, Reward(jnp.asarray(outcomes))
 
 

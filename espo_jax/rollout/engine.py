@@ -156,7 +156,7 @@ def generate(
     prompts,
     *prefill(model, params, prompts, min(slots or rows, rows)),
     first=jnp.zeros(rows, jnp.int32),
-    limit=jnp.full(rows, horizon),
+    limit=jnp.full(rows, horizon, jnp.int32),
     keys=keys,
     shadow=draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32)),
   )
@@ -212,7 +212,7 @@ def decode_rows(
     held, waiting, step = carry
     free = ~held.row.alive
     count = -(-slots // _REFILL_SHARE)
-    order = jnp.cumsum(free) - 1  # of the free slots
+    order = jnp.cumsum(free, dtype=jnp.int32) - 1  # of the free slots
     index = waiting + order
     taken = free & (order < count) & (index < rows)
     index = jnp.where(taken, index, jnp.where(free, rows, held.row.index))
@@ -233,7 +233,7 @@ def decode_rows(
     )
     its = (keys[row_of], shadow[row_of], given[row_of], begun.limit[row_of])
     new = _Slots(row, *its, states, caches, _restart(rule, held.stop, taken))
-    return new, waiting + taken.sum()
+    return new, waiting + taken.sum(dtype=jnp.int32)
 
   def policy_step(held: _Slots, _: None) -> tuple[_Slots, tuple[Recorded, Array, Array]]:
     """Draw a token in every slot, and read it."""

@@ -116,8 +116,8 @@ def _threshold(weights, measure, wanted):
 
   def step(i: Array, bits: Array) -> Array:
     raised = bits | (jnp.int32(1) << (30 - i))
-    enough = measure(weights >= jax.lax.bitcast_convert_type(raised, jnp.float32)) >= wanted
+    enough = measure(weights >= jax.lax.bitcast_convert_type(raised, np.float32)) >= wanted
     return jnp.where(enough, raised, bits)
 
   start = jnp.zeros((*weights.shape[:-1], 1), jnp.int32)
-  return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 31, step, start), jnp.float32)
+  return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 31, step, start), np.float32)
