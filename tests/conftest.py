@@ -57,6 +57,15 @@ def precision(request):
 
 
 @pytest.fixture
+def in_float64():
+  """For identities down to a token: a draw so near an edge that the order of a sum decides it is a billion times as rare."""
+  from rounding import computed_in
+
+  with computed_in('float64'):
+    yield
+
+
+@pytest.fixture
 def no_rank_promotion():
   """Arrays of different ranks do not meet by accident. The rooms that broadcast on purpose (model, rollout) do without."""
   with jax.numpy_rank_promotion('raise'):

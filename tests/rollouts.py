@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small import VOCAB, actor_critic
+import rounding
+from small import VOCAB, actor_critic, forward, left_padded
 
 from espo_jax import rollout, stops
 from espo_jax.rollout import Sampling
@@ -30,11 +31,16 @@ def make_prompts() -> Prompts:
 PROMPTS = make_prompts()
 
 
-@functools.cache
+@rounding.cached
 def model_of(variant: str):
   if variant == 'shared':
     return actor_critic(20)
   return actor_critic(14, separate_critic=True, scan_layers=True)
+
+
+def in_precision(state: Adaptive) -> Adaptive:
+  """The rule's state in what the package computes in."""
+  return jax.tree.map(lambda x: x.astype(rounding.precision()) if x.dtype == np.float32 else x, state)
 
 
 def run(
@@ -58,7 +64,7 @@ def run(
     model,
     params,
     rule,
-    state,
+    in_precision(state),
     jax.tree.map(jnp.asarray, prompts),
     jax.random.key(key),
     samples=samples,
@@ -74,10 +80,30 @@ def run(
   return jax.device_get(rows)
 
 
-def assert_same_rows(one, two, which_one=slice(None), which_two=slice(None), atol=1e-6):
-  """Tokens and endings to the bit, the rest up to float32 rounding."""
+NUMBERS = ('logprobs', 'values', 'regret', 'z')  # what is recorded of a token beside it
+
+
+def limits_for(model, params, rows, temperature=1.0) -> dict[str, float]:
+  """How far rounding may move each of the numbers: they come from a token's logit and the greatest, or all together."""
+  tokens = np.concatenate([rows.prompt_tokens, rows.tokens], axis=1)
+  places = left_padded(tokens.shape[1], rows.prompt_lengths + rows.tokens.shape[1])
+  roundings = rounding.of_decoder(model.config, tokens.shape[1])
+  logits, values = rounding.of_program(functools.partial(forward, model), params, tokens, *places, roundings=roundings)
+  apart = 2 * logits / temperature
+  own = rounding.gamma(5 * rows.tokens.shape[1], rows.z.dtype) * CLIP  # the smoothing's
+  return {'logprobs': apart, 'values': values, 'regret': apart, 'z': apart / np.sqrt(STATE.var + DELTA) + own}
+
+
+@rounding.cached
+def limits_of(variant: str = 'shared') -> dict[str, float]:
+  return limits_for(*model_of(variant), run(variant=variant))
+
+
+def assert_same_rows(one, two, which_one=slice(None), which_two=slice(None), limits=None):
+  """Tokens and endings to the bit, the numbers up to rounding."""
+  limits = limits or limits_of()
   for name in ('tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
     np.testing.assert_array_equal(getattr(one, name)[which_one], getattr(two, name)[which_two], name)
-  np.testing.assert_allclose(one.logprobs[which_one], two.logprobs[which_two], rtol=0, atol=atol)
-  for name in ('values', 'regret', 'z'):
-    np.testing.assert_allclose(getattr(one, name)[which_one], getattr(two, name)[which_two], rtol=1e-6, atol=atol, err_msg=name)
+  for name in NUMBERS:
+    of_one, of_two = getattr(one, name)[which_one], getattr(two, name)[which_two]
+    np.testing.assert_allclose(of_one, of_two, rtol=0, atol=limits[name], err_msg=name)

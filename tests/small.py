@@ -1,9 +1,10 @@
 """A decoder small enough to check by hand, with parameters that leave no part of it idle."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from rounding import precision
 
 from espo_jax.model import ActorCritic, ModelConfig
@@ -37,6 +38,21 @@ def randomised(shapes, seed: int = 0):
     return value.astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model: ActorCritic, params, tokens, positions=None, segments=None):
+  """Logits and values, without a cache."""
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+  segments = jnp.ones(tokens.shape, jnp.int32) if segments is None else segments
+  states = model.states(params, jnp.asarray(tokens), positions, segments)
+  return model.logits(params, states), model.values(params, states)
+
+
+def left_padded(width: int, lengths):
+  """Positions and segments of rows of these lengths that end in the last of `width` columns."""
+  offset = np.arange(width) - (width - np.asarray(lengths)[:, None])
+  return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0, jnp.int32)
 
 
 def actor_critic(seed: int = 0, *, separate_critic: bool = False, **overrides) -> tuple[ActorCritic, dict]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rounding import assert_within, of_decoder, of_program
-from small import VOCAB, actor_critic, config
+from small import VOCAB, actor_critic, config, forward, left_padded
 
 from espo_jax.model import ActorCritic, ModelConfig, apply, put_rows, refill_rows, widen_rows
 
@@ -69,15 +69,6 @@ def reference(params, cfg: ModelConfig, tokens, positions):
 # --------------------------------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward(model: ActorCritic, params, tokens, positions=None, segments=None):
-  """Logits and values, without a cache."""
-  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
-  segments = jnp.ones(tokens.shape, jnp.int32) if segments is None else segments
-  states = model.states(params, jnp.asarray(tokens), positions, segments)
-  return model.logits(params, states), model.values(params, states)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def decoded(model: ActorCritic, params, tokens, lengths, columns):
   """What comes after each of the last tokens, through a cache: a prefill of prompts of given lengths, then token by token."""
@@ -99,15 +90,10 @@ def decoded(model: ActorCritic, params, tokens, lengths, columns):
   return tuple(jnp.stack(xs, axis=1) for xs in zip(*parts, strict=True))
 
 
-def rounding_of(model, params, tokens=TOKENS, *places):
-  """How far rounding may move the logits and the values of a pass."""
-  roundings = of_decoder(model.config, tokens.shape[1])
+def rounding_of(model, params, tokens=TOKENS, *places, farthest=9):
+  """How far rounding may move the logits and the values of a pass, none of whose positions is beyond the farthest."""
+  roundings = of_decoder(model.config, farthest)
   return of_program(functools.partial(forward, model), params, tokens, *places, roundings=roundings)
-
-
-def left_padded(tokens, lengths):
-  offset = np.arange(tokens.shape[1]) - (tokens.shape[1] - np.asarray(lengths)[:, None])
-  return jnp.asarray(np.maximum(offset, 0), jnp.int32), jnp.asarray(offset >= 0, jnp.int32)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +192,7 @@ def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers, precision
 def test_left_padded_row_is_the_unpadded_row(precision):
   model, params = actor_critic(4)
   lengths = [9, 6, 2]
-  places = left_padded(TOKENS, lengths)
+  places = left_padded(9, lengths)
   padded, limits = forward(model, params, TOKENS, *places), rounding_of(model, params, TOKENS, *places)
   for row, length in enumerate(lengths):
     alone = forward(model, params, TOKENS[row : row + 1, -length:])
@@ -215,7 +201,7 @@ def test_left_padded_row_is_the_unpadded_row(precision):
 
 def test_what_stands_in_the_padding_is_not_seen():
   model, params = actor_critic(4)
-  positions, segments = left_padded(TOKENS, [9, 6, 2])
+  positions, segments = left_padded(9, [9, 6, 2])
   valid = np.asarray(segments) > 0
   other = np.where(valid, TOKENS, (TOKENS + 1) % VOCAB)
   one, two = forward(model, params, TOKENS, positions, segments), forward(model, params, other, positions, segments)
@@ -246,14 +232,11 @@ def test_a_later_token_never_changes_an_earlier_output(changed):
 
 
 def test_rope_sees_distances_only(precision):
-  """A position is rounded to a part of itself, so that an angle of 48 is 48 times as wrong as one of 1."""
   model, params = actor_critic(7)
   shifted = np.broadcast_to(np.arange(9, dtype=np.int32) + 40, TOKENS.shape)
   stretched = np.broadcast_to(np.arange(9, dtype=np.int32) * 2, TOKENS.shape)
   logits = forward(model, params, TOKENS)[0]
-  farthest = 1 + int(shifted.max())
-  limit = farthest * rounding_of(model, params)[0]
-  np.testing.assert_allclose(forward(model, params, TOKENS, shifted)[0], logits, rtol=0, atol=limit)
+  assert_within(forward(model, params, TOKENS, shifted)[0], logits, rounding_of(model, params, farthest=48)[0])
   assert np.abs(forward(model, params, TOKENS, stretched)[0] - logits).max() > 0.1
 
 

@@ -1,7 +1,6 @@
 """Packed rows, and a minibatch in parts, against a sequence a row and the minibatch whole."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import assert_within, of_decoder, of_program
+from rounding import assert_within, cached, computed_in, of_decoder, of_program
 from small import VOCAB, actor_critic
 from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
@@ -104,8 +103,8 @@ def test_packed_scores_are_those_of_a_sequence_a_row(overrides, precision):
 # ---------------------------------------------------------------------------------------------------------------- updates
 
 
-@functools.cache
-def prepared(objective, precision):
+@cached
+def prepared(objective):
   exp = tiny_experiment(named(objective__name=objective, learner__decision_after=5))
   params, rows, reward = rolled_out(exp)
   keeps_the_gradient = optax.trace(decay=0.5)
@@ -114,10 +113,10 @@ def prepared(objective, precision):
   return exp, learner, params, reference, rows, reward, learner.prepare(params, reference, rows, reward)[0]
 
 
-@functools.cache
-def updater(objective, precision, parts, sizes):
+@cached
+def updater(objective, parts, sizes):
   """`(params, batch) -> (gradient, metrics)` of an update."""
-  exp, learner, _, reference, rows, _, _ = prepared(objective, precision)
+  exp, learner, _, reference, rows, _, _ = prepared(objective)
   chosen = np.random.default_rng(0).permutation(16).astype(np.int32).reshape(parts, -1)
   packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1)
 
@@ -130,11 +129,11 @@ def updater(objective, precision, parts, sizes):
   return update
 
 
-@functools.cache
-def whole(objective, precision):
+@cached
+def whole(objective):
   """The update of a sequence a row, and how far rounding may put another one: through the decoder and back, over all tokens."""
-  exp, _, params, _, rows, _, batch = prepared(objective, precision)
-  update = updater(objective, precision, 1, 1)
+  exp, _, params, _, rows, _, batch = prepared(objective)
+  update = updater(objective, 1, 1)
   roundings = 3 * of_decoder(exp.model.config, 30) + int(rows.mask.sum())
   return update(params, batch), of_program(update, params, batch, roundings=roundings)
 
@@ -143,19 +142,28 @@ OBJECTIVES = ['ppo + entropy', 'grpo + kl_k3', 'drgrpo + kl_exact', 'gspo', 'gmp
 
 
 @pytest.mark.parametrize(
-  ('objective', 'parts', 'sizes'),
-  [(name, parts, sizes) for name in OBJECTIVES for parts, sizes in ((1, 16), (2, 1))]
-  + [('ppo + entropy', 4, 4), ('grpo + kl_k3', 8, 1), ('tepo', 4, 2)],
+  ('objective', 'parts', 'sizes', 'dtype'),
+  [(name, parts, sizes, 'float64') for name in OBJECTIVES for parts, sizes in ((1, 16), (2, 1))]
+  + [
+    (*case, dtype)
+    for case in [('ppo + entropy', 4, 4), ('grpo + kl_k3', 8, 1), ('tepo', 4, 2), ('rloo', 4, 1)]
+    for dtype in ('float32', 'float64')
+  ],
 )
-def test_packed_or_in_parts_an_update_is_the_same(objective, parts, sizes, precision):
-  _, _, params, _, _, _, batch = prepared(objective, precision)
-  wanted, limits = whole(objective, precision)
+def test_packed_or_in_parts_an_update_is_the_same(objective, parts, sizes, dtype):
+  with computed_in(dtype):
+    same_update(objective, parts, sizes)
+
+
+def same_update(objective, parts, sizes):
+  _, _, params, _, _, _, batch = prepared(objective)
+  wanted, limits = whole(objective)
   assert wanted[1]['grad_norm'] > 1e-3
-  assert_within(updater(objective, precision, parts, sizes)(params, batch), wanted, limits)
+  assert_within(updater(objective, parts, sizes)(params, batch), wanted, limits)
 
 
 def test_what_is_measured_of_all_rows_does_not_depend_on_parts(precision):
-  exp, learner, params, reference, rows, reward, _ = prepared('ppo + entropy', precision)
+  exp, learner, params, reference, rows, reward, _ = prepared('ppo + entropy')
   packing = jax.tree.map(jnp.asarray, pack(lengths_of(rows).reshape(-1, 4).T, 30, sizes=4, multiple=1))
 
   def measured(params, rows, packing):

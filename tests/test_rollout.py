@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 import scipy.stats
 from rollouts import (
   CLIP,
@@ -22,6 +23,8 @@ from rollouts import (
   G,
   P,
   assert_same_rows,
+  limits_for,
+  limits_of,
   model_of,
   run,
 )
@@ -57,9 +60,13 @@ def picked(x, tokens):
   return np.take_along_axis(x, tokens[..., None], -1)[..., 0]
 
 
-@pytest.fixture(scope='module', params=['shared', 'separate'])
-def sampled(request):
-  rows = run(variant=request.param)
+usual = rounding.cached(run)
+
+
+@pytest.fixture(params=['shared', 'separate'])
+def sampled(request, precision):
+  rows = usual(variant=request.param)
+  assert rows.logprobs.dtype == rows.values.dtype == precision
   assert set(rows.stop_reason) == {StopReason.LENGTH, StopReason.EOS, StopReason.STOPPED}
   assert 0 < rows.shadow.sum() < (rows.stop_reason == StopReason.STOPPED).sum()
   return request.param, rows
@@ -74,19 +81,19 @@ def test_recorded_log_probabilities_and_values_are_the_learners(sampled):
   scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
-  real = written(rows)
-  np.testing.assert_allclose(rows.logprobs[real], scored.logprobs[real], atol=1e-5)
-  np.testing.assert_allclose(rows.values[real], scored.values[real], atol=1e-5)
+  real, limits = written(rows), limits_of(variant)
+  for name in ('logprobs', 'values'):
+    np.testing.assert_allclose(getattr(rows, name)[real], getattr(scored, name)[real], rtol=0, atol=limits[name])
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.6])
 def test_log_probabilities_and_regret_are_those_of_the_tempered_logits(sampled, temperature):
   variant, rows = sampled
-  rows = rows if temperature == 1.0 else run(variant=variant, temperature=temperature)
+  rows = rows if temperature == 1.0 else usual(variant=variant, temperature=temperature)
   logprobs, real = log_softmax(teacher_forced(variant, rows) / temperature), written(rows)
-  chosen = picked(logprobs, rows.tokens)
-  np.testing.assert_allclose(rows.logprobs[real], chosen[real], atol=2e-5)
-  np.testing.assert_allclose(rows.regret[real], (logprobs.max(-1) - chosen)[real], atol=2e-5)
+  chosen, limits = picked(logprobs, rows.tokens), limits_for(*model_of(variant), rows, temperature)
+  np.testing.assert_allclose(rows.logprobs[real], chosen[real], rtol=0, atol=limits['logprobs'])
+  np.testing.assert_allclose(rows.regret[real], (logprobs.max(-1) - chosen)[real], rtol=0, atol=limits['regret'])
 
 
 def test_after_a_row_stand_pad_tokens_and_zeros(sampled):
@@ -108,17 +115,19 @@ def test_prompts_are_group_major(sampled):
 
 
 def test_z_and_endings_are_a_float64_replay(sampled):
+  """From the regret and the values recorded, so that what is between is the rule's own arithmetic: five roundings a token."""
   _, rows = sampled
   mu, var, beta = float(STATE.mu), float(STATE.var), float(STATE.beta)
+  limit = rounding.gamma(5 * HORIZON, rows.z.dtype) * CLIP
   for n in range(P * G):
     z, length, reason = 0.0, None, StopReason.LENGTH
     for t in range(rows.full_length[n]):
       normalised = np.clip((float(rows.regret[n, t]) - mu) / np.sqrt(var + DELTA), -CLIP, CLIP)
       z = SMOOTHING * z + (1 - SMOOTHING) * normalised
-      assert abs(rows.z[n, t] - z) < 1e-5
+      assert abs(rows.z[n, t] - z) < limit
       if length is None:
         margin = z - beta * max(float(rows.values[n, t]), EPSILON)
-        assert abs(margin) > 1e-5  # no tie in these rows: the decision is the float64 one
+        assert abs(margin) > 2 * limit  # no tie in these rows: the decision is the float64 one
         if rows.tokens[n, t] == EOS:
           length, reason = t + 1, StopReason.EOS
         elif margin > 0:
@@ -147,7 +156,7 @@ def test_the_end_token_is_kept_with_its_log_probability(sampled):
     last = rows.length[n] - 1
     assert rows.tokens[n, last] == EOS and EOS not in rows.tokens[n, :last]
     assert rows.logprobs[n, last] < 0
-    assert abs(rows.logprobs[n, last] - logprobs[n, last, EOS]) < 2e-5
+    assert abs(rows.logprobs[n, last] - logprobs[n, last, EOS]) < limits_of(variant)['logprobs']
 
 
 def test_an_end_token_beats_a_stop_on_the_same_token():
@@ -162,14 +171,14 @@ def test_an_end_token_beats_a_stop_on_the_same_token():
 # --------------------------------------------------------------------------------------------------------- what may not matter
 
 
-def test_a_sample_does_not_depend_on_its_row():
+def test_a_sample_does_not_depend_on_its_row(in_float64):
   order = np.array([4, 2, 0, 5, 3, 1])
   shuffled = run(prompts=jax.tree.map(lambda x: x[order], PROMPTS))
   rows = (order[:, None] * G + np.arange(G)).reshape(-1)
   assert_same_rows(run(), shuffled, rows)
 
 
-def test_a_sample_does_not_depend_on_the_other_rows():
+def test_a_sample_does_not_depend_on_the_other_rows(in_float64):
   others = PROMPTS.replace(
     tokens=np.where(np.arange(P)[:, None] == 2, PROMPTS.tokens, PROMPTS.tokens[::-1]),
     lengths=np.where(np.arange(P) == 2, PROMPTS.lengths, PROMPTS.lengths[::-1]),
@@ -181,18 +190,18 @@ def test_a_sample_does_not_depend_on_the_other_rows():
   assert not np.array_equal(one.tokens[: 2 * G], two.tokens[: 2 * G])
 
 
-def test_a_sample_does_not_depend_on_the_number_of_prompts():
+def test_a_sample_does_not_depend_on_the_number_of_prompts(in_float64):
   assert_same_rows(run(), run(prompts=jax.tree.map(lambda x: x[2:4], PROMPTS)), slice(2 * G, 4 * G))
 
 
-def test_a_sample_does_not_depend_on_the_number_of_samples():
+def test_a_sample_does_not_depend_on_the_number_of_samples(in_float64):
   more = run(samples=G + 2)
   assert_same_rows(run(), more, slice(None), np.arange(P * (G + 2)).reshape(P, G + 2)[:, :G].reshape(-1))
 
 
 @pytest.mark.parametrize('seed', range(8))
-def test_a_sample_does_not_depend_on_slots_scan_order_or_company(seed):
-  """Random shapes of the program. Tokens to the bit; float32 rounding may differ where a product has another number of rows."""
+def test_a_sample_does_not_depend_on_slots_scan_order_or_company(seed, in_float64):
+  """Random shapes of the program. Tokens to the bit; rounding may differ where a product has another number of rows."""
   rng = np.random.default_rng(seed)
   chosen = rng.permutation(P)[: rng.integers(2, P + 1)]
   slots, scan, samples = rng.integers(1, P * G), rng.integers(1, HORIZON + 4), rng.integers(1, G + 1)
@@ -205,7 +214,7 @@ def test_a_sample_does_not_depend_on_slots_scan_order_or_company(seed):
     samples=int(samples),
   )
   rows = (chosen[:, None] * G + np.arange(samples)).reshape(-1)
-  assert_same_rows(run(variant=variant), some, rows, atol=5e-6)
+  assert_same_rows(usual(variant=variant), some, rows, limits=limits_of(variant))
 
 
 @pytest.mark.parametrize('slots', [1, 3, 5])
@@ -229,12 +238,13 @@ def test_between_readings_of_the_critic_the_rule_sees_its_last_value(every):
   scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
-  np.testing.assert_allclose(rows.values[written(rows)], np.asarray(scored.values)[written(rows)], atol=1e-5)
+  limit = limits_of('separate')['values']
+  np.testing.assert_allclose(rows.values[written(rows)], np.asarray(scored.values)[written(rows)], rtol=0, atol=limit)
   assert rows.shadow.any() and not rows.shadow.all()
   for n in range(P * G):
     seen = [float(scored.values[n, t - t % every]) for t in range(rows.full_length[n])]
     below = [t for t, value in enumerate(seen) if value < -level and rows.tokens[n, t] != EOS]
-    assert min(abs(value + level) for value in seen) > 1e-6
+    assert min(abs(value + level) for value in seen) > limit  # no tie
     assert rows.length[n] == (below[0] + 1 if below else rows.full_length[n])
 
 
@@ -248,18 +258,18 @@ def test_samples_differ_by_sample_prompt_and_step():
   assert not (rows.tokens == other.tokens).all(1).any()
 
 
-def test_espo_that_cannot_fire_is_never():
+def test_espo_that_cannot_fire_is_never(in_float64):
   silent = run(state=STATE.replace(beta=jnp.float32(1e6)))
   never = run(rule=NEVER)
   assert not (silent.stop_reason == StopReason.STOPPED).any()
   for name in ('tokens', 'length', 'full_length', 'stop_reason'):
     np.testing.assert_array_equal(getattr(silent, name), getattr(never, name))
   for name in ('logprobs', 'values', 'regret'):
-    np.testing.assert_allclose(getattr(silent, name), getattr(never, name), atol=1e-6)
+    np.testing.assert_allclose(getattr(silent, name), getattr(never, name), rtol=0, atol=limits_of()[name])
   assert not np.any(never.z)
 
 
-def test_shadow_rows_change_nothing_but_the_continuation():
+def test_shadow_rows_change_nothing_but_the_continuation(in_float64):
   none, all_, never = run(shadow=0.0), run(shadow=1.0), run(rule=NEVER)
   stopped = none.stop_reason == StopReason.STOPPED
   assert not none.shadow.any()
@@ -271,16 +281,16 @@ def test_shadow_rows_change_nothing_but_the_continuation():
   np.testing.assert_array_equal(none.tokens, np.where(counted, all_.tokens, PAD))
   np.testing.assert_array_equal(all_.tokens, never.tokens)  # a shadow row is what the row would have been
   np.testing.assert_array_equal(all_.full_length, never.length)
-  np.testing.assert_allclose(all_.logprobs, never.logprobs, atol=1e-6)
+  np.testing.assert_allclose(all_.logprobs, never.logprobs, rtol=0, atol=limits_of()['logprobs'])
   some = run(shadow=0.5)
   np.testing.assert_array_equal(some.tokens, np.where(some.shadow[:, None], all_.tokens, none.tokens))
 
 
-def test_a_disabled_rule_stops_nothing_and_still_records_z():
+def test_a_disabled_rule_stops_nothing_and_still_records_z(in_float64):
   off = run(state=STATE.replace(enabled=jnp.asarray(False)))
   assert not (off.stop_reason == StopReason.STOPPED).any()
   np.testing.assert_array_equal(off.tokens, run(rule=NEVER).tokens)
-  np.testing.assert_allclose(off.z, run(shadow=1.0).z, atol=1e-6)
+  np.testing.assert_allclose(off.z, run(shadow=1.0).z, rtol=0, atol=limits_of()['z'])
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling
@@ -290,7 +300,8 @@ def test_greedy_takes_the_likeliest_token():
   rows = run(rule=NEVER, temperature=0.0)
   logits, real = teacher_forced('shared', rows), written(rows)
   np.testing.assert_array_equal(rows.tokens[real], logits.argmax(-1)[real])
-  np.testing.assert_allclose(rows.logprobs[real], picked(log_softmax(logits), rows.tokens)[real], atol=2e-5)
+  wanted, limit = picked(log_softmax(logits), rows.tokens), limits_of()['logprobs']
+  np.testing.assert_allclose(rows.logprobs[real], wanted[real], rtol=0, atol=limit)
   assert not np.any(rows.regret)
   np.testing.assert_array_equal(rows.tokens, np.repeat(rows.tokens[::G], G, axis=0))
 
@@ -308,7 +319,8 @@ def test_first_tokens_follow_the_softmax(temperature):
   assert law(temperature).min() > 0.3
   assert scipy.stats.chisquare(counts, law(temperature)).pvalue > 1e-3
   assert scipy.stats.chisquare(counts, law(1.3 * temperature)).pvalue < 1e-6  # the test would see a wrong temperature
-  np.testing.assert_allclose(rows.logprobs[:, 0], log_softmax(logits / temperature)[rows.tokens[:, 0]], atol=1e-5)
+  wanted, limit = log_softmax(logits / temperature)[rows.tokens[:, 0]], limits_of()['logprobs'] / temperature
+  np.testing.assert_allclose(rows.logprobs[:, 0], wanted, rtol=0, atol=limit)
 
 
 def test_another_value_of_a_sampling_option_compiles_nothing():

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rollouts import EOS, HORIZON, PAD, PROMPTS, RULE, STATE, G, P, assert_same_rows, model_of, run
+from rollouts import EOS, HORIZON, PAD, PROMPTS, RULE, STATE, G, P, assert_same_rows, in_precision, model_of, run
+from rounding import gamma
 from tiny import first_params, tiny_experiment
 from tiny import run as train
 
@@ -13,8 +14,8 @@ from espo_jax.configs import ConfigError, validate
 
 
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 4, 1), (2, 2, 2)])
-def test_a_sample_does_not_depend_on_the_mesh(shape):
-  """Tokens to the bit, also under tensor parallelism here: no draw of these rows is within rounding of another token."""
+def test_a_sample_does_not_depend_on_the_mesh(shape, in_float64):
+  """Tokens to the bit, also under tensor parallelism."""
   model, params = model_of('shared')
   mesh = parallel.make_mesh(*shape)
   shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
@@ -25,21 +26,21 @@ def test_a_sample_does_not_depend_on_the_mesh(shape):
     model,
     jax.tree.map(jax.device_put, params, shardings),
     RULE,
-    jax.device_put(STATE, whole),
+    jax.device_put(in_precision(STATE), whole),
     jax.device_put(eight, rows),
     jax.device_put(jax.random.key(7), whole),
     shadow_share=jax.device_put(jnp.float32(0.5), whole),
     mesh=mesh,
     **options,
   )
-  assert_same_rows(run(), jax.device_get(spread), which_two=slice(P * G), atol=5e-6)
+  assert_same_rows(run(), jax.device_get(spread), which_two=slice(P * G))
 
 
 def gathering(gather):
   return tiny_experiment(lambda c: c.rollout.update(gather_weights=gather), fsdp=4, tensor=2)
 
 
-def test_gathered_weights_change_no_sample():
+def test_gathered_weights_change_no_sample(in_float64):
   """The rollout reads weights split over the tensor axis alone, the update those split over fsdp too; the time is a metric."""
   found = {gather: train(gathering(gather), 2) for gather in (False, True)}
   (state, plain), (other, gathered) = found[False], found[True]
@@ -48,7 +49,7 @@ def test_gathered_weights_change_no_sample():
     assert two['seconds/reshard'] > 0
     assert 'seconds/reshard' not in one
   for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
-    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one, two, rtol=0, atol=2 * gamma(1000, np.float64) / 1e-8)  # two of Adam's updates
     assert one.sharding == two.sharding
 
 
