@@ -76,7 +76,7 @@ def test_score_is_the_softmax_of_an_unpadded_pass(separate_critic, precision):
 
   @jax.jit
   def scored(params, other):
-    found = score(model, params, prompts, LENGTHS, tokens, temperature=0.7, chunk=64, against=other)
+    found = score(model, params, *map(jnp.asarray, (prompts, LENGTHS, tokens)), temperature=0.7, chunk=64, against=other)
     return {name: getattr(found, name) for name in names}
 
   got = scored(params, other)

@@ -87,13 +87,13 @@ def found_by(mesh: str, case: str, params, given):
   """Gradient and metrics of a step."""
   exp, learner = experiment(mesh, case)
   state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
-  state, metrics = step(mesh, case, state, given)
+  state, metrics = step(mesh, case, state, jax.device_get(given))
   return jax.device_get(state.opt_state.trace), {name: metrics[name] for name in METRICS}
 
 
 @rounding.cached
 def on_one(case: str):
-  """What one device finds, and how far rounding may put another: through the decoder and back, over all tokens, twice whitened."""
+  """What one device finds, and how far rounding may put another: through the decoder and back, whitened over all tokens."""
   exp, _ = experiment('one', case)
   given = (first_params(exp, 0), samples('one', case))
   roundings = 3 * rounding.of_decoder(exp.model.config, 30) + 4 * given[1].tokens.size
@@ -124,7 +124,9 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_the_mesh(mesh, case, dtype
 
 
 def margins(rows, case: str):
-  """How far each decision of the rows is from another one, `[N, T, 2]`: the exit before a token, and the token; and rounding's part.
+  """How far each decision of the rows is from another one, `[N, T, 2]`: the exit before a token, and the token.
+
+  And how much of that rounding may account for.
 
   The uniforms are those that drew; what they are held against is computed in float64 from the logits of a pass over whole
   sequences. A decision that this gives otherwise has a margin below 0.

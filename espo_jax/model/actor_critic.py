@@ -137,7 +137,7 @@ class ActorCritic:
 
     depth = None
     if self.exits is not None:
-      depth = Depth(jnp.full(lengths.shape, self.config.num_layers), jnp.zeros(lengths.shape))
+      depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape))
     policy, cache = run(self._policy, 'policy')
     if not self.separate_critic:
       return States(policy, policy, depth), Caches(cache, None)

@@ -95,7 +95,7 @@ def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], conf
   elif policy.schedule is not None:
     blocks = policy.schedule(reading.position, config.num_layers, reading.level)
   else:
-    blocks = jnp.full(x.shape[:2], config.num_layers)
+    blocks = jnp.full(x.shape[:2], config.num_layers, jnp.int32)
   fresh = None
   if policy.kv_fill == 'copy':
     shape = (config.num_kv_heads, *x.shape[:2], config.head_dim)

@@ -167,7 +167,7 @@ def speculate(
     is_end = (tokens[..., None] == ends).any(-1)
     closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # behind an end token
     kept = (place <= accepted[:, None]) & ~closed & (held.length[:, None] + place < horizon) & held.alive[:, None]
-    new = kept.sum(axis=1)
+    new = kept.sum(axis=1, dtype=jnp.int32)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     columns = jnp.where(kept, held.length[:, None] + place, horizon)
     row = jnp.arange(tokens.shape[0])[:, None]
@@ -176,8 +176,8 @@ def speculate(
     ended = (is_end & kept).any(axis=1)
     length = held.length + new
     last = jnp.take_along_axis(tokens, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
-    drafted = held.alive.sum() * count
-    taken = jnp.where(held.alive, jnp.minimum(accepted, new), 0).sum()
+    drafted = held.alive.sum(dtype=jnp.int32) * count
+    taken = jnp.where(held.alive, jnp.minimum(accepted, new), 0).sum(dtype=jnp.int32)
     rate = jnp.where(held.alive, accepted, 0).sum() / jnp.maximum(drafted, 1)
     moved = _KEEP * held.acceptance + (1 - _KEEP) * rate
     return _Rows(
@@ -237,7 +237,7 @@ def _accept(
     for x in (logits, drawn.logits)
   )
   right = jnp.where(greedy, drawn.tokens == logits.argmax(-1), uniforms[..., 1] < jnp.exp(p_of - q_of)) & (place < count)
-  accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1)
+  accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1, dtype=jnp.int32)
   q = jnp.where((place < count)[:, None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
 
   def at(x: Array) -> Array:  # where the first rejected draft stood, or behind the last one
