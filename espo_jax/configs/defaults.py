@@ -129,7 +129,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.reward.kl_coef = 0.0  # weight of the divergence from the policy RL started from, taken off each token's reward [U]
   c.reward.kl = 'k1'  # how it is estimated there: 'k1', 'k2', 'k3' or 'exact'
   c.reward.format = ''  # regular expression found in every well-formed response; '' for any that comes to its end
-  c.reward.reasoning = r'(?s)^\s*(<think>)?\s*(?!</think>)\S.*</think>'  # found in every response that reasons
+  c.reward.reasoning = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # found in every response that reasons
 
   c.advantage = ml_collections.ConfigDict()
   c.advantage.name = ''  # '' for the objective's own

@@ -12,12 +12,14 @@ from espo_jax.tasks.benchmarks import BENCHMARKS, Row
 from espo_jax.tasks.grading import Grader
 from espo_jax.tasks.grading.pooling import pooled_answer
 from espo_jax.tasks.overlap import WORDS, find_overlaps
-from espo_jax.tasks.pretrained import INSTRUCTION, THINK, load_tokenizer, prompt_writer, special_tokens
+from espo_jax.tasks.pretrained import INSTRUCTION, behind_message, load_tokenizer, prompt_writer, special_tokens
+from espo_jax.tasks.reasoning import closing_tag, one_spelling, open_thought
 from espo_jax.tasks.sources import Rows, read_rows
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
+_SAMPLE = '1 + 1 = ?'
 HELD_OUT = 10  # one row in ten is the test split where there is no test data
 
 
@@ -73,7 +75,7 @@ class Math(Task):
     self._seed, self._limits = seed, (max_prompt_tokens, max_response_tokens)
     self._tokenizer = load_tokenizer(tokenizer_path)
     self._write = prompt_writer(prompt, self._tokenizer, instruction)
-    self._opened = THINK if self._write('').endswith(THINK) else ''
+    self._opened = open_thought(behind_message(self._write(_SAMPLE), _SAMPLE, instruction))
     self._workers, self._deadline = grade_workers, grade_deadline
 
     special = special_tokens(self._tokenizer)
@@ -116,7 +118,7 @@ class Math(Task):
     return Problem(identity, self._write(row.problem), row.answer)
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """The written solution; where the prompt opens a `<think>`, it closes the thought and repeats the answer in a box.
+    """The written solution; where the prompt opens a thought, it closes the thought and repeats the answer in a box.
 
     Raises:
       DataError: The benchmark has no written solutions.
@@ -133,14 +135,14 @@ class Math(Task):
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
     """Grades in worker processes under a deadline; what they cannot grade in time is wrong and says so.
 
-    Where the prompt opens a `<think>`, a response that never closes it has not answered yet.
+    A response that ends inside a thought has not answered yet, whether the prompt or the response opened the thought.
     """
-    pairs = [(self._opened + response, problem.answer) for problem, response in zip(problems, responses, strict=True)]
+    pairs = [(self._turn(response), problem.answer) for problem, response in zip(problems, responses, strict=True)]
     return self._grader.grade_all(pairs)
 
   def stated_answer(self, response: str) -> str:
-    """The final answer of the text; equal ones are mostly spelled alike."""
-    return pooled_answer(self._opened + response)
+    """The final answer of the text, '' where the text ends inside a thought; equal answers are mostly spelled alike."""
+    return pooled_answer(self._turn(response))
 
   def size(self, split: str) -> int | None:
     """The number of rows of a split."""
@@ -195,8 +197,14 @@ class Math(Task):
       raise IndexError(f'the test split has {len(rows)} rows; there is no index {index}')
     return rows[index]
 
+  def _turn(self, response: str) -> str:
+    """The response behind the tag that its prompt left open, in the grader's spelling of tags."""
+    return one_spelling(self._opened + response)
+
   def _response(self, row: Row) -> str:
-    return f'{row.solution}\n</think>\n\n\\boxed{{{row.answer}}}' if self._opened else str(row.solution)
+    if not self._opened:
+      return str(row.solution)
+    return f'{row.solution}\n{closing_tag(self._opened)}\n\n\\boxed{{{row.answer}}}'
 
   def _that_fit(self, rows: list[Row], with_solutions: bool) -> list[Row]:
     """The train rows within the limits; the others are listed."""

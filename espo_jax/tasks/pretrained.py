@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espo_jax.tasks.base import DataError, lookup
+from espo_jax.tasks.reasoning import THINK, open_thought
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
 PROMPTS = ('chat', 'r1', 'plain')
 INSTRUCTION = 'Please reason step by step, and put your final answer within \\boxed{}.'
-THINK = '<think>\n'
+_EMPTY_THOUGHT = re.compile(r'<think>\s*</think>\s*\Z')  # how a template turns thinking off
 _HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 _FIELD = 'model.path'
 
@@ -73,8 +74,9 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   """The function that makes a problem the text of a prompt, special tokens included, to be encoded without adding any.
 
   Args:
-    kind: 'chat' writes one message of the user with the chat template; 'r1' opens the assistant's turn with `<think>` besides,
-      unless the template does; 'plain' is the problem on a line of its own, after the tokenizer's first token if it adds one.
+    kind: 'chat' writes one message of the user with the chat template; 'r1' opens a thought behind it as well, unless the
+      template does, and in place of an empty thought, by which a template turns thinking off; 'plain' is the problem on a line
+      of its own, after the tokenizer's first token if it adds one.
     tokenizer: whose template and special tokens are used.
     instruction: follows the problem in a chat; '' for none.
 
@@ -90,7 +92,9 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   def write(problem: str) -> str:
     message = {'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}
     written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-    return written + THINK if kind == 'r1' and not written.endswith(THINK) else written
+    if kind != 'r1' or open_thought(behind_message(written, problem, instruction)):
+      return written
+    return f'{_EMPTY_THOUGHT.sub("", written)}{THINK}\n'
 
   where = f'{_FIELD} = {tokenizer.name_or_path!r}'
   if not tokenizer.chat_template:
@@ -107,6 +111,11 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   if '1 + 1 = ?' not in sample:
     raise DataError(f'{where}: its chat template leaves the problem out; fix: the template as published')
   return write
+
+
+def behind_message(prompt: str, problem: str, instruction: str) -> str:
+  """What a prompt holds behind the words of the user: the beginning of the assistant's turn."""
+  return prompt.rpartition(instruction.strip() or problem.strip())[2]
 
 
 def _adds_bos(tokenizer: 'PreTrainedTokenizerFast') -> bool:

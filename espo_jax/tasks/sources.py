@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from espo_jax.tasks.base import DataError
 from espo_jax.tasks.benchmarks import Benchmark, Row
+from espo_jax.tasks.reasoning import TAGS
 from espo_jax.tasks.records import Record, parse_line
 
 ON_ERROR = ('raise', 'skip')
@@ -62,7 +63,8 @@ def read_rows(
     split: 'train' or 'test': which of the files on the Hub; of no matter to a file or directory, which holds one split.
     field: the configuration field that named the path, for the messages.
     on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
-    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token.
+    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token; tags of reasoning are
+      text in a solution.
 
   Raises:
     DataError: The source cannot be read or holds no rows, or a row is malformed; the message says which and what to do.
@@ -96,9 +98,9 @@ def read_rows(
 
 
 def _check_special(row: Row, forbidden: Sequence[str]) -> None:
-  for name, content in (('problem', row.problem), ('solution', row.solution or '')):
+  for name, content, text in (('problem', row.problem, frozenset()), ('solution', row.solution or '', TAGS)):
     for token in forbidden:
-      if token in content:
+      if token in content and token not in text:
         raise DataError(
           f'{row.place}: the {name} holds {token!r}, a special token of the tokenizer; fix: take it out of the text'
         )
