@@ -27,6 +27,7 @@ from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.model import WeightsError
 from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, open_policy
+from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import path_problem
 
@@ -278,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     '--benchmark', choices=sorted(tasks.BENCHMARKS), help="by default the run's own test split; needed without a run"
   )
   problems.add_argument(
-    '--data', help='a JSON-lines or Parquet file or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
+    '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
   )
   problems.add_argument(
     '--problems', type=int, help="the first so many; by default a benchmark's all, or the run's eval.problems"

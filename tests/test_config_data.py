@@ -12,7 +12,7 @@ from espo_jax.configs.data import data_problems, task_problems
 
 def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
   """The task math on gsm8k's rows.jsonl in the folder, with fields changed; {} in a value is the folder."""
-  (folder / 'rows.jsonl').touch()
+  (folder / 'rows.jsonl').write_text('{}\n')
   (folder / 'empty').mkdir()
   c = default_config()
   c.task.name = 'math'
