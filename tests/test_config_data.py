@@ -92,10 +92,13 @@ def test_the_task_takes_what_other_fields_say(tmp_path):
     'eval_benchmark': '',
     'eval_path': '',
     'on_error': 'raise',
+    'today': '',
     'prompt': 'plain',
     'max_prompt_tokens': c.rollout.prompt_width,
     'max_response_tokens': 99,
     'needs_solutions': True,
+    'test_problems': c.eval.problems,
+    'tags': (),
     'seed': 3,
   }
   c.task.name = 'chain'

@@ -23,6 +23,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.data.path = ''  # a file, a directory that espo_jax.prepare_data wrote, or the benchmark's name on the Hugging Face Hub
   c.data.eval_benchmark = ''  # '' for that of the train split
   c.data.eval_path = ''  # '' to hold out one row in ten
+  c.data.today = ''  # the day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start
   c.data.on_error = 'raise'  # 'skip' to go on without malformed rows, and list them
 
   c.model = ml_collections.ConfigDict()
@@ -165,7 +166,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.warm_start.weight_decay = 0.01
 
   c.eval = ml_collections.ConfigDict()
-  c.eval.problems = 512  # of the test split
+  c.eval.problems = 512  # of the test split, from the first on; limits on lengths apply to these
   c.eval.batch = 256
   c.eval.draft_blocks = (
     0  # the first blocks draft what the whole model verifies: its answers' law is the model's; 0 for no drafts

@@ -27,7 +27,7 @@ class Math(Task):
   """Problems in epochs: train index i is row `order[i % n]` of epoch `i // n`, shuffled per (seed, epoch).
 
   Rows of the train split that are too long are left out, counted and listed in `findings`. A prompt of the test split that is
-  too long is an error: leaving it out would change the benchmark.
+  too long and will be asked is an error: leaving it out would change the benchmark.
   """
 
   name = 'math'
@@ -45,6 +45,9 @@ class Math(Task):
     max_prompt_tokens: int = 512,
     max_response_tokens: int = 1024,
     needs_solutions: bool = False,
+    test_problems: int | None = None,
+    tags: Sequence[str] = (),
+    today: str = '',
     grade_workers: int = 2,
     grade_deadline: float = 5.0,
     seed: int = 0,
@@ -64,6 +67,9 @@ class Math(Task):
       max_prompt_tokens: the limit of a prompt.
       max_response_tokens: the limit of a written solution with its end token.
       needs_solutions: whether `solution` will be asked; if so, a train row whose solution is too long is left out as well.
+      test_problems: the number of test rows that will be asked, from the first on; None for all. The limits apply to these.
+      tags: texts one of which stands behind each prompt and counts with it.
+      today: the day that a chat template writes, YYYY-MM-DD; '' for the one on which the task is made.
       grade_workers: processes that grade responses.
       grade_deadline: seconds that a worker has for one response.
       seed: of the shuffles.
@@ -74,7 +80,8 @@ class Math(Task):
     """
     self._seed, self._limits = seed, (max_prompt_tokens, max_response_tokens)
     self._tokenizer = load_tokenizer(tokenizer_path)
-    self._write = prompt_writer(prompt, self._tokenizer, instruction)
+    self._write = prompt_writer(prompt, self._tokenizer, instruction, today)
+    self._tags = tags or ('',)
     self._opened = open_thought(behind_message(self._write(_SAMPLE), _SAMPLE, instruction))
     self._workers, self._deadline = grade_workers, grade_deadline
 
@@ -94,7 +101,7 @@ class Math(Task):
     else:
       train = [row for row in found.rows if not in_test(row.problem, HELD_OUT)]
       test = [row for row in found.rows if in_test(row.problem, HELD_OUT)]
-    self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test)}
+    self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test, test_problems)}
     if path and not self._rows['train']:
       raise DataError(
         f'data.path = {path!r}: none of {len(train)} train rows fits max_prompt_tokens = {max_prompt_tokens} and '
@@ -208,7 +215,7 @@ class Math(Task):
 
   def _that_fit(self, rows: list[Row], with_solutions: bool) -> list[Row]:
     """The train rows within the limits; the others are listed."""
-    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._count([self._write(row.problem) for row in rows]))]
+    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._prompt_tokens(rows))]
     if with_solutions:  # the end token counts
       responses = self._count([self._response(row) + self._tokenizer.eos_token for row in rows])
       lengths.append(('solution', 'rollout.horizon', self._limits[1], responses))
@@ -221,17 +228,23 @@ class Math(Task):
         kept.append(row)
     return kept
 
-  def _all_fit(self, rows: list[Row]) -> list[Row]:
-    """The test rows, none of which may exceed the limit."""
-    counts = self._count([self._write(row.problem) for row in rows])
-    tokens, row = max(zip(counts, rows, strict=True), key=lambda pair: pair[0], default=(0, None))
-    if row is not None and tokens > self._limits[0]:
-      too_long = sum(count > self._limits[0] for count in counts)
+  def _all_fit(self, rows: list[Row], asked: int | None) -> list[Row]:
+    """The test rows, of which those that will be asked may not exceed the limit."""
+    counts, limit = self._prompt_tokens(rows[:asked]), self._limits[0]
+    long = [i for i, count in enumerate(counts) if count > limit]
+    if long:
+      longest = max(long, key=counts.__getitem__)
+      fewer = f', or eval.problems <= {long[0]}' if long[0] else ''
       raise DataError(
-        f'{row.place}: a prompt of {tokens} tokens, the longest of {too_long} in the test split '
-        f'with more than rollout.prompt_width = {self._limits[0]}; fix: rollout.prompt_width >= {tokens}, or take such rows out'
+        f'{rows[longest].place}: a prompt of {counts[longest]} tokens, the longest of {len(long)} in the test split with more '
+        f'than rollout.prompt_width = {limit}; fix: rollout.prompt_width >= {counts[longest]}, or take such rows out{fewer}'
       )
     return rows
+
+  def _prompt_tokens(self, rows: list[Row]) -> list[int]:
+    """The tokens of each row's prompt with the tag that makes it longest."""
+    prompts = [self._write(row.problem) for row in rows]
+    return [max(counts) for counts in zip(*(self._count([text + tag for text in prompts]) for tag in self._tags), strict=True)]
 
   def _count(self, texts: list[str]) -> list[int]:
     return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)['input_ids']] if texts else []

@@ -1,10 +1,11 @@
 """The tokenizer of a Hugging Face model directory, and prompts as its model expects them."""
 
+import datetime
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from espo_jax.tasks.base import DataError, lookup
 from espo_jax.tasks.reasoning import THINK, open_thought
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 PROMPTS = ('chat', 'r1', 'plain')
 INSTRUCTION = 'Please reason step by step, and put your final answer within \\boxed{}.'
 _EMPTY_THOUGHT = re.compile(r'<think>\s*</think>\s*\Z')  # how a template turns thinking off
+_STRFTIME_NOW = """\
+{%- macro strftime_now(format) -%}
+{%- set time = namespace(text=format) -%}
+{%- for directive, text in strftime_replaced -%}{%- set time.text = time.text.replace(directive, text) -%}{%- endfor -%}
+{{- time.text -}}
+{%- endmacro -%}
+"""
 _HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 _FIELD = 'model.path'
 
@@ -70,7 +78,7 @@ def special_tokens(tokenizer: 'PreTrainedTokenizerFast') -> tuple[str, ...]:
   return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
-def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str) -> Callable[[str], str]:
+def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str, today: str = '') -> Callable[[str], str]:
   """The function that makes a problem the text of a prompt, special tokens included, to be encoded without adding any.
 
   Args:
@@ -79,6 +87,7 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
       of its own, after the tokenizer's first token if it adds one.
     tokenizer: whose template and special tokens are used.
     instruction: follows the problem in a chat; '' for none.
+    today: the day that the template writes where it writes one, YYYY-MM-DD; '' for this one.
 
   Raises:
     DataError: The tokenizer has no chat template, or one that cannot take a single message of the user.
@@ -91,7 +100,7 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
 
   def write(problem: str) -> str:
     message = {'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}
-    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, **fixed))
     if kind != 'r1' or open_thought(behind_message(written, problem, instruction)):
       return written
     return f'{_EMPTY_THOUGHT.sub("", written)}{THINK}\n'
@@ -102,6 +111,7 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
       f'{where}: the tokenizer has no chat template, which task.options.prompt = {kind!r} asks for; '
       'fix: --config.task.options.prompt=plain, or the directory of a chat model'
     )
+  fixed = _on_day(tokenizer.get_chat_template(), today)
   try:
     sample = write('1 + 1 = ?')
   except Exception as error:  # a template is a program, and may raise anything
@@ -111,6 +121,21 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   if '1 + 1 = ?' not in sample:
     raise DataError(f'{where}: its chat template leaves the problem out; fix: the template as published')
   return write
+
+
+def _on_day(template: str, today: str) -> dict[str, Any]:
+  """The arguments by which a template that asks for the time is told that it is the first minute of a day.
+
+  It asks by the function `strftime_now`, in whose place stands a macro: a template may be given data, but no functions.
+  """
+  if 'strftime_now' not in template:
+    return {}
+  day = datetime.datetime.fromisoformat(today or datetime.date.today().isoformat())
+  directives = [
+    f'%{letter}' for letter in (*'aAbBcCdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZf', *(f'-{x}' for x in 'deHIjklmMSuUVwWy'))
+  ]
+  replaced = [('%%', '\0'), *((directive, day.strftime(directive)) for directive in directives), ('\0', '%')]
+  return {'chat_template': _STRFTIME_NOW + template, 'strftime_replaced': [list(pair) for pair in replaced]}
 
 
 def behind_message(prompt: str, problem: str, instruction: str) -> str:
