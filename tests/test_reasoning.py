@@ -11,9 +11,11 @@ from tokenizers import AddedToken
 
 from espo_jax import parallel
 from espo_jax.configs import default_config
+from espo_jax.evaluation import Answer, sample_answers
 from espo_jax.experiment import Experiment, make_serial
 from espo_jax.tasks import Math, decode_responses
 from espo_jax.tasks.pretrained import load_tokenizer
+from espo_jax.types import StopReason
 
 TURN = '<|start|>assistant\n'
 THINK = ('<think>', '</think>')
@@ -76,6 +78,27 @@ def seen(exp: Experiment, response: str) -> SimpleNamespace:
     formatted=bool(grades.formatted[0]),
     stated=exp.task.stated_answer(exp.turns([problem], [text])[0]),
   )
+
+
+def answers(exp: Experiment, responses: list[str]) -> list[Answer]:
+  """What an evaluation writes down of responses to the problem that `seen` asks."""
+  ids = [exp.tokenizer.encode(response + '<eos>', add_special_tokens=False) for response in responses]
+  lengths = np.array([len(row) for row in ids])
+  tokens = np.array([row + [exp.tokenizer.pad_token_id] * (max(lengths) - len(row)) for row in ids])
+
+  class Written(Experiment):
+    key = prompts = lambda self, *_: None
+    put = fetch = lambda self, tree: tree
+    put_rows = lambda self, tree: tree
+
+    def rollout(self, *_, **__):
+      reasons = np.full(len(ids), StopReason.EOS)
+      return SimpleNamespace(tokens=tokens, length=lengths, stop_reason=reasons, depth_share=lambda _: np.ones(len(ids)))
+
+  model = SimpleNamespace(config=SimpleNamespace(num_layers=1))
+  written = Written(exp.config, exp.task, exp.tokenizer, model, exp.mesh, None, ())
+  (batch,) = sample_answers(written, {}, [exp.task.problem('test', 1)], 1, len(responses), 1.0)
+  return batch.answers
 
 
 # ------------------------------------------------------------------------------------------------------ tags that are tokens
@@ -229,3 +252,8 @@ def test_a_tag_behind_the_prompt_opens_and_closes_thoughts_too(make, opening, ta
   exp = make(*THINK, opening=opening, rollout__tags=tags)
   found = seen(exp, 'So it is 5')
   assert (found.text, found.right, found.stated) == ('So it is 5', answered, '5' if answered else '')
+  evaluated = answers(exp, ['So it is 5', '</think>5', '<think>5'])
+  assert [answer.response for answer in evaluated] == ['So it is 5', '</think>5', '<think>5']
+  assert [answer.correct for answer in evaluated] == [answered, True, False]
+  assert [answer.answer for answer in evaluated] == ['5' if answered else '', '5', '']
+  assert evaluated[0].prompt == exp.tagged([exp.task.problem('test', 1)])[0].prompt
