@@ -248,7 +248,7 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   before, now = flatten(load_config(path)), flatten(with_day(config, path.parent))
   if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
     was = '{} = {!r} was {!r} in {}; fix: that value, or another --workdir'
-    raise ConfigError(was.format(field, now.get(field), before.get(field), path) for field in changed)
+    raise ConfigError([was.format(field, now.get(field), before.get(field), path) for field in changed])
 
 
 def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
