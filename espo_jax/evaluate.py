@@ -11,6 +11,7 @@ evaluation that was interrupted; the answers are those of an uninterrupted one.
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import pathlib
@@ -26,11 +27,13 @@ from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.model import WeightsError
+from espo_jax.monitor.samples import SETTINGS
 from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, open_policy
+from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import path_problem
 
-_ANY_WIDTH = 2**20  # tokens of a prompt: those of a benchmark are padded to its longest
+_ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
 _TOO_MANY_CUT = 0.05
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
@@ -111,14 +114,18 @@ def evaluate(request: Request) -> dict[str, Any]:
   _check(request)
   checkpoint = pathlib.Path(request.checkpoint).absolute()
   policy = open_policy(checkpoint, request.arm, request.step)
+  output = pathlib.Path(request.output) if request.output else _default_output(checkpoint, policy, request.benchmark)
+  if not policy.is_run:
+    policy.config.data.today = parallel.from_first(lambda: _day_begun(output))
+  width = 0 if request.benchmark else policy.config.rollout.prompt_width
   exp = _experiment(policy, request)
   c = exp.config
   size = exp.task.size('test')
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
   problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
-  if request.benchmark:  # padded to its longest prompt
+  if c.task.name == 'math':  # as wide as its longest prompt; a run's own problems at least as wide as the run has them
     texts = [problem.prompt for problem in exp.tagged(problems)]
-    c.rollout.prompt_width = max(map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
+    c.rollout.prompt_width = max(width, *map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
   prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)
   settings = {
     'checkpoint': str(checkpoint),
@@ -136,8 +143,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     'seed': request.seed,
     'dtype': c.model.dtype,
     'param_dtype': c.model.param_dtype,
+    **({'today': c.data.today} if c.data.today else {}),
   }
-  output = pathlib.Path(request.output) if request.output else _default_output(checkpoint, policy, request.benchmark)
   session = _answer(exp, policy, problems, settings, output)
 
   def bring_together() -> dict[str, Any]:
@@ -223,6 +230,8 @@ def _experiment(policy: Policy, request: Request) -> Experiment:
   elif not policy.is_run:
     known = ' or '.join(tasks.BENCHMARKS)
     raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
+  if config.task.name == 'math':
+    config.rollout.prompt_width = _ANY_WIDTH
   try:
     validate(config, training=False)
     for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):  # after the checks: it may be short of a task's solutions
@@ -246,13 +255,23 @@ def _use_benchmark(config: Any, benchmark: str, data: str | None) -> None:
     raise RequestError(f'--data = {problem}')
   config.data.path = config.data.benchmark = ''
   config.data.eval_benchmark, config.data.eval_path = benchmark, data or source.hub
-  config.rollout.prompt_width = _ANY_WIDTH
 
 
 def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
   if policy.is_run:
     return checkpoint / 'evaluations' / f'{policy.arm}-{policy.step}-{benchmark or "test"}'
   return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'  # here: a model's directory may not be one's own
+
+
+def _day_begun(output: pathlib.Path) -> str:
+  """The day on which the evaluation in a folder was begun, today where there is none; '' where the folder does not say."""
+  path = output / SETTINGS
+  if not path.exists():
+    return datetime.date.today().isoformat()
+  try:
+    return str(json.loads(path.read_text()).get('today', ''))
+  except (ValueError, AttributeError):  # said when the folder is claimed
+    return ''
 
 
 def _digest(problems: Sequence[tasks.Problem]) -> str:
@@ -278,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     '--benchmark', choices=sorted(tasks.BENCHMARKS), help="by default the run's own test split; needed without a run"
   )
   problems.add_argument(
-    '--data', help='a JSON-lines or Parquet file or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
+    '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
   )
   problems.add_argument(
     '--problems', type=int, help="the first so many; by default a benchmark's all, or the run's eval.problems"

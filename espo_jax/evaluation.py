@@ -20,7 +20,7 @@ class Answer(NamedTuple):
     id: the problem's id.
     sample: which of the answers to the problem this is.
     prompt: the text of the prompt, special tokens included.
-    response: the text of the response, special tokens left out.
+    response: the text of the response, as `Experiment.decode` gives it.
     answer: what the response states, as `Task.stated_answer` spells it.
     expected: the problem's own answer.
     correct: whether the response is right.
@@ -137,9 +137,10 @@ def sample_answers(
     read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
     tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
     seconds = time.perf_counter() - began
-    texts = tasks.decode_responses(exp.tokenizer, tokens, lengths)
+    texts = exp.decode(tokens, lengths)
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    verdicts = _verdicts(exp, tagged, texts, prompts * samples)
+    graded = exp.turns(tagged, texts)
+    verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
     answers = [
       Answer(
         problem=first + i // samples,
@@ -147,7 +148,7 @@ def sample_answers(
         sample=i % samples,
         prompt=problem.prompt,
         response=text,
-        answer=exp.task.stated_answer(text),
+        answer=exp.task.stated_answer(turn),
         expected=problem.answer,
         correct=bool(verdict.correct),
         status=verdict.status,
@@ -155,8 +156,8 @@ def sample_answers(
         stop_reason=StopReason(int(reason)).name.lower(),
         depth=float(depth),
       )
-      for i, (problem, text, verdict, length, reason, depth) in enumerate(
-        zip(tagged, texts, verdicts, lengths, reasons, depths, strict=True)
+      for i, (problem, text, turn, verdict, length, reason, depth) in enumerate(
+        zip(tagged, texts, graded, verdicts, lengths, reasons, depths, strict=True)
       )
     ]
     yield Answered(answers, seconds)

@@ -12,9 +12,9 @@ from espo_jax.types import StopReason
 
 
 def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pathlib.Path) -> None:
-  """Write up to `eval.batch` rollouts on test problems; stopped rows go on, so that their fate is known."""
-  size = exp.task.size('test')
-  problems = exp.problems('test', 0, exp.config.eval.batch if size is None else min(exp.config.eval.batch, size))
+  """Write up to `eval.batch` rollouts on the first of `eval.problems`; stopped rows go on, so that their fate is known."""
+  size, most = exp.task.size('test'), min(exp.config.eval.batch, exp.config.eval.problems)
+  problems = exp.problems('test', 0, most if size is None else min(most, size))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
   rows = exp.rollout(

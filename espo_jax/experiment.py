@@ -28,6 +28,8 @@ from espo_jax.learner.state import TrainState
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
+from espo_jax.tasks.pretrained import special_tokens
+from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
 from espo_jax.types import Prompts, Trajectories
 
 
@@ -219,6 +221,21 @@ class Experiment:
     top_p, top_k, min_p = np.float32(c.rollout.top_p), np.int32(c.rollout.top_k), np.float32(c.rollout.min_p)
     return self.put(Sampling(np.float32(temperature), top_p, top_k, min_p))
 
+  def decode(self, tokens: Int[Array | np.ndarray, 'N T'], lengths: Int[Array | np.ndarray, 'N']) -> list[str]:
+    """The responses as text, with the tags that grading, rewards and the serial rollout read, special tokens or not."""
+    return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags)
+
+  def turns(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[str]:
+    """What the task grades: the responses, each behind its prompt's tag where that opens or closes a thought."""
+    tags = [tag if has_thought_tag(tag) else '' for tag in self.config.rollout.tags or ('',)]
+    return [tags[level] + text for level, text in zip(self.levels(problems), texts, strict=True)]
+
+  @functools.cached_property
+  def _tags(self) -> frozenset[str]:
+    reward, serial = self.config.reward, self.config.rollout.serial
+    read = (reward.format, reward.reasoning, serial.inducer, serial.end_of_thinking)
+    return TAGS | named_in(read, special_tokens(self.tokenizer))
+
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
     """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.
 
@@ -227,9 +244,10 @@ class Experiment:
       rows: Of all.
     """
     tokens, lengths = (parallel.take_rows(x, self.mesh) for x in (rows.tokens, rows.full_length))
-    texts = tasks.decode_responses(self.tokenizer, tokens, lengths)
+    texts = self.decode(tokens, lengths)
     samples = len(texts) // len(problems)
-    verdicts = self.task.verify_all([problem for problem in problems for _ in range(samples)], texts)
+    asked = [problem for problem in problems for _ in range(samples)]
+    verdicts = self.task.verify_all(asked, self.turns(asked, texts))
     statuses = np.array([verdict.status for verdict in verdicts])
     correct = np.array([verdict.correct for verdict in verdicts], np.float32)
     formatted, reasoned = (

@@ -2,8 +2,9 @@
 
   python -m espo_jax.prepare_data --benchmark=gsm8k --data=openai/gsm8k --split=train --output=data/gsm8k_train
 
-`--data` is a JSON-lines or Parquet file, or the benchmark's name on the Hugging Face Hub. The directory serves as
-`--config.data.path` or `--config.data.eval_path` of a run, on a machine without a network too. No TensorFlow is needed.
+`--data` is a file of JSON lines, a JSON array or Parquet, gzipped or not, or the benchmark's name on the Hugging Face Hub. The
+directory serves as `--config.data.path` or `--config.data.eval_path` of a run, on a machine without a network too. No
+TensorFlow is needed.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from espo_jax import tasks
+from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.prepared import write_prepared
 from espo_jax.tasks.sources import ON_ERROR, Rows, read_rows
 
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
   """The command."""
   parser = argparse.ArgumentParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
   parser.add_argument('--benchmark', required=True, choices=sorted(tasks.BENCHMARKS))
-  parser.add_argument('--data', required=True, help="a JSON-lines or Parquet file, or the benchmark's name on the Hub")
+  parser.add_argument('--data', required=True, help=f"a file of {FORMATS}, or the benchmark's name on the Hub")
   parser.add_argument('--split', required=True, choices=tasks.base.SPLITS)
   parser.add_argument('--output', required=True, help='the directory to write')
   parser.add_argument('--on_error', default='raise', choices=ON_ERROR, help='what to do with a malformed row')

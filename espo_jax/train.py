@@ -5,6 +5,7 @@
 The same command resumes a run that was interrupted, and does nothing to one that is done.
 """
 
+import datetime
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import exits, monitor, parallel, steps
-from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates
+from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates, with_day
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
@@ -65,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   validate(config)
   same_config(config, workdir / 'config.json')
   workdir.mkdir(parents=True, exist_ok=True)
+  config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
   exp = make_experiment(config)
   report_data(exp.task, workdir)
   if parallel.is_first():
@@ -243,10 +245,10 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   """A run goes on under the config it began with, or not at all."""
   if not path.exists():
     return
-  before, now = flatten(load_config(path)), flatten(config)
+  before, now = flatten(load_config(path)), flatten(with_day(config, path.parent))
   if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
     was = '{} = {!r} was {!r} in {}; fix: that value, or another --workdir'
-    raise ConfigError(was.format(field, now.get(field), before.get(field), path) for field in changed)
+    raise ConfigError([was.format(field, now.get(field), before.get(field), path) for field in changed])
 
 
 def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:

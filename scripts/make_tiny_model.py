@@ -1,4 +1,4 @@
-"""Write a random model of a few million parameters in Qwen2's format, with a byte-level tokenizer trained on a text of yours.
+"""Write a random model of a few million parameters in Qwen2's format, with a byte-level tokenizer trained on data of yours.
 
   PYTHONPATH=. python scripts/make_tiny_model.py --data=train.jsonl --output=runs/tiny_qwen2
 
@@ -6,14 +6,17 @@ It stands in for real weights where none can be had: everything that reads a Hug
 """
 
 import argparse
-import json
 import pathlib
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 
 from espo_jax import tasks
 from espo_jax.model import ModelConfig, init, save_hf
+from espo_jax.tasks.files import FORMATS, read_records
+from espo_jax.tasks.records import parse_line
 
 # One turn of each speaker a line; what the model is asked to write ends with the end token.
 CHAT_TEMPLATE = """\
@@ -23,25 +26,34 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ 'assistant:' }}{%- endif -%}"""
 
 
-def texts(path: pathlib.Path) -> list[str]:
-  """Every string in a JSON-lines file, or the lines of any other."""
-  lines = path.read_text().splitlines()
-  if path.suffix != '.jsonl':
-    return lines
-  return [value for line in lines if line.strip() for value in json.loads(line).values() if isinstance(value, str)]
+def texts(path: str) -> Iterator[str]:
+  """Every string in the records of a file that training reads."""
+  for number, raw in read_records(path, '--data'):
+    yield from _strings(parse_line(f'{path}:{number}', raw) if isinstance(raw, bytes) else raw)
+
+
+def _strings(value: Any) -> Iterator[str]:
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, Mapping | list):
+    for part in value.values() if isinstance(value, Mapping) else value:
+      yield from _strings(part)
 
 
 def main(argv: list[str]) -> None:
   """The command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--data', required=True, type=pathlib.Path, help='the text the tokenizer is trained on')
+  parser.add_argument('--data', required=True, help=f'what the tokenizer is trained on: a file of {FORMATS}')
   parser.add_argument('--output', required=True, type=pathlib.Path, help='the directory to write')
   parser.add_argument('--vocab_size', type=int, default=2048)
   parser.add_argument('--hidden_size', type=int, default=192)
   parser.add_argument('--layers', type=int, default=6)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
-  tokenizer = tasks.byte_bpe_tokenizer(texts(args.data), args.vocab_size)
+  try:
+    tokenizer = tasks.byte_bpe_tokenizer(list(texts(args.data)), args.vocab_size)
+  except tasks.DataError as error:
+    sys.exit(f'error: {error}')
   tokenizer.chat_template = CHAT_TEMPLATE
   config = ModelConfig(
     vocab_size=-(-(len(tokenizer) + 1) // 64) * 64,  # padded, as published models are

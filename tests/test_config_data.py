@@ -12,7 +12,7 @@ from espo_jax.configs.data import data_problems, task_problems
 
 def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
   """The task math on gsm8k's rows.jsonl in the folder, with fields changed; {} in a value is the folder."""
-  (folder / 'rows.jsonl').touch()
+  (folder / 'rows.jsonl').write_text('{}\n')
   (folder / 'empty').mkdir()
   c = default_config()
   c.task.name = 'math'
@@ -92,10 +92,13 @@ def test_the_task_takes_what_other_fields_say(tmp_path):
     'eval_benchmark': '',
     'eval_path': '',
     'on_error': 'raise',
+    'today': '',
     'prompt': 'plain',
     'max_prompt_tokens': c.rollout.prompt_width,
     'max_response_tokens': 99,
     'needs_solutions': True,
+    'test_problems': c.eval.problems,
+    'tags': (),
     'seed': 3,
   }
   c.task.name = 'chain'

@@ -262,7 +262,7 @@ def test_a_run_counts_what_could_not_be_graded(directory):
   trajectories = SimpleNamespace(tokens=jnp.array(rows), full_length=jnp.ones(6, jnp.int32))
   problems = [Problem(0, '', '7'), Problem(2, '', '9')]
   mesh = parallel.make_mesh(1, 1, 1)
-  experiment = SimpleNamespace(config=default_config(), task=Undecided(), tokenizer=made, mesh=mesh, levels=np.zeros_like)
+  experiment = Experiment(default_config(), Undecided(), made, None, mesh, None, ())
   grades = Experiment.grade.__wrapped__(experiment, problems, trajectories)
   assert grades.correct.tolist() == [1, 0, 0, 0, 0, 1]
   assert grades.timeout.tolist() == [status == 'timeout' for status in STATUSES]

@@ -2,6 +2,7 @@
 
 from espo_jax.configs.command import parse_flags
 from espo_jax.configs.data import task_arguments
+from espo_jax.configs.day import with_day
 from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
@@ -29,4 +30,5 @@ __all__ = [
   'uses_reference',
   'validate',
   'warmup_updates',
+  'with_day',
 ]

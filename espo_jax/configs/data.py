@@ -1,5 +1,6 @@
 """A config's task and its data: what they take from the other fields, and the checks of their own."""
 
+import datetime
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from espo_jax.tasks.base import lookup
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
 from espo_jax.tasks.sources import ON_ERROR, path_problem
 
-_NOT_OPTIONS = ('tokenizer_path', 'needs_solutions')  # what model.path and stages say
+_NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # what other sections say
 
 
 def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -22,11 +23,18 @@ def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     'seed': config.seed,
     'tokenizer_path': config.model.path,
     'needs_solutions': 'warm_start' in config.stages,
+    'test_problems': config.eval.problems,
+    'tags': config.rollout.tags,
     'max_prompt_tokens': config.rollout.prompt_width,
     'max_response_tokens': config.rollout.horizon,
   }
   taken = _parameters(config.task.name)
   return {name: value for name, value in offered.items() if name in taken} | config.task.options.to_dict()
+
+
+def reads_data(config: ml_collections.ConfigDict) -> bool:
+  """Whether the task takes its problems from files and asks a pretrained model."""
+  return config.task.name in tasks.TASKS and 'path' in _parameters(config.task.name)
 
 
 def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -68,11 +76,13 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   d, task = config.data, config.task.name
   if d.on_error not in ON_ERROR:
     yield f'data.on_error = {d.on_error!r}: unknown; fix: one of {", ".join(ON_ERROR)}'
-  if 'path' not in _parameters(task):
+  if not reads_data(config):
     for name, value in d.items():
       if value and name != 'on_error':
         yield f'data.{name} = {value!r}: the task {task!r} reads no such data; fix: leave it empty, or another task.name'
     return
+  if d.today and not _is_day(d.today):
+    yield f'data.today = {d.today!r}: no day; fix: one such as 2026-01-31, or leave it empty for that of the first start'
   if not config.model.path:
     yield f"model.path = '': the task {task!r} asks a pretrained model; fix: --config.model.path=DIR, a Hugging Face directory"
   elif problem := tokenizer_problem(config.model.path):
@@ -111,6 +121,13 @@ def _option_problems(options: dict[str, Any], defaults: dict[str, Any]) -> Itera
       yield f'{field}: unknown; fix: one of {", ".join(PROMPTS)}'
     elif name != 'seed' and isinstance(value, int | float) and value <= 0:
       yield f'{field}: out of range; fix: a number above 0'
+
+
+def _is_day(text: str) -> bool:
+  try:
+    return datetime.date.fromisoformat(text).isoformat() == text
+  except ValueError:
+    return False
 
 
 def _parameters(task: str) -> dict[str, inspect.Parameter]:

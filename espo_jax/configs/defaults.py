@@ -23,6 +23,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.data.path = ''  # a file, a directory that espo_jax.prepare_data wrote, or the benchmark's name on the Hugging Face Hub
   c.data.eval_benchmark = ''  # '' for that of the train split
   c.data.eval_path = ''  # '' to hold out one row in ten
+  c.data.today = ''  # the day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start
   c.data.on_error = 'raise'  # 'skip' to go on without malformed rows, and list them
 
   c.model = ml_collections.ConfigDict()
@@ -129,7 +130,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.reward.kl_coef = 0.0  # weight of the divergence from the policy RL started from, taken off each token's reward [U]
   c.reward.kl = 'k1'  # how it is estimated there: 'k1', 'k2', 'k3' or 'exact'
   c.reward.format = ''  # regular expression found in every well-formed response; '' for any that comes to its end
-  c.reward.reasoning = r'(?s)^\s*(<think>)?\s*(?!</think>)\S.*</think>'  # found in every response that reasons
+  c.reward.reasoning = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # found in every response that reasons
 
   c.advantage = ml_collections.ConfigDict()
   c.advantage.name = ''  # '' for the objective's own
@@ -165,7 +166,7 @@ def default_config() -> ml_collections.ConfigDict:
   c.warm_start.weight_decay = 0.01
 
   c.eval = ml_collections.ConfigDict()
-  c.eval.problems = 512  # of the test split
+  c.eval.problems = 512  # of the test split, from the first on; limits on lengths apply to these
   c.eval.batch = 256
   c.eval.draft_blocks = (
     0  # the first blocks draft what the whole model verifies: its answers' law is the model's; 0 for no drafts

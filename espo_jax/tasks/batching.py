@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from espo_jax.tasks.base import Problem
+from espo_jax.tasks.reasoning import TAGS
 from espo_jax.types import Prompts
 
 if TYPE_CHECKING:
@@ -53,11 +54,27 @@ def encode_supervised(
 
 
 def decode_responses(
-  tokenizer: 'PreTrainedTokenizerFast', tokens: Int[np.ndarray, 'N T'], lengths: Int[np.ndarray, 'N']
+  tokenizer: 'PreTrainedTokenizerFast',
+  tokens: Int[np.ndarray, 'N T'],
+  lengths: Int[np.ndarray, 'N'],
+  tags: frozenset[str] = TAGS,
 ) -> list[str]:
-  """The text of each row's first `length` tokens, without end and pad tokens."""
-  rows = [row[:length].tolist() for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)]
-  return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+  """The text of each row's first `length` tokens, without the special tokens that are no text: end, pad, turns of a chat.
+
+  Args:
+    tokenizer: the tokenizer of the tokens.
+    tokens: the token ids.
+    lengths: the number of tokens of each row that count.
+    tags: the special tokens that are text all the same, because a grader or a reward reads them.
+  """
+  added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+  roles = {token for token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) if token}
+  left_out = {number for number, token in added.items() if token.content in roles or token.content not in tags}
+  rows = [
+    [token for token in row[:length].tolist() if token not in left_out]
+    for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)
+  ]
+  return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list[int]]:

@@ -12,12 +12,14 @@ from espo_jax.tasks.benchmarks import BENCHMARKS, Row
 from espo_jax.tasks.grading import Grader
 from espo_jax.tasks.grading.pooling import pooled_answer
 from espo_jax.tasks.overlap import WORDS, find_overlaps
-from espo_jax.tasks.pretrained import INSTRUCTION, THINK, load_tokenizer, prompt_writer, special_tokens
+from espo_jax.tasks.pretrained import INSTRUCTION, behind_message, load_tokenizer, prompt_writer, special_tokens
+from espo_jax.tasks.reasoning import closing_tag, one_spelling, open_thought
 from espo_jax.tasks.sources import Rows, read_rows
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
+_SAMPLE = '1 + 1 = ?'
 HELD_OUT = 10  # one row in ten is the test split where there is no test data
 
 
@@ -25,7 +27,7 @@ class Math(Task):
   """Problems in epochs: train index i is row `order[i % n]` of epoch `i // n`, shuffled per (seed, epoch).
 
   Rows of the train split that are too long are left out, counted and listed in `findings`. A prompt of the test split that is
-  too long is an error: leaving it out would change the benchmark.
+  too long and will be asked is an error: leaving it out would change the benchmark.
   """
 
   name = 'math'
@@ -43,6 +45,9 @@ class Math(Task):
     max_prompt_tokens: int = 512,
     max_response_tokens: int = 1024,
     needs_solutions: bool = False,
+    test_problems: int | None = None,
+    tags: Sequence[str] = (),
+    today: str = '',
     grade_workers: int = 2,
     grade_deadline: float = 5.0,
     seed: int = 0,
@@ -62,6 +67,9 @@ class Math(Task):
       max_prompt_tokens: the limit of a prompt.
       max_response_tokens: the limit of a written solution with its end token.
       needs_solutions: whether `solution` will be asked; if so, a train row whose solution is too long is left out as well.
+      test_problems: the number of test rows that will be asked, from the first on; None for all. The limits apply to these.
+      tags: texts one of which stands behind each prompt and counts with it.
+      today: the day that a chat template writes, YYYY-MM-DD; '' for the one on which the task is made.
       grade_workers: processes that grade responses.
       grade_deadline: seconds that a worker has for one response.
       seed: of the shuffles.
@@ -72,8 +80,9 @@ class Math(Task):
     """
     self._seed, self._limits = seed, (max_prompt_tokens, max_response_tokens)
     self._tokenizer = load_tokenizer(tokenizer_path)
-    self._write = prompt_writer(prompt, self._tokenizer, instruction)
-    self._opened = THINK if self._write('').endswith(THINK) else ''
+    self._write = prompt_writer(prompt, self._tokenizer, instruction, today)
+    self._tags = tags or ('',)
+    self._opened = open_thought(behind_message(self._write(_SAMPLE), _SAMPLE, instruction))
     self._workers, self._deadline = grade_workers, grade_deadline
 
     special = special_tokens(self._tokenizer)
@@ -92,7 +101,7 @@ class Math(Task):
     else:
       train = [row for row in found.rows if not in_test(row.problem, HELD_OUT)]
       test = [row for row in found.rows if in_test(row.problem, HELD_OUT)]
-    self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test)}
+    self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test, test_problems)}
     if path and not self._rows['train']:
       raise DataError(
         f'data.path = {path!r}: none of {len(train)} train rows fits max_prompt_tokens = {max_prompt_tokens} and '
@@ -116,7 +125,7 @@ class Math(Task):
     return Problem(identity, self._write(row.problem), row.answer)
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """The written solution; where the prompt opens a `<think>`, it closes the thought and repeats the answer in a box.
+    """The written solution; where the prompt opens a thought, it closes the thought and repeats the answer in a box.
 
     Raises:
       DataError: The benchmark has no written solutions.
@@ -133,14 +142,14 @@ class Math(Task):
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
     """Grades in worker processes under a deadline; what they cannot grade in time is wrong and says so.
 
-    Where the prompt opens a `<think>`, a response that never closes it has not answered yet.
+    A response that ends inside a thought has not answered yet, whether the prompt or the response opened the thought.
     """
-    pairs = [(self._opened + response, problem.answer) for problem, response in zip(problems, responses, strict=True)]
+    pairs = [(self._turn(response), problem.answer) for problem, response in zip(problems, responses, strict=True)]
     return self._grader.grade_all(pairs)
 
   def stated_answer(self, response: str) -> str:
-    """The final answer of the text; equal ones are mostly spelled alike."""
-    return pooled_answer(self._opened + response)
+    """The final answer of the text, '' where the text ends inside a thought; equal answers are mostly spelled alike."""
+    return pooled_answer(self._turn(response))
 
   def size(self, split: str) -> int | None:
     """The number of rows of a split."""
@@ -195,12 +204,18 @@ class Math(Task):
       raise IndexError(f'the test split has {len(rows)} rows; there is no index {index}')
     return rows[index]
 
+  def _turn(self, response: str) -> str:
+    """The response behind the tag that its prompt left open, in the grader's spelling of tags."""
+    return one_spelling(self._opened + response)
+
   def _response(self, row: Row) -> str:
-    return f'{row.solution}\n</think>\n\n\\boxed{{{row.answer}}}' if self._opened else str(row.solution)
+    if not self._opened:
+      return str(row.solution)
+    return f'{row.solution}\n{closing_tag(self._opened)}\n\n\\boxed{{{row.answer}}}'
 
   def _that_fit(self, rows: list[Row], with_solutions: bool) -> list[Row]:
     """The train rows within the limits; the others are listed."""
-    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._count([self._write(row.problem) for row in rows]))]
+    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._prompt_tokens(rows))]
     if with_solutions:  # the end token counts
       responses = self._count([self._response(row) + self._tokenizer.eos_token for row in rows])
       lengths.append(('solution', 'rollout.horizon', self._limits[1], responses))
@@ -213,17 +228,23 @@ class Math(Task):
         kept.append(row)
     return kept
 
-  def _all_fit(self, rows: list[Row]) -> list[Row]:
-    """The test rows, none of which may exceed the limit."""
-    counts = self._count([self._write(row.problem) for row in rows])
-    tokens, row = max(zip(counts, rows, strict=True), key=lambda pair: pair[0], default=(0, None))
-    if row is not None and tokens > self._limits[0]:
-      too_long = sum(count > self._limits[0] for count in counts)
+  def _all_fit(self, rows: list[Row], asked: int | None) -> list[Row]:
+    """The test rows, of which those that will be asked may not exceed the limit."""
+    counts, limit = self._prompt_tokens(rows[:asked]), self._limits[0]
+    long = [i for i, count in enumerate(counts) if count > limit]
+    if long:
+      longest = max(long, key=counts.__getitem__)
+      fewer = f', or eval.problems <= {long[0]}' if long[0] else ''
       raise DataError(
-        f'{row.place}: a prompt of {tokens} tokens, the longest of {too_long} in the test split '
-        f'with more than rollout.prompt_width = {self._limits[0]}; fix: rollout.prompt_width >= {tokens}, or take such rows out'
+        f'{rows[longest].place}: a prompt of {counts[longest]} tokens, the longest of {len(long)} in the test split with more '
+        f'than rollout.prompt_width = {limit}; fix: rollout.prompt_width >= {counts[longest]}, or take such rows out{fewer}'
       )
     return rows
+
+  def _prompt_tokens(self, rows: list[Row]) -> list[int]:
+    """The tokens of each row's prompt with the tag that makes it longest."""
+    prompts = [self._write(row.problem) for row in rows]
+    return [max(counts) for counts in zip(*(self._count([text + tag for text in prompts]) for tag in self._tags), strict=True)]
 
   def _count(self, texts: list[str]) -> list[int]:
     return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)['input_ids']] if texts else []

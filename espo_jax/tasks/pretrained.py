@@ -1,19 +1,28 @@
 """The tokenizer of a Hugging Face model directory, and prompts as its model expects them."""
 
+import datetime
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from espo_jax.tasks.base import DataError, lookup
+from espo_jax.tasks.reasoning import THINK, open_thought
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
 PROMPTS = ('chat', 'r1', 'plain')
 INSTRUCTION = 'Please reason step by step, and put your final answer within \\boxed{}.'
-THINK = '<think>\n'
+_EMPTY_THOUGHT = re.compile(r'<think>\s*</think>\s*\Z')  # how a template turns thinking off
+_STRFTIME_NOW = """\
+{%- macro strftime_now(format) -%}
+{%- set time = namespace(text=format) -%}
+{%- for directive, text in strftime_replaced -%}{%- set time.text = time.text.replace(directive, text) -%}{%- endfor -%}
+{{- time.text -}}
+{%- endmacro -%}
+"""
 _HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 _FIELD = 'model.path'
 
@@ -69,14 +78,16 @@ def special_tokens(tokenizer: 'PreTrainedTokenizerFast') -> tuple[str, ...]:
   return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
-def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str) -> Callable[[str], str]:
+def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str, today: str = '') -> Callable[[str], str]:
   """The function that makes a problem the text of a prompt, special tokens included, to be encoded without adding any.
 
   Args:
-    kind: 'chat' writes one message of the user with the chat template; 'r1' opens the assistant's turn with `<think>` besides,
-      unless the template does; 'plain' is the problem on a line of its own, after the tokenizer's first token if it adds one.
+    kind: 'chat' writes one message of the user with the chat template; 'r1' opens a thought behind it as well, unless the
+      template does, and in place of an empty thought, by which a template turns thinking off; 'plain' is the problem on a line
+      of its own, after the tokenizer's first token if it adds one.
     tokenizer: whose template and special tokens are used.
     instruction: follows the problem in a chat; '' for none.
+    today: the day that the template writes where it writes one, YYYY-MM-DD; '' for this one.
 
   Raises:
     DataError: The tokenizer has no chat template, or one that cannot take a single message of the user.
@@ -89,8 +100,10 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
 
   def write(problem: str) -> str:
     message = {'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}
-    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-    return written + THINK if kind == 'r1' and not written.endswith(THINK) else written
+    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, **fixed))
+    if kind != 'r1' or open_thought(behind_message(written, problem, instruction)):
+      return written
+    return f'{_EMPTY_THOUGHT.sub("", written)}{THINK}\n'
 
   where = f'{_FIELD} = {tokenizer.name_or_path!r}'
   if not tokenizer.chat_template:
@@ -98,6 +111,7 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
       f'{where}: the tokenizer has no chat template, which task.options.prompt = {kind!r} asks for; '
       'fix: --config.task.options.prompt=plain, or the directory of a chat model'
     )
+  fixed = _on_day(tokenizer.get_chat_template(), today)
   try:
     sample = write('1 + 1 = ?')
   except Exception as error:  # a template is a program, and may raise anything
@@ -107,6 +121,26 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   if '1 + 1 = ?' not in sample:
     raise DataError(f'{where}: its chat template leaves the problem out; fix: the template as published')
   return write
+
+
+def _on_day(template: str, today: str) -> dict[str, Any]:
+  """The arguments by which a template that asks for the time is told that it is the first minute of a day.
+
+  It asks by the function `strftime_now`, in whose place stands a macro: a template may be given data, but no functions.
+  """
+  if 'strftime_now' not in template:
+    return {}
+  day = datetime.datetime.fromisoformat(today or datetime.date.today().isoformat())
+  directives = [
+    f'%{letter}' for letter in (*'aAbBcCdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZf', *(f'-{x}' for x in 'deHIjklmMSuUVwWy'))
+  ]
+  replaced = [('%%', '\0'), *((directive, day.strftime(directive)) for directive in directives), ('\0', '%')]
+  return {'chat_template': _STRFTIME_NOW + template, 'strftime_replaced': [list(pair) for pair in replaced]}
+
+
+def behind_message(prompt: str, problem: str, instruction: str) -> str:
+  """What a prompt holds behind the words of the user: the beginning of the assistant's turn."""
+  return prompt.rpartition(instruction.strip() or problem.strip())[2]
 
 
 def _adds_bos(tokenizer: 'PreTrainedTokenizerFast') -> bool:

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from espo_jax.tasks.base import DataError
 from espo_jax.tasks.benchmarks import Benchmark, Row
+from espo_jax.tasks.files import file_problem, read_records
+from espo_jax.tasks.reasoning import TAGS
 from espo_jax.tasks.records import Record, parse_line
 
 ON_ERROR = ('raise', 'skip')
 INFO_FILE = 'dataset_info.json'  # what makes a directory a tensorflow-datasets data set
-_PARQUET = '.parquet'
+_OF_DATASETS = ('state.json', 'dataset_dict.json')  # what `save_to_disk` of the package datasets writes
 
 
 class Skipped(NamedTuple):
@@ -36,15 +38,18 @@ class Rows(NamedTuple):
 
 def path_problem(benchmark: Benchmark, path: str, split: str) -> str | None:
   """What is wrong with a path, as `VALUE: PROBLEM; fix: ...`, told without reading a row; None when nothing is."""
-  local = Path(path).is_file() or (Path(path) / INFO_FILE).is_file()
-  if local or (path == benchmark.hub and split in benchmark.files):
+  if Path(path).is_file():
+    return f'{path!r}: {problem}' if (problem := file_problem(path)) else None
+  if any((Path(path) / name).is_file() for name in _OF_DATASETS):
+    return f'{path!r}: a directory of the package datasets; fix: a file that its to_json or to_parquet writes'
+  if (Path(path) / INFO_FILE).is_file() or (path == benchmark.hub and split in benchmark.files):
     return None
   if path == benchmark.hub:
     return f'{path!r}: holds no {split} split but {", ".join(benchmark.files)}; fix: another data set, or a file of your own'
   if Path(path).is_dir():
-    return (
-      f'{path!r}: a directory without {INFO_FILE}; fix: one that python -m espo_jax.prepare_data wrote, or a JSON-lines file'
-    )
+    held = sorted(str(file) for file in Path(path).iterdir() if file.is_file())
+    file = f'the file {held[0]}, say' if held else 'a JSON-lines file'
+    return f'{path!r}: a directory without {INFO_FILE}; fix: one that python -m espo_jax.prepare_data wrote, or {file}'
   return (
     f'{path!r}: no such file or directory; fix: a JSON-lines file, a directory that python -m espo_jax.prepare_data wrote, '
     f'or {benchmark.hub} to fetch {benchmark.name} from the Hugging Face Hub'
@@ -58,11 +63,12 @@ def read_rows(
 
   Args:
     benchmark: whose records these are.
-    path: a JSON-lines or Parquet file, a prepared directory, or the benchmark's name on the Hub.
+    path: a file, a prepared directory, or the benchmark's name on the Hub.
     split: 'train' or 'test': which of the files on the Hub; of no matter to a file or directory, which holds one split.
     field: the configuration field that named the path, for the messages.
     on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
-    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token.
+    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token; tags of reasoning are
+      text in a solution.
 
   Raises:
     DataError: The source cannot be read or holds no rows, or a row is malformed; the message says which and what to do.
@@ -96,9 +102,9 @@ def read_rows(
 
 
 def _check_special(row: Row, forbidden: Sequence[str]) -> None:
-  for name, content in (('problem', row.problem), ('solution', row.solution or '')):
+  for name, content, text in (('problem', row.problem, frozenset()), ('solution', row.solution or '', TAGS)):
     for token in forbidden:
-      if token in content:
+      if token in content and token not in text:
         raise DataError(
           f'{row.place}: the {name} holds {token!r}, a special token of the tokenizer; fix: take it out of the text'
         )
@@ -118,35 +124,7 @@ def _records(benchmark: Benchmark, path: str, split: str, field: str) -> Iterato
 
 
 def _file(path: str, shown: str, field: str) -> Iterator[tuple[str, bytes | Record]]:
-  reader = _parquet if path.endswith(_PARQUET) else _lines
-  for number, raw in reader(path, field):
-    yield f'{shown}:{number}', raw
-
-
-def _lines(path: str, field: str) -> Iterator[tuple[int, bytes]]:
-  try:
-    with open(path, 'rb') as file:
-      for number, line in enumerate(file, start=1):
-        line = line.removeprefix(b'\xef\xbb\xbf') if number == 1 else line
-        if line.strip():
-          yield number, line
-  except OSError as error:
-    raise DataError(f'{field} = {path!r}: {error.strerror}; fix: set {field} to a readable JSON-lines file') from error
-
-
-def _parquet(path: str, field: str) -> Iterator[tuple[int, Record]]:
-  import pyarrow  # slow to import, and only needed here
-  import pyarrow.parquet
-
-  number = 0
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      for batch in file.iter_batches():
-        for record in batch.to_pylist():
-          number += 1
-          yield number, record
-  except (OSError, pyarrow.ArrowException) as error:
-    raise DataError(f'{field} = {path!r}: not a Parquet file ({error}); fix: fetch it anew, or a JSON-lines file') from error
+  yield from ((f'{shown}:{number}', raw) for number, raw in read_records(path, field))
 
 
 def _fetch(benchmark: Benchmark, name: str, field: str) -> str:
