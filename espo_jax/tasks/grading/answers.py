@@ -1,13 +1,15 @@
 r"""The final answer that a free text states: where it is, and what of the sentence around it belongs to it.
 
-Looked for in this order, once the reasoning is cut off: the last `\boxed{}`, the last `####`, the last "answer is" or
-"Answer:", the last line. Only the tail of a text is looked at, and every pattern takes time linear in it, or works on one
-sentence, of bounded length.
+Looked for in this order, once the reasoning is cut off and Markdown is rendered: the last `\boxed{}`, the last `####`, the last
+"answer is" or "Answer:", the last line. Only the tail of a text is looked at, and every pattern takes time linear in it, or
+works on one sentence of bounded length.
 """
 
 import collections
 import re
 from typing import NamedTuple
+
+from espo_jax.tasks.grading.markup import plain
 
 TAIL = 16_384  # characters of a response that are looked at
 SENTENCE = 2_000  # characters of a statement outside of a box that are looked at
@@ -23,14 +25,13 @@ _DISPLAYS = (('\\[', '\\]'), ('$$', '$$'))
 _AROUND = ' \t\n`"“”*_\u3002\uff0c\uff1a'  # what may surround an answer and is none of it
 _BEFORE = _AROUND.replace('*', '') + ',;:)'
 _CUT_EQUATION = re.compile(r'[-+\u2013\u2212] [^=]*=|[*/x\u00d7÷][^=]*=')  # `* 6 = 18`, of `3 boxes * 6 = 18`
-_EMPHASIS = re.compile(r'(?<![\w)}\]*])\*\*([^*\n]+)\*\*(?![\w({*])')  # not the power 9**9**9
 _MATH_SPAN = re.compile(r'(?<!\\)\$\$?(?!\s)[^$]+(?<![\s\\])\$\$?(?![0-9])|\\\([^\n]*?\\\)|\\\[[\s\S]*?\\\]')
 _COMMAND = re.compile(r'\\(?:text|mbox|mathrm|textbf|textit|textrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+')
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*|[\u3040-\u9fff\uac00-\ud7af]+")
-_BREAK = re.compile(rf'{_WORD.pattern}|[.!?:](?=\s|$)')
+_BREAK = re.compile(rf'{_WORD.pattern}|(?<!\\)[.!?:](?=\s|$)')
 _ARTICLE = re.compile(r'(?:a|I)(?=\s+[A-Za-z])')
-_CONTENT = re.compile(r'[0-9$\\½⅓¼π√∞]|^\(?[A-J]\)?$')
-_SENTENCE_END = re.compile(r'[.!?]\s')
+_CONTENT = re.compile(r'[0-9$\\½⅓¼π√∞]|^\(?[A-J]\)?$|^[A-Za-z](?: ?[-+*/^=] ?[A-Za-z])+$')
+_SENTENCE_END = re.compile(r'(?<!\\)[.!?]\s')
 _LINK_AT_START = re.compile(r'^(?:or|and)\b[\s,]*', re.IGNORECASE)
 _LINK_AT_END = re.compile(r'[\s,]*\b(?:or|and)$', re.IGNORECASE)
 
@@ -67,13 +68,13 @@ def final_answer(text: str) -> tuple[str, str]:
     The whole statement, and the answer picked out of it: `18 dollars since 9 * 2 = 18` and `18`. They are the same but for a
     sentence, and both are empty when the text states nothing.
   """
-  text = _conclusion(text)
+  text = plain(_conclusion(text))
   box = _boxed(text)
   if box is not None:
     return box, box
   for statement, last in ((_after_hashes(text), False), (_after_marker(text), False), (_last_line(text), True)):
     if statement is not None:
-      statement = _EMPHASIS.sub(r'\1', statement).strip(_AROUND).rstrip('.,;').strip(_AROUND)
+      statement = statement.strip(_AROUND).rstrip('.,;').strip(_AROUND)
       return _SENTENCE_END.split(statement)[0], _pick(statement, last)
   return '', ''
 
