@@ -4,12 +4,12 @@ import random
 
 
 def hostile_texts() -> list[str]:
-  """Two hundred and twenty of them, the same ones every time."""
+  """Two hundred and forty of them, the same ones every time."""
   texts = [*_TEXTS, *_towers(), *_deep(), *_long()]
   rng = random.Random(0)
   alphabet = '0123456789+-*/^_!(){}[]\\$%.,=<>|&~\'"`#@ \n\0abcxπ√²½𝟙٣\ud800\u202e'
   pieces = ['\\frac', '\\boxed{', '\\sqrt', '{', '}', '^', '9', '!', '\\left(', 'answer is', '####', '\\text{', '$', '\\int']
-  while len(texts) < 220:
+  while len(texts) < 240:
     source = alphabet if len(texts) % 2 else pieces
     texts.append(r'\boxed{' + ''.join(rng.choice(source) for _ in range(rng.randrange(5, 200))) + '}')
   return texts
