@@ -21,11 +21,11 @@ from espo_jax.tasks.grading.markup import plain
 TAIL = 16_384  # characters of a response that are looked at
 SENTENCE = 2_000  # characters of a statement outside of a box that are looked at
 MARKERS = 16  # places that say "answer" that are looked at
+SHORTEST = 5  # characters of a statement: `####5`
 
-_BOXES = ('\\boxed', '\\fbox', '\\framebox')
-_BOX_TOKEN = re.compile(r'\\(?:boxed|fbox|framebox)\s*(?P<open>\{)|\\[\s\S]|[{}]')
+_BOX = re.compile(r'\\(?:boxed|fbox|framebox)')
+_BOX_TOKEN = re.compile(r'[{}]|\\(?:(?:boxed|fbox|framebox)\s*(?:(?P<open>\{)|(?P<bare>[^\s{}$\\]+))|[\s\S])')
 _EMPTY_BOX = re.compile(r'\\(?:boxed|fbox|framebox)\s*\{\s*\}')
-_BARE_BOX = re.compile(r'\\(?:boxed|fbox|framebox)\s*([^\s{}$\\]+)')
 _MARKER = re.compile(
   r'(?=[acrb])\b(?:answers?|(?P<choice>(?:correct|right|best) (?:choice|option)))\b'
   r'(?:(?P<between>[^.\n:=]{0,60}?)\b(?:is|are)\b|(?P<label>[\s*_]*[:=\uff1a])|(?P<heading>[ \t]*(?=\n)))[\s*_:=\uff1a]*',
@@ -113,6 +113,8 @@ def final_answer(text: str) -> tuple[str, str]:
   """
   text = _EMPTY_BOX.sub('', plain(_conclusion(text)))
   box = _boxed(text)
+  if box and len(text) - box.end < SHORTEST:
+    return box.text, box.text
   earlier = _after_hashes(text, box) or box
   later = _after_marker(text, earlier)
   if box and earlier is box and later is None:
@@ -141,9 +143,9 @@ def _boxed(text: str) -> _Statement | None:
 
   A broken one says nothing and has no end, so that it takes the rest of the text with it.
   """
-  if not any(command in text for command in _BOXES):
+  if not _BOX.search(text):
     return None
-  boxes = [(match.start(), match.end(), match[1]) for match in _BARE_BOX.finditer(text)]
+  boxes: list[tuple[int, int, str]] = []  # the start of each, its end, and its content
   braces: list[tuple[int, int]] = []  # of every open one, the start of its box command or -1, and the start of its content
   for token in _BOX_TOKEN.finditer(text):
     if token['open'] or token[0] == '{':
@@ -152,8 +154,10 @@ def _boxed(text: str) -> _Statement | None:
       start, content = braces.pop()
       if start >= 0:
         boxes.append((start, token.end(), text[content : token.start()].strip()))
+    elif token['bare']:
+      boxes.append((token.start(), token.end(), token['bare']))
   boxes.sort()
-  if not boxes or max((start for start, _ in braces), default=-1) > boxes[-1][0]:
+  if not boxes or (braces and max(start for start, _ in braces) > boxes[-1][0]):
     return _Statement('', len(text))
   run = [boxes[-1]]
   for box in reversed(boxes[:-1]):
