@@ -4,12 +4,12 @@ import random
 
 
 def hostile_texts() -> list[str]:
-  """Two hundred and twenty of them, the same ones every time."""
+  """Two hundred and forty of them, the same ones every time."""
   texts = [*_TEXTS, *_towers(), *_deep(), *_long()]
   rng = random.Random(0)
   alphabet = '0123456789+-*/^_!(){}[]\\$%.,=<>|&~\'"`#@ \n\0abcxπ√²½𝟙٣\ud800\u202e'
   pieces = ['\\frac', '\\boxed{', '\\sqrt', '{', '}', '^', '9', '!', '\\left(', 'answer is', '####', '\\text{', '$', '\\int']
-  while len(texts) < 220:
+  while len(texts) < 240:
     source = alphabet if len(texts) % 2 else pieces
     texts.append(r'\boxed{' + ''.join(rng.choice(source) for _ in range(rng.randrange(5, 200))) + '}')
   return texts
@@ -76,6 +76,7 @@ def _long() -> list[str]:
     '{', '}', '{}', '\\', '$', '\\(', '\\[', '#', '*', '**a', 'answer:', '\\boxed', '\\boxed{', '\\boxed{1}', '9', '9,',
     '9,999', '9.', '1/', 'a', "a'", 'a-', '\\text{', '\\frac', '\\frac{', '\\frac1', '-', '=9', '<think>', '</think>',
     '<answer>', '²', '9^', '9!', ':', '\\!', '\\left.', '_{', 'sqrt(', '[', '(a', ' ', '\n', '\ud800', '\0', 'answer is ',
-    'answer: ', '\\boxed ', ' 9', 'a ', 'or ', '9 or ', '9 a ', '= ', '. ', '\\ ',
+    'answer: ', '\\boxed ', ' 9', 'a ', 'or ', '9 or ', '9 a ', '= ', '. ', '\\ ', '_', '**_', ' **a', '*a*_b_', '`', '`a',
+    '~~a', '<b>', '<del>a</del>', '\\(a*', '\\(**', '$a*', '- *a\n', 'answer\n', '#### ', 'answer is 9. ', 'right choice ',
   ]  # fmt: skip
   return [(unit * (size // len(unit)))[: 40_000 if i % 3 else size] + ('' if i % 2 else ' 18') for i, unit in enumerate(units)]

@@ -76,6 +76,8 @@ AROUND: dict[str, str] = {
   'after thinking': '<think>It may be \\boxed{31337}. Answer: 31337\n#### 31337</think>\n\nThe answer is \\boxed{%s}.',
   '<answer>': '<think>31337?</think><answer>%s</answer>',
   'last line': 'We add 2 and 3, twice.\n\nHence the value is $%s$.',
+  'last line in bold': 'We add 2 and 3, twice.\n\nHence the value is **%s**.',
+  'stated after a box': 'So $x = \\boxed{31337}$.\n\n**Answer:** %s',
 }
 
 # --------------------------------------------------------------------------------------- inside an answer, where it applies
@@ -203,7 +205,7 @@ def sentence(gold: str) -> str | None:
 def restyled(gold: str) -> Iterator[tuple[str, str]]:
   """Yields (style, prediction) for every style that applies to a gold answer."""
   for style, template in AROUND.items():
-    if NAME.fullmatch(gold) is None or style != 'last line':
+    if NAME.fullmatch(gold) is None or not style.startswith('last line'):
       yield style, template.replace('%s', gold)
   for style, written in inside(gold):
     yield style, rf'The answer is $\boxed{{{written}}}$.'

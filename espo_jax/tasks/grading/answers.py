@@ -1,36 +1,54 @@
 r"""The final answer that a free text states: where it is, and what of the sentence around it belongs to it.
 
-Looked for in this order, once the reasoning is cut off: the last `\boxed{}`, the last `####`, the last "answer is" or
-"Answer:", the last line. Only the tail of a text is looked at, and every pattern takes time linear in it, or works on one
-sentence, of bounded length.
+The order, once the reasoning is cut off and Markdown is rendered: a text states its answer in a `\boxed{}`, after a `####`, or
+after "answer is", "Answer:" or a heading that says so. The last of these statements wins, because a text that corrects itself
+does so further on. A text that has none of them states what its last line says. Three things limit the rule:
+
+- A statement that says nothing is none: an empty box, "the answer is reasonable", a `####` that is the heading of what follows.
+- A box or a `####` gives way to a sentence only where that begins with an answer (`_settles`), because most sentences after a
+  box are about it: they check it, round it, name its form. Boxes in one list are one statement.
+- A box that is never closed takes the whole text with it, because the response was cut off while it stated its answer.
+
+Only the tail of a text is looked at, and every pattern takes time linear in it, or works on one sentence, of bounded length.
 """
 
 import collections
 import re
 from typing import NamedTuple
 
+from espo_jax.tasks.grading.markup import plain
+
 TAIL = 16_384  # characters of a response that are looked at
 SENTENCE = 2_000  # characters of a statement outside of a box that are looked at
 MARKERS = 16  # places that say "answer" that are looked at
+SHORTEST = 5  # characters of a statement: `####5`
 
-_BOXES = ('\\boxed', '\\fbox', '\\framebox')
-_BOX_TOKEN = re.compile(r'\\(?:boxed|fbox|framebox)\s*(?P<open>\{)|\\[\s\S]|[{}]')
-_BARE_BOX = re.compile(r'\\(?:boxed|fbox|framebox)\s*([^\s{}$\\]+)')
-_MARKER = re.compile(r'\banswers?\b(?:[^.\n:=]{0,60}?\b(?:is|are)\b|[\s*_]*[:=\uff1a])[\s*_:=\uff1a]*', re.IGNORECASE)
+_BOX = re.compile(r'\\(?:boxed|fbox|framebox)')
+_BOX_TOKEN = re.compile(r'[{}]|\\(?:(?:boxed|fbox|framebox)\s*(?:(?P<open>\{)|(?P<bare>[^\s{}$\\]+))|[\s\S])')
+_EMPTY_BOX = re.compile(r'\\(?:boxed|fbox|framebox)\s*\{\s*\}')
+_MARKER = re.compile(
+  r'(?=[acrb])\b(?:answers?|(?P<choice>(?:correct|right|best) (?:choice|option)))\b'
+  r'(?:(?P<between>[^.\n:=]{0,60}?)\b(?:is|are)\b|(?P<label>[\s*_]*[:=\uff1a])|(?P<heading>[ \t]*(?=\n)))[\s*_:=\uff1a]*',
+  re.IGNORECASE,
+)
+_HEADING = re.compile(r'[#>\s]*(?:(?:the|my|our|final|correct) ){0,3}', re.IGNORECASE)  # what may precede "answer" in one
+_NUMBERED = re.compile(r'\s*\(?[0-9]{1,2}[.):]\s+\S')  # the heading of a step
 _COMMENT = re.compile(r'(?:in)?correct\b|right\b|wrong\b|reasonable\b|valid\b|verified\b', re.IGNORECASE)
 _DISPLAYS = (('\\[', '\\]'), ('$$', '$$'))
 
 _AROUND = ' \t\n`"“”*_\u3002\uff0c\uff1a'  # what may surround an answer and is none of it
 _BEFORE = _AROUND.replace('*', '') + ',;:)'
 _CUT_EQUATION = re.compile(r'[-+\u2013\u2212] [^=]*=|[*/x\u00d7÷][^=]*=')  # `* 6 = 18`, of `3 boxes * 6 = 18`
-_EMPHASIS = re.compile(r'(?<![\w)}\]*])\*\*([^*\n]+)\*\*(?![\w({*])')  # not the power 9**9**9
 _MATH_SPAN = re.compile(r'(?<!\\)\$\$?(?!\s)[^$]+(?<![\s\\])\$\$?(?![0-9])|\\\([^\n]*?\\\)|\\\[[\s\S]*?\\\]')
 _COMMAND = re.compile(r'\\(?:text|mbox|mathrm|textbf|textit|textrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+')
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*|[\u3040-\u9fff\uac00-\ud7af]+")
-_BREAK = re.compile(rf'{_WORD.pattern}|[.!?:](?=\s|$)')
+_BREAK = re.compile(rf'{_WORD.pattern}|(?<!\\)[.!?:](?=\s|$)')
 _ARTICLE = re.compile(r'(?:a|I)(?=\s+[A-Za-z])')
-_CONTENT = re.compile(r'[0-9$\\½⅓¼π√∞]|^\(?[A-J]\)?$')
-_SENTENCE_END = re.compile(r'[.!?]\s')
+_CONTENT = re.compile(r'[0-9$\\½⅓¼π√∞]|^\(?[A-J]\)?$|^[A-Za-z](?: ?[-+*/^=] ?[A-Za-z])+$')
+_SENTENCE_END = re.compile(r'(?<!\\)[.!?]\s')
+_CLAUSE_END = re.compile(r'[.!?:;(\n\u2013\u2014]')
+_ROUNDED = re.compile(r'≈|\\approx|\.\.|…|\\[lc]?dots')
+_NAME = re.compile(r"(?:(?:the|an?|The|An?) )?[A-Za-z][A-Za-z'-]+|[A-Z][A-Za-z'-]+(?: [A-Z][A-Za-z'-]+){1,3}")
 _LINK_AT_START = re.compile(r'^(?:or|and)\b[\s,]*', re.IGNORECASE)
 _LINK_AT_END = re.compile(r'[\s,]*\b(?:or|and)$', re.IGNORECASE)
 
@@ -47,7 +65,33 @@ _MATH_WORDS = _words(
   'and or sqrt pi sin cos tan cot sec csc arcsin arccos arctan log ln exp infinity infty inf theta alpha beta percent degrees '
   'hundred thousand million billion trillion min max gcd lcm mod base'
 )
+# What may stand between "the answer is" and the answer; what shows, right after a number, that it is not the answer.
+_FILLERS = _words(
+  'a so thus therefore then hence simply just indeed still definitely clearly exactly precisely only that given by equal '
+  + 'equals to the total of value number option choice letter'
+)
+_COMPARES = _words(
+  'times more less fewer greater larger smaller bigger higher lower than digit digits correct right wrong rounded '
+  + 'approximately where if when unless'
+)
+# What may stand before "Answer:".
+_LEADS = _words('so thus therefore then hence and finally the this my our your final correct right best short overall')
+# Before "answer is", or between its words: an answer that is not the text's own, or is in another form; a reason.
+_NOT_OURS = _words(
+  'check checking verify verifying confirm if whether suppose assume assuming not wrong incorrect mistaken common trap why '
+  + 'unless might could previous original earlier first form decimal decimals percent percentage equivalent equivalently '
+  + 'rounded rounding approximate approximately or maybe perhaps possibly alternatively'
+)
+_REASONS = _words('since because as and but so which it this when while')
+_POINTS = _words('above below box boxed see shown given same form here following')  # `Answer: see above`
 _SHORT_WORDS = _words('am an as at be by do go he if in is it km me my no of on so to up us we')  # others: variables
+
+
+class _Statement(NamedTuple):
+  """What a text states, and where that ends."""
+
+  text: str
+  end: int
 
 
 class _Stretch(NamedTuple):
@@ -67,15 +111,19 @@ def final_answer(text: str) -> tuple[str, str]:
     The whole statement, and the answer picked out of it: `18 dollars since 9 * 2 = 18` and `18`. They are the same but for a
     sentence, and both are empty when the text states nothing.
   """
-  text = _conclusion(text)
+  text = _EMPTY_BOX.sub('', plain(_conclusion(text)))
   box = _boxed(text)
-  if box is not None:
-    return box, box
-  for statement, last in ((_after_hashes(text), False), (_after_marker(text), False), (_last_line(text), True)):
-    if statement is not None:
-      statement = _EMPHASIS.sub(r'\1', statement).strip(_AROUND).rstrip('.,;').strip(_AROUND)
-      return _SENTENCE_END.split(statement)[0], _pick(statement, last)
-  return '', ''
+  if box and len(text) - box.end < SHORTEST:
+    return box.text, box.text
+  earlier = _after_hashes(text, box) or box
+  later = _after_marker(text, earlier)
+  if box and earlier is box and later is None:
+    return box.text, box.text
+  statement = later or (earlier.text if earlier else _last_line(text))
+  if statement is None:
+    return '', ''
+  statement = statement.strip(_AROUND).rstrip('.,;').strip(_AROUND)
+  return _SENTENCE_END.split(statement)[0], _pick(statement, last=not later and not earlier)
 
 
 def _conclusion(text: str) -> str:
@@ -90,11 +138,14 @@ def _conclusion(text: str) -> str:
   return text[-TAIL:].replace('\r', '\n')
 
 
-def _boxed(text: str) -> str | None:
-  r"""The last box, or the run of boxes it ends: `\boxed{1} and \boxed{2}` states both. None without one, '' if it is broken."""
-  if not any(command in text for command in _BOXES):
+def _boxed(text: str) -> _Statement | None:
+  r"""The last box, or the run of boxes it ends: `\boxed{1} and \boxed{2}` states both. None without one.
+
+  A broken one says nothing and has no end, so that it takes the rest of the text with it.
+  """
+  if not _BOX.search(text):
     return None
-  boxes = [(match.start(), match.end(), match[1]) for match in _BARE_BOX.finditer(text)]
+  boxes: list[tuple[int, int, str]] = []  # the start of each, its end, and its content
   braces: list[tuple[int, int]] = []  # of every open one, the start of its box command or -1, and the start of its content
   for token in _BOX_TOKEN.finditer(text):
     if token['open'] or token[0] == '{':
@@ -103,9 +154,11 @@ def _boxed(text: str) -> str | None:
       start, content = braces.pop()
       if start >= 0:
         boxes.append((start, token.end(), text[content : token.start()].strip()))
+    elif token['bare']:
+      boxes.append((token.start(), token.end(), token['bare']))
   boxes.sort()
-  if not boxes or max((start for start, _ in braces), default=-1) > boxes[-1][0]:
-    return ''
+  if not boxes or (braces and max(start for start, _ in braces) > boxes[-1][0]):
+    return _Statement('', len(text))
   run = [boxes[-1]]
   for box in reversed(boxes[:-1]):
     start = run[-1][0]
@@ -114,7 +167,7 @@ def _boxed(text: str) -> str | None:
     if not _joins(text[box[1] : start]):
       break
     run.append(box)
-  return ', '.join(dict.fromkeys(content for _, _, content in reversed(run)))
+  return _Statement(', '.join(dict.fromkeys(content for _, _, content in reversed(run))), max(end for _, end, _ in boxes))
 
 
 def _joins(gap: str) -> bool:
@@ -122,25 +175,64 @@ def _joins(gap: str) -> bool:
   return len(gap) <= 24 and not set(gap) & set('.\n') and re.sub(r'\\text|[^A-Za-z]', '', gap).lower() in ('', 'and', 'or')
 
 
-def _after_hashes(text: str) -> str | None:
-  """The rest of the line of the last `####`, unless that is a heading over the answer."""
-  _, mark, rest = text.rpartition('####')
-  line = rest.partition('\n')[0][:SENTENCE]
-  return None if not mark or _MARKER.search(f'{line}:') else line
+def _after_hashes(text: str, box: _Statement | None) -> _Statement | None:
+  """The rest of the line of the last `####` after the box that is not a heading."""
+  start = len(text)
+  for _ in range(MARKERS):
+    start = text.rfind('####', box.end if box else 0, start)
+    if start < 0:
+      return None
+    line, _, rest = text[start + 4 :].partition('\n')
+    statement = line[:SENTENCE]
+    heads = bool(rest.strip())
+    if _MARKER.search(f'{statement}:') or (heads and _NUMBERED.match(statement)):
+      continue
+    if not (heads or box) or _settles(statement, name=not heads):
+      return _Statement(statement, start + 4 + len(line))
+  return None
 
 
-def _after_marker(text: str) -> str | None:
-  """What follows the last "answer is", on its line or on the next one; a remark about the answer does not count."""
-  found = None
-  for marker in collections.deque(_MARKER.finditer(text), maxlen=MARKERS):
+def _after_marker(text: str, earlier: _Statement | None) -> str | None:
+  """What follows the last "answer is", on its line or on the next one; a remark about the answer does not count.
+
+  Where something is stated earlier, and where the marker is a weak one, what follows has to settle the matter.
+  """
+  found, since = None, earlier.end if earlier else 0
+  for marker in collections.deque(_MARKER.finditer(text, since), maxlen=MARKERS):
     statement = _first_line(text[marker.end() : marker.end() + SENTENCE])
-    if (
-      statement
-      and not _COMMENT.match(statement)
-      and (found is None or _CONTENT.search(statement) or not _CONTENT.search(found))
-    ):
+    if not statement or _COMMENT.match(statement):
+      continue
+    if earlier or marker['choice'] or marker['heading'] is not None:
+      if _is_ours(marker, since) and _settles(statement, name=marker['between'] is None or statement[0].isupper()):
+        found = statement
+    elif found is None or _CONTENT.search(statement) or not _CONTENT.search(found):
       found = statement
   return found
+
+
+def _is_ours(marker: re.Match[str], since: int) -> bool:
+  """Whether a marker speaks of the answer of the text itself, in a clause that begins at `since` or later, or as a label."""
+  text, start = marker.string, marker.start()
+  if marker['heading'] is not None:
+    return _HEADING.fullmatch(text, max(text.rfind('\n', 0, start) + 1, start - 40), start) is not None
+  clause = frozenset(_WORD.findall(_CLAUSE_END.split(text[max(since, start - 80) : start])[-1].lower()))
+  if marker['label']:
+    return _LEADS.issuperset(clause)
+  between = frozenset(_WORD.findall(marker['between'].lower()))
+  return not clause & _NOT_OURS and not between & (_NOT_OURS | _REASONS)
+
+
+def _settles(statement: str, name: bool) -> bool:
+  """Whether a statement begins with an answer, in figures or symbols or, where a name may be one, in words."""
+  sentence = _SENTENCE_END.split(statement.strip(_AROUND))[0]
+  if _ROUNDED.search(sentence) or not any(map(str.isalnum, sentence)):
+    return False
+  sentence = sentence.rstrip('.,;').strip(_AROUND)
+  stretches = _stretches(sentence)
+  if stretches:
+    word = _WORD.search(sentence.partition(stretches[0].text)[2])
+    return _FILLERS.issuperset(stretches[0].gap) and (word is None or word[0].lower() not in _COMPARES)
+  return name and _NAME.fullmatch(sentence) is not None and not _POINTS.intersection(sentence.lower().split())
 
 
 def _first_line(text: str) -> str:

@@ -91,9 +91,9 @@ class Grader:
 def grade(prediction: str, answer: str) -> bool:
   r"""Whether the final answer of a free text equals the gold answer mathematically.
 
-  The final answer is the last `\boxed{}`, else what follows the last `####`, "answer is" or "Answer:", else what the last line
-  states; nothing inside `<think>` counts. A response without one is wrong. Several candidates (`18 or 19`) are one answer, a
-  list, and wrong unless the gold answer is that list.
+  The final answer is the last one that the text states after its reasoning, in the order that `answers` tells, with Markdown
+  rendered. A response without one is wrong. Several candidates (`18 or 19`) are one answer, a list, and wrong unless the gold
+  answer is that list.
 
   As is the custom with MATH answers, the form does not matter (`\frac{1}{2}`, `0.5`, `2/4`; factored or expanded), nor do
   units, currency, degrees, a base subscript on one side only, the case of letters, or `x =` before a value. `50\%` equals both
