@@ -48,6 +48,7 @@ _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Deri
 _GROWS = (sympy.factorial, sympy.gamma, sympy.binomial)
 _EXPONENTIAL = (sympy.exp, sympy.sinh, sympy.cosh)
 _HUNDREDTH = sympy.UnevaluatedExpr(sympy.Rational(1, 100))  # latex2sympy's percent sign
+_FLOAT_DIGITS = 15  # of sympy's decimals; one that is a whole value has as many more as it is written with
 _RANGES = ((0.25, 0.9), (1.1, 3.0), (20.0, 100.0), (3.0, 8.0), (0.1, 0.5), (5.0, 15.0))  # of the values taken for symbols
 _COUNTS = (2, 5, 12, 7, 3, 10)  # those for symbols that stand for whole numbers
 
@@ -187,21 +188,25 @@ def _tidied(value: Any, decimals: dict[Fraction, str], inner: bool) -> Any:
   if isinstance(value, sympy.Tuple):
     return sympy.Tuple(*(_tidied(part, decimals, inner) for part in value))
   if isinstance(value, (sympy.Union, sympy.Intersection, sympy.Complement)):
-    return value.func(*(_tidied(part, decimals, inner) for part in value.args), evaluate=False)
+    return value.func(*(_tidied(part, decimals, True) for part in value.args), evaluate=False)
   if not isinstance(value, sympy.Expr) or isinstance(value, sympy.MatrixExpr):
     return value
   percent = _without_percent(value)
   if percent is not None:
     return sympy.Mul(_tidied(percent, decimals, inner), _HUNDREDTH, evaluate=False)
   if value.is_Float and not inner:
-    written = decimals.get(abs(Fraction(Decimal(str(value)))))
-    return value if written is None else sympy.Float(('-' if value < 0 else '') + written, '')
+    written = decimals.get(abs(Fraction(Decimal(str(value)))), '')
+    return sympy.Float(('-' if value < 0 else '') + written, _FLOAT_DIGITS + _significant(written)) if written else value
   return exact(value)
 
 
 def _decimals(text: str) -> dict[Fraction, str]:
   """The decimals of a formula as written: 0.50 keeps its zero."""
   return {Fraction(token): token for token in map(str, _DECIMAL.findall(text.replace(',', '')))}
+
+
+def _significant(decimal: str) -> int:
+  return len(decimal.replace('.', '').lstrip('0'))
 
 
 def _is_large_root(value: sympy.Expr) -> bool:
@@ -214,8 +219,9 @@ def _without_percent(value: sympy.Expr) -> sympy.Expr | None:
 
 def _rounds(decimal: sympy.Float, value: sympy.Expr) -> bool:
   """Whether a decimal is a value, or stands for one that it rounds or cuts."""
-  digits_ = Decimal(str(decimal))
-  written = Number(Fraction(digits_), -int(digits_.as_tuple().exponent), False)
+  size = Decimal(str(decimal))
+  digits_written = libmp.prec_to_dps(decimal._prec) - _FLOAT_DIGITS
+  written = Number(Fraction(size), digits_written - 1 - size.adjusted() if size else 0, False)
   if value.is_Rational:
     return same_number(written, Number(Fraction(value.p, value.q), None, False))
   bits = SPARE_BITS + _bits(value, {})
