@@ -3,7 +3,8 @@
 import re
 from typing import NamedTuple
 
-from espo_jax.tasks.grading.quantities import Number, parse_number, same_number, strip_unit
+from espo_jax.tasks.grading.quantifiers import same_letter, without_quantifiers
+from espo_jax.tasks.grading.quantities import Number, parse_number, same_number, strip_unit, written_out
 from espo_jax.tasks.grading.spelling import spell, squeeze
 
 MAX_NESTING = 24  # brackets within brackets; the algebra's parser takes exponential time on more
@@ -54,6 +55,11 @@ def same_answer(prediction: str, answer: str) -> bool | Undecided:
     return False
   if squeeze(prediction) == squeeze(answer):
     return True
+  stated, gold = without_quantifiers(prediction), without_quantifiers(answer)
+  renamed = same_letter(stated, gold)
+  if renamed is None:
+    return False
+  prediction, answer = renamed, gold.answer
   prediction, answer = _sides(_LEAD.sub('', prediction), _LEAD.sub('', answer))
   if not prediction:
     return False
@@ -66,7 +72,7 @@ def same_answer(prediction: str, answer: str) -> bool | Undecided:
       return equal
   equal = _as_names(prediction, answer, wrapped)
   if equal is None and _nesting(prediction) <= MAX_NESTING:
-    return Undecided(prediction, answer)
+    return Undecided(_written_out(prediction), _written_out(answer))
   return bool(equal)
 
 
@@ -155,6 +161,13 @@ def _as_lists(prediction: str, answer: str) -> bool | None:
   if not p.opening and not a.opening:
     predicted, gold = [sorted(side, key=lambda number: number.value) for side in (predicted, gold)]
   return all(map(same_number, predicted, gold))
+
+
+def _written_out(text: str) -> str:
+  """The answer with its decimals, where it is one or a list of them, as the algebra reads them."""
+  listed = _items(text) or _Items('', [text], '')
+  items = [written_out(item) for item in listed.items]
+  return text if items == listed.items else f'{listed.opening}{", ".join(items)}{listed.closing}'
 
 
 def _numbers(items: list[str]) -> list[Number] | None:

@@ -97,8 +97,10 @@ def grade(prediction: str, answer: str) -> bool:
 
   As is the custom with MATH answers, the form does not matter (`\frac{1}{2}`, `0.5`, `2/4`; factored or expanded), nor do
   units, currency, degrees, a base subscript on one side only, the case of letters, or `x =` before a value. `50\%` equals both
-  `50` and `0.5`. A decimal is exact, unless six places or more of it round or cut a fraction. Lists are in any order; tuples
-  and intervals are not, and `(1,2)` differs from `[1,2]`.
+  `50` and `0.5`. Values are compared exactly, or with a hundred digits to spare where they are not rational. A decimal is
+  exact, unless six places or more of it, and four significant digits, round or cut another value. A symbol under a root or in
+  a logarithm of the gold answer is positive; elsewhere `|x|` differs from `x`. `for any constant c` may be left out. Lists are
+  in any order; tuples and intervals are not, and `(1,2)` differs from `[1,2]`.
 
   Args:
     prediction: the text of a response; any text is safe, and none is evaluated.

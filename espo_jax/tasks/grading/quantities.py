@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 UNIT_WORDS = 8  # words that a unit may have: `dollars per person per day`
 ROUNDED = 6  # places
+SIGNIFICANT = 4  # digits
 
 _INTEGER = '(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)'
 _DECIMAL = rf'(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)'
@@ -20,6 +21,7 @@ _NUMBER = re.compile(
   )\ ?(?P<percent>%?)\ ?(?P<scale>[a-z]*)""",
   re.VERBOSE,
 )
+_POWER = re.compile(r'[0-9][eE]|10 ?\^')
 _SCALES = {'': 1, 'hundred': 100, 'thousand': 10**3, 'million': 10**6, 'billion': 10**9, 'trillion': 10**12}
 
 _TRAILING_WORD = re.compile(
@@ -46,7 +48,7 @@ _NO_UNITS = _words(
 
 
 class Number(NamedTuple):
-  """An exact value. `places` counts the decimals as written; None for a fraction."""
+  """An exact value. `places` tells the last digit's place after the point: 4 for 1.5e-3, -3 for 5e3; None for a fraction."""
 
   value: Fraction
   places: int | None
@@ -66,8 +68,9 @@ def parse_number(text: str) -> Number | None:
       )
       places = None
     elif part['decimal'] is not None:
-      value = _read(part['decimal']) * Fraction(10) ** int(part['braced'] or part['power'] or part['e'] or 0)
-      places = len(part['decimal'].partition('.')[2])
+      exponent = int(part['braced'] or part['power'] or part['e'] or 0)
+      value = _read(part['decimal']) * Fraction(10) ** exponent
+      places = len(part['decimal'].partition('.')[2]) - exponent
     else:
       value = _read(part['top'] or part['numerator']) / _read(part['bottom'] or part['denominator'])
       places = None
@@ -83,13 +86,26 @@ def same_number(a: Number, b: Number, rounded: int = ROUNDED) -> bool:
   Args:
     a: a number.
     b: another.
-    rounded: the fewest places of a decimal that equals the fraction it rounds or cuts: with 6, 0.333333 is 1/3.
+    rounded: the fewest places of a decimal that equals the fraction it rounds or cuts: with 6, 0.333333 is 1/3. The decimal has
+      `SIGNIFICANT` digits or more as well: 0.000000 is no small number.
   """
   if a.percent == b.percent:
     return _close(a, b, rounded)
   if b.percent:
     a, b = b, a
   return _close(a, b, rounded) or _close(a._replace(value=a.value / 100), b, rounded)
+
+
+def written_out(text: str) -> str:
+  """A decimal with a power of ten as a decimal alone: 1.5e-3 as 0.0015, for in a formula e is Euler's number; else the text."""
+  number = parse_number(text) if _POWER.search(text) else None
+  if number is None or number.places is None or number.percent:
+    return text
+  places = max(number.places, 0)
+  digits = str(abs(int(number.value * 10**places))).zfill(places + 1)
+  return (
+    f'{"-" if number.value < 0 else ""}{digits[: len(digits) - places]}{"." if places else ""}{digits[len(digits) - places :]}'
+  )
 
 
 def strip_unit(text: str) -> str:
@@ -117,4 +133,7 @@ def _close(a: Number, b: Number, rounded: int) -> bool:
   if (a.places is None) == (b.places is None):
     return False
   places = a.places if a.places is not None else b.places
-  return places is not None and places >= rounded and abs(a.value - b.value) < Fraction(1, 10**places)
+  if places is None or places < rounded:
+    return False
+  unit, decimal = Fraction(1, 10**places), a if a.places is not None else b
+  return abs(a.value - b.value) < unit and abs(decimal.value) >= unit * 10 ** (min(rounded, SIGNIFICANT) - 1)

@@ -32,10 +32,9 @@ _WORDS = _rules(
   (r'>=', r'\\ge '),
   (r'\*\*', '^'),
   (r'(?<=[0-9])\s*\{\s*,\s*\}\s*(?=[0-9])', ','),
-  (rf'{_START}sqrt\s*\(([^()]*)\)', r'\\sqrt{\1}'),
   (rf'{_START}sqrt\s*([0-9]+)', r'\\sqrt{\1}'),
   (r'(?<=[0-9] )([AaPp])\.\s?([Mm])(?![A-Za-z])\.?', r'\1\2'),
-  (rf'{_START}(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln){_END}', r'\\\1 '),
+  (rf'{_START}(sqrt|pi|theta|alpha|beta|exp|log|ln|(?:arc)?(?:sin|cos|tan|cot|sec|csc)|(?:sin|cos|tan)h){_END}', r'\\\1 '),
   (rf'{_START}(?:infinity|infty|inf){_END}', r'\\infty '),
   (rf'\s*{_START}percent(?:age)?{_END}', '%'),
 )
@@ -58,8 +57,12 @@ _COMMANDS = _rules(
   (r'\\frac\s*([0-9])\s*([0-9])', r'\\frac{\1}{\2}'),
   (r'\\frac\s*([0-9])\s*\{', r'\\frac{\1}{'),
   (r'\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])', r'\\frac\1{\2}'),
+  (r'\\operatorname\*?\s*\{\s*(\\[a-z]+)\s*\}', r'\1 '),  # of a function with a command of its own
   (rf'\\sqrt\s*([0-9])|\\sqrt\s+([A-Za-z]){_END}', r'\\sqrt{\1\2}'),
+  (r'\\sqrt\s*(\\(?:pi|theta|alpha|beta)(?![A-Za-z]))', r'\\sqrt{\1}'),
 )
+_ARGUMENT = re.compile(r'(?:\\sqrt\s*(?:\[[^][(){}]*\])?|\^)\s*(\()')
+_BRACKETS = re.compile(r'[()]')
 
 
 def spell(answer: str) -> str:
@@ -79,6 +82,8 @@ def spell(answer: str) -> str:
     answer = _apply(_WORDS, answer)
   if '\\' in answer:
     answer = _apply(_COMMANDS, _WRAPPER.sub(r' \1 ', _WRAPPER.sub(r' \1 ', answer)))
+  if '(' in answer:
+    answer = _braced(answer)
   return _unbraced(' '.join(answer.split()).rstrip('.,;: '))
 
 
@@ -92,6 +97,21 @@ def _unbraced(answer: str) -> str:
   if not re.fullmatch(r'\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}', answer):
     return answer
   return rf'\{answer[:-1]}\}}' if ',' in answer else answer[1:-1].strip()
+
+
+def _braced(answer: str) -> str:
+  r"""Braces in place of the brackets around what a root or a power is of: `\sqrt(3)`, `2^(1/2)`."""
+  position = 0
+  while match := _ARGUMENT.search(answer, position):
+    start, position, depth = match.start(1), match.end(), 0
+    for bracket in _BRACKETS.finditer(answer, start):
+      depth += 1 if bracket[0] == '(' else -1
+      if depth == 0:
+        head = answer[:start].rstrip()
+        answer = f'{head}{{{answer[position : bracket.start()]}}}{answer[bracket.end() :]}'
+        position = len(head) + 1
+        break
+  return answer
 
 
 def _apply(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
