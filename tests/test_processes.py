@@ -49,7 +49,16 @@ OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
 class Job:
   """The processes of a command, each with some virtual devices, their output in files."""
 
-  def __init__(self, module: str, *flags: str, logs: pathlib.Path, cache: pathlib.Path, processes: int, devices: int):
+  def __init__(
+    self,
+    module: str,
+    *flags: str,
+    logs: pathlib.Path,
+    cache: pathlib.Path,
+    processes: int,
+    devices: int,
+    path: pathlib.Path = ROOT,
+  ):
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
@@ -58,6 +67,7 @@ class Job:
     self.processes = []
     for i, log in enumerate(self.logs):
       env = os.environ | {
+        'PYTHONPATH': os.pathsep.join((str(path), str(ROOT))),
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',  # compiling is most of the time
         'JAX_COMPILATION_CACHE_DIR': str(cache),
@@ -183,6 +193,41 @@ def test_two_processes_evaluate_as_one(request, one, tmp_path):
     written.append([json.loads(line) for line in (output / 'samples.jsonl').read_text().splitlines()])
   assert written[0] == written[1]
   assert len(written[0]) == 15
+
+
+RESTORES = """
+import pathlib, sys
+from espo_jax import parallel
+with parallel.job():
+  import jax, numpy as np
+  from jax.sharding import NamedSharding, PartitionSpec
+  from espo_jax.learner import Checkpoints, restore
+  directory, rows = pathlib.Path(sys.argv[1]), np.random.default_rng(0).normal(size=(2, 900)).astype(np.float32)
+  split = NamedSharding(jax.make_mesh((2,), ('data',)), PartitionSpec('data'))
+  state = lambda step: {'x': jax.make_array_from_callback(rows.shape, split, lambda i: (rows + step)[i])}
+  with Checkpoints(directory, keep_last=3) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoints.save(step, state(step), done=step == 3)
+  if parallel.is_first():
+    (directory / '2' / '_CHECKPOINT_METADATA').unlink()
+    for path in (directory / '3' / 'state' / 'ocdbt.process_0' / 'd').iterdir():  # what the first process alone reads
+      path.write_bytes(b'?' * path.stat().st_size)
+  parallel.from_first(lambda: None)
+  found = restore(directory, state(0))
+  mine = [np.array_equal(shard.data, (rows + 1)[shard.index]) for shard in found.state['x'].addressable_shards]
+  print('used', found.step, found.done, mine, sorted(path.name for path in directory.iterdir()))
+"""
+
+
+def test_processes_agree_on_the_checkpoint_where_one_alone_cannot_read_its_part(request, tmp_path):
+  program = tmp_path / 'restores.py'
+  program.write_text(RESTORES)
+  cache = request.config.cache.mkdir('jax')
+  job = Job(program.stem, str(tmp_path / 'steps'), logs=tmp_path / 'logs', cache=cache, processes=2, devices=1, path=tmp_path)
+  assert job.end(timeout=100) == [0, 0], job.output()
+  for log in job.logs:
+    assert "used 1 False [True] ['1', 'damaged-2', 'damaged-3']" in log.read_text()
+  assert job.output().count(' cannot be read: ') == 2
 
 
 # ------------------------------------------------------------------------------------------------------ in this process
