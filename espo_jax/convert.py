@@ -14,6 +14,7 @@ from absl import logging
 
 from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_experiment
+from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError, save_hf
 from espo_jax.policy import RequestError, open_policy
 from espo_jax.tasks import DataError
@@ -28,12 +29,13 @@ def convert(
     checkpoint: The folder of a run.
     output: The directory to write; must not exist.
     arm: An arm or a stage before the arms; None for the run's main arm.
-    step: A step that has a checkpoint; None for the newest.
+    step: A step that has a checkpoint; None for the newest that is whole.
 
   Raises:
     RequestError: There is no such run, arm or step.
     WeightsError: The output exists, or its format cannot express the model.
     ConfigError: The run's config does not fit this version or this machine.
+    CheckpointError: The checkpoint is damaged, or is another model's.
     DataError: The run's data, which brings its tokenizer, cannot be used.
   """
   policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
@@ -57,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   try:
     convert(**vars(args))
-  except (RequestError, ConfigError, DataError, WeightsError) as error:
+  except (RequestError, CheckpointError, ConfigError, DataError, WeightsError) as error:
     sys.exit(f'error: {error}')
   print(f'wrote {args.output}')
 

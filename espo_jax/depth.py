@@ -15,7 +15,7 @@ from absl import app, flags
 from espo_jax import stops
 from espo_jax.configs import ConfigError
 from espo_jax.experiment import Experiment, make_experiment
-from espo_jax.learner import score
+from espo_jax.learner import CheckpointError, score
 from espo_jax.model import Params
 from espo_jax.monitor.depth import plot_depth
 from espo_jax.policy import RequestError, open_policy
@@ -67,11 +67,12 @@ def main(argv: list[str]) -> None:
   try:
     policy = open_policy(pathlib.Path(_CHECKPOINT.value), _ARM.value)
     exp = make_experiment(policy.config)
-  except (ConfigError, RequestError) as error:
+    params = policy.load(exp)
+  except (CheckpointError, ConfigError, RequestError) as error:
     sys.exit(f'error: {error}')
   if exp.model.exits is None:
     sys.exit(f'error: --checkpoint={_CHECKPOINT.value}: its model has no exits; fix: a run with config.exits.every > 0')
-  plot_depth(read_depth(exp, policy.load(exp), _ROWS.value), exp.model.config.num_layers, _OUTPUT.value)
+  plot_depth(read_depth(exp, params, _ROWS.value), exp.model.config.num_layers, _OUTPUT.value)
   print(f'wrote {_OUTPUT.value}')
 
 

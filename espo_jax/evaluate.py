@@ -26,9 +26,11 @@ from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, open_policy
+from espo_jax.stage import INTERRUPTED, Interrupted, going_on, interruption
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import path_problem
@@ -109,7 +111,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     ConfigError: The run's config does not fit this version or this machine.
     DataError: The problems cannot be used.
     WeightsError: The weights cannot be used.
+    CheckpointError: The checkpoint is damaged, or is another model's.
     OutputError: The output folder holds another evaluation.
+    Interrupted: A signal asked for it; the same call goes on.
   """
   _check(request)
   checkpoint = pathlib.Path(request.checkpoint).absolute()
@@ -173,8 +177,9 @@ def _answer(
     right = tokens = 0
     seconds = 0.0
     params = policy.load(exp)
+    signals = shown.enter_context(interruption('the batch at hand is finished and kept', 'that batch'))
     if parallel.is_first():
-      progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start))
+      progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start, unit='answer'))
     batches = sample_answers(
       exp,
       params,
@@ -193,6 +198,8 @@ def _answer(
       if parallel.is_first():
         writer.write(answer._asdict() for answer in batch.answers)
         progress.update(lines, {'accuracy': right / (lines - start), 'tokens_per_second': tokens / seconds})
+      if lines < total and parallel.any_process(signals.requested):
+        raise Interrupted(f'evaluation: {lines} of {total} answers are in {output}')
     return {
       'answers': total - start,
       'tokens': tokens,
@@ -349,10 +356,13 @@ def main(argv: Sequence[str]) -> None:
       report = _report(evaluate(request))
       if parallel.is_first():
         print(report)
-    except (RequestError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
+    except Interrupted as stopped:
+      print(going_on(stopped, 'espo_jax.evaluate', argv), file=sys.stderr, flush=True)
+      sys.exit(INTERRUPTED)
+    except (RequestError, CheckpointError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-      sys.exit('interrupted; the same command goes on')
+      sys.exit(going_on(Interrupted('evaluation: ended at once; whole batches are kept'), 'espo_jax.evaluate', argv))
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
 """Answers to the problems of the test split, without a stop rule: what training and the evaluate command both ask for."""
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from espo_jax import parallel, stops, tasks
+from espo_jax import monitor, parallel, stops, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.types import StopReason
@@ -51,15 +52,24 @@ class Answered(NamedTuple):
   seconds: float
 
 
-def evaluate_params(exp: Experiment, params: Params, *, exit_level: float | None = None) -> dict[str, int | float]:
-  """One sampled and one greedy answer to each of `eval.problems` test problems.
+def evaluate_params(
+  exp: Experiment,
+  params: Params,
+  name: str,
+  *,
+  exit_level: float | None = None,
+  after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, int | float]:
+  """One sampled and one greedy answer to each of `eval.problems` test problems, with a bar, and a line at the end.
 
   Every policy of a seed is asked the same problems with the same random numbers, so that differences are paired.
 
   Args:
     exp: The experiment.
     params: Of the policy.
+    name: The title of the bar, such as `evaluation of ESPO`.
     exit_level: Of the exit policy; its own by default.
+    after_batch: Called after each batch of answers; what it raises ends the evaluation.
 
   Returns:
     `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`, `ungraded`: how many answers,
@@ -70,16 +80,27 @@ def evaluate_params(exp: Experiment, params: Params, *, exit_level: float | None
   size = exp.task.size('test')
   problems = exp.problems('test', 0, c.eval.problems if size is None else min(c.eval.problems, size))
   prompts = prompts_per_batch(exp, len(problems), samples=1, rows=c.eval.batch)
-  sampled, greedy = (
-    [
-      answer
-      for batch in sample_answers(exp, params, problems, prompts, 1, temperature, exit_level=exit_level)
-      for answer in batch.answers
-    ]
-    for temperature in (c.rollout.temperature, 0.0)
-  )
+  began = time.perf_counter()
+  sampled: list[Answer] = []
+  greedy: list[Answer] = []
+  with contextlib.ExitStack() as shown:
+    if parallel.is_first():
+      progress = shown.enter_context(monitor.Progress(name, total=2 * len(problems), unit='answer'))
+    for answers, temperature in ((sampled, c.rollout.temperature), (greedy, 0.0)):
+      for batch in sample_answers(exp, params, problems, prompts, 1, temperature, exit_level=exit_level):
+        answers += batch.answers
+        if parallel.is_first():
+          right = sum(answer.correct for answer in answers) / len(answers)
+          progress.update(len(sampled) + len(greedy), {'accuracy': right})
+        after_batch()
   correct, greedy_correct = (float(sum(answer.correct for answer in answers)) for answers in (sampled, greedy))
   depths = {} if exp.model.exits is None else {'depth': _depth(sampled), 'greedy_depth': _depth(greedy)}
+  if parallel.is_first():
+    print(
+      f'{name}: {correct:.0f} of {len(problems)} problems right sampled, {greedy_correct:.0f} greedy, '
+      f'in {time.perf_counter() - began:.0f} s',
+      flush=True,
+    )
   return depths | {
     'problems': len(problems),
     'accuracy': correct / len(problems),

@@ -3,16 +3,22 @@
 import datetime
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict, unflatten_dict
-from orbax.checkpoint.experimental import v1 as ocp
+from absl import logging
 
+from espo_jax import parallel
 from espo_jax.configs import STAGES, ConfigError, default_config, load_config
 from espo_jax.experiment import Experiment
+from espo_jax.learner import CheckpointError
+from espo_jax.learner.checkpoint import Unreadable, load, none_whole, survey
+from espo_jax.learner.damage import is_done
 from espo_jax.model import Params, complete
+
+_HEADS = ('critic', 'value', 'exit_heads')  # what a policy is a policy without
+_ADAPTERS = ('lora_a', 'lora_b')
 
 HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # of a Hugging Face directory, which names none
 
@@ -30,7 +36,7 @@ class Policy(NamedTuple):
     arm: the arm or stage of the run; '' without a run.
     step: of the checkpoint; None without a run.
     weights: what tells whether the files have changed.
-    load: reads the parameters to the experiment's mesh.
+    load: reads the parameters to the experiment's mesh; CheckpointError where they cannot be read or are another model's.
   """
 
   config: ml_collections.ConfigDict
@@ -47,11 +53,12 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   Args:
     checkpoint: The folder of a run, or a Hugging Face directory.
     arm: An arm of the run or a stage before the arms; None for its main arm, or the warm start where there are no arms.
-    step: A step that has a checkpoint; None for the newest.
+    step: A step that has a checkpoint; None for the newest that is whole: newer ones are left alone, and a warning names each.
 
   Raises:
     RequestError: There is no such folder, arm or step.
     ConfigError: The run's config does not fit this version.
+    CheckpointError: The checkpoint is damaged, or all are.
   """
   path = checkpoint / 'config.json'
   if not path.is_file():
@@ -77,30 +84,23 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
 
 
-def load_params(exp: Experiment, checkpoint: pathlib.Path) -> Params:
-  """The parameters of a checkpoint and nothing else of it, on the experiment's mesh."""
-  return _load(checkpoint, exp.abstract_params())
-
-
 def start_params(exp: Experiment) -> Params:
-  """The last parameters of the run `start_from`; heads that it has not (a critic's) are as in a run from nothing.
+  """The last parameters of the run `start_from`; heads and adapters that it has not are as in a run from nothing.
 
   Raises:
-    ConfigError: That run is not done.
+    ConfigError: That run is not done, or is another model's.
   """
   run = pathlib.Path(exp.config.start_from).absolute()
   named = f'start_from = {exp.config.start_from!r}'
   try:
     policy = open_policy(run)
-  except RequestError as error:
+    checkpoint = _stages(run)[policy.arm] / 'checkpoints' / str(policy.step)
+    if not parallel.from_first(lambda: is_done(checkpoint)):
+      raise ConfigError([f'{named}: its stage {policy.arm!r} is not done; fix: run it to its end first'])
+    given = _load(checkpoint, exp, lacking=(*_HEADS, *_ADAPTERS))
+    return complete(given, exp.model.init_boxed, exp.key('init', 0), exp.mesh)
+  except (RequestError, CheckpointError) as error:
     raise ConfigError([f'{named}: {error}']) from error
-  checkpoint = _stages(run)[policy.arm] / 'checkpoints' / str(policy.step)
-  saved: Any = ocp.metadata(checkpoint)
-  if not saved.custom_metadata['done']:
-    raise ConfigError([f'{named}: its stage {policy.arm!r} is not done; fix: run it to its end first'])
-  there, here = flatten_dict(saved.metadata['params']), flatten_dict(exp.abstract_params())
-  shared = {path: x for path, x in here.items() if path in there and tuple(there[path].shape) == x.shape}
-  return complete(_load(checkpoint, unflatten_dict(shared)), exp.model.init_boxed, exp.key('init', 0), exp.mesh)
 
 
 def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
@@ -109,35 +109,55 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   arms = _stages(workdir)
   if arm not in arms:
     raise RequestError(f'--arm={arm}: no checkpoints of it under {workdir}; fix: {" or ".join(arms) or "train it first"}')
-  steps = _steps(arms[arm])
-  if step is not None and step not in steps:
-    raise RequestError(f'--step={step}: no such checkpoint of {arm}; fix: {" or ".join(map(str, steps))}')
-  step = steps[-1] if step is None else step
-  checkpoint = arms[arm] / 'checkpoints' / str(step)
+  directory = arms[arm] / 'checkpoints'
+  step = _whole_step(directory, arm, step)
+  checkpoint = directory / str(step)
   config.stages, config.start_from = (), ''  # nothing is trained
   if arm == 'warm_start':
     config.exits.policy = 'never'  # its exits have learned nothing
   if config.data.eval_path:
     config.data.eval_benchmark = config.data.eval_benchmark or config.data.benchmark
     config.data.path = config.data.benchmark = ''  # the train split may not be at hand
-  return Policy(config, True, arm, step, _stamp(checkpoint, '**/*'), lambda exp: load_params(exp, checkpoint))
+  return Policy(config, True, arm, step, _stamp(checkpoint, '**/*'), lambda exp: _load(checkpoint, exp))
 
 
-def _load(checkpoint: pathlib.Path, params: Any) -> Params:
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with context:  # and no checkpointer: it would clean up what a run still in progress is writing
-    return ocp.load(checkpoint, {'params': params})['params']
+def _whole_step(directory: pathlib.Path, arm: str, step: int | None) -> int:
+  found = survey(directory)
+  whole = [number for number, reason in found.items() if not reason]
+  if step is not None and step not in found:
+    raise RequestError(f'--step={step}: no such checkpoint of {arm}; fix: {" or ".join(map(str, whole or found))}')
+  if not whole:
+    raise CheckpointError(f'{none_whole(directory, found)}; fix: a copy of one of them, or train it anew')
+  if step is not None and found[step]:
+    fix = ' or '.join(f'--step={number}' for number in whole)
+    raise CheckpointError(f'--step={step}: {directory / str(step)} cannot be read: {found[step]}; fix: {fix}')
+  if step is None:
+    for number in found if parallel.is_first() else ():
+      if number > whole[-1]:
+        logging.warning(
+          '%s cannot be read: %s; it is left alone, and step %d is used', directory / str(number), found[number], whole[-1]
+        )
+  return whole[-1] if step is None else step
+
+
+def _load(checkpoint: pathlib.Path, exp: Experiment, lacking: Sequence[str] = ()) -> Params:
+  """The parameters that are there, or one error on all processes where one of them cannot read its part."""
+  reason, loaded = '', None
+  try:
+    loaded = load(checkpoint, {'params': exp.abstract_params()}, extra=_HEADS, lacking=lacking)
+  except Unreadable as error:
+    reason = str(error)
+  if parallel.any_process(bool(reason)):
+    reason = reason or 'another process cannot read it'
+    raise CheckpointError(f'{checkpoint} cannot be read: {reason}; fix: another --step, or move the folder away')
+  assert loaded is not None
+  return loaded['params']
 
 
 def _stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
   """The folders of a run that have checkpoints, by the name of their stage or arm."""
   folders = [*(workdir / stage for stage in STAGES), *sorted((workdir / 'arms').glob('*'))]
-  return {path.name: path for path in folders if _steps(path)}
-
-
-def _steps(directory: pathlib.Path) -> list[int]:
-  return sorted(int(path.name) for path in (directory / 'checkpoints').glob('*') if path.name.isdigit())
+  return {path.name: path for path in folders if any(found.name.isdecimal() for found in (path / 'checkpoints').glob('*'))}
 
 
 def _stamp(directory: pathlib.Path, pattern: str) -> str:

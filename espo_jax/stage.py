@@ -2,21 +2,25 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from espo_jax import parallel
-from espo_jax.learner import Checkpoints
+from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor import MetricWriter, Progress
 from espo_jax.resources import process_metrics
 
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]
+
+INTERRUPTED = 143  # exit status of a command that a signal ended, so that whatever started it knows that there is more to do
 
 
 class TrainingFailed(RuntimeError):
@@ -27,30 +31,48 @@ class Interrupted(Exception):
   """A signal asked the run to stop; everything is saved."""
 
 
+def going_on(stopped: Interrupted, module: str, arguments: Sequence[str]) -> str:
+  """What is there of a command that a signal ended, and the command that goes on with it."""
+  return f'{stopped}. This goes on from there:\n  python -m {module} {shlex.join(arguments)}'
+
+
 class Interruption:
   """Whether a signal has asked the run to stop."""
 
   requested = False
 
 
+UNASKED = Interruption()  # of whoever is not to be interrupted
+
+
 @contextlib.contextmanager
-def interruption() -> Iterator[Interruption]:
-  """SIGTERM and SIGINT finish the step at hand, save, and end the run; a second one ends it at once."""
+def interruption(kept: str, lost: str) -> Iterator[Interruption]:
+  """SIGTERM and SIGINT ask for an end in order, and say so on stderr; a second one, of either kind, ends the process at once.
+
+  Args:
+    kept: What is still done, such as `the step at hand is finished and saved`.
+    lost: What a second signal loses, such as `the steps since the newest checkpoint`.
+  """
   flag = Interruption()
-  signals = (signal.SIGTERM, signal.SIGINT)
-  before = {s: signal.getsignal(s) for s in signals}
+  before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
 
   def handle(number: int, _: object) -> None:
     flag.requested = True
-    signal.signal(number, before[signal.Signals(number)])
+    restore_handlers()
+    name = signal.Signals(number).name
+    told = f'{name}: {kept}, then the command ends; a second signal ends it at once, and loses {lost}'
+    os.write(2, f'\n{told}\n'.encode())  # the signal may have come into a print
 
-  for s in signals:
+  def restore_handlers() -> None:
+    for s, handler in before.items():
+      signal.signal(s, handler)
+
+  for s in before:
     signal.signal(s, handle)
   try:
     yield flag
   finally:
-    for s in signals:
-      signal.signal(s, before[s])
+    restore_handlers()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +105,7 @@ class Stage:
 
 
 def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
-  """Run a stage to its end, from its newest checkpoint if it has one; return the state and the step it ended at.
+  """Run a stage to its end, from its newest whole checkpoint if it has one; return the state and the step it ended at.
 
   Args:
     stage: What to run.
@@ -93,38 +115,41 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   Raises:
     TrainingFailed: After `max_bad_steps` consecutive non-finite steps.
     Interrupted: A signal asked for it; the state is saved.
+    CheckpointError: There are checkpoints and none is whole, or they are another model's.
   """
-  with Checkpoints(stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best) as checkpoints:
-    state, start = initial, stage.first
-    if checkpoints.latest is not None:
-      start, done = checkpoints.latest
-      state = checkpoints.load(initial)
-      if done:
-        return state, start
-    with contextlib.ExitStack() as shown, jax.transfer_guard('disallow'):
+  state, start = initial, stage.first
+  if (found := restore(stage.directory / 'checkpoints', initial)) is not None:
+    state, start = found.state, found.step
+    if found.done:
+      return state, start
+  with (
+    Checkpoints(stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best) as checkpoints,
+    contextlib.ExitStack() as shown,
+    jax.transfer_guard('disallow'),
+  ):
+    if parallel.is_first():
+      writer = shown.enter_context(MetricWriter(stage.directory, start))
+      progress = shown.enter_context(Progress(stage.name, stage.last - stage.first, start - stage.first))
+    for step in range(start + 1, stage.last + 1):
+      state, metrics = stage.step(state, step)
+      metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
       if parallel.is_first():
-        writer = shown.enter_context(MetricWriter(stage.directory, start))
-        progress = shown.enter_context(Progress(stage.name, stage.last - stage.first, start - stage.first))
-      for step in range(start + 1, stage.last + 1):
-        state, metrics = stage.step(state, step)
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if parallel.is_first():
-          writer.write(step, metrics | process_metrics())
-          progress.update(step - stage.first, metrics)
-        if metrics['bad_steps'] >= stage.max_bad_steps:
-          raise TrainingFailed(
-            f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '
-            f'(learner.max_bad_steps). The parameters are those before them; the newest checkpoint is under '
-            f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
-          )
-        done = step == stage.last or stage.finished(metrics)
-        interrupted = parallel.any_process(signals.requested)  # all save the same step
-        if done or interrupted or step % stage.checkpoint_every == 0:
-          checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
-        if done:
-          return state, step
-        if interrupted:
-          raise Interrupted(f'{stage.name}: saved at step {step}; the same command goes on from there.')
+        writer.write(step, metrics | process_metrics())
+        progress.update(step - stage.first, metrics)
+      if metrics['bad_steps'] >= stage.max_bad_steps:
+        raise TrainingFailed(
+          f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '
+          f'(learner.max_bad_steps). The parameters are those before them; the newest checkpoint is under '
+          f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
+        )
+      done = step == stage.last or stage.finished(metrics)
+      interrupted = parallel.any_process(signals.requested)  # all save the same step
+      if done or interrupted or step % stage.checkpoint_every == 0:
+        checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
+      if done:
+        return state, step
+      if interrupted:
+        raise Interrupted(f'{stage.name}: saved at step {step} of {stage.last}, under {stage.directory}')
   raise AssertionError(f'{stage.name} has no step to run: first = {stage.first}, last = {stage.last}')
 
 

@@ -19,7 +19,8 @@ from absl import logging
 
 from espo_jax import monitor, sweeps
 from espo_jax.configs import ConfigError
-from espo_jax.stage import Interrupted, TrainingFailed
+from espo_jax.learner import CheckpointError
+from espo_jax.stage import Interrupted, TrainingFailed, going_on
 from espo_jax.sweeps.page import body, check_page, record_of, write_page
 from espo_jax.tasks import DataError
 from espo_jax.train import keep_compiled
@@ -41,6 +42,7 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
     ConfigError: Before anything is run.
     Interrupted: A signal asked for it; the same call goes on.
     TrainingFailed: What a seed shares could not be trained.
+    CheckpointError: A run has checkpoints and none is whole.
     DataError: A data file cannot be used.
   """
   spec, title = sweeps.load_sweep(file)
@@ -92,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     sweep(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
   except Interrupted as stopped:
-    logging.warning('%s', stopped)
-  except (ConfigError, DataError, TrainingFailed) as error:
+    print(going_on(stopped, 'espo_jax.sweep', sys.argv[1:] if argv is None else argv), file=sys.stderr)
+  except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:
     sys.exit(f'error: {error}')
 
 

@@ -25,10 +25,21 @@ from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, use
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
-from espo_jax.learner import TrainState, init_state
+from espo_jax.learner import CheckpointError, TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.policy import start_params
-from espo_jax.stage import Interrupted, Interruption, Stage, Step, TrainingFailed, interruption, run_stage
+from espo_jax.stage import (
+  INTERRUPTED,
+  UNASKED,
+  Interrupted,
+  Interruption,
+  Stage,
+  Step,
+  TrainingFailed,
+  going_on,
+  interruption,
+  run_stage,
+)
 from espo_jax.stops import StopRule
 from espo_jax.tasks import DataError, Task
 
@@ -41,8 +52,6 @@ _CACHE = flags.DEFINE_string(
 )
 
 Watch = Callable[[str, int, float], None]
-
-INTERRUPTED = 143  # exit status of a run that a signal ended, so that whatever started it knows that there is more to do
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
@@ -59,6 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   Raises:
     ConfigError: Before any device is touched.
     Interrupted: A signal asked for it; the same call goes on.
+    CheckpointError: A stage has checkpoints and none is whole, or they are another model's.
     DataError: A data file cannot be used.
     TrainingFailed: The loss or the gradients stayed non-finite.
   """
@@ -74,20 +84,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
-  with interruption() as signals:
+  with interruption('the step at hand is finished and saved', 'the steps since the newest checkpoint') as signals:
     params = warm_start(exp, workdir, signals)
-    evaluations = {'warm_start': evaluated(exp.with_exits(None), params, workdir / 'warm_start')}
+    evaluations = {'warm_start': evaluated(exp.with_exits(None), params, workdir / 'warm_start', signals)}
     if 'calibration' in config.stages:
       params = calibration(exp, params, workdir, signals)
-      evaluations['calibration'] = evaluated(exp, params, workdir / 'calibration')
-      exit_curve(exp, params, workdir / 'calibration')
+      evaluations['calibration'] = evaluated(exp, params, workdir / 'calibration', signals)
+      exit_curve(exp, params, workdir / 'calibration', signals)
     if 'rl' not in config.stages:
       return evaluations
     state, forked_at = critic_warmup(exp, params, workdir, signals)
     reference = params if uses_reference(exp.config) else None
     for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
       rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals, watch)
-      evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm)
+      evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm, signals)
       examples = workdir / 'arms' / arm / 'examples.json'
       if not parallel.from_first(examples.exists):
         write_examples(exp, rule, trained, examples)
@@ -169,17 +179,17 @@ def reinforce(
   return rule, state
 
 
-def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[str, float]:
+def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
   """The result on the test split; computed once."""
   path = directory / 'evaluation.json'
   if not parallel.from_first(path.exists):
-    text = monitor.to_json(evaluate_params(exp, params), indent=2)
+    text = monitor.to_json(_evaluate(exp, params, monitor.arm_label(directory.name), signals), indent=2)
     if parallel.is_first():
       monitor.atomic_write_text(path, text)
   return parallel.from_first(lambda: json.loads(path.read_text()))
 
 
-def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None:
+def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
   """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
   from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
 
@@ -187,8 +197,9 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None
   if not levels or parallel.from_first(path.exists):
     return
   by_level = exp.with_exits(exits.threshold())
-  curve = [{'level': level} | evaluate_params(by_level, params, exit_level=level) for level in levels]
-  curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | evaluate_params(exp.with_exits(None), params))
+  curve = [{'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels]
+  whole = _evaluate(exp.with_exits(None), params, 'full depth', signals)
+  curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | whole)
   if parallel.is_first():
     plot_exit_curve(curve, directory / 'curve.png')
     monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
@@ -241,6 +252,19 @@ def _watched(step: Step, watch: Callable[[int, float], None]) -> Step:
   return watched
 
 
+def _evaluate(
+  exp: Experiment, params: Params, name: str, signals: Interruption, exit_level: float | None = None
+) -> dict[str, int | float]:
+  """The result on the test split, unless a signal comes; then the same command begins it anew."""
+  name = f'evaluation of {name}'
+
+  def heed() -> None:
+    if parallel.any_process(signals.requested):
+      raise Interrupted(f'{name}: stopped, and is to be begun anew; what was trained before it is saved')
+
+  return evaluate_params(exp, params, name, exit_level=exit_level, after_batch=heed)
+
+
 def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   """A run goes on under the config it began with, or not at all."""
   if not path.exists():
@@ -291,9 +315,12 @@ def main(argv: list[str]) -> None:
     try:
       train(_CONFIG.value.lock(), str(_WORKDIR.value))
     except Interrupted as stopped:
-      logging.warning('%s', stopped)
+      print(going_on(stopped, 'espo_jax.train', sys.argv[1:]), file=sys.stderr, flush=True)
       sys.exit(INTERRUPTED)
-    except (ConfigError, DataError, TrainingFailed) as error:
+    except KeyboardInterrupt:
+      again = going_on(Interrupted('ended at once; the newest checkpoint is saved'), 'espo_jax.train', sys.argv[1:])
+      sys.exit(again)
+    except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:
       sys.exit(f'error: {error}')
 
 

@@ -13,6 +13,7 @@ from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import _sequences
 from espo_jax.model import Forced
+from espo_jax.stage import Interrupted, Interruption
 
 
 def configured(**lines):
@@ -151,12 +152,25 @@ def test_what_cannot_act_is_refused():
   assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
 
 
-def test_the_curve_of_a_run(tmp_path):
-  from espo_jax.train import exit_curve
+def test_the_curve_of_a_run(tmp_path, capsys):
+  from espo_jax.train import evaluated, exit_curve
 
-  exp = experiment(eval__problems=8, eval__batch=8, calibration__levels=(0.3, 0.6))
-  exit_curve(exp, first_params(exp, 0), tmp_path)
+  exp = experiment(eval__problems=16, eval__batch=8, calibration__levels=(0.3, 0.6))
+  params, signals = first_params(exp, 0), Interruption()
+  signals.requested = True
+  for evaluate in (exit_curve, evaluated):
+    with pytest.raises(Interrupted, match=r'evaluation of .* is to be begun anew; what was trained before it is saved'):
+      evaluate(exp.with_exits(None), params, tmp_path, signals)
+  assert not list(tmp_path.iterdir())
+  capsys.readouterr()
+  exit_curve(exp, params, tmp_path)
   curve = json.loads((tmp_path / 'curve.json').read_text())
+  shown = capsys.readouterr()
+  for name, point in zip(('exits at 0.3', 'exits at 0.6', 'full depth'), curve, strict=True):
+    right = f'{point["correct"]:.0f} of 16 problems right sampled, {point["greedy_correct"]:.0f} greedy, in '
+    assert f'evaluation of {name}: {right}' in shown.out
+    assert f'evaluation of {name} 100% 32/32 ' in shown.err
+  assert shown.out.count('\n') == 3
   assert [point['level'] for point in curve] == [0.3, 0.6, None]
   assert curve[0]['depth'] <= curve[1]['depth'] <= curve[2]['depth'] == 1.0
   assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')

@@ -4,6 +4,9 @@ import json
 import os
 import pathlib
 import runpy
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from orbax.checkpoint.experimental import v1 as ocp
 from small import randomised
 
 from espo_jax import evaluate
@@ -156,6 +158,44 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_bytes(start, workdir, tmp
   assert (killed / 'summary.json').read_text() == before
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_the_batch_at_hand_and_says_how_to_go_on(number, workdir, tmp_path, monkeypatch, capfd):
+  flags = [f'--checkpoint={workdir}', '--samples=1', '--batch=8', '--problems=11', '--slots=4']
+  evaluate.main([*flags, f'--output={tmp_path / "whole"}'])
+  sample = evaluate.sample_answers
+
+  def signalled(*args, **kwargs):
+    for batch in sample(*args, **kwargs):
+      os.kill(os.getpid(), number)
+      yield batch
+
+  monkeypatch.setattr(evaluate, 'sample_answers', signalled)
+  capfd.readouterr()
+  with pytest.raises(SystemExit) as ended:
+    evaluate.main([*flags, f'--output={tmp_path / "two parts"}'])
+  told = capfd.readouterr().err
+  assert ended.value.code == 143
+  assert (
+    f'{number.name}: the batch at hand is finished and kept, then the command ends; a second signal ends it at once' in told
+  )
+  assert f'evaluation: 8 of 11 answers are in {tmp_path / "two parts"}. This goes on from there:' in told
+  assert told.endswith(f"  python -m espo_jax.evaluate {shlex.join(flags)} '--output={tmp_path / 'two parts'}'\n")
+  monkeypatch.setattr(evaluate, 'sample_answers', sample)
+  evaluate.main([*flags, f'--output={tmp_path / "two parts"}'])
+  written = [(tmp_path / name / 'samples.jsonl').read_bytes() for name in ('whole', 'two parts')]
+  assert written[0] == written[1]
+
+
+def test_the_answers_of_the_newest_whole_checkpoint_are_those_of_its_step(workdir, tmp_path):
+  flags = {'samples': 1, 'batch': 8, 'problems': 11, 'slots': 4}
+  damaged = tmp_path / 'run'
+  shutil.copytree(workdir, damaged)
+  (damaged / 'arms' / 'espo' / 'checkpoints' / '3' / '_CHECKPOINT_METADATA').write_text('{"custom')
+  summary, answers = run(tmp_path / 'damaged', checkpoint=damaged, **flags)
+  assert summary['settings']['step'] == 2
+  assert texts(answers) == texts(run(tmp_path / 'older', checkpoint=workdir, step=2, **flags)[1])
+
+
 def test_a_hugging_face_directory_is_asked_a_benchmark(model, test_set, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   flags = [
@@ -203,7 +243,8 @@ def test_a_run_is_asked_a_benchmark_with_its_own_prompt_and_without_its_train_da
   write_run_info(workdir, config.to_dict())
   config.stages, config.data.path = (), ''
   params = make_experiment(config).init_params()
-  ocp.save(workdir / 'arms' / 'never' / 'checkpoints' / '7', {'params': params, 'step': jnp.int32(7)})
+  with Checkpoints(workdir / 'arms' / 'never' / 'checkpoints') as checkpoints:
+    checkpoints.save(7, {'params': params, 'step': jnp.int32(7)}, done=True)
 
   flags = {'samples': 2, 'horizon': 16, 'temperature': 0.6, 'dtype': 'float32'}
   benchmark = {'benchmark': 'gsm8k', 'data': test_set}

@@ -15,7 +15,8 @@ from tiny import first_params, tiny_experiment
 
 from espo_jax import learner, parallel, steps
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, score
+from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, restore, score
+from espo_jax.learner.checkpoint import load
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.model import apply
 from espo_jax.stops import never
@@ -216,15 +217,13 @@ def test_checkpoint_is_the_state_to_the_bit(tmp_path):
     'bfloat16': jax.device_put(jnp.asarray(rng.normal(size=5), jnp.bfloat16), parallel.replicated(mesh)),
   }
   state = init_state(params, optimizer, never()).replace(bad_steps=jnp.int32(3))
-  with Checkpoints(tmp_path / 'c') as checkpoints:
-    assert checkpoints.latest is None
-    checkpoints.save(4, state, done=False)
-  with Checkpoints(tmp_path / 'c') as checkpoints:
-    assert checkpoints.latest == (4, False)
-    loaded = checkpoints.load(jax.tree.map(jnp.zeros_like, state))
-    checkpoints.save(6, state, done=True)
-  with Checkpoints(tmp_path / 'c') as checkpoints:
-    assert checkpoints.latest == (6, True)
+  like = jax.tree.map(jnp.zeros_like, state)
+  assert restore(tmp_path / 'c', like) is None
+  for step, done in ((4, False), (6, True)):
+    with Checkpoints(tmp_path / 'c') as checkpoints:
+      checkpoints.save(step, state, done=done)
+    loaded, *which = restore(tmp_path / 'c', like)
+    assert which == [step, done]
   assert jax.tree.structure(loaded) == jax.tree.structure(state)
   for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
     assert a.dtype == b.dtype and a.sharding.is_equivalent_to(b.sharding, a.ndim)
@@ -237,9 +236,8 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     for step, accuracy in enumerate((0.1, 0.7, 0.2, None, 0.3, 0.6), 1):
       checkpoints.save(step, {'x': jnp.float32(step)}, done=False, accuracy=accuracy)
   assert steps_kept() == [2, 5, 6]
-  with Checkpoints(tmp_path / 'c', keep_last=2, keep_best=1) as checkpoints:
-    assert float(checkpoints.load({'x': jnp.float32(0)}, 2)['x']) == 2.0
-    assert float(checkpoints.load({'x': jnp.float32(0)})['x']) == 6.0
+  assert float(load(tmp_path / 'c' / '2', {'x': jnp.float32(0)})['x']) == 2.0
+  assert float(restore(tmp_path / 'c', {'x': jnp.float32(0)}).state['x']) == 6.0
 
 
 # ------------------------------------------------------------------------------------------------------------ whole steps

@@ -16,7 +16,7 @@ import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
 from espo_jax import steps
-from espo_jax.learner import Checkpoints, init_state, pack, put
+from espo_jax.learner import Checkpoints, init_state, pack, put, restore
 from espo_jax.model import Forced
 from espo_jax.rollout import Sampling
 from espo_jax.rollout import sampling as draws
@@ -208,8 +208,7 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
     like = exp.on_mesh(init_state(first_params(exp, 1), learner.optimizer, rule_of(exp)))
     with Checkpoints(tmp_path / str(number)) as checkpoints:
       checkpoints.save(1, state, done=False)
-    with Checkpoints(tmp_path / str(number)) as checkpoints:
-      loaded = checkpoints.load(like)
+    loaded = restore(tmp_path / str(number), like).state
     for a, b, wanted in zip(*map(jax.tree.leaves, (loaded, state, like)), strict=True):
       assert a.sharding.is_equivalent_to(wanted.sharding, a.ndim)
       np.testing.assert_array_equal(a, b)

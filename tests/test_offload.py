@@ -5,7 +5,7 @@ import numpy as np
 from tiny import first_params, rule_of, run, tiny_experiment
 
 from espo_jax import steps
-from espo_jax.learner import Checkpoints, init_state
+from espo_jax.learner import Checkpoints, init_state, restore
 
 
 def experiment(offload: bool):
@@ -37,5 +37,4 @@ def test_a_checkpoint_brings_moments_back_to_where_they_lay(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, states[True], done=False)
   for offload, like in states.items():
-    with Checkpoints(tmp_path) as checkpoints:
-      assert kinds(checkpoints.load(like)) == ({'pinned_host' if offload else 'device'}, {'device'})
+    assert kinds(restore(tmp_path, like).state) == ({'pinned_host' if offload else 'device'}, {'device'})

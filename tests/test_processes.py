@@ -1,5 +1,6 @@
 """Several processes on this machine are one job: same numbers, one end, checkpoints that any number of them goes on from."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from tiny import tiny_experiment
 
 from espo_jax import parallel
 from espo_jax.configs import ConfigError
+from espo_jax.parallel.processes import waiting
 
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = {'warm_start': 4, 'critic_warmup': 2, 'arms/espo': 6}
@@ -47,7 +49,16 @@ OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
 class Job:
   """The processes of a command, each with some virtual devices, their output in files."""
 
-  def __init__(self, module: str, *flags: str, logs: pathlib.Path, cache: pathlib.Path, processes: int, devices: int):
+  def __init__(
+    self,
+    module: str,
+    *flags: str,
+    logs: pathlib.Path,
+    cache: pathlib.Path,
+    processes: int,
+    devices: int,
+    path: pathlib.Path = ROOT,
+  ):
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
@@ -56,6 +67,7 @@ class Job:
     self.processes = []
     for i, log in enumerate(self.logs):
       env = os.environ | {
+        'PYTHONPATH': os.pathsep.join((str(path), str(ROOT))),
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',  # compiling is most of the time
         'JAX_COMPILATION_CACHE_DIR': str(cache),
@@ -142,6 +154,7 @@ def killed(train, tmp_path_factory) -> pathlib.Path:
   job.processes[1].send_signal(signal.SIGTERM)
   assert job.end() == [143, 143], job.output()
   assert job.output().count('warm start: saved at step') == 2
+  assert job.output().count('SIGTERM: the step at hand is finished and saved') == 1
   saved = len(lines(workdir, 'warm_start'))
   assert (workdir / 'warm_start' / 'checkpoints' / str(saved)).exists()
 
@@ -182,6 +195,41 @@ def test_two_processes_evaluate_as_one(request, one, tmp_path):
   assert len(written[0]) == 15
 
 
+RESTORES = """
+import pathlib, sys
+from espo_jax import parallel
+with parallel.job():
+  import jax, numpy as np
+  from jax.sharding import NamedSharding, PartitionSpec
+  from espo_jax.learner import Checkpoints, restore
+  directory, rows = pathlib.Path(sys.argv[1]), np.random.default_rng(0).normal(size=(2, 900)).astype(np.float32)
+  split = NamedSharding(jax.make_mesh((2,), ('data',)), PartitionSpec('data'))
+  state = lambda step: {'x': jax.make_array_from_callback(rows.shape, split, lambda i: (rows + step)[i])}
+  with Checkpoints(directory, keep_last=3) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoints.save(step, state(step), done=step == 3)
+  if parallel.is_first():
+    (directory / '2' / '_CHECKPOINT_METADATA').unlink()
+    for path in (directory / '3' / 'state' / 'ocdbt.process_0' / 'd').iterdir():  # what the first process alone reads
+      path.write_bytes(b'?' * path.stat().st_size)
+  parallel.from_first(lambda: None)
+  found = restore(directory, state(0))
+  mine = [np.array_equal(shard.data, (rows + 1)[shard.index]) for shard in found.state['x'].addressable_shards]
+  print('used', found.step, found.done, mine, sorted(path.name for path in directory.iterdir()))
+"""
+
+
+def test_processes_agree_on_the_checkpoint_where_one_alone_cannot_read_its_part(request, tmp_path):
+  program = tmp_path / 'restores.py'
+  program.write_text(RESTORES)
+  cache = request.config.cache.mkdir('jax')
+  job = Job(program.stem, str(tmp_path / 'steps'), logs=tmp_path / 'logs', cache=cache, processes=2, devices=1, path=tmp_path)
+  assert job.end(timeout=100) == [0, 0], job.output()
+  for log in job.logs:
+    assert "used 1 False [True] ['1', 'damaged-2', 'damaged-3']" in log.read_text()
+  assert job.output().count(' cannot be read: ') == 2
+
+
 # ------------------------------------------------------------------------------------------------------ in this process
 
 
@@ -198,9 +246,124 @@ def test_a_job_is_found_in_the_environment():
   assert parallel.process_arguments({}) == {}  # jax looks for a pod, GKE, SLURM and Open MPI 4
 
 
+def slurm(allocated, step, **others):
+  """What SLURM sets in a step of so many tasks, in an allocation for more."""
+  return {
+    'SLURM_JOB_ID': '5',
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_STEP_NUM_NODES': '1',
+    'SLURM_NTASKS': str(allocated),
+    'SLURM_STEP_NUM_TASKS': str(step),
+    'SLURM_PROCID': '0',
+    'SLURM_LOCALID': '0',
+  } | others
+
+
+MPI = {'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_LOCAL_RANK': '0'}
+MPI_4 = MPI | {'OMPI_MCA_orte_hnp_uri': '1531576320.0;tcp://10.96.0.1:34911'}
+NAMED = ADDRESS | {'JAX_NUM_PROCESSES': '3', 'JAX_PROCESS_ID': '1'}
+
+
+@pytest.mark.parametrize(
+  ('environment', 'processes'),
+  [
+    (slurm(4, 1), None),  # the shell of `salloc -n 4`
+    (slurm(4, 1) | ADDRESS, None),
+    (slurm(16, 1, SLURM_NNODES='2'), None),
+    (slurm(1, 1), None),
+    (slurm(4, 4), 4),
+    (slurm(4, 2), 2),  # `srun -n 2` in it
+    (slurm(4, 2) | ADDRESS, 2),
+    (slurm(4, 2) | {'JAX_NUM_PROCESSES': '1'}, None),
+    (slurm(4, 1) | NAMED, 3),
+    (slurm(4, 4) | NAMED, 3),
+    (slurm(4, 1) | MPI | ADDRESS, 2),  # mpirun in the shell
+    (slurm(4, 1) | MPI_4, 'as jax finds'),
+    (slurm(4, 1) | MPI | {'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    (slurm(4, 4) | MPI | {'OMPI_COMM_WORLD_SIZE': '1'}, None),
+    ({'SLURM_JOB_ID': '5', 'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, 'as jax finds'),  # a batch script without srun
+  ],
+)
+def test_the_tasks_of_the_step_are_the_processes(environment, processes):
+  found = parallel.process_arguments(environment)
+  if processes is None:
+    assert found is None
+  elif processes == 'as jax finds':
+    assert found == {}
+  else:
+    assert found['num_processes'] == processes
+
+
+@pytest.mark.parametrize(
+  ('wait', 'told'),
+  [
+    ((0, 4, 'nowhere:1', 15.2), 'waiting for the other processes; 4 in all after 15 s'),
+    ((0, 2, 'nowhere:1', 600.0), 'waiting for the other processes; 2 in all after 600 s'),
+    (
+      (3, 4, 'host0:8476', 30.0),
+      'waiting for the other processes, 4 in all; this is process 3, the first is to be at host0:8476, after 30 s',
+    ),
+    (
+      (1, 2, '10.0.0.1:1', 44.9),
+      'waiting for the other processes, 2 in all; this is process 1, the first is to be at 10.0.0.1:1, after 45 s',
+    ),
+    ((0, None, None, 15.0), 'waiting to be told of the other processes, after 15 s'),
+    ((0, 1, None, 15.0), 'waiting to be told of the other processes, after 15 s'),
+  ],
+)
+def test_who_waits_says_for_whom_and_what_overrides_it(wait, told):
+  assert waiting(*wait) == f'{told}; JAX_NUM_PROCESSES=1 runs this process alone'
+
+
+@pytest.mark.parametrize('count', [1, 2, 5])
+def test_the_first_process_counts_who_has_connected(count):
+  with contextlib.ExitStack() as opened:
+    server = opened.enter_context(socket.create_server(('localhost', 0)))
+    address = f'localhost:{server.getsockname()[1]}'
+    for _ in range(count):
+      opened.enter_context(socket.create_connection(server.getsockname()))
+    assert f'; {count} of 7 are there after 15 s; ' in waiting(0, 7, address, 15.0)
+
+
+def test_a_process_that_waits_says_so_and_one_that_has_nobody_to_wait_for_does_not_wait():
+  program = """
+from espo_jax.parallel import processes
+processes._TOLD_EVERY = 0.2
+with processes.job():
+  print('together with', processes.jax.process_count() - 1, 'others')
+"""
+  with socket.create_server(('localhost', 0)) as free:
+    port = free.getsockname()[1]
+  environment = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_')} | {
+    'JAX_COORDINATOR_PORT': str(port)
+  }
+  started = [
+    subprocess.Popen(
+      [sys.executable, '-c', program],
+      cwd=ROOT,
+      env=environment | job,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for job in (slurm(4, 1), slurm(4, 2))
+  ]
+  try:
+    assert started[0].communicate(timeout=100)[0] == 'together with 0 others\n'
+    line = started[1].stdout.readline()
+    assert line.startswith('waiting for the other processes; 1 of 2 are there after 0 s; JAX_NUM_PROCESSES=1 runs')
+  finally:
+    for process in started:
+      process.kill()
+      process.communicate()
+
+
 @pytest.mark.parametrize(
   ('environment', 'message'),
   [
+    (MPI, 'OMPI_COMM_WORLD_SIZE=2, but mpirun does not say where the first process is; fix: JAX_COORDINATOR_ADDRESS='),
+    (slurm(4, 1) | MPI, 'OMPI_COMM_WORLD_SIZE=2, but mpirun does not say where the first process is; fix: '),
+    (slurm(4, 'many'), "SLURM_STEP_NUM_TASKS='many': not a whole number"),
     ({'JAX_NUM_PROCESSES': '2'}, 'JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID; fix: all three'),
     (ADDRESS, 'JAX_COORDINATOR_ADDRESS=host0:8476 alone; fix: '),
     (

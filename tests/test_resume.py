@@ -131,8 +131,11 @@ def test_sigterm_saves_and_exits_cleanly_and_a_finished_run_does_nothing(uninter
   process = start(tmp_path, cache)
   wait_for(process, lambda: steps_done(tmp_path, 'arms/never') >= 5)
   process.send_signal(signal.SIGTERM)
-  assert 'saved at step' in finish(process, status=128 + signal.SIGTERM)
+  told = finish(process, status=128 + signal.SIGTERM)
   interrupted_at = steps_done(tmp_path, 'arms/never')
+  assert 'SIGTERM: the step at hand is finished and saved, then the command ends; a second signal ends it at once' in told
+  assert f'PPO: saved at step {interrupted_at} of 10, under {tmp_path}/arms/never. This goes on from there:' in told
+  assert f'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke --workdir={tmp_path} ' in told
   assert interrupted_at < 10
   assert (tmp_path / 'arms/never/checkpoints' / str(interrupted_at)).exists()
   finish(start(tmp_path, cache))

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from espo_jax.learner import Checkpoints
+from espo_jax.learner import restore
 from espo_jax.monitor import read_metrics
-from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, interruption, run_stage
+from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, going_on, interruption, run_stage
 
 
 @jax.jit
@@ -50,10 +50,14 @@ def test_too_many_bad_steps_end_the_run_and_keep_the_last_good_checkpoint(tmp_pa
   with pytest.raises(TrainingFailed, match='step 7: 3 non-finite') as failed:
     run_stage(make_stage(tmp_path, sick), jnp.float32(0), Interruption())
   assert 'learning rate' in str(failed.value)
-  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
-    assert checkpoints.latest == (6, False)
+  _, *newest = restore(tmp_path / 'checkpoints', jnp.float32(0))
+  assert newest == [6, False]
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
   assert np.isnan(read_metrics(tmp_path)[-1]['loss'])
+
+
+def quiet():
+  return interruption('the step at hand is finished and saved', 'the steps since the newest checkpoint')
 
 
 def test_a_signal_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path):
@@ -63,12 +67,44 @@ def test_a_signal_finishes_the_step_saves_and_the_next_run_goes_on(tmp_path):
     return healthy(state, step)
 
   before = signal.getsignal(signal.SIGTERM)
-  with interruption() as signals, pytest.raises(Interrupted, match='saved at step 5'):
+  with quiet() as signals, pytest.raises(Interrupted, match='test: saved at step 5 of 8, under ') as stopped:
     run_stage(make_stage(tmp_path, signalled), jnp.float32(0), signals)
   assert signal.getsignal(signal.SIGTERM) is before
+  told = going_on(stopped.value, 'espo_jax.train', ["--config.baselines=('a b',)", f'--workdir={tmp_path}'])
+  assert str(tmp_path) in told
+  assert told.endswith(
+    f"""from there:\n  python -m espo_jax.train '--config.baselines=('"'"'a b'"'"',)' --workdir={tmp_path}"""
+  )
   state, _ = run_stage(make_stage(tmp_path, healthy), jnp.float32(0), Interruption())
   assert float(state) == 36.0
   assert [row['loss'] for row in read_metrics(tmp_path)] == [1, 3, 6, 10, 15, 21, 28, 36]
+
+
+@pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('kept', ['the step at hand is finished and saved', 'the batch at hand is finished and kept'])
+@pytest.mark.parametrize('second', [signal.SIGINT, signal.SIGTERM, None])
+def test_a_signal_says_what_is_kept_and_what_a_second_one_does(first, kept, second, capfd):
+  class Ended(Exception):
+    pass
+
+  def end(*_):
+    raise Ended
+
+  before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    with interruption(kept, 'that') as signals:
+      assert not signals.requested
+      os.kill(os.getpid(), first)
+      assert signals.requested
+      told = capfd.readouterr().err
+      assert told == f'\n{first.name}: {kept}, then the command ends; a second signal ends it at once, and loses that\n'
+      if second is not None:
+        with pytest.raises(Ended):
+          os.kill(os.getpid(), second)
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT) is end
+  finally:
+    for s, handler in before.items():
+      signal.signal(s, handler)
 
 
 def test_a_stage_may_end_early(tmp_path):

@@ -1,7 +1,7 @@
 """Train state, update steps, optimizer and checkpoints. Knows nothing of tasks."""
 
 from espo_jax.learner.calibration import Calibration
-from espo_jax.learner.checkpoint import Checkpoints
+from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Packing, pack, packing_shardings, put
 from espo_jax.learner.reinforce import Batch, Reinforcement, minibatches
@@ -12,6 +12,7 @@ from espo_jax.learner.supervised import SupervisedLearner
 __all__ = [
   'Batch',
   'Calibration',
+  'CheckpointError',
   'Checkpoints',
   'Packing',
   'Reinforcement',
@@ -24,5 +25,6 @@ __all__ = [
   'pack',
   'packing_shardings',
   'put',
+  'restore',
   'score',
 ]

@@ -1,14 +1,50 @@
-"""Orbax checkpoints of a stage: asynchronous, atomic, the last few and the best few kept."""
+"""Orbax checkpoints of a stage: written asynchronously and atomically; the newest whole one is read."""
 
+import functools
 import pathlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.experimental import v1 as ocp
+
+from espo_jax import parallel
+from espo_jax.learner.damage import damage, is_done
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_SHOWN = 3  # parameters that a message names
+
+
+class CheckpointError(RuntimeError):
+  """No checkpoint can be used; the message names the folders or the parameters, and the fix."""
+
+
+class Unreadable(Exception):
+  """A checkpoint that turns out damaged while it is read; the message says how, in a line."""
+
+
+class Restored(NamedTuple):
+  """A checkpoint that was read.
+
+  Attributes:
+    state: what was saved.
+    step: the step after which it was saved.
+    done: whether the stage was done with it.
+  """
+
+  state: Any
+  step: int
+  done: bool
 
 
 class Checkpoints:
-  """The checkpoints of one stage under one folder. A checkpoint exists whole or not at all."""
+  """Writes the checkpoints of one stage under one folder; the last few and the best few are kept.
+
+  What `survey` finds damaged must have left the folder before, by `restore`: Orbax reads a part of every checkpoint there.
+  """
 
   def __init__(self, directory: str | pathlib.Path, *, keep_last: int = 2, keep_best: int = 1):
     policies = ocp.training.preservation_policies
@@ -25,14 +61,6 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
 
-  @property
-  def latest(self) -> tuple[int, bool] | None:
-    """The newest step, and whether the stage was done with it."""
-    newest = self._checkpointer.latest
-    if newest is None:
-      return None
-    return newest.step, bool(self._checkpointer.metadata(newest.step).custom_metadata['done'])
-
   def save(self, step: int, state: Any, *, done: bool, accuracy: float | None = None) -> None:
     """Start writing `state`; returns once its buffers may be reused."""
     self._checkpointer.save_async(
@@ -42,10 +70,6 @@ class Checkpoints:
       metrics=None if accuracy is None else {'accuracy': accuracy},
       custom_metadata={'done': done},
     )
-
-  def load(self, like: Any, step: int | None = None) -> Any:
-    """The state of `step`, or the newest; shapes, dtypes and shardings are those of `like`."""
-    return self._checkpointer.load(step, jax.tree.map(_abstract, like))
 
   def close(self) -> None:
     """Wait for what is being written."""
@@ -58,5 +82,142 @@ class Checkpoints:
     self.close()
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+def survey(directory: pathlib.Path) -> dict[int, str]:
+  """The steps that have a checkpoint under `directory`, oldest first, each with what its files show of damage, or ''."""
+  directory = directory.absolute()
+
+  def look() -> list[tuple[int, str]]:
+    names = (path.name for path in directory.glob('*'))
+    steps = sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+    return [(step, damage(directory / str(step))) for step in steps]
+
+  return dict(parallel.from_first(look))
+
+
+def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
+  """The newest whole checkpoint under `directory`, the same on all processes; None where there is none.
+
+  Damaged checkpoints are renamed to `damaged-STEP`, so that nothing writes over them or deletes them, and a warning names each.
+
+  Args:
+    directory: Where `Checkpoints` writes.
+    like: Arrays, or their descriptions, whose shapes, dtypes and shardings the state is to have.
+
+  Raises:
+    CheckpointError: There are checkpoints and none is whole, or the newest whole one has other shapes.
+  """
+  directory = pathlib.Path(directory).absolute()
+  found = survey(directory)
+  for step in reversed(found):
+    if found[step]:
+      continue
+    state, found[step] = _attempt(directory / str(step), like)
+    if not found[step]:
+      return Restored(state, step, parallel.from_first(functools.partial(_leave_aside, directory, step, found)))
+  if found:
+    fix = 'a copy of one of them, or move them away to train the stage anew'
+    raise CheckpointError(f'{none_whole(directory, found)}; fix: {fix}')
+  return None
+
+
+def none_whole(directory: pathlib.Path, found: Mapping[int, str]) -> str:
+  """Says of every checkpoint that `survey` found why it cannot be read."""
+  each = '; '.join(f'{directory / str(step)}: {reason}' for step, reason in found.items())
+  return f'no checkpoint under {directory} is whole: {each}'
+
+
+def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking: Sequence[str] = ()) -> Any:
+  """The state in a folder, or some of its top entries, read by every process for itself.
+
+  Args:
+    folder: Of one checkpoint, in which `survey` sees no damage.
+    like: Arrays, or their descriptions, whose shapes, dtypes and shardings the state is to have.
+    extra: Names of parts that the checkpoint may have beside those of `like`.
+    lacking: Names of parts that it need not have; `like` is then nested dicts, and they are left out.
+
+  Raises:
+    CheckpointError: An array has another shape there, or stands on one side alone.
+    Unreadable: An array cannot be read.
+  """
+  folder = folder.absolute()
+  saved: Any = ocp.metadata(folder)
+  if saved.metadata is None:
+    raise Unreadable('its metadata says of no array')
+  there, here = _shapes(saved.metadata), _shapes(like)
+  _check_shapes(folder, there, here, extra, lacking)
+  if lacking:
+    like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
+  context, me = ocp.Context(), jax.process_index()
+  context.multiprocessing.primary_host = me  # a process that cannot read must not leave the others waiting
+  context.multiprocessing.active_processes = {me}
+  context.pytree.loading.partial_load = True
+  try:
+    with context:  # and no checkpointer: it would clean up what a run still in progress is writing
+      return ocp.load(folder, jax.tree.map(_abstract, like))
+  except Exception as error:
+    causes = _causes(error)
+    for cause in causes:  # Orbax wraps whatever happens in an error of its own
+      if isinstance(cause, KeyboardInterrupt | MemoryError | jax.errors.JaxRuntimeError):
+        raise cause from None
+    raise Unreadable((str(causes[-1]).strip().splitlines() or [repr(causes[-1])])[0][:200]) from error
+
+
+def _attempt(folder: pathlib.Path, like: Any) -> tuple[Any, str]:
+  """The state of a checkpoint, or why it cannot be read; on all processes or on none."""
+  state, reason = None, ''
+  try:
+    state = load(folder, like)
+  except Unreadable as error:
+    reason = str(error)
+  if parallel.any_process(bool(reason)):
+    return None, reason or 'another process cannot read it'
+  return state, ''
+
+
+def _check_shapes(folder: pathlib.Path, there: Shapes, here: Shapes, extra: Sequence[str], lacking: Sequence[str]) -> None:
+  tops = {path.partition('/')[0] for path in here}
+  differing = []
+  for path in sorted(there.keys() | here.keys(), key=lambda path: (not path.startswith('params/'), path)):
+    if path in there and path in here:
+      if there[path] != here[path]:
+        differing.append(f'{path} has the shape {there[path]} there and {here[path]} here')
+    elif path.partition('/')[0] in tops and not set(extra if path in there else lacking) & set(path.split('/')):
+      shape, side = (there[path], 'there') if path in there else (here[path], 'here')
+      differing.append(f'{path}, of the shape {shape}, stands {side} alone')
+  if differing:
+    shown, rest = differing[:_SHOWN], len(differing) - _SHOWN
+    more = f'; and {rest} more' if rest > 0 else ''
+    raise CheckpointError(
+      f'{folder} is of another model than the config: {"; ".join(shown)}{more}; '
+      'fix: the model fields, tokenizer and model.path that it was trained with, or another folder'
+    )
+
+
+def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -> bool:
+  """Move the damaged ones out of Orbax's way; return whether the stage was done with the one that is used."""
+  for step, reason in found.items():
+    if reason:
+      names = (f'damaged-{step}' + (f'-{i}' if i else '') for i in range(len(list(directory.iterdir())) + 1))
+      aside = next(directory / name for name in names if not (directory / name).exists())
+      (directory / str(step)).rename(aside)
+      message = '%s cannot be read: %s; it is left aside as %s, and step %d is used'
+      logging.warning(message, directory / str(step), reason, aside.name, used)
+  return is_done(directory / str(used))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+  """An error and what led to it, the first cause last."""
+  causes = [error]
+  while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+    causes.append(cause)
+  return causes
+
+
+def _shapes(tree: Any) -> Shapes:
+  """The shapes of the arrays, by their paths, such as `params/policy/embedding`."""
+  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in paths if hasattr(x, 'shape')}
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

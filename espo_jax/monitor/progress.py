@@ -47,20 +47,21 @@ class _Lines(io.TextIOBase):
 class Progress:
   """Shows how far a stage is, when it will end, and a few of its metrics, on stderr."""
 
-  def __init__(self, stage: str, total: int, initial: int = 0):
+  def __init__(self, stage: str, total: int, initial: int = 0, unit: str = 'step'):
     """Opens the bar.
 
     Args:
       stage: its title.
       total: the last step.
       initial: the steps done before a resume; they do not count in the rate.
+      unit: what is counted, in one word.
     """
     terminal = sys.stderr.isatty()
     self._bar = tqdm(
       desc=stage,
       total=total,
       initial=initial,
-      unit='step',
+      unit=unit,
       file=sys.stderr if terminal else _Lines(sys.stderr),
       bar_format=_BAR if terminal else _LINE,
       dynamic_ncols=terminal,

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +13,15 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # says where the others are expected; jax tells it nowhere else
 from jax.experimental import multihost_utils
 
 T = TypeVar('T')
 
 _ADDRESS, _COUNT, _INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
-_LAUNCHERS = {'SLURM_STEP_NUM_TASKS': 'srun', 'OMPI_COMM_WORLD_SIZE': 'mpirun'}  # what says how many they have started
+_OMPI_4 = 'OMPI_MCA_orte_hnp_uri'  # by which jax finds the first process
+_TOLD_EVERY = 15  # seconds between the lines of a process that waits for others
+_TABLES, _ESTABLISHED = (pathlib.Path('/proc/net/tcp'), pathlib.Path('/proc/net/tcp6')), '01'
 _SILENCE = 30  # seconds without a sign of life after which a process counts as dead, or is not waited for at the end
 _LOST = (
   'Where a connection was lost, another process has ended: its log says why. '
@@ -56,7 +62,8 @@ def process_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
   """The arguments of `jax.distributed.initialize` that follow from the environment; None where there is one process.
 
   `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together say all, `JAX_NUM_PROCESSES=1` that there is no
-  other. Without them jax asks what started it: a TPU pod, GKE, SLURM, Open MPI. Open MPI 5 no longer says where its first
+  other. Without them jax asks what started it: a TPU pod, GKE, SLURM, Open MPI. Of SLURM it asks for the tasks of the whole
+  allocation; what counts is those of the step, one in the shell that `salloc` opens. Open MPI 5 no longer says where its first
   process is, and takes the address beside it.
 
   Raises:
@@ -77,16 +84,31 @@ def process_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
       'process_id': index,
       'cluster_detection_method': 'deactivate',
     }
-  if _ADDRESS in named and 'OMPI_COMM_WORLD_SIZE' in environment:
-    return {
-      'coordinator_address': named[_ADDRESS],
-      'num_processes': _whole('OMPI_COMM_WORLD_SIZE', environment['OMPI_COMM_WORLD_SIZE']),
-      'process_id': _whole('OMPI_COMM_WORLD_RANK', environment['OMPI_COMM_WORLD_RANK']),
-      'local_device_ids': [_whole('OMPI_COMM_WORLD_LOCAL_RANK', environment['OMPI_COMM_WORLD_LOCAL_RANK'])],
-    }
-  if _ADDRESS in named and 'SLURM_STEP_NUM_TASKS' not in environment:
+  if 'OMPI_COMM_WORLD_SIZE' in environment:  # mpirun may run inside of a SLURM step, which then says nothing of the job
+    count = _whole('OMPI_COMM_WORLD_SIZE', environment['OMPI_COMM_WORLD_SIZE'])
+    if count == 1:
+      return None
+    if _ADDRESS in named:
+      return {
+        'coordinator_address': named[_ADDRESS],
+        'num_processes': count,
+        'process_id': _whole('OMPI_COMM_WORLD_RANK', environment['OMPI_COMM_WORLD_RANK']),
+        'local_device_ids': [_whole('OMPI_COMM_WORLD_LOCAL_RANK', environment['OMPI_COMM_WORLD_LOCAL_RANK'])],
+      }
+    if not environment.get(_OMPI_4):
+      raise ValueError(_unsaid('OMPI_COMM_WORLD_SIZE', count, 'mpirun'))
+    return {}
+  if environment.get('SLURM_STEP_NUM_TASKS'):
+    count = _whole('SLURM_STEP_NUM_TASKS', environment['SLURM_STEP_NUM_TASKS'])
+    return None if count == 1 else {'num_processes': count}
+  if _ADDRESS in named:
     raise ValueError(f'{_ADDRESS}={named[_ADDRESS]} alone; fix: {_COUNT} and {_INDEX} beside it, or none of the three')
   return {}
+
+
+def _unsaid(name: str, count: int, launcher: str) -> str:
+  fix = f'{_ADDRESS}=HOST:PORT of the first process, exported to all'
+  return f'{name}={count}, but {launcher} does not say where the first process is; fix: {fix}'
 
 
 def _whole(name: str, value: str) -> int:
@@ -101,20 +123,68 @@ def _initialized(arguments: dict[str, Any] | None) -> bool:
     return False
   jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stage` answers
   try:
-    jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE)
+    with _telling():
+      jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE)
   except ValueError as error:
     if 'coordinator_address' not in str(error):
       raise
-    for name, launcher in _LAUNCHERS.items():
-      if int(os.environ.get(name, 1)) > 1:
-        fix = f'{_ADDRESS}=HOST:PORT of the first process, exported to all'
-        sys.exit(f'error: {name}={os.environ[name]}, but {launcher} does not say where the first process is; fix: {fix}')
+    if arguments:
+      sys.exit(f'error: {_unsaid("SLURM_STEP_NUM_TASKS", arguments["num_processes"], "srun")}')
     return False
   except RuntimeError:
     if arguments:
       raise
     return False  # jax is in use already, as in a notebook, and nobody has said that there are others
   return True
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+  """While the processes wait for each other, a line every so often says so."""
+  there, began = threading.Event(), time.monotonic()
+
+  def tell() -> None:
+    while not there.wait(_TOLD_EVERY):
+      state = distributed.global_state
+      message = waiting(state.process_id, state.num_processes, state.coordinator_address, time.monotonic() - began)
+      print(message, file=sys.stderr, flush=True)
+
+  threading.Thread(target=tell, daemon=True).start()
+  try:
+    yield
+  finally:
+    there.set()
+
+
+def waiting(index: int, count: int | None, address: str | None, seconds: float) -> str:
+  """What a process that waits for the others says; the first one counts who has connected to it, where Linux tells.
+
+  Args:
+    index: Of the process.
+    count: Processes that are expected; None while jax is still asking.
+    address: `HOST:PORT` of the first process.
+    seconds: Since the wait began.
+  """
+  after = f'after {seconds:.0f} s; {_COUNT}=1 runs this process alone'
+  if count is None or address is None:
+    return f'waiting to be told of the other processes, {after}'
+  if index:
+    return f'waiting for the other processes, {count} in all; this is process {index}, the first is to be at {address}, {after}'
+  joined = _connections(address)
+  whom = f'{count} in all' if joined is None else f'{joined} of {count} are there'
+  return f'waiting for the other processes; {whom} {after}'
+
+
+def _connections(address: str) -> int | None:
+  """How many have connected to a port of this machine; None where it cannot be seen."""
+  port, joined = f'{int(address.rpartition(":")[2]):04X}', set()
+  for table in _TABLES:
+    if table.is_file():
+      for line in table.read_text().splitlines()[1:]:
+        _, local, remote, state = line.split()[:4]
+        if local.endswith(f':{port}') and state == _ESTABLISHED:
+          joined.add(remote)
+  return len(joined) or None
 
 
 def is_first() -> bool:

@@ -1,0 +1,93 @@
+"""What of a checkpoint is missing, cut, emptied or zeroed; found from its files, without reading its arrays."""
+
+import json
+import pathlib
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import tensorstore as ts
+
+_CHECKPOINT, _TREE = '_CHECKPOINT_METADATA', '_METADATA'
+_OTHER_JSON = (
+  'metrics/metrics',
+  '*/_sharding',
+  '*/array_metadatas/*',
+)  # orbax reads them where they are, and does without where they are not
+_TAIL = 12  # bytes at the end of an array's part that are never all zero: its last size, and a checksum
+
+
+class _Damage(Exception):
+  """What is wrong, in a line."""
+
+
+def damage(folder: pathlib.Path) -> str:
+  """Why the checkpoint in a folder cannot be read, in one line; '' where nothing is seen to be wrong."""
+  try:
+    is_done(folder)
+    trees = sorted(folder.glob(f'*/{_TREE}'))
+    if not trees:
+      raise _Damage(f'no {_TREE} in it')
+    for path in (*trees, *(path for pattern in _OTHER_JSON for path in sorted(folder.glob(pattern)))):
+      _read(folder, path)
+    for tree in trees:
+      _check_values(folder, tree.parent)
+  except _Damage as found:
+    return str(found)
+  except OSError as error:
+    return f'{error.strerror}: {error.filename}'
+  return ''
+
+
+def is_done(folder: pathlib.Path) -> bool:
+  """Whether the checkpoint says that its stage was done with it."""
+  path = folder / _CHECKPOINT
+  if not path.exists():
+    raise _Damage(f'no {_CHECKPOINT} in it')
+  written = _read(folder, path).get('custom_metadata')
+  if not isinstance(written, dict) or 'done' not in written:
+    raise _Damage(f'{_CHECKPOINT} does not say whether the stage is done')
+  return bool(written['done'])
+
+
+def _read(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
+  raw = path.read_bytes()
+  if not raw:
+    raise _Damage(f'{path.relative_to(folder)} is empty')
+  try:
+    value = json.loads(raw)
+  except ValueError as error:
+    raise _Damage(f'{path.relative_to(folder)} is not JSON ({error})') from error
+  if not isinstance(value, dict):
+    raise _Damage(f'{path.relative_to(folder)} is not a JSON object')
+  return value
+
+
+def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
+  """Hold what the database of an item's arrays says of its files against the files."""
+  base = ts.KvStore.open({'driver': 'file', 'path': f'{item}/'}).result()
+  try:
+    manifest = ts.ocdbt.dump(base).result()
+    places = list(_places(base, manifest['versions'][-1]['root']))
+  except (ValueError, KeyError, IndexError, TypeError) as error:
+    raise _Damage(f'the index of {item.name}/ cannot be read ({str(error).partition(" [")[0]})') from error
+  for file, end in places:
+    path = item / file
+    size = path.stat().st_size
+    if size < end:
+      raise _Damage(f'{path.relative_to(folder)} has {size} bytes of at least {end}')
+    with path.open('rb') as opened:
+      opened.seek(max(0, end - _TAIL))
+      if not any(opened.read(_TAIL)):
+        raise _Damage(f'{path.relative_to(folder)} holds zeros before its byte {end}')
+
+
+def _places(base: ts.KvStore, entry: dict[str, Any]) -> Iterator[tuple[str, int]]:
+  """The files that the values under an entry lie in, and the byte at which each value ends."""
+  if 'indirect_value' in entry:
+    _, folder, place = entry['indirect_value'].split(':', 2)
+    file, offset, length = place.rsplit(':', 2)
+    yield urllib.parse.unquote(folder) + urllib.parse.unquote(file), int(offset) + int(length)
+  if 'location' in entry:
+    for child in ts.ocdbt.dump(base, entry['location']).result()['entries']:
+      yield from _places(base, child)
