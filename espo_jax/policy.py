@@ -42,7 +42,7 @@ class Policy(NamedTuple):
 
 
 def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | None = None) -> Policy:
-  """Find a policy; its parameters are read later.
+  """Find a policy; its parameters are read later, from the same place whatever the working directory is then.
 
   Args:
     checkpoint: The folder of a run, or a Hugging Face directory.
@@ -53,6 +53,7 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
     RequestError: There is no such folder, arm or step.
     ConfigError: The run's config does not fit this version.
   """
+  checkpoint = checkpoint.absolute()  # which orbax asks for
   path = checkpoint / 'config.json'
   if not path.is_file():
     raise RequestError(
@@ -127,7 +128,7 @@ def _load(checkpoint: pathlib.Path, params: Any) -> Params:
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   with context:  # and no checkpointer: it would clean up what a run still in progress is writing
-    return ocp.load(checkpoint, {'params': params})['params']
+    return ocp.load(checkpoint.absolute(), {'params': params})['params']
 
 
 def _stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
