@@ -15,7 +15,7 @@ import sys
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from jax.experimental import topologies
 from ml_collections import config_flags
 
@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1 or not _CONFIG.value:
     raise app.UsageError('--config=FILE, such as experiments/quickstart.py, and flags alone')
+  logging.set_verbosity(logging.WARNING)  # jax tells of every platform that it does not find at INFO
   config, topology = _CONFIG.value, _TOPOLOGY.value
   try:
     mesh = topology_mesh(config, topology)

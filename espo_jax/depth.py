@@ -10,9 +10,9 @@ import sys
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from espo_jax import stops
+from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError, score
@@ -24,6 +24,8 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The folder of a run of es
 _ARM = flags.DEFINE_string('arm', None, "Of the run's arms or stages; its main arm by default.")
 _OUTPUT = flags.DEFINE_string('output', 'depth.png', 'The picture.')
 _ROWS = flags.DEFINE_integer('rows', 6, 'Answers shown.', lower_bound=1)
+
+_FORMATS = ('.png', '.pdf', '.svg')
 
 
 def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
@@ -48,9 +50,9 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
   lengths, tokens, blocks, entropy = jax.device_get((rows.length, rows.tokens, rows.depth.blocks, entropy))
   return [
     {
-      'prompt': problem.prompt,
+      'question': exp.task.question(problem),
       'outcome': 'Right' if verdicts[i] else 'Wrong',
-      'tokens': exp.tokenizer.convert_ids_to_tokens(tokens[i, : lengths[i]].tolist()),
+      'tokens': tasks.token_texts(exp.tokenizer, tokens[i, : lengths[i]].tolist()),
       'blocks': blocks[i, : lengths[i]].tolist(),
       'entropy': np.asarray(entropy[i, : lengths[i]], np.float64).tolist(),
     }
@@ -62,8 +64,11 @@ def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   if not _CHECKPOINT.value:
     sys.exit('error: --checkpoint is missing; fix: --checkpoint=runs/exits, the folder of a run')
+  if pathlib.Path(_OUTPUT.value).suffix not in _FORMATS:
+    sys.exit(f'error: --output={_OUTPUT.value}: no picture; fix: a name that ends in {", ".join(_FORMATS)}')
   try:
     policy = open_policy(pathlib.Path(_CHECKPOINT.value), _ARM.value)
     exp = make_experiment(policy.config)
@@ -72,7 +77,11 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: {error}')
   if exp.model.exits is None:
     sys.exit(f'error: --checkpoint={_CHECKPOINT.value}: its model has no exits; fix: a run with config.exits.every > 0')
-  plot_depth(read_depth(exp, params, _ROWS.value), exp.model.config.num_layers, _OUTPUT.value)
+  rows = read_depth(exp, params, _ROWS.value)
+  try:
+    plot_depth(rows, exp.model.config.num_layers, _OUTPUT.value)
+  except OSError as error:
+    sys.exit(f'error: --output={_OUTPUT.value}: {error.strerror}; fix: a file that can be written')
   print(f'wrote {_OUTPUT.value}')
 
 

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from espo_jax import monitor, parallel
+from espo_jax import monitor, parallel, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
 from espo_jax.stops import StopRule
@@ -35,8 +35,9 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
     full = int(rows.full_length[i])
     examples.append(
       {
+        'question': exp.task.question(problem),
         'prompt': problem.prompt,
-        'tokens': exp.tokenizer.convert_ids_to_tokens(rows.tokens[i, :full].tolist()),
+        'tokens': tasks.token_texts(exp.tokenizer, rows.tokens[i, :full].tolist()),
         **{name: getattr(rows, name)[i, :full].tolist() for name in ('regret', 'z', 'values')},
         'threshold': threshold[i, :full].tolist(),
         'length': int(rows.length[i]),

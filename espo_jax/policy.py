@@ -48,7 +48,7 @@ class Policy(NamedTuple):
 
 
 def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | None = None) -> Policy:
-  """Find a policy; its parameters are read later.
+  """Find a policy; its parameters are read later, from the same place whatever the working directory is then.
 
   Args:
     checkpoint: The folder of a run, or a Hugging Face directory.
@@ -60,6 +60,7 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
     ConfigError: The run's config does not fit this version.
     CheckpointError: The checkpoint is damaged, or all are.
   """
+  checkpoint = checkpoint.absolute()  # which orbax asks for
   path = checkpoint / 'config.json'
   if not path.is_file():
     raise RequestError(

@@ -35,7 +35,7 @@ def compare(
   rates: Sequence[float] = RATES,
   most_lost: float = MOST_LOST,
 ) -> dict[str, Any]:
-  """Replay every rule and write what came of it.
+  """Replay every rule, write what came of it and draw it.
 
   Args:
     folder: Of a run with recorded rollouts, or a part of it.
@@ -51,8 +51,6 @@ def compare(
     RecordingsError: The recordings cannot be used.
     ConfigError: The run's config does not fit this version.
   """
-  from espo_jax.monitor.frontier import plot_frontier  # matplotlib is slow to import and only needed here
-
   recordings, files = replays.read_recordings(folder)
   config = load_config(_config_of(files[0], folder))
   points = [
@@ -74,11 +72,18 @@ def compare(
     'configs': values,
   }
   monitor.atomic_write_text(output / 'frontier.json', monitor.to_json(record, indent=1) + '\n')
-  by_rule: dict[str, list[dict[str, float]]] = {}
-  for point in points:
-    by_rule.setdefault(point.name, []).append(point.held_out._asdict())
-  marked = {rule: point.held_out._asdict() for rule, point in best.items()}
-  plot_frontier(by_rule, marked, replays.REFERENCE, unstopped.tokens_per_solved, output / 'frontier.png')
+  print(f'{format_frontier(record)}\nwrote {output / "frontier.json"}')
+  picture = output / 'frontier.png'
+  with monitor.spared(picture):
+    from espo_jax.monitor.frontier import plot_frontier  # matplotlib is slow to import and only needed here
+
+    by_rule: dict[str, list[dict[str, float]]] = {}
+    for point in points:
+      by_rule.setdefault(point.name, []).append(point.held_out._asdict())
+    marked = {rule: point.held_out._asdict() for rule, point in best.items()}
+    studied = config.stop.name if config.stop.name in by_rule else 'espo'
+    plot_frontier(by_rule, marked, replays.REFERENCE, studied, unstopped.tokens_per_solved, picture)
+    print(f'wrote {picture}')
   return record
 
 
@@ -175,10 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(f'error: --most_lost={args.most_lost}: out of range; fix: a share in [0, 1]')
   output = args.output or args.rollouts / 'replay'
   try:
-    print(format_frontier(compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)))
+    compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)
   except (replays.RecordingsError, ConfigError) as error:
     sys.exit(f'error: {error}')
-  print(f'wrote {output / "frontier.json"}, {output / "frontier.png"}')
 
 
 if __name__ == '__main__':

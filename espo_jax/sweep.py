@@ -55,8 +55,6 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
   if missing := sum(state not in sweeps.FINAL for state in states):
     print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
     return None
-  from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here
-
   outcomes = sweeps.collect(spec, runs)
   compared = sweeps.compare(spec, outcomes)
   table = sweeps.format_comparison(
@@ -66,11 +64,14 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
   environments = [json.loads((run.workdir / 'environment.json').read_text()) for run in runs]
   record = record_of(spec, title, command, runs, environments, compared)
   picture = output.with_suffix('.png')
-  picture.parent.mkdir(parents=True, exist_ok=True)
-  arms.plot_arms(picture, {arm: list(outcomes[arm].values()) for arm in spec.arms}, spec.baseline, spec.curves, spec.scatter)
   monitor.atomic_write_text(output.with_suffix('.json'), monitor.to_json(record, indent=1) + '\n')
   write_page(output.with_suffix('.md'), title, body(spec, record, table, picture.name))
-  print(f'{table}\nwrote {", ".join(str(output.with_suffix(suffix)) for suffix in (".md", ".json", ".png"))}')
+  print(f'{table}\nwrote {output.with_suffix(".md")}, {output.with_suffix(".json")}')
+  with monitor.spared(picture):
+    from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here
+
+    arms.plot_arms(picture, {arm: list(outcomes[arm].values()) for arm in spec.arms}, spec.baseline, spec.curves, spec.scatter)
+    print(f'wrote {picture}')
   return record
 
 

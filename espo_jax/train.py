@@ -191,18 +191,23 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
 
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
   """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
-  from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
-
-  path, levels = directory / 'curve.json', exp.config.calibration.levels
-  if not levels or parallel.from_first(path.exists):
+  path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
+  if not levels:
     return
-  by_level = exp.with_exits(exits.threshold())
-  curve = [{'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels]
-  whole = _evaluate(exp.with_exits(None), params, 'full depth', signals)
-  curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | whole)
-  if parallel.is_first():
-    plot_exit_curve(curve, directory / 'curve.png')
-    monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
+  if not parallel.from_first(path.exists):
+    by_level = exp.with_exits(exits.threshold())
+    curve = [
+      {'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels
+    ]
+    whole = _evaluate(exp.with_exits(None), params, 'full depth', signals)
+    curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | whole)
+    if parallel.is_first():
+      monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
+  if parallel.is_first() and not picture.exists():
+    with monitor.spared(picture):
+      from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
+
+      plot_exit_curve(json.loads(path.read_text()), picture)
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:
@@ -216,14 +221,14 @@ def report_data(task: Task, workdir: pathlib.Path) -> None:
 
 
 def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
-  """Write `summary.json` and the plots, print the table."""
-  from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
-
+  """Write `summary.json`, print the table, draw the plots."""
   summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
-  monitor.write_summary(workdir, summary)
-  drawn = plots.plot_all(workdir, arms, arms[0])
-  print(monitor.format_table(summary))
-  print('\n'.join(f'wrote {path}' for path in [workdir / 'summary.json', *drawn]))
+  written = monitor.write_summary(workdir, summary)
+  print(f'{monitor.format_table(summary)}\nwrote {written}')
+  with monitor.spared(workdir / 'plots'):
+    from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
+
+    print(''.join(f'wrote {path}\n' for path in plots.plot_all(workdir, arms, arms[0])), end='')
   return summary
 
 

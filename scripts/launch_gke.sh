@@ -3,22 +3,20 @@
 #
 #   scripts/launch_gke.sh [--dry-run] --config=experiments/gsm8k.py --workdir=/runs/gsm8k --config.mesh.fsdp=-1 [...]
 #
-# --dry-run prints the manifest instead of applying it. When a pod ends badly the JobSet starts all of them again, up to
-# RESTARTS times, and the run goes on. Settings are variables: IMAGE, with this repository at /espo_jax and its requirements and
-# jax[tpu] installed, and CLAIM, a ReadWriteMany volume claim that becomes /runs, have no default; NAME=espo,
+# --dry-run, wherever it stands, prints the manifest instead of applying it. When a pod ends badly the JobSet starts all of them
+# again, up to RESTARTS times, and the run goes on. Settings are variables: IMAGE, with this repository at /espo_jax and its
+# requirements and jax[tpu] installed, and CLAIM, a ReadWriteMany volume claim that becomes /runs, have no default; NAME=espo,
 # ACCELERATOR=tpu-v5-lite-podslice, TOPOLOGY=4x4, HOSTS=4, CHIPS=4 (a host), SLICES=1, RESTARTS=10.
 # On a cluster made by XPK: xpk workload create --workload=espo --tpu-type=v5litepod-16 --docker-image=IMAGE --command='...'.
 set -euo pipefail
 
-apply=(kubectl apply -f -)
-if [ "${1:-}" = --dry-run ]; then
-  apply=(cat)
-  shift
-fi
+# shellcheck source=scripts/arguments.sh
+source "$(dirname "$0")/arguments.sh"
 if [ $# -eq 0 ]; then
   echo 'error: no flags for espo_jax.train; fix: --config=experiments/gsm8k.py --workdir=/runs/gsm8k' >&2
   exit 2
 fi
+check_flags "$@"
 : "${IMAGE:?IMAGE is not set; fix: IMAGE=region-docker.pkg.dev/project/repository/espo_jax}"
 : "${CLAIM:?CLAIM is not set; fix: CLAIM=NAME of a ReadWriteMany PersistentVolumeClaim}"
 
@@ -32,7 +30,7 @@ quoted() {
   echo "[${out#, }]"
 }
 
-"${apply[@]}" <<MANIFEST
+send kubectl apply -f - <<MANIFEST
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:

@@ -4,24 +4,21 @@
 #
 #   scripts/launch_slurm.sh [--dry-run] --config=experiments/gsm8k.py --workdir=runs/gsm8k --config.mesh.data=-1 [...]
 #
-# --dry-run prints the batch script instead of submitting it. Settings are variables: NODES=1, GPUS=8 (a node), HOURS=24, and
-# SBATCH_PARTITION, SBATCH_ACCOUNT and the like, which sbatch reads itself. The workdir lies on a file system of all nodes;
-# .venv is that of scripts/environment.sh, with jax[cuda13] installed.
+# --dry-run, wherever it stands, prints the batch script instead of submitting it. Settings are variables: NODES=1, GPUS=8 (a
+# node), HOURS=24, and SBATCH_PARTITION, SBATCH_ACCOUNT and the like, which sbatch reads itself. The workdir lies on a file
+# system of all nodes; .venv is that of scripts/environment.sh, with jax[cuda13] installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-submit=(sbatch)
-if [ "${1:-}" = --dry-run ]; then
-  submit=(cat)
-  shift
-fi
+source scripts/arguments.sh
 if [ $# -eq 0 ]; then
   echo 'error: no flags for espo_jax.train; fix: --config=experiments/quickstart.py --workdir=runs/quickstart' >&2
   exit 2
 fi
+check_flags "$@"
 flags=$(printf '%q ' "$@")
 
-"${submit[@]}" <<SCRIPT
+send sbatch <<SCRIPT
 #!/usr/bin/env bash
 #SBATCH --job-name=espo
 #SBATCH --nodes=${NODES:-1}

@@ -8,9 +8,9 @@
 #   scripts/launch_tpu_pod.sh stop              # saves after the step at hand; start with the same flags goes on
 #   scripts/launch_tpu_pod.sh delete
 #
-# --dry-run before the command prints what would be run. Settings are variables: ZONE and SHARE have no default; NAME=espo,
-# TYPE=v5litepod-16, VERSION=v2-alpha-tpuv5-lite. SHARE is an NFS export such as Filestore's 10.0.0.2:/runs; it becomes ~/runs on
-# every worker, where workdirs are: all processes read and write the same checkpoints.
+# --dry-run, wherever it stands, prints what would be run. Settings are variables: ZONE and SHARE have no default; NAME=espo,
+# TYPE=v5litepod-16, VERSION=v2-alpha-tpuv5-lite. SHARE is an NFS export such as Filestore's 10.0.0.2:/runs; it becomes ~/runs
+# on every worker, where workdirs are: all processes read and write the same checkpoints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,13 +19,17 @@ usage() {
   exit 2
 }
 
-dry=
-if [ "${1:-}" = --dry-run ]; then
-  dry=1
-  shift
-fi
-command=${1:-}
-[ -n "$command" ] || usage
+source scripts/arguments.sh
+[ $# -gt 0 ] || usage
+command=$1
+case $command in
+  start)
+    [ $# -gt 1 ] || usage
+    check_flags "${@:2}"
+    ;;
+  create | install | tail | stop | delete) [ $# -eq 1 ] || refuse "$2" "$command takes nothing but --dry-run" 'leave it out' ;;
+  *) refuse "$command" 'no command' 'create, install, start, tail, stop or delete in front' ;;
+esac
 shift
 name=${NAME:-espo} type=${TYPE:-v5litepod-16} version=${VERSION:-v2-alpha-tpuv5-lite}
 zone=${ZONE:?ZONE is not set; fix: ZONE=us-west4-a, where the quota is}
@@ -65,7 +69,6 @@ case $command in
       .venv/bin/python -m pip install --quiet 'jax[tpu]'"
     ;;
   start)
-    [ $# -gt 0 ] || usage
     flags=$(printf '%q ' "$@")
     on_workers all "cd ~/runs
       if [ -e ~/espo.pid ] && kill -0 \"\$(cat ~/espo.pid)\" 2>/dev/null; then echo \"\$(hostname): running\"; exit; fi
@@ -83,5 +86,4 @@ case $command in
       echo "there is no $name in $zone"
     fi
     ;;
-  *) usage ;;
 esac

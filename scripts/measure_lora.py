@@ -7,6 +7,8 @@ qwix adds its adapters by patching `jax.lax.dot_general`, which sees `nn.Dense` 
 `nn.Dense`.
 """
 
+import argparse
+import sys
 import time
 from typing import Any
 from unittest import mock
@@ -52,8 +54,9 @@ def adapters(params: Any) -> int:
   return sum(x.size for path, x in jax.tree_util.tree_leaves_with_path(params) if adapts(path))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
   """The command."""
+  argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   for scan in (False, True):
     ours = step(Decoder(ModelConfig(4096, **SHAPE, scan_layers=scan, lora=Lora(rank=RANK))))
     with mock.patch('espo_jax.model.layers.Projection', dense):
@@ -74,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1:])

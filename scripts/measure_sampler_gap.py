@@ -6,6 +6,7 @@ Writes experiments/benchmarks/sampler_gap.json and sampler_gap.md. The model is 
 an end token is drawn, or at the horizon.
 """
 
+import argparse
 import functools
 import pathlib
 import sys
@@ -57,6 +58,7 @@ def gaps(dtype: str, seed: int) -> np.ndarray:
 
 def main(argv: list[str]) -> None:
   """The command."""
+  argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   results: dict[str, Any] = report.environment('PYTHONPATH=. python scripts/measure_sampler_gap.py', argv) | {'gaps': {}}
   for dtype in ('float32', 'bfloat16'):
     found = gaps(dtype, seed=0)

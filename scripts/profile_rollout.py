@@ -6,6 +6,7 @@ Writes experiments/benchmarks/profile.json and profile.md. Model and lengths are
 several threads, so their times may add up to more than the clock's.
 """
 
+import argparse
 import collections
 import gzip
 import json
@@ -52,6 +53,7 @@ def kind_of(name: str) -> str:
 
 def main(argv: list[str]) -> None:
   """The command."""
+  argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   lengths = workload.log_normal(1000, HORIZON / 2, HORIZON, SIGMA, 0)[:ROWS]
   work = workload.make(lengths, slots=SLOTS, horizon=HORIZON, width=WIDTH, vocabulary=CONFIG.vocab_size, seed=0)
   model, rule = forced.Forced(CONFIG), stops.never()

@@ -1,10 +1,12 @@
 """The rollout's benchmark, with our two contenders on a few short rows."""
 
 import importlib
+import inspect
 import json
 import pathlib
 import re
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -107,3 +109,17 @@ def test_a_contender_that_fails_says_so(script, tmp_path):
   with pytest.raises(protocol.ContenderError, match='no_such_place'):
     contender.ask('load', model='no_such_place')
   contender.close()
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in SCRIPTS.glob('*.py')))
+@pytest.mark.parametrize('word', ['--no-such-option=1', 'word'])
+def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, capsys, name, word):
+  for absent in ('qwix', 'espo_jax.compile_check'):  # not installed for the tests; has absl flags that espo_jax.train has too
+    monkeypatch.setitem(sys.modules, absent, mock.Mock())
+  module = script(name)
+  argv = [*(['--data=data', '--output=out'] if name == 'make_tiny_model' else []), word]
+  monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
+  with pytest.raises(SystemExit) as ended:
+    module.main(*[argv] * len(inspect.signature(module.main).parameters))
+  assert ended.value.code == 2
+  assert word in capsys.readouterr().err

@@ -12,6 +12,9 @@ import time
 import kubernetes_validate
 import pytest
 import yaml
+from absl import app, flags, logging
+
+from espo_jax import train
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 SHELLCHECK = shutil.which('shellcheck', path=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}')
@@ -62,6 +65,119 @@ def test_what_is_missing_is_said(name):
     done = subprocess.run([SCRIPTS / name, *arguments], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert '--config=experiments/' in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+TOOLS = ('gcloud', 'git', 'sbatch', 'srun', 'scontrol', 'kubectl', 'xpk', 'docker', 'envsubst', 'ssh', 'scp', 'sudo', 'python')
+HARMLESS = ('bash', 'cat', 'dirname', 'env', 'sed')
+TRAIN = ['--config=experiments/gsm8k.py', '--workdir=runs/x', '--config.seed=1']
+COMMANDS = {
+  'launch_tpu_pod.sh': [['create'], ['install'], ['start', *TRAIN], ['tail'], ['stop'], ['delete']],
+  'launch_slurm.sh': [TRAIN, TRAIN[:1]],
+  'launch_gke.sh': [TRAIN, TRAIN[:1]],
+}
+CASES = [(name, command) for name, commands in COMMANDS.items() for command in commands]
+UNKNOWN = [
+  'dry-run',
+  '--dry_run',
+  '--dryrun',
+  '--dry-run=true',
+  '-dry-run',
+  '--Dry-Run',
+  '-n',
+  '--help',
+  'now',
+  'create',
+  'config.seed=1',
+  'config=experiments/gsm8k.py',
+  '--workdirs=runs/x',
+  '--workdir',
+  '--configs.seed=1',
+  '--seed=1',
+  '---config.seed=1',
+  '--config=',
+  '--',
+  '',
+  'two words',
+]
+
+
+@pytest.fixture(scope='session')
+def machine(tmp_path_factory):
+  """Runs a script where every tool is a stub that notes its calls and nothing else is there: how it ended, and the calls."""
+  room = tmp_path_factory.mktemp('tools')
+  for tool in TOOLS:
+    stub(room / tool, 'exit 0')
+  for tool in HARMLESS:
+    (room / tool).symlink_to(shutil.which(tool))
+
+  def run(name: str, arguments: list[str]) -> tuple[subprocess.CompletedProcess, dict[str, list[list[str]]]]:
+    env = {'PATH': str(room), 'HOME': str(room), **POD, **GKE}
+    done = subprocess.run([SCRIPTS / name, *arguments], env=env, capture_output=True, text=True, timeout=30)
+    called = {tool: found for tool in TOOLS if (found := calls(room / tool))}
+    for tool in TOOLS:
+      (room / f'{tool}.calls').unlink(missing_ok=True)
+    return done, called
+
+  return run
+
+
+def placed(command: list[str], word: str) -> list[list[str]]:
+  """A command with a word at every position."""
+  return [[*command[:i], word, *command[i:]] for i in range(len(command) + 1)]
+
+
+@pytest.mark.parametrize(('name', 'command'), CASES, ids=lambda x: x if isinstance(x, str) else x[0].partition('=')[0])
+def test_a_dry_run_calls_nothing_wherever_it_is_asked_for(machine, name, command):
+  printed = set()
+  for arguments in [*placed(command, '--dry-run'), ['--dry-run', *command, '--dry-run']]:
+    done, called = machine(name, arguments)
+    assert (done.returncode, called) == (0, {}), (arguments, done.stderr, called)
+    printed.add(done.stdout)
+  assert len(printed) == 1 and '--dry-run' not in next(iter(printed))
+
+
+@pytest.mark.parametrize(('name', 'command'), CASES, ids=lambda x: x if isinstance(x, str) else x[0].partition('=')[0])
+def test_without_a_dry_run_a_command_reaches_its_tool(machine, name, command):
+  done, called = machine(name, command)
+  assert done.returncode == 0, done.stderr
+  assert {'launch_slurm.sh': 'sbatch', 'launch_gke.sh': 'kubectl', 'launch_tpu_pod.sh': 'gcloud'}[name] in called
+
+
+@pytest.mark.parametrize('word', UNKNOWN)
+def test_an_unknown_word_is_refused_before_anything_is_called(machine, word):
+  for name, command in [
+    ('launch_slurm.sh', TRAIN),
+    ('launch_gke.sh', TRAIN),
+    ('launch_tpu_pod.sh', ['start', *TRAIN]),
+    ('launch_tpu_pod.sh', ['create']),
+    ('launch_tpu_pod.sh', ['delete']),
+  ]:
+    for arguments in placed(command, word):
+      done, called = machine(name, arguments)
+      assert (done.returncode, done.stdout, called) == (2, '', {}), (arguments, called)
+      assert 'error: ' in done.stderr and '; fix: ' in done.stderr, arguments
+
+
+def test_every_flag_of_training_is_passed_on(machine):
+  known = [
+    *TRAIN,
+    '--config=experiments/early_exits.py:smoke',
+    '--config.stop.name=espo',
+    "--config.baselines=('never', 'random')",
+    '--config.reward.name=',
+    '--config.rollout.serial.inducer=--dry-run',
+    '--config.model.scan_layers',
+    '--noconfig.model.scan_layers',
+    '--config.stages[0]=rl',
+    '--compilation_cache_dir=',
+  ]
+  modules = {train.__name__, app.__name__, logging.__name__}
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    known += [f'--{flag.name}=1' for flag in defined if module in modules]
+  manifest = yaml.safe_load(machine('launch_gke.sh', ['--dry-run', *known])[0].stdout)
+  assert manifest['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']['containers'][0]['args'] == known
 
 
 # -------------------------------------------------------------------------------------------------------------- TPU pod

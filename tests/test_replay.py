@@ -4,6 +4,7 @@ import json
 import pathlib
 import runpy
 import shlex
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -235,6 +236,15 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
     if rule == 'risk_control':
       np.testing.assert_allclose(parsed.config.stop.budget, max(best[rule]['seen']['false_positives'], 0.01), rtol=1e-2)
     assert values['stop.name'] == rule
+
+
+def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, monkeypatch, caplog, capsys):
+  monkeypatch.setattr('espo_jax.monitor.frontier.plot_frontier', mock.Mock(side_effect=ValueError('broken')))
+  main([f'--rollouts={run_folder}', '--grid', 'smoothing=0.5', '--rates=0.3', '--most_lost=1'])
+  assert json.loads((run_folder / 'replay/frontier.json').read_text())['best']
+  printed = capsys.readouterr().out
+  assert '| espo |' in printed and 'frontier.png' not in printed
+  assert 'frontier.png: this picture was not drawn' in caplog.text and 'ValueError: broken' in caplog.text
 
 
 def test_constants_that_lose_too_much_are_not_chosen(run_folder):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import runpy
 import shlex
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -142,6 +143,15 @@ def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_
   assert trained == [(0, 'start'), (0, 'grpo'), (0, 'dapo'), (1, 'start'), (1, 'grpo'), (2, 'start'), (2, 'grpo'), (2, 'dapo')]
   assert record['columns']['dapo']['accuracy %']['against']['values'].keys() == {'0', '2'}
   assert '| dapo (1 of 3 failed) |' in output.with_suffix('.md').read_text()
+
+
+def test_a_comparison_whose_picture_cannot_be_drawn_is_written(tmp_path, trained, monkeypatch, caplog):
+  monkeypatch.setattr('espo_jax.monitor.arms.plot_arms', mock.Mock(side_effect=ValueError('broken')))
+  output = tmp_path / 'page'
+  sweep(sweep_file(tmp_path, seeds='(0,)'), tmp_path / 'runs', output)
+  assert '| grpo |' in output.with_suffix('.md').read_text()
+  assert json.loads(output.with_suffix('.json').read_text())['columns']['grpo']
+  assert f'{output}.png: this picture was not drawn' in caplog.text
 
 
 def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):

@@ -6,9 +6,10 @@ matplotlib.
 
 from espo_jax.monitor.environment import describe, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
-from espo_jax.monitor.files import atomic_write_arrays, atomic_write_text, to_json
+from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, read_metrics
+from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, format_table, summarise, write_summary
 from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
@@ -21,6 +22,7 @@ __all__ = [
   'SampleWriter',
   'arm_label',
   'atomic_write_arrays',
+  'atomic_write_figure',
   'atomic_write_text',
   'bootstrap_intervals',
   'column',
@@ -32,6 +34,7 @@ __all__ = [
   'pass_at_k',
   'read_metrics',
   'read_samples',
+  'spared',
   'summarise',
   'summarise_samples',
   'to_json',

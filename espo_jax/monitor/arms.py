@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from espo_jax.monitor.files import atomic_write_figure
 from espo_jax.monitor.intervals import mean_interval
 from espo_jax.monitor.metrics import column
-from espo_jax.monitor.plots import BASELINE, COLOURS, STYLE, smoothed
+from espo_jax.monitor.plots import smoothed
+from espo_jax.monitor.style import BASELINE, COLOURS, STYLE, keep_to_shares
 
 
 @runtime_checkable
@@ -60,11 +62,12 @@ def plot_arms(
     panels[-1].set_title(f'{scatter[1]} over {scatter[0]}')
     panels[-1].set_xlabel(scatter[0])
     for axes, name in zip(panels, (*curves, scatter[1]), strict=True):
-      if 'accuracy' in name:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+      if name.endswith('accuracy'):  # a share; differences of accuracies are points
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        keep_to_shares(axes, 'y')
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=len(arms))
-    figure.savefig(path)
+    atomic_write_figure(path, figure)
 
 
 def _curve(axes: Axes, arm: str, runs: Sequence[Recorded], name: str, colour: str) -> None:

@@ -1,18 +1,20 @@
 """Pictures of how deep tokens are read: accuracy against depth, and tokens coloured by where they left."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from espo_jax.monitor.plots import STYLE
+from espo_jax.monitor.files import atomic_write_figure
+from espo_jax.monitor.style import MONO, STYLE, keep_to_shares, shortened, visible
 
-_VISIBLE = str.maketrans({' ': '␣', '\n': '↵', '\t': '⇥', 'Ġ': '␣', 'Ċ': '↵', '▁': '␣'})
 _COLUMNS = 32  # tokens in a line of the grid
+_MOST_LINES = 12  # of a rollout
+_LABEL, _QUESTION = 6, 80  # characters
 
 
 def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -26,37 +28,49 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
     figure = Figure(figsize=(6.4, 4.0), layout='constrained')
     axes = figure.subplots()
     for prefix, label, colour in (('', 'sampled', '#0072B2'), ('greedy_', 'greedy', '#D55E00')):
-      points = sorted((100 * p[f'{prefix}depth'], 100 * p[f'{prefix}accuracy'], p['level']) for p in curve)
-      axes.plot(*zip(*[point[:2] for point in points], strict=True), marker='o', markersize=4, color=colour, label=label)
-      for depth, accuracy, level in points if not prefix else ():
-        text = 'full depth' if level is None else f'{level:g}'
-        axes.annotate(text, (depth, accuracy), textcoords='offset points', xytext=(0, 7), ha='center', fontsize=8)
-    axes.set(xlabel='blocks run, % of all', ylabel='test accuracy, %', title='Exits by a threshold on their heads')
-    axes.legend(loc='lower right')
-    figure.savefig(Path(path))
+      points = sorted((100 * p[f'{prefix}depth'], 100 * p[f'{prefix}accuracy'], *_level(p['level'])) for p in curve)
+      x, y, *_ = zip(*points, strict=True)
+      axes.plot(x, y, marker='o', markersize=4, color=colour, label=label, clip_on=False)
+      for place, tied in itertools.groupby(points if not prefix else (), key=lambda point: point[:2]):
+        text = ', '.join(name for *_, name in tied)  # thresholds that come to the same share a label
+        axes.annotate(text, place, textcoords='offset points', xytext=(0, 7), ha='center', fontsize=8)
+    axes.set(xlabel='blocks run, % of all', ylabel='test accuracy, %')
+    axes.set_title('Exits by a threshold on their heads', pad=20)  # room for the labels of points at the top
+    keep_to_shares(axes, 'x', 100)
+    keep_to_shares(axes, 'y', 100)
+    axes.legend(loc='best')
+    atomic_write_figure(path, figure)
+
+
+def _level(level: float | None) -> tuple[float, str]:
+  """A threshold's place among those that tie, full depth behind all, and its name."""
+  return (np.inf, 'full depth') if level is None else (level, f'{level:g}')
 
 
 def plot_depth(rows: Sequence[Mapping[str, Any]], layers: int, path: str | os.PathLike[str]) -> None:
   """A grid of tokens coloured by the blocks that the states they were drawn from ran through, and depth against entropy.
 
   Args:
-    rows: Rollouts: `prompt`, `tokens`, `blocks`, `entropy` (nats), `outcome`; lists have an entry a token.
+    rows: Rollouts: `question`, `tokens` (texts), `blocks`, `entropy` (nats), `outcome`; lists have an entry a token. Of a long
+      rollout the grid shows the first tokens.
     layers: Blocks of the model.
-    path: Of the PNG.
+    path: Of the picture.
   """
-  lines = [-(-len(row['tokens']) // _COLUMNS) for row in rows]
+  lines = [min(-(-len(row['tokens']) // _COLUMNS), _MOST_LINES) for row in rows]
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(12, 3.6 + 0.34 * sum(lines) + 0.5 * len(rows)), layout='constrained')
     axes = figure.subplots(len(rows) + 1, 1, height_ratios=[*(n + 1 for n in lines), 9])
     for row, count, ax in zip(rows, lines, axes[:-1], strict=True):
+      tokens = row['tokens'][: count * _COLUMNS]
       grid = np.full(count * _COLUMNS, np.nan)
-      grid[: len(row['tokens'])] = row['blocks']
+      grid[: len(tokens)] = row['blocks'][: len(tokens)]
       ax.imshow(grid.reshape(count, _COLUMNS), cmap='viridis', vmin=0, vmax=layers, aspect='auto')
-      for i, token in enumerate(row['tokens']):
+      for i, token in enumerate(tokens):
         shade = 'black' if row['blocks'][i] > 0.6 * layers else 'white'
-        text = token.translate(_VISIBLE)[:6]
-        ax.text(i % _COLUMNS, i // _COLUMNS, text, ha='center', va='center', color=shade, fontsize=8, parse_math=False)
-      ax.set_title(f'{row["outcome"]}: {" ".join(row["prompt"].split())[-90:]}', parse_math=False)
+        text, place = visible(token, _LABEL), (i % _COLUMNS, i // _COLUMNS)
+        ax.text(*place, text, ha='center', va='center', color=shade, family=MONO, fontsize=6, parse_math=False)
+      part = f', first {len(tokens)} of {len(row["tokens"])} tokens' if len(tokens) < len(row['tokens']) else ''
+      ax.set_title(f'{row["outcome"]}{part}: {shortened(row["question"], _QUESTION)}', parse_math=False)
       ax.set(xticks=[], yticks=[])
       ax.grid(visible=False)
     figure.colorbar(axes[0].images[0], ax=list(axes[:-1]), label='blocks run', shrink=0.8)
@@ -65,4 +79,4 @@ def plot_depth(rows: Sequence[Mapping[str, Any]], layers: int, path: str | os.Pa
     axes[-1].scatter(entropy, blocks + jitter, s=8, alpha=0.5, color='#0072B2', linewidths=0)
     axes[-1].set(xlabel='entropy of the distribution that the token was drawn from, nats', ylabel='blocks run')
     axes[-1].set_title('Depth against uncertainty')
-    figure.savefig(Path(path))
+    atomic_write_figure(path, figure)

@@ -11,19 +11,22 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from espo_jax.monitor.style import BASELINE, MONO, shortened, visible
+
 REGRET, Z, THRESHOLD, STOP = '#A9B7C6', '#0072B2', '#D55E00', '#111111'
-_MAX_LABELS = 48  # more tokens than this do not fit below an axis
-_MAX_LABEL = 6  # characters
-_PROMPT: dict[str, Any] = {'family': 'DejaVu Sans Mono', 'fontsize': 9, 'fontweight': 'normal', 'color': '#5F6B7A'}
-_VISIBLE = str.maketrans({' ': '␣', '\n': '↵', '\t': '⇥', 'Ġ': '␣', 'Ċ': '↵', '▁': '␣'})
+_MAX_TOKENS = 48  # more do not fit below an axis
+_MAX_LABEL = 8  # characters
+_BEFORE = 32  # of the tokens shown of a longer rollout, those before the one that matters
+_UNREACHABLE = 1e30  # a rule that never stops has no threshold
+_QUESTION: dict[str, Any] = {'family': MONO, 'fontsize': 9, 'color': BASELINE, 'parse_math': False}
 
 
 @dataclass(frozen=True)
 class Example:
   """One rollout with the statistics of its stop rule; `correct` is None where its end was never seen."""
 
-  prompt: str
-  tokens: tuple[str, ...]
+  question: str
+  tokens: tuple[str, ...]  # the text of each
   regret: Float[np.ndarray, ' T']
   z: Float[np.ndarray, ' T']
   threshold: Float[np.ndarray, ' T']
@@ -67,55 +70,69 @@ def choose(examples: Sequence[Example], count: int) -> list[Example]:
   return chosen
 
 
-def draw(axes: Axes, example: Example, prompt_width: int) -> dict[str, Any]:
+def draw(axes: Axes, example: Example, question_width: int) -> dict[str, Any]:
   """Draws regret as bars, z against its threshold as lines, the stop as a marker; what was not trained on is shaded.
 
+  Of a long rollout those tokens are shown, with their text, that lie around the stop, or else around the closest call.
+
   Args:
-    axes: where; its titles become the outcome and the prompt.
+    axes: where; the outcome becomes its title, with the question below.
     example: the rollout.
-    prompt_width: the characters of the prompt that fit.
+    question_width: the characters that fit across it.
 
   Returns:
     The entries of its legend, by label.
   """
   count, end = len(example.regret), example.length
-  x = np.arange(1, count + 1)
-  few = count <= _MAX_LABELS
+  labelled = len(example.tokens) >= count
+  first, last = _window(example) if labelled else (0, count)  # counted from 0, the last one excluded
+  shown, x = slice(first, last), np.arange(first + 1, last + 1)
+  few = last - first <= _MAX_TOKENS
   legend: dict[str, Any] = {}
   thickness = 1.8 if few else 1.1
-  legend['regret $g_t$ (nats)'] = axes.bar(x, example.regret, width=0.7 if few else 1.0, color=REGRET)
+  legend['regret $g_t$ (nats)'] = axes.bar(x, example.regret[shown], width=0.7 if few else 1.0, color=REGRET)
   (legend['smoothed regret $z_t$'],) = axes.plot(
-    x, example.z, color=Z, linewidth=thickness, marker='o' if few else '', markersize=3.5
+    x, example.z[shown], color=Z, linewidth=thickness, marker='o' if few else '', markersize=3.5
   )
-  (legend[r'threshold $\beta\,\max(V_t, \epsilon)$'],) = axes.plot(
-    x, example.threshold, color=THRESHOLD, linewidth=thickness, linestyle='--'
-  )
-  if example.stopped and end <= count:
+  if np.isfinite(example.threshold[shown]).any():
+    (legend[r'threshold $\beta\,\max(V_t, \epsilon)$'],) = axes.plot(
+      x, example.threshold[shown], color=THRESHOLD, linewidth=thickness, linestyle='--'
+    )
+  if example.stopped and first < end <= last:
     (legend['stopped'],) = axes.plot(end, example.z[end - 1], 'X', color=STOP, markersize=11, markeredgecolor='white', zorder=5)
-  if end < count:
-    legend['decoded for measurement only'] = axes.axvspan(end + 0.5, count + 0.5, color='0.5', alpha=0.12, linewidth=0)
+  if end < last:
+    legend['decoded for measurement only'] = axes.axvspan(end + 0.5, last + 0.5, color='0.5', alpha=0.12, linewidth=0)
   axes.axhline(0, color='0.6', linewidth=0.8, zorder=0)
-  axes.set_xlim(0.4, count + 0.6)
-  axes.set_title(example.outcome)
-  axes.set_title(_shorten(example.prompt, prompt_width), loc='right', parse_math=False, **_PROMPT)
-  labels = [token.translate(_VISIBLE) for token in example.tokens[:count]]
-  widest = max(map(len, labels), default=0)
-  if few and len(labels) == count and widest <= _MAX_LABEL:
-    axes.set_xticks(x, labels, parse_math=False, family='DejaVu Sans Mono', fontsize=9, rotation=0 if widest <= 2 else 90)
+  axes.set_xlim(first + 0.4, last + 0.6)
+  axes.set_title(example.outcome, loc='left', pad=24)
+  question = shortened(example.question, question_width)
+  axes.annotate(question, (0, 1), xycoords='axes fraction', xytext=(0, 8), textcoords='offset points', **_QUESTION)
+  if labelled:
+    labels = [visible(token, _MAX_LABEL) for token in example.tokens[shown]]
+    upright = (max(map(len, labels)) + 1) * len(labels) > question_width
+    axes.set_xticks(x, labels, parse_math=False, family=MONO, fontsize=8 if upright else 9, rotation=90 if upright else 0)
     axes.tick_params(axis='x', length=0)
-  else:
-    axes.set_xlabel('token')
+  if last - first < count or not labelled:
+    axes.set_xlabel('token' if last - first == count else f'tokens {first + 1} to {last} of {count}')
   return legend
 
 
-def _shorten(text: str, width: int) -> str:
-  """One line of at most `width` characters; its end is kept, where a prompt has its question."""
-  line = ' '.join(text.split())
-  return line if len(line) <= width else '…' + line[len(line) - width + 1 :].lstrip()
+def _window(example: Example) -> tuple[int, int]:
+  """The tokens to show, from and up to: all where they fit."""
+  count = len(example.regret)
+  if count <= _MAX_TOKENS:
+    return 0, count
+  if example.stopped:
+    centre = example.length - 1
+  else:
+    margin = example.z - example.threshold
+    centre = int(np.nanargmax(margin)) if np.isfinite(margin).any() else 0
+  first = min(max(centre - _BEFORE, 0), count - _MAX_TOKENS)
+  return first, first + _MAX_TOKENS
 
 
 def _tells_most(example: Example) -> tuple[bool, int]:
-  return example.correct is not True, min(len(example.regret), _MAX_LABELS) - max(len(example.regret) - _MAX_LABELS, 0)
+  return example.correct is not True, min(len(example.regret), _MAX_TOKENS) - max(len(example.regret) - _MAX_TOKENS, 0)
 
 
 def _example(item: Mapping[str, Any]) -> Example | None:
@@ -127,11 +144,11 @@ def _example(item: Mapping[str, Any]) -> Example | None:
   if not len(regret) == len(z) == len(threshold) > 0:
     return None
   return Example(
-    prompt=item.get('prompt', ''),
+    question=item.get('question', ''),
     tokens=tuple(item.get('tokens', ())),
     regret=regret,
     z=z,
-    threshold=threshold,
+    threshold=np.where(threshold < _UNREACHABLE, threshold, np.nan),
     length=length,
     full_length=int(item.get('full_length', length)),
     stop_reason=stop_reason,

@@ -1,13 +1,17 @@
-"""Writing small files so that a kill leaves either the old one or the new one, and JSON that every reader accepts."""
+"""Writing files so that a kill leaves either the old one or the new one, and JSON that every reader accepts."""
 
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -18,6 +22,17 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
   """Replaces the NumPy archive at `path` in one step; equal arrays make equal files. Its folder is created."""
   _atomic_write(Path(path), lambda file: np.savez_compressed(file, **arrays))
+
+
+def atomic_write_figure(path: str | os.PathLike[str], figure: 'Figure') -> None:
+  """Replaces the picture at `path` in one step, in the format that its suffix names; its folder is created."""
+
+  def write(file: BinaryIO) -> None:
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', r'Glyph \d+ ')  # text may be of any script; a letter that no font has is an empty box
+      figure.savefig(file, format=Path(path).suffix.removeprefix('.'))
+
+  _atomic_write(Path(path), write)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -16,32 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from espo_jax.monitor.examples import Example, choose, draw, read_examples
+from espo_jax.monitor.files import atomic_write_figure
 from espo_jax.monitor.metrics import column, read_metrics
+from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.report import arm_label
+from espo_jax.monitor.style import BASELINE, COLOURS, STYLE, keep_to_shares
 
 _METHOD = 'espo'  # the arm that takes the first colour and whose rollouts are shown
-BASELINE = '#5F6B7A'
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe and Ito: safe for colour-blind readers
-STYLE: dict[Any, Any] = {
-  'figure.dpi': 160,
-  'figure.constrained_layout.h_pad': 0.1,
-  'figure.constrained_layout.w_pad': 0.1,
-  'font.size': 10,
-  'axes.titlesize': 11,
-  'axes.titleweight': 'bold',
-  'axes.titlelocation': 'left',
-  'axes.titlepad': 10,
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.edgecolor': '#444444',
-  'axes.grid': True,
-  'axes.axisbelow': True,
-  'grid.color': '#E6E6E6',
-  'grid.linewidth': 0.8,
-  'lines.linewidth': 1.8,
-  'legend.frameon': False,
-  'legend.fontsize': 9,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -81,10 +62,10 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
     baseline: the arm that savings refer to.
 
   Returns:
-    The files written. What is missing is noted in the log and in the panel that it would have filled.
+    The files written. What is missing is noted in the log and in the panel that it would have filled; a picture that cannot be
+    drawn is a warning.
   """
   folder = Path(workdir) / 'plots'
-  folder.mkdir(parents=True, exist_ok=True)
   loaded = _load(Path(workdir), arms, baseline)
   examples = _load_examples(Path(workdir), [arm for arm in arms if arm != baseline] or arms)
   pictures: dict[str, Callable[[], Figure]] = {
@@ -99,8 +80,9 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
   with matplotlib.rc_context(STYLE):
     for name, picture in pictures.items():
       path = folder / f'{name}.png'
-      picture().savefig(path)
-      written.append(path)
+      with spared(path):
+        atomic_write_figure(path, picture())
+        written.append(path)
   return written
 
 
@@ -120,8 +102,10 @@ def _load_examples(workdir: Path, arms: Sequence[str]) -> list[Example]:
   """Of ESPO, else of the first arm that has any."""
   for name in sorted(arms, key=lambda arm: arm != _METHOD):
     path = workdir / 'arms' / name / 'examples.json'
-    if path.exists() and (examples := read_examples(path)):
-      return examples
+    if path.exists():
+      with spared(path):
+        if examples := read_examples(path):
+          return examples
   _log.warning('no rollouts to draw: no arm of %s has an examples.json with regret, z and threshold', list(arms))
   return []
 
@@ -130,7 +114,7 @@ def _accuracy_and_length(arms: Sequence[_Arm]) -> Figure:
   figure = Figure(figsize=(10, 4), layout='constrained')
   left, right = figure.subplots(1, 2)
   _curves(left, arms, 'accuracy', 'Training accuracy')
-  left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  _percent(left)
   _curves(right, arms, 'rollout/length_mean', 'Mean rollout length (tokens)')
   right.set_ylim(bottom=0)
   return figure
@@ -152,7 +136,10 @@ def _tokens_saved(arms: Sequence[_Arm], baseline: str) -> Figure:
     _finish(axes, f'{title} (against {arm_label(baseline)})', bool(references and others))
     axes.set_xlabel('update')
     axes.axhline(0, color='0.6', linewidth=0.8, zorder=0)
-  left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  if any(np.any(np.less(line.get_ydata(), 0)) for line in left.lines):  # more tokens than the baseline: a share below 0
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+  else:
+    _percent(left)
   right.yaxis.set_major_formatter(EngFormatter(sep=''))
   return figure
 
@@ -162,19 +149,19 @@ def _stop_rate_and_beta(arms: Sequence[_Arm]) -> Figure:
   left, right = figure.subplots(1, 2)
   stopping = [replace(arm, rows=[row for row, on in zip(arm.rows, arm.stopping, strict=True) if on]) for arm in arms]
   _curves(left, stopping, 'stop/rate', 'Share of rollouts stopped')
-  left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   left.set_ylim(bottom=0)
+  _percent(left)
   _curves(right, stopping, 'stop/beta', r'Threshold factor $\beta$', smooth=False)
   return figure
 
 
 def _regret_traces(examples: Sequence[Example]) -> Figure:
   chosen = choose(examples, 4)
-  figure = Figure(figsize=(10, 2.4 * len(chosen) + 0.6), layout='constrained')
+  figure = Figure(figsize=(10, 2.9 * len(chosen) + 0.6), layout='constrained')
   panels = figure.subplots(len(chosen), 1, squeeze=False)[:, 0]
   handles: dict[str, Any] = {}
   for axes, example in zip(panels, chosen, strict=True):
-    handles |= draw(axes, example, prompt_width=60)
+    handles |= draw(axes, example, question_width=110)
     axes.grid(visible=False, axis='x')
   figure.legend(list(handles.values()), list(handles), loc='outside lower center', ncols=len(handles))
   return figure
@@ -188,14 +175,14 @@ def _overview(arms: Sequence[_Arm], baseline: str, examples: Sequence[Example]) 
   for arm in shown:
     saving = '' if arm.name == baseline or not paid else f' ({100 * (arm.tokens[-1] / paid - 1):+.0f} % tokens)'
     tokens, accuracy = _curve(left, arm, arm.tokens, 'accuracy', arm.label + saving)
-    left.plot(tokens[-1], accuracy[-1], 'o', color=arm.colour, markersize=8, markeredgecolor='white')
+    left.plot(tokens[-1], accuracy[-1], 'o', color=arm.colour, markersize=8, markeredgecolor='white', clip_on=False)
   _finish(left, 'Training accuracy over rollout tokens', bool(shown))
   left.set_xlabel('rollout tokens')
   left.xaxis.set_major_formatter(EngFormatter(sep=''))
-  left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  _percent(left)
   stopped = [example for example in choose(examples, 1) if example.stopped]
   if stopped:
-    handles = draw(right, stopped[0], prompt_width=18)
+    handles = draw(right, stopped[0], question_width=72)
     right.grid(visible=False, axis='x')
     low, high = right.get_ylim()
     right.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
@@ -225,6 +212,11 @@ def _curve(
     y = smoothed(y)
   axes.plot(x, y, color=arm.colour, label=label)
   return x, y
+
+
+def _percent(axes: Axes) -> None:
+  axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+  keep_to_shares(axes, 'y')
 
 
 def _finish(axes: Axes, title: str, drawn: bool) -> None:

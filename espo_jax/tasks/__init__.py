@@ -9,6 +9,7 @@ from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.math import Math
+from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 TASKS: dict[str, type[Task]] = {'chain': Chain, 'countdown': Countdown, 'math': Math}
@@ -40,4 +41,5 @@ __all__ = [
   'encode_text',
   'get',
   'grade',
+  'token_texts',
 ]

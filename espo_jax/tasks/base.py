@@ -62,6 +62,10 @@ class Task(Protocol):
   def problem(self, split: str, index: int) -> Problem:
     """The problem at `index` of `split` ('train' or 'test'), a pure function of (the task's seed, split, index)."""
 
+  def question(self, problem: Problem) -> str:
+    """The problem for a person to read: without what the prompt has around it for the model."""
+    return problem.prompt
+
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
     """A supervised response, without the end token."""
 

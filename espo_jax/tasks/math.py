@@ -124,13 +124,17 @@ class Math(Task):
     row = self._row(split, index)
     return Problem(identity, self._write(row.problem), row.answer)
 
+  def question(self, problem: Problem) -> str:
+    """The problem as the benchmark has it: no chat template, no instruction."""
+    return self._row_of(problem).problem
+
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
     """The written solution; where the prompt opens a thought, it closes the thought and repeats the answer in a box.
 
     Raises:
       DataError: The benchmark has no written solutions.
     """
-    row = self._row('test' if problem.id & split_bit('test') else 'train', problem.id >> 1)
+    row = self._row_of(problem)
     if row.solution is None:
       raise DataError(f"{row.place}: no written solution; fix: leave 'warm_start' out of stages, or another data.benchmark")
     return self._response(row)
@@ -192,6 +196,9 @@ class Math(Task):
     grader = Grader(self._workers, self._deadline)
     atexit.register(grader.close)
     return grader
+
+  def _row_of(self, problem: Problem) -> Row:
+    return self._row('test' if problem.id & split_bit('test') else 'train', problem.id >> 1)
 
   def _row(self, split: str, index: int) -> Row:
     rows = self._rows[split]
