@@ -20,11 +20,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import exits, monitor, parallel, steps
+from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
+from espo_jax.headline import headline
 from espo_jax.learner import TrainState, init_state
+from espo_jax.memory import during
 from espo_jax.model import Params
 from espo_jax.policy import start_params
 from espo_jax.stage import Interrupted, Interruption, Stage, Step, TrainingFailed, interruption, run_stage
@@ -59,6 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     ConfigError: Before any device is touched.
     Interrupted: A signal asked for it; the same call goes on.
     DataError: A data file cannot be used.
+    DeviceError: jax finds no device.
+    OutOfMemory: A device or the host has no memory left.
     TrainingFailed: The loss or the gradients stayed non-finite.
   """
   workdir = pathlib.Path(workdir).absolute()
@@ -66,6 +71,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   same_config(config, workdir / 'config.json')
   workdir.mkdir(parents=True, exist_ok=True)
   exp = make_experiment(config)
+  if parallel.is_first():
+    print(headline(exp, workdir), flush=True)
   report_data(exp.task, workdir)
   if parallel.is_first():
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
@@ -95,6 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
 # ---------------------------------------------------------------------------------------------------------------- stages
 
 
+@during('warm start')
 def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
   """Supervised training on written solutions; or what another run has learned."""
   c = exp.config
@@ -110,6 +118,7 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
   return state.params
 
 
+@during('calibration')
 def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> Params:
   """The exits learn from the model at full depth."""
   c = exp.config
@@ -121,6 +130,7 @@ def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals:
   return state.params
 
 
+@during('critic warm-up')
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
   """Updates without a stop rule, common to all arms, until the critic can be trusted; one where there is nothing to trust."""
   c = exp.config
@@ -138,6 +148,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   return run_stage(stage, state, signals)
 
 
+@during('reinforcement learning')
 def reinforce(
   exp: Experiment,
   arm: str,
@@ -167,6 +178,7 @@ def reinforce(
   return rule, state
 
 
+@during('evaluation')
 def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[str, float]:
   """The result on the test split; computed once."""
   path = directory / 'evaluation.json'
@@ -177,6 +189,7 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path) -> dict[
   return parallel.from_first(lambda: json.loads(path.read_text()))
 
 
+@during('evaluation')
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path) -> None:
   """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
   from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
@@ -285,7 +298,7 @@ def main(argv: list[str]) -> None:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   keep_compiled(_CACHE.value)
-  with parallel.job():
+  with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
       train(_CONFIG.value.lock(), str(_WORKDIR.value))
     except Interrupted as stopped:
