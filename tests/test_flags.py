@@ -308,7 +308,7 @@ BAD_ROWS = [
   GOOD | {'answer': 'no final answer'},
   GOOD | {'question': 3},
   GOOD | {'question': '   '},
-  GOOD | {'question': 'a <|im_end|> b'},
+  GOOD | {'question': 'a <|end|> b'},
   [1],
   'text',
 ]
@@ -322,9 +322,9 @@ def test_a_malformed_row_of_an_evaluation_is_answered_by_a_flag_of_it(model, row
   message = str(caught.value)
   assert f'{data}:2' in message and '--on_error=skip' in message
   takeable(message, OWN)
-  with pytest.raises(SystemExit) as caught:
-    prepare_data.main(['--benchmark=gsm8k', f'--data={data}', '--split=test', f'--output={tmp_path / "prepared"}'])
-  if '<|im_end|>' not in str(row):
+  if '<|end|>' not in str(row):  # which only a tokenizer makes a fault
+    with pytest.raises(SystemExit) as caught:
+      prepare_data.main(['--benchmark=gsm8k', f'--data={data}', '--split=test', f'--output={tmp_path / "prepared"}'])
     assert '--on_error=skip' in str(caught.value)
     takeable(str(caught.value), {'benchmark', 'data', 'split', 'output', 'on_error'})
 
