@@ -1,9 +1,12 @@
 """A machine without a device or without memory is told of in one line: what is missing, where it was met, and what to do."""
 
 import json
+import os
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 import types
 
 import jax
@@ -355,3 +358,16 @@ def test_an_unreadable_config_of_a_run_is_an_error_not_a_traceback(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps([1]))
   with pytest.raises(ConfigError, match=r'config.json: not an object but list; fix: '):
     load_config(tmp_path / 'config.json')
+
+
+def test_compile_check_without_a_device_says_so_too():
+  done = subprocess.run(
+    [sys.executable, '-m', 'espo_jax.compile_check', '--config=experiments/quickstart.py', '--topology=local'],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cuda'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert re.search(r'^error: JAX_PLATFORMS=cuda: jax finds no such device.*; fix: ', done.stderr, re.MULTILINE)
