@@ -10,6 +10,7 @@ as they can be, so packing saves nothing. A program fits where there is room for
 moments during a rollout. The command exits with 1 where one does not, and says what to change.
 """
 
+import functools
 import os
 import sys
 
@@ -20,7 +21,9 @@ from jax.experimental import topologies
 from ml_collections import config_flags
 
 from espo_jax import compiled, parallel
+from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import ConfigError, parse_flags, validate
+from espo_jax.memory import device_bytes
 from espo_jax.tasks import DataError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().')
@@ -43,9 +46,10 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
 
   Raises:
     ConfigError: There is no such slice, or the mesh does not fit it.
+    DeviceError: jax finds no device here.
   """
   if topology == 'local':
-    devices = jax.devices()
+    devices = parallel.find_devices()
   else:
     chip = topology.partition(':')[0]
     if chip not in compiled.CHIPS:
@@ -58,6 +62,7 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
     except Exception as error:  # libtpu is missing, or it knows no such slice
       fix = 'fix: pip install libtpu, and a slice that exists, such as v5p:2x2x2 or v5e:4x4'
       raise ConfigError([f'--topology={topology}: {str(error).splitlines()[0]}; {fix}']) from error
+    parallel.find_devices()  # constants are made here, not there
   try:
     return parallel.make_mesh(**config.mesh.to_dict(), devices=devices)
   except ValueError as error:
@@ -68,17 +73,22 @@ def memory_limit(topology: str) -> float:
   """GiB a device: the chip's, the GPU's, or an equal share of the machine's."""
   if topology != 'local':
     return compiled.CHIPS[topology.partition(':')[0]].memory
-  stats = jax.local_devices()[0].memory_stats() or {}  # none on a CPU
-  here = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
-  return stats.get('bytes_limit', here) / compiled.GIB
+  return device_bytes() / compiled.GIB
 
 
 def main(argv: list[str]) -> None:
   """The command."""
-  if len(argv) > 1 or not _CONFIG.value:
-    raise app.UsageError('--config=FILE, such as experiments/quickstart.py, and flags alone')
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.mesh.fsdp=4')
+  if not _CONFIG.value:
+    sys.exit('error: --config is missing; fix: --config=..., such as experiments/quickstart.py')
   logging.set_verbosity(logging.WARNING)  # jax tells of every platform that it does not find at INFO
-  config, topology = _CONFIG.value, _TOPOLOGY.value
+  with machine_errors(functools.partial(lower_fields, _CONFIG.value)):
+    compile_programs(_CONFIG.value, _TOPOLOGY.value)
+
+
+def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
+  """Compile, report, and exit with 1 where something does not fit."""
   try:
     mesh = topology_mesh(config, topology)
     config.mesh.update(dict(mesh.shape))  # what was -1 is known now

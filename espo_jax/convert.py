@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from espo_jax.configs import ConfigError, validate
-from espo_jax.experiment import make_experiment
+from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError, save_hf
-from espo_jax.policy import RequestError, open_policy
-from espo_jax.tasks import DataError
+from espo_jax.policy import RequestError, experiment_of, open_policy
 
 
 def convert(
@@ -32,23 +31,23 @@ def convert(
     step: A step that has a checkpoint; None for the newest that is whole.
 
   Raises:
-    RequestError: There is no such run, arm or step.
+    RequestError: There is no such run, arm or step; its config does not fit this machine; its data, which brings its tokenizer,
+      cannot be used.
     WeightsError: The output exists, or its format cannot express the model.
-    ConfigError: The run's config does not fit this version or this machine.
+    ConfigError: The run's config does not fit this version.
     CheckpointError: The checkpoint is damaged, or is another model's.
-    DataError: The run's data, which brings its tokenizer, cannot be used.
   """
   policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
   if not policy.is_run:
     raise RequestError(f'--checkpoint={checkpoint} is a Hugging Face directory already; fix: the folder of a run')
-  validate(policy.config, training=False)
-  exp = make_experiment(policy.config)
+  exp = experiment_of(pathlib.Path(checkpoint), policy)
   save_hf(output, exp.model.config, policy.load(exp)['policy'], tokenizer=exp.tokenizer, end_tokens=exp.end_tokens)
 
 
+@machine_errors(lambda phase: lower_flags({}, 'JAX_PLATFORMS=cpu, which has the memory of the host, or a larger host'))
 def main(argv: Sequence[str]) -> None:
   """The command."""
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog='python -m espo_jax.convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--checkpoint', required=True, help='the folder of a run of espo_jax.train')
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
   args = parser.parse_args(argv)
   try:
     convert(**vars(args))
-  except (RequestError, CheckpointError, ConfigError, DataError, WeightsError) as error:
+  except (RequestError, CheckpointError, ConfigError, WeightsError) as error:
     sys.exit(f'error: {error}')
   print(f'wrote {args.output}')
 

@@ -13,12 +13,13 @@ import numpy as np
 from absl import app, flags, logging
 
 from espo_jax import stops, tasks
-from espo_jax.configs import ConfigError
-from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.commands import lower_flags, machine_errors
+from espo_jax.configs import ConfigError, parse_flags
+from espo_jax.experiment import Experiment
 from espo_jax.learner import CheckpointError, score
-from espo_jax.model import Params
+from espo_jax.model import Params, WeightsError
 from espo_jax.monitor.depth import plot_depth
-from espo_jax.policy import RequestError, open_policy
+from espo_jax.policy import RequestError, experiment_of, open_policy
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The folder of a run of espo_jax.train with exits.')
 _ARM = flags.DEFINE_string('arm', None, "Of the run's arms or stages; its main arm by default.")
@@ -60,6 +61,9 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
   ]
 
 
+@machine_errors(
+  lambda phase: lower_flags({'rows': _ROWS.value // 2 or None}, 'JAX_PLATFORMS=cpu, which has the memory of the host')
+)
 def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1:
@@ -71,12 +75,13 @@ def main(argv: list[str]) -> None:
     sys.exit(f'error: --output={_OUTPUT.value}: no picture; fix: a name that ends in {", ".join(_FORMATS)}')
   try:
     policy = open_policy(pathlib.Path(_CHECKPOINT.value), _ARM.value)
-    exp = make_experiment(policy.config)
+    exp = experiment_of(pathlib.Path(_CHECKPOINT.value), policy)
+    if exp.model.exits is None:
+      fix = 'a run trained with --config.exits.every=2, say'
+      raise RequestError(f'--checkpoint={_CHECKPOINT.value}: its model has no exits; fix: {fix}')
     params = policy.load(exp)
-  except (CheckpointError, ConfigError, RequestError) as error:
+  except (CheckpointError, ConfigError, RequestError, WeightsError) as error:
     sys.exit(f'error: {error}')
-  if exp.model.exits is None:
-    sys.exit(f'error: --checkpoint={_CHECKPOINT.value}: its model has no exits; fix: a run with config.exits.every > 0')
   rows = read_depth(exp, params, _ROWS.value)
   try:
     plot_depth(rows, exp.model.config.num_layers, _OUTPUT.value)
@@ -86,4 +91,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

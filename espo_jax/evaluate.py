@@ -5,13 +5,14 @@
 
 The output folder then holds samples.jsonl, an answer a line with its text and its grade, and summary.json: avg@k, pass@k and
 maj@k with 95 % intervals, lengths of right and wrong answers, what was cut off or not graded. The same command goes on with an
-evaluation that was interrupted; the answers are those of an uninterrupted one.
+evaluation that was interrupted; on the same processor with as many threads the answers are those of an uninterrupted one.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
@@ -23,17 +24,19 @@ import jax
 from absl import logging
 
 from espo_jax import monitor, parallel, tasks
+from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluation import prompts_per_batch, sample_answers
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError
+from espo_jax.memory import LOADING, READING, during
 from espo_jax.model import WeightsError
 from espo_jax.monitor.samples import SETTINGS
-from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, open_policy
+from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, in_words_of, open_policy
 from espo_jax.stage import INTERRUPTED, Interrupted, going_on, interruption
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
-from espo_jax.tasks.sources import path_problem
+from espo_jax.tasks.sources import ON_ERROR, path_problem
 
 _ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
 _TOO_MANY_CUT = 0.05
@@ -45,11 +48,18 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ('min_p', lambda x: not 0 <= x <= 1, 'in [0, 1]'),
   ('seed', lambda x: not 0 <= x < 2**32, f'from 0 to {2**32 - 1}'),
 )
-# The flags that set what messages about a config call by its fields.
-_FLAGS = (
+# The flags that set what messages about a config call by its fields; what a run's own data set is, its config alone says.
+_SKIP = (('--config.data.on_error', '--on_error'),)
+_ASKED = (
+  ('--config.data.eval_path', '--data'),
+  ('data.eval_path', '--data'),
+  ('--config.data.eval_benchmark', '--benchmark'),
+  ('data.eval_benchmark', '--benchmark'),
+)
+_OF_DIRECTORY = (
   ('--config.task.options.prompt', '--prompt'),
   ('task.options.prompt', '--prompt'),
-  ('data.eval_path', '--data'),
+  ('--config.model.path', '--checkpoint'),
   ('model.path', '--checkpoint'),
 )
 
@@ -64,6 +74,7 @@ class Request:
     step: of a run: a step that has a checkpoint.
     benchmark: a name in `tasks.BENCHMARKS`, asked in place of the run's own test split.
     data: where the benchmark's problems are; None for the Hugging Face Hub.
+    on_error: 'raise' for the first malformed row, or 'skip' to ask the others and list those left out in `skipped.jsonl`.
     prompt: of a Hugging Face directory: how a problem is asked.
     samples: answers to each problem.
     problems: how many problems at most, the first ones.
@@ -84,6 +95,7 @@ class Request:
   step: int | None = None
   benchmark: str | None = None
   data: str | None = None
+  on_error: str | None = None
   prompt: str | None = None
   samples: int = 32
   problems: int | None = None
@@ -107,9 +119,11 @@ def evaluate(request: Request) -> dict[str, Any]:
     seconds of the last session that sampled any.
 
   Raises:
-    RequestError: What was asked for does not exist or does not go together.
-    ConfigError: The run's config does not fit this version or this machine.
-    DataError: The problems cannot be used.
+    RequestError: What was asked for does not exist, does not go together or does not fit this machine; the problems cannot be
+      used.
+    ConfigError: The run's config does not fit this version.
+    DeviceError: jax finds no device.
+    OutOfMemory: A device or the host has no memory left.
     WeightsError: The weights cannot be used.
     CheckpointError: The checkpoint is damaged, or is another model's.
     OutputError: The output folder holds another evaluation.
@@ -151,7 +165,13 @@ def evaluate(request: Request) -> dict[str, Any]:
   }
   session = _answer(exp, policy, problems, settings, output)
 
+  left_out = exp.task.findings()[:1] if c.data.on_error == 'skip' else []
+
   def bring_together() -> dict[str, Any]:
+    for finding in left_out:
+      monitor.atomic_write_text(output / finding.file, ''.join(monitor.to_json(entry) + '\n' for entry in finding.entries))
+      if finding.entries:
+        logging.warning('%s; see %s', finding.message, output / finding.file)
     path, last = output / 'summary.json', session
     if last is None and path.exists():
       last = json.loads(path.read_text())['session']
@@ -162,6 +182,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   return parallel.from_first(bring_together)
 
 
+@during('sampling answers')
 def _answer(
   exp: Experiment, policy: Policy, problems: Sequence[tasks.Problem], settings: dict[str, Any], output: pathlib.Path
 ) -> dict[str, Any] | None:
@@ -206,6 +227,7 @@ def _answer(
       'seconds': seconds,  # the compiler's among them
       'tokens_per_second': tokens / seconds,
       'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      **monitor.machine(),
     }
 
 
@@ -232,6 +254,10 @@ def _experiment(policy: Policy, request: Request) -> Experiment:
     if policy.is_run:
       raise RequestError(f'--prompt={request.prompt}: a run has a prompt of its own; fix: leave it out')
     config.task.options.prompt = request.prompt
+  if request.on_error:
+    if config.task.name != 'math':
+      raise RequestError(f'--on_error={request.on_error}: the task {config.task.name!r} reads no rows; fix: leave it out')
+    config.data.on_error = request.on_error
   if request.benchmark:
     _use_benchmark(config, request.benchmark, request.data)
   elif not policy.is_run:
@@ -246,12 +272,8 @@ def _experiment(policy: Policy, request: Request) -> Experiment:
         config.rollout[name] = getattr(request, name)
     return make_experiment(config)
   except (ConfigError, tasks.DataError) as error:
-    if policy.is_run:
-      raise
-    message = str(error)
-    for field, flag in _FLAGS:
-      message = message.replace(field, flag)
-    raise RequestError(message) from error
+    flags = (*_SKIP, *(_ASKED if request.benchmark else ()), *(() if policy.is_run else _OF_DIRECTORY))
+    raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
 
 
 def _use_benchmark(config: Any, benchmark: str, data: str | None) -> None:
@@ -285,8 +307,20 @@ def _digest(problems: Sequence[tasks.Problem]) -> str:
   return hashlib.blake2b(monitor.to_json(problems).encode(), digest_size=8).hexdigest()
 
 
+def _lower(request: Request, phase: str) -> str:
+  """What to change of an evaluation that ran out of memory."""
+  if phase == READING:
+    return lower_flags({'data': 'FILE'}, 'a host with more memory: fewer rows take less')
+  narrow = 'bfloat16' if request.dtype in (None, 'float32') else None
+  if phase == LOADING:
+    return lower_flags({'dtype': narrow}, 'more or larger devices')
+  rows = request.batch or open_policy(pathlib.Path(request.checkpoint).absolute(), request.arm).config.eval.batch
+  fewer = {'batch': rows // 2 or None, 'slots': min(request.slots or rows, rows) // 4 or None, 'dtype': narrow}
+  return lower_flags(fewer, 'a shorter --horizon')
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog='python -m espo_jax.evaluate',
     usage='%(prog)s --checkpoint=DIR [--benchmark=NAME] [--samples=N] [more of the options below]',
     description=__doc__,
@@ -305,6 +339,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   problems.add_argument(
     '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
+  )
+  problems.add_argument(
+    '--on_error', choices=ON_ERROR, help="what to do with a malformed row; by default the run's data.on_error, or raise"
   )
   problems.add_argument(
     '--problems', type=int, help="the first so many; by default a benchmark's all, or the run's eval.problems"
@@ -351,7 +388,7 @@ def main(argv: Sequence[str]) -> None:
   """The command."""
   request = Request(**vars(_parser().parse_args(argv)))
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
-  with parallel.job():
+  with parallel.job(), machine_errors(functools.partial(_lower, request)):
     try:
       report = _report(evaluate(request))
       if parallel.is_first():
@@ -359,7 +396,7 @@ def main(argv: Sequence[str]) -> None:
     except Interrupted as stopped:
       print(going_on(stopped, 'espo_jax.evaluate', argv), file=sys.stderr, flush=True)
       sys.exit(INTERRUPTED)
-    except (RequestError, CheckpointError, ConfigError, tasks.DataError, WeightsError, monitor.OutputError) as error:
+    except (RequestError, CheckpointError, ConfigError, WeightsError, monitor.OutputError) as error:
       sys.exit(f'error: {error}')
     except KeyboardInterrupt:
       sys.exit(going_on(Interrupted('evaluation: ended at once; whole batches are kept'), 'espo_jax.evaluate', argv))

@@ -25,6 +25,7 @@ from espo_jax.configs import (
 )
 from espo_jax.exits import ExitPolicy
 from espo_jax.learner.state import TrainState
+from espo_jax.memory import LOADING, READING, during
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
@@ -94,6 +95,7 @@ class Experiment:
     """The experiment under another exit policy; None for the model at full depth."""
     return dataclasses.replace(self, model=dataclasses.replace(self.model, exits=policy))
 
+  @during(LOADING)
   def init_params(self) -> Params:
     """The parameters to start from, created or read where they will live: `model.path`'s, and random ones where it has none."""
     given: dict[str, Params] = {}
@@ -339,6 +341,7 @@ def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> No
     raise ConfigError(problems)
 
 
+@during(READING)
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
   """The task that a config names, seeded as the run is."""
   return tasks.get(config.task.name, **task_arguments(config))

@@ -6,13 +6,13 @@ An option is set by its name in the config's section of that kind: `--config.obj
 is ours: the paper does not publish it.
 """
 
-import argparse
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from espo_jax import exits, objectives, registry, rewards, stops
+from espo_jax.commands import CommandParser
 
 
 class Method(NamedTuple):
@@ -56,7 +56,7 @@ def describe(method: Method) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
   kinds = list(dict.fromkeys(method.kind for method in methods()))
-  parser = argparse.ArgumentParser(prog='python -m espo_jax.methods', description='List the registered methods.')
+  parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
   parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; all by default')
   wanted = parser.parse_args(argv).kinds or kinds
   if wrong := [kind for kind in wanted if kind not in kinds]:

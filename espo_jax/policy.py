@@ -3,19 +3,23 @@
 import datetime
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 from absl import logging
 
 from espo_jax import parallel
-from espo_jax.configs import STAGES, ConfigError, default_config, load_config
-from espo_jax.experiment import Experiment
+from espo_jax.configs import STAGES, ConfigError, default_config, flatten, load_config, validate
+from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.hub import download, hub_name
 from espo_jax.learner import CheckpointError
 from espo_jax.learner.checkpoint import Unreadable, load, none_whole, survey
 from espo_jax.learner.damage import is_done
+from espo_jax.memory import LOADING, during
 from espo_jax.model import Params, complete
+from espo_jax.tasks import DataError
 
 _HEADS = ('critic', 'value', 'exit_heads')  # what a policy is a policy without
 _ADAPTERS = ('lora_a', 'lora_b')
@@ -62,9 +66,12 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   """
   checkpoint = checkpoint.absolute()  # which orbax asks for
   path = checkpoint / 'config.json'
+  if name := hub_name(checkpoint):
+    raise RequestError(f'--checkpoint={name}: no such folder here; fix: the folder of a run, or for a model: {download(name)}')
   if not path.is_file():
     raise RequestError(
-      f'--checkpoint={checkpoint} holds no config.json; fix: the folder of a run of espo_jax.train, or a Hugging Face directory'
+      f'--checkpoint={checkpoint} holds no config.json; fix: the folder of a run of espo_jax.train, or a Hugging Face '
+      'directory (hf download OWNER/NAME --local-dir models/NAME makes one)'
     )
   try:
     found = json.loads(path.read_text())
@@ -85,6 +92,41 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
 
 
+def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:
+  """The experiment of a run's policy, as the run had it.
+
+  Raises:
+    RequestError: Its config does not fit this machine, or its data, which brings its tokenizer, cannot be used.
+  """
+  try:
+    validate(policy.config, training=False)
+    return make_experiment(policy.config)
+  except (ConfigError, DataError) as error:
+    raise in_words_of(checkpoint, error, is_run=True) from error
+
+
+def in_words_of(
+  checkpoint: pathlib.Path, error: ValueError, *, is_run: bool, flags: Iterable[tuple[str, str]] = ()
+) -> RequestError:
+  """An error about fields of a config for a command that takes none: in its own flags, or by the run's file that has them.
+
+  Args:
+    checkpoint: The folder of the run, or the Hugging Face directory.
+    error: What was found wrong.
+    is_run: Which of the two.
+    flags: Pairs of what the error may say and what the command has for it.
+  """
+  message = '\n'.join(error.problems) if isinstance(error, ConfigError) else str(error)
+  for field, flag in flags:
+    message = message.replace(field, flag)
+  message = re.sub(r'--config\.([\w.]+)=([^\s;,)]+)', r'\1 = \2', message)
+  dotted = [field for field in flatten(default_config()) if '.' in field]
+  if is_run and (isinstance(error, ConfigError) or any(re.search(rf'(?<![\w.]){field}(?![\w.])', message) for field in dotted)):
+    message = f'{checkpoint / "config.json"}: {message}'
+  return RequestError(message)
+
+
+@during(LOADING)
 def start_params(exp: Experiment) -> Params:
   """The last parameters of the run `start_from`; heads and adapters that it has not are as in a run from nothing.
 
@@ -141,6 +183,7 @@ def _whole_step(directory: pathlib.Path, arm: str, step: int | None) -> int:
   return whole[-1] if step is None else step
 
 
+@during(LOADING)
 def _load(checkpoint: pathlib.Path, exp: Experiment, lacking: Sequence[str] = ()) -> Params:
   """The parameters that are there, or one error on all processes where one of them cannot read its part."""
   reason, loaded = '', None

@@ -7,11 +7,12 @@ directory serves as `--config.data.path` or `--config.data.eval_path` of a run, 
 TensorFlow is needed.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from espo_jax import tasks
+from espo_jax.commands import CommandParser, machine_errors
+from espo_jax.memory import READING, during
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.prepared import write_prepared
 from espo_jax.tasks.sources import ON_ERROR, Rows, read_rows
@@ -40,7 +41,7 @@ def prepare(benchmark: str, data: str, split: str, output: str, on_error: str = 
 
 def main(argv: Sequence[str]) -> None:
   """The command."""
-  parser = argparse.ArgumentParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
+  parser = CommandParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
   parser.add_argument('--benchmark', required=True, choices=sorted(tasks.BENCHMARKS))
   parser.add_argument('--data', required=True, help=f"a file of {FORMATS}, or the benchmark's name on the Hub")
   parser.add_argument('--split', required=True, choices=tasks.base.SPLITS)
@@ -48,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument('--on_error', default='raise', choices=ON_ERROR, help='what to do with a malformed row')
   arguments = parser.parse_args(argv)
   try:
-    found = prepare(**vars(arguments))
+    with machine_errors(lambda phase: f'--data={arguments.data} in parts, or a host with more memory'), during(READING):
+      found = prepare(**vars(arguments))
   except tasks.DataError as error:
     sys.exit(f'error: {error}')
   for skipped in found.skipped:

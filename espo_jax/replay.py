@@ -13,6 +13,7 @@ what training under it comes to.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from espo_jax import monitor, replays
+from espo_jax import monitor, parallel, replays
+from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
+from espo_jax.memory import READING, during
 
 GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5)}
 MOST_LOST = 0.05
@@ -50,9 +53,12 @@ def compare(
   Raises:
     RecordingsError: The recordings cannot be used.
     ConfigError: The run's config does not fit this version.
+    DeviceError: jax finds no device.
   """
-  recordings, files = replays.read_recordings(folder)
+  with during(READING):
+    recordings, files = replays.read_recordings(folder)
   config = load_config(_config_of(files[0], folder))
+  parallel.find_devices()
   points = [
     point
     for candidate in replays.candidates(config, GRID if grid is None else grid)
@@ -138,13 +144,33 @@ def _config_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 def _values(text: str) -> tuple[str, tuple[float, ...]]:
   name, _, values = text.partition('=')
-  return name, tuple(float(value) for value in values.split(','))
+  try:
+    return name, _numbers(values)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f'--grid {text}: {error}; fix: NAME=VALUES, as in smoothing=0.5,0.9') from error
+
+
+def _rates(text: str) -> tuple[float, ...]:
+  try:
+    return _numbers(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f'--rates={text}: {error}; fix: shares, as in --rates=0.1,0.2') from error
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  return tuple(float(value) for value in text.split(','))
+
+
+def _lower(rates: int, phase: str) -> str:
+  """What to change of a replay that ran out of memory."""
+  fewer = ','.join(f'{rate:g}' for rate in RATES[::2]) if rates > 1 and phase != READING else None
+  return lower_flags({'rates': fewer}, '--rollouts=RUN/arms/RULE/rollouts, a folder with fewer recordings')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
   shown = ' '.join(f'{name}={",".join(map(str, values))}' for name, values in GRID.items())
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog='python -m espo_jax.replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--rollouts', required=True, type=pathlib.Path, help='the folder of a run with recorded rollouts')
@@ -159,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument(
     '--rates',
-    type=lambda text: tuple(float(rate) for rate in text.split(',')),
+    type=_rates,
     default=RATES,
     help='shares of rows to stop, as in 0.1,0.2',
   )
@@ -180,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(f'error: --most_lost={args.most_lost}: out of range; fix: a share in [0, 1]')
   output = args.output or args.rollouts / 'replay'
   try:
-    compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)
+    with machine_errors(functools.partial(_lower, len(args.rates))):
+      compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)
   except (replays.RecordingsError, ConfigError) as error:
     sys.exit(f'error: {error}')
 

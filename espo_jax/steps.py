@@ -20,6 +20,7 @@ from espo_jax.collecting import collect
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Calibration, Reinforcement, SupervisedLearner, TrainState, make_optimizer, minibatches, pack, put
+from espo_jax.memory import during
 from espo_jax.model import ActorCritic, ModelConfig, Params, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.recording import write_rollout
@@ -318,5 +319,6 @@ def _count(flags: Array) -> Array:
 @contextmanager
 def _timed(seconds: dict[str, float], phase: str):
   start = time.perf_counter()
-  yield
+  with during(phase):
+    yield
   seconds[phase] += time.perf_counter() - start

@@ -3,7 +3,8 @@
   python -m espo_jax.sweep --sweep=experiments/sweeps/NAME.py --workdir=runs/NAME --output=experiments/results/NAME
 
 The same command goes on with a comparison that was interrupted, skips the runs that are done, and writes NAME.md, NAME.json and
-NAME.png once all are. Each run's own command is printed and stands in NAME.json: run alone, it gives the same numbers. With
+NAME.png once all are. Each run's own command is printed and stands in NAME.json: run alone on the same
+processor with as many threads, it gives the same numbers. NAME.json says which processor and how many threads that were. With
 --seeds several processes can share the work.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from espo_jax import monitor, sweeps
+from espo_jax.commands import CommandParser, lower_fields, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
 from espo_jax.stage import Interrupted, TrainingFailed, going_on
@@ -75,15 +77,29 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
   return record
 
 
+def _lower(file: str, phase: str) -> str:
+  """What to change of a comparison that ran out of memory: fields of its file, for it takes no others."""
+  spec, _ = sweeps.load_sweep(file)
+  config = sweeps.configured(spec.base, spec.common)
+  return f'in common of {file}: {lower_fields(config, phase, "{!r}: {!r}")}'
+
+
+def _seeds(text: str) -> list[int]:
+  try:
+    return [int(seed) for seed in text.split(',')]
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f'--seeds={text}: no seeds; fix: whole numbers, as in --seeds=0,2') from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog='python -m espo_jax.sweep', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--sweep', required=True, help='a Python file with get_sweep(), such as experiments/sweeps/quickstart.py')
   parser.add_argument('--workdir', required=True, type=pathlib.Path, help='where the runs go, a folder for each')
   parser.add_argument('--output', type=pathlib.Path, help='the report, without suffix; by default WORKDIR/report')
-  parser.add_argument('--seeds', type=lambda text: [int(seed) for seed in text.split(',')], help='run these alone, as in 0,2')
+  parser.add_argument('--seeds', type=_seeds, help='run these alone, as in 0,2')
   parser.add_argument(
     '--compilation_cache_dir',
     default=os.path.expanduser('~/.cache/espo_jax'),
@@ -93,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   keep_compiled(args.compilation_cache_dir)
   try:
-    sweep(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
+    with machine_errors(lambda phase: _lower(args.sweep, phase)):
+      sweep(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
   except Interrupted as stopped:
     print(going_on(stopped, 'espo_jax.sweep', sys.argv[1:] if argv is None else argv), file=sys.stderr)
   except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:

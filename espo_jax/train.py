@@ -21,11 +21,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from espo_jax import exits, monitor, parallel, steps
+from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, warmup_updates, with_day
 from espo_jax.evaluation import evaluate_params
 from espo_jax.examples import write_examples
 from espo_jax.experiment import Experiment, make_experiment, make_rule
+from espo_jax.headline import headline
 from espo_jax.learner import CheckpointError, TrainState, init_state
+from espo_jax.memory import during
 from espo_jax.model import Params
 from espo_jax.policy import start_params
 from espo_jax.stage import (
@@ -70,6 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     Interrupted: A signal asked for it; the same call goes on.
     CheckpointError: A stage has checkpoints and none is whole, or they are another model's.
     DataError: A data file cannot be used.
+    DeviceError: jax finds no device.
+    OutOfMemory: A device or the host has no memory left.
     TrainingFailed: The loss or the gradients stayed non-finite.
   """
   workdir = pathlib.Path(workdir).absolute()
@@ -78,6 +83,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   workdir.mkdir(parents=True, exist_ok=True)
   config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
   exp = make_experiment(config)
+  if parallel.is_first():
+    print(headline(exp, workdir), flush=True)
   report_data(exp.task, workdir)
   if parallel.is_first():
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
@@ -107,6 +114,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
 # ---------------------------------------------------------------------------------------------------------------- stages
 
 
+@during('warm start')
 def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
   """Supervised training on written solutions; or what another run has learned."""
   c = exp.config
@@ -122,6 +130,7 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
   return state.params
 
 
+@during('calibration')
 def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> Params:
   """The exits learn from the model at full depth."""
   c = exp.config
@@ -133,6 +142,7 @@ def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals:
   return state.params
 
 
+@during('critic warm-up')
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
   """Updates without a stop rule, common to all arms, until the critic can be trusted; one where there is nothing to trust."""
   c = exp.config
@@ -150,6 +160,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   return run_stage(stage, state, signals)
 
 
+@during('reinforcement learning')
 def reinforce(
   exp: Experiment,
   arm: str,
@@ -179,6 +190,7 @@ def reinforce(
   return rule, state
 
 
+@during('evaluation')
 def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
   """The result on the test split; computed once."""
   path = directory / 'evaluation.json'
@@ -189,6 +201,7 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
   return parallel.from_first(lambda: json.loads(path.read_text()))
 
 
+@during('evaluation')
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
   """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
   path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
@@ -316,7 +329,7 @@ def main(argv: list[str]) -> None:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   keep_compiled(_CACHE.value)
-  with parallel.job():
+  with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
       train(_CONFIG.value.lock(), str(_WORKDIR.value))
     except Interrupted as stopped:

@@ -180,7 +180,9 @@ def test_a_malformed_row_names_file_line_and_field(tmp_path, name, line, said):
   fine, line = json.dumps(good[name]).encode(), line if isinstance(line, bytes) else line.encode()
   path = tmp_path / 'bad.jsonl'
   path.write_bytes(fine + b'\n\n' + line + b'\n' + fine + b'\n')
-  with pytest.raises(DataError, match=rf"^{path}:3( \(index id-1\))?: {said}.*; or go on without the row: on_error = 'skip'$"):
+  with pytest.raises(
+    DataError, match=rf'^{path}:3( \(index id-1\))?: {said}.*; or go on without the row: (--config.data.)?on_error=skip$'
+  ):
     read(name, path)
   found = read(name, path, on_error='skip')
   assert [row.place.partition(' ')[0] for row in found.rows] == [f'{path}:1', f'{path}:4'][: len(found.rows)]

@@ -87,7 +87,15 @@ def run(output: pathlib.Path, **flags) -> tuple[dict, list[dict]]:
   """Evaluates in this process; the summary but for its session, and the answers."""
   evaluate.main([f'--{name}={value}' for name, value in flags.items()] + [f'--output={output}'])
   summary = json.loads((output / 'summary.json').read_text())
-  assert summary.pop('session').keys() == {'answers', 'tokens', 'seconds', 'tokens_per_second', 'device'}
+  assert summary.pop('session').keys() == {
+    'answers',
+    'tokens',
+    'seconds',
+    'tokens_per_second',
+    'device',
+    'processor',
+    'threads',
+  }
   return summary, list(read_samples(output))
 
 

@@ -15,7 +15,7 @@ from espo_jax import convert, depth, evaluate
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import Checkpoints
 from espo_jax.monitor import write_run_info
-from espo_jax.policy import load_params, open_policy, start_params
+from espo_jax.policy import open_policy, start_params
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
@@ -79,17 +79,6 @@ def test_a_policy_is_read_from_any_spelling_of_its_folder(here, monkeypatch, spe
   read = policy.load(exp)
   expected = randomised(exp.abstract_params(), 0)
   np.testing.assert_array_equal(read['policy']['embedding'], expected['policy']['embedding'])
-
-
-@pytest.mark.parametrize('spelling', SPELLINGS[::3])
-def test_parameters_are_loaded_from_any_spelling_of_a_checkpoint(here, monkeypatch, spelling):
-  monkeypatch.chdir(here)
-  folder = pathlib.Path(spelling.format(cwd=here))
-  exp = make_experiment(open_policy(folder).config)
-  assert load_params(exp, folder / 'calibration/checkpoints/4')['policy']['embedding'].shape == (
-    exp.model.config.vocab_size,
-    16,
-  )
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS[::3])

@@ -144,7 +144,9 @@ def test_what_is_left_out_is_counted_and_listed(directory, paths, tmp_path):
   records = [*(gsm8k(i) for i in range(10)), long_question, long_answer, {'question': 'Why?'}]
   train = write(tmp_path / 'train.jsonl', records)
   options = {'eval_path': paths['eval_path'], 'max_prompt_tokens': 250, 'max_response_tokens': 80}
-  with pytest.raises(DataError, match=r"train.jsonl:13: field 'answer': missing; fix: add it; or .* on_error = 'skip'"):
+  with pytest.raises(
+    DataError, match=r"train.jsonl:13: field 'answer': missing; fix: add it; or .* --config.data.on_error=skip"
+  ):
     Math(directory, 'gsm8k', train, **options)
   for needs_solutions, places in ((False, [13, 11]), (True, [13, 11, 12])):
     task = Math(directory, 'gsm8k', train, **options, on_error='skip', needs_solutions=needs_solutions)
@@ -325,7 +327,7 @@ def template(text: str | None):
 
 BAD_TOKENIZERS = [
   (lambda folder: str(folder / 'none'), r"model.path = '.*/none': no such directory; fix: a Hugging Face model directory"),
-  (lambda folder: 'none', r"model.path = 'none': no such directory; fix: .* or a name on the Hub such as"),
+  (lambda folder: 'none', r"model.path = 'none': no such directory; fix: .* such as hf download"),
   (lambda folder: write(folder / 'file.json', []), 'no such directory; fix'),
   (lambda folder: str(folder), 'holds no tokenizer.json; fix: a Hugging Face model directory with its tokenizer files'),
   (without('tokenizer.json'), 'holds no tokenizer.json; fix'),
@@ -369,7 +371,10 @@ def test_without_a_pad_token_the_end_token_pads(paths, tmp_path):
 def test_offline_a_name_on_the_hub_says_so(paths, tmp_path, monkeypatch):
   monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
   monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
-  with pytest.raises(DataError, match=r"'nobody/nothing': no tokenizer can be loaded .*; fix: a directory, downloaded"):
+  with pytest.raises(
+    DataError,
+    match=r"'nobody/nothing': no tokenizer can be loaded .*; fix: .*hf download nobody/nothing --local-dir models/nothing",
+  ):
     Math('nobody/nothing', 'gsm8k', **paths)
 
 

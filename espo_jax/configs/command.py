@@ -1,4 +1,4 @@
-"""The command line's part of a config: what is wrong with `--config` is said in one line, not in a traceback."""
+"""Flags of a command and the fields that they set: what is wrong with one is said in a line, not in a traceback."""
 
 import re
 import runpy
@@ -6,42 +6,155 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
-from absl import app
+from absl import flags
 
+from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import flatten, get_field, is_known, near_field
+from espo_jax.spelling import nearest
+
+_KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'a tuple', str: 'a text'}
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Absl's parser, for `app.run(main, flags_parser=parse_flags)`, after a look at `--config` and the fields it overrides."""
-  for arg, following in zip(argv, [*argv[1:], ''], strict=True):
-    if match := re.fullmatch('--?config(?:=(.*))?', arg):
-      path = following if match[1] is None else match[1]
-      if problems := list(_problems(path, argv)):
-        sys.exit('\n'.join(f'error: {problem}' for problem in problems))
-  return app.parse_flags_with_usage(list(argv))
+def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+  """Absl's parser, for `app.run(main, flags_parser=parse_flags)`, after a look at the flags and the fields they set.
+
+  Args:
+    argv: The program's name and its arguments.
+    flag_values: The flags that there are.
+
+  Returns:
+    What is left: the program's name and the arguments that belong to no flag.
+  """
+  given = list(_given(argv[1:], flag_values))
+  config, problems = None, []
+  for path in [value for name, value in given if name == 'config']:
+    config, problem = _read_config(path)
+    problems += [problem] if problem else []
+  if not problems:
+    fields = flatten(config if config is not None else default_config())
+    problems = [problem for name, value in given if (problem := _flag_problem(name, value, flag_values, config, fields))]
+  if problems:
+    sys.exit('\n'.join(f'error: {problem}' for problem in problems))
+  try:
+    return flag_values(list(argv))
+  except (flags.Error, ValueError, TypeError, LookupError) as error:
+    sys.exit(f'error: {_value_problem(str(error), flag_values, config)}')
 
 
-def _problems(path: str, argv: Sequence[str]) -> Iterator[str]:
+def _given(words: Sequence[str], flag_values: flags.FlagValues) -> Iterator[tuple[str, str]]:
+  """Name and value of each flag up to the first word that is none, as absl reads them; the value '' where there is none."""
+  i = 0
+  while i < len(words) and re.match('--?[^-]', words[i]):
+    name, equals, value = words[i].lstrip('-').partition('=')
+    if not equals and i + 1 < len(words) and not _stands_alone(name, flag_values) and not words[i + 1].startswith('--'):
+      i += 1
+      value = words[i]
+    yield name, value
+    i += 1
+
+
+def _stands_alone(name: str, flag_values: flags.FlagValues) -> bool:
+  """Whether a flag takes no value: a boolean one."""
+  plain = name.removeprefix('no') if name not in flag_values else name
+  if plain in flag_values:
+    return bool(flag_values[plain].boolean)
+  try:
+    return isinstance(get_field(default_config(), plain.removeprefix('config.')), bool)
+  except (KeyError, TypeError):
+    return False
+
+
+def _read_config(path: str) -> tuple[ml_collections.ConfigDict | None, str]:
+  """The config that `--config=PATH` names, or what is wrong with it."""
   file, *argument = path.split(':', 1)
   if not Path(file).is_file():
-    yield f'--config={path}: no such file; fix: --config=FILE, such as experiments/quickstart.py'
-    return
+    return None, f'--config={path}: no such file; fix: --config=FILE, such as experiments/quickstart.py'
   try:
     config = runpy.run_path(file)['get_config'](*argument)
   except Exception as error:  # a config file is code and may raise anything
-    yield f'--config={path}: {_place(error, file)}{type(error).__name__}: {error}'
-    return
+    return None, f'--config={path}: {_place(error, file)}{type(error).__name__}: {error}'
   if not isinstance(config, ml_collections.ConfigDict):
-    yield f'--config={path}: get_config() returns {type(config).__name__}; fix: return the ConfigDict of default_config()'
-    return
-  for arg in argv:
-    if (match := re.match(r'--?(?:no)?config\.([^=\[]+)', arg)) and not is_known(match[1], ()):
-      try:
-        get_field(config, match[1])
-      except (KeyError, TypeError):
-        yield f'{arg}: no such field; {near_field(match[1], flatten(config))}'
+    return (
+      None,
+      f'--config={path}: get_config() returns {type(config).__name__}; fix: return the ConfigDict of default_config()',
+    )
+  return config, ''
+
+
+def _flag_problem(
+  name: str, value: str, flag_values: flags.FlagValues, config: ml_collections.ConfigDict | None, fields: dict[str, Any]
+) -> str:
+  """What is wrong with a flag's name; '' where nothing is."""
+  shown = f'--{name}={value}' if value else f'--{name}'
+  if match := re.fullmatch(r'(?:no)?config\.(.*)', name):
+    return f'{shown}: {problem}' if config is not None and (problem := _field_problem(match[1], config, fields)) else ''
+  if name in flag_values or name.removeprefix('no') in flag_values:
+    return ''
+  if 'config' in flag_values:
+    hint = f'did you mean --config.{name}?' if name in fields else ''
+    if not hint and not (flag := nearest(name, _own(flag_values), likeness=0.8)):
+      near = near_field(name, fields)
+      hint = re.sub(r'([\w.]+\.\w+|\w+)(?= or |\?)', r'--config.\1', near) if near.startswith('did you mean') else ''
+    hint = hint or (f'did you mean --{flag}?' if flag else '')
+  else:
+    flag = nearest(name.rpartition('.')[2], _own(flag_values))
+    hint = f'did you mean --{flag}?' if flag else ''
+  return f'{shown}: no such flag; {hint or "known: " + ", ".join(f"--{own}" for own in _own(flag_values))}'
+
+
+def _field_problem(field: str, config: ml_collections.ConfigDict, fields: dict[str, Any]) -> str:
+  """What is wrong with a field that a flag sets; '' where nothing is."""
+  plain = field.partition('[')[0]
+  try:
+    found = get_field(config, plain) if plain else None
+  except (KeyError, TypeError, AttributeError):
+    if is_known(plain, ()) and re.fullmatch(r'(\w+\.)+\w+', plain):
+      return ''  # an option of an open section
+    return f'no such field; {near_field(plain, fields)}'
+  if not plain:
+    return f'names no field; known: {", ".join(config)}'
+  if '[' in field:
+    return f'a part of {plain} cannot be set alone; fix: --config.{plain}={_quoted(found)}, the whole of it'
+  if isinstance(found, ml_collections.ConfigDict):
+    name = 'name' if 'name' in found else next(iter(found), 'NAME')
+    return f'a section, not a field; fix: a field of it, such as --config.{plain}.{name}'
+  return ''
+
+
+def _value_problem(message: str, flag_values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> str:
+  """Absl's message about a value, with the kind of value that the flag takes."""
+  match = re.search(r'--([\w.]+)', message)
+  if not match:
+    return message
+  name, default = match[1], None
+  if name.startswith('config.') and config is not None:
+    field = name.removeprefix('config.')
+    default = get_field(config, field) if field in flatten(config) else None
+  elif name in flag_values:
+    default = flag_values[name].default
+  kind = _KINDS.get(type(default))
+  fix = f'; fix: {kind}, such as --{name}={_quoted(default)}' if kind else f'; fix: a value, as in --{name}=...'
+  return message.removeprefix('flag ') + fix
+
+
+def _own(flag_values: flags.FlagValues) -> list[str]:
+  """The flags of the command, absl's own left out."""
+  theirs = ('absl.', 'ml_collections.')
+  return sorted(
+    flag.name
+    for module, owned in flag_values.flags_by_module_dict().items()
+    if not module.startswith(theirs)
+    for flag in owned
+    if not flag.name.startswith('config.')
+  )
+
+
+def _quoted(value: Any) -> str:
+  """A value as a shell takes it."""
+  return f'"{value}"' if isinstance(value, tuple) else str(value)
 
 
 def _place(error: Exception, file: str) -> str:

@@ -1,10 +1,11 @@
 """Fields of a config by their dotted names."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
+
+from espo_jax.spelling import nearest
 
 OPEN_SECTIONS = (
   'task.options',
@@ -47,11 +48,22 @@ def is_known(field: str, known: Iterable[str]) -> bool:
 
 
 def near_field(field: str, known: Iterable[str]) -> str:
-  """The fix for an unknown field: the known one that it may have meant, or those of its section."""
+  """The fix for an unknown field: the known one that it may have meant, or those beside it."""
   known = sorted(known)
   section, _, name = field.rpartition('.')
-  beside = {other.rpartition('.')[2]: other for other in known if other.rpartition('.')[0] == section}
-  near = [beside[other] for other in difflib.get_close_matches(name, beside, n=1)]
-  near = near or [other for other in known if other.rpartition('.')[2] == name]
-  near = near or ([] if beside else difflib.get_close_matches(field, known, n=1))
-  return f'did you mean {near[0]}?' if near else f'known: {", ".join(beside.values() or known)}'
+  sections = {other.rpartition('.')[0] for other in known}
+  by_name: dict[str, list[str]] = {}
+  for other in known:
+    by_name.setdefault(other.rpartition('.')[2], []).append(other)
+
+  def beside(section: str) -> dict[str, str]:
+    return {other.rpartition('.')[2]: other for other in known if other.rpartition('.')[0] == section}
+
+  near = [other for other in known if field.startswith(f'{other}.')]  # a field of a value
+  if not near and (meant := section if section in sections else nearest(section, sections)) is not None:
+    near = [beside(meant)[other] for other in [nearest(name, beside(meant))] if other]
+  if not near and (meant := nearest(name, by_name, likeness=0.8)):
+    near = by_name[meant]
+  if near:
+    return f'did you mean {" or ".join(near)}?'
+  return f'known: {", ".join(beside(section).values() or sorted({other.partition(".")[0] for other in known}))}'

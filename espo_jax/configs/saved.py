@@ -17,11 +17,11 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   infinite value that `validate` lets through.
 
   Raises:
-    ConfigError: The file holds a field that this version does not know.
+    ConfigError: The file is no JSON object, or holds a field that this version does not know.
   """
   config = default_config()
   expected = flatten(config)
-  saved = flatten(json.loads(pathlib.Path(path).read_text()))
+  saved = flatten(_read(pathlib.Path(path)))
   if unknown := [field for field in saved if not is_known(field, expected)]:
     raise ConfigError([f'{field} in {path}: no such field in this version; {near_field(field, expected)}' for field in unknown])
   for field, value in saved.items():
@@ -29,6 +29,17 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     holder = get_field(config, section) if section else config
     holder[name] = _restored(value, expected.get(field))
   return config.lock()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  fix = 'fix: the config.json that espo_jax.train wrote'
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise ConfigError([f'{path}: not JSON ({error}); {fix}']) from error
+  if not isinstance(found, dict):
+    raise ConfigError([f'{path}: not an object but {type(found).__name__}; {fix}'])
+  return found
 
 
 def _restored(value: Any, default: Any) -> Any:

@@ -1,5 +1,6 @@
 """`config.start_from`: the run whose parameters another one starts from, and whether both have one model and tokenizer."""
 
+import json
 import pathlib
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.saved import load_config
+from espo_jax.hub import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
 _MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # how a model computes, not what it is
@@ -22,10 +24,16 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if 'warm_start' in config.stages:
     rest = tuple(stage for stage in config.stages if stage != 'warm_start')
     yield f'{named} with stages = {config.stages}: that run takes the place of a warm start; fix: stages = {rest}'
+  if name := hub_name(run):
+    yield f'{named}: no such folder here; fix: the folder of a run, or for a model --config.model.path: {download(name)}'
+    return
   if not (run / 'config.json').is_file():
     yield f'{named}: holds no config.json; fix: the folder of a run of espo_jax.train'
     return
   try:
+    if 'model_type' in json.loads((run / 'config.json').read_text()):
+      yield f"{named}: a Hugging Face directory, not a run; fix: --config.model.path={config.start_from}, and start_from = ''"
+      return
     theirs = load_config(run / 'config.json')
   except (ConfigError, ValueError) as error:
     yield f'{named}: {error}; fix: a run of this version'

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from espo_jax.hub import download, hub_name
 from espo_jax.model.config import ModelConfig, RopeScaling
 from espo_jax.model.weights import WeightsError, read_json
 
@@ -31,6 +32,8 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   Raises:
     WeightsError: There is no such file, or it describes something this decoder is not; the message names the field.
   """
+  if name := hub_name(directory):
+    raise WeightsError(f'{directory}: no such directory here; fix: {download(name)}')
   path = pathlib.Path(directory) / 'config.json'
   raw = read_json(path)
   family = raw.get('model_type')

@@ -4,7 +4,7 @@ Host side only: plain numbers in, files and text out. `espo_jax.monitor.plots` i
 matplotlib.
 """
 
-from espo_jax.monitor.environment import describe, write_run_info
+from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
@@ -29,6 +29,7 @@ __all__ = [
   'describe',
   'format_scores',
   'format_table',
+  'machine',
   'majority',
   'mean_interval',
   'pass_at_k',

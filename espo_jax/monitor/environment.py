@@ -24,14 +24,39 @@ def describe(device_kind: str | None = None) -> dict[str, Any]:
     'versions': {'python': platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
     'platform': platform.platform(),
     'cpu_count': os.cpu_count(),
+    **machine(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'device_kind': device_kind,
   }
+
+
+def machine() -> dict[str, Any]:
+  """What numbers depend on beside the code: the processor's model, and the threads that XLA computes with on it."""
+  return {'processor': _processor(), 'threads': _threads(os.environ)}
 
 
 def write_run_info(workdir: str | os.PathLike[str], config_dict: Mapping[str, Any], device_kind: str | None = None) -> None:
   """Writes `<workdir>/config.json` and `<workdir>/environment.json`; an infinite number in the config reads null."""
   atomic_write_text(Path(workdir) / 'config.json', to_json(config_dict, indent=2) + '\n')
   atomic_write_text(Path(workdir) / 'environment.json', to_json(describe(device_kind), indent=2) + '\n')
+
+
+def _processor(info: Path = Path('/proc/cpuinfo')) -> str:
+  """The processor in words, the instruction set where nothing names a model."""
+  try:
+    lines = [line.partition(':') for line in info.read_text().splitlines()]
+  except OSError:
+    lines = []
+  named = next((value.strip() for name, _, value in lines if name.strip() in ('model name', 'Model')), '')
+  return named or platform.processor() or platform.machine()
+
+
+def _threads(environment: Mapping[str, str]) -> int:
+  """Those of XLA's pool on the processor: `NPROC`, or as many as the process has cores."""
+  asked = environment.get('NPROC', '')
+  if asked.isdecimal() and int(asked) > 0:
+    return int(asked)
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:

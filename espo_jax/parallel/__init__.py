@@ -1,15 +1,18 @@
 """Meshes, shardings and processes. Knows nothing of reinforcement learning."""
 
+from espo_jax.parallel.devices import DeviceError, find_devices
 from espo_jax.parallel.mesh import BATCH, constrain, gathering, make_mesh, mesh_shape, over_batch, param_shardings, replicated
 from espo_jax.parallel.processes import any_process, from_first, is_first, job, process_arguments
 from espo_jax.parallel.rows import batch_shards, fetch, lay, my_rows, put, put_rows, take_rows
 
 __all__ = [
   'BATCH',
+  'DeviceError',
   'any_process',
   'batch_shards',
   'constrain',
   'fetch',
+  'find_devices',
   'from_first',
   'gathering',
   'is_first',

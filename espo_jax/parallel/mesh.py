@@ -9,6 +9,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from espo_jax.parallel.devices import find_devices
+
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
 RULES = (
@@ -35,21 +37,26 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
   open_axes = [name for name, size in sizes.items() if size == -1]
   if len(open_axes) > 1 or any(size == 0 or size < -1 for size in sizes.values()):
-    raise ValueError(f'mesh = {sizes}: axes are positive, and at most one may be -1.')
+    raise ValueError(f'mesh = {sizes}: axes are positive, and at most one may be -1; fix: mesh.data = -1 and 1 for the others')
   if open_axes:
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     if devices % known:
-      raise ValueError(f'mesh = {sizes}: {devices} devices do not divide by {known}.')
+      raise ValueError(f'mesh = {sizes}: {devices} devices do not divide by {known}; fix: axes whose product divides {devices}')
     sizes[open_axes[0]] = devices // known
   needed = int(np.prod(list(sizes.values())))
   if needed > devices:
-    raise ValueError(f'mesh = {sizes} needs {needed} devices; there are {devices}. Lower an axis or set one to -1.')
+    raise ValueError(f'mesh = {sizes} needs {needed} devices and there are {devices}; fix: a smaller axis, or -1 for one')
   return sizes['data'], sizes['fsdp'], sizes['tensor']
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh over the first of the devices, all that there are by default, its axes left to the compiler (GSPMD)."""
-  devices = jax.devices() if devices is None else devices
+  """A mesh over the first of the devices, all that there are by default, its axes left to the compiler (GSPMD).
+
+  Raises:
+    DeviceError: There is no device.
+    ValueError: The axes do not multiply to the number of devices.
+  """
+  devices = find_devices() if devices is None else devices
   shape = mesh_shape(data, fsdp, tensor, len(devices))
   devices = devices[: int(np.prod(shape))]
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

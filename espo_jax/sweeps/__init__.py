@@ -13,7 +13,7 @@ from espo_jax.sweeps.columns import (
   Counts,
   Outcome,
 )
-from espo_jax.sweeps.plan import Run, plan
+from espo_jax.sweeps.plan import Run, configured, plan
 from espo_jax.sweeps.results import collect, compare, format_comparison
 from espo_jax.sweeps.running import FINAL, Status, run_all
 from espo_jax.sweeps.spec import Sweep, load_sweep
@@ -36,6 +36,7 @@ __all__ = [
   'Sweep',
   'collect',
   'compare',
+  'configured',
   'format_comparison',
   'load_sweep',
   'plan',

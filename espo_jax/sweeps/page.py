@@ -14,6 +14,11 @@ OPEN = '<!-- Written by espo_jax.sweep, up to the line that closes this part; wh
 CLOSE = '<!-- End of what espo_jax.sweep wrote. -->'
 
 
+def _all(environments: Sequence[Mapping[str, Any]], name: str) -> str:
+  """What the runs had there, each value once; a run that was made before it was recorded is 'unknown'."""
+  return ' or '.join(dict.fromkeys(str(environment.get(name, 'unknown')) for environment in environments))
+
+
 def check_page(path: pathlib.Path) -> None:
   """Refuse a page that holds no part of ours.
 
@@ -45,7 +50,8 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> s
     f'    {record["command"]}',
     '',
     f'Commit {commits}{changed}; jax {hardware["jax"]}, Python {hardware["python"]}; {hardware["device"]}, '
-    f'{hardware["platform"]}, {hardware["cpu_count"]} cores, of which a run had {hardware["cores"]}. '
+    f'{hardware["platform"]}, {hardware["processor"]} with {hardware["threads"]} threads, {hardware["cpu_count"]} '
+    f'cores, of which a run had {hardware["cores"]}. '
     f'Seeds {" ".join(map(str, sweep.seeds))}. All runs together took {record["seconds"] / 60:.1f} minutes, one after another, '
     'compilation and evaluation included.',
     '',
@@ -82,6 +88,8 @@ def record_of(
       'device': last['device_kind'],
       'platform': last['platform'],
       'cpu_count': last['cpu_count'],
+      'processor': _all(environments, 'processor'),
+      'threads': _all(environments, 'threads'),
       'cores': ' or '.join(str(cores) for cores in sorted({status.cores for status in statuses})),
     },
     'seconds': sum(status.seconds for status in statuses),

@@ -52,7 +52,7 @@ def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:
   runs: list[tuple[str, dict[str, str], dict[str, Any], ml_collections.ConfigDict]] = []
   for name, (overrides, arms) in _configs(sweep).items():
     overrides = overrides | {'seed': seed} | ({} if name == START else start)
-    config = _configured(sweep.base, overrides)
+    config = configured(sweep.base, overrides)
     same = next((run for run in runs if flatten(run[3]) == flatten(config)), None)
     if same is None:
       runs.append((name, arms, overrides, config))
@@ -67,14 +67,14 @@ def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:
 
 def _configs(sweep: Sweep) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
   """By name the overrides of the start and of each arm, and the arm's stop rule."""
-  stages = tuple(_configured(sweep.base, sweep.common).stages)
+  stages = tuple(configured(sweep.base, sweep.common).stages)
   rest = {'stages': tuple(stage for stage in stages if stage not in sweep.shared_stages)}
   configs: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
   if sweep.shared_stages:
     configs[START] = ({**sweep.common, 'stages': sweep.shared_stages}, {})
   for name, overrides in sweep.arms.items():
     merged = {**sweep.common, **rest, **overrides}
-    rule = sweep.rules.get(name) or merged.get('stop.name') or _configured(sweep.base, {}).stop.name
+    rule = sweep.rules.get(name) or merged.get('stop.name') or configured(sweep.base, {}).stop.name
     configs[name] = (merged, {name: rule})
   return configs
 
@@ -86,7 +86,7 @@ def _config_problems(sweep: Sweep, name: str) -> Iterator[str]:
     if field in overrides:
       yield f"{of}: {field} is the sweep's to set; fix: leave it out{', and name seeds' if field == 'seed' else ''}"
   try:
-    config = _configured(sweep.base, overrides)
+    config = configured(sweep.base, overrides)
     validate(config)
   except ConfigError as error:
     yield from (f'{of}: {problem}' for problem in error.problems)
@@ -103,11 +103,11 @@ def _config_problems(sweep: Sweep, name: str) -> Iterator[str]:
   if sweep.pruner and len(set(trained)) > 1:
     yield f'{of}: baselines = {config.baselines}: a run that trains several stop rules cannot be pruned; fix: baselines = ()'
   if sweep.shared_stages:
-    start = _configured(sweep.base, _configs(sweep)[START][0])
+    start = configured(sweep.base, _configs(sweep)[START][0])
     yield from (f'{of} against what a seed shares: {problem}' for problem in model_differences(config, start))
 
 
-def _configured(base: str, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def configured(base: str, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
   """The config of a file with some fields set, as `espo_jax.train` would have it."""
   file, *argument = base.split(':', 1)
   try:

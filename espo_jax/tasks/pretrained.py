@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from espo_jax.hub import download
 from espo_jax.tasks.base import DataError, lookup
 from espo_jax.tasks.reasoning import THINK, open_thought
 
@@ -36,7 +37,8 @@ def tokenizer_problem(path: str) -> str | None:
   if _HUB_NAME.fullmatch(path) and not Path(path).exists():
     return None
   return (
-    f'{_FIELD} = {path!r}: no such directory; fix: a Hugging Face model directory, or a name on the Hub such as Qwen/Qwen3-0.6B'
+    f'{_FIELD} = {path!r}: no such directory; fix: a Hugging Face model directory, such as '
+    'hf download Qwen/Qwen3-0.6B --local-dir models/Qwen3-0.6B makes'
   )
 
 
@@ -61,7 +63,7 @@ def load_tokenizer(path: str) -> 'PreTrainedTokenizerFast':
     # Not AutoTokenizer: it goes by the model's family, and puts the family's way to split words in place of the file's.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=local, split_special_tokens=False)
   except Exception as error:  # a damaged file may raise anything, tokenizers' own Exception among it
-    fix = 'the tokenizer files as they were published' if local else 'a directory, downloaded where there is a network'
+    fix = 'the tokenizer files as they were published' if local else f'where there is a network {download(path)}'
     reason = ' '.join(str(error).split())[:300]
     raise DataError(
       f'{_FIELD} = {path!r}: no tokenizer can be loaded ({type(error).__name__}: {reason}); fix: {fix}'

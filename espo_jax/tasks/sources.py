@@ -85,7 +85,8 @@ def read_rows(
       _check_special(row, forbidden)
     except DataError as error:
       if on_error == 'raise':
-        raise DataError(f"{error}; or go on without the row: on_error = 'skip'") from error
+        skip = '--on_error=skip' if field.startswith('--') else '--config.data.on_error=skip'
+        raise DataError(f'{error}; or go on without the row: {skip}') from error
       skipped.append(Skipped(place, str(error).removeprefix(f'{place}: ')))
       continue
     if benchmark.repeats:

@@ -1,0 +1,83 @@
+"""What to lower where memory has run out: fields with values that take less, each of them valid where the others stay."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+TRAINING = ('warm start', 'calibration', 'rollout', 'score', 'update', 'evaluation')
+
+
+def smaller(config: ml_collections.ConfigDict, phase: str) -> dict[str, Any]:
+  """Fields and values under which a phase takes less memory, most effective first.
+
+  Args:
+    config: Of the run that ran out of memory.
+    phase: One of `TRAINING`; for any other name all of them are meant.
+  """
+  chosen = [phase] if phase in TRAINING else TRAINING
+  return {field: value for name in chosen for field, value in _FIELDS[name](config) if value is not None}
+
+
+def _warm_start(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  if 'warm_start' in c.stages:
+    yield 'warm_start.batch', _half(c, c.warm_start.batch)
+    yield from _gradient(c)
+
+
+def _calibration(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  if 'calibration' in c.stages:
+    yield 'calibration.prompts', _half(c, c.calibration.prompts)
+    yield from _gradient(c)
+
+
+def _rollout(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  yield 'rollout.slots', _half(c, c.rollout.slots or c.rollout.prompts * c.rollout.samples)
+  shards, prompts = _shards(c), c.rollout.prompts
+  parts = (n for n in range(c.rollout.parts + 1, prompts + 1) if prompts % n == 0 and prompts // n % shards == 0)
+  yield 'rollout.parts', next(parts, None)
+
+
+def _score(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  yield 'learner.micro_batches', _more_parts(c)
+  yield 'learner.logit_chunk', max(1, c.learner.logit_chunk // 2)
+
+
+def _update(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  yield 'learner.micro_batches', _more_parts(c)
+  yield from _gradient(c)
+
+
+def _evaluation(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  yield 'eval.batch', _half(c, min(c.eval.batch, c.eval.problems))
+
+
+def _gradient(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
+  yield 'model.remat', None if c.model.remat == 'full' else 'full'
+  yield 'learner.logit_chunk', max(1, c.learner.logit_chunk // 2)
+
+
+def _half(c: ml_collections.ConfigDict, rows: int) -> int | None:
+  """Half as many rows, which the mesh splits evenly; None where there are no fewer."""
+  half = rows // 2 - rows // 2 % _shards(c)
+  return half or None
+
+
+def _more_parts(c: ml_collections.ConfigDict) -> int | None:
+  """The next number of parts that divides a minibatch; None where a part is a row already."""
+  rows = c.rollout.prompts * c.rollout.samples // c.learner.minibatches
+  return next((n for n in range(c.learner.micro_batches + 1, rows + 1) if rows % n == 0), None)
+
+
+def _shards(c: ml_collections.ConfigDict) -> int:
+  return max(c.mesh.data, 1) * max(c.mesh.fsdp, 1)
+
+
+_FIELDS = {
+  'warm start': _warm_start,
+  'calibration': _calibration,
+  'rollout': _rollout,
+  'score': _score,
+  'update': _update,
+  'evaluation': _evaluation,
+}

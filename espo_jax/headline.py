@@ -1,0 +1,55 @@
+"""The first line of a run: what is trained, on what, and whether it can fit."""
+
+import math
+import pathlib
+
+import jax
+
+from espo_jax import steps, stops
+from espo_jax.experiment import Experiment
+from espo_jax.memory import device_bytes
+
+_UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
+
+
+def headline(exp: Experiment, workdir: pathlib.Path) -> str:
+  """Device, model, parameters, memory, seed and folder; nothing is computed or compiled for it.
+
+  The memory is what parameters and optimizer state keep on a device, of what the device has. Caches, gradients and activations
+  come on top of it.
+  """
+  c, shape = exp.config, exp.model.config
+  params = exp.abstract_params()
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+  device = jax.devices()[0]
+  model = c.model.path or f'{shape.num_layers} layers of {shape.hidden_size}'
+  kept, there = _size(kept_bytes(exp, params)), _size(device_bytes())
+  return (
+    f'{exp.mesh.size} of {jax.device_count()} x {device.device_kind}; model {model}, {count:,} parameters in '
+    f'{shape.param_dtype}, with the optimizer {kept} of {there} a device; seed {c.seed}; {workdir}'
+  )
+
+
+def kept_bytes(exp: Experiment, params: object) -> int:
+  """Bytes of parameters and optimizer state on one device; moments lie as their parameters do.
+
+  Args:
+    exp: The experiment.
+    params: Their shapes, dtypes and shardings.
+  """
+  c = exp.config
+  if 'rl' in c.stages:
+    optimizer = steps.reinforcement_learner(exp, stops.never()).optimizer
+  else:
+    optimizer = (steps.calibration_learner if 'calibration' in c.stages else steps.supervised_learner)(exp).optimizer
+  own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params))
+  whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
+  state = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)))
+  return own + (0 if c.learner.offload_optimizer else round(state * own / whole))
+
+
+def _size(count: int) -> str:
+  for unit, name in _UNITS:
+    if count >= unit:
+      return f'{count / unit:.1f} {name}'
+  return f'{count} bytes'
