@@ -12,6 +12,7 @@ The same bounds hold in float64, whose `u` is 2^-29 of float32's: there an ident
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from unittest import mock
@@ -20,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from espo_jax.model import ModelConfig
+from espo_jax.learner import score
+from espo_jax.model import ActorCritic, ModelConfig, Params
 
 LAMBDA = 8.0  # 2 exp(-32) = 3e-14: for the millions of numbers that a run of the tests compares
 STEP = 2.0**-10  # relative; far above float32's roundoff, far below where a decoder bends
@@ -62,7 +64,7 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   rng = np.random.default_rng(seed)
   here = jax.device_get(function(*inputs))
 
-  def moved(x, signs: Callable):
+  def moved(signs: Callable, x):
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
       return x
     return jnp.asarray(x) * (1 + STEP * signs(jnp.shape(x)).astype(x.dtype))
@@ -70,9 +72,23 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   moves = [lambda shape: rng.choice([-1.0, 1.0], shape)] * 3 + [np.ones]
   most = jax.tree.map(lambda _: 0.0, here)
   for signs in moves:
-    there = jax.device_get(function(*jax.tree.map(lambda x: moved(x, signs), inputs)))
+    there = jax.device_get(function(*jax.tree.map(functools.partial(moved, signs), inputs)))
     most = jax.tree.map(lambda so_far, a, b: max(so_far, _largest(a, b)), most, here, there)
   return jax.tree.map(lambda movement, x: gamma(roundings, _float_of(x)) * movement / STEP, most, here)
+
+
+def of_scores(model: ActorCritic, params: Params, length: int, *, temperature: float = 1.0) -> float:
+  """How far two programs may be apart that score the same rows of so many tokens, or draw them: a log-probability, a value.
+
+  It is measured on random rows of random prompts.
+  """
+  prompts, tokens = np.split(np.random.default_rng(0).integers(0, model.config.vocab_size, (8, length), np.int32), [2], axis=1)
+
+  def scored(params):
+    found = score(model, params, prompts, np.full(8, 2, np.int32), tokens, temperature=temperature, chunk=length)
+    return found.logprobs, found.values
+
+  return max(of_program(jax.jit(scored), params, roundings=2 * of_decoder(model.config, length)))
 
 
 def of_decoder(config: ModelConfig, length: int) -> int:
@@ -84,10 +100,48 @@ def of_decoder(config: ModelConfig, length: int) -> int:
 
 
 def assert_within(got, wanted, bounds) -> None:
-  """Trees of the same shape are as close as the bounds, a number for each leaf, say."""
+  """Trees of the same shape are as close as the bounds: for each leaf a number, or an array of its shape."""
   paths = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, b), a, bound in zip(paths, jax.tree.leaves(got), jax.tree.leaves(bounds), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+    a, b, bound = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (a, b, bound)))
+    wrong = ~np.isclose(a, b, rtol=0, atol=bound, equal_nan=True)
+    found = f'{a[wrong][:4]}, wanted {b[wrong][:4]} within {bound[wrong][:4]}'
+    assert not wrong.any(), f'{jax.tree_util.keystr(path)}: {wrong.sum()} of {wrong.size} are off: {found}'
+
+
+def assert_close(got, wanted, *, roundings: float, size=None) -> None:
+  """An array is what a formula gives in float64, but for so many roundings in a row, each of its own precision.
+
+  Args:
+    got: The array. Its dtype says how far it may be off: a Python float counts as float64.
+    wanted: What it has to be.
+    roundings: Roundings of which one follows the other.
+    size: Magnitudes of what is rounded, where they are larger than what comes out; `wanted` by default.
+  """
+  wanted = np.asarray(wanted, np.float64)
+  assert_within(got, wanted, gamma(roundings, _float_of(got)) * np.abs(wanted if size is None else size))
+
+
+def assert_computes(function: Callable, inputs: tuple, wanted, *, roundings: float, size=None):
+  """`function(*inputs)` is what a formula gives in float64, but for the movement that `of_program` measures.
+
+  Args:
+    function: A program of arrays.
+    inputs: Trees, in the precision that it is to be run in.
+    wanted: What it has to give, a tree of arrays.
+    roundings: Roundings on the longest way from an input to an output.
+    size: Magnitudes of what is rounded on the way without being moved by the inputs, an array as `wanted` or a number for all;
+      `wanted` by default, for constants are rounded too.
+
+  Returns:
+    What it gave.
+  """
+  got = function(*inputs)
+  moved = of_program(function, *inputs, roundings=roundings)
+  sizes = wanted if size is None else jax.tree.map(lambda _: size, wanted)
+  own = [gamma(roundings, _float_of(x)) * np.abs(y) for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(sizes), strict=True)]
+  assert_within(got, wanted, [a + b for a, b in zip(jax.tree.leaves(moved), own, strict=True)])
+  return got
 
 
 @contextlib.contextmanager
