@@ -82,10 +82,11 @@ def of_scores(model: ActorCritic, params: Params, length: int, *, temperature: f
 
   It is measured on random rows of random prompts.
   """
-  prompts, tokens = np.split(np.random.default_rng(0).integers(0, model.config.vocab_size, (8, length), np.int32), [2], axis=1)
+  rows = jnp.asarray(np.random.default_rng(0).integers(0, model.config.vocab_size, (8, length)), jnp.int32)
+  lengths = jnp.full(8, 2, jnp.int32)
 
   def scored(params):
-    found = score(model, params, prompts, np.full(8, 2, np.int32), tokens, temperature=temperature, chunk=length)
+    found = score(model, params, rows[:, :2], lengths, rows[:, 2:], temperature=temperature, chunk=length)
     return found.logprobs, found.values
 
   return max(of_program(jax.jit(scored), params, roundings=2 * of_decoder(model.config, length)))
