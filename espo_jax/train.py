@@ -80,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
   same_config(config, workdir / 'config.json')
+  parallel.find_devices()  # an error that says what to do, before anything asks jax which process this is
   workdir.mkdir(parents=True, exist_ok=True)
   config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
   exp = make_experiment(config)

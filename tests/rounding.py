@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from espo_jax.model import ModelConfig
+from espo_jax.learner import score
+from espo_jax.model import ActorCritic, ModelConfig, Params
 
 LAMBDA = 8.0  # 2 exp(-32) = 3e-14: for the millions of numbers that a run of the tests compares
 STEP = 2.0**-10  # relative; far above float32's roundoff, far below where a decoder bends
@@ -76,6 +77,21 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   return jax.tree.map(lambda movement, x: 2 * gamma(roundings, _float_of(x)) * movement / STEP, most, here)
 
 
+def of_scores(model: ActorCritic, params: Params, length: int, *, temperature: float = 1.0) -> float:
+  """How far two programs may be apart that score the same rows of so many tokens, or draw them: a log-probability, a value.
+
+  It is measured on random rows of random prompts.
+  """
+  rows = jnp.asarray(np.random.default_rng(0).integers(0, model.config.vocab_size, (8, length)), jnp.int32)
+  lengths = jnp.full(8, 2, jnp.int32)
+
+  def scored(params):
+    found = score(model, params, rows[:, :2], lengths, rows[:, 2:], temperature=temperature, chunk=length)
+    return found.logprobs, found.values
+
+  return max(of_program(jax.jit(scored), params, roundings=2 * of_decoder(model.config, length)))
+
+
 def of_decoder(config: ModelConfig, length: int) -> int:
   """Roundings from the weights of a decoder to the log-probabilities of a row: an operation each, a term of a sum each.
 
@@ -89,10 +105,48 @@ def of_decoder(config: ModelConfig, length: int) -> int:
 
 
 def assert_within(got, wanted, bounds) -> None:
-  """Trees of the same shape are as close as the bounds, a number for each leaf, say."""
+  """Trees of the same shape are as close as the bounds: for each leaf a number, or an array of its shape."""
   paths = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, b), a, bound in zip(paths, jax.tree.leaves(got), jax.tree.leaves(bounds), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path))
+    a, b, bound = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (a, b, bound)))
+    wrong = ~np.isclose(a, b, rtol=0, atol=bound, equal_nan=True)
+    found = f'{a[wrong][:4]}, wanted {b[wrong][:4]} within {bound[wrong][:4]}'
+    assert not wrong.any(), f'{jax.tree_util.keystr(path)}: {wrong.sum()} of {wrong.size} are off: {found}'
+
+
+def assert_close(got, wanted, *, roundings: float, size=None) -> None:
+  """An array is what a formula gives in float64, but for so many roundings in a row, each of its own precision.
+
+  Args:
+    got: The array. Its dtype says how far it may be off: a Python float counts as float64.
+    wanted: What it has to be.
+    roundings: Roundings of which one follows the other.
+    size: Magnitudes of what is rounded, where they are larger than what comes out; `wanted` by default.
+  """
+  wanted = np.asarray(wanted, np.float64)
+  assert_within(got, wanted, gamma(roundings, _float_of(got)) * np.abs(wanted if size is None else size))
+
+
+def assert_computes(function: Callable, inputs: tuple, wanted, *, roundings: float, size=None):
+  """`function(*inputs)` is what a formula gives in float64, but for the movement that `of_program` measures.
+
+  Args:
+    function: A program of arrays.
+    inputs: Trees, in the precision that it is to be run in.
+    wanted: What it has to give, a tree of arrays.
+    roundings: Roundings on the longest way from an input to an output.
+    size: Magnitudes of what is rounded on the way without being moved by the inputs, an array as `wanted` or a number for all;
+      `wanted` by default, for constants are rounded too.
+
+  Returns:
+    What it gave.
+  """
+  got = function(*inputs)
+  moved = of_program(function, *inputs, roundings=roundings)
+  sizes = wanted if size is None else jax.tree.map(lambda _: size, wanted)
+  own = [gamma(roundings, _float_of(x)) * np.abs(y) for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(sizes), strict=True)]
+  assert_within(got, wanted, [a + b for a, b in zip(jax.tree.leaves(moved), own, strict=True)])
+  return got
 
 
 def cached(function: Callable) -> Callable:

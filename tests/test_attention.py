@@ -1,9 +1,12 @@
 """Attention over whole sequences that are longer than what is computed together, against numpy in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 
 from espo_jax.model.attention import self_attention
 
@@ -36,32 +39,55 @@ def drawn():
   return queries, keys, values, segments
 
 
+ROUNDINGS = WIDTH + 2 * LENGTH + 10  # of an output: a product of vectors, and sums over all tokens for its two sides
+
+
+@functools.cache
+def attended(window):
+  """What whole sequences give, 0 at padding."""
+  return np.where(drawn()[3][..., None, None] > 0, reference(*drawn(), window), 0.0)
+
+
 @pytest.mark.parametrize('window', [0, 600])
-def test_long_sequences(window):
-  queries, keys, values, segments = drawn()
-  out = self_attention(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)), jnp.asarray(segments), window)
-  real = segments > 0
-  np.testing.assert_allclose(out[real], reference(queries, keys, values, segments, window)[real], atol=2e-5)
+def test_long_sequences(precision, window):
+  *arrays, segments = drawn()
+
+  @jax.jit
+  def run(*arrays):
+    out = self_attention(*arrays, jnp.asarray(segments), window)
+    return jnp.where(segments[..., None, None] > 0, out, 0.0)
+
+  rounding.assert_computes(run, tuple(jnp.asarray(x, precision) for x in arrays), attended(window), roundings=ROUNDINGS)
 
 
-def test_their_gradient():
-  """Along a random direction, against the difference of the reference."""
+@functools.cache
+def slope_by_differences():
+  """Of the reference's weighed sum along a random direction, with both, and how far the step puts it off."""
   queries, keys, values, segments = drawn()
   rng = np.random.default_rng(1)
   weights = rng.standard_normal(queries.shape) * (segments > 0)[..., None, None]
   direction = [rng.standard_normal(x.shape) for x in (queries, keys, values)]
 
-  def total(*arrays):
-    out = self_attention(*arrays, jnp.asarray(segments), 0)
-    return (out * weights).sum()
-
-  arrays = [jnp.asarray(x, jnp.float32) for x in (queries, keys, values)]
-  slope = sum((g * d).sum() for g, d in zip(jax.grad(total, argnums=(0, 1, 2))(*arrays), direction, strict=True))
   step = 1e-5
-  ends = [
-    (
-      reference(*(x + sign * step * d for x, d in zip((queries, keys, values), direction, strict=True)), segments, 0) * weights
-    ).sum()
-    for sign in (1, -1)
-  ]
-  np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-4)
+
+  def at(moved):
+    there = (x + moved * step * d for x, d in zip((queries, keys, values), direction, strict=True))
+    return (reference(*there, segments, 0) * weights).sum()
+
+  near, far = (at(1) - at(-1)) / (2 * step), (at(2) - at(-2)) / (4 * step)
+  return near, abs(far - near), weights, direction  # the far one is off by four times as much
+
+
+def test_their_gradient(precision):
+  wanted, off, weights, direction = slope_by_differences()
+  *arrays, segments = drawn()
+
+  @jax.jit
+  def slope(*arrays):
+    total = lambda *arrays: (self_attention(*arrays, jnp.asarray(segments), 0) * weights).sum()
+    return sum((g * d).sum() for g, d in zip(jax.grad(total, argnums=(0, 1, 2))(*arrays), direction, strict=True))
+
+  arrays = tuple(jnp.asarray(x, precision) for x in arrays)
+  roundings = 2 * ROUNDINGS + sum(x.size for x in arrays)  # there and back, and a sum over all elements
+  bound = rounding.of_program(slope, *arrays, roundings=roundings) + off
+  rounding.assert_within(slope(*arrays), wanted, bound)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from loss_cases import loss_arrays, loss_inputs
 from tiny import named, run, tiny_experiment
 
@@ -117,5 +118,6 @@ def test_the_worked_example_of_the_build_guide(monkeypatch):
   assert metrics[-1]['grad_norm'] > 0 and 0 < metrics[-1]['reward/brief'] < metrics[-1]['accuracy']
   x = loss_inputs(loss_arrays(per_row=True))
   wide, plain = objectives.get('soft_clip')(x, width=1e3)[0], objectives.get('kl_cov')(x, kl_cov_coef=0.0)[0]
-  np.testing.assert_allclose(wide['policy'][1].mean, plain['policy'][1].mean, rtol=1e-5)  # where it never clips
+  size = jnp.abs(x.advantages).max() * jnp.exp(jnp.where(x.mask, x.logprobs - x.old_logprobs, 0.0)).max()
+  rounding.assert_close(wide['policy'][1].mean, plain['policy'][1].mean, roundings=x.mask.size + 10, size=size)  # never clips
   assert 'soft_clip: ours' in '\n'.join(map(methods.describe, methods.methods()))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rlax
+import rounding
 from loss_cases import LENGTHS, MASK, N, T, loss_arrays, loss_inputs, trajectories
 
 from espo_jax import objectives, rewards
@@ -22,11 +23,13 @@ def advantages_by_definition(reward, value, length, gamma, lam, after):
 
 # --------------------------------------------------------------------------------------------------------------------- gae
 
+RECURSION = 6 * T  # roundings of advantages: six operations a token
+
 
 @pytest.fixture
-def streams():
+def streams(precision):
   rng = np.random.default_rng(0)
-  return [x.astype(np.float32) for x in (rng.normal(0, 0.5, (N, T)), rng.normal(0, 0.5, (N, T)), rng.normal(0, 0.5, N))]
+  return [x.astype(precision) for x in (rng.normal(0, 0.5, (N, T)), rng.normal(0, 0.5, (N, T)), rng.normal(0, 0.5, N))]
 
 
 @pytest.mark.parametrize(('gamma', 'lam'), [(1.0, 1.0), (0.97, 0.9), (0.9, 0.0), (0.0, 0.7)])
@@ -34,27 +37,35 @@ def streams():
 def test_gae_is_its_definition(no_rank_promotion, streams, gamma, lam, bootstrapped):
   reward, value, after = streams
   hidden = [jnp.asarray(np.where(MASK, x, np.nan)) for x in (reward, value)]  # what the mask hides may be anything
-  advantages, returns = gae(
-    *hidden, jnp.asarray(MASK), gamma=gamma, lam=lam, bootstrap=jnp.asarray(after) if bootstrapped else None
-  )
+  wanted = np.zeros((2, N, T))
   for n, length in enumerate(LENGTHS):
     exact = [x[n].astype(np.float64) for x in (reward, value)]
-    wanted = advantages_by_definition(*exact, length, gamma, lam, after[n] if bootstrapped else 0.0)
-    np.testing.assert_allclose(advantages[n, :length], wanted, atol=1e-6)
-    np.testing.assert_allclose(returns[n, :length], wanted + exact[1][:length], atol=1e-6)
-    assert not np.any(advantages[n, length:]) and not np.any(returns[n, length:])
+    wanted[0, n, :length] = advantages_by_definition(*exact, length, gamma, lam, after[n] if bootstrapped else 0.0)
+    wanted[1, n, :length] = wanted[0, n, :length] + exact[1][:length]
+
+  def run(reward, value, after):
+    return gae(reward, value, jnp.asarray(MASK), gamma=gamma, lam=lam, bootstrap=after if bootstrapped else None)
+
+  found = rounding.assert_computes(run, (*hidden, jnp.asarray(after)), tuple(wanted), roundings=RECURSION)
+  for x in found:
+    assert not np.any(x[~MASK])
 
 
 @pytest.mark.parametrize(('gamma', 'lam'), [(1.0, 1.0), (0.97, 0.9)])
 def test_gae_is_rlaxs(streams, gamma, lam):
   reward, value, after = streams
-  advantages, _ = gae(*map(jnp.asarray, (reward, value, MASK)), gamma=gamma, lam=lam, bootstrap=jnp.asarray(after))
+  wanted = np.zeros((N, T))
   for n, length in enumerate(LENGTHS):
     if length:
       discounts = jnp.full(length, gamma, jnp.float32)
       values = jnp.append(value[n, :length], after[n])
-      wanted = rlax.truncated_generalized_advantage_estimation(jnp.asarray(reward[n, :length]), discounts, lam, values)
-      np.testing.assert_allclose(advantages[n, :length], wanted, atol=1e-6)
+      theirs = rlax.truncated_generalized_advantage_estimation(jnp.asarray(reward[n, :length]), discounts, lam, values)
+      wanted[n, :length] = theirs
+
+  def run(reward, value, after):
+    return gae(reward, value, jnp.asarray(MASK), gamma=gamma, lam=lam, bootstrap=after)[0]
+
+  rounding.assert_computes(run, tuple(map(jnp.asarray, streams)), wanted, roundings=2 * RECURSION)  # theirs as well
 
 
 @pytest.mark.parametrize('lam', [0.0, 0.9, 1.0])
@@ -63,13 +74,13 @@ def test_a_stop_is_absorbing(streams, lam):
   _, value, _ = streams
   rows = trajectories(LENGTHS, [StopReason.STOPPED] * N)
   placed = rewards.token_rewards(rows, Reward(jnp.ones(N)), fail=-1.0)
-  advantages, returns = gae(placed, jnp.asarray(value), rows.mask, gamma=1.0, lam=lam)
-  for n, length in enumerate(LENGTHS):
-    if length:
-      np.testing.assert_allclose(advantages[n, length - 1], -1.0 - value[n, length - 1], atol=1e-6)
-      assert returns[n, length - 1] == pytest.approx(-1.0, abs=1e-6)
-      if lam == 1.0:
-        np.testing.assert_allclose(advantages[n, :length], -1.0 - value[n, :length], atol=1e-6)
+  run = lambda placed, value: gae(placed, value, rows.mask, gamma=1.0, lam=lam)
+  absorbed = -1.0 - value.astype(np.float64)
+  told = MASK if lam == 1.0 else MASK & ~np.roll(MASK, -1, axis=1)  # the last token, or all of them
+  told[LENGTHS == T, -1] = True
+  advantages, returns = (np.asarray(x)[told] for x in run(placed, jnp.asarray(value)))
+  bounds = rounding.of_program(run, placed, jnp.asarray(value), roundings=RECURSION)
+  rounding.assert_within((advantages, returns), (absorbed[told], np.full(told.sum(), -1.0)), bounds)
 
 
 # --------------------------------------------------------------------------------------------------------------------- ppo
@@ -79,7 +90,7 @@ CONSTANTS = {'clip_low': 0.15, 'clip_high': 0.3, 'dual_clip': 1.4, 'value_clip':
 
 def ppo_by_hand(x, *, clip_low, clip_high, dual_clip, value_clip, value_coef):
   """The weighted terms, token by token: Schulman et al. 2017, eq. 7; Ye et al. 2020, eq. 5; the clipped value error."""
-  sums = dict.fromkeys(('policy', 'value', 'clipped', 'k3_old'), 0.0)
+  sums = dict.fromkeys(('policy', 'value', 'clipped', 'k3'), 0.0)
   for n, length in enumerate(LENGTHS):
     for t in range(length):
       at = {
@@ -94,39 +105,44 @@ def ppo_by_hand(x, *, clip_low, clip_high, dual_clip, value_clip, value_coef):
       sums['clipped'] += gain != ratio * advantage
       moved = min(max(at['values'], at['old_values'] - value_clip), at['old_values'] + value_clip)
       sums['value'] += 0.5 * max((at['values'] - at['returns']) ** 2, (moved - at['returns']) ** 2)
-      sums['k3_old'] += ratio - 1 - np.log(ratio)
+      sums['k3'] += ratio - 1 - np.log(ratio)
   means = {name: value / LENGTHS.sum() for name, value in sums.items()}
   return {'policy': 1.0, 'value': value_coef}, means
 
 
 @pytest.mark.parametrize('dual_clip', [0.0, 1.4])
-def test_ppo_is_the_sum_by_hand(dual_clip):
-  x = loss_arrays()
-  terms, metrics = ppo(loss_inputs(x), **CONSTANTS | {'dual_clip': dual_clip})
-  weights, means = ppo_by_hand(x, **CONSTANTS | {'dual_clip': dual_clip})
-  assert {name: weight for name, (weight, _) in terms.items()} == weights
-  for name, (_, term) in terms.items():
-    np.testing.assert_allclose(term.mean, means[name], rtol=1e-5)
+def test_ppo_is_the_sum_by_hand(precision, dual_clip):
+  x = loss_arrays(dtype=precision)
+  constants = CONSTANTS | {'dual_clip': dual_clip}
+  weights, means = ppo_by_hand(x, **constants)
+  assert {name: weight for name, (weight, _) in ppo(loss_inputs(x), **constants)[0].items()} == weights
+
+  def run(x):
+    terms, metrics = ppo(loss_inputs(x), **constants)
+    return {name: term.mean for name, (_, term) in terms.items()} | {'clipped': metrics['clip_fraction'], 'k3': metrics['kl']}
+
+  rounding.assert_computes(run, (x,), means, roundings=N * T + 10, size=2.0)  # `r - 1 - log r` subtracts what is about 1
   assert 0 < means['clipped'] < 1
-  np.testing.assert_allclose(metrics['clip_fraction'], means['clipped'], rtol=1e-6)
-  np.testing.assert_allclose(metrics['kl'], means['k3_old'], rtol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------------- masked
 
 
-def test_masked_functions_are_numpys_over_the_mask():
+def test_masked_functions_are_numpys_over_the_mask(precision):
   rng = np.random.default_rng(3)
-  x = rng.normal(1.0, 2.0, (N, T)).astype(np.float32)
+  x = rng.normal(1.0, 2.0, (N, T)).astype(precision)
   real = x[MASK].astype(np.float64)
   hidden, mask = jnp.asarray(np.where(MASK, x, np.nan)), jnp.asarray(MASK)
-  np.testing.assert_allclose(masked_sum(hidden, mask), real.sum(), rtol=1e-5)
-  np.testing.assert_allclose(masked_mean(hidden, mask), real.mean(), rtol=1e-5)
-  np.testing.assert_allclose(masked_variance(hidden, mask), real.var(), rtol=1e-5)
-  np.testing.assert_allclose(token_mean(hidden, mask).mean, real.mean(), rtol=1e-5)
-  white = whiten(hidden, mask)
-  np.testing.assert_allclose(white[MASK], (real - real.mean()) / np.sqrt(real.var() + 1e-8), atol=1e-5)
-  assert not np.any(white[~MASK])
+  white = np.where(MASK, (x.astype(np.float64) - real.mean()) / np.sqrt(real.var() + 1e-8), 0.0)
+  for function, wanted in (
+    (masked_sum, real.sum()),
+    (masked_mean, real.mean()),
+    (masked_variance, real.var()),
+    (lambda x, mask: token_mean(x, mask).mean, real.mean()),
+    (whiten, white),
+  ):
+    found = rounding.assert_computes(function, (hidden, mask), wanted, roundings=2 * N * T)  # two sums, one after the other
+    assert function is not whiten or not np.any(found[~MASK])
 
 
 def test_masked_functions_of_nothing_are_zero():
@@ -136,14 +152,15 @@ def test_masked_functions_of_nothing_are_zero():
   assert not np.any(whiten(x, nothing))
 
 
-def test_explained_variance():
+def test_explained_variance(precision):
   rng = np.random.default_rng(4)
-  values, returns = rng.normal(size=(2, N, T)).astype(np.float32)
-  got = lambda v, r: float(
-    objectives.explained_variance(jnp.where(MASK, v, jnp.nan), jnp.where(MASK, r, jnp.nan), jnp.asarray(MASK))
-  )
+  values, returns = rng.normal(size=(2, N, T)).astype(precision)
+  got = lambda v, r: objectives.explained_variance(jnp.where(MASK, v, jnp.nan), jnp.where(MASK, r, jnp.nan), jnp.asarray(MASK))
   v, r = values[MASK].astype(np.float64), returns[MASK].astype(np.float64)
-  assert got(values, returns) == pytest.approx(1 - (r - v).var() / r.var(), rel=1e-5)
   assert got(returns, returns) == 1.0
-  assert got(np.full_like(returns, 0.7), returns) == pytest.approx(0.0, abs=1e-6)
-  assert got(returns + 3.0, returns) == pytest.approx(1.0, abs=1e-5)  # an offset explains no less
+  for predicted, wanted in (
+    (values, 1 - (r - v).var() / r.var()),
+    (np.full_like(returns, 0.7), 0.0),
+    (returns + 3.0, 1.0),  # an offset explains no less
+  ):
+    rounding.assert_computes(got, (predicted, returns), wanted, roundings=2 * N * T, size=1.0)

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from flax import nnx
-from loss_cases import LENGTHS, MASK, loss_arrays, loss_inputs, total
+from loss_cases import LENGTHS, MASK, N, T, loss_arrays, loss_inputs, total
 
 from espo_jax import objectives
 from espo_jax.objectives import compose, gae, get
 
 REAL_ROWS = LENGTHS > 0
+ROUNDINGS = 2 * (N * T + 20)  # of a loss, theirs and ours: a sum over all tokens of some twenty operations each
 
 
 @pytest.fixture(scope='module')
@@ -58,31 +60,34 @@ def peer(tunix, monkeypatch):
   return run
 
 
-def same(ours, theirs, logprobs):
-  """Values and gradients in the log-probabilities are the same."""
-  one, two = (jax.value_and_grad(f)(jnp.asarray(logprobs)) for f in (ours, theirs))
-  assert abs(float(one[0]) - float(two[0])) < 1e-5
-  np.testing.assert_allclose(one[1], two[1], atol=1e-6)
-  assert np.any(one[1])
+def same(ours, theirs, x, field='logprobs'):
+  """Two losses of arrays have the same values, and the same gradients in one of them."""
+  one, two = (
+    lambda x, f=f: jax.value_and_grad(lambda moving, x: f(x | {field: moving}))(jnp.asarray(x[field]), x)
+    for f in (ours, theirs)
+  )
+  _, gradient = rounding.assert_computes(jax.jit(one), (x,), two(x), roundings=ROUNDINGS)
+  assert np.any(gradient)
 
 
-def loss_of(expression, x, **options):
-  return lambda lp: total(compose(expression, options)(loss_inputs(x | {'logprobs': lp}))[0])
+NEAR_MEAN = 1 + 1e-8 / float(LENGTHS.sum())  # of tokens by tunix's count of them, which 1e-8 is added to, in its PPO alone
 
 
-def test_ppo(tunix, peer):
+def loss_of(expression, **options):
+  return lambda x: total(compose(expression, options)(loss_inputs(x))[0])
+
+
+def test_ppo(precision, tunix, peer):
   for seed, dual_clip in ((0, 0.0), (1, 1.4)):
-    x = loss_arrays(seed)
-    theirs = lambda lp, x=x, c=dual_clip: peer(
-      tunix.ppo_policy_loss_fn, x | {'logprobs': lp}, epsilon_low=0.15, epsilon_high=0.3, epsilon_c=c or None
-    )
-    same(loss_of('ppo', x, clip_low=0.15, clip_high=0.3, dual_clip=dual_clip, value_coef=0.0), theirs, x['logprobs'])
+    settings = {'epsilon_low': 0.15, 'epsilon_high': 0.3, 'epsilon_c': dual_clip or None}
+    theirs = lambda x, settings=settings: NEAR_MEAN * peer(tunix.ppo_policy_loss_fn, x, **settings)
+    ours = loss_of('ppo', clip_low=0.15, clip_high=0.3, dual_clip=dual_clip, value_coef=0.0)
+    same(ours, theirs, loss_arrays(seed, precision))
 
 
-def test_ppos_value(tunix, monkeypatch):
-  x = loss_arrays()
-
-  def theirs(values):
+def test_ppos_value(precision, tunix, monkeypatch):
+  def theirs(x):
+    values = x['values']
     after = jnp.pad(values, ((0, 0), (0, 1)))  # tunix scores the state after the last token too
     monkeypatch.setattr(tunix.common, 'compute_score', lambda *a, **k: after)
     example = types.SimpleNamespace(
@@ -92,10 +97,10 @@ def test_ppos_value(tunix, monkeypatch):
       old_values=x['old_values'],
       returns=x['returns'],
     )
-    return tunix.ppo_value_loss_fn(nnx.Module(), example, 0.25, 0, 0)[0]
+    return NEAR_MEAN * tunix.ppo_value_loss_fn(nnx.Module(), example, 0.25, 0, 0)[0]
 
-  ours = lambda v: get('ppo')(loss_inputs(x | {'values': v}), value_clip=0.25)[0]['value'][1].mean
-  same(ours, theirs, x['values'])
+  ours = lambda x: get('ppo')(loss_inputs(x), value_clip=0.25)[0]['value'][1].mean
+  same(ours, theirs, loss_arrays(dtype=precision), 'values')
 
 
 @pytest.mark.parametrize(
@@ -124,59 +129,63 @@ def test_ppos_value(tunix, monkeypatch):
   ],
   ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_group_relative_losses(tunix, peer, name, settings, options):
+def test_group_relative_losses(precision, tunix, peer, name, settings, options):
   settings = {'epsilon': 0.2, 'epsilon_high': 0.2, 'epsilon_c': None, 'loss_algo': 'grpo'} | settings
   for seed in range(2):
-    x = loss_arrays(seed, spread=1e-3 if name == 'gspo' else 0.3, per_row=True)
-    theirs = lambda lp, x=x: peer(tunix.grpo_loss_fn, x | {'logprobs': lp}, x['advantages'][:, 0], **settings)
-    same(loss_of(name, x, **options), theirs, x['logprobs'])
+    x = loss_arrays(seed, precision, spread=1e-3 if name == 'gspo' else 0.3, per_row=True)
+    theirs = lambda x: peer(tunix.grpo_loss_fn, x, x['advantages'][:, 0], **settings)
+    same(loss_of(name, **options), theirs, x)
 
 
-def test_rloo(tunix, peer):
+def test_rloo(precision, tunix, peer):
   """Where a response is one action, it is one token of tunix's clipped loss, which has no loss of its own for RLOO."""
-  x = loss_arrays(per_row=True)
-  rewards = np.random.default_rng(0).normal(size=6).astype(np.float32)
+  x = loss_arrays(dtype=precision, per_row=True)
+  rewards = np.random.default_rng(0).normal(size=6).astype(precision)
   advantages = tunix.compute_rloo_advantages(jnp.asarray(rewards), 3)
-  np.testing.assert_allclose(objectives.loo(jnp.asarray(rewards.reshape(2, 3))).reshape(-1), advantages, atol=1e-6)
+  ours = lambda rewards: objectives.loo(rewards.reshape(2, 3)).reshape(-1)
+  rounding.assert_computes(ours, (jnp.asarray(rewards),), advantages, roundings=20)  # means of three, theirs and ours
   x['advantages'] = np.insert(np.asarray(advantages), 3, 0.0)[:, None] * np.ones_like(x['advantages'])  # row 3 has no tokens
 
-  def theirs(lp):
+  def theirs(x):
     whole = {
       name: jnp.where(MASK, y, 0.0).sum(1, keepdims=True)
-      for name, y in (x | {'logprobs': lp}).items()
+      for name, y in x.items()
       if 'logprobs' in name and y.shape == MASK.shape
     }
     settings = {'epsilon': 0.2, 'epsilon_high': 0.2, 'loss_algo': 'grpo', 'loss_agg_mode': 'token-mean'}
     return peer(tunix.grpo_loss_fn, whole, x['advantages'][:, 0], mask=REAL_ROWS[:, None], **settings)
 
-  same(loss_of('rloo', x), theirs, x['logprobs'])
+  same(loss_of('rloo'), theirs, x)
 
 
-def test_importance_weights_are_a_factor_of_the_advantage(tunix, peer):
+def test_importance_weights_are_a_factor_of_the_advantage(precision, tunix, peer):
   """Tunix weighs the loss of each token, the learner its advantage: all surrogates are linear in it."""
-  x = loss_arrays(per_row=True)
-  weights = np.random.default_rng(0).uniform(0, 2, MASK.shape).astype(np.float32)
+  x = loss_arrays(dtype=precision, per_row=True)
+  weights = np.random.default_rng(0).uniform(0, 2, MASK.shape).astype(precision)
   settings = {'epsilon': 0.2, 'epsilon_high': 0.28, 'loss_algo': 'grpo', 'loss_agg_mode': 'token-mean', 'weights': weights}
-  theirs = lambda lp: peer(tunix.grpo_loss_fn, x | {'logprobs': lp}, x['advantages'][:, 0], **dict(settings))
-  same(loss_of('dapo', x | {'advantages': x['advantages'] * weights}), theirs, x['logprobs'])
+  theirs = lambda x: peer(tunix.grpo_loss_fn, x, x['advantages'][:, 0], **dict(settings))
+  ours = loss_of('dapo')
+  same(lambda x: ours(x | {'advantages': x['advantages'] * weights}), theirs, x)
 
 
-def test_advantages(tunix):
-  rewards = np.random.default_rng(1).normal(size=12).astype(np.float32)
-  grouped = jnp.asarray(rewards.reshape(3, 4))
+def test_advantages(precision, tunix):
+  rewards = np.random.default_rng(1).normal(size=12).astype(precision)
   sample_deviation = np.sqrt(3 / 4)  # tunix divides by the sample's, the paper says the group's
-  np.testing.assert_allclose(
-    objectives.group_zscore(grouped).reshape(-1) * sample_deviation, tunix.compute_advantages(rewards, 4), atol=1e-5
-  )
-  np.testing.assert_allclose(
-    objectives.mean_only(grouped).reshape(-1), tunix.compute_drgrpo_advantages(jnp.asarray(rewards), 4), atol=1e-6
-  )
+  theirs = tunix.compute_advantages(rewards, 4), tunix.compute_drgrpo_advantages(jnp.asarray(rewards), 4)
+
+  def ours(rewards):
+    grouped = rewards.reshape(3, 4)
+    standardised = objectives.group_zscore(grouped, epsilon=1e-6 * sample_deviation)
+    return standardised.reshape(-1) * sample_deviation, objectives.mean_only(grouped).reshape(-1)
+
+  rounding.assert_computes(ours, (jnp.asarray(rewards),), theirs, roundings=40)  # means of four, theirs and ours
 
 
-def test_gaes_returns(tunix):
-  x = loss_arrays()
-  rewards, values = (np.where(MASK, x[name], 0).astype(np.float32) for name in ('returns', 'values'))
+def test_gaes_returns(precision, tunix):
+  x = loss_arrays(dtype=precision)
+  rewards, values = (jnp.where(MASK, x[name], 0.0) for name in ('returns', 'values'))
   mask = jnp.asarray(MASK)
-  _, theirs = tunix.compute_gae_advantages(jnp.asarray(rewards), jnp.asarray(values), mask.astype(jnp.float32), 0.97, 0.9)
-  _, ours = gae(jnp.asarray(rewards), jnp.asarray(values), mask, gamma=0.97, lam=0.9)
-  np.testing.assert_allclose(np.asarray(ours)[MASK], np.asarray(theirs)[MASK], atol=1e-5)
+  _, theirs = tunix.compute_gae_advantages(rewards, values, mask.astype(jnp.float32), 0.97, 0.9)
+  ours = lambda rewards, values: gae(rewards, values, mask, gamma=0.97, lam=0.9)[1]
+  theirs = np.where(MASK, theirs, 0.0)  # what they say of tokens past the end is nothing
+  rounding.assert_computes(ours, (rewards, values), theirs, roundings=2 * 6 * T)  # six operations a token, theirs and ours

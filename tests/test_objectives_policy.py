@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from formulas import CASES, FORMULAS, REAL, ROWS, case, tepo_gradient
 from loss_cases import CURRENT, LENGTHS, MASK, N, T, loss_arrays, loss_inputs, total
 
@@ -14,21 +15,24 @@ from espo_jax.objectives import compose, get
 from espo_jax.objectives.covariance import covariances
 from espo_jax.objectives.epo import phase_weight
 
+DIGITS = 5e-7  # of a number written with six of them
+ROUNDINGS = N * T + 20  # of a loss: a sum over all tokens of some twenty operations each
+
 
 def test_every_registered_objective_has_its_formula_here():
   assert FORMULAS.keys() == objectives.REGISTRY.keys()
 
 
 @pytest.mark.parametrize(('name', 'options'), CASES, ids=str)
-def test_the_loss_is_its_formula(name, options):
+def test_the_loss_is_its_formula(precision, name, options):
   for seed in range(3):
-    x = case(name, seed)
-    terms, metrics = get(name)(loss_inputs(x), **options)
+    x = case(name, seed, precision)
     wanted = FORMULAS[name](
       {k: np.asarray(v, np.float64) for k, v in x.items()} | {'prefers_short': x['prefers_short']}, **options
     )
-    np.testing.assert_allclose(total(terms), wanted, rtol=2e-5, atol=1e-6)
-    assert all(np.isfinite(value) for value in metrics.values())
+    loss = lambda x: total(get(name)(loss_inputs(x), **options)[0])
+    rounding.assert_computes(loss, (x,), np.asarray(wanted), roundings=ROUNDINGS)
+    assert all(np.isfinite(value) for value in get(name)(loss_inputs(x), **options)[1].values())
 
 
 @pytest.mark.parametrize(('name', 'options'), CASES, ids=str)
@@ -80,15 +84,14 @@ def test_no_objective_sees_what_the_mask_hides(name):
 
 
 @pytest.mark.parametrize('name', [name for name in objectives.REGISTRY if 'cov' not in name])  # those rank within a minibatch
-def test_terms_of_micro_batches_add_up(name):
-  x = loss_inputs(case(name))
-  whole, _ = get(name)(x)
-  rows = lambda some: inputs_of(x, some)
-  parts = [get(name)(rows(some))[0] for some in (slice(0, 1), slice(1, 4), slice(4, 7))]
-  for key, (weight, term) in whole.items():
-    added = jax.tree.map(lambda *xs: sum(xs), *[part[key][1] for part in parts])
-    np.testing.assert_allclose(added.numerator, term.numerator, rtol=1e-5, atol=1e-6)
-    assert added.denominator == term.denominator > 1
+def test_terms_of_micro_batches_add_up(precision, name):
+  x = loss_inputs(case(name, dtype=precision))
+  parts = [get(name)(inputs_of(x, some))[0] for some in (slice(0, 1), slice(1, 4), slice(4, 7))]
+  added = {key: jax.tree.map(lambda *xs: sum(xs), *[part[key][1] for part in parts]) for key in parts[0]}
+  numerators = lambda x: {key: term.numerator for key, (_, term) in get(name)(x)[0].items()}
+  rounding.assert_computes(numerators, (x,), {key: term.numerator for key, term in added.items()}, roundings=2 * ROUNDINGS)
+  for key, (weight, term) in get(name)(x)[0].items():
+    assert added[key].denominator == term.denominator > 1
     assert all(part[key][0] == weight for part in parts)
 
 
@@ -101,19 +104,17 @@ def inputs_of(x, some):
 # --------------------------------------------------------------------------------------------------------- limiting identities
 
 
-def same_gradient(one, two, x, atol=1e-7):
-  gradients = [
-    jax.grad(lambda lp, f=f: total(f(loss_inputs(x | {'logprobs': lp}))[0]))(jnp.asarray(x['logprobs'])) for f in (one, two)
-  ]
-  np.testing.assert_allclose(*gradients, atol=atol)
-  assert np.any(gradients[0])
+def loss_and_gradient(objective):
+  """A function of the inputs' arrays: the loss, and its gradient in the log-probabilities."""
+  loss = lambda lp, x: total(objective(loss_inputs(x | {'logprobs': lp}))[0])
+  return lambda x: jax.value_and_grad(loss)(jnp.asarray(x['logprobs']), x)
 
 
-def test_tepo_without_its_mask_is_gspo():
-  x = case('gspo')
-  tepo = lambda y: get('tepo')(y, mask_coef=0.0, aggregation='sequence')
-  assert float(total(tepo(loss_inputs(x))[0])) == pytest.approx(float(total(get('gspo')(loss_inputs(x))[0])), rel=1e-6)
-  same_gradient(tepo, get('gspo'), x)
+def test_tepo_without_its_mask_is_gspo(precision):
+  x = case('gspo', dtype=precision)
+  tepo = loss_and_gradient(lambda y: get('tepo')(y, mask_coef=0.0, aggregation='sequence'))
+  _, gradient = rounding.assert_computes(tepo, (x,), loss_and_gradient(get('gspo'))(x), roundings=2 * ROUNDINGS)
+  assert np.any(gradient)
 
 
 def test_tepos_mask_is_empty_where_the_policy_has_not_moved():
@@ -134,9 +135,9 @@ def test_ppo_without_a_value_is_grpo_over_tokens():
   assert get('ppo')(x)[0]['policy'] == get('grpo')(x, aggregation='token')[0]['policy']
 
 
-def test_all_policy_gradients_agree_before_the_first_step():
+def test_all_policy_gradients_agree_before_the_first_step(precision):
   """At ratio 1 the surrogates' gradients are REINFORCE's, and differ only in how rows and tokens are weighed."""
-  x = loss_arrays(per_row=True)
+  x = loss_arrays(dtype=precision, per_row=True)
   x['logprobs'] = x['old_logprobs']
   tokens = np.where(MASK, -x['advantages'], 0.0)
   rows = len(ROWS)
@@ -151,67 +152,71 @@ def test_all_policy_gradients_agree_before_the_first_step():
   }
   for name, weight in weights.items():
     options = {'kl_cov_coef': 0.0} if name == 'kl_cov' else {}
-    gradient = jax.grad(lambda lp, n=name, o=options: total(get(n)(loss_inputs(x | {'logprobs': lp}), **o)[0]))(x['logprobs'])
-    np.testing.assert_allclose(gradient, tokens * weight, atol=1e-6, err_msg=name)
+    _, gradient = loss_and_gradient(lambda x, n=name, o=options: get(n)(x, **o))(x)
+    rounding.assert_close(gradient, tokens * weight, roundings=2 * T)  # a row's advantage is a mean of its tokens'
 
 
-def test_equal_rewards_make_rwr_supervised_learning():
-  x = loss_arrays()
-  x['advantages'] = np.full((N, T), 0.4, np.float32)
+def test_equal_rewards_make_rwr_supervised_learning(precision):
+  x = loss_arrays(dtype=precision)
+  x['advantages'] = np.full((N, T), 0.4, precision)
   supervised = jax.grad(lambda lp: -sum(lp[n, : LENGTHS[n]].mean() for n in ROWS) / len(ROWS))(jnp.asarray(x['logprobs']))
-  gradient = jax.grad(lambda lp: total(get('rwr')(loss_inputs(x | {'logprobs': lp}))[0]))(jnp.asarray(x['logprobs']))
-  np.testing.assert_allclose(gradient, np.e * supervised, rtol=1e-5)
+  _, gradient = loss_and_gradient(get('rwr'))(x)
+  rounding.assert_close(gradient, np.e * np.asarray(supervised, np.float64), roundings=2 * T)
 
 
-def test_rwr_weights():
+def test_rwr_weights(precision):
   """RISE: rewards 0, 0.5 and 1 at tau 0.4."""
   for reward, weight in ((0.0, 1.0), (0.5, 3.490343), (1.0, 12.182494)):
-    x = loss_arrays()
-    x['advantages'], x['logprobs'] = np.full((N, T), reward, np.float32), np.full((N, T), -1.0, np.float32)
-    np.testing.assert_allclose(total(get('rwr')(loss_inputs(x))[0]), weight, rtol=1e-6)
+    x = loss_arrays(dtype=precision)
+    x['advantages'], x['logprobs'] = np.full((N, T), reward, precision), np.full((N, T), -1.0, precision)
+    found = total(get('rwr')(loss_inputs(x))[0])
+    rounding.assert_within(found, weight, DIGITS + rounding.gamma(3 * T, precision) * weight)  # means of tokens, twice, of rows
 
 
-def test_covariances_sum_up_to_the_covariance():
-  x = loss_arrays()
-  found = covariances(loss_inputs(x))
-  assert found[MASK].sum() / REAL == pytest.approx(np.cov(x['advantages'][MASK], x['logprobs'][MASK], ddof=0)[0, 1], abs=1e-5)
-  assert not np.any(found[~MASK])
+def test_covariances_sum_up_to_the_covariance(precision):
+  x = loss_arrays(dtype=precision)
+  advantages, logprobs = (x[name][MASK].astype(np.float64) for name in ('advantages', 'logprobs'))
+  wanted = np.cov(advantages, logprobs, ddof=0)[0, 1]
+  covariance = lambda x: covariances(loss_inputs(x)).sum() / REAL
+  rounding.assert_computes(covariance, (x,), wanted, roundings=2 * N * T)  # a mean, then a sum
+  assert not np.any(covariances(loss_inputs(x))[~MASK])
 
 
-def test_epos_schedule():
+def test_epos_schedule(precision):
   """The released weights at epochs 0, 37, 75, 76 and 150 of 150."""
   for epoch, wanted in ((0, 1.0), (37, 0.874563), (75, 0.827067), (76, 0.768632), (150, 0.03983)):
-    assert float(phase_weight(jnp.float32(epoch / 150), 'release')) == pytest.approx(wanted, abs=1e-5)
+    found = phase_weight(jnp.float32(epoch / 150), 'release')
+    rounding.assert_within(found, wanted, DIGITS + rounding.gamma(8, precision))
 
 
-def test_epos_band_pushes_back_and_the_released_penalty_does_not():
-  x = loss_arrays()
-  past, progress = np.float32(1.0), np.float32(0.0)
+def test_epos_band_pushes_back_and_the_released_penalty_does_not(precision):
+  x = loss_arrays(dtype=precision)
+  past, progress = np.ones((), precision), np.zeros((), precision)
 
   def slope(entropy, **options):
     def band(h):
       terms, _ = get('epo_entropy')(loss_inputs(x | {'entropy': h, 'past_entropy': past, 'progress': progress}), **options)
       return terms['epo_band'][1].mean
 
-    return np.asarray(jax.grad(band)(jnp.full((N, T), entropy)))[MASK] * REAL
+    return jax.grad(band)(jnp.full((N, T), entropy))[MASK] * REAL
 
-  np.testing.assert_allclose(slope(1.0), 0.0)
-  np.testing.assert_allclose(slope(0.5), -1.0, rtol=1e-6)
-  np.testing.assert_allclose(slope(1.5), 1.0, rtol=1e-6)
+  assert not np.any(slope(1.0))
+  rounding.assert_close(slope(0.5), -np.ones(REAL), roundings=3)  # 1 / REAL, and back
+  rounding.assert_close(slope(1.5), np.ones(REAL), roundings=3)
   for entropy in (0.5, 1.0, 1.5):  # the trap: an indicator has no slope
     np.testing.assert_array_equal(slope(entropy, penalty='indicator'), 0.0)
 
 
-def test_epo_has_no_band_before_there_is_a_past():
-  x = loss_arrays() | {'past_entropy': np.float32(np.nan)}
+def test_epo_has_no_band_before_there_is_a_past(precision):
+  x = loss_arrays(dtype=precision) | {'past_entropy': np.asarray(np.nan, precision)}
   loss, gradient = jax.value_and_grad(lambda h: total(get('epo_entropy')(loss_inputs(x | {'entropy': h}))[0]))(x['entropy'])
-  assert float(loss) == pytest.approx(-0.001 * x['entropy'][MASK].mean(), rel=1e-5)
-  np.testing.assert_allclose(gradient[MASK], -0.001 / REAL, rtol=1e-5)
+  rounding.assert_close(loss, -0.001 * x['entropy'][MASK].astype(np.float64).mean(), roundings=ROUNDINGS)  # no term is negative
+  rounding.assert_close(gradient[MASK], np.full(REAL, -0.001 / REAL), roundings=3)
 
 
-def test_the_margin_moves_two_logits_and_only_inside_it():
-  x = loss_arrays()
-  logits = np.zeros((N, 5), np.float32)
+def test_the_margin_moves_two_logits_and_only_inside_it(precision):
+  x = loss_arrays(dtype=precision)
+  logits = np.zeros((N, 5), precision)
   logits[0, 1], logits[2, 0] = 3.0, 3.0
   short = np.array([True, True, True, False, False, True, False])
   gradient = jax.grad(lambda z: total(get('mode_margin')(loss_inputs(x | {'opening_logprobs': z, 'prefers_short': short}))[0]))(
@@ -221,7 +226,7 @@ def test_the_margin_moves_two_logits_and_only_inside_it():
   for n in ROWS:
     if n != 0:  # row 0 is beyond the margin already
       wanted[n, :2] = (1, -1) if short[n] else (-1, 1)
-  np.testing.assert_allclose(np.asarray(gradient) * len(ROWS), wanted, atol=1e-6)
+  rounding.assert_close(gradient, wanted / len(ROWS), roundings=3)
 
 
 # ---------------------------------------------------------------------------------------------------- divergences and their sum
@@ -288,25 +293,33 @@ def test_what_is_no_sum_is_refused(expression, message):
 # ------------------------------------------------------------------------------------------------------------------- advantages
 
 
-SCORES = np.array([[0.0, 1.0, 1.0, 0.3], [1.0, 1.0, 1.0, 1.0], [-1.0, 0.0, 0.0, 0.0]], np.float32)
+SCORES = np.array([[0.0, 1.0, 1.0, 0.3], [-1.0, 0.0, 0.0, 0.0]])
 
 
-def test_group_advantages():
-  mean, std = SCORES.mean(1, keepdims=True), SCORES.std(1, keepdims=True)
-  others = np.array([[(row.sum() - r) / 3 for r in row] for row in SCORES])
-  np.testing.assert_allclose(objectives.group_zscore(jnp.asarray(SCORES)), (SCORES - mean) / (std + 1e-6), atol=1e-5)
-  np.testing.assert_allclose(objectives.mean_only(jnp.asarray(SCORES)), SCORES - mean, atol=1e-6)
-  np.testing.assert_allclose(objectives.loo(jnp.asarray(SCORES)), SCORES - others, atol=1e-6)
-  np.testing.assert_array_equal(objectives.ADVANTAGES['score'].function(jnp.asarray(SCORES)), SCORES)
-  for name in ('group_zscore', 'mean_only', 'loo'):
-    relative = np.asarray(objectives.ADVANTAGES[name].function(jnp.asarray(SCORES)))
-    np.testing.assert_allclose(relative.sum(1), 0.0, atol=1e-5)  # no group is pushed as a whole
-    assert not np.any(relative[1])  # equal scores say nothing
+def test_group_advantages(precision):
+  scores = SCORES.astype(precision)
+  exact = scores.astype(np.float64)
+  mean, std = exact.mean(1, keepdims=True), exact.std(1, keepdims=True)
+  others = np.array([[(row.sum() - r) / 3 for r in row] for row in exact])
+  for name, wanted in (
+    ('group_zscore', (exact - mean) / (std + 1e-6)),
+    ('mean_only', exact - mean),
+    ('loo', exact - others),
+  ):
+    function = objectives.ADVANTAGES[name].function
+    relative = rounding.assert_computes(function, (jnp.asarray(scores),), wanted, roundings=20)  # means of four, operations
+    rounding.assert_close(
+      relative.sum(1), np.zeros(2), roundings=20, size=np.abs(wanted).sum(1)
+    )  # no group is pushed as a whole
+    assert not np.any(function(jnp.ones((1, 4))))  # equal scores say nothing
+  np.testing.assert_array_equal(objectives.ADVANTAGES['score'].function(jnp.asarray(scores)), scores)
 
 
-def test_group_advantages_land_on_real_tokens():
-  rewards = np.where(MASK[:6], np.random.default_rng(0).normal(size=(6, T)), np.nan).astype(np.float32)
+def test_group_advantages_land_on_real_tokens(precision):
+  rewards = np.where(MASK[:6], np.random.default_rng(0).normal(size=(6, T)), np.nan).astype(precision)
   scores = objectives.group_scores(jnp.asarray(rewards), jnp.asarray(MASK[:6]), 3)
-  np.testing.assert_allclose(scores, np.where(MASK[:6], rewards, 0).sum(1).reshape(2, 3), rtol=1e-5)
+  real = np.where(MASK[:6], rewards, 0).astype(np.float64)
+  bounds = rounding.of_sum(real, axis=1, dtype=precision).reshape(2, 3)
+  rounding.assert_within(scores, real.sum(1).reshape(2, 3), bounds)
   placed = objectives.on_tokens(scores, jnp.asarray(MASK[:6]))
   np.testing.assert_array_equal(placed, np.where(MASK[:6], np.asarray(scores).reshape(6, 1), 0))

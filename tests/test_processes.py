@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import rounding
 from tiny import tiny_experiment
 
 from espo_jax import parallel
@@ -43,6 +44,10 @@ EXACT = (
   'gate_open',
   'bad_steps',
 )
+# How one update's rounding grows in the next one's, through Adam, cannot be measured: other parameters draw other samples. So
+# the bound is of the operations alone: thrice through the decoder of some 300, and a sum over 16 rows of 18 tokens,
+# an update of each minibatch, of which there are two.
+ROUNDINGS = (3 * 300 + 16 * 18) * (STAGES['warm_start'] + (STAGES['critic_warmup'] + STAGES['arms/espo']) * 2)
 OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
 
 
@@ -116,7 +121,8 @@ def assert_same_numbers(workdir: pathlib.Path, reference: pathlib.Path) -> None:
           assert mine[name] == value, (stage, row['step'], name)
         else:
           got, wanted = (np.float64(np.nan if x is None else x) for x in (mine[name], value))
-          np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6, err_msg=f'{stage} {row["step"]} {name}')
+          error = rounding.gamma(ROUNDINGS)
+          np.testing.assert_allclose(got, wanted, rtol=error, atol=error, err_msg=f'{stage} {row["step"]} {name}')
   for name in ('warm_start/evaluation.json', 'arms/espo/evaluation.json'):
     assert (workdir / name).read_text() == (reference / name).read_text()
   ours, theirs = (np.load(path / 'arms/espo/rollouts/000005.npz') for path in (workdir, reference))

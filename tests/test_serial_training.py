@@ -1,5 +1,6 @@
 """Training on serial rollouts: from their config lines, against rows whose given tokens are prompts, and what is refused."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -8,7 +9,9 @@ import runpy
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import rounding
 from loss_cases import MASK, loss_arrays, loss_inputs, total
 from tiny import first_params, named, tiny_experiment
 
@@ -60,6 +63,7 @@ def test_three_steps_from_the_config_line():
   rule, state = started(exp)
   step = steps.reinforcement_step(exp, rule, None)
   moved = False
+  gap = rounding.of_scores(exp.model, first_params(exp, 0), 30, temperature=0.8)
   with jax.transfer_guard('disallow'):
     for i in range(1, 4):
       state, metrics = step(state, i)
@@ -72,7 +76,7 @@ def test_three_steps_from_the_config_line():
         'serial/kept_mean',
         'serial/answer_mean',
       } <= metrics.keys()
-      assert metrics['sampler_gap/max'] < 1e-4  # the learner scores what the sampler drew, from a copied cache
+      assert metrics['sampler_gap/max'] < gap  # the learner scores what the sampler drew, from a copied cache
       moved |= metrics['grad_norm'] > 0
   assert moved
   assert state.history.updates == 3
@@ -110,24 +114,27 @@ def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts():
   """The prefix is read and not learned, as a prompt is: log-probabilities, masks, lengths and packing line up."""
   exp = serial_experiment()
   rule, state = started(exp)
-  teacher = steps.reinforcement_learner(exp, rule)
+  teacher = dataclasses.replace(steps.reinforcement_learner(exp, rule), optimizer=optax.trace(decay=0.5))  # keeps the gradient
   prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
   rows = exp.training_rollout(state.params, rule, state.adaptive, prompts, exp.key('rollout', 1))
   correct = np.random.default_rng(0).integers(0, 2, rows.length.shape).astype(np.float32)
   batch, _ = teacher.prepare(state.params, None, rows, Reward(jnp.asarray(correct)))
   moved = given_as_prompt(batch)
 
-  def updated(batch):
+  def updated(params, batch):
     given, width = batch.trajectories, batch.trajectories.prompt_tokens.shape[1] + batch.trajectories.tokens.shape[1]
     everyone = np.arange(given.length.shape[0], dtype=np.int32)[None]
     lengths = np.asarray(given.prompt_lengths + given.length)[everyone]
     packing = learner.pack(lengths, width, sizes=4, multiple=1)
-    return teacher.update(jax.tree.map(jnp.copy, state), batch, None, jnp.asarray(everyone), learner.put(packing, exp.mesh))
+    before = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), teacher.optimizer, rule))
+    after, metrics = teacher.update(before, batch, None, jnp.asarray(everyone), learner.put(packing, exp.mesh))
+    return after.opt_state.trace, metrics['grad_norm']
 
-  (one, metrics), (two, again) = updated(batch), updated(moved)
-  assert metrics['grad_norm'] > 1e-3
-  np.testing.assert_allclose(metrics['grad_norm'], again['grad_norm'], rtol=1e-4)
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), one.params['policy'], two.params['policy'])
+  one, two = updated(state.params, batch), updated(state.params, moved)
+  assert one[1] > 1e-3
+  # There and back through the decoder, and a sum over the tokens; of one and the other.
+  roundings = 2 * (3 * rounding.of_decoder(exp.model.config, 30) + rows.tokens.size)
+  rounding.assert_within(two, one, rounding.of_program(updated, state.params, batch, roundings=roundings))
 
 
 @pytest.mark.parametrize('name', [name for name, entry in objectives.REGISTRY.items() if entry.advantage not in ('', 'gae')])

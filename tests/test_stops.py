@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,12 +33,12 @@ def rollout(rule, state: Adaptive, regret, values, noise):
   return final, z.T, stop.T, score.T
 
 
-def rows(seed: int, count=200, horizon=60):
+def rows(seed: int, count=200, horizon=60, dtype=np.float32):
   """Random regrets (often zero, as when the likeliest token is drawn), values and uniforms of `count` rows."""
   rng = np.random.default_rng(seed)
   regret = rng.exponential(1.0, (count, horizon)) * (rng.random((count, horizon)) < 0.4)
   values = rng.normal(0.4, 0.4, (count, 1)) + rng.normal(0.0, 0.1, (count, horizon))
-  return tuple(x.astype(np.float32) for x in (regret, values, rng.random((count, horizon))))
+  return tuple(x.astype(dtype) for x in (regret, values, rng.random((count, horizon))))
 
 
 def replay(name, state, regret, values, noise, *, smoothing=0.9, clip=5.0, delta=1e-8, epsilon=0.2):
@@ -61,19 +62,19 @@ def replay(name, state, regret, values, noise, *, smoothing=0.9, clip=5.0, delta
   return score, threshold
 
 
-def hindsight(rng, count, horizon) -> Hindsight:
+def hindsight(rng, count, horizon, dtype=np.float32) -> Hindsight:
   """Rows whose failures have a token of high score, with weights as those of shadow rows."""
-  correct = (rng.random(count) < 0.5).astype(np.float32)
+  correct = (rng.random(count) < 0.5).astype(dtype)
   z = rng.normal(0, 0.3, (count, horizon))
   z[np.arange(count), rng.integers(0, horizon, count)] += np.where(
     correct, rng.exponential(0.3, count), rng.exponential(2.0, count)
   )
   weight = rng.choice([0.0, 1.0, 4.0], count)
   arrays = (
-    z.astype(np.float32),
-    rng.integers(1, horizon + 1, count),
+    z.astype(dtype),
+    rng.integers(1, horizon + 1, count).astype(np.int32),
     correct,
-    weight.astype(np.float32),
+    weight.astype(dtype),
   )
   return Hindsight(*map(jnp.asarray, arrays))
 
@@ -81,15 +82,15 @@ def hindsight(rng, count, horizon) -> Hindsight:
 # ------------------------------------------------------------------------------------------------------- surrogate regret
 
 
-def test_surrogate_regret_is_the_gap_of_log_probabilities():
+def test_surrogate_regret_is_the_gap_of_log_probabilities(precision):
   rng = np.random.default_rng(0)
-  logits = rng.normal(0, 3, (5, 7, 11)).astype(np.float32)
+  logits = rng.normal(0, 3, (5, 7, 11)).astype(precision)
   tokens = rng.integers(0, 11, (5, 7)).astype(np.int32)
   exact = logits.astype(np.float64)
   logprobs = exact - np.log(np.exp(exact).sum(-1, keepdims=True))
   wanted = logprobs.max(-1) - np.take_along_axis(logprobs, tokens[..., None], -1)[..., 0]
   got = np.asarray(surrogate_regret(jnp.asarray(logits), jnp.asarray(tokens)))
-  np.testing.assert_allclose(got, wanted, atol=1e-6)
+  rounding.assert_close(got, wanted, roundings=2, size=np.abs(logprobs).max())
   assert (got >= 0).all()
   np.testing.assert_array_equal(got == 0, tokens == logits.argmax(-1))
   assert 0 < (got == 0).sum() < got.size
@@ -112,21 +113,26 @@ OTHER = {'smoothing': 0.5, 'clip': 1.2, 'delta': 0.3, 'epsilon': 0.35}
   ('name', 'beta'),
   [('espo', 1.4), ('risk_control', 0.45), ('regret_only', 0.45), ('value_only', 0.1), ('random', 4.5), ('never', 0.0)],
 )
-def test_rule_is_the_papers_table(name, beta, constants):
+def test_rule_is_the_papers_table(precision, name, beta, constants):
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
-  state, observed = adaptive(mu=0.37, var=0.8, beta=beta), rows(seed=1)
+  state, observed = adaptive(mu=0.37, var=0.8, beta=beta), rows(seed=1, dtype=precision)
   lengths = np.random.default_rng(2).integers(1, 61, 200)
-  _, z, stop, got = (np.asarray(x) if i else x for i, x in enumerate(jax.jit(lambda *xs: rollout(rule, state, *xs))(*observed)))
+  run = jax.jit(lambda *xs: rollout(rule, *xs)[1:])
+  z, stop, got = map(np.asarray, run(state, *observed))
   score, threshold = replay(name, state, *observed, **constants)
 
-  np.testing.assert_allclose(got, score, rtol=1e-5, atol=1e-5)
+  steps = 3 * 60 + 6  # operations on a row's tokens, one after the other
+  bound = (
+    rounding.of_program(run, state, *observed, roundings=steps)[2] + rounding.gamma(steps, precision) * np.abs(score).max()
+  )
+  rounding.assert_within(got, score, bound)
   np.testing.assert_array_equal(got, z)
-  threshold32 = rule.threshold(state, jnp.asarray(observed[1]))
-  np.testing.assert_allclose(threshold32, threshold, rtol=1e-6)
+  rounding.assert_close(rule.threshold(state, jnp.asarray(observed[1])), threshold, roundings=3)
 
   wanted = score > threshold
   differs = stop != wanted
-  assert (np.abs(score - threshold)[differs] < 1e-5).all()  # only a float32 tie may go the other way
+  ties = np.abs(score - threshold) < bound + rounding.gamma(3, precision) * np.abs(threshold)
+  assert ties[differs].all()  # only what rounding leaves open may go the other way
   assert differs.sum() <= 2
   real = np.arange(60) < lengths[:, None]
   step = lambda decisions: np.where((decisions & real).any(1), (decisions & real).argmax(1), -1)
@@ -175,7 +181,7 @@ def test_z_stays_within_the_clip(name, mu, var, smoothing, clip, regret):
   state = rule.init(8, adaptive(mu=mu, var=var))
   for row in regret:
     state, _, z = rule.update(state, Observation(jnp.asarray(row, jnp.float32), jnp.zeros(8), jnp.zeros(8)))
-    assert (np.abs(z) <= clip * (1 + 1e-6)).all()
+    assert (np.abs(z) <= clip * (1 + rounding.gamma(4 * len(regret)))).all()  # operations, row after row
 
 
 # ------------------------------------------------------------------------------------------------- moments and controller
@@ -183,14 +189,15 @@ def test_z_stays_within_the_clip(name, mu, var, smoothing, clip, regret):
 
 @pytest.mark.parametrize('name', ALL)
 @pytest.mark.parametrize('momentum', [0.99, 0.5])
-def test_moments_over_batches(name, momentum):
+def test_moments_over_batches(precision, name, momentum):
   rule = stops.REGISTRY[name](momentum=momentum)
   state = rule.init(4).adaptive
   assert int(state.batches) == 0
   mu = var = None
+  squares = 0.0
   for batch in range(4):
     rng = np.random.default_rng([7, batch])
-    regret = rng.exponential(1.0 + batch, (30, 20)).astype(np.float32)
+    regret = rng.exponential(1.0 + batch, (30, 20)).astype(precision)
     mask = np.arange(20)[None] < rng.integers(1, 21, 30)[:, None]
     real = regret[mask].astype(np.float64)
     if batch == 0:
@@ -198,13 +205,15 @@ def test_moments_over_batches(name, momentum):
     else:
       mu, var = momentum * mu + (1 - momentum) * real.mean(), momentum * var + (1 - momentum) * real.var()
     hidden = jnp.asarray(np.where(mask, regret, np.nan))  # what the mask hides may be anything
-    state = rule.adapt(state, hidden, jnp.asarray(mask), jnp.zeros(30, bool), hindsight(rng, 30, 20))
-    np.testing.assert_allclose([state.mu, state.var], [mu, var], rtol=1e-5)
+    state = rule.adapt(state, hidden, jnp.asarray(mask), jnp.zeros(30, bool), hindsight(rng, 30, 20, precision))
+    squares = max(squares, (real**2).mean())
+    rounding.assert_close(state.mu, mu, roundings=30 * 20 + 8)  # a sum of a batch's tokens
+    rounding.assert_close(state.var, var, roundings=2 * 30 * 20 + 8, size=squares)  # two, one after the other
     assert int(state.batches) == batch + 1
 
 
 @pytest.mark.parametrize('name', STEERED)
-def test_controller_moves_beta_and_keeps_its_bounds(name):
+def test_controller_moves_beta_and_keeps_its_bounds(precision, name):
   low, high, eta, target = -0.15, 0.4, 0.5, 0.25
   rule = stops.REGISTRY[name](beta_0=0.2, beta_min=low, beta_max=high, eta=eta, target_rate=target)
   state = rule.init(8).adaptive.replace(enabled=jnp.asarray(True))
@@ -214,11 +223,11 @@ def test_controller_moves_beta_and_keeps_its_bounds(name):
     state = rule.adapt(state, regret, mask, jnp.arange(8) < count)
     beta = min(max(beta + eta * (count / 8 - target), low), high)
     seen.append(beta)
-    np.testing.assert_allclose(state.beta, beta, rtol=1e-5, atol=1e-6)
+    rounding.assert_close(state.beta, beta, roundings=4 * len(seen), size=1.0)
   assert low in seen and high in seen
 
 
-def test_published_constants_of_the_controller():
+def test_published_constants_of_the_controller(precision):
   """beta_0 = 7, eta = 0.1, tau = 0.25: beta falls by at most 0.025 and rises by at most 0.075 a batch."""
   rule = stops.espo()
   state = rule.init(8).adaptive
@@ -226,7 +235,7 @@ def test_published_constants_of_the_controller():
   state = state.replace(enabled=jnp.asarray(True))
   for count, wanted in ((0, 6.975), (8, 7.075), (2, 7.0)):
     moved = rule.adapt(state, jnp.ones((8, 3)), jnp.ones((8, 3), bool), jnp.arange(8) < count)
-    np.testing.assert_allclose(moved.beta, wanted, rtol=1e-6)
+    rounding.assert_close(moved.beta, wanted, roundings=5)
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -266,15 +275,15 @@ def test_closed_loop_reaches_the_target_rate(name, start, target):
   assert int(state.batches) == batches
 
 
-def test_risk_control_takes_the_lowest_threshold_that_loses_few_right_answers():
+def test_risk_control_takes_the_lowest_threshold_that_loses_few_right_answers(precision):
   low, high, memory, budget = 0.05, 5.0, 0.7, 0.25
   rule = stops.risk_control(beta_0=2.0, beta_min=low, beta_max=high, memory=memory, budget=budget)
-  levels = np.geomspace(low, high, 64).astype(np.float32).astype(np.float64)
+  levels = np.geomspace(low, high, 64).astype(precision).astype(np.float64)
   state = rule.init(1).adaptive.replace(enabled=jnp.asarray(True))
   nobody = (jnp.zeros((40, 12)), jnp.ones((40, 12), bool), jnp.zeros(40, bool))
   lost, right, chosen = np.zeros(64), 0.0, []
   for batch in range(6):
-    seen = hindsight(np.random.default_rng([8, batch]), 40, 12)
+    seen = hindsight(np.random.default_rng([8, batch]), 40, 12, precision)
     if batch == 0:
       seen = seen._replace(correct=jnp.zeros(40))
     state = jax.jit(rule.adapt)(state, *nobody, seen)
@@ -286,13 +295,13 @@ def test_risk_control_takes_the_lowest_threshold_that_loses_few_right_answers():
       right += weight[n] * correct[n]
       lost += weight[n] * correct[n] * np.any([z[n, t] > levels for t in stoppable] or [0 * levels], axis=0)
     within = [k for k in range(64) if (lost[k] + 1) / (right + 1) <= budget]
-    np.testing.assert_allclose(state.beta, levels[within[0]] if within else 2.0, rtol=1e-6)
-    np.testing.assert_allclose(state.account, [*lost, right], rtol=1e-5)
+    assert state.beta == (levels[within[0]] if within else 2.0)
+    rounding.assert_close(state.account, [*lost, right], roundings=40 + 3 * 6)  # sums of a batch's rows, batch after batch
     chosen.append(float(state.beta))
     assert bool(within) == (batch > 0)  # without right answers nothing is known
   assert len(set(chosen[1:])) > 1 and low < min(chosen[1:])
   assert (
-    rule.adapt(state.replace(enabled=jnp.asarray(False)), *nobody, hindsight(np.random.default_rng(9), 40, 12)).beta
+    rule.adapt(state.replace(enabled=jnp.asarray(False)), *nobody, hindsight(np.random.default_rng(9), 40, 12, precision)).beta
     == state.beta
   )
 

@@ -53,7 +53,9 @@ class Hindsight(NamedTuple):
   def stoppable(self) -> Bool[Array, 'N T']:
     """True on the tokens at which a row could have been stopped: all up to its end, but an end token."""
     horizon = self.z.shape[1]
-    return jnp.arange(horizon)[None] < (self.full_length - (self.full_length < horizon).astype(jnp.int32))[:, None]
+    return (
+      jnp.arange(horizon, dtype=jnp.int32)[None] < (self.full_length - (self.full_length < horizon).astype(jnp.int32))[:, None]
+    )
 
 
 class StopRule(NamedTuple):

@@ -44,7 +44,7 @@ def risk_control(
     memory: Of the account.
     momentum: Of the running moments.
   """
-  levels = np.geomspace(beta_min, beta_max, _LEVELS).astype(np.float32)
+  levels = np.geomspace(beta_min, beta_max, _LEVELS).astype(jnp.float32)
 
   def score(state: StopState, obs: Observation) -> Array:
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
