@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The tests under other code paths: each instruction set, thread count and Python that we promise, once. An hour on 2 cores.
+# Usage: scripts/test_everywhere.sh [pytest arguments]   Ends with a line for each, and with status 1 where one failed.
+#
+#   PYTHON3_11=/path/to/python3.11 names an interpreter that is not on the PATH; so do PYTHON3_12 and PYTHON3_13.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+# Python, the newest instructions that the compiler may use ('' for the machine's own), and its threads ('' for one a core).
+ways=('3.11 SSE4_2 1' '3.12 AVX2 4' '3.13 - 2' '3.11 - -')
+
+closing=()
+failed=0
+for way in "${ways[@]}"; do
+  read -r version isa threads <<< "$way"
+  named=PYTHON${version/./_}
+  export PYTHON=${!named:-python$version} VENV=.venv-$version
+  export XLA_FLAGS='' && [ "$isa" = - ] || XLA_FLAGS=--xla_cpu_max_isa=$isa
+  if [ "$threads" = - ]; then unset NPROC; else export NPROC=$threads; fi
+  name="Python $version, ${isa/#-/all instructions}, ${threads/#-/all} threads"
+  echo "=== $name"
+  log=$(mktemp)
+  # Programs compiled for other instructions or threads are not to be met in the cache.
+  if ! scripts/test.sh -o "cache_dir=.pytest_cache/$version-$isa-$threads" "$@" 2>&1 | tee "$log"; then failed=1; fi
+  closing+=("$name: $(grep -E '(passed|failed|error)' "$log" | tail -n 1)")
+  rm "$log"
+done
+printf '%s\n' "${closing[@]}"
+exit $failed
