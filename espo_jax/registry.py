@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
+from espo_jax.types import takes_numpy
+
 Method = TypeVar('Method', bound=Callable[..., Any])
 
 
@@ -20,9 +22,10 @@ class Source(NamedTuple):
 
 
 def source(paper: str, *published: str) -> Callable[[Method], Method]:
-  """Marks a method with its paper and with those of its options whose defaults the paper publishes."""
+  """Marks a method with its paper and with those of its options whose defaults the paper publishes; it `takes_numpy`."""
 
   def mark(method: Method) -> Method:
+    method = takes_numpy(method)
     vars(method)['source'] = Source(paper, published)
     return method
 

@@ -3,10 +3,13 @@
 Conventions, stated once. `P` prompts, `G` samples a prompt, `N = P * G` rows, group-major: row `p * G + g` is sample `g` of
 prompt `p`. `L` is the padded prompt width, prompts are padded on the left so that every response starts in column `L`. `T` is
 the horizon in response tokens. Index `t` of a response array belongs to response token `t`: its log-probability, and the value
-and regret of the state it was drawn from.
+and regret of the state it was drawn from. Public functions take NumPy's arrays of every width as well: see `takes_numpy`.
 """
 
 import enum
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import flax.struct
 import jax
@@ -100,3 +103,29 @@ class Reward(flax.struct.PyTreeNode):
 
 
 Metrics = dict[str, jax.Array]
+
+
+Function = TypeVar('Function', bound=Callable[..., Any])
+
+
+def takes_numpy(function: Function) -> Function:
+  """Makes `function` take NumPy arrays of every width where it takes jax arrays, alone or inside of pytrees.
+
+  NumPy's default widths are twice those of jax. Mixed into a computation they ask for dtypes that jax does not have, or bring
+  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are.
+  """
+
+  @functools.wraps(function)
+  def taking(*args: Any, **kwargs: Any) -> Any:
+    kwargs = {name: value if isinstance(value, np.floating) else jax.tree.map(_as_jax, value) for name, value in kwargs.items()}
+    return function(*jax.tree.map(_as_jax, args), **kwargs)
+
+  return cast(Function, taking)
+
+
+def _as_jax(x: Any) -> Any:
+  if not isinstance(x, np.ndarray | np.floating):
+    return x
+  if x.dtype.itemsize < 4 and x.dtype.kind in 'iuf':
+    x = x.astype(np.float32 if x.dtype.kind == 'f' else np.int32)
+  return jnp.asarray(x)

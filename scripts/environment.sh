@@ -1,6 +1,6 @@
 # Sourced by the other scripts, from the repository's root: makes .venv once and installs what a requirements file pins.
 # Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone, what one
-# named *-tpu.txt pins goes to .venv/tpu.
+# named *-tpu.txt or *-transformers4.txt pins goes to .venv/tpu or .venv/transformers4.
 
 find_python() {
   local candidate
@@ -25,7 +25,7 @@ for requirements in "$@"; do
     echo "installing $requirements"
     options=(--quiet --disable-pip-version-check)
     [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
-    [[ $requirements != *-tpu.txt ]] || options+=(--no-deps --upgrade --target .venv/tpu)
+    [[ ! $requirements =~ -(tpu|transformers4)\.txt$ ]] || options+=(--no-deps --upgrade --target ".venv/${BASH_REMATCH[1]}")
     .venv/bin/python -m pip install "${options[@]}" -r "$requirements"
     cp "$requirements" "$stamp"
   fi

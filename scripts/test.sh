@@ -2,7 +2,8 @@
 # Format, lint, types and tests. Usage: scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt
+source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt \
+  requirements-test-transformers4.txt
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from readers import needs_transformers4, transformers4
 from small import randomised
 
 from espo_jax import parallel
@@ -48,13 +49,44 @@ CASES = {
   'mistral-full': ('Mistral', 4, 1, {'sliding_window': None, 'tie_word_embeddings': True}),
   'mistral-nemo': ('Mistral', 8, 2, {'sliding_window': 3, 'head_dim': 18, 'rms_norm_eps': 1e-5}),
 }
+# Further ways to stretch the rotation.
+STRETCHED = {
+  'qwen2-linear': ('Qwen2', 2, 2, {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1e6, 'factor': 3.0}}),
+  'qwen3-llama3': ('Qwen3', 4, 2, {'head_dim': 16, 'rope_parameters': LLAMA3, 'max_position_embeddings': 128}),
+  'qwen2-yarn-untruncated': ('Qwen2', 2, 1, {'rope_parameters': YARN | {'truncate': False}}),
+  'llama-yarn-bands': (
+    'Llama',
+    4,
+    2,
+    {'head_dim': 24, 'rope_parameters': YARN | {'beta_fast': 4.0, 'beta_slow': 0.25, 'truncate': False}},
+  ),
+  'llama-yarn-mscales': ('Llama', 4, 2, {'rope_parameters': YARN | {'mscale': 1.0, 'mscale_all_dim': 0.5}}),
+  'mistral-yarn-attention': (
+    'Mistral',
+    4,
+    2,
+    {'rope_parameters': YARN | {'attention_factor': 1.4, 'truncate': False}, 'sliding_window': 5},
+  ),
+  'mistral-yarn-no-context': (
+    'Mistral',
+    2,
+    2,
+    {'rope_parameters': {'rope_type': 'yarn', 'factor': 4.0, 'rope_theta': 1e4}, 'max_position_embeddings': 16},
+  ),
+  'qwen3-yarn-no-context': (
+    'Qwen3',
+    2,
+    1,
+    {'head_dim': 20, 'rope_scaling': {'rope_type': 'yarn', 'factor': 2.0, 'truncate': False}, 'max_position_embeddings': 24},
+  ),
+}
 TOKENS = np.random.default_rng(0).integers(0, 62, (3, 13)).astype(np.int32)
 LENGTHS = np.array([13, 9, 1])
 
 
 def write_model(directory, case, dtype=torch.float32, **options):
   """A random model of `case` in the format of its family; norms and biases are random too, so that none is idle."""
-  family, heads, kv_heads, extra = CASES[case]
+  family, heads, kv_heads, extra = (CASES | STRETCHED)[case]
   config = getattr(transformers, f'{family}Config')(
     **SIZES, num_attention_heads=heads, num_key_value_heads=kv_heads, eos_token_id=2, **extra
   )
@@ -92,7 +124,7 @@ def stored(directory):
 # ----------------------------------------------------------------------------------------------------------------- forward
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', CASES | STRETCHED)
 def test_logits_are_those_of_transformers_at_every_position_of_a_right_padded_batch(case, tmp_path):
   model = write_model(tmp_path, case)
   config, params = load_hf(tmp_path)
@@ -156,18 +188,56 @@ def test_save_of_load_is_bit_identical(case, dtype, tmp_path):
   assert load_hf(tmp_path / 'out')[0] == config
 
 
+@pytest.fixture(scope='module')
+def export(tmp_path_factory):
+  """Writes a case once: the directory, and the logits of what was written there."""
+
+  @functools.cache
+  def write(case, scan):
+    directory = tmp_path_factory.mktemp('export')
+    write_model(directory / 'in', case)
+    config, params = load_hf(directory / 'in', scan_layers=scan)
+    save_hf(directory / 'out', config, params, end_tokens=(2, 5))
+    return directory / 'out', on_tokens(jax_logits(config, params))
+
+  return write
+
+
 @pytest.mark.parametrize(
-  ('case', 'scan'), [(case, scan) for case in CASES for scan in (False, True) if not (scan and case == 'qwen2-windowed')]
+  ('case', 'scan'),
+  [(case, scan) for case in CASES for scan in (False, True) if not (scan and case == 'qwen2-windowed')]
+  + [(case, False) for case in STRETCHED],
 )
-def test_transformers_reads_the_export(case, scan, tmp_path):
-  write_model(tmp_path / 'in', case)
-  config, params = load_hf(tmp_path / 'in', scan_layers=scan)
-  save_hf(tmp_path / 'out', config, params, end_tokens=(2, 5))
-  model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out', output_loading_info=True)
+def test_transformers_reads_the_export(case, scan, export):
+  directory, expected = export(case, scan)
+  model, report = transformers.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
   assert not any(report[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  np.testing.assert_allclose(on_tokens(torch_logits(model.eval())), on_tokens(jax_logits(config, params)), atol=1e-4)
+  np.testing.assert_allclose(on_tokens(torch_logits(model.eval())), expected, atol=1e-4)
   assert model.generation_config.eos_token_id == [2, 5]
-  assert read_end_tokens(tmp_path / 'out') == (2, 5)
+  assert read_end_tokens(directory) == (2, 5)
+
+
+@needs_transformers4
+@pytest.mark.parametrize('case', CASES | STRETCHED)
+def test_transformers_4_reads_the_export(case, export):
+  directory, expected = export(case, False)
+  logits, report = transformers4().logits(directory, TOKENS, LENGTHS)
+  np.testing.assert_allclose(on_tokens(logits), expected, atol=1e-4)
+  family = (CASES | STRETCHED)[case][0]
+  assert report == {'class': f'{family}ForCausalLM', 'not read': [], 'end tokens': [2, 5], 'dtype': 'torch.float32'}
+
+
+@pytest.mark.parametrize('case', CASES | STRETCHED)
+def test_an_export_names_its_class_and_its_rotation_for_every_reader(case, export):
+  directory, _ = export(case, False)
+  written = json.loads((directory / 'config.json').read_text())
+  family, _, _, asked = (CASES | STRETCHED)[case]
+  assert written['architectures'] == [f'{family}ForCausalLM']
+  rope = written['rope_parameters']
+  assert written['rope_theta'] == rope['rope_theta']
+  stretched = {name: value for name, value in rope.items() if name != 'rope_theta'}
+  assert written.get('rope_scaling', {'rope_type': 'default'}) == stretched
+  assert (asked.get('rope_parameters') or asked.get('rope_scaling') or {}).items() <= rope.items()
 
 
 def test_weights_arrive_sharded_and_leave_whole(tmp_path):

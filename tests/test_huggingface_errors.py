@@ -109,8 +109,8 @@ CASES = {
     rope(rope_type='llama3', factor=8.0, original_max_position_embeddings=16, low_freq_factor=4.0, high_freq_factor=1.0),
     r'rope high_freq_factor = 1.0 must be above low_freq_factor = 4.0',
   ),
-  'rope factor zero': (rope(rope_type='linear', factor=0.0), r'rope factor = 0.0 must be above 0'),
-  'rope is text': (config(rope_parameters='linear'), r"rope_scaling = 'linear': not an object"),
+  'rope factor zero': (rope(rope_type='linear', factor=0.0), r'rope_parameters\.factor = 0\.0 must be a number above 0'),
+  'rope is text': (config(rope_parameters='linear'), r"rope_parameters = 'linear': not an object"),
   'partial rotation': (rope(rope_type='default', partial_rotary_factor=0.5), r'partial_rotary_factor is not supported'),
   'windows between full layers': (
     config(num_hidden_layers=2, use_sliding_window=True, sliding_window=4, layer_types=['sliding_attention', 'full_attention']),

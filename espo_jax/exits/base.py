@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from espo_jax.types import takes_numpy
+
 KVFill = Literal['recompute', 'copy', 'monotone']
 
 
@@ -35,6 +37,7 @@ Schedule = Callable[[Int[Array, '...'], int, Float[Array, '']], Int[Array, '...'
 Choice = Callable[[Float[Array, '...'], Float[Array, '']], tuple[Float[Array, '...'], Float[Array, '...']]]
 
 
+@takes_numpy
 def certain(logit: Float[Array, '...'], level: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
   """The log-probabilities of what a policy that draws nothing does: 0."""
   del level
@@ -71,6 +74,7 @@ class ExitPolicy(NamedTuple):
     return (block < self.bottom) | (block >= count - (blocks - self.bottom))
 
 
+@takes_numpy
 def exit_pmf(hazards: Float[Array, '... E']) -> Float[Array, '... E+1']:
   """The probabilities of exiting at each of `E` blocks, and of not exiting, by stick breaking.
 

@@ -6,8 +6,10 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.base import ExitPolicy, Observation
 from espo_jax.registry import source
+from espo_jax.types import takes_numpy
 
 
+@takes_numpy
 def calm_threshold(
   position: Int[Array, '...'], level: Float[Array, ''] | float, decay: float, horizon: int
 ) -> Float[Array, '...']:
@@ -25,6 +27,7 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
     horizon: Tokens over which it does.
   """
 
+  @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
     first, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(obs.readout(obs.state)), 2)[0], -1, 0)
     return (first - second >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
@@ -39,6 +42,7 @@ def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -
   Options as in `calm_margin`.
   """
 
+  @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
     now, then = obs.state.astype(jnp.float32), obs.before.astype(jnp.float32)
     norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)

@@ -6,16 +6,19 @@ from jaxtyping import Array, Float
 
 from espo_jax.exits.base import ExitPolicy, Observation, log_choice
 from espo_jax.registry import source
+from espo_jax.types import takes_numpy
 
 
 @source('arXiv 2603.21376', 'level')
 def sampled(*, level: float = 0.1) -> ExitPolicy:
   """Exit at a block with the probability that its head gives, `q = sigmoid(logit)`; a smaller one than `level` counts as 0."""
 
+  @takes_numpy
   def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
     q = jax.nn.sigmoid(obs.logit)
     return jnp.where(q < least, 0.0, q)
 
+  @takes_numpy
   def choice(logit: Float[Array, '...'], least: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
     leave, stay = log_choice(logit)
     # An exit that was drawn keeps its own probability when an update takes it below the level: a ratio of 0 has no gradient.
@@ -28,6 +31,7 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
 def threshold(*, level: float = 0.5) -> ExitPolicy:
   """Exit at the first block whose head gives a probability above `level`."""
 
+  @takes_numpy
   def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
     return (jax.nn.sigmoid(obs.logit) > least).astype(jnp.float32)
 
@@ -44,6 +48,7 @@ def dynamax(*, level: float = 0.5) -> ExitPolicy:
 def ponder_q(*, level: float = 0.5) -> ExitPolicy:
   """Q-exit: leave at the first block at which the heads' cumulative exit probability passes `level`."""
 
+  @takes_numpy
   def hazard(obs: Observation, quantile: Float[Array, '']) -> Float[Array, 'B S']:
     return (obs.passed > quantile).astype(jnp.float32)
 

@@ -5,12 +5,14 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.base import ExitPolicy
 from espo_jax.registry import source
+from espo_jax.types import takes_numpy
 
 
 @source('the model as it is')
 def never() -> ExitPolicy:
   """Every token runs through every block."""
 
+  @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
     del level
     return jnp.full_like(position, count)
@@ -22,12 +24,14 @@ def never() -> ExitPolicy:
 def fixed(*, level: float = 1.0) -> ExitPolicy:
   """Every token runs through the first `level` blocks."""
 
+  @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
     return jnp.full_like(position, jnp.clip(level, 0, count).astype(jnp.int32))
 
   return ExitPolicy(level, schedule=schedule)
 
 
+@takes_numpy
 def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, start: int, end: int) -> Int[Array, '...']:
   """Blocks at a position: `most` up to `start`, `least` from `end` on, and on a line between them, rounded down.
 
@@ -49,6 +53,7 @@ def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int 
     end: The position from which on `level` run.
   """
 
+  @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
     return linear_decay(position, count, jnp.clip(level, bottom, count), start, end)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, Integer, PyTree
 
 from espo_jax import parallel
 
@@ -43,7 +43,7 @@ def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packi
   return Packing(jnp.broadcast_to(rows[:, None], shape), index, real, rows, jnp.zeros_like(rows))
 
 
-def pack(lengths: Int[np.ndarray, 'parts N'], width: int, *, sizes: int, multiple: int) -> Packing:
+def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, multiple: int) -> Packing:
   """Pack each part's rows: the longest first, each into the first sequence that has room for it.
 
   Args:
@@ -56,6 +56,7 @@ def pack(lengths: Int[np.ndarray, 'parts N'], width: int, *, sizes: int, multipl
   Returns:
     The packings of the parts, stacked, all with as many sequences as the part that needs most.
   """
+  lengths = lengths.astype(np.int64)  # sums and signs of narrow ones would not fit
   parts, count = lengths.shape
   sequence, start = np.zeros((2, parts, count), np.int32)
   used = 0

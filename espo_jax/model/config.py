@@ -4,7 +4,22 @@ import dataclasses
 
 import jax.numpy as jnp
 
-ROPE_TYPES = ('default', 'linear', 'llama3', 'yarn')
+# The types of rotation, each with the fields of `RopeScaling` that it reads; () is RoPE as published.
+ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+  'default': (),
+  'linear': ('factor',),
+  'llama3': ('factor', 'original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'),
+  'yarn': (
+    'factor',
+    'original_max_position_embeddings',
+    'beta_fast',
+    'beta_slow',
+    'attention_factor',
+    'mscale',
+    'mscale_all_dim',
+    'truncate',
+  ),
+}
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
 
@@ -13,7 +28,7 @@ REMAT = ('none', 'dots', 'full')
 class RopeScaling:
   """How a family stretches RoPE beyond the context it was trained on.
 
-  The names are those of Hugging Face's `rope_parameters`; a type reads the fields it needs.
+  The names are those of Hugging Face's `rope_parameters`; `ROPE_FIELDS` says which of them a type reads.
   """
 
   rope_type: str = 'default'
@@ -23,13 +38,24 @@ class RopeScaling:
   high_freq_factor: float = 4.0  # llama3
   beta_fast: float = 32.0  # yarn
   beta_slow: float = 1.0  # yarn
-  attention_factor: float = 0.0  # yarn; 0: from `factor`
+  attention_factor: float = 0.0  # yarn; 0: from `factor`, `mscale` and `mscale_all_dim`
+  mscale: float = 0.0  # yarn; it and mscale_all_dim count where both are set
+  mscale_all_dim: float = 0.0  # yarn
+  truncate: bool = True  # yarn: the band of dimensions ends at whole ones
 
   def __post_init__(self):
-    if self.rope_type not in ROPE_TYPES:
-      raise ValueError(f'rope_type = {self.rope_type!r} is not supported; fix: one of {", ".join(ROPE_TYPES)}')
-    if not self.factor > 0:
-      raise ValueError(f'rope factor = {self.factor} must be above 0')
+    if self.rope_type not in ROPE_FIELDS:
+      raise ValueError(f'rope_type = {self.rope_type!r} is not supported; fix: one of {", ".join(ROPE_FIELDS)}')
+    for field in dataclasses.fields(self)[1:]:
+      value = getattr(self, field.name)
+      if field.name not in ROPE_FIELDS[self.rope_type] and value != field.default:
+        raise ValueError(f'rope {field.name} = {value} means nothing to rope_type = {self.rope_type!r}; fix: leave it out')
+    for name in ('factor', 'beta_fast', 'beta_slow'):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'rope {name} = {getattr(self, name)} must be above 0')
+    for name in ('attention_factor', 'mscale', 'mscale_all_dim'):
+      if not getattr(self, name) >= 0:
+        raise ValueError(f'rope {name} = {getattr(self, name)} must be 0 (not set) or positive')
     if self.rope_type in ('llama3', 'yarn') and self.original_max_position_embeddings <= 0:
       raise ValueError(f'rope_type = {self.rope_type!r} needs original_max_position_embeddings, the context before stretching')
     if self.rope_type == 'llama3' and not self.high_freq_factor > self.low_freq_factor:

@@ -15,7 +15,7 @@ from espo_jax.model.config import ModelConfig
 from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.rope import rotation
-from espo_jax.types import Depth
+from espo_jax.types import Depth, takes_numpy
 
 Params: TypeAlias = PyTree[Array]
 
@@ -269,6 +269,7 @@ def init(config: ModelConfig, key: PRNGKeyArray, *, value_head: bool = False) ->
   return nn.unbox(init_boxed(config, key, value_head=value_head))
 
 
+@takes_numpy
 def apply(
   config: ModelConfig,
   params: Params,

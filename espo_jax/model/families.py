@@ -1,12 +1,14 @@
 """Hugging Face's `config.json` as a `ModelConfig` and back: here alone one family is told from another."""
 
+import copy
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from espo_jax.hub import download, hub_name
-from espo_jax.model.config import ModelConfig, RopeScaling
+from espo_jax.model.config import ModelConfig
+from espo_jax.model.rope_fields import check_rope, read_rope, write_rope
 from espo_jax.model.weights import WeightsError, read_json
 
 if TYPE_CHECKING:
@@ -19,7 +21,14 @@ FAMILIES: dict[str, dict[str, bool]] = {
   'llama': {'qk_norm': False},
   'mistral': {'qkv_bias': False, 'out_bias': False, 'mlp_bias': False, 'qk_norm': False},
 }
-_ROPE_FIELDS = tuple(RopeScaling.__dataclass_fields__)
+_ARCHITECTURES = {
+  'qwen2': 'Qwen2ForCausalLM',
+  'qwen3': 'Qwen3ForCausalLM',
+  'llama': 'LlamaForCausalLM',
+  'mistral': 'MistralForCausalLM',
+}
+# By torch's names, its short ones among them.
+_DTYPES = {'float32': 'float32', 'float': 'float32', 'bfloat16': 'bfloat16', 'float16': 'float16', 'half': 'float16'}
 
 
 def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
@@ -39,6 +48,7 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   family = raw.get('model_type')
   if family not in FAMILIES:
     raise WeightsError(f'{path}: model_type = {family!r} is not a known family; fix: one of {", ".join(FAMILIES)}')
+  dtype = _dtype(path, raw)
   hf = _parse(path, family, raw)
   _refuse(path, hf, 'hidden_act', 'silu')
   bias = getattr(hf, 'attention_bias', False)
@@ -51,13 +61,12 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
     'num_heads': hf.num_attention_heads,
     'num_kv_heads': hf.num_key_value_heads or hf.num_attention_heads,
     'head_dim': getattr(hf, 'head_dim', None) or hf.hidden_size // hf.num_attention_heads,
-    'rope_theta': float(hf.rope_parameters['rope_theta']),
     'rms_norm_eps': hf.rms_norm_eps,
     'tie_word_embeddings': hf.tie_word_embeddings,
     'sliding_window': 0 if windowed_from is None else hf.sliding_window,
     'windowed_from': windowed_from or 0,
-    'dtype': (name := _dtype(path, hf)),
-    'param_dtype': name,
+    'dtype': dtype,
+    'param_dtype': dtype,
     'family': family,
     'max_position_embeddings': hf.max_position_embeddings,
   }
@@ -66,7 +75,8 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   if bad := [name for name in sizes if fields[name] <= 0]:
     raise WeightsError(f'{path}: {bad[0]} = {fields[bad[0]]}: not a size; fix: a positive number')
   try:
-    return ModelConfig(**(fields | {'rope_scaling': _rope(hf.rope_parameters)} | overrides))
+    theta, scaling = read_rope(raw, hf)
+    return ModelConfig(**(fields | {'rope_theta': theta, 'rope_scaling': scaling} | overrides))
   except ValueError as error:
     raise WeightsError(f'{path}: {error}') from error
 
@@ -91,11 +101,8 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
     raise WeightsError(f'a {config.family} model has biases on all attention projections or on none; fix: qkv_bias = out_bias')
   if config.sliding_window and (config.family == 'llama' or (config.family == 'mistral' and config.windowed_from)):
     raise WeightsError(f'a {config.family} model has no sliding_window from layer {config.windowed_from} on')
-  rope, plain = config.rope_scaling, RopeScaling()
-  stretched = {name: getattr(rope, name) for name in _ROPE_FIELDS if getattr(rope, name) != getattr(plain, name)}
-  if rope.rope_type == 'llama3':
-    stretched |= {'low_freq_factor': rope.low_freq_factor, 'high_freq_factor': rope.high_freq_factor}
   fields = {
+    'architectures': [_ARCHITECTURES[config.family]],
     'vocab_size': config.vocab_size,
     'hidden_size': config.hidden_size,
     'intermediate_size': config.intermediate_size,
@@ -103,13 +110,12 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
     'num_attention_heads': config.num_heads,
     'num_key_value_heads': config.num_kv_heads,
     'head_dim': config.head_dim,
-    'rope_parameters': {'rope_type': 'default'} | stretched | {'rope_theta': config.rope_theta},
     'rms_norm_eps': config.rms_norm_eps,
     'tie_word_embeddings': config.tie_word_embeddings,
     'max_position_embeddings': config.max_position_embeddings,
     'hidden_act': 'silu',
     'dtype': config.param_dtype,
-  }
+  } | write_rope(config)
   if config.family == 'qwen2':
     if config.head_dim * config.num_heads != config.hidden_size:
       raise WeightsError(
@@ -126,8 +132,7 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
   if config.family == 'llama':
     fields['mlp_bias'] = config.mlp_bias
   hf = _parse(path, config.family, fields | extra)
-  architecture = {'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'llama': 'Llama', 'mistral': 'Mistral'}[config.family]
-  written = {'architectures': [f'{architecture}ForCausalLM'], 'model_type': config.family} | hf.to_dict() | fields | extra
+  written = hf.to_dict() | {'model_type': config.family} | fields | extra
   path.write_text(json.dumps({k: v for k, v in written.items() if k != '_name_or_path'}, indent=2) + '\n')
 
 
@@ -135,34 +140,16 @@ def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrain
   """Through transformers, which knows every family's defaults and older spellings."""
   from transformers import CONFIG_MAPPING  # here, for it takes a second to import
 
-  if bad := _rope_type(raw):
-    raise WeightsError(f'{path}: {bad}')
   try:
-    return CONFIG_MAPPING[family].from_dict(dict(raw))
+    check_rope(raw)
+  except ValueError as error:
+    raise WeightsError(f'{path}: {error}') from error
+  try:
+    # A copy, for transformers writes into what it is given. `_dtype` reads the dtype: here torch, if installed, would.
+    entries = {name: copy.deepcopy(value) for name, value in raw.items() if name not in ('dtype', 'torch_dtype')}
+    return CONFIG_MAPPING[family].from_dict(entries)
   except Exception as error:  # its validators raise several kinds
     raise WeightsError(f'{path}: {" ".join(str(error).split())}') from error
-
-
-def _rope_type(raw: Mapping[str, Any]) -> str:
-  """What is wrong with the rope type as written, which transformers only warns of."""
-  written = raw.get('rope_parameters') or raw.get('rope_scaling') or {}
-  if not isinstance(written, Mapping):
-    return f'rope_scaling = {written!r}: not an object; fix: {{"rope_type": ..., "factor": ...}} or null'
-  kind = written.get('rope_type', written.get('type', 'default'))
-  try:
-    known = {k: v for k, v in written.items() if k in _ROPE_FIELDS and v is not None}
-    RopeScaling(**(known | {'rope_type': kind}))
-  except (TypeError, ValueError) as error:
-    return str(error)
-  if written.get('partial_rotary_factor', 1.0) != 1.0 or raw.get('partial_rotary_factor', 1.0) != 1.0:
-    return 'partial_rotary_factor is not supported; every channel of a head is rotated here'
-  if kind == 'yarn' and any(written.get(name) for name in ('mscale', 'mscale_all_dim')):
-    return 'rope mscale and mscale_all_dim are not supported; fix: attention_factor'
-  return ''
-
-
-def _rope(written: Mapping[str, Any]) -> RopeScaling:
-  return RopeScaling(**{name: written[name] for name in _ROPE_FIELDS if written.get(name) is not None})
 
 
 def _windowed_from(path: pathlib.Path, hf: 'PreTrainedConfig') -> int | None:
@@ -183,8 +170,11 @@ def _refuse(path: pathlib.Path, hf: 'PreTrainedConfig', field: str, wanted: str)
     raise WeightsError(f'{path}: {field} = {value!r} is not supported; fix: a model with {field} = {wanted!r}')
 
 
-def _dtype(path: pathlib.Path, hf: 'PreTrainedConfig') -> str:
-  name = str(hf.dtype or 'float32').removeprefix('torch.')
-  if name not in ('float32', 'bfloat16', 'float16'):
-    raise WeightsError(f'{path}: dtype = {name!r} is not supported; fix: float32, bfloat16 or float16')
-  return name
+def _dtype(path: pathlib.Path, raw: Mapping[str, Any]) -> str:
+  """The dtype of the weights, which either of two fields names, with `torch.` in front or without."""
+  field = 'torch_dtype' if raw.get('dtype') is None else 'dtype'
+  name = raw.get(field)
+  known = _DTYPES.get(str('float32' if name is None else name).removeprefix('torch.'))
+  if known is None:
+    raise WeightsError(f'{path}: {field} = {name!r} is not supported; fix: float32, bfloat16 or float16')
+  return known

@@ -20,6 +20,7 @@ from espo_jax.model.config import ModelConfig
 from espo_jax.model.decoder import Params, init_boxed
 from espo_jax.model.families import read_config, write_config
 from espo_jax.model.lora import merge
+from espo_jax.model.tokenizer_files import save_tokenizer
 from espo_jax.model.weights import INDEX, SINGLE, Tensor, WeightsError, open_tensors, read_json
 
 Path = tuple[str, ...]
@@ -137,7 +138,7 @@ def save_hf(
     write_config(config, partial / 'config.json', **ids)
     (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
     if tokenizer is not None:
-      tokenizer.save_pretrained(partial)
+      save_tokenizer(tokenizer, partial)
   weight_map: dict[str, int] = {}
   shards = 0
   for shard in _shards(config, params, max_shard_bytes):

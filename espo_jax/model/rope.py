@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from espo_jax.model.config import ModelConfig
+from espo_jax.model.config import ModelConfig, RopeScaling
 
 Rotation = tuple[Float[Array, 'B S half'], Float[Array, 'B S half']]
 
@@ -30,11 +30,24 @@ def frequencies(config: ModelConfig) -> tuple[Float[np.ndarray, 'half'], float]:
     def pair(turns: float) -> float:  # the pair of channels that makes so many turns
       return half * math.log(rope.original_max_position_embeddings / (turns * 2 * math.pi)) / math.log(config.rope_theta)
 
-    low, high = max(math.floor(pair(rope.beta_fast)), 0), min(math.ceil(pair(rope.beta_slow)), config.head_dim - 1)
+    low, high = pair(rope.beta_fast), pair(rope.beta_slow)
+    if rope.truncate:
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.head_dim - 1)
     keep = 1 - np.clip((np.arange(half) - low) / (high - low or 1e-3), 0, 1)
-    sharpen = rope.attention_factor or 0.1 * math.log(max(rope.factor, 1.0)) + 1
-    return keep * base + (1 - keep) * base / rope.factor, sharpen
+    return keep * base + (1 - keep) * base / rope.factor, _sharpening(rope)
   return base, 1.0
+
+
+def _sharpening(rope: RopeScaling) -> float:
+  """The factor on sine and cosine that `yarn` sharpens the attention with."""
+
+  def of(mscale: float) -> float:
+    return 0.1 * mscale * math.log(max(rope.factor, 1.0)) + 1
+
+  if rope.mscale and rope.mscale_all_dim:
+    return rope.attention_factor or of(rope.mscale) / of(rope.mscale_all_dim)
+  return rope.attention_factor or of(1.0)
 
 
 def rotation(config: ModelConfig, positions: Int[Array, 'B S']) -> Rotation:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Integer
 
 RESAMPLES = 10_000
 _CELLS = 2**22  # of the resamples drawn at a time, to bound memory
 
 
-def pass_at_k(correct: Int[np.ndarray, ' problems'], samples: int, k: int) -> Float[np.ndarray, ' problems']:
+def pass_at_k(correct: Integer[np.ndarray, ' problems'], samples: int, k: int) -> Float[np.ndarray, ' problems']:
   """The chance that at least one of `k` answers is right, without bias (Chen et al., 2021).
 
   That is `1 - C(n - c, k) / C(n, k)` for `c` right ones among `n` answers: the share of the subsets of `k` that hold a right
@@ -35,7 +35,7 @@ def pass_at_k(correct: Int[np.ndarray, ' problems'], samples: int, k: int) -> Fl
   return (0.0 - np.expm1(log_none))[correct]  # a plain minus would make a -0.0
 
 
-def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
+def majority(answers: Sequence[str], correct: Sequence[bool] | Bool[np.ndarray, ' answers']) -> float:
   """The chance that the most frequent answer is right; a tie is broken evenly.
 
   Args:
@@ -68,6 +68,7 @@ def bootstrap_intervals(
   count = len(values)
   if count == 0:
     raise ValueError('no problems')
+  values = np.asarray(values, np.float64)  # single precision is coarser than what `_bca` takes for rounding
   means = _resampled_means(values, np.random.default_rng(seed), resamples)
   return np.array([_bca(values[:, j], means[:, j], confidence) for j in range(values.shape[1])])
 

@@ -9,12 +9,13 @@ import numpy as np
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: int | np.integer, n: int | np.integer, confidence: float = 0.95) -> tuple[float, float]:
   """Wilson's score interval of a share; unlike `p ± z s` it holds at 0, at 1 and for small `n`. No trial: (0, 1)."""
   if not 0 <= successes <= n:
     raise ValueError(f'need 0 <= successes <= n, got {successes} of {n}')
   if n == 0:
     return 0.0, 1.0
+  successes, n = int(successes), int(n)  # a count of NumPy's may be too narrow for its square
   z = NormalDist().inv_cdf((1 + confidence) / 2)
   share = successes / n
   centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -29,6 +30,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
   n = len(values)
   if n == 0:
     raise ValueError('no values')
+  values = np.asarray(values, np.float64)
   mean = float(np.mean(values))
   if n == 1:
     return mean, math.inf

@@ -11,6 +11,7 @@ from espo_jax.objectives.gae import gae
 from espo_jax.objectives.masked import whiten as whitened
 from espo_jax.objectives.terms import row_sum
 from espo_jax.registry import source, unknown
+from espo_jax.types import takes_numpy
 
 
 class Credit(flax.struct.PyTreeNode):
@@ -108,11 +109,13 @@ def get_advantage(name: str) -> Advantage:
   return ADVANTAGES[name]
 
 
+@takes_numpy
 def group_scores(rewards: Float[Array, 'N T'], mask: Bool[Array, 'N T'], samples: int) -> Float[Array, 'P G']:
   """Rows' summed rewards, a stopped row's failure among them, prompt by prompt."""
   return row_sum(rewards, mask).reshape(-1, samples)
 
 
+@takes_numpy
 def on_tokens(advantages: Float[Array, 'P G'], mask: Bool[Array, 'N T']) -> Float[Array, 'N T']:
   """A row's one advantage on each of its real tokens."""
   return jnp.where(mask, advantages.reshape(-1, 1), 0.0)

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from espo_jax.types import takes_numpy
 
+
+@takes_numpy
 def gae(
   rewards: Float[Array, 'N T'],
   values: Float[Array, 'N T'],

@@ -9,21 +9,24 @@ from jaxtyping import Array, Bool, Float
 from espo_jax.objectives.inputs import LossInputs
 from espo_jax.objectives.terms import AGGREGATIONS, Aggregation, Terms
 from espo_jax.registry import source
-from espo_jax.types import Metrics
+from espo_jax.types import Metrics, takes_numpy
 
 Estimate = Literal['k1', 'k2', 'k3']
 
 
+@takes_numpy
 def k1(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
   """`d = log p - log q`: the mean under `p` is `KL(p || q)`; it may be negative, and its gradient's mean is 0."""
   return logprobs - reference
 
 
+@takes_numpy
 def k2(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
   """`d^2 / 2`: biased and never negative; the mean of its gradient is the divergence's."""
   return 0.5 * jnp.square(logprobs - reference)
 
 
+@takes_numpy
 def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
   """Schulman's estimate of `KL(policy || reference)` from its samples, low in variance: `e^-d - 1 + d`, `d = log p - log q`."""
   d = logprobs - reference
@@ -33,6 +36,7 @@ def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[A
 ESTIMATES: dict[str, Callable[..., Array]] = {'k1': k1, 'k2': k2, 'k3': k3}
 
 
+@takes_numpy
 def estimated_kl(
   estimate: Estimate, logprobs: Float[Array, 'N T'], reference: Float[Array, 'N T'], mask: Bool[Array, 'N T']
 ) -> Float[Array, 'N T']:

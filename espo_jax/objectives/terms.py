@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.objectives.masked import masked_sum
-from espo_jax.types import Metrics
+from espo_jax.types import Metrics, takes_numpy
 
 
 class Term(NamedTuple):
@@ -26,11 +26,13 @@ Terms = dict[str, tuple[float, Term]]  # by name, with their weights: the loss i
 Aggregation = Literal['token', 'sequence', 'constant']
 
 
+@takes_numpy
 def token_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
   """A plain mean over real tokens: a long row counts more than a short one."""
   return Term(masked_sum(x, mask), mask.sum().astype(jnp.float32))
 
 
+@takes_numpy
 def sequence_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
   """The mean over rows of each row's token mean."""
   return rows_mean(row_mean(x, mask), mask)
@@ -93,6 +95,7 @@ def clipped_surrogate(
   return loss, binds
 
 
+@takes_numpy
 def clipped_policy(
   logprobs: Float[Array, 'N T'],
   old_logprobs: Float[Array, 'N T'],
@@ -126,6 +129,7 @@ def policy_metrics(change: Float[Array, 'N T'], binds: Bool[Array, 'N T'], mask:
   }
 
 
+@takes_numpy
 def clipped_value(
   values: Float[Array, 'N T'],
   old_values: Float[Array, 'N T'],

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 
 class Measured(NamedTuple):
@@ -20,9 +20,9 @@ class Measured(NamedTuple):
 
 
 def measure(
-  length: Int[Array | np.ndarray, '... N'],
+  length: Integer[Array | np.ndarray, '... N'],
   stopped: Bool[Array | np.ndarray, '... N'],
-  full_length: Int[Array | np.ndarray, 'N'],
+  full_length: Integer[Array | np.ndarray, 'N'],
   correct: Float[Array | np.ndarray, 'N'],
   weight: Float[Array | np.ndarray, 'N'],
 ) -> list[Measured]:
@@ -35,6 +35,7 @@ def measure(
     correct: 1 where the row, not stopped, is right.
     weight: How many rows a row stands for.
   """
+  length, full_length, correct, weight = (np.asarray(x, np.float64) for x in (length, full_length, correct, weight))
   right, wrong = weight * correct, weight * (1 - correct)
 
   def one(length: Array | np.ndarray, stopped: Array | np.ndarray) -> Measured:

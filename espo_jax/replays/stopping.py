@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.replays.recordings import Recordings
 from espo_jax.stops import Adaptive, Observation, StopRule
+from espo_jax.types import takes_numpy
 
 
 class Ends(NamedTuple):
@@ -19,6 +20,7 @@ class Ends(NamedTuple):
   stopped: Bool[Array, '*batch N']
 
 
+@takes_numpy
 def replay(
   rule: StopRule, adaptive: Adaptive, observed: Observation, full_length: Int[Array, 'N'], ended: Bool[Array | np.ndarray, 'N']
 ) -> Ends:

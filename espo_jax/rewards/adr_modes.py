@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.types import takes_numpy
 
 
+@takes_numpy
 def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], delta: float = 0.05) -> Bool[Array, 'P']:
   """Whether a prompt's short responses are right as often as its long ones, less `delta`; a mode without any counts as 0."""
   long, short = reasoned.astype(jnp.float32), (~reasoned).astype(jnp.float32)

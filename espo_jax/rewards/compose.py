@@ -21,6 +21,7 @@ from espo_jax.rewards.serial_decay import serial_decay
 from espo_jax.rewards.spa_progress import spa_progress
 from espo_jax.rewards.tldr import tldr
 from espo_jax.rewards.well_formed import well_formed
+from espo_jax.types import takes_numpy
 
 REGISTRY: dict[
   str, Callable[..., Array]
@@ -65,6 +66,7 @@ def names(expression: str) -> tuple[str, ...]:
   return tuple(dict.fromkeys(found))
 
 
+@takes_numpy
 def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
   """The value of an expression, and that of each reward in it by name: `float[P, G]`, or `float[P, G, T]` on tokens.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.rewards.adacot import prompts_in_need
-from espo_jax.types import StopReason, Trajectories
+from espo_jax.types import StopReason, Trajectories, takes_numpy
 
 
 class Judged(flax.struct.PyTreeNode):
@@ -20,6 +20,7 @@ class Judged(flax.struct.PyTreeNode):
   levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
 
 
+@takes_numpy
 def observed(rows: Trajectories, judged: Judged, samples: int, layers: int) -> dict[str, Any]:
   """Prompt by prompt, `[P, G]`; a stopped row is wrong, whatever its shadow went on to write.
 

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from espo_jax.types import Reward, Trajectories
+from espo_jax.types import Reward, Trajectories, takes_numpy
 
 
+@takes_numpy
 def token_rewards(trajectories: Trajectories, reward: Reward, *, fail: float = -1.0) -> Float[Array, 'N T']:
   """Rewards token by token.
 

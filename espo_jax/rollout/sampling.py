@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
+from espo_jax.types import takes_numpy
+
 _SHADOW = 0xFFFF_FFFF  # a position no token has: the draw that makes a row a shadow row
 _GREEDY_BELOW = 1e-6  # temperatures under this take the likeliest token
 _BELOW_ONE = 1 - 2.0**-22  # times a positive float32: below it, by rounding too
@@ -47,6 +49,7 @@ def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:
   return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _SHADOW)))(keys) < share
 
 
+@takes_numpy
 def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[Array, '... V']:
   """Logits of the distribution that samples, `-inf` where it has no mass. Greedy decoding records that of temperature 1."""
   temperature, top_p, top_k, min_p = (

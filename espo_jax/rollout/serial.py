@@ -12,7 +12,7 @@ from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.engine import Begun, Decoding, decode_rows, prefill
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Prompts, StopReason, Trajectories
+from espo_jax.types import Prompts, StopReason, Trajectories, takes_numpy
 
 _CUT = 0xFFFF_FFFE  # a position no token has: the draw of where a row's path is cut
 _PLAIN = Sampling()
@@ -153,6 +153,7 @@ def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room:
   return jnp.clip((uniform * positions).astype(jnp.int32), 0, jnp.maximum(positions - 1, 0))
 
 
+@takes_numpy
 def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, inducer: int) -> Int[Array, '']:
   """Decode steps that slots executed, times the slots, of `parts` serial rollouts one after another.
 

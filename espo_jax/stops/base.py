@@ -7,6 +7,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from espo_jax.types import takes_numpy
+
 
 class Adaptive(flax.struct.PyTreeNode):
   """What a rule carries from batch to batch. Frozen during a rollout, so that every decision is causal; checkpointed."""
@@ -108,6 +110,7 @@ def controlled_rule(
   The controller (ESPO) is `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)`, once a batch while enabled.
   """
 
+  @takes_numpy
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
     if adaptive is None:
       adaptive = Adaptive(
@@ -119,11 +122,13 @@ def controlled_rule(
       )
     return StopState(adaptive, jnp.zeros(batch))
 
+  @takes_numpy
   def update(state: StopState, obs: Observation) -> tuple[StopState, Array, Array]:
     z = score(state, obs)
     stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
     return state.replace(z=z), stop, z
 
+  @takes_numpy
   def adapt(
     adaptive: Adaptive,
     regret: Float[Array, 'N T'],
@@ -137,4 +142,4 @@ def controlled_rule(
     adaptive = running_moments(adaptive, regret, mask, momentum)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
 
-  return StopRule(init, update, threshold, adapt)
+  return StopRule(init, update, takes_numpy(threshold), adapt)

@@ -4,6 +4,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from espo_jax.types import takes_numpy
+
 
 class GateState(flax.struct.PyTreeNode):
   """Progress of the warm-up. Checkpointed."""
@@ -24,6 +26,7 @@ def init_gate() -> GateState:
   )
 
 
+@takes_numpy
 def update_gate(
   state: GateState,
   critic_loss: Float[Array, ''],

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from espo_jax.types import takes_numpy
 
+
+@takes_numpy
 def surrogate_regret(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -> Float[Array, '...']:
   """How much less likely than the likeliest token each token was: `max_a log pi(a) - log pi(token)`, nats, >= 0 (ESPO).
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from espo_jax.registry import source
 from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState, controlled_rule
 from espo_jax.stops.espo import smoothed_regret
+from espo_jax.types import takes_numpy
 
 _LEVELS = 64  # thresholds that account is kept of
 
@@ -60,6 +61,7 @@ def risk_control(
     state = plain.init(batch, adaptive)
     return state if adaptive is not None else state.replace(adaptive=state.adaptive.replace(account=jnp.zeros(_LEVELS + 1)))
 
+  @takes_numpy
   def adapt(
     adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
   ) -> Adaptive:

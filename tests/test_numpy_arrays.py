@@ -1,0 +1,289 @@
+"""Every public function that takes arrays takes NumPy's, of the widths NumPy makes and of narrow ones, and says the same."""
+
+import functools
+import inspect
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from espo_jax import exits, learner, model, monitor, objectives, replays, rewards, rollout, stops, types
+
+P, G, T, V = 3, 4, 6, 5
+RNG = np.random.default_rng(0)
+N = P * G
+
+
+def real(*shape):
+  """Numbers that half precision has, so that every width holds the same ones."""
+  return (RNG.integers(-64, 64, shape) / 32).astype(np.float64)
+
+
+def some(*shape):
+  return RNG.random(shape) < 0.5
+
+
+def lengths(*shape):
+  return RNG.integers(1, T + 1, shape)
+
+
+def first(lengths):
+  return np.arange(T) < lengths[:, None]
+
+
+LENGTH = lengths(N)
+MASK = first(LENGTH)
+ROWS = types.Trajectories(
+  prompt_tokens=RNG.integers(0, V, (N, 2)),
+  prompt_lengths=np.full(N, 2),
+  tokens=RNG.integers(0, V, (N, T)),
+  logprobs=-abs(real(N, T)),
+  values=real(N, T),
+  regret=abs(real(N, T)),
+  z=real(N, T),
+  trained_from=np.zeros(N, np.int64),
+  length=LENGTH,
+  full_length=LENGTH,
+  stop_reason=RNG.integers(0, 3, N),
+  started=RNG.integers(0, 9, N),
+  shadow=np.zeros(N, bool),
+  depth=types.Depth(RNG.integers(0, 4, (N, T)), -abs(real(N, T))),
+)
+JUDGED = rewards.Judged(some(N).astype(np.float64), some(N), some(N), RNG.integers(0, 3, N))
+SEEN = {
+  'correct': np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], np.float64),
+  'lengths': lengths(P, G),
+  'horizon': T,
+  'ended': some(P, G),
+  'formatted': some(P, G),
+  'reasoned': some(P, G),
+  'needed': some(P),
+  'levels': RNG.integers(0, 3, P),
+  'depth': abs(real(P, G)),
+  'values': real(P, G, T),
+  'mask': first(lengths(N)).reshape(P, G, T),
+}
+LOSS = objectives.LossInputs(
+  **{name: real(N, T) for name in ('logprobs', 'entropy', 'values', 'old_logprobs', 'old_values', 'reference_logprobs')},
+  advantages=real(N, T),
+  returns=real(N, T),
+  mask=MASK,
+  reference_kl=abs(real(N, T)),
+  old_entropy=abs(real(N, T)),
+  entropy_slope=real(N, T),
+  opening_logprobs=real(N, V),
+  prefers_short=some(N),
+  past_entropy=np.array(0.75),
+  progress=np.array(0.25),
+)
+CREDIT = objectives.Credit(real(N, T), real(N, T), real(N), some(N), MASK)
+OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32)
+BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
+HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N))
+MOMENTS = stops.espo().init(1).adaptive.replace(enabled=jnp.asarray(True), beta=jnp.float32(0.5))
+BLOCK = exits.Observation(
+  real(2, 3), abs(real(2, 3)) / 2, real(2, 3, V), real(2, 3, V), lambda x: x, RNG.integers(0, T, (2, 3))
+)
+DECODER = model.ModelConfig(
+  vocab_size=V, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4
+)
+
+
+def stepped(rule, observation):
+  adaptive = MOMENTS.replace(account=rule.init(1).adaptive.account)
+  return rule.update(rule.init(N, adaptive), observation), rule.threshold(adaptive, observation.values)
+
+
+def adapted(rule, *batch):
+  return rule.adapt(MOMENTS.replace(account=rule.init(1).adaptive.account), *batch)
+
+
+def asked(policy, part, what):
+  blocks = (8,) if part == 'schedule' else ()
+  return getattr(policy, part)(what, *blocks, jnp.float32(policy.level))
+
+
+@functools.cache
+def decoder_params():
+  return model.init(DECODER, jax.random.key(0))
+
+
+CASES = {
+  **{
+    f'rewards.{name}': (method, *(SEEN[x] for x in inspect.signature(method).parameters if x in SEEN))
+    for name, method in rewards.REGISTRY.items()
+  },
+  'rewards.hmpo, mean': (functools.partial(rewards.hmpo, budget='mean'), SEEN['correct'], SEEN['lengths']),
+  'rewards.hmpo, fixed': (functools.partial(rewards.hmpo, budget='fixed', fixed_budget=4.0), SEEN['correct'], SEEN['lengths']),
+  'rewards.correct': (rewards.correct, SEEN['correct']),
+  'rewards.hmpo': (rewards.hmpo, SEEN['correct'], SEEN['lengths']),
+  'rewards.short_serves': (rewards.short_serves, SEEN['correct'], SEEN['reasoned']),
+  'rewards.evaluate': (lambda seen: rewards.evaluate('hmpo & format + 0.5 * spa_progress', {}, seen), SEEN),
+  'rewards.observed': (lambda rows, judged: rewards.observed(rows, judged, G, 4), ROWS, JUDGED),
+  'rewards.token_rewards': (rewards.token_rewards, ROWS, types.Reward(real(N), real(N, T))),
+  **{
+    f'objectives.{name}': (method.function, CREDIT if method.critic else real(P, G))
+    for name, method in objectives.ADVANTAGES.items()
+  },
+  **{f'objectives.{name}': (method.function, LOSS) for name, method in objectives.REGISTRY.items()},
+  'objectives.compose': (objectives.compose('ppo + kl_k3', {}), LOSS),
+  'objectives.gae': (
+    lambda rewards, values, mask, after: objectives.gae(rewards, values, mask, gamma=0.9, lam=0.8, bootstrap=after),
+    real(N, T),
+    real(N, T),
+    MASK,
+    real(N),
+  ),
+  'objectives.group_scores': (lambda rewards, mask: objectives.group_scores(rewards, mask, G), real(N, T), MASK),
+  'objectives.on_tokens': (objectives.on_tokens, real(P, G), MASK),
+  **{f'objectives.{name}': (getattr(objectives, name), real(N, T), real(N, T)) for name in ('k1', 'k2', 'k3')},
+  'objectives.estimated_kl': (functools.partial(objectives.estimated_kl, 'k3'), real(N, T), real(N, T), MASK),
+  **{
+    f'objectives.{name}': (getattr(objectives, name), real(N, T), MASK)
+    for name in ('masked_mean', 'masked_sum', 'masked_variance', 'whiten', 'token_mean', 'sequence_mean')
+  },
+  'objectives.explained_variance': (objectives.explained_variance, real(N, T), real(N, T), MASK),
+  'objectives.clipped_policy': (
+    functools.partial(objectives.clipped_policy, clip_low=0.2, clip_high=0.3, dual_clip=3.0),
+    real(N, T),
+    real(N, T),
+    real(N, T),
+    MASK,
+  ),
+  'objectives.clipped_value': (
+    functools.partial(objectives.clipped_value, clip=0.2),
+    real(N, T),
+    real(N, T),
+    real(N, T),
+    MASK,
+  ),
+  'objectives.Term': (lambda x, y: objectives.Term(x, y).mean, np.array(3.0), np.array(4.0)),
+  'stops.surrogate_regret': (stops.surrogate_regret, real(N, T, V), RNG.integers(0, V, (N, T))),
+  **{f'stops.{name}, update': (functools.partial(stepped, make()), OBSERVED) for name, make in stops.REGISTRY.items()},
+  **{
+    f'stops.{name}, adapt': (functools.partial(adapted, make()), abs(real(N, T)), MASK, some(N), HINDSIGHT)
+    for name, make in stops.REGISTRY.items()
+  },
+  'stops.update_gate': (
+    lambda loss, explained: stops.update_gate(stops.init_gate(), loss, explained, force_after=5),
+    np.array(0.25),
+    np.array(0.5),
+  ),
+  'stops.update_gate, numbers': (
+    lambda loss, explained: stops.update_gate(stops.init_gate(), loss.mean(), explained.mean(), force_after=5),
+    np.array([0.25, 0.75]),
+    np.array([0.5]),
+  ),
+  'rollout.sampled_logits': (
+    lambda logits: rollout.sampled_logits(logits, rollout.Sampling(0.5, top_p=0.75, top_k=3, min_p=0.01)),
+    real(N, V),
+  ),
+  'rollout.sampled_logits, settings': (
+    lambda logits, *settings: rollout.sampled_logits(logits, rollout.Sampling(*settings)),
+    real(N, V),
+    np.array(0.5),
+    np.array(0.75),
+    np.array(3),
+    np.array(0.0),
+  ),
+  'rollout.row_steps': (lambda rows: rollout.row_steps(rows, parts=1, samples=G, slots=4, inducer=1), ROWS),
+  'exits.exit_pmf': (exits.exit_pmf, RNG.integers(0, 32, (N, 3)) / 32),
+  'exits.calm_threshold': (lambda position: exits.calm_threshold(position, 0.9, 4.0, 64), RNG.integers(0, T, (2, 3))),
+  'exits.linear_decay': (lambda position: exits.linear_decay(position, 8, 2.0, 1, 5), RNG.integers(0, T, (2, 3))),
+  **{
+    f'exits.{name}, {part}': (functools.partial(asked, make(), part), inputs)
+    for name, make in exits.REGISTRY.items()
+    for part, inputs in (('hazard', BLOCK), ('choice', BLOCK.logit), ('schedule', BLOCK.position))
+    if getattr(make(), part)
+  },
+  'model.apply': (
+    lambda tokens, positions, valid: model.apply(DECODER, decoder_params(), tokens, positions, valid),
+    RNG.integers(0, V, (2, T)),
+    np.tile(np.arange(T), (2, 1)),
+    np.ones((2, T), bool),
+  ),
+  'replays.replay': (
+    lambda seen, full_length, ended: replays.replay(stops.espo(), MOMENTS, seen, full_length, ended),
+    BY_TOKEN,
+    LENGTH,
+    some(N),
+  ),
+  'replays.measure': (
+    lambda *x: [tuple(m) for m in replays.measure(*x)],
+    lengths(2, N),
+    some(2, N),
+    np.full(N, T),
+    some(N).astype(np.float64),
+    np.ones(N),
+  ),
+  'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1), lengths(2, N)),
+  'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
+  'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
+  'monitor.mean_interval': (monitor.mean_interval, abs(real(500)) * 64),
+  'monitor.wilson': (lambda x: monitor.wilson(*x), np.array([90, 120])),
+  'monitor.majority': (lambda x: monitor.majority(['a', 'b', 'a', 'c', 'a'], x), some(5)),
+}
+ON_THE_HOST = ('learner', 'monitor')  # rooms whose functions are NumPy's own: the widest width gives what is right
+WIDTHS = {
+  "NumPy's own": (np.float64, np.int64),
+  'single': (np.float32, np.int32),
+  'narrow': (np.float16, np.int16),
+  'bytes': (np.float16, np.uint8),
+}
+
+
+def of_width(tree, real, whole):
+  """The arrays in other widths; numbers that stand for themselves stay."""
+
+  def convert(x):
+    if not isinstance(x, np.ndarray) or x.dtype == bool:
+      return x
+    return x.astype(real if x.dtype.kind == 'f' else whole)
+
+  return jax.tree.map(convert, tree)
+
+
+def on_device(tree):
+  return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, of_width(tree, np.float32, np.int32))
+
+
+@pytest.mark.parametrize('width', WIDTHS)
+@pytest.mark.parametrize('name', CASES)
+def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
+  function, *arrays = CASES[name]
+  reference = arrays if name.startswith(ON_THE_HOST) else on_device(arrays)
+  expected = jax.tree.leaves(function(*reference))
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    found = jax.tree.leaves(function(*of_width(arrays, *WIDTHS[width])))
+  assert len(found) == len(expected) > 0
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5, atol=1e-6)
+
+
+# Functions of the rooms that are asked for arrays by their annotations, and where those come from NumPy already or cannot.
+ELSEWHERE = {
+  'rollout.generate': 'a jitted program: jax narrows what enters it',
+  'rollout.generate_serial': 'likewise',
+  'rollout.speculate': 'likewise',
+  'learner.score': 'runs inside of the update',
+}
+
+
+def asks_for_arrays(function):
+  try:
+    parameters = inspect.signature(function).parameters.values()
+  except (TypeError, ValueError):
+    return False
+  return any('Array' in str(p.annotation) or 'ndarray' in str(p.annotation) for p in parameters)
+
+
+@pytest.mark.parametrize('room', [exits, monitor, objectives, replays, rewards, rollout, stops], ids=lambda room: room.__name__)
+def test_every_public_function_that_asks_for_arrays_is_tried(room):
+  short = room.__name__.rpartition('.')[2]
+  names = {f'{short}.{name}' for name in room.__all__ if asks_for_arrays(getattr(room, name))}
+  functions = {f for name in names if inspect.isfunction(f := getattr(room, name.rpartition('.')[2]))}
+  asked = {f'{short}.{f.__name__}' for f in functions}
+  assert asked <= {name.partition(',')[0] for name in CASES} | ELSEWHERE.keys()
