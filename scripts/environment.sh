@@ -1,4 +1,5 @@
-# Sourced by the other scripts, from the repository's root: makes .venv once and installs what a requirements file pins.
+# Sourced by the other scripts, from the repository's root: makes .venv, or $VENV, once and installs what a requirements file pins.
+# It sets $venv to the folder.
 # Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone, what one
 # named *-tpu.txt or *-transformers4.txt pins goes to .venv/tpu or .venv/transformers4.
 
@@ -14,19 +15,20 @@ find_python() {
   return 1
 }
 
-if [ ! -x .venv/bin/python ]; then
+venv=${VENV:-.venv}
+if [ ! -x "$venv"/bin/python ]; then
   python=$(find_python) || exit 1
-  echo "making .venv with $("$python" --version)"
-  "$python" -m venv .venv || { rm -rf .venv; echo 'error: could not make .venv (on Debian: apt-get install python3-venv)' >&2; exit 1; }
+  echo "making $venv with $("$python" --version)"
+  "$python" -m venv "$venv" || { rm -rf "$venv"; echo "error: could not make $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
 fi
 for requirements in "$@"; do
-  stamp=".venv/$(basename "$requirements").installed"
+  stamp="$venv/$(basename "$requirements").installed"
   if ! cmp -s "$requirements" "$stamp"; then
     echo "installing $requirements"
     options=(--quiet --disable-pip-version-check)
     [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
-    [[ ! $requirements =~ -(tpu|transformers4)\.txt$ ]] || options+=(--no-deps --upgrade --target ".venv/${BASH_REMATCH[1]}")
-    .venv/bin/python -m pip install "${options[@]}" -r "$requirements"
+    [[ ! $requirements =~ -(tpu|transformers4)\.txt$ ]] || options+=(--no-deps --upgrade --target "$venv/${BASH_REMATCH[1]}")
+    "$venv"/bin/python -m pip install "${options[@]}" -r "$requirements"
     cp "$requirements" "$stamp"
   fi
 done

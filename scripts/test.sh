@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt \
   requirements-test-transformers4.txt
-.venv/bin/ruff format --check .
-.venv/bin/ruff check .
-.venv/bin/mypy
-.venv/bin/python -m pytest -n 2 --dist worksteal "$@"
+"$venv"/bin/ruff format --check .
+"$venv"/bin/ruff check .
+"$venv"/bin/mypy
+"$venv"/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from readers import needs_transformers4, transformers4
+from rounding import assert_within, of_decoder, of_program
 from small import randomised
 
 from espo_jax import parallel
@@ -112,6 +113,12 @@ def jax_logits(config, params, tokens=TOKENS, lengths=LENGTHS):
   )
 
 
+def limit_of(config, params, tokens=TOKENS):
+  """How far rounding may put two passes over the same weights: those of another library, or of another form of this one."""
+  program = functools.partial(jax_logits, config, tokens=tokens)
+  return of_program(program, params, roundings=of_decoder(config, tokens.shape[1]))
+
+
 def on_tokens(logits, lengths=LENGTHS):
   """Logits of real tokens; those of padding mean nothing."""
   return np.concatenate([row[:length] for row, length in zip(logits, lengths, strict=True)])
@@ -130,24 +137,24 @@ def test_logits_are_those_of_transformers_at_every_position_of_a_right_padded_ba
   config, params = load_hf(tmp_path)
   expected = torch_logits(model)
   assert np.abs(on_tokens(expected)).max() > 0.5
-  np.testing.assert_allclose(on_tokens(jax_logits(config, params)), on_tokens(expected), atol=1e-4)
+  assert_within(on_tokens(jax_logits(config, params)), on_tokens(expected), limit_of(config, params))
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_a_padded_row_equals_the_unpadded(case, tmp_path):
   write_model(tmp_path, case)
   config, params = load_hf(tmp_path)
-  padded = jax_logits(config, params)
+  padded, limit = jax_logits(config, params), limit_of(config, params)
   for row, length in enumerate(LENGTHS):
     alone = jax_logits(config, params, TOKENS[row : row + 1, :length], LENGTHS[row : row + 1])
-    np.testing.assert_allclose(padded[row, :length], alone[0], atol=1e-5)
+    assert_within(padded[row, :length], alone[0], limit)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_cached_decoding_equals_the_teacher_forced_pass(case, tmp_path):
   write_model(tmp_path, case)
   config, params = load_hf(tmp_path)
-  forced = jax_logits(config, params, TOKENS, np.full(3, 13))
+  forced, limit = jax_logits(config, params, TOKENS, np.full(3, 13)), limit_of(config, params)
   model = ActorCritic(config)
   everything = {'policy': params | {'value': {'kernel': jnp.zeros((config.hidden_size, 1)), 'bias': jnp.zeros(1)}}}
   lengths = jnp.array([5, 3, 1])
@@ -157,7 +164,7 @@ def test_cached_decoding_equals_the_teacher_forced_pass(case, tmp_path):
   for i in range(9):
     logits = model.logits(everything, states)
     for row, length in enumerate(lengths):
-      np.testing.assert_allclose(logits[row], forced[row, length - 1 + i], atol=1e-5)
+      assert_within(logits[row], forced[row, length - 1 + i], limit)
     if i < 8:
       new = jnp.take_along_axis(jnp.asarray(TOKENS), (lengths + i)[:, None], axis=1)
       states, caches = step(new, jnp.ones(3, jnp.int32), states, caches, caches.policy.lengths.max() + 1)
@@ -165,8 +172,8 @@ def test_cached_decoding_equals_the_teacher_forced_pass(case, tmp_path):
 
 def test_scanned_layers_are_unrolled_layers(tmp_path):
   write_model(tmp_path, 'qwen3-bias')
-  unrolled, scanned = (jax_logits(*load_hf(tmp_path, scan_layers=scan)) for scan in (False, True))
-  np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+  unrolled, scanned = (load_hf(tmp_path, scan_layers=scan) for scan in (False, True))
+  assert_within(jax_logits(*scanned), jax_logits(*unrolled), limit_of(*unrolled))
 
 
 # ------------------------------------------------------------------------------------------------------------------ export
@@ -190,7 +197,7 @@ def test_save_of_load_is_bit_identical(case, dtype, tmp_path):
 
 @pytest.fixture(scope='module')
 def export(tmp_path_factory):
-  """Writes a case once: the directory, and the logits of what was written there."""
+  """Writes a case once: the directory, the logits of what was written there, and how far rounding may put another's."""
 
   @functools.cache
   def write(case, scan):
@@ -198,7 +205,7 @@ def export(tmp_path_factory):
     write_model(directory / 'in', case)
     config, params = load_hf(directory / 'in', scan_layers=scan)
     save_hf(directory / 'out', config, params, end_tokens=(2, 5))
-    return directory / 'out', on_tokens(jax_logits(config, params))
+    return directory / 'out', on_tokens(jax_logits(config, params)), limit_of(config, params)
 
   return write
 
@@ -209,10 +216,10 @@ def export(tmp_path_factory):
   + [(case, False) for case in STRETCHED],
 )
 def test_transformers_reads_the_export(case, scan, export):
-  directory, expected = export(case, scan)
+  directory, expected, limit = export(case, scan)
   model, report = transformers.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
   assert not any(report[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  np.testing.assert_allclose(on_tokens(torch_logits(model.eval())), expected, atol=1e-4)
+  assert_within(on_tokens(torch_logits(model.eval())), expected, limit)
   assert model.generation_config.eos_token_id == [2, 5]
   assert read_end_tokens(directory) == (2, 5)
 
@@ -220,9 +227,9 @@ def test_transformers_reads_the_export(case, scan, export):
 @needs_transformers4
 @pytest.mark.parametrize('case', CASES | STRETCHED)
 def test_transformers_4_reads_the_export(case, export):
-  directory, expected = export(case, False)
+  directory, expected, limit = export(case, False)
   logits, report = transformers4().logits(directory, TOKENS, LENGTHS)
-  np.testing.assert_allclose(on_tokens(logits), expected, atol=1e-4)
+  assert_within(on_tokens(logits), expected, limit)
   family = (CASES | STRETCHED)[case][0]
   assert report == {'class': f'{family}ForCausalLM', 'not read': [], 'end tokens': [2, 5], 'dtype': 'torch.float32'}
 
@@ -307,10 +314,11 @@ def test_merged_adapters_are_applied_adapters(targets, scan, tmp_path):
   applied = jax_logits(config, params)
   assert np.abs(applied - jax_logits(*load_hf(tmp_path / 'in'))).max() > 0.1
   bare = type(config)(**(vars(config) | {'lora': Lora()}))
-  np.testing.assert_allclose(jax_logits(bare, merge(config, params)), applied, atol=1e-5)
+  limit = limit_of(config, params)
+  assert_within(jax_logits(bare, merge(config, params)), applied, limit)
   save_hf(tmp_path / 'out', config, params)
   exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
-  np.testing.assert_allclose(on_tokens(torch_logits(exported)), on_tokens(applied), atol=1e-4)
+  assert_within(on_tokens(torch_logits(exported)), on_tokens(applied), limit)
 
 
 def random_of(tree, path):

@@ -51,7 +51,9 @@ def test_a_method_is_a_config_line(lines):
   assert state.history.updates == 3
 
 
-def test_groups_and_rankings_are_those_of_the_global_batch():
+def test_groups_and_rankings_are_those_of_the_global_batch(in_float64):
+  """Where a gradient is 0, Adam divides what rounding leaves of it by its epsilon, 1e-8."""
+  limit = 2 * rounding.gamma(1000, np.float64) / 1e-8  # two updates of a thousand operations
   lines = {'objective__name': 'dapo', 'reward__name': 'grpo_lambda', 'rollout__max_draws': 2}
   results = [run(tiny_experiment(named(**lines), **mesh), 2) for mesh in ({}, {'data': 2, 'fsdp': 2, 'tensor': 2})]
   (one, one_metrics), (eight, metrics) = results
@@ -59,10 +61,10 @@ def test_groups_and_rankings_are_those_of_the_global_batch():
     assert a.keys() == b.keys()
     for name in a:
       if not name.startswith(('seconds/', 'tokens_per_second', 'sampler_gap/', 'pad_fraction')):  # padded to divide by a mesh
-        np.testing.assert_allclose(b[name], a[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(b[name], a[name], rtol=limit, atol=limit, err_msg=name)
   assert any(row['reward/equal_groups'] > 0 and row['rollout/draws'] == 2 for row in metrics)
   moved = jax.tree.map(lambda x, y: float(abs(np.asarray(x) - np.asarray(y)).max()), one.params, eight.params)
-  assert max(jax.tree.leaves(moved)) < 1e-5
+  assert max(jax.tree.leaves(moved)) < limit
 
 
 # ------------------------------------------------------------------------------------------------------------------ the list

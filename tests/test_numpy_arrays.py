@@ -260,7 +260,7 @@ def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
     found = jax.tree.leaves(function(*of_width(arrays, *WIDTHS[width])))
   assert len(found) == len(expected) > 0
   for one, other in zip(found, expected, strict=True):
-    np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(one, np.float64), np.asarray(other, np.float64))  # the same program ran
 
 
 # Functions of the rooms that are asked for arrays by their annotations, and where those come from NumPy already or cannot.
