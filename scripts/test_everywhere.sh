@@ -4,7 +4,7 @@
 #
 #   PYTHON3_11=/path/to/python3.11 names an interpreter that is not on the PATH; so do PYTHON3_12 and PYTHON3_13.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 # Python, the newest instructions that the compiler may use ('' for the machine's own), and its threads ('' for one a core).
 ways=('3.11 SSE4_2 1' '3.12 AVX2 4' '3.13 - 2' '3.11 - -')

@@ -56,7 +56,7 @@ def softmax(logits):
   return weights / weights.sum(-1, keepdims=True)
 
 
-def test_target_hazards_are_the_published_ones():
+def test_target_hazards_are_the_published_ones(precision):
   exp = experiment(calibration__kappa=0.7)
   teacher, student = first_params(exp, 0), first_params(exp, 1)
   learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
@@ -96,7 +96,7 @@ def test_exits_are_drawn_from_the_target():
     assert ((seen - expected) ** 2 / expected).sum() < 13.8  # 0.1 % of a chi-square with 2 degrees of freedom
 
 
-def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth():
+def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision):
   exp = experiment()
   params = first_params(exp, 0)
   learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, params))

@@ -41,7 +41,7 @@ def collected(parts: int):
 
 
 @pytest.mark.parametrize('parts', [2, 4])
-def test_parts_are_the_whole_and_are_graded_while_others_decode(parts):
+def test_parts_are_the_whole_and_are_graded_while_others_decode(parts, in_float64):
   rows, grades = collected(1)
   assert SEEN == ['rollout', 'grade']
   by_part, part_grades = collected(parts)

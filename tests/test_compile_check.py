@@ -112,7 +112,7 @@ def test_the_devices_that_are_here():
       ('--topology=local', '--programs=evaluate'),
       '--programs=evaluate: no such program; fix: some of rollout, prepare, update',
     ),
-    (('--topology=local', '--config.mesh.fsdp=3'), 'needs 3 devices; there are 1'),
+    (('--topology=local', '--config.mesh.fsdp=3'), 'needs 3 devices and there are 1'),
     (('--topology=local', '--config.rollout.horizon=0'), 'rollout.horizon = 0: out of range; fix: a number above 0'),
     (('--topology=local', '--config.model.remat=some'), "model.remat = 'some' is no such policy; fix: one of none, dots, full"),
   ],

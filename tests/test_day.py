@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from benchmark_data import TEMPLATE, gsm8k, tokenizer, write
+from tiny import write_checkpoint
 from transformers.utils import chat_template_utils
 
 from espo_jax import evaluate, monitor, train
@@ -110,6 +111,7 @@ def started(monkeypatch):
     raise Reached
 
   monkeypatch.setattr(train, 'make_experiment', make)
+  monkeypatch.setattr(train, 'headline', lambda *_: '')
   monkeypatch.setattr(train, 'warm_start', stop)
 
   def start(config, workdir: pathlib.Path) -> str:
@@ -122,7 +124,7 @@ def started(monkeypatch):
 
 def of_run(workdir: pathlib.Path) -> str:
   """The prompt under which a run is evaluated or converted."""
-  (workdir / 'arms' / 'never' / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
+  write_checkpoint(workdir / 'arms' / 'never' / 'checkpoints' / '1')
   policy = open_policy(workdir)
   validate(policy.config, training=False)
   return make_task(policy.config).problem('test', 0).prompt

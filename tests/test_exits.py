@@ -166,9 +166,12 @@ def test_an_exit_is_the_model_cut_off_there(cut, precision):
   tokens = jax.random.randint(jax.random.key(2), (3, 9), 0, VOCAB)
   segments, positions = jnp.ones_like(tokens), jnp.broadcast_to(jnp.arange(9), tokens.shape)
   forced = Forced(jnp.full(tokens.shape, cut), segments > 0, jnp.float32(0.1))
-  early = lambda params: model.logits(
-    params, dataclasses.replace(model, exits=exits.sampled()).states(params, tokens, positions, segments, forced)
-  )
+
+  @jax.jit
+  def early(params):
+    deep = dataclasses.replace(model, exits=exits.sampled())
+    return model.logits(params, deep.states(params, tokens, positions, segments, forced))
+
   kept = {name: x for name, x in params['policy'].items() if not name.startswith('layer_') or int(name[6:]) < cut}
   kept = {name: x for name, x in kept.items() if name not in ('exit_heads', 'value')}
   cut_off = apply(config(num_layers=cut), kept, tokens)
@@ -188,6 +191,7 @@ def test_decoding_and_scoring_agree_on_tokens_exits_and_values(name, scan, kind,
   rows = rolled(name, scan, kind, every)
   real = np.asarray(rows.mask)
 
+  @jax.jit
   def read(params):
     again = scored(name, rows, rows.depth.blocks, scan, kind, every, params)
     return [jnp.where(real, x, 0.0) for x in (again.logprobs, again.exit_logprobs, again.values)]

@@ -10,6 +10,7 @@ import jax
 import pytest
 from absl import flags as absl_flags
 from ml_collections import config_flags
+from tiny import write_checkpoint
 
 from espo_jax import convert, evaluate, methods, policy, prepare_data, replay, sweep
 from espo_jax.configs import ConfigError, default_config, flatten, parse_flags, validate
@@ -353,7 +354,7 @@ def run_of(folder: pathlib.Path, model: pathlib.Path, **fields) -> pathlib.Path:
     section, field = name.split('__')
     config[section][field] = value
   write_run_info(folder / 'run', config.to_dict())
-  (folder / 'run' / 'arms' / 'espo' / 'checkpoints' / '3').mkdir(parents=True)
+  write_checkpoint(folder / 'run' / 'arms' / 'espo' / 'checkpoints' / '3')
   return folder / 'run'
 
 
@@ -389,6 +390,6 @@ def test_what_a_runs_config_says_wrong_is_told_with_the_file_that_says_it(model,
 
 def test_a_run_that_reads_no_rows_has_none_to_leave_out(tmp_path):
   write_run_info(tmp_path / 'run', default_config().to_dict())
-  (tmp_path / 'run' / 'arms' / 'espo' / 'checkpoints' / '3').mkdir(parents=True)
+  write_checkpoint(tmp_path / 'run' / 'arms' / 'espo' / 'checkpoints' / '3')
   with pytest.raises(SystemExit, match=r"--on_error=skip: the task 'chain' reads no rows; fix: leave it out"):
     evaluate.main([f'--checkpoint={tmp_path / "run"}', '--on_error=skip'])

@@ -107,10 +107,11 @@ def torch_logits(model, tokens=TOKENS, lengths=LENGTHS):
     return model(torch.tensor(tokens, dtype=torch.long), attention_mask=torch.tensor(mask, dtype=torch.long)).logits.numpy()
 
 
+_apply = jax.jit(apply, static_argnums=0)
+
+
 def jax_logits(config, params, tokens=TOKENS, lengths=LENGTHS):
-  return np.asarray(
-    jax.jit(apply, static_argnums=0)(config, params, tokens, valid=jnp.arange(tokens.shape[1]) < lengths[:, None])
-  )
+  return np.asarray(_apply(config, params, tokens, valid=jnp.arange(tokens.shape[1]) < lengths[:, None]))
 
 
 def limit_of(config, params, tokens=TOKENS):
@@ -236,7 +237,7 @@ def test_transformers_4_reads_the_export(case, export):
 
 @pytest.mark.parametrize('case', CASES | STRETCHED)
 def test_an_export_names_its_class_and_its_rotation_for_every_reader(case, export):
-  directory, _ = export(case, False)
+  directory, *_ = export(case, False)
   written = json.loads((directory / 'config.json').read_text())
   family, _, _, asked = (CASES | STRETCHED)[case]
   assert written['architectures'] == [f'{family}ForCausalLM']

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from rounding import assert_within, gamma, of_decoder, of_program
+from rounding import assert_within, gamma, of_decoder, of_program, precision
 from small import VOCAB, actor_critic, forward
 from tiny import first_params, tiny_experiment
 
@@ -138,7 +138,7 @@ def adamw_by_hand(x, gradients, rates, *, b1, b2, decay):
   return x
 
 
-def test_optimizer_is_adamw_with_two_rates(precision):
+def test_optimizer_is_adamw_with_two_rates():
   rng = np.random.default_rng(0)
   shapes = {
     'policy': {'kernel': (3, 4), 'scale': (4,), 'value': {'kernel': (4, 1), 'bias': (1,)}},
@@ -169,7 +169,7 @@ def test_optimizer_is_adamw_with_two_rates(precision):
 
   wanted = jax.tree_util.tree_map_with_path(by_hand, start, *clipped)
   # In each of seven steps a norm over 32 gradients, and twenty operations on sums of one sign; the parameters are below 4.
-  limit = 4 * gamma(7 * (32 + 20), precision)
+  limit = 4 * gamma(7 * (32 + 20))
   assert_within(params, wanted, jax.tree.map(lambda _: limit, wanted))
 
 
@@ -266,7 +266,8 @@ def train(exp: Experiment, rule, count: int):
       COMPILED.clear()
       state, part = step(state, i + 1)
       metrics.append({name: float(value) for name, value in jax.device_get(part).items()})
-      assert (len(COMPILED) > 0) == (i == 0)  # the first step compiles what all need
+      if precision() == 'float32':  # as users run it
+        assert (len(COMPILED) > 0) == (i == 0)  # the first step compiles what all need
   return state, before, metrics
 
 
@@ -274,7 +275,7 @@ def train(exp: Experiment, rule, count: int):
 AN_UPDATE = gamma(1000, np.float64) / 1e-8
 
 
-def test_espo_that_never_fires_is_ppo(in_float64):
+def test_espo_that_never_fires_is_ppo(precision):
   exp = tiny_experiment(ppo_with_all_terms)
   ppo, before, ppo_metrics = train(exp, make_rule(exp.config, 'never'), 3)
   silent, _, metrics = train(exp, make_rule(exp.config, 'espo', beta_0=1e6, beta_max=1e6), 3)
@@ -284,7 +285,8 @@ def test_espo_that_never_fires_is_ppo(in_float64):
     assert two['rollout/checksum'] == one['rollout/checksum']
     assert two['sampler_gap/max'] < 1e-4
   assert relative_gap(ppo.params, before) > 1e-2
-  assert relative_gap(ppo.params, silent.params) <= 3 * AN_UPDATE
+  if precision == 'float64':
+    assert relative_gap(ppo.params, silent.params) <= 3 * AN_UPDATE
   assert metrics[-1]['skipped_steps'] == 0
 
 

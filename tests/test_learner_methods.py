@@ -49,7 +49,7 @@ def bounds_of(learner, exp, params, reference, rows, reward):
 # --------------------------------------------------------------------------------------------------------------- advantages
 
 
-def test_a_stopped_row_is_a_failure_among_its_group():
+def test_a_stopped_row_is_a_failure_among_its_group(precision):
   exp = tiny_experiment(named(objective__name='grpo'))
   params, rows, reward = rolled_out(exp)
   assert rows.stopped.any() and not rows.stopped.all()
@@ -62,7 +62,7 @@ def test_a_stopped_row_is_a_failure_among_its_group():
 
 
 @pytest.mark.parametrize('kind', ['k1', 'k2', 'k3', 'exact'])
-def test_the_divergence_is_taken_off_the_reward(kind):
+def test_the_divergence_is_taken_off_the_reward(kind, in_float64):
   exp = tiny_experiment(named(objective__name='grpo', reward__kl=kind, reward__kl_coef=0.3))
   params, rows, reward = rolled_out(exp)
   reference = first_params(exp, 1)
@@ -80,10 +80,10 @@ def test_the_divergence_is_taken_off_the_reward(kind):
   rounding.assert_within(metrics['reward/kl'], kl[np.asarray(rows.mask)].mean(), of_metrics['reward/kl'])
 
 
-def test_the_importance_correction_weighs_tokens_and_starts_ratios_at_one():
+def test_the_importance_correction_weighs_tokens_and_starts_ratios_at_one(precision):
   exp = tiny_experiment(named(objective__name='grpo', learner__importance_cap=1.1))
   params, rows, reward = rolled_out(exp)
-  noise = np.random.default_rng(0).normal(0, 0.2, rows.logprobs.shape).astype(np.float32)
+  noise = np.random.default_rng(0).normal(0, 0.2, rows.logprobs.shape).astype(precision)
   off = rows.replace(logprobs=rows.logprobs + noise)  # a sampler that disagrees
   learner = steps.reinforcement_learner(exp, rule_of(exp))
   batch, metrics = learner.prepare(params, None, off, reward)

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 from benchmark_data import gsm8k, tokenizer, write
+from tiny import write_checkpoint
 
 from espo_jax import evaluate, parallel, prepare_data
 from espo_jax.configs import default_config, task_arguments, validate
@@ -164,7 +165,7 @@ def test_an_evaluation_is_as_wide_as_what_it_asks(directory, tmp_path, monkeypat
   path = rows(tmp_path, 7)
   c = config(directory, path)
   write_run_info(tmp_path / 'run', c.to_dict())
-  (tmp_path / 'run' / 'arms' / 'never' / 'checkpoints' / '1').mkdir(parents=True)
+  write_checkpoint(tmp_path / 'run' / 'arms' / 'never' / 'checkpoints' / '1')
 
   def answer(exp, policy, problems, settings, output):
     encoded = encode_prompts(exp.tokenizer, exp.tagged(problems), exp.config.rollout.prompt_width)

@@ -12,6 +12,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny import write_checkpoint
 
 from espo_jax import convert, depth, evaluate, experiment, policy, prepare_data, replay, steps, sweep, train
 from espo_jax.commands import lower_fields
@@ -44,7 +45,7 @@ def call(tmp_path, monkeypatch):
   run = tmp_path / 'run'
   config = smoke('early_exits')
   write_run_info(run, config.to_dict())
-  (run / 'arms' / config.stop.name / 'checkpoints' / '3').mkdir(parents=True)
+  write_checkpoint(run / 'arms' / config.stop.name / 'checkpoints' / '3')
   (tmp_path / 'compared.py').write_text(SWEEP)
   monkeypatch.setattr(replay.replays, 'read_recordings', lambda folder: (None, [run / 'x.npz']))
 

@@ -88,7 +88,7 @@ def found_by(mesh: str, case: str, params, given):
   exp, learner = experiment(mesh, case)
   state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
   state, metrics = step(mesh, case, state, jax.device_get(given))
-  return jax.device_get(state.opt_state.trace), {name: metrics[name] for name in METRICS}
+  return jax.device_get(state.opt_state.trace), {name: np.asarray(metrics[name], rounding.precision()) for name in METRICS}
 
 
 @rounding.cached

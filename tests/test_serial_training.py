@@ -110,14 +110,14 @@ def given_as_prompt(batch: Batch) -> Batch:
   return batch.replace(trajectories=trajectories, **{name: moved(getattr(batch, name)) for name in wide})
 
 
-def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts():
+def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(precision):
   """The prefix is read and not learned, as a prompt is: log-probabilities, masks, lengths and packing line up."""
   exp = serial_experiment()
   rule, state = started(exp)
   teacher = dataclasses.replace(steps.reinforcement_learner(exp, rule), optimizer=optax.trace(decay=0.5))  # keeps the gradient
   prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
   rows = exp.training_rollout(state.params, rule, state.adaptive, prompts, exp.key('rollout', 1))
-  correct = np.random.default_rng(0).integers(0, 2, rows.length.shape).astype(np.float32)
+  correct = np.random.default_rng(0).integers(0, 2, rows.length.shape).astype(precision)
   batch, _ = teacher.prepare(state.params, None, rows, Reward(jnp.asarray(correct)))
   moved = given_as_prompt(batch)
 

@@ -1,6 +1,11 @@
 """An experiment of seconds: an untrained policy that is right now and then."""
 
+import atexit
 import dataclasses
+import functools
+import pathlib
+import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +16,7 @@ from small import randomised
 from espo_jax import parallel, steps, tasks
 from espo_jax.configs import default_config, uses_reference
 from espo_jax.experiment import Experiment, make_experiment, make_rule
-from espo_jax.learner import init_state
+from espo_jax.learner import Checkpoints, init_state
 from espo_jax.types import Reward
 
 
@@ -67,6 +72,20 @@ def rolled_out(exp, seed=0):
   )
   outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(precision())
   return params, rows, Reward(jnp.asarray(outcomes))
+
+
+@functools.cache
+def _saved() -> pathlib.Path:
+  folder = pathlib.Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder)
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(1, {'nothing': jnp.zeros(1)}, done=True)
+  return folder / '1'
+
+
+def write_checkpoint(folder: pathlib.Path) -> None:
+  """A checkpoint of a stage that is done: whole, with nothing of use in it."""
+  shutil.copytree(_saved(), folder, dirs_exist_ok=True)
 
 
 def run(exp, count=3):

@@ -65,7 +65,7 @@ def _read(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
 
 def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
   """Hold what the database of an item's arrays says of its files against the files."""
-  base = ts.KvStore.open({'driver': 'file', 'path': f'{item}/'}).result()
+  base = ts.KvStore.open({'driver': 'file', 'path': f'{item.resolve()}/'}).result()
   try:
     manifest = ts.ocdbt.dump(base).result()
     places = list(_places(base, manifest['versions'][-1]['root']))

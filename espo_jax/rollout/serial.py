@@ -105,7 +105,7 @@ def generate_serial(
     return Begun(prompts, *states_and_caches, *flat)
 
   states, prompt_caches = prefill(model, params, prompts, min(slots or count, count))
-  nothing, everything = jnp.zeros(count, jnp.int32), jnp.full(count, horizon)
+  nothing, everything = jnp.zeros(count, jnp.int32), jnp.full(count, horizon, jnp.int32)
   whole = rows_of(1, (states, prompt_caches), nothing, everything, keys[:, 0])
   paths, caches = decode_rows(model, params, rule, adaptive, whole, how, samples=1, slots=0)
 
