@@ -227,7 +227,7 @@ def test_a_command_out_of_memory_names_the_phase_and_flags_that_it_has(call, mon
     raise error
 
   monkeypatch.setattr(experiment, 'complete', fails)  # parameters from nothing
-  monkeypatch.setattr(policy, '_load', fails)  # and from a checkpoint
+  monkeypatch.setattr(policy, 'load', fails)  # and from a checkpoint
   with pytest.raises(SystemExit, match=rf'^error: out of memory during {LOADING}: ') as caught:
     call(command)
   message = str(caught.value)
