@@ -260,7 +260,7 @@ def rollout_metrics(
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
   return (of_exits if serial else {}) | {
     'accuracy': mean(right, ~early),
-    'rollout/rows': verdicts.size,
+    'rollout/rows': jnp.asarray(verdicts.size),
     'rollout/tokens': generated.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
     'rollout/row_steps': steps,  # executed; the tokens among them are the useful ones
