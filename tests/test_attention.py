@@ -10,6 +10,8 @@ import rounding
 
 from espo_jax.model.attention import self_attention
 
+pytestmark = pytest.mark.quick
+
 LENGTH, HEADS, KV_HEADS, WIDTH = 1100, 4, 2, 8
 
 

@@ -15,6 +15,8 @@ from espo_jax import prepare_data
 from espo_jax.tasks import BENCHMARKS, DataError, grade
 from espo_jax.tasks.sources import Rows, read_rows
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

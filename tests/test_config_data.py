@@ -9,6 +9,8 @@ from benchmark_data import tokenizer
 from espo_jax.configs import default_config, task_arguments
 from espo_jax.configs.data import data_problems, task_problems
 
+pytestmark = pytest.mark.quick
+
 
 def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
   """The task math on gsm8k's rows.jsonl in the folder, with fields changed; {} in a value is the folder."""

@@ -14,6 +14,8 @@ from espo_jax.learner.damage import _places, damage
 from espo_jax.monitor import read_metrics
 from espo_jax.stage import Interruption, Stage, run_stage
 
+pytestmark = pytest.mark.quick
+
 LAST = 8
 NOISE = np.random.default_rng(0).normal(size=600).astype(np.float32)  # too long to stand in the index of the arrays
 

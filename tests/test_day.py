@@ -16,6 +16,8 @@ from espo_jax.experiment import make_task
 from espo_jax.policy import open_policy
 from espo_jax.tasks import Math, pretrained
 
+pytestmark = pytest.mark.quick
+
 # As Llama 3.2's: a day that the caller may name, else today's where the template can ask for it.
 LLAMA = (
   "{% if not date_string is defined %}{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"

@@ -8,6 +8,8 @@ from espo_jax.tasks.grading.quantifiers import without_quantifiers
 from espo_jax.tasks.grading.quantities import parse_number, same_number, written_out
 from espo_jax.tasks.grading.spelling import spell
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope='module')
 def wrongly():

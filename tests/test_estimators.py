@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from espo_jax.monitor import bootstrap_intervals, majority, pass_at_k
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize('n', [1, 2, 5, 7])
 def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_answer(n):

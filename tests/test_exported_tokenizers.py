@@ -13,6 +13,8 @@ from espo_jax.model import ModelConfig, init, save_hf
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.tasks.tokenizer import character_tokenizer
 
+pytestmark = pytest.mark.quick
+
 LINES = ['the quick brown fox adds 12 and 345', 'a lazy dog takes 6 from 78', 'So x = 9.  Hence \\boxed{9}']
 TEXTS = [
   'the fox takes 12345 from 9',

@@ -25,6 +25,8 @@ from espo_jax import prepare_data
 from espo_jax.tasks import BENCHMARKS, DataError
 from espo_jax.tasks.sources import path_problem, read_rows
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 ODD = gsm8k(4) | {'question': 'A line\u2028in a line, a\x85next line, é and \U0001f600?'}
 RECORDS = [*(gsm8k(i) for i in range(3)), ODD, gsm8k(5)]

@@ -22,6 +22,8 @@ from espo_jax.monitor import write_run_info
 from espo_jax.spelling import nearest
 from espo_jax.tasks.pretrained import load_tokenizer
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 FIELDS = [  # what was written, what was meant; None where it is too far from any

@@ -7,6 +7,8 @@ from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.markup import plain
 from espo_jax.tasks.grading.pooling import pooled_answer
 
+pytestmark = pytest.mark.quick
+
 EMPHASIS = [
   '*%s*', '**%s**', '***%s***', '_%s_', '__%s__', '___%s___', '**_%s_**', '_**%s**_', '*__%s__*', '`%s`', '``%s``', '**`%s`**',
   '<b>%s</b>', '<strong>%s</strong>', '<em>%s</em>', '<B><I>%s</I></B>', '<span style="color: red">%s</span>', '**<u>%s</u>**',

@@ -6,6 +6,8 @@ from espo_jax.tasks import grade
 from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.pooling import pooled_answer
 
+pytestmark = pytest.mark.quick
+
 EARLIER = [
   r'So the sum is $\boxed{31}$.', '#### 31', 'The answer is 31.', '**Answer:** 31', '### Final Answer\n\n31',
   r'Answer: $\boxed{31}$',

@@ -16,6 +16,8 @@ from absl import app, flags, logging
 
 from espo_jax import train
 
+pytestmark = pytest.mark.quick
+
 SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 SHELLCHECK = shutil.which('shellcheck', path=f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}')
 FLAGS = ['--config=experiments/gsm8k.py', "--config.baselines=('never', 'random')", r'--config.reward.format=\d+" $HOME`id`']

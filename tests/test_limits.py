@@ -16,6 +16,8 @@ from espo_jax.tasks import DataError, Math, encode_prompts
 from espo_jax.tasks.base import in_test
 from espo_jax.tasks.math import HELD_OUT
 
+pytestmark = pytest.mark.quick
+
 LIMIT = 250
 ROWS = 12
 

@@ -5,7 +5,6 @@ Two cases: all weights learn, and every token runs through every block; exits ar
 
 import dataclasses
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +105,8 @@ def named(tree, word: str) -> list:
   return [x for path, x in jax.tree_util.tree_leaves_with_path(tree) if word in jax.tree_util.keystr(path)]
 
 
-IN_FLOAT64 = [(*case, 'float64') for case in (*itertools.product(MESHES, CASES), ('2x2x2', 'exits'))]
+IN_FLOAT64 = [(mesh, 'plain', 'float64') for mesh in MESHES]
+IN_FLOAT64 += [(mesh, case, 'float64') for mesh, case in (('1x1x8', CASES[1]), ('2x2x2', CASES[1]), ('2x2x2', 'exits'))]
 
 
 @pytest.mark.parametrize(('mesh', 'case', 'dtype'), [*IN_FLOAT64, ('2x2x2', 'plain', 'float32')])

@@ -95,9 +95,8 @@ def test_the_command(capsys):
   assert 'loo: RLOO' in out and 'dapo: ' not in out
   methods.main([])
   assert re.search(r'dapo: DAPO.*group_zscore; up to 10 draws', capsys.readouterr().out)
-  with pytest.raises(SystemExit):
+  with pytest.raises(SystemExit, match="unknown kind 'rewards'; fix: some of stop, exit, reward"):
     methods.main(['rewards'])
-  assert "unknown kind 'rewards'; fix: some of stop, exit, reward" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------- the worked example

@@ -157,7 +157,7 @@ def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns, prec
 
 
 @pytest.mark.parametrize('separate_critic', [False, True])
-def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic, precision):
+def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic, in_float64):
   model, params = actor_critic(3, separate_critic=separate_critic)
   lengths = jnp.array([5, 3, 1], jnp.int32)
   states, filled = model.prefill(params, jnp.asarray(TOKENS), lengths)
@@ -177,7 +177,7 @@ def test_several_tokens_at_a_time_are_one_after_the_other(separate_critic, preci
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers, precision):
+def test_sequences_that_share_a_row_do_not_see_each_other(scan_layers, in_float64):
   model, params = actor_critic(9, scan_layers=scan_layers)
   packed = np.concatenate([TOKENS[0, :4], TOKENS[1, :3], TOKENS[2, :5]])[None]
   packed = np.pad(packed, ((0, 0), (0, 2)))
@@ -209,7 +209,7 @@ def test_what_stands_in_the_padding_is_not_seen():
   assert np.abs(one[0] - two[0])[~valid].max() > 0.1
 
 
-def test_scanned_layers_are_the_unrolled_ones(precision):
+def test_scanned_layers_are_the_unrolled_ones(in_float64):
   model, params = actor_critic(5, num_layers=3)
   policy = dict(params['policy'])
   layers = [policy.pop(f'layer_{i}') for i in range(3)]
@@ -257,7 +257,7 @@ def test_refilled_rows_begin_anew_and_the_others_go_on(separate_critic, scan_lay
     np.testing.assert_array_equal(*(np.asarray(x) if x.ndim == 1 else np.where(seen[..., None], x, 0) for x in (a, b)))
 
 
-def test_filled_rows_widen_and_take_others(precision):
+def test_filled_rows_widen_and_take_others(in_float64):
   model, params = actor_critic(8)
   lengths = jnp.array([5, 3, 1], jnp.int32)
   fill = jax.jit(lambda params: model.prefill(params, jnp.asarray(TOKENS[:, :5]), lengths))

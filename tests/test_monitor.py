@@ -31,6 +31,8 @@ from espo_jax.monitor import (
 from espo_jax.monitor.examples import choose, read_examples
 from espo_jax.monitor.plots import plot_all
 
+pytestmark = pytest.mark.quick
+
 
 def _tensorboard_steps(directory):
   """Steps of the tag `loss`, read back with the format's own protobuf, purges applied as TensorBoard does."""

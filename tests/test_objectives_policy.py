@@ -25,7 +25,7 @@ def test_every_registered_objective_has_its_formula_here():
 
 @pytest.mark.parametrize(('name', 'options'), CASES, ids=str)
 def test_the_loss_is_its_formula(precision, name, options):
-  for seed in range(3):
+  for seed in range(2 if precision == 'float64' else 1):
     x = case(name, seed, precision)
     wanted = FORMULAS[name](
       {k: np.asarray(v, np.float64) for k, v in x.items()} | {'prefers_short': x['prefers_short']}, **options

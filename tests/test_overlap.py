@@ -12,6 +12,8 @@ from espo_jax.tasks.benchmarks import Row
 from espo_jax.tasks.overlap import WORDS, find_overlaps, words_of
 from espo_jax.tasks.sources import read_rows
 
+pytestmark = pytest.mark.quick
+
 _TEXTS = st.lists(st.lists(st.sampled_from('abc'), max_size=18), max_size=6)
 
 

@@ -17,6 +17,8 @@ from espo_jax.model import paged
 from espo_jax.model.attention import cached_attention
 from espo_jax.types import Prompts
 
+pytestmark = pytest.mark.quick
+
 HEADS, KV_HEADS, ROWS, COLUMNS, CHANNELS = 6, 2, 3, 2 * paged.COLUMNS, 128
 
 

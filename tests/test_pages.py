@@ -14,6 +14,8 @@ from espo_jax.monitor import environment
 from espo_jax.sweeps import Sweep
 from espo_jax.sweeps.page import record_of
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / 'experiments' / 'results').glob('*.md'), *(ROOT / 'experiments' / 'benchmarks').glob('[!R]*.md')])
 SOURCES = [

@@ -17,6 +17,8 @@ from espo_jax.monitor.arms import plot_arms
 from espo_jax.monitor.coloured import coloured
 from espo_jax.monitor.examples import Example
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def figures(monkeypatch):

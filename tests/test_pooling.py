@@ -5,6 +5,8 @@ import pytest
 from espo_jax import tasks
 from espo_jax.tasks.grading.pooling import pooled_answer
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
   'responses',

@@ -17,6 +17,8 @@ from espo_jax.tasks import Math, decode_responses
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.types import StopReason
 
+pytestmark = pytest.mark.quick
+
 TURN = '<|start|>assistant\n'
 THINK = ('<think>', '</think>')
 PAIRS = [

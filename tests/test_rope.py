@@ -13,6 +13,8 @@ import transformers
 from espo_jax.model import WeightsError, read_config
 from espo_jax.model.rope import frequencies
 
+pytestmark = pytest.mark.quick
+
 FAMILIES = ('qwen2', 'qwen3', 'llama', 'mistral')
 SIZES = {
   'vocab_size': 62,

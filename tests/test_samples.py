@@ -7,6 +7,8 @@ import pytest
 
 from espo_jax.monitor import OutputError, SampleWriter, format_scores, pass_at_k, read_samples, summarise_samples, wilson
 
+pytestmark = pytest.mark.quick
+
 SETTINGS = {'checkpoint': 'a', 'samples': 2, 'temperature': 0.6}
 ROWS = [{'problem': i // 2, 'sample': i % 2, 'response': f'läuft\n"{i}" \u2028 €'} for i in range(10)]  # batches of 4, 4, 2
 

@@ -12,6 +12,8 @@ from espo_jax.learner import restore
 from espo_jax.monitor import read_metrics
 from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, going_on, interruption, run_stage
 
+pytestmark = pytest.mark.quick
+
 
 @jax.jit
 def add(state, step):

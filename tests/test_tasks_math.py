@@ -19,6 +19,8 @@ from espo_jax.tasks import DataError, Math, Problem, Task, Verdict, encode_promp
 from espo_jax.tasks.pretrained import INSTRUCTION, load_tokenizer
 from espo_jax.train import report_data
 
+pytestmark = pytest.mark.quick
+
 QUESTION = 'Mia has 1002 pens and buys 1005 more. How many pens has she now?'
 
 
