@@ -78,7 +78,7 @@ def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '
   """What to change of a training that ran out of memory.
 
   Args:
-    config: Of the run.
+    config: The config of the run.
     phase: In which it did.
     written: How a field and its value are set.
   """

@@ -35,7 +35,7 @@ def kept_bytes(exp: Experiment, params: object) -> int:
 
   Args:
     exp: The experiment.
-    params: Their shapes, dtypes and shardings.
+    params: The shapes, dtypes and shardings of its parameters.
   """
   c = exp.config
   if 'rl' in c.stages:

@@ -12,7 +12,7 @@ def smaller(config: ml_collections.ConfigDict, phase: str) -> dict[str, Any]:
   """Fields and values under which a phase takes less memory, most effective first.
 
   Args:
-    config: Of the run that ran out of memory.
+    config: The config of the run that ran out of memory.
     phase: One of `TRAINING`; for any other name all of them are meant.
   """
   chosen = [phase] if phase in TRAINING else TRAINING

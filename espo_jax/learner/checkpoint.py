@@ -130,7 +130,7 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
   """The state in a folder, or some of its top entries, read by every process for itself.
 
   Args:
-    folder: Of one checkpoint, in which `survey` sees no damage.
+    folder: The folder of one checkpoint, in which `survey` sees no damage.
     like: Arrays, or their descriptions, whose shapes, dtypes and shardings the state is to have.
     extra: Names of parts that the checkpoint may have beside those of `like`.
     lacking: Names of parts that it need not have; `like` is then nested dicts, and they are left out.

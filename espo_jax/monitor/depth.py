@@ -54,7 +54,7 @@ def plot_depth(rows: Sequence[Mapping[str, Any]], layers: int, path: str | os.Pa
     rows: Rollouts: `question`, `tokens` (texts), `blocks`, `entropy` (nats), `outcome`; lists have an entry a token. Of a long
       rollout the grid shows the first tokens.
     layers: Blocks of the model.
-    path: Of the picture.
+    path: The file of the picture.
   """
   lines = [min(-(-len(row['tokens']) // _COLUMNS), _MOST_LINES) for row in rows]
   with matplotlib.rc_context(STYLE):

@@ -160,7 +160,7 @@ def waiting(index: int, count: int | None, address: str | None, seconds: float) 
   """What a process that waits for the others says; the first one counts who has connected to it, where Linux tells.
 
   Args:
-    index: Of the process.
+    index: The number of this process.
     count: Processes that are expected; None while jax is still asking.
     address: `HOST:PORT` of the first process.
     seconds: Since the wait began.

@@ -16,7 +16,7 @@ def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> 
   A character whose bytes are spread over several tokens is the text of the last of them, and the others have none.
 
   Args:
-    tokenizer: of any kind: byte-level BPE writes a blank as `Ġ`, others as `▁`, and here it is a blank.
+    tokenizer: a tokenizer of any kind: byte-level BPE writes a blank as `Ġ`, others as `▁`, and here it is a blank.
     tokens: ids.
   """
   alone: dict[int, str] = {}
