@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests under other code paths: each instruction set, thread count and Python that we promise, once. An hour on 2 cores.
+# The tests under other code paths: each instruction set, thread count and Python that we promise, once.
 # Usage: scripts/test_everywhere.sh [pytest arguments]   Ends with a line for each, and with status 1 where one failed.
 #
 #   PYTHON3_11=/path/to/python3.11 names an interpreter that is not on the PATH; so do PYTHON3_12 and PYTHON3_13.
