@@ -82,13 +82,15 @@ def test_plain_attention_is_the_softmax(case, precision):
 @pytest.mark.parametrize(('platform', 'call'), [('tpu', 'tpu_custom_call'), ('cuda', 'triton')])
 def test_each_platform_gets_its_kernel(case, platform, call):
   queries, keys, values, counts = map(jnp.asarray, case[0])
+  card = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu')  # Triton's lowering asks which
+  mesh = jax.sharding.AbstractMesh((), (), abstract_device=card if platform == 'cuda' else None)
 
   def lowered(kernels: bool) -> str:
     attend = jax.jit(lambda *xs: cached_attention(*xs, counts.max(), 0, kernels=kernels))
     unstable = [jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]  # it is looked at, not kept
-    return jax.export.export(attend, platforms=[platform], disabled_checks=unstable)(
-      queries[:, None], keys, values, counts
-    ).mlir_module()
+    with jax.sharding.use_abstract_mesh(mesh):
+      exported = jax.export.export(attend, platforms=[platform], disabled_checks=unstable)
+      return exported(queries[:, None], keys, values, counts).mlir_module()
 
   assert call in lowered(True) and call not in lowered(False)
 

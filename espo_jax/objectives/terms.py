@@ -17,6 +17,7 @@ class Term(NamedTuple):
   denominator: Float[Array, '']
 
   @property
+  @takes_numpy
   def mean(self) -> Float[Array, '']:
     """The term's value."""
     return self.numerator / jnp.maximum(self.denominator, 1.0)
