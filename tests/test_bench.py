@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import os
 import pathlib
 import re
 import sys
@@ -18,7 +19,7 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 def script(monkeypatch, request):
   """Imports one of the scripts; the processes that it starts find the compiled programs of the last time."""
   monkeypatch.syspath_prepend(str(SCRIPTS))
-  monkeypatch.delenv('XLA_FLAGS', raising=False)
+  monkeypatch.setenv('XLA_FLAGS', os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=1')  # the last one counts
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(request.config.cache.mkdir('jax')))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
   return importlib.import_module

@@ -61,6 +61,7 @@ def test_target_hazards_are_the_published_ones(precision):
   teacher, student = first_params(exp, 0), first_params(exp, 1)
   learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
 
+  @jax.jit
   def target(student, teacher):
     told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
     return learner._target(student, teacher, told, seqs)
@@ -68,13 +69,16 @@ def test_target_hazards_are_the_published_ones(precision):
   found = target(student, teacher)
   # Two decoders and a sum over the vocabulary: of the learner, and of what it is compared with.
   roundings = 2 * (2 * rounding.of_decoder(exp.model.config, seqs.tokens.shape[1]) + exp.model.config.vocab_size)
-  bound = rounding.of_program(jax.jit(target), student, teacher, roundings=roundings)
+  bound = rounding.of_program(target, student, teacher, roundings=roundings)
+
+  @jax.jit
+  def logits(params, depth):
+    forced = Forced(jnp.full(seqs.tokens.shape, depth), seqs.tokens >= 0, jnp.float32(0.0))
+    return exp.model.logits(params, exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced))
 
   def probabilities(params, depth):
     """Of the student cut off, or of the teacher at full depth."""
-    forced = Forced(jnp.full(seqs.tokens.shape, depth), seqs.tokens >= 0, jnp.float32(0.0))
-    states = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced)
-    return softmax(np.asarray(exp.model.logits(params, states), np.float64) / exp.config.rollout.temperature)
+    return softmax(np.asarray(logits(params, depth), np.float64) / exp.config.rollout.temperature)
 
   p = probabilities(teacher, 3)
   for i, block in enumerate((1, 2)):

@@ -36,8 +36,7 @@ def check(*options: str) -> subprocess.CompletedProcess:
 
 
 @needs_libtpu
-@pytest.mark.parametrize(('topology', 'slots', 'fits'), [('v5p:2x2x2', 256, True), ('v5e:2x4', 512, False)])
-def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path, topology, slots, fits):
+def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(QWEN2_7B))
   done = check(
     '--config=experiments/espo_r1_distill_qwen_7b.py',
@@ -47,14 +46,10 @@ def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path, topology, slots, fits):
     '--config.mesh.fsdp=2',
     '--config.mesh.tensor=4',
     '--config.rollout.prompt_width=512',
-    f'--config.rollout.slots={slots}',
-    f'--topology={topology}',
+    '--config.rollout.slots=256',
+    '--topology=v5p:2x2x2',
     '--programs=rollout',
   )
-  if not fits:
-    assert done.returncode == 1, done.stderr
-    assert re.search(rf'does not fit; caches take [\d.]+ GiB; fix: fewer rollout.slots \({slots} now\)', done.stdout)
-    return
   assert done.returncode == 0, done.stdout + done.stderr
   caches, beside = map(float, re.search(r'caches ([\d.]+) GiB, other temporaries ([\d.]+) GiB', done.stdout).groups())
   assert caches == pytest.approx(28 * 2 * 4 * 128 * 2 * 256 * (8192 + 512) / 8 / 2**30, abs=0.01)

@@ -350,8 +350,12 @@ def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped, precision):
     params, rule, adaptive, exp.prompts(problems), exp.key('rollout', 1), samples=2, temperature=0.8, shadow_share=0.5
   )
   reward = np.random.default_rng(0).normal(size=16).astype(precision)
-  prepare = lambda *given: steps.reinforcement_learner(exp, rule).prepare(given[0], None, *given[1:])[0]
-  credited = lambda *given: (prepare(*given).advantages, prepare(*given).returns)
+  learns = steps.reinforcement_learner(exp, rule)
+
+  def credited(params, rows, reward):
+    batch, _ = learns.prepare(params, None, rows, reward)
+    return batch.advantages, batch.returns
+
   batch = credited(params, rows, Reward(jnp.asarray(reward)))
   # The last value is the decoder's; a recursion over the horizon; a mean and a variance over all tokens.
   roundings = of_decoder(exp.model.config, 30) + 5 * 16 + 3 * 256

@@ -143,9 +143,9 @@ def test_separate_critic_starts_from_the_policys_trunk():
   assert not np.any(value['kernel'])  # the first critic says nothing
 
 
-@pytest.mark.parametrize('separate_critic', [False, True])
-@pytest.mark.parametrize('scan_layers', [False, True])
-@pytest.mark.parametrize('columns', [9, 64])
+@pytest.mark.parametrize(
+  ('separate_critic', 'scan_layers', 'columns'), [(False, False, 9), (False, True, 64), (True, False, 64), (True, True, 9)]
+)
 def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns, precision):
   model, params = actor_critic(3, separate_critic=separate_critic, scan_layers=scan_layers)
   lengths = np.array([5, 3, 1], np.int32)

@@ -30,7 +30,7 @@ def test_the_notebooks_run(request, tmp_path):
     'ESPO_JAX_SHORT': '1',
     'ESPO_JAX_RUN': str(tmp_path / 'run'),
     'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
-    'XLA_FLAGS': '',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=1',  # the last one counts
     'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
     'JAX_COMPILATION_CACHE_DIR': str(request.config.cache.mkdir('jax')),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',

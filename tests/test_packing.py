@@ -144,12 +144,8 @@ OBJECTIVES = ['ppo + entropy', 'grpo + kl_k3', 'drgrpo + kl_exact', 'gspo', 'gmp
 @pytest.mark.parametrize(
   ('objective', 'parts', 'sizes', 'dtype'),
   [(name, 2, 4, 'float64') for name in OBJECTIVES]
-  + [(name, 1, 16, 'float64') for name in ('ppo + entropy', 'gspo')]
-  + [
-    (*case, dtype)
-    for case in [('ppo + entropy', 4, 4), ('grpo + kl_k3', 8, 1), ('tepo', 4, 2), ('rloo', 4, 1)]
-    for dtype in ('float32', 'float64')
-  ],
+  + [(*case, 'float64') for case in [('ppo + entropy', 1, 16), ('grpo + kl_k3', 8, 1), ('tepo', 4, 2)]]
+  + [(*case, 'float32') for case in [('ppo + entropy', 4, 4), ('rloo', 4, 1)]],
 )
 def test_packed_or_in_parts_an_update_is_the_same(objective, parts, sizes, dtype):
   with computed_in(dtype):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -73,7 +72,7 @@ class Job:
     for i, log in enumerate(self.logs):
       env = os.environ | {
         'PYTHONPATH': os.pathsep.join((str(path), str(ROOT))),
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}',  # the last one counts
         'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',  # compiling is most of the time
         'JAX_COMPILATION_CACHE_DIR': str(cache),
         'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
@@ -130,72 +129,46 @@ def assert_same_numbers(workdir: pathlib.Path, reference: pathlib.Path) -> None:
     np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
-@pytest.fixture(scope='module')
-def train(request, tmp_path_factory):
-  logs, cache = tmp_path_factory.mktemp('logs'), request.config.cache.mkdir('jax')
+def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_evaluated_as_by_one(request, tmp_path):
+  logs, cache = tmp_path / 'logs', request.config.cache.mkdir('jax')
 
-  def start(workdir: pathlib.Path, processes: int, devices: int) -> Job:
+  def train(workdir: pathlib.Path, processes: int, devices: int) -> Job:
     flags = [*FLAGS, f'--workdir={workdir}', f'--compilation_cache_dir={cache}']
     return Job('espo_jax.train', *flags, logs=logs, cache=cache, processes=processes, devices=devices)
 
-  return start
-
-
-@pytest.fixture(scope='module')
-def one(train, tmp_path_factory) -> pathlib.Path:
-  """The run of one process with four devices."""
-  workdir = tmp_path_factory.mktemp('one')
-  job = train(workdir, 1, 4)
+  one, workdir = tmp_path / 'one', tmp_path / 'several'
+  job = train(one, 1, 4)
   assert job.end() == [0], job.output()
-  assert any(row['stop/rate'] > 0 for row in lines(workdir, 'arms/espo'))
-  return workdir
+  assert any(row['stop/rate'] > 0 for row in lines(one, 'arms/espo'))
 
-
-@pytest.fixture(scope='module')
-def killed(train, tmp_path_factory) -> pathlib.Path:
-  """The run of two processes, once told to stop and once robbed of one."""
-  workdir = tmp_path_factory.mktemp('two')
-  job = train(workdir, 2, 2)
+  job = train(workdir, 4, 1)  # told to stop
   job.wait_for(lambda: lines(workdir, 'warm_start'))
   job.processes[1].send_signal(signal.SIGTERM)
-  assert job.end() == [143, 143], job.output()
-  assert job.output().count('warm start: saved at step') == 2
+  assert job.end() == [143] * 4, job.output()
+  assert job.output().count('warm start: saved at step') == 4
   assert job.output().count('SIGTERM: the step at hand is finished and saved') == 1
   saved = len(lines(workdir, 'warm_start'))
   assert (workdir / 'warm_start' / 'checkpoints' / str(saved)).exists()
 
-  job = train(workdir, 2, 2)
+  job = train(workdir, 2, 2)  # robbed of one
   job.wait_for((workdir / 'arms' / 'espo' / 'checkpoints' / '4').exists)
   job.processes[1].kill()
   statuses = job.end(timeout=60)
-  assert statuses[1] == -signal.SIGKILL
-  assert statuses[0] != 0
-  output = job.output()
-  assert 'another process has ended' in output or 'another task died' in output
+  assert statuses[1] == -signal.SIGKILL and statuses[0] != 0
+  assert 'another process has ended' in job.output() or 'another task died' in job.output()
   assert not (workdir / 'summary.json').exists()
-  return workdir
 
-
-@pytest.mark.parametrize(('processes', 'devices'), [(4, 1), (1, 1)])
-def test_whoever_goes_on_with_the_run_of_two_processes_ends_with_the_numbers_of_one(
-  train, one, killed, tmp_path, processes, devices
-):
-  workdir = tmp_path / 'run'
-  shutil.copytree(killed, workdir)
-  job = train(workdir, processes, devices)
-  assert job.end() == [0] * processes, job.output()
+  job = train(workdir, 1, 1)
+  assert job.end() == [0], job.output()
   assert_same_numbers(workdir, one)
-  assert job.output().count('wrote') == job.logs[0].read_text().count('wrote') > 0  # files are the first process's
 
-
-def test_two_processes_evaluate_as_one(request, one, tmp_path):
-  cache = request.config.cache.mkdir('jax')
   written = []
-  for processes, devices in ((1, 1), (2, 1)):
+  for processes in (1, 2):
     output = tmp_path / str(processes)
-    flags = [f'--checkpoint={one}', '--samples=3', '--problems=5', f'--output={output}']
-    job = Job('espo_jax.evaluate', *flags, logs=tmp_path / 'logs', cache=cache, processes=processes, devices=devices)
+    flags = [f'--checkpoint={workdir}', '--samples=3', '--problems=5', f'--output={output}']
+    job = Job('espo_jax.evaluate', *flags, logs=logs, cache=cache, processes=processes, devices=1)
     assert job.end() == [0] * processes, job.output()
+    assert job.output().count('wrote') == 1  # files are the first process's
     written.append([json.loads(line) for line in (output / 'samples.jsonl').read_text().splitlines()])
   assert written[0] == written[1]
   assert len(written[0]) == 15

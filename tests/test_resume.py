@@ -8,7 +8,6 @@ import sys
 import time
 
 import numpy as np
-import pytest
 from orbax.checkpoint.experimental import v1 as ocp
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,61 +84,38 @@ def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path) -> None:
     assert (workdir / name).read_text() == (reference / name).read_text(), name
 
 
-@pytest.fixture(scope='module')
-def cache(tmp_path_factory) -> pathlib.Path:
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory, cache) -> pathlib.Path:
-  workdir = tmp_path_factory.mktemp('uninterrupted')
-  finish(start(workdir, cache))
+def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(request, tmp_path):
+  cache = request.config.cache.mkdir('jax')
+  reference, workdir = tmp_path / 'reference', tmp_path / 'ended'
+  finish(start(reference, cache))
   for stage in STAGES:
-    assert steps_done(workdir, stage) == {'warm_start': 12, 'critic_warmup': 3}.get(stage, 10)
-  assert any(row['stop/rate'] > 0 for row in lines(workdir, 'arms/espo'))
-  return workdir
+    assert steps_done(reference, stage) == {'warm_start': 12, 'critic_warmup': 3}.get(stage, 10)
+  assert any(row['stop/rate'] > 0 for row in lines(reference, 'arms/espo'))
 
-
-def test_kill_9_anywhere(uninterrupted, cache, tmp_path):
-  moments = [  # in the middle of a stage, at its last step, in the next stage's first
-    lambda: steps_done(tmp_path, 'warm_start') >= 5,
-    lambda: steps_done(tmp_path, 'warm_start') >= 12,
-    lambda: steps_done(tmp_path, 'critic_warmup') >= 1,
-    lambda: steps_done(tmp_path, 'critic_warmup') >= 3,
-    lambda: steps_done(tmp_path, 'arms/espo') >= 4,
-  ]
-  for reached in moments:
-    process = start(tmp_path, cache)
+  def kill_when(reached) -> None:
+    process = start(workdir, cache)
     wait_for(process, reached)
     process.kill()
     process.communicate()
-  finish(start(tmp_path, cache))
-  assert_same_run(tmp_path, uninterrupted)
 
+  kill_when(lambda: steps_done(workdir, 'warm_start') >= 5)  # in the middle of a stage
+  kill_when(lambda: steps_done(workdir, 'warm_start') >= 12)  # at its last step
+  kill_when(lambda: steps_done(workdir, 'critic_warmup') >= 1)  # in the next stage's first
 
-def test_kill_9_while_a_checkpoint_is_written(uninterrupted, cache, tmp_path):
-  directory = tmp_path / 'arms' / 'espo' / 'checkpoints'
-  process = start(tmp_path, cache)
-  wait_for(process, lambda: any('tmp' in path.name for path in directory.glob('*')))
-  process.kill()
-  process.communicate()
-  finish(start(tmp_path, cache))
-  assert_same_run(tmp_path, uninterrupted)
-
-
-def test_sigterm_saves_and_exits_cleanly_and_a_finished_run_does_nothing(uninterrupted, cache, tmp_path):
-  process = start(tmp_path, cache)
-  wait_for(process, lambda: steps_done(tmp_path, 'arms/never') >= 5)
+  process = start(workdir, cache)
+  wait_for(process, lambda: steps_done(workdir, 'arms/never') >= 5)
   process.send_signal(signal.SIGTERM)
   told = finish(process, status=128 + signal.SIGTERM)
-  interrupted_at = steps_done(tmp_path, 'arms/never')
+  stopped_at = steps_done(workdir, 'arms/never')
+  assert stopped_at < 10 and (workdir / 'arms/never/checkpoints' / str(stopped_at)).exists()
   assert 'SIGTERM: the step at hand is finished and saved, then the command ends; a second signal ends it at once' in told
-  assert f'PPO: saved at step {interrupted_at} of 10, under {tmp_path}/arms/never. This goes on from there:' in told
-  assert f'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke --workdir={tmp_path} ' in told
-  assert interrupted_at < 10
-  assert (tmp_path / 'arms/never/checkpoints' / str(interrupted_at)).exists()
-  finish(start(tmp_path, cache))
-  assert_same_run(tmp_path, uninterrupted)
-  before = (tmp_path / 'summary.json').read_text()
-  assert 'PPO' in finish(start(tmp_path, cache))
-  assert (tmp_path / 'summary.json').read_text() == before
+  assert f'PPO: saved at step {stopped_at} of 10, under {workdir}/arms/never. This goes on from there:' in told
+  assert f'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke --workdir={workdir} ' in told
+
+  kill_when(lambda: any('tmp' in path.name for path in (workdir / 'arms/espo/checkpoints').glob('*')))  # as it writes one
+  finish(start(workdir, cache))
+  assert_same_run(workdir, reference)
+
+  before = (workdir / 'summary.json').read_text()
+  assert 'PPO' in finish(start(workdir, cache))  # there is nothing left to do
+  assert (workdir / 'summary.json').read_text() == before

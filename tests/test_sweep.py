@@ -22,6 +22,7 @@ from espo_jax.train import train
 
 BASE = 'experiments/quickstart.py:smoke'
 HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweeps import *\n'
+SHALLOW = "{'baselines': (), 'model.num_layers': 1}"
 ARMS = "{'grpo': {'objective.name': 'grpo'}, 'dapo': {'objective.name': 'dapo', 'objective.clip_high': 0.3}}"
 
 
@@ -243,7 +244,7 @@ def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_
 @pytest.fixture(scope='module')
 def joint(tmp_path_factory) -> pathlib.Path:
   """The quickstart's own run: warm start, critic warm-up and both arms in one go."""
-  spec, _ = sweeps.load_sweep(sweep_file(tmp_path_factory.mktemp('joint')))
+  spec, _ = sweeps.load_sweep(sweep_file(tmp_path_factory.mktemp('joint'), common=SHALLOW))
   config = sweeps.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
   config.stages, config.baselines = ('warm_start', 'critic_warmup', 'rl'), ('never',)
   path = tmp_path_factory.mktemp('run')
@@ -257,7 +258,7 @@ def measured(directory: pathlib.Path) -> list[dict]:
 
 
 def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
-  file = sweep_file(tmp_path, arms="{'grpo': {'stop.name': 'never'}, 'espo': {}}", seeds='(0,)')
+  file = sweep_file(tmp_path, arms="{'grpo': {'stop.name': 'never'}, 'espo': {}}", seeds='(0,)', common=SHALLOW)
   record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
   for arm, rule in (('grpo', 'never'), ('espo', 'espo')):
     ours = tmp_path / 'runs' / 'seed_0' / arm / 'arms' / rule
@@ -269,7 +270,9 @@ def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
 
 def test_the_scale_check_runs_on_a_small_model(tmp_path):
   spec = runpy.run_path('experiments/sweeps/scale.py')['get_sweep'](base='experiments/scale.py:smoke')
-  spec = dataclasses.replace(spec, arms={'ESPO': {}}, rules={}, baseline='ESPO', common={'baselines': ()}, seeds=(0,))
+  spec = dataclasses.replace(
+    spec, arms={'ESPO': {}}, rules={}, baseline='ESPO', common={'baselines': (), 'model.num_layers': 1}, seeds=(0,)
+  )
   runs = sweeps.plan(spec, tmp_path)
   sweeps.run_all(spec, runs)
   measured = sweeps.compare(spec, sweeps.collect(spec, runs))['ESPO']

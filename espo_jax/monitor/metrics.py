@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tensorboardX import SummaryWriter
 
 from espo_jax.monitor.files import atomic_write_text, to_json
 
@@ -32,6 +31,8 @@ class MetricWriter:
       resume_step: the last step whose state was restored. Later lines are dropped: they are about to be written again. A fresh
         run that counts from 1 passes 0, one that also writes step 0 passes -1.
     """
+    from tensorboardX import SummaryWriter  # imports torch where there is one: seconds that other commands need not wait
+
     directory = Path(directory)
     path = directory / _FILE
     kept = [line for row, line in _parse(path) if row['step'] <= resume_step] if path.exists() else []
