@@ -109,7 +109,8 @@ def assert_within(got, wanted, bounds) -> None:
   paths = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, b), a, bound in zip(paths, jax.tree.leaves(got), jax.tree.leaves(bounds), strict=True):
     a, b, bound = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (a, b, bound)))
-    wrong = ~np.isclose(a, b, rtol=0, atol=bound, equal_nan=True)
+    bound = np.where(np.isfinite(b), bound, 0.0)  # what is infinite is so exactly
+    wrong = ~np.isclose(a, b, rtol=0, atol=bound, equal_nan=True) | np.isinf(bound)
     found = f'{a[wrong][:4]}, wanted {b[wrong][:4]} within {bound[wrong][:4]}'
     assert not wrong.any(), f'{jax.tree_util.keystr(path)}: {wrong.sum()} of {wrong.size} are off: {found}'
 

@@ -363,8 +363,7 @@ def test_an_unknown_remat_is_named():
     validate(c)
 
 
-@pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize('policy', [exits.sampled(), exits.dynamax()])
+@pytest.mark.parametrize(('policy', 'scan'), [(exits.sampled(), False), (exits.dynamax(), True)])
 def test_remat_goes_through_exits(scan, policy):
   """A gate stands between the blocks, and what skips one is told of it."""
   rng = np.random.default_rng(0)

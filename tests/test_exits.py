@@ -181,7 +181,6 @@ def test_an_exit_is_the_model_cut_off_there(cut, precision):
 
 CASES = [(name, False, 'linear', 1) for name in POLICIES if name not in ('threshold', 'ponder_q', 'fixed')] + [
   ('sampled', True, 'mlp', 2),
-  ('dynamax', True, 'linear', 1),
   ('skipdecode', True, 'linear', 1),
 ]
 

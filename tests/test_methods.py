@@ -30,7 +30,7 @@ def smoke(**lines):
 
 LINES = (
   [{'objective__name': name if entry.advantage else f'grpo + {name}'} for name, entry in objectives.REGISTRY.items()]
-  + [{'reward__name': name} for name in rewards.REGISTRY if name != 'correct']
+  + [{'reward__name': ' + '.join(rewards.REGISTRY)}]
   + [{'objective__name': 'grpo', 'advantage__name': 'mean_only'}]
 )
 

@@ -382,3 +382,17 @@ def test_git_state_is_that_of_the_checkout_the_code_is_tracked_in(tmp_path, monk
   assert not clean['dirty']
   source.write_text('x = 1')
   assert describe()['git'] == {**clean, 'dirty': True}
+
+
+def test_metrics_are_written_without_the_seconds_that_torch_takes_to_import(tmp_path):
+  code = """
+import sys
+from espo_jax.monitor import MetricWriter
+with MetricWriter(sys.argv[1], 0) as writer:
+  writer.write(1, {'accuracy': 0.5})
+assert 'torch' not in sys.modules
+import torch  # whoever wants it gets it
+"""
+  subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=120)
+  assert [row['accuracy'] for row in read_metrics(tmp_path)] == [0.5]
+  assert any((tmp_path / 'tensorboard').iterdir())

@@ -60,8 +60,15 @@ def test_the_number_of_sequences_is_rounded_to_few_sizes(sizes, wanted):
 # ---------------------------------------------------------------------------------------------------------------- scoring
 
 
-@pytest.mark.parametrize('overrides', [{}, {'separate_critic': True}, {'sliding_window': 5}])
-def test_packed_scores_are_those_of_a_sequence_a_row(overrides, precision):
+@pytest.mark.parametrize(
+  ('overrides', 'dtype'), [({}, 'float32'), *((x, 'float64') for x in ({}, {'separate_critic': True}, {'sliding_window': 5}))]
+)
+def test_packed_scores_are_those_of_a_sequence_a_row(overrides, dtype):
+  with computed_in(dtype):
+    same_scores(overrides, dtype)
+
+
+def same_scores(overrides, precision):
   rng = np.random.default_rng(0)
   separate = overrides.get('separate_critic', False)
   overrides = {name: value for name, value in overrides.items() if name != 'separate_critic'}

@@ -243,10 +243,10 @@ def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_
 
 @pytest.fixture(scope='module')
 def joint(tmp_path_factory) -> pathlib.Path:
-  """The quickstart's own run: warm start, critic warm-up and both arms in one go."""
+  """The quickstart's own run: warm start, critic warm-up and an arm in one go."""
   spec, _ = sweeps.load_sweep(sweep_file(tmp_path_factory.mktemp('joint'), common=SHALLOW))
   config = sweeps.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
-  config.stages, config.baselines = ('warm_start', 'critic_warmup', 'rl'), ('never',)
+  config.stages = ('warm_start', 'critic_warmup', 'rl')
   path = tmp_path_factory.mktemp('run')
   train(config.lock(), path)
   return path
@@ -258,12 +258,11 @@ def measured(directory: pathlib.Path) -> list[dict]:
 
 
 def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
-  file = sweep_file(tmp_path, arms="{'grpo': {'stop.name': 'never'}, 'espo': {}}", seeds='(0,)', common=SHALLOW)
+  file = sweep_file(tmp_path, arms="{'espo': {}}", baseline="'espo'", seeds='(0,)', common=SHALLOW)
   record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
-  for arm, rule in (('grpo', 'never'), ('espo', 'espo')):
-    ours = tmp_path / 'runs' / 'seed_0' / arm / 'arms' / rule
-    np.testing.assert_equal(measured(ours), measured(joint / 'arms' / rule))
-    assert (ours / 'evaluation.json').read_text() == (joint / 'arms' / rule / 'evaluation.json').read_text()
+  ours, its = (path / 'arms' / 'espo' for path in (tmp_path / 'runs/seed_0/espo', joint))
+  np.testing.assert_equal(measured(ours), measured(its))
+  assert (ours / 'evaluation.json').read_text() == (its / 'evaluation.json').read_text()
   assert record['columns']['espo']['accuracy %']['half'] is None
   assert load_config(tmp_path / 'runs/seed_0/espo/config.json').start_from == str(tmp_path / 'runs/seed_0/start')
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,15 +32,13 @@ class MetricWriter:
       resume_step: the last step whose state was restored. Later lines are dropped: they are about to be written again. A fresh
         run that counts from 1 passes 0, one that also writes step 0 passes -1.
     """
-    from tensorboardX import SummaryWriter  # imports torch where there is one: seconds that other commands need not wait
-
     directory = Path(directory)
     path = directory / _FILE
     kept = [line for row, line in _parse(path) if row['step'] <= resume_step] if path.exists() else []
     atomic_write_text(path, ''.join(line + '\n' for line in kept))
     self._last_step = resume_step
     self._file = path.open('a', encoding='utf-8', newline='\n')
-    self._tensorboard = SummaryWriter(
+    self._tensorboard = _summary_writer()(
       str(directory / 'tensorboard'),
       purge_step=max(resume_step + 1, 0),
       flush_secs=5,
@@ -84,6 +83,19 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, ' rows']:
   """One metric over all lines, NaN where a line lacks it."""
   return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+
+
+def _summary_writer() -> Any:
+  """TensorBoard's writer. It is imported when a run needs it, and without torch: that takes seconds, and scalars need none."""
+  if 'torch' in sys.modules:
+    from tensorboardX import SummaryWriter
+  else:
+    sys.modules['torch'] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+      from tensorboardX import SummaryWriter
+    finally:
+      del sys.modules['torch']
+  return SummaryWriter
 
 
 def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
