@@ -35,9 +35,9 @@ def collect(
     exp: The experiment.
     params: The policy's and the critic's.
     rule: The stop rule.
-    adaptive: Its batch-to-batch state.
-    problems: To be answered, part by part: those of this process.
-    key: Of this rollout.
+    adaptive: The state that the rule carries from batch to batch.
+    problems: This process's share of the problems, part by part.
+    key: This rollout's random key.
     timed: `timed(phase)` is a context that adds to the seconds of 'rollout', waiting for the device, or of 'reward'.
   """
   with timed('rollout'):

@@ -66,9 +66,9 @@ def evaluate_params(
 
   Args:
     exp: The experiment.
-    params: Of the policy.
+    params: The policy's parameters.
     name: The title of the bar, such as `evaluation of ESPO`.
-    exit_level: Of the exit policy; its own by default.
+    exit_level: The level of the exit policy; its own level by default.
     after_batch: Called after each batch of answers; what it raises ends the evaluation.
 
   Returns:
@@ -136,14 +136,14 @@ def sample_answers(
 
   Args:
     exp: The experiment.
-    params: Of the policy.
+    params: The policy's parameters.
     problems: The first problems of the test split.
     prompts: The problems of a batch; the last batch repeats its last problem to keep one shape.
     samples: The answers to each.
     temperature: 0 is greedy.
     seed: Another one draws other answers to the same problems; training has 0.
     start: The problem to begin with, a multiple of `prompts`.
-    exit_level: Of the exit policy; its own by default.
+    exit_level: The level of the exit policy; its own level by default.
   """
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]

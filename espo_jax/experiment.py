@@ -242,8 +242,8 @@ class Experiment:
     """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.
 
     Args:
-      problems: Of this process.
-      rows: Of all.
+      problems: This process's share of the problems.
+      rows: The rows of all processes.
     """
     tokens, lengths = (parallel.take_rows(x, self.mesh) for x in (rows.tokens, rows.full_length))
     texts = self.decode(tokens, lengths)

@@ -96,7 +96,7 @@ def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:
   """The experiment of a run's policy, as the run had it.
 
   Raises:
-    RequestError: Its config does not fit this machine, or its data, which brings its tokenizer, cannot be used.
+    RequestError: The run's config does not fit this machine, or its data, which brings its tokenizer, cannot be used.
   """
   try:
     validate(policy.config, training=False)

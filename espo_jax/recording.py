@@ -18,10 +18,10 @@ def write_rollout(
 
   Args:
     exp: The experiment.
-    rows: Of the rollout.
+    rows: The rollout's rows.
     correct: 1 where a row's whole text is right.
     adaptive: What the stop rule carried into the rollout.
-    path: Of the archive.
+    path: The path of the archive.
   """
   rows, correct, adaptive = exp.fetch((rows, correct, adaptive))
   if not parallel.is_first():

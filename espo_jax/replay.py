@@ -41,7 +41,7 @@ def compare(
   """Replay every rule, write what came of it and draw it.
 
   Args:
-    folder: Of a run with recorded rollouts, or a part of it.
+    folder: The folder of a run with recorded rollouts, or a part of it.
     output: The folder to write.
     grid: By name the values of constants to try; of those not named the run's own.
     rates: Shares of rows to stop.

@@ -81,7 +81,7 @@ class Stage:
 
   Attributes:
     name: For the progress bar.
-    directory: Of its checkpoints and metrics.
+    directory: The folder of the stage's checkpoints and metrics.
     first: Steps already taken before the stage.
     last: The step after which it is done.
     step: `(state, step) -> (state, metrics)`, a pure function of both; metrics may be on the device.

@@ -233,11 +233,11 @@ def rollout_metrics(
   nobody asks it for an answer; early exits have figures of their own.
 
   Args:
-    rows: Of all parts.
+    rows: The rows of all parts.
     verdicts: 1 where a row is right.
-    samples: Rows a prompt.
+    samples: The number of rows per prompt.
     parts: Rollouts that the rows come from, one after another.
-    slots: Rows decoded at a time; 0 for all of a part's.
+    slots: The number of rows decoded at a time; 0 for all rows of a part.
     serial: How early exits were made, where there are any.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)

@@ -32,7 +32,7 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
   """Run what is lacking and report once everything is there.
 
   Args:
-    file: Of the comparison.
+    file: The comparison's file.
     workdir: The runs' folders.
     output: The path of the page, the numbers and the picture, without their suffixes.
     seeds: Those to run now; None for all.

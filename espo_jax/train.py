@@ -62,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
 
   Args:
     config: A validated experiment.
-    workdir: Its folder; a run found there goes on.
+    workdir: The experiment's folder; a run found there goes on.
     watch: Called with the arm, the update and its training accuracy after each update of an arm; what it raises ends the run.
 
   Returns:

@@ -30,7 +30,7 @@ class Cost:
   """Of one run on one device.
 
   Attributes:
-    flops: Of matrix products and convolutions alone, two for a multiplication and an addition.
+    flops: Operations of matrix products and convolutions; a multiplication with an addition counts as two.
     bytes: Read from and written to main memory by each instruction; of a slice or an update in place, that part alone.
     sent: Bytes a device sends, by kind of collective, with the algorithms whose traffic is least: of `n` devices, `(n - 1) / n`
       of what is gathered or scattered, twice that of what is reduced to all, all of what is permuted.

@@ -35,9 +35,9 @@ def read_memory(text: str, program: Program, count: int = 8) -> Memory:
   """Read XLA's buffer assignment.
 
   Args:
-    text: As the compiler dumps it.
+    text: The buffer assignment that the compiler dumps.
     program: What it is of; it knows where an instruction comes from.
-    count: Of the largest temporaries, how many are named. What lies in one place at different times is named once.
+    count: The number of temporaries that are named, the largest first. What lies in one place at different times is named once.
   """
   where = {name: computation for computation in program.computations.values() for name in computation}
   sizes = {'arguments': 0, 'outputs': 0, 'temporaries': 0}

@@ -48,9 +48,9 @@ def check(programs: Programs, name: str, limit: float) -> Checked:
   """Compile one of `PROGRAMS` and read what the compiler made of it.
 
   Args:
-    programs: Of an experiment on a mesh.
-    name: Which.
-    limit: GiB of memory a device.
+    programs: The programs of an experiment on a mesh.
+    name: The name of one of them.
+    limit: GiB of memory per device.
   """
   program, memory, accepted = _compiled(programs.lower(name))
   counted = count(program)

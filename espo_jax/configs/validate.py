@@ -343,7 +343,7 @@ def row_problems(config: ml_collections.ConfigDict, data: int, fsdp: int) -> Ite
   Args:
     config: The experiment.
     data: Devices along the mesh's axis of this name, whatever the config says.
-    fsdp: Likewise.
+    fsdp: The size of the mesh axis `fsdp`.
   """
   r, minibatches, shards = config.rollout, config.learner.minibatches, data * fsdp
   rows = r.prompts * r.samples

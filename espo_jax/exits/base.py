@@ -16,7 +16,7 @@ class Observation(NamedTuple):
   """What a policy sees of the tokens in front of block `l`, one of those at which they may exit.
 
   Attributes:
-    logit: Of the block's exit head.
+    logit: The output of the block's exit head.
     passed: The probability, by the heads' stick breaking, of an exit at this block or an earlier one.
     state: The residual stream that enters the block.
     before: The stream that entered the block before it.

@@ -38,14 +38,14 @@ class Calibration:
 
   Attributes:
     model: The model, exit heads among its parameters.
-    optimizer: Of the stage.
+    optimizer: The stage's optimizer.
     kappa: The target hazard of an exit is `2 sigmoid(-kappa KL)`, KL the teacher's divergence from it in nats.
     patterns: Exit patterns drawn for each response from the target's law.
     uniform_patterns: Patterns besides in which each token leaves at any exit or none with the same probability (ours): exits
       that are unlikely yet learn to agree. They say nothing to the heads.
     whole_patterns: Patterns besides without exits (ours): the model at full depth stays what it is.
-    divergence_weight: Of the divergence from the teacher under these exits.
-    exit_weight: Of their negative log-likelihood.
+    divergence_weight: The weight of the divergence from the teacher under these exits.
+    exit_weight: The weight of the exits' negative log-likelihood.
     temperature: At which teacher and student are compared.
     logit_chunk: Columns whose logits exist at a time.
   """
@@ -68,7 +68,7 @@ class Calibration:
     Args:
       state: Given up for the new one.
       teacher: The parameters of the model that exits are to agree with.
-      rows: Its responses.
+      rows: The teacher's responses.
       key: Draws the exits.
     """
     seqs = _sequences(rows)

@@ -28,9 +28,9 @@ def make_optimizer(
   """The optimizer of a stage.
 
   Args:
-    learning_rate: Of the policy, after the warm-up.
-    critic_learning_rate: Of the separate critic or the value head.
-    exit_learning_rate: Of the exit heads.
+    learning_rate: The policy's learning rate after the warm-up.
+    critic_learning_rate: The learning rate of the separate critic or of the value head.
+    exit_learning_rate: The learning rate of the exit heads.
     exits_alone: Whether these are all that learns of the policy.
     warmup_steps: Optimizer steps over which all rise from 0.
     decay_steps: Optimizer steps after the warm-up over which all fall to 0; 0 keeps them constant.

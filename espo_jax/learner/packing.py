@@ -32,7 +32,7 @@ def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packi
   """A sequence a row, each with all of its `horizon` columns.
 
   Args:
-    prompt_lengths: Of the rows.
+    prompt_lengths: The number of prompt tokens of each row.
     horizon: Columns of a response.
     width: Columns of a sequence, at least those of any prompt and its response.
   """
@@ -51,7 +51,7 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
     width: Columns of a sequence.
     sizes: Into how many steps the number of sequences is rounded up, from 0 to a sequence a row: as many programs may be
       compiled. With 1 there is a sequence for every row.
-    multiple: Of which the number of sequences is one: devices that they are split over.
+    multiple: The number of devices that sequences are split over; the number of sequences is a multiple of it.
 
   Returns:
     The packings of the parts, stacked, all with as many sequences as the part that needs most.

@@ -62,23 +62,23 @@ class Reinforcement:
 
   Attributes:
     model: Policy and critic.
-    optimizer: Of both.
+    optimizer: The optimizer of policy and critic.
     rule: The stop rule, for what it learns between batches.
     objective: A sum of registered objectives.
-    options: Their keyword arguments, by name.
+    options: Keyword arguments of the terms, by name.
     advantage: A registered advantage.
-    advantage_options: Its keyword arguments.
+    advantage_options: The advantage's keyword arguments.
     reward: An expression over registered rewards.
-    reward_options: Their keyword arguments, by name.
+    reward_options: Keyword arguments of the rewards, by name.
     kl: How the divergence from the reference policy is estimated where it is taken off the reward.
-    kl_coef: Its weight there; 0 for none.
+    kl_coef: The weight of the divergence in the reward; 0 for none.
     fail_reward: `r_fail`, on the token that triggered a stop.
     samples: `G`, rows a prompt.
     importance_cap: Tokens weigh `min(learner's probability / sampler's, cap)` and ratios begin at the learner's; 0 for neither.
     decision_after: The token whose first successor in a row learns nothing; -1 for none.
     updates: In the whole run.
-    success_momentum: Of the running success rate, where that is the critic.
-    temperature: Of the sampler.
+    success_momentum: The momentum of the running success rate, where that is the critic.
+    temperature: The sampler's temperature.
     logit_chunk: Columns whose logits exist at a time.
     gate: Keyword arguments of `update_gate`.
   """
@@ -188,10 +188,10 @@ class Reinforcement:
     """Rewards on tokens, advantages and returns; and how far the learner's log-probabilities are from the sampler's.
 
     Args:
-      params: Of policy and critic.
+      params: The parameters of policy and critic.
       reference: The policy that divergences are from, where there is one.
-      rows: Of a rollout.
-      reward: Theirs.
+      rows: The rollout's rows.
+      reward: The rewards of `rows`.
       packing: How the rows share sequences: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
     mask = rows.mask
@@ -259,7 +259,7 @@ class Reinforcement:
       state: Given up for the new one.
       batch: From `prepare`.
       reference: The policy that divergences are from, where there is one.
-      rows: Of the batch, in as many parts as should not be in memory together.
+      rows: Numbers of rows of the batch, in as many parts as should not be in memory together.
       packing: How each part's rows share sequences.
     """
     against = reference if 'reference_kl' in objectives.reads(self.objective, self.options) else None
@@ -303,9 +303,9 @@ class Reinforcement:
 
     Args:
       state: After the updates.
-      rows: Of the batch.
+      rows: The batch's rows.
       correct: 1 where a row's whole text is right.
-      metrics: Of the batch.
+      metrics: The batch's metrics.
     """
     params = state.params
     if self.model.critic_free:

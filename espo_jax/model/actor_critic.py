@@ -124,7 +124,7 @@ class ActorCritic:
     Args:
       params: The bundle's.
       tokens: Prompts, padded on the right.
-      lengths: Their lengths, at least 1.
+      lengths: The number of tokens of each prompt, at least 1.
     """
     columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     segments = (columns < lengths[:, None]).astype(jnp.int32)

@@ -27,8 +27,8 @@ def self_attention(
 
   Args:
     queries: Query head `h` reads key-value head `h // (H / J)`.
-    keys: Of the same tokens.
-    values: Of the same tokens.
+    keys: The keys of the same tokens.
+    values: The values of the same tokens.
     segments: Which sequence a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
     window: The most tokens one attends to, its own included; 0 is no limit.
   """
@@ -69,12 +69,12 @@ def cached_attention(
   Columns past the longest row are not read: of a few widths the least that holds it is taken.
 
   Args:
-    queries: Of the newest `S` tokens.
-    keys: The cache, with the newest tokens in it.
-    values: Likewise.
-    lengths: Tokens before the newest.
-    longest: No row that counts has more tokens than this, the newest included.
-    window: As in `self_attention`.
+    queries: The queries of the newest `S` tokens.
+    keys: The cached keys, those of the newest tokens included.
+    values: The cached values, those of the newest tokens included.
+    lengths: The number of tokens before the newest.
+    longest: The most tokens that a row which counts has, the newest included.
+    window: The columns that a token sees, itself included; 0 for all.
     kernels: Read the cache by jax's paged kernels where the program is lowered for a TPU or a GPU and a row has one new token.
   """
   columns, steps = keys.shape[2], queries.shape[1]

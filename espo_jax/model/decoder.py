@@ -73,8 +73,8 @@ class Decoder(nn.Module):
 
     Args:
       tokens: Token ids.
-      positions: For RoPE.
-      segments: Which sequence each token belongs to; 0 is padding, which nothing attends to.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
       forced: The depth that each token is read to; every block by default.
     """
     trunk = self._trunk(tokens, positions, Together(segments), None, forced)
@@ -90,9 +90,9 @@ class Decoder(nn.Module):
     """At full depth: the hidden states, those that an exit at each of the exit blocks would leave, and the heads' logits.
 
     Args:
-      tokens: As in `__call__`.
-      positions: Likewise.
-      segments: Likewise.
+      tokens: Token ids.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
     """
     trunk = self._trunk(tokens, positions, Together(segments), None, None)
     streams = jnp.stack([trunk.entered[block] for block in self.config.exit_blocks])
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
       tokens: The new tokens of each row.
       counts: How many of them the row keeps; what follows them is as good as padding.
       cache: What came before.
-      longest: No row that counts has more tokens than this, the new ones included.
+      longest: The most tokens that a row which counts has, the new ones included.
       deciding: What the exit policy is told; None for full depth.
     """
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
@@ -131,8 +131,8 @@ class Decoder(nn.Module):
     Args:
       tokens: The new tokens of each row.
       cache: What came before.
-      longest: As in `extend`.
-      blocks: How many run.
+      longest: The most tokens that a row which counts has, the new ones included.
+      blocks: The number of blocks that run.
     """
     x, cache = self._some(self._embed(tokens), cache, longest, range(blocks))
     return x, cache.replace(lengths=cache.lengths + tokens.shape[1])
@@ -143,10 +143,10 @@ class Decoder(nn.Module):
     """The hidden states of tokens that have run through the first `blocks` blocks, and the cache with them in the others.
 
     Args:
-      stream: What `draft` gave for them.
-      cache: With them in the first blocks, but with the lengths from before them; these stay.
-      longest: As in `extend`.
-      blocks: How many have run.
+      stream: The hidden states that `draft` gave for the tokens.
+      cache: The cache that has the tokens in its first blocks, but the lengths from before them, which stay.
+      longest: The most tokens that a row which counts has, the new ones included.
+      blocks: The number of blocks that have run.
     """
     x, cache = self._some(stream, cache, longest, range(blocks, self.config.num_layers))
     return self.final_norm(x), cache
@@ -281,7 +281,7 @@ def apply(
 
   Args:
     config: The decoder's shape.
-    params: Its parameters.
+    params: The decoder's parameters.
     tokens: Token ids.
     positions: RoPE positions; by default 0, 1, 2, ...
     valid: False on padding, which no token attends to; by default everything is a token.

@@ -115,7 +115,7 @@ def save_hf(
     params: Those of its `Decoder`.
     tokenizer: Saved beside the weights.
     end_tokens: Written to `generation_config.json`; the tokenizer's by default.
-    max_shard_bytes: Of a file; more makes several.
+    max_shard_bytes: The most bytes of a file; larger weights become several files.
 
   Raises:
     WeightsError: The directory exists, or the family cannot express the model.

@@ -25,7 +25,7 @@ class Projection(nn.Module):
 
   Attributes:
     config: The decoder's shape.
-    features: Of the output.
+    features: The number of features of the output.
     axes: The kernel's logical axes.
     use_bias: Whether there is a bias.
     scale: The output's variance at the start.
@@ -125,7 +125,7 @@ class Attention(nn.Module):
       x: The normed stream.
       turn: The rotation of the tokens' positions.
       scope: What they look at.
-      kv: Their keys and values, or the cache with these in it.
+      kv: The tokens' keys and values, or the cache with these in it.
       layer: Which layer of a stacked cache is this one's.
     """
     cfg = self.config

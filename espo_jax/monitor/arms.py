@@ -40,7 +40,7 @@ def plot_arms(
   """Draw a panel for each metric over the updates, and one for two results against each other.
 
   Args:
-    path: Of the PNG.
+    path: The path of the PNG.
     arms: By name the arm's runs, one a seed.
     baseline: The arm in grey.
     curves: Metrics. The mean over seeds, smoothed, in a band from the lowest to the highest seed.

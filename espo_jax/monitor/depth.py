@@ -22,7 +22,7 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
 
   Args:
     curve: By threshold: `level`, None at full depth; `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
-    path: Of the PNG.
+    path: The path of the PNG.
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(6.4, 4.0), layout='constrained')

@@ -36,7 +36,7 @@ def plot_frontier(
     reference: The rule in grey, at the bottom.
     studied: The rule on top.
     unstopped: Tokens per solved problem without a rule.
-    path: Of the PNG.
+    path: The path of the PNG.
   """
   points = {rule: its for rule, its in points.items() if its}
   order = sorted(points, key=lambda rule: (rule == studied, rule != reference))

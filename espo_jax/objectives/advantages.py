@@ -68,7 +68,7 @@ def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float
   """`(R - mean) / (std + epsilon)` within each group, with the group's population deviation; 0 where all scores are equal.
 
   Args:
-    scores: Of a prompt's samples.
+    scores: The scores of each prompt's samples.
     epsilon: Keeps a small spread from blowing up [U].
   """
   return mean_only(scores) / (scores.std(axis=1, keepdims=True) + epsilon)

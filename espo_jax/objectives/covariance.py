@@ -44,7 +44,7 @@ def clip_cov(
     x: The tokens.
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above.
-    fraction: Of the tokens to drop.
+    fraction: The share of the tokens that is dropped.
     cov_low: Covariances from here on.
     cov_high: Covariances up to here.
   """
@@ -66,7 +66,7 @@ def kl_cov(x: LossInputs, *, fraction: float = 2e-3, kl_cov_coef: float = 1.0) -
 
   Args:
     x: The tokens.
-    fraction: Of the tokens to tie; published for a 7B model, 2e-4 for a 32B one.
+    fraction: The share of the tokens that is tied; published for a 7B model, 2e-4 for a 32B one.
     kl_cov_coef: Weight of the tie.
   """
   change = log_ratio(x.logprobs, x.old_logprobs, x.mask)

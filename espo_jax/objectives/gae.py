@@ -24,7 +24,7 @@ def gae(
 
   Args:
     rewards: On each token.
-    values: Of the state each token was drawn from.
+    values: The value of the state that each token was drawn from.
     mask: True on real tokens, which fill each row from the left.
     gamma: Discount.
     lam: GAE's lambda.

@@ -196,7 +196,7 @@ def from_first(value: Callable[[], T]) -> T:
   """What `value()` gives on the first process, on all of them once it is known; the others do not call it.
 
   Args:
-    value: Of no argument, gives what JSON can hold.
+    value: A function without arguments that gives what JSON can hold.
   """
   if jax.process_count() == 1:
     return value()

@@ -12,7 +12,7 @@ def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, 
   """The fields, by name, that make a run start at the point and steer for what it stops, or for what it loses.
 
   Args:
-    config: Of the run that was recorded; what it already says of the bounds of beta stays where it can.
+    config: The config of the run that was recorded; what it already says of the bounds of beta stays where it can.
     point: The rule.
   """
 

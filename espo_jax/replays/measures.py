@@ -79,8 +79,8 @@ def expected_tokens(
 
   Args:
     success: The chance of an attempt that is not stopped.
-    success_tokens: Of an attempt that succeeds and is not stopped.
-    failure_tokens: Of one that fails and is not.
+    success_tokens: The tokens of an attempt that succeeds and is not stopped.
+    failure_tokens: The tokens of an attempt that fails and is not stopped.
     true_positives: The share of failures that are stopped.
     false_positives: The share of successes that are stopped.
     true_alarm_tokens: Until a failure is stopped.

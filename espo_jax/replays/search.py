@@ -82,7 +82,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
     candidate: The rule.
     recordings: The rows. A threshold is sought, and may be chosen, by the even problems; the odd ones are held out.
     rates: Shares of the rows.
-    seed: Of the rule's own draws.
+    seed: The seed of the rule's own draws.
   """
   noise = jnp.asarray(np.random.default_rng(seed).random(recordings.regret.shape, np.float32))
   on_device = jax.tree.map(jnp.asarray, recordings)
@@ -126,7 +126,7 @@ def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:
   Without a bound on what is lost, a rule does best to give up on every problem that takes long.
 
   Args:
-    points: Of all rules.
+    points: The points of all rules.
     most_lost: The share of right rows that may be stopped.
   """
   best: dict[str, Point] = {}

@@ -30,7 +30,7 @@ def replay(
 
   Args:
     rule: The rule.
-    adaptive: Its batch-to-batch state.
+    adaptive: The state that the rule carries from batch to batch.
     observed: What it sees, `[N, T]`.
     full_length: Tokens of a row up to its own end.
     ended: Whether the last of them is an end token; the horizon cut the others.
@@ -57,7 +57,7 @@ def replay_all(
 
   Args:
     rule: The rule; its controller takes no part.
-    betas: Of the threshold.
+    betas: The values of beta, which scales the threshold.
     recordings: With the moments that the rule had in each.
     noise: The rule's own uniform draws.
   """

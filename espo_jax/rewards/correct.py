@@ -11,7 +11,7 @@ def correct(correct: Float[Array, 'P G'], *, low: float = 0.0, high: float = 1.0
 
   Args:
     correct: Verdicts, 0 or 1.
-    low: Of a wrong answer [U].
-    high: Of a right one [U].
+    low: The reward of a wrong answer [U].
+    high: The reward of a right answer [U].
   """
   return low + (high - low) * correct

@@ -11,6 +11,6 @@ def exit_depth_cost(depth: Float[Array, 'P G'], *, cost: float = 0.1) -> Float[A
 
   Args:
     depth: The share of the network's layers that a response's tokens ran through, on average; 1 without exits.
-    cost: Of the whole depth [U].
+    cost: The cost of the whole depth [U].
   """
   return -cost * depth

@@ -21,7 +21,7 @@ def grpo_lambda(
   Args:
     correct: Verdicts, 0 or 1.
     lengths: Response tokens.
-    share: Of the prompts, rounded up, whose answers are penalised.
+    share: The share of the prompts, rounded up, whose answers are penalised.
     alpha: How much length costs; the value of a public implementation, not verified against the paper [U].
   """
   prompts = correct.shape[0]

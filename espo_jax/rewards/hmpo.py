@@ -41,8 +41,8 @@ def hmpo(
     lengths: `n`, response tokens.
     lam: Lifts the cosine, so that all rows well below the budget earn 1.
     budget: `b`: the 'median' of the group's right answers; arms: their 'mean' [U], or 'fixed' for `fixed_budget`.
-    shape: Of the token reward: the 'cosine'; arms: 'linear', `clip((b - n) / b + lam, 0, 1)`, and the 'indicator' of `n <= b`,
-      which the paper's arm with a fixed budget uses.
+    shape: The shape of the token reward: 'cosine'; arms: 'linear', `clip((b - n) / b + lam, 0, 1)`, and the 'indicator' of
+      `n <= b`, which the paper's arm with a fixed budget uses.
     combine: How both rewards meet: their 'product'; arm: 'sum' for `R_acc + R_acc * R_token`.
     fixed_budget: Tokens, for `budget = 'fixed'` [U].
   """

@@ -12,7 +12,7 @@ def token_rewards(trajectories: Trajectories, reward: Reward, *, fail: float = -
 
   Args:
     trajectories: The rows.
-    reward: Their outcome; what it says of a stopped row is not used.
+    reward: The rows' outcomes; what they say of a stopped row is not used.
     fail: `r_fail` (ESPO), on the token that triggered a stop.
   """
   last = jnp.arange(trajectories.tokens.shape[1]) == trajectories.length[:, None] - 1

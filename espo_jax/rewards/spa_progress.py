@@ -34,7 +34,7 @@ def spa_progress(
   Args:
     correct: Verdicts, 0 or 1.
     formatted: Whether the response is well-formed, which stands for an action that the environment could execute [U].
-    values: Of the state each token was drawn from.
+    values: The value of the state that each token was drawn from.
     mask: Real tokens.
     alpha: Weight of the contributions [U].
     beta: Bonus on every segment of a well-formed response. It pays for length: turns are bounded, tokens are not [U].

@@ -22,7 +22,7 @@ def tldr(
     correct: Verdicts, 0 or 1.
     lengths: Response tokens.
     levels: Which of `rollout.tags` each prompt carries, 0 without tags.
-    weights: Of each level, the shortest first [U].
+    weights: The weight of each level, the shortest first [U].
   """
   weight = jnp.take(jnp.asarray(weights), levels, mode='clip')[:, None]
   return correct * (1.0 - weight * jax.nn.sigmoid(scaled_lengths(correct, lengths)))

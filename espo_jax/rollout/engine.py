@@ -130,16 +130,16 @@ def generate(
 
   Args:
     model: Policy and critic.
-    params: Their parameters.
+    params: The parameters of policy and critic.
     rule: The stop rule.
-    adaptive: Its batch-to-batch state, frozen here.
+    adaptive: The state that the rule carries from batch to batch, which is frozen here.
     prompts: `P` prompts; each is prefilled once for all its samples.
-    key: Of this step. Each token's own key folds in the prompt's id, the sample's index and the position.
+    key: This step's random key. Each token's own key folds in the prompt's id, the sample's index and the position.
     samples: `G`, responses a prompt.
     horizon: `T`, the most tokens a response has.
     end_tokens: Ids that end a response.
     sampling: How logits become the distribution that is sampled.
-    exit_level: Of the model's exit policy, where it has one.
+    exit_level: The level of the model's exit policy, where it has one.
     shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
     slots: `S`, rows decoded at a time; 0 for all of them. Rows are taken in their order.
     scan_length: `K`, the most decode steps between two times that what was decoded is written out.
@@ -180,9 +180,9 @@ def decode_rows(
 
   Args:
     model: Policy and critic.
-    params: Their parameters.
+    params: The parameters of policy and critic.
     rule: The stop rule.
-    adaptive: Its batch-to-batch state.
+    adaptive: The state that the rule carries from batch to batch.
     begun: What the rows begin with.
     how: Everything else of `generate`.
     samples: Rows a prompt.

@@ -76,21 +76,21 @@ def generate_serial(
 
   Args:
     model: Policy and critic, without an exit policy.
-    params: Of policy and critic.
+    params: The parameters of policy and critic.
     rule: One that never stops; its statistic is recorded.
-    adaptive: Its batch-to-batch state.
+    adaptive: The state that the rule carries from batch to batch.
     prompts: `P` prompts.
-    key: Of this step.
+    key: This step's random key.
     serial: How early exits are made.
     samples: `G`, at least 2.
     horizon: `T`, the most tokens of a row, also of one with an inducer in it.
     end_tokens: None of them is in the inducer.
-    sampling: Of all rows.
+    sampling: The temperature and truncation of all rows.
     slots: Rows decoded at a time when the early exits are.
-    scan_length: As in `generate`.
-    critic_every: As in `generate`.
-    pad_token: As in `generate`.
-    mesh: As in `generate`.
+    scan_length: The most decode steps between two times that what was decoded is written out.
+    critic_every: The number of tokens that a separate critic reads at a time.
+    pad_token: The token that fills the columns after a response.
+    mesh: The mesh that the parameters lie on; None for a single device.
 
   Returns:
     `N = P * G` rows, group-major. Decode steps are counted on from the full responses to the early exits.
@@ -158,7 +158,7 @@ def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, induc
   """Decode steps that slots executed, times the slots, of `parts` serial rollouts one after another.
 
   Args:
-    rows: Of all parts.
+    rows: The rows of all parts.
     parts: Rollouts.
     samples: Rows a group.
     slots: Rows decoded at a time when the early exits were; 0 for all of a part's.

@@ -84,9 +84,9 @@ def speculate(
 
   Args:
     model: Policy and critic, unrolled, the critic no network of its own; its exits are not asked.
-    params: Their parameters.
+    params: The model's parameters.
     prompts: `P` prompts.
-    key: Of this step.
+    key: This step's random key.
     samples: `G`, responses a prompt.
     horizon: `T`, the most tokens a response has.
     end_tokens: Ids that end a response.

@@ -40,11 +40,11 @@ def espo(
     delta: Added to the variance.
     epsilon: The least value the threshold scales with.
     beta_0: The threshold's first scale.
-    beta_min: Its lower bound.
-    beta_max: Its upper bound.
+    beta_min: The lower bound of beta.
+    beta_max: The upper bound of beta.
     eta: The controller's step.
     target_rate: `tau`, the share of rows to stop.
-    momentum: Of the running moments.
+    momentum: The momentum of the running moments.
   """
 
   def score(state: StopState, obs: Observation) -> Array:

@@ -42,8 +42,8 @@ def risk_control(
     beta_min: The lowest, above 0.
     beta_max: The highest, at which no row should stop: z is at most `clip`.
     budget: The share of right answers that may be lost.
-    memory: Of the account.
-    momentum: Of the running moments.
+    memory: The share of the account that a batch leaves in place.
+    momentum: The momentum of the running moments.
   """
   levels = np.geomspace(beta_min, beta_max, _LEVELS).astype(jnp.float32)
 

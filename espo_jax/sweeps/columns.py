@@ -14,8 +14,8 @@ class Outcome:
   """What one arm came to under one seed.
 
   Attributes:
-    arm: Its name; '' for what all arms of the seed started from.
-    seed: Of the run.
+    arm: The arm's name; '' for what all arms of the seed started from.
+    seed: The run's seed.
     summary: The arm's entry in the run's `summary.json`; of the start, its results on the test split.
     start: The results on the test split that the arm started from.
     metrics: The lines of its `metrics.jsonl`, the critic warm-up's included; none of the start.

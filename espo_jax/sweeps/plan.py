@@ -19,11 +19,11 @@ class Run:
   """One run of `espo_jax.train`.
 
   Attributes:
-    name: Of its folder: `start`, or the first arm that it serves.
-    seed: Its seed.
+    name: The name of its folder: `start`, or the first arm that it serves.
+    seed: The run's seed.
     arms: The arms that it serves, by name the stop rule whose results are theirs; none for the start.
     config: The whole config.
-    workdir: Its folder.
+    workdir: The run's folder.
     command: What runs it alone.
   """
 

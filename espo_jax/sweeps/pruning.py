@@ -40,7 +40,7 @@ def watching(pruner: Any, earlier: Sequence[tuple[pathlib.Path, bool]], mine: pa
   The study is made anew from the recorded metrics, so that a resumed sweep decides as an uninterrupted one.
 
   Args:
-    pruner: Of Optuna.
+    pruner: A pruner of Optuna.
     earlier: The folders of metrics of the same seed's earlier arms, each with whether it was pruned.
     mine: That of the run at hand; what it recorded before an interruption is told first.
   """

@@ -21,18 +21,18 @@ class Sweep:
     base: The experiment's config as `--config` takes it, such as 'experiments/quickstart.py' or '...:smoke'.
     common: Fields that all arms override, `{'learner.updates': 40}`.
     arms: By name, the fields that each arm overrides besides. Arms whose fields are equal are one run.
-    seeds: Of the runs.
+    seeds: The seeds of the runs.
     baseline: The arm that differences refer to.
     shared_stages: What is trained once a seed, and what every arm starts from; `()` for nothing. An arm has the config's other
       stages unless it names its own.
     rules: By arm, which of its run's stop rules it stands for; `stop.name` where an arm is not named. A run trains those in its
       `baselines` too, from one critic warm-up.
-    columns: Of the table.
+    columns: The table's columns.
     curves: Metrics of an update that are drawn over the updates.
     scatter: Two fields of an arm's entry in `summary.json` that are drawn against each other.
     pruner: A class of `optuna.pruners` that ends runs early by their training accuracy, against the earlier arms of their seed;
       '' for none. The baseline's runs are not ended.
-    pruner_options: Its keyword arguments.
+    pruner_options: The pruner's keyword arguments.
   """
 
   base: str
