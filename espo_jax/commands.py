@@ -79,8 +79,8 @@ def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '
 
   Args:
     config: The config of the run.
-    phase: In which it did.
-    written: How a field and its value are set.
+    phase: The phase in which that happened.
+    written: The form in which a field and its value are set.
   """
   if phase == READING:
     return f'{written.format("data.path", "FILE")} with fewer rows, or a host with more memory'
@@ -97,8 +97,8 @@ def lower_flags(flags: Mapping[str, Any], also: str) -> str:
   """What to change of a command with flags of its own.
 
   Args:
-    flags: By name, a value that takes less; None for those that cannot take less.
-    also: What helps besides.
+    flags: A value that takes less, by flag; None for those that cannot take less.
+    also: Another thing that helps.
   """
   changes = [f'--{name}={value}' for name, value in flags.items() if value is not None]
   return ', '.join([*changes, f'or {also}'] if changes else [also])

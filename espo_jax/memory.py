@@ -29,7 +29,7 @@ def during(phase: str) -> Iterator[None]:
   """Name what is under way inside; of names inside each other the innermost is told.
 
   Raises:
-    OutOfMemory: In place of jax's or Python's own error.
+    OutOfMemory: A device or the host has no memory left; jax or Python raised an error of its own.
   """
   try:
     yield

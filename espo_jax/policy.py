@@ -113,7 +113,7 @@ def in_words_of(
   Args:
     checkpoint: The folder of the run, or the Hugging Face directory.
     error: What was found wrong.
-    is_run: Which of the two.
+    is_run: Whether the checkpoint is a run and not a Hugging Face directory.
     flags: Pairs of what the error may say and what the command has for it.
   """
   message = '\n'.join(error.problems) if isinstance(error, ConfigError) else str(error)

@@ -43,7 +43,7 @@ def compare(
   Args:
     folder: The folder of a run with recorded rollouts, or a part of it.
     output: The folder to write.
-    grid: By name the values of constants to try; of those not named the run's own.
+    grid: The values to try for each constant; a constant that is not named keeps the run's own value.
     rates: Shares of rows to stop.
     most_lost: The share of right rows that chosen constants may stop.
 

@@ -80,7 +80,7 @@ class Stage:
   """A stage.
 
   Attributes:
-    name: For the progress bar.
+    name: The name that the progress bar shows.
     directory: The folder of the stage's checkpoints and metrics.
     first: Steps already taken before the stage.
     last: The step after which it is done.
@@ -108,7 +108,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   """Run a stage to its end, from its newest whole checkpoint if it has one; return the state and the step it ended at.
 
   Args:
-    stage: What to run.
+    stage: The stage to run.
     initial: The state to start from; only its shapes and shardings matter when there is a checkpoint.
     signals: Asked after every step.
 

@@ -35,7 +35,7 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
     file: The comparison's file.
     workdir: The runs' folders.
     output: The path of the page, the numbers and the picture, without their suffixes.
-    seeds: Those to run now; None for all.
+    seeds: The seeds to run now; None for all.
 
   Returns:
     What NAME.json holds; None while runs are missing.

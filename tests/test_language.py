@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parents[1]
-FRAGMENT = re.compile(r'(Of|Their|Theirs|Its|As in|As|Likewise)\b')
+FRAGMENT = re.compile(r'(Of|Their|Theirs|Its|As in|As|Likewise|By|In|From|With|To|For|Those|Which)\b')
 SECTION = re.compile(r'(Args|Attributes|Raises):$')
 ENTRY = re.compile(r'  ([\w*]+): (.*)$')
 

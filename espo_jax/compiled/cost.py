@@ -62,10 +62,10 @@ class Counted:
   """A program's cost.
 
   Attributes:
-    once: What is not inside a loop whose turns the program does not know, with the turns of the other loops.
+    once: The cost outside of loops whose turns the program does not know; other loops count all their turns.
     turn: One turn of each loop whose turns it does not know: of a rollout, a refill and a decode step. Of branches the one
       with the most products, and with the most bytes among such: of attention over the columns so far, over all of them.
-    unknown: Those loops, by the operation they come from.
+    unknown: The loops whose turns are not known, by the operation that they come from.
   """
 
   once: Cost = dataclasses.field(default_factory=Cost)

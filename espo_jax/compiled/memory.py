@@ -36,7 +36,7 @@ def read_memory(text: str, program: Program, count: int = 8) -> Memory:
 
   Args:
     text: The buffer assignment that the compiler dumps.
-    program: What it is of; it knows where an instruction comes from.
+    program: The program, which knows where an instruction comes from.
     count: The number of temporaries that are named, the largest first. What lies in one place at different times is named once.
   """
   where = {name: computation for computation in program.computations.values() for name in computation}

@@ -104,7 +104,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
     data: Whether tokenizer and data have to be there.
 
   Raises:
-    ConfigError: With every problem found.
+    ConfigError: The config has problems; the error lists all of them.
   """
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]

@@ -21,7 +21,7 @@ class Observation(NamedTuple):
     state: The residual stream that enters the block.
     before: The stream that entered the block before it.
     readout: `state -> logits`, the final norm and the LM head.
-    position: In the response, of the token that is read: the first is 0.
+    position: The place in the response of the token that is read: the first is 0.
   """
 
   logit: Float[Array, 'B S']
@@ -57,7 +57,8 @@ class ExitPolicy(NamedTuple):
     kv_fill: What later tokens find of a token in the blocks it skipped. 'recompute': keys and values of each block from the
       frozen state; 'copy': those of the last block it ran; 'monotone': nothing, for no later token runs a block that an earlier
       one skipped.
-    bottom: With a schedule, the blocks that run first; the others that run are the last ones. -1: those that run are the first.
+    bottom: The number of blocks that run first under a schedule; the others that run are the last ones. With -1 all that run
+      are the first ones.
   """
 
   level: float

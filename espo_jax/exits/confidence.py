@@ -23,7 +23,7 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
 
   Args:
     level: The confidence asked for, before it decays.
-    decay: How fast it does.
+    decay: The rate at which the threshold falls.
     horizon: Tokens over which it does.
   """
 

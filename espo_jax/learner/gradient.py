@@ -22,7 +22,7 @@ def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Floa
 
   Args:
     loss: `(params, part) -> (terms, metrics)`.
-    params: To be differentiated by.
+    params: The parameters that the loss is differentiated by.
     parts: The parts, stacked.
 
   Returns:

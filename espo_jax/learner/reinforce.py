@@ -76,7 +76,7 @@ class Reinforcement:
     samples: `G`, rows a prompt.
     importance_cap: Tokens weigh `min(learner's probability / sampler's, cap)` and ratios begin at the learner's; 0 for neither.
     decision_after: The token whose first successor in a row learns nothing; -1 for none.
-    updates: In the whole run.
+    updates: The number of updates in the whole run.
     success_momentum: The momentum of the running success rate, where that is the critic.
     temperature: The sampler's temperature.
     logit_chunk: Columns whose logits exist at a time.
@@ -257,7 +257,7 @@ class Reinforcement:
 
     Args:
       state: Given up for the new one.
-      batch: From `prepare`.
+      batch: The batch that `prepare` gave.
       reference: The policy that divergences are from, where there is one.
       rows: Numbers of rows of the batch, in as many parts as should not be in memory together.
       packing: How each part's rows share sequences.

@@ -100,8 +100,8 @@ class ActorCritic:
     Args:
       params: The bundle's.
       tokens: Token ids.
-      positions: For RoPE.
-      segments: Which sequence each token belongs to; 0 is padding. Several may share a row.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding. Several may share a row.
       forced: The depth that the policy's trunk reads each token to; None to the end.
     """
     out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, forced)

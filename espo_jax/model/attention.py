@@ -29,7 +29,7 @@ def self_attention(
     queries: Query head `h` reads key-value head `h // (H / J)`.
     keys: The keys of the same tokens.
     values: The values of the same tokens.
-    segments: Which sequence a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
+    segments: The number of the sequence that a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
     window: The most tokens one attends to, its own included; 0 is no limit.
   """
   length = segments.shape[1]

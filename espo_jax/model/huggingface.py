@@ -112,7 +112,7 @@ def save_hf(
   Args:
     directory: Must not exist.
     config: The model.
-    params: Those of its `Decoder`.
+    params: The parameters of its `Decoder`.
     tokenizer: Saved beside the weights.
     end_tokens: Written to `generation_config.json`; the tokenizer's by default.
     max_shard_bytes: The most bytes of a file; larger weights become several files.

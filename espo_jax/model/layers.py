@@ -124,9 +124,9 @@ class Attention(nn.Module):
     Args:
       x: The normed stream.
       turn: The rotation of the tokens' positions.
-      scope: What they look at.
+      scope: The columns that the tokens look at.
       kv: The tokens' keys and values, or the cache with these in it.
-      layer: Which layer of a stacked cache is this one's.
+      layer: The number of this layer in a stacked cache.
     """
     cfg = self.config
     queries = self._heads(self.q_proj(x))
@@ -185,10 +185,10 @@ class Block(nn.Module):
     Args:
       x: The residual stream.
       turn: The rotation of the tokens' positions.
-      scope: What the tokens look at.
+      scope: The columns that the tokens look at.
       cached: The cache, where they look at one: all of it where it is stacked, else the layer's.
       layer: The layer's number, where the cache is stacked.
-      skip: Which tokens skip the block, where some may.
+      skip: The tokens that skip the block, where some may.
 
     Returns:
       The new stream; the layer's keys and values, those of `x` or the cache with them in it; and those of `x`.

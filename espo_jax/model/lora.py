@@ -14,7 +14,7 @@ def merge(config: ModelConfig, params: Params) -> Params:
 
   Args:
     config: The model, which says the adapters' scale.
-    params: Those of its `Decoder`.
+    params: The parameters of its `Decoder`.
   """
   flat = flatten_dict(params)
   merged = {path: x for path, x in flat.items() if not path[-1].startswith('lora')}
@@ -29,7 +29,7 @@ def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
   """True on what does not learn: beside adapters everything but them and the heads for values and exits, else nothing.
 
   Args:
-    params: Those of a `Decoder` or of an `ActorCritic`.
+    params: The parameters of a `Decoder` or of an `ActorCritic`.
     exits_alone: Whether the policy learns where to exit and nothing else; a critic learns all the same.
   """
   flat = flatten_dict(params)

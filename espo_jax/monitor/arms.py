@@ -41,7 +41,7 @@ def plot_arms(
 
   Args:
     path: The path of the PNG.
-    arms: By name the arm's runs, one a seed.
+    arms: The runs of each arm by its name, one run per seed.
     baseline: The arm in grey.
     curves: Metrics. The mean over seeds, smoothed, in a band from the lowest to the highest seed.
     scatter: Results: a point a seed, and the mean with its 95 % intervals.

@@ -21,7 +21,7 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
   """Accuracy, sampled and greedy, against the share of the model's blocks that run.
 
   Args:
-    curve: By threshold: `level`, None at full depth; `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
+    curve: One entry per threshold: `level`, None at full depth; `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
     path: The path of the PNG.
   """
   with matplotlib.rc_context(STYLE):

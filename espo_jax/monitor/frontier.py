@@ -30,9 +30,9 @@ def plot_frontier(
   marks, so that rules which agree are all seen.
 
   Args:
-    points: By rule the points `saved`, `false_positives`, `tokens_per_solved`. Of a rule's points the left panel joins those
-      that no other one of the rule beats in both.
-    best: By rule the point that is marked.
+    points: The points `saved`, `false_positives`, `tokens_per_solved` of each rule. The left panel joins the points that no
+      other point of their rule beats in both.
+    best: The point of each rule that is marked.
     reference: The rule in grey, at the bottom.
     studied: The rule on top.
     unstopped: Tokens per solved problem without a rule.

@@ -28,9 +28,9 @@ class Advantage(NamedTuple):
   """A registered advantage.
 
   Attributes:
-    function: With a critic `(Credit, **options) -> (advantages[N, T], returns[N, T])`; without one
+    function: The estimator. With a critic `(Credit, **options) -> (advantages[N, T], returns[N, T])`; without one
       `(scores[P, G], **options) -> advantages[P, G]`, of rows' summed rewards.
-    critic: Which of the two.
+    critic: Whether the estimator reads a critic.
   """
 
   function: Callable

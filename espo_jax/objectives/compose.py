@@ -33,7 +33,7 @@ class Objective(NamedTuple):
     advantage: The one of `ADVANTAGES` it is published with; '' for a term that only stands beside an objective.
     draws: The most rollouts a step with which it is published: with more than one, groups of equal scores are drawn again.
     ranks: Whether it sets a minibatch's tokens against each other, so that micro-batches do not add up to it.
-    reads: From its options, which of the fields of `LossInputs` it reads that cost a pass of the reference policy.
+    reads: A function from the options to those of the fields of `LossInputs` it reads that cost a pass of the reference policy.
   """
 
   function: Callable[..., tuple[Terms, Metrics]]

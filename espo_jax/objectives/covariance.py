@@ -43,7 +43,7 @@ def clip_cov(
   Args:
     x: The tokens.
     clip_low: How far below 1 the ratio counts.
-    clip_high: How far above.
+    clip_high: How far above 1 the ratio counts.
     fraction: The share of the tokens that is dropped.
     cov_low: Covariances from here on.
     cov_high: Covariances up to here.

@@ -17,7 +17,7 @@ def dapo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.28, dual_
   Args:
     x: The tokens.
     clip_low: How far below 1 the ratio counts.
-    clip_high: How far above.
+    clip_high: How far above 1 the ratio counts.
     dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
   """
   return grpo(x, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, aggregation='token')

@@ -14,6 +14,6 @@ def drgrpo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> t
   Args:
     x: The tokens.
     clip_low: How far below 1 the ratio counts [U].
-    clip_high: How far above [U].
+    clip_high: How far above 1 the ratio counts [U].
   """
   return grpo(x, clip_low=clip_low, clip_high=clip_high, aggregation='constant')

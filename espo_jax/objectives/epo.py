@@ -15,7 +15,7 @@ def phase_weight(progress: Float[Array, ''], schedule: str) -> Float[Array, '']:
   """The weight of the band at a share `progress` of the run.
 
   Args:
-    progress: In [0, 1].
+    progress: The share of the run that is done, in [0, 1].
     schedule: 'release', as the released code has it: from 1 to 0.83 over the first half, then from 0.8 to 0.04; 'increasing',
       as the abstract says it: from 0 to 1, linearly [U].
   """

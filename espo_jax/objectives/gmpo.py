@@ -15,7 +15,7 @@ def gmpo(x: LossInputs, *, clip_low: float = 0.4, clip_high: float = 0.4) -> tup
   Args:
     x: The tokens.
     clip_low: How far a token's log-ratio counts below 0.
-    clip_high: How far above.
+    clip_high: How far a token's log-ratio counts above 0.
   """
   change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
   clipped = jnp.where(x.advantages > 0, jnp.minimum(change, clip_high), jnp.maximum(change, -clip_low))

@@ -20,7 +20,7 @@ def grpo(
   Args:
     x: The tokens.
     clip_low: How far below 1 the ratio counts [U].
-    clip_high: How far above [U].
+    clip_high: How far above 1 the ratio counts [U].
     dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
     aggregation: 'sequence' for the mean over rows of each row's token mean, as published; 'token' for the mean over all tokens;
       'constant' for token sums over the horizon.

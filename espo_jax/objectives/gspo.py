@@ -15,7 +15,7 @@ def gspo(x: LossInputs, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> t
   Args:
     x: The tokens.
     clip_low: How far below 1 the row's ratio counts.
-    clip_high: How far above.
+    clip_high: How far above 1 the row's ratio counts.
   """
   change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
   ratio, advantages = jnp.exp(row_mean(change, x.mask)), row_mean(x.advantages, x.mask)

@@ -21,7 +21,7 @@ def ppo(
   Args:
     x: The tokens.
     clip_low: How far below 1 the ratio counts.
-    clip_high: How far above.
+    clip_high: How far above 1 the ratio counts.
     dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
     value_clip: How far a value may move from the old one before its error stops falling [U].
     value_coef: Weight of the value error [U].

@@ -17,7 +17,7 @@ def rloo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tup
   Args:
     x: The tokens.
     clip_low: How far below 1 the response's ratio counts; the paper takes one update a rollout and needs no clip [U].
-    clip_high: How far above [U].
+    clip_high: How far above 1 the response's ratio counts [U].
   """
   change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
   ratio, advantages = jnp.exp(row_sum(change, x.mask)), row_mean(x.advantages, x.mask)

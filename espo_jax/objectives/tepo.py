@@ -46,7 +46,7 @@ def tepo(
   Args:
     x: The tokens.
     clip_low: How far below 1 the sequence's ratio counts [U].
-    clip_high: How far above [U].
+    clip_high: How far above 1 the sequence's ratio counts [U].
     likelihood: The sequence's ratio: the geometric 'mean' of its tokens', or their 'product', its logarithm clamped [U].
     aggregation: The mean over tokens, as `grpo` names it; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
     mask_coef: Weight of the masked divergence [U].

@@ -84,7 +84,7 @@ def clipped_surrogate(
     ratio: `r`.
     advantages: `A`.
     clip_low: How far below 1 the ratio counts.
-    clip_high: How far above.
+    clip_high: How far above 1 the ratio counts.
     dual_clip: `c`: where `A < 0` the loss is at most `-c A` (Ye et al. 2020, eq. 5); 0 for no bound.
   """
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)

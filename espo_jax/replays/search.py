@@ -60,7 +60,7 @@ def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[fl
 
   Args:
     config: Says the constants that the grid does not.
-    grid: By name the values to try.
+    grid: The values to try for each constant.
   """
   found = []
   for name, takes in rules().items():

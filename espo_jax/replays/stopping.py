@@ -58,7 +58,7 @@ def replay_all(
   Args:
     rule: The rule; its controller takes no part.
     betas: The values of beta, which scales the threshold.
-    recordings: With the moments that the rule had in each.
+    recordings: The recorded rollouts, each with the moments that the rule had in it.
     noise: The rule's own uniform draws.
   """
 

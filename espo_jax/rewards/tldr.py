@@ -21,7 +21,7 @@ def tldr(
   Args:
     correct: Verdicts, 0 or 1.
     lengths: Response tokens.
-    levels: Which of `rollout.tags` each prompt carries, 0 without tags.
+    levels: The number of the tag among `rollout.tags` that each prompt carries, 0 without tags.
     weights: The weight of each level, the shortest first [U].
   """
   weight = jnp.take(jnp.asarray(weights), levels, mode='clip')[:, None]

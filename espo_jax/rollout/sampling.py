@@ -81,8 +81,8 @@ def draw(
   than the logits.
 
   Args:
-    logits: Those of the distribution; `-inf` has no mass.
-    uniform: In [0, 1).
+    logits: The logits of the distribution; `-inf` has no mass.
+    uniform: Uniform draws in [0, 1).
     greedy: Take the likeliest token.
 
   Returns:

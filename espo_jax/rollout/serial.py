@@ -145,7 +145,7 @@ def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room:
   """How many response tokens stay before each cut: uniform on the positions of the thinking part that leave room for an answer.
 
   Args:
-    uniform: In [0, 1).
+    uniform: Uniform draws in [0, 1).
     thinking: Tokens of the thinking parts.
     room: The most tokens that may stay.
   """

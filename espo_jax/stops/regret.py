@@ -12,7 +12,7 @@ def surrogate_regret(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -
   """How much less likely than the likeliest token each token was: `max_a log pi(a) - log pi(token)`, nats, >= 0 (ESPO).
 
   Args:
-    logits: Those that sampled, temperature included, over the whole vocabulary.
+    logits: The logits that the token was drawn from, temperature included, over the whole vocabulary.
     tokens: The tokens drawn.
 
   Returns:

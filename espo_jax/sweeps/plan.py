@@ -24,7 +24,7 @@ class Run:
     arms: The arms that it serves, by name the stop rule whose results are theirs; none for the start.
     config: The whole config.
     workdir: The run's folder.
-    command: What runs it alone.
+    command: The command that runs it alone.
   """
 
   name: str

@@ -76,8 +76,8 @@ def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], s
 
   Args:
     sweep: The comparison.
-    compared: From `compare`.
-    states: By arm, how its runs ended.
+    compared: The columns that `compare` gave.
+    states: How the runs of each arm ended, by arm.
   """
   heads = ['arm']
   for column in sweep.columns:

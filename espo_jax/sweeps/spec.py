@@ -20,13 +20,13 @@ class Sweep:
   Attributes:
     base: The experiment's config as `--config` takes it, such as 'experiments/quickstart.py' or '...:smoke'.
     common: Fields that all arms override, `{'learner.updates': 40}`.
-    arms: By name, the fields that each arm overrides besides. Arms whose fields are equal are one run.
+    arms: The fields that each arm overrides besides, by the name of the arm. Arms whose fields are equal are one run.
     seeds: The seeds of the runs.
     baseline: The arm that differences refer to.
     shared_stages: What is trained once a seed, and what every arm starts from; `()` for nothing. An arm has the config's other
       stages unless it names its own.
-    rules: By arm, which of its run's stop rules it stands for; `stop.name` where an arm is not named. A run trains those in its
-      `baselines` too, from one critic warm-up.
+    rules: The stop rule that an arm stands for, by arm; `stop.name` where an arm is not named. A run also trains the rules in
+      its `baselines`, from one critic warm-up.
     columns: The table's columns.
     curves: Metrics of an update that are drawn over the updates.
     scatter: Two fields of an arm's entry in `summary.json` that are drawn against each other.
