@@ -1,10 +1,12 @@
-"""Docstrings are read once: an entry under Args is a noun phrase that stands alone."""
+"""Docstrings are read once: an entry under Args stands alone, and an objective says its equation."""
 
 import ast
 import pathlib
 import re
 
 import pytest
+
+from espo_jax import objectives
 
 pytestmark = pytest.mark.quick
 
@@ -55,3 +57,8 @@ def test_no_entry_of_a_docstring_is_a_fragment(path):
 def test_a_fragment_is_known_by_its_first_word(entry, whole):
   source = f'def f(x):\n  """Does it.\n\n  Args:\n    x: {entry}\n\n  Returns:\n    Of no concern.\n  """\n'
   assert fragments(source) == ([] if whole else [f'x: {entry}'])
+
+
+@pytest.mark.parametrize('name', objectives.REGISTRY)
+def test_an_objective_says_its_equation(name):
+  assert 'loss = ' in (objectives.REGISTRY[name].function.__doc__ or '')

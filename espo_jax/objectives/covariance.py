@@ -37,6 +37,9 @@ def clip_cov(
 ) -> tuple[Terms, Metrics]:
   """PPO's surrogate over all tokens alike, without those of high covariance. The ranking is within the minibatch.
 
+      loss = mean_t [not dropped_t] (-min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t))
+      cov_t = (log pi_t - mean log pi) (A_t - mean A)
+
   The paper draws the tokens it drops at random from those in the band; here they are the highest in it [U], so that a loss
   needs no random key.
 
@@ -60,7 +63,9 @@ def clip_cov(
 
 @source('KL-Cov, arXiv 2505.22617', 'fraction', 'kl_cov_coef')
 def kl_cov(x: LossInputs, *, fraction: float = 2e-3, kl_cov_coef: float = 1.0) -> tuple[Terms, Metrics]:
-  """The plain surrogate `-r A` over all tokens alike, those of highest covariance tied to the policy that sampled by `|log r|`.
+  """The plain surrogate over all tokens alike, where those of highest covariance are tied to the policy that sampled.
+
+      loss = mean_t -r_t A_t + kl_cov_coef mean_t [tied_t] |log r_t|
 
   The ranking is within the minibatch.
 

@@ -9,7 +9,9 @@ from espo_jax.types import Metrics
 
 @source('DAPO, arXiv 2503.14476', 'clip_low', 'clip_high')
 def dapo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.28, dual_clip: float = 0.0) -> tuple[Terms, Metrics]:
-  """GRPO's surrogate over all tokens alike, its upper clip wider, so that unlikely tokens may rise.
+  """GRPO's surrogate over all tokens alike, with a wider upper clip, so that unlikely tokens may rise.
+
+      loss = sum_i sum_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i) / sum_i |o_i|,    high > low
 
   The method's dynamic sampling is `rollout.max_draws`, its overlong penalty the reward `correct + overlong`. With an entropy
   bonus, `dapo + entropy`, it is the first stage of ConciseR (arXiv 2505.21178).

@@ -9,7 +9,11 @@ from espo_jax.types import Metrics
 
 @source('Dr. GRPO, arXiv 2503.20783')
 def drgrpo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Terms, Metrics]:
-  """Token sums over a constant length, the horizon, and advantages without the group's deviation (`mean_only`).
+  """GRPO's surrogate, summed over a row's tokens and divided by the horizon `T`, whatever the row's own length.
+
+      loss = mean_i 1/T sum_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i),    A_i = R_i - mean_j R_j
+
+  The advantage without the group's deviation is `mean_only`.
 
   Args:
     x: The tokens.

@@ -8,7 +8,7 @@ from espo_jax.types import Metrics
 
 @source('Williams and Peng 1991; weight as ConciseR, arXiv 2505.21178, from memory')
 def entropy(x: LossInputs, *, entropy_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
-  """The current policy's mean entropy, as a bonus.
+  """The current policy's entropy as a bonus: `loss = -entropy_coef mean_t H_t`.
 
   Args:
     x: The tokens.

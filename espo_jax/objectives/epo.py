@@ -38,7 +38,10 @@ def epo_entropy(
   penalty: Literal['hinge', 'indicator'] = 'hinge',
   out_of_band: float = 0.1,
 ) -> tuple[Terms, Metrics]:
-  """The token means of the entropy, as a bonus, and of a penalty where it is outside `[low, high]` times its mean so far.
+  """An entropy bonus, and a penalty where the entropy leaves a band around its mean over past updates, `H_past`.
+
+      loss = -entropy_coef mean_t H_t + entropy_coef smooth_coef w(progress) mean_t d_t
+      d_t = max(band_low H_past - H_t, 0) + max(H_t - band_high H_past, 0)
 
   The release's penalty is a comparison, whose gradient is zero: only its bonus trains. The hinge does what the paper says.
 

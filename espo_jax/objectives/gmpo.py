@@ -10,7 +10,9 @@ from espo_jax.types import Metrics
 
 @source('GMPO, arXiv 2507.20673', 'clip_low', 'clip_high')
 def gmpo(x: LossInputs, *, clip_low: float = 0.4, clip_high: float = 0.4) -> tuple[Terms, Metrics]:
-  """The mean over rows of `-A exp(mean_t log r_t)`, where `log r_t <= high` is held if `A > 0`, `log r_t >= -low` if `A < 0`.
+  """The geometric mean of a row's ratios, in which each ratio is clipped on the side where it would run away.
+
+      loss = mean_i -A_i exp(mean_t c_it),    c_it = min(log r_it, high) if A_i > 0, else max(log r_it, -low)
 
   Args:
     x: The tokens.

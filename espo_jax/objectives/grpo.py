@@ -15,7 +15,11 @@ def grpo(
   dual_clip: float = 0.0,
   aggregation: Aggregation = 'sequence',
 ) -> tuple[Terms, Metrics]:
-  """GRPO's policy term. The paper's KL to the reference stands beside it: `grpo + kl_k3`, there with `kl_coef = 0.04`.
+  """The clipped surrogate with each row's group-relative advantage, averaged over a row's tokens first and then over rows.
+
+      loss = mean_i mean_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i)
+
+  The paper's KL to the reference is a term of its own: `grpo + kl_k3`, in the paper with `kl_coef = 0.04`.
 
   Args:
     x: The tokens.

@@ -10,7 +10,9 @@ from espo_jax.types import Metrics
 
 @source('GSPO, arXiv 2507.18071', 'clip_low', 'clip_high')
 def gspo(x: LossInputs, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> tuple[Terms, Metrics]:
-  """The mean over rows of the clipped surrogate of `s = exp(mean_t log r_t)`.
+  """The clipped surrogate of one ratio per row.
+
+      loss = mean_i -min(s_i A_i, clip(s_i, 1 - low, 1 + high) A_i),    s_i = exp(mean_t log r_it)
 
   Args:
     x: The tokens.

@@ -46,21 +46,24 @@ def estimated_kl(
 
 @source('Schulman 2020, "Approximating KL divergence"')
 def kl_k1(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
-  """The mean of `k1`. As a loss it adds only noise, for its gradient's mean is 0: for comparisons. Options as in `kl_k3`."""
+  """The estimate `k1` as a loss, with the options of `kl_k3`: `loss = kl_coef mean_t d_t`, `d_t = log pi_t - log pi_ref_t`.
+
+  It is there for comparisons: its gradient's mean is 0, so it adds only noise.
+  """
   kl = estimated_kl('k1', x.logprobs, x.reference_logprobs, x.mask)
   return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
 
 
 @source('Schulman 2020, "Approximating KL divergence"')
 def kl_k2(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
-  """The mean of `k2`. Options as in `kl_k3`."""
+  """The estimate `k2` as a loss: `loss = kl_coef mean_t d_t^2 / 2`, `d_t = log pi_t - log pi_ref_t`. Options as in `kl_k3`."""
   kl = estimated_kl('k2', x.logprobs, x.reference_logprobs, x.mask)
   return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
 
 
 @source('Schulman 2020, "Approximating KL divergence"; as a loss GRPO, arXiv 2402.03300; weight HMPO, 2606.01934', 'kl_coef')
 def kl_k3(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
-  """The mean of `k3`.
+  """The estimate `k3` as a loss: `loss = kl_coef mean_t exp(-d_t) - 1 + d_t`, `d_t = log pi_t - log pi_ref_t`.
 
   Args:
     x: The tokens.
@@ -73,6 +76,9 @@ def kl_k3(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = '
 
 @source('the definition')
 def kl_exact(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
-  """The divergence itself, over the whole vocabulary: a pass of the reference in every update. Options as in `kl_k3`."""
+  """The divergence over the whole vocabulary, with the options of `kl_k3`: `loss = kl_coef mean_t KL(pi_t || pi_ref_t)`.
+
+  Every update takes a pass of the reference.
+  """
   assert x.reference_kl is not None, 'kl_exact reads LossInputs.reference_kl'
   return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](x.reference_kl, x.mask))}, {}

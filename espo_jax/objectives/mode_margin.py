@@ -13,7 +13,9 @@ from espo_jax.types import Metrics
 def mode_margin(
   x: LossInputs, *, long_token: int = 0, short_token: int = 1, margin: float = 2.0, margin_coef: float = 1.0
 ) -> tuple[Terms, Metrics]:
-  """The mean over rows of `relu(margin - (z[preferred] - z[other]))`, with `z` the logits of the first response token.
+  """A margin between the logits `z` of the two tokens that may open a response.
+
+      loss = margin_coef mean_i max(margin - (z_i[preferred_i] - z_i[other_i]), 0)
 
   Args:
     x: The tokens.

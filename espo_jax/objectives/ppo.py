@@ -16,7 +16,13 @@ def ppo(
   value_clip: float = 0.2,
   value_coef: float = 0.5,
 ) -> tuple[Terms, Metrics]:
-  """PPO's terms with their weights, over all real tokens alike; the one objective that trains a critic.
+  """The clipped surrogate and the clipped value error; the one objective that trains a critic.
+
+      loss = mean_t -min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t)
+             + value_coef mean_t 0.5 max((V_t - R_t)^2, (clip(V_t, V_old_t - value_clip, V_old_t + value_clip) - R_t)^2)
+
+  The means are over all real tokens, `r_t = pi(a_t | s_t) / pi_old(a_t | s_t)`, and `R_t` is the return (Schulman et al. 2017,
+  eq. 7 and 9).
 
   Args:
     x: The tokens.

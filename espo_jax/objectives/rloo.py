@@ -10,7 +10,9 @@ from espo_jax.types import Metrics
 
 @source('RLOO, arXiv 2402.14740')
 def rloo(x: LossInputs, *, clip_low: float = 0.2, clip_high: float = 0.2) -> tuple[Terms, Metrics]:
-  """The mean over rows of the clipped surrogate of the response's ratio, the product of its tokens'; advantages `loo`.
+  """The clipped surrogate of the whole response's ratio; its advantage is `loo`.
+
+      loss = mean_i -min(q_i A_i, clip(q_i, 1 - low, 1 + high) A_i),    q_i = prod_t r_it
 
   At the first update after a rollout the ratio is 1 and the gradient is the paper's, `-A` times that of `log pi(response)`.
 

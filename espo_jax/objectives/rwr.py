@@ -11,13 +11,15 @@ from espo_jax.types import Metrics
 
 @source('RISE, arXiv 2407.18219, its release; Peters and Schaal 2007', 'tau')
 def rwr(x: LossInputs, *, tau: float = 0.4) -> tuple[Terms, Metrics]:
-  """The mean over rows of `exp(R / tau)` times the row's mean negative log-likelihood.
+  """Supervised learning on the policy's own rows, each weighed by its reward.
+
+      loss = mean_i -exp(R_i / tau) mean_t log pi(a_it | s_it)
 
   `R` is the row's advantage, which is its plain reward under the advantage `score`; another one makes the weights relative.
 
   Args:
     x: The tokens.
-    tau: How much a better reward weighs more.
+    tau: The temperature of the weights; the lower it is, the more a better reward weighs.
   """
   weight = jax.lax.stop_gradient(jnp.exp(row_mean(x.advantages, x.mask) / tau))
   change = log_ratio(x.logprobs, x.old_logprobs, x.mask)

@@ -38,7 +38,13 @@ def tepo(
   entropy_test: Literal['current', 'first_order'] = 'current',
   divergence: Literal['k3', 'abs', 'reference', 'exact'] = 'k3',
 ) -> tuple[Terms, Metrics]:
-  """`min(s_t A, clip(s_t) A) - mask_coef M_t D_t`, where `s_t` has the sequence's value and its own token's gradient.
+  """The clipped surrogate of the sequence's ratio on every token, and a masked divergence.
+
+      loss = mean_t -min(s_it A_i, clip(s_it, 1 - low, 1 + high) A_i) + mask_coef M_it D_it
+      s_it = sg(s_i) pi(a_it) / sg(pi(a_it)),    s_i = exp(mean_t log r_it)
+      M_it = 1 where A_i > 0 and the token costs entropy, else 0
+
+  `sg` stops the gradient, so `s_it` has the sequence's value and its own token's gradient.
 
   Published: a sequence-level likelihood that is linked to tokens, and a token-level KL mask on positive advantage and
   decreasing entropy. Every default here is ours [U]. The advantage without deviation is `advantage.name = 'mean_only'`.
