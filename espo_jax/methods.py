@@ -1,12 +1,14 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
   python -m espo_jax.methods [stop|exit|reward|objective|advantage ...]
+  python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U]
 is ours: the paper does not publish it.
 """
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -53,14 +55,57 @@ def describe(method: Method) -> str:
   )
 
 
+HEAD = """# The registered methods
+
+`python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
+as `--config.objective.clip_high=0.28`. A default is the paper's where the table says so; every other default is our choice.
+"""
+
+
+def page(kinds: Sequence[str]) -> str:
+  """The methods of these kinds as a page of Markdown."""
+  parts = [HEAD]
+  for kind in kinds:
+    parts += [f'## {kind.capitalize()}\n', *(section(method) for method in methods() if method.kind == kind)]
+  return '\n'.join(parts)
+
+
+def section(method: Method) -> str:
+  """One method in Markdown: its paper, what its docstring says of it, and a table of its options."""
+  paper, published = registry.source_of(method.function)
+  text = re.split(r'\n(?:Args|Returns):\n', str(inspect.getdoc(method.function)))[0].rstrip()
+  lines = [f'### `{method.name}`\n', f'{paper}{method.note}\n', f'{text}\n']
+  if not (defaults := registry.defaults(method.function)):
+    return '\n'.join(lines)
+  relatives = (m.function for m in methods() if m.kind == method.kind)  # an option that several have is explained once
+  meanings = dict(pair for f in (*relatives, method.function) for pair in _meanings(f).items())
+  lines += ['| option | default | of the paper | meaning |', '|---|---|---|---|']
+  for name, value in defaults.items():
+    yes = 'yes' if name in published else ''
+    lines.append(f'| `{name}` | `{value!r}` | {yes} | {meanings.get(name, "")} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _meanings(function: Callable[..., Any]) -> dict[str, str]:
+  """What the docstring says of each argument, on one line and fit for a table."""
+  entries = str(inspect.getdoc(function)).partition('\nArgs:\n')[2]
+  found = re.findall(r'^  (\w+): ((?:.|\n    )+)', entries, re.MULTILINE)
+  return {name: ' '.join(text.replace(' [U]', '').split()).replace('|', r'\|') for name, text in found}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
   kinds = list(dict.fromkeys(method.kind for method in methods()))
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
   parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; all by default')
-  wanted = parser.parse_args(argv).kinds or kinds
+  parser.add_argument('--markdown', action='store_true', help='write a page with equations and the meaning of each option')
+  args = parser.parse_args(argv)
+  wanted = args.kinds or kinds
   if wrong := [kind for kind in wanted if kind not in kinds]:
     parser.error(f'unknown kind {wrong[0]!r}; fix: some of {", ".join(kinds)}')
+  if args.markdown:
+    print(page(wanted), end='')
+    return
   for kind in wanted:
     print(f'{kind}\n')
     print('\n\n'.join(describe(method) for method in methods() if method.kind == kind), end='\n\n')

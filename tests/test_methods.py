@@ -99,6 +99,15 @@ def test_the_command(capsys):
     methods.main(['rewards'])
 
 
+def test_the_page_of_methods_is_current(capsys):
+  methods.main(['--markdown'])
+  page = capsys.readouterr().out
+  assert page == (ROOT / 'docs' / 'methods.md').read_text(), 'fix: python -m espo_jax.methods --markdown > docs/methods.md'
+  assert '| `clip_high` | `0.28` | yes | How far above 1 the ratio counts. |' in page
+  assert page.count('\n### `') == len(list(methods.methods()))
+  assert page.count('    loss = ') >= 12
+
+
 # ----------------------------------------------------------------------------------------------------------- the worked example
 
 
