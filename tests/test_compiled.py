@@ -328,9 +328,9 @@ def test_what_is_largest_is_what_to_change(program, parts, changes, fix):
 # --------------------------------------------------------------------------------------------------------------- remat
 
 
-def losses(remat: str):
+def losses(remat: str, scan: bool):
   """A loss and its gradient through long sequences, whose attention is cut into parts; its memory; how far rounding goes."""
-  model, params = actor_critic(scan_layers=True, remat=remat, num_layers=4, hidden_size=64, intermediate_size=128)
+  model, params = actor_critic(scan_layers=scan, remat=remat, num_layers=4, hidden_size=64, intermediate_size=128)
   rng = np.random.default_rng(0)
   prompts, tokens = (jnp.asarray(rng.integers(0, 12, (2, n)), jnp.int32) for n in (40, 560))
 
@@ -343,14 +343,16 @@ def losses(remat: str):
   return gradient(params), gradient.memory_analysis().temp_size_in_bytes, bounds
 
 
-def test_remat_changes_memory_and_nothing_else():
-  found = {remat: losses(remat) for remat in ('none', 'dots', 'full')}
+@pytest.mark.parametrize(('scan', 'least_first'), [(True, ('full', 'dots', 'none')), (False, ('full', 'none'))])
+def test_remat_changes_memory_and_nothing_else(scan, least_first):
+  """Of unrolled layers a CPU's compiler keeps no less for 'dots' than for 'none' from jax 0.11 on."""
+  found = {remat: losses(remat, scan) for remat in least_first}
   (value, gradient), _, bounds = found['none']
-  for remat in ('dots', 'full'):
+  for remat in least_first[:-1]:
     (other, its), *_ = found[remat]
     rounding.assert_within((other, its), (value, gradient), bounds)
-  none, dots, full = (found[remat][1] for remat in ('none', 'dots', 'full'))
-  assert full < dots < none
+  sizes = [found[remat][1] for remat in least_first]
+  assert sizes == sorted(set(sizes))
 
 
 def test_an_unknown_remat_is_named():
