@@ -53,6 +53,13 @@ def pytest_configure(config):
     config.addinivalue_line('filterwarnings', f'error:{message}')
 
 
+def pytest_ignore_collect(collection_path, config):
+  """Under `-m quick` a file without a quick test is not even imported: that would take longer than the tests."""
+  if config.option.markexpr == 'quick' and collection_path.match('test_*.py'):
+    return 'pytest.mark.quick' not in collection_path.read_text() or None
+  return None
+
+
 @pytest.fixture(scope='module', autouse=True)
 def programs_of_a_module():
   """Compiled programs are let go with their module: those of all tests together are more mappings than a process may have."""
