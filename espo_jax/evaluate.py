@@ -70,12 +70,12 @@ class Request:
 
   Attributes:
     checkpoint: the folder of a run, or a Hugging Face directory.
-    arm: of a run: an arm or a stage before the arms.
-    step: of a run: a step that has a checkpoint.
+    arm: an arm of a run, or a stage before the arms.
+    step: a step of a run that has a checkpoint.
     benchmark: a name in `tasks.BENCHMARKS`, asked in place of the run's own test split.
     data: where the benchmark's problems are; None for the Hugging Face Hub.
     on_error: 'raise' for the first malformed row, or 'skip' to ask the others and list those left out in `skipped.jsonl`.
-    prompt: of a Hugging Face directory: how a problem is asked.
+    prompt: the form in which a Hugging Face directory is asked a problem.
     samples: answers to each problem.
     problems: how many problems at most, the first ones.
     temperature: 0 is greedy.
@@ -84,9 +84,9 @@ class Request:
     min_p: the least probability of a token, in parts of the likeliest one's.
     horizon: tokens that an answer may have.
     batch: answers to write at a time, about.
-    slots: of these, how many are decoded at a time, a finished one giving its place to the next; 0 is all.
-    seed: of the answers; the problems do not depend on it.
-    dtype: of weights and activations.
+    slots: answers to decode at a time, where a finished one gives its place to the next; 0 is all of a batch.
+    seed: the seed of the answers; the problems do not depend on it.
+    dtype: the type of weights and activations.
     output: the folder to write.
   """
 

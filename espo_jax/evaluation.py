@@ -19,13 +19,13 @@ class Answer(NamedTuple):
   Attributes:
     problem: the problem's position in the test split.
     id: the problem's id.
-    sample: which of the answers to the problem this is.
+    sample: the number of this answer among those to the problem.
     prompt: the text of the prompt, special tokens included.
     response: the text of the response, as `Experiment.decode` gives it.
     answer: what the response states, as `Task.stated_answer` spells it.
     expected: the problem's own answer.
     correct: whether the response is right.
-    status: of the grading: 'ok', 'timeout' or 'error'.
+    status: the grading's status: 'ok', 'timeout' or 'error'.
     length: tokens of the response, the end token included.
     stop_reason: 'eos', or 'length' where the horizon cut it.
     depth: the share of the model's blocks that its tokens' states ran through; 1 without exits.

@@ -35,10 +35,10 @@ class Policy(NamedTuple):
   """What is evaluated.
 
   Attributes:
-    config: of its run; of a Hugging Face directory, the defaults for one.
-    is_run: which of the two.
+    config: the run's config, or the defaults for a Hugging Face directory.
+    is_run: whether it is a run and not a Hugging Face directory.
     arm: the arm or stage of the run; '' without a run.
-    step: of the checkpoint; None without a run.
+    step: the checkpoint's step; None without a run.
     weights: what tells whether the files have changed.
     load: reads the parameters to the experiment's mesh; CheckpointError where they cannot be read or are another model's.
   """

@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_collections
 from bench import report
+from bench.shapes import CONFIGS
 
 from espo_jax import compiled
 from espo_jax.compile_check import topology_mesh
@@ -24,14 +25,6 @@ from espo_jax.configs import default_config, validate
 
 COMMAND = 'PYTHONPATH=.:.venv/tpu python scripts/compile_table.py'
 PAGE = pathlib.Path(__file__).resolve().parents[1] / 'experiments/benchmarks/compile_check'
-SHAPES = {  # as in their config.json on the Hugging Face Hub
-  '1.5B': {'hidden_size': 1536, 'intermediate_size': 8960, 'num_hidden_layers': 28, 'num_attention_heads': 12}
-  | {'num_key_value_heads': 2, 'vocab_size': 151_936, 'tie_word_embeddings': True},
-  '7B': {'hidden_size': 3584, 'intermediate_size': 18_944, 'num_hidden_layers': 28, 'num_attention_heads': 28}
-  | {'num_key_value_heads': 4, 'vocab_size': 152_064, 'tie_word_embeddings': False},
-  '32B': {'hidden_size': 5120, 'intermediate_size': 27_648, 'num_hidden_layers': 64, 'num_attention_heads': 40}
-  | {'num_key_value_heads': 8, 'vocab_size': 152_064, 'tie_word_embeddings': False},
-}
 SLICES = {'v5p:2x2x2': 8, 'v5p:2x2x4': 16, 'v5p:4x4x4': 64, 'v5p:4x4x8': 128, 'v5e:4x4': 16, 'v6e:4x4': 16}  # and their chips
 TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and gradients alone take more than their memory
 SLOTS = {('32B', 'v5p:2x2x2'): 128}  # else 256
@@ -41,8 +34,7 @@ PROGRAMS = ('rollout', 'prepare', 'update')
 
 def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDict:
   """ESPO with a value head on the policy, horizon 8192, all chips along fsdp, a sequence a chip at a time."""
-  fields = SHAPES[shape] | {'model_type': 'qwen2', 'architectures': ['Qwen2ForCausalLM']}
-  pathlib.Path(folder, 'config.json').write_text(json.dumps(fields))
+  pathlib.Path(folder, 'config.json').write_text(json.dumps(CONFIGS[shape]))
   c = default_config()
   c.stages = ('critic_warmup', 'rl')
   c.model.update(path=folder, scan_layers=True, remat='full', dtype='bfloat16', param_dtype='float32')
@@ -256,7 +248,7 @@ def _entries() -> list[dict[str, Any]]:
 
 def _all() -> list[tuple[str, str, str]]:
   """What is to be compiled."""
-  pairs = [(shape, slice_) for shape in SHAPES for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
+  pairs = [(shape, slice_) for shape in CONFIGS for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
   return [(*pair, name) for pair in pairs for name in PROGRAMS]
 
 
@@ -267,7 +259,7 @@ def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
 def main(argv: list[str]) -> None:
   """The command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES)
+  parser.add_argument('--shapes', nargs='+', default=list(CONFIGS), choices=CONFIGS)
   parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)
   parser.add_argument('--programs', nargs='+', default=list(PROGRAMS), choices=PROGRAMS)
   options = parser.parse_args(argv)

@@ -7,7 +7,7 @@
 `record` runs small trainings, which between them have every stage, and compiles the programs of the 7B config for a TPU slice
 that is not there. It keeps the StableHLO of every program that is compiled on the way, and each training's metrics and
 evaluations. `compare` holds two such records against each other. Names of functions and places in the source may change, and
-so may seconds. It ends with status 1 where anything else differs. A record takes some ten minutes on two cores.
+so may seconds. It ends with status 1 where anything else differs.
 
 The commands run in the current folder, which is a checkout of the code to be recorded.
 """
@@ -22,22 +22,13 @@ import re
 import subprocess
 import sys
 
+from bench.shapes import CONFIGS
+
 SHORT = ('--config.warm_start.steps=4', '--config.warm_start.warmup_steps=1', '--config.learner.updates=4')
 TRAININGS = {
   'quickstart': ('--config=experiments/quickstart.py:smoke',),
   'early_exits': ('--config=experiments/early_exits.py:smoke',),
   'groups': ('--config=experiments/groups.py', '--config.model.num_layers=1', '--config.eval.problems=16', *SHORT),
-}
-QWEN2_7B = {
-  'model_type': 'qwen2',
-  'architectures': ['Qwen2ForCausalLM'],
-  'hidden_size': 3584,
-  'intermediate_size': 18944,
-  'num_hidden_layers': 28,
-  'num_attention_heads': 28,
-  'num_key_value_heads': 4,
-  'vocab_size': 152064,
-  'tie_word_embeddings': False,
 }
 SLICE = ('--config.mesh.fsdp=2', '--config.mesh.tensor=4', '--config.model.scan_layers', '--topology=v5p:2x2x2')
 OF_THE_PROCESS = ('seconds', 'tokens_per_second', 'process/')
@@ -57,7 +48,7 @@ def record(folder: pathlib.Path) -> None:
         kept.write_text(_without_seconds(path.read_text()))
   model = folder / 'qwen2_7b'
   model.mkdir()
-  (model / 'config.json').write_text(json.dumps(QWEN2_7B))
+  (model / 'config.json').write_text(json.dumps(CONFIGS['7B']))
   config = ('--config=experiments/espo_r1_distill_qwen_7b.py', f'--config.model.path={model}', *SLICE)
   _run('7b', folder, 'espo_jax.compile_check', *config)
 
@@ -71,7 +62,7 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> bool:
       for program, times in (one - other).items():
         same = False
         print(f'{name}: only {word}, {times} times: {program.splitlines()[0]}')
-    gone, new = ([p for p in a - b] for a, b in (counts, counts[::-1]))
+    gone, new = counts[0] - counts[1], counts[1] - counts[0]
     for a, b in zip(sorted(gone, key=len), sorted(new, key=len), strict=False):
       print('\n'.join([*difflib.unified_diff(a.splitlines(), b.splitlines(), 'before', 'after', lineterm='', n=1)][:20]))
     print(f'{name}: {counts[0].total()} programs before, {counts[1].total()} after')

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -14,17 +15,7 @@ LIBTPU = (
   pathlib.Path(sys.prefix) / 'tpu'
 )  # where scripts/test.sh puts it, for in the environment itself jax would look for a TPU
 needs_libtpu = pytest.mark.skipif(not LIBTPU.exists(), reason='libtpu is not there: scripts/test.sh installs it')
-QWEN2_7B = {
-  'model_type': 'qwen2',
-  'architectures': ['Qwen2ForCausalLM'],
-  'hidden_size': 3584,
-  'intermediate_size': 18944,
-  'num_hidden_layers': 28,
-  'num_attention_heads': 28,
-  'num_key_value_heads': 4,
-  'vocab_size': 152064,
-  'tie_word_embeddings': False,
-}
+QWEN2_7B = runpy.run_path(str(ROOT / 'scripts' / 'bench' / 'shapes.py'))['CONFIGS']['7B']
 
 
 def check(*options: str) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ from espo_jax import objectives
 pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parents[1]
-FRAGMENT = re.compile(r'(Of|Their|Theirs|Its|As in|As|Likewise|By|In|From|With|To|For|Those|Which)\b')
+FRAGMENT = re.compile(r'(Of|Their|Theirs|Its|As in|As|Likewise|By|In|From|With|To|For|Those|Which)\b', re.IGNORECASE)
 SECTION = re.compile(r'(Args|Attributes|Raises):$')
 ENTRY = re.compile(r'  ([\w*]+): (.*)$')
 
@@ -43,6 +43,7 @@ def test_no_entry_of_a_docstring_is_a_fragment(path):
   ('entry', 'whole'),
   [
     ('Of all.', False),
+    ('of the draws.', False),
     ('Theirs.', False),
     ('Likewise.', False),
     ('Its batch-to-batch state.', False),

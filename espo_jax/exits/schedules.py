@@ -48,7 +48,7 @@ def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int 
 
   Args:
     level: Blocks run from position `end` on.
-    bottom: The number of blocks at the bottom that every token runs.
+    bottom: The number of first blocks of the model among the blocks that run.
     start: The position from which on fewer run than all.
     end: The position from which on `level` run.
   """

@@ -74,7 +74,7 @@ def cached_attention(
     values: The cached values, those of the newest tokens included.
     lengths: The number of tokens before the newest.
     longest: The most tokens that a row which counts has, the newest included.
-    window: The columns that a token sees, itself included; 0 for all.
+    window: The most tokens that one attends to, its own included; 0 is no limit.
     kernels: Read the cache by jax's paged kernels where the program is lowered for a TPU or a GPU and a row has one new token.
   """
   columns, steps = keys.shape[2], queries.shape[1]

@@ -60,10 +60,10 @@ def bootstrap_intervals(
   scores share the draws. A score that is the same for every problem has an interval of no width: there is no spread to go by.
 
   Args:
-    values: of every problem, its scores.
-    seed: of the draws.
-    resamples: how many.
-    confidence: of the intervals.
+    values: the scores of each problem.
+    seed: the seed of the draws.
+    resamples: the number of draws.
+    confidence: the intervals' confidence.
   """
   count = len(values)
   if count == 0:

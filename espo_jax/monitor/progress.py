@@ -51,7 +51,7 @@ class Progress:
     """Opens the bar.
 
     Args:
-      stage: its title.
+      stage: the title of the stage.
       total: the last step.
       initial: the steps done before a resume; they do not count in the rate.
       unit: what is counted, in one word.

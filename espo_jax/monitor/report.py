@@ -42,7 +42,7 @@ def summarise(
   Args:
     workdir: holds `arms/<arm>/metrics.jsonl`.
     arms: the arms, in the order of the table.
-    evaluations: for each arm and for `warm_start` the results on the test split: `accuracy`, `correct`, `problems`,
+    evaluations: the results of each arm and of `warm_start` on the test split: `accuracy`, `correct`, `problems`,
       `greedy_accuracy`, `greedy_correct`, `tokens_mean`.
     baseline: the arm that savings and differences refer to.
 

@@ -16,7 +16,7 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
   """Brings together `samples` answers to each problem.
 
   Args:
-    answers: with `correct`, `answer`, `status`, `length` and `stop_reason`; those to one problem one after the other.
+    answers: records with `correct`, `answer`, `status`, `length` and `stop_reason`; those to one problem one after the other.
     samples: the answers to each problem.
 
   Returns:

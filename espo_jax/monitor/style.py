@@ -35,7 +35,7 @@ def keep_to_shares(axes: Axes, axis: Literal['x', 'y'], whole: float = 1.0) -> N
 
   Args:
     axes: what has been drawn.
-    axis: which of its axes.
+    axis: the name of one of its axes.
     whole: 1 for shares, 100 for percentages.
   """
   low, high = getattr(axes, f'get_{axis}lim')()

@@ -54,7 +54,7 @@ def tepo(
     clip_low: How far below 1 the sequence's ratio counts [U].
     clip_high: How far above 1 the sequence's ratio counts [U].
     likelihood: The sequence's ratio: the geometric 'mean' of its tokens', or their 'product', its logarithm clamped [U].
-    aggregation: The mean over tokens, as `grpo` names it; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
+    aggregation: The kind of mean, named as in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
     mask_coef: Weight of the masked divergence [U].
     entropy_test: Where a token costs entropy: 'current', its entropy is below that at sampling, which the first minibatch of a
       rollout cannot show; or 'first_order', a step along its own gradient would lower it [U].

@@ -23,7 +23,7 @@ class Row(NamedTuple):
   Attributes:
     place: where it stands, `FILE:LINE`.
     problem: the bare problem, without instructions.
-    solution: as written, ending in a form that the grader reads; None where the benchmark has none.
+    solution: the solution as written, ending in a form that the grader reads; None where the benchmark has none.
     answer: the final answer alone.
   """
 
@@ -39,7 +39,7 @@ class Benchmark(NamedTuple):
   Attributes:
     name: what `data.benchmark` calls it.
     parse: makes a row of a record; takes the record's place, and raises DataError for one that is malformed.
-    hub: its name on the Hugging Face Hub.
+    hub: the benchmark's name on the Hugging Face Hub.
     files: the files there, by split.
     has_solutions: whether its rows have written solutions.
     repeats: whether its file holds every problem many times, of which one is taken.

@@ -51,7 +51,7 @@ class Chain(Task):
 
   Attributes:
     difficulty: 'easy', 'medium' or 'hard'.
-    seed: of the problems.
+    seed: the seed of the problems.
     noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, from which the chain goes on. It
       warm-starts a policy that makes slips.
     rechecks: how many times at most a step may be written once more, in any response.

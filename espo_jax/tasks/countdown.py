@@ -104,7 +104,7 @@ class Countdown(Task):
 
   Attributes:
     difficulty: 'easy', 'medium' or 'hard'.
-    seed: of the problems.
+    seed: the seed of the problems.
     noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, which later steps use.
     max_attempts: overrides the difficulty's bound on the attempts of a solution. A policy may make more.
   """

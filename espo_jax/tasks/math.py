@@ -56,11 +56,11 @@ class Math(Task):
 
     Args:
       tokenizer_path: a Hugging Face directory, or a name on the Hub.
-      benchmark: of the train split, a name in `BENCHMARKS`.
-      path: of the train split: a file, a prepared directory, or the benchmark's name on the Hub; '' beside an `eval_path` for
+      benchmark: the benchmark of the train split, a name in `BENCHMARKS`.
+      path: the train split: a file, a prepared directory, or the benchmark's name on the Hub; '' beside an `eval_path` for
         no train split, as an evaluation needs none.
-      eval_benchmark: of the test split; by default that of the train split.
-      eval_path: of the test split; by default one row in ten of `path`, by the hash of its problem.
+      eval_benchmark: the benchmark of the test split; by default that of the train split.
+      eval_path: the place of the test split; by default one row in ten of `path`, by the hash of its problem.
       on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
       prompt: how a problem is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`.
       instruction: follows the problem in a chat.
@@ -72,7 +72,7 @@ class Math(Task):
       today: the day that a chat template writes, YYYY-MM-DD; '' for the one on which the task is made.
       grade_workers: processes that grade responses.
       grade_deadline: seconds that a worker has for one response.
-      seed: of the shuffles.
+      seed: the seed of the shuffles.
 
     Raises:
       DataError: The tokenizer or the data cannot be used; the message says why and what to do.

@@ -25,7 +25,7 @@ class Overlap(NamedTuple):
   Attributes:
     test: the evaluation row.
     train: the training row.
-    share: of the evaluation problem's runs of words, those that the training row has.
+    share: the share of the evaluation problem's runs of words that the training row has.
   """
 
   test: Row

@@ -26,7 +26,7 @@ class Rows(NamedTuple):
   """What was read.
 
   Attributes:
-    rows: in the order of the source.
+    rows: the rows in the order of the source.
     skipped: malformed rows, where `on_error` says to go on.
     repeats: how many rows repeated an earlier one, in a benchmark whose file holds every problem many times.
   """
