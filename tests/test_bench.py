@@ -118,7 +118,8 @@ def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, c
   for absent in ('qwix', 'espo_jax.compile_check'):  # not installed for the tests; has absl flags that espo_jax.train has too
     monkeypatch.setitem(sys.modules, absent, mock.Mock())
   module = script(name)
-  argv = [*(['--data=data', '--output=out'] if name == 'make_tiny_model' else []), word]
+  needed = {'make_tiny_model': ['--data=data', '--output=out'], 'same_programs': ['record', 'folder']}
+  argv = [*needed.get(name, []), word]
   monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
   with pytest.raises(SystemExit) as ended:
     module.main(*[argv] * len(inspect.signature(module.main).parameters))
