@@ -33,7 +33,7 @@ from espo_jax.memory import LOADING, READING, during
 from espo_jax.model import WeightsError
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, in_words_of, open_policy
-from espo_jax.stage import INTERRUPTED, Interrupted, going_on, interruption
+from espo_jax.stages.loop import INTERRUPTED, Interrupted, going_on, interruption
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import ON_ERROR, path_problem

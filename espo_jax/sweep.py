@@ -22,7 +22,7 @@ from espo_jax import monitor, sweeps
 from espo_jax.commands import CommandParser, lower_fields, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
-from espo_jax.stage import Interrupted, TrainingFailed, going_on
+from espo_jax.stages.loop import Interrupted, TrainingFailed, going_on
 from espo_jax.sweeps.page import body, check_page, record_of, write_page
 from espo_jax.tasks import DataError
 from espo_jax.train import keep_compiled

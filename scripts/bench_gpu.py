@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from bench import forced, report, workload
 
-from espo_jax import steps
 from espo_jax.configs import default_config
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import init_state, minibatches, pack, put, score
 from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, init
 from espo_jax.rollout.sampling import draw, row_keys, token_noise
+from espo_jax.stages import rl
 from espo_jax.types import Reward
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -173,7 +173,7 @@ def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> 
   arms = {'ppo': work, 'espo': work.with_lengths(lengths, ends)}
   rule = forced.stop_where_announced()
   exp = dataclasses.replace(make_experiment(c), model=model)
-  learner, mesh = steps.reinforcement_learner(exp, rule), exp.mesh
+  learner, mesh = rl.reinforcement_learner(exp, rule), exp.mesh
   state = init_state(params, learner.optimizer, rule)
   results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
   for repeat in range(repeats + 1):

@@ -9,12 +9,13 @@ import pytest
 import rounding
 from tiny import first_params, named, run, tiny_experiment
 
-from espo_jax import exits, steps, stops
+from espo_jax import exits, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import _sequences
 from espo_jax.model import Forced, States
-from espo_jax.stage import Interrupted, Interruption
+from espo_jax.stages import calibration
+from espo_jax.stages.loop import Interrupted, Interruption
 
 
 def configured(**lines):
@@ -59,7 +60,7 @@ def softmax(logits):
 def test_target_hazards_are_the_published_ones(precision):
   exp = experiment(calibration__kappa=0.7)
   teacher, student = first_params(exp, 0), first_params(exp, 1)
-  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
 
   @jax.jit
   def target(student, teacher):
@@ -93,7 +94,7 @@ def test_target_hazards_are_the_published_ones(precision):
 def test_exits_are_drawn_from_the_target():
   exp = experiment(calibration__patterns=4000)
   hazards = jnp.array([[[0.2, 0.5], [0.9, 0.1]]])
-  drawn = np.asarray(steps.calibration_learner(exp)._draw(hazards, jax.random.key(0)))
+  drawn = np.asarray(calibration.calibration_learner(exp)._draw(hazards, jax.random.key(0)))
   for column in range(2):
     seen = np.bincount(drawn[:, 0, column] - 1, minlength=3)
     expected = 4000 * np.asarray(exits.exit_pmf(hazards[0, column]))
@@ -103,7 +104,7 @@ def test_exits_are_drawn_from_the_target():
 def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision):
   exp = experiment()
   params = first_params(exp, 0)
-  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, params))
+  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, params))
   told = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments).policy
   logits = np.asarray(exp.model.logits(params, States(told, told)), np.float64) / exp.config.rollout.temperature
   # The same logits twice, a product over the hidden state each, and sums over the vocabulary of what is at most as large.
@@ -115,7 +116,7 @@ def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision
 
 def cut_off_divergence(exp, teacher, params):
   """Of the student at one block from the teacher, on the teacher's responses."""
-  learner, seqs = steps.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
   told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
   forced = Forced(jnp.where(seqs.free, 1, 3), seqs.free, jnp.float32(0.0))
   said = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced).policy
@@ -127,8 +128,10 @@ def cut_off_divergence(exp, teacher, params):
 def test_calibration_learns_to_leave_and_to_agree(alone):
   exp = experiment(exits__alone=alone)
   teacher = first_params(exp, 0)
-  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, teacher), steps.calibration_learner(exp).optimizer, stops.never()))
-  step, history = steps.calibration_step(exp, teacher), []
+  state = exp.on_mesh(
+    init_state(jax.tree.map(jnp.copy, teacher), calibration.calibration_learner(exp).optimizer, stops.never())
+  )
+  step, history = calibration.calibration_step(exp, teacher), []
   for i in range(1, 21):
     state, metrics = step(state, i)
     history.append({name: float(metrics[name]) for name in ('loss/exits', 'loss/divergence', 'exits/depth')})
@@ -170,7 +173,7 @@ def test_what_cannot_act_is_refused():
 
 
 def test_the_curve_of_a_run(tmp_path, capsys):
-  from espo_jax.train import evaluated, exit_curve
+  from espo_jax.stages.results import evaluated, exit_curve
 
   exp = experiment(eval__problems=16, eval__batch=8, calibration__levels=(0.3, 0.6))
   params, signals = first_params(exp, 0), Interruption()

@@ -9,8 +9,8 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax.collecting import collect
 from espo_jax.experiment import Experiment
+from espo_jax.stages.rollouts import collect
 from espo_jax.stops import StopRule
 
 SEEN = []

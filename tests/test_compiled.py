@@ -12,13 +12,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from small import actor_critic, config
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import compiled, exits, parallel, steps
+from espo_jax import compiled, exits, parallel
 from espo_jax.compiled.cost import count, group_size
 from espo_jax.compiled.hlo import parse
 from espo_jax.compiled.verdict import Checked, advice
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.learner import init_state, score
 from espo_jax.model import ExitHeads
+from espo_jax.stages import rl
 
 # By hand: a loop of 12 turns whose body gathers a weight over 4 chips and multiplies by it; a product of batches as a TPU has
 # it; a sum over 2 chips that is started and done; a gather in two fusions of one channel; a loop of unknown length.
@@ -234,7 +235,7 @@ def test_what_is_described_is_what_training_has(mesh, offload):
   exp = experiment(**mesh)
   exp.config.learner.offload_optimizer = offload
   described = compiled.Programs(exp.config, exp.mesh).state
-  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule_of(exp)).optimizer, rule_of(exp))
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule_of(exp)).optimizer, rule_of(exp))
   real = exp.on_mesh(state)
   assert jax.tree.structure(described) == jax.tree.structure(real)
   for path, x in jax.tree_util.tree_leaves_with_path(real):

@@ -12,7 +12,7 @@ import tensorstore as ts
 from espo_jax.learner import CheckpointError, restore
 from espo_jax.learner.damage import _places, damage
 from espo_jax.monitor import read_metrics
-from espo_jax.stage import Interruption, Stage, run_stage
+from espo_jax.stages.loop import Interruption, Stage, run_stage
 
 pytestmark = pytest.mark.quick
 

@@ -24,9 +24,9 @@ from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state
 from espo_jax.model import ModelConfig, init, save_hf
 from espo_jax.monitor import read_samples, wilson, write_run_info
-from espo_jax.steps import supervised_learner
+from espo_jax.stages.results import evaluated
+from espo_jax.stages.warm_start import supervised_learner
 from espo_jax.tasks.pretrained import load_tokenizer
-from espo_jax.train import evaluated
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS = 11

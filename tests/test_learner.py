@@ -13,12 +13,13 @@ from rounding import assert_within, gamma, of_decoder, of_program, precision
 from small import VOCAB, actor_critic, forward
 from tiny import first_params, tiny_experiment
 
-from espo_jax import learner, parallel, steps
+from espo_jax import learner, parallel
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, restore, score
 from espo_jax.learner.checkpoint import load
 from espo_jax.learner.guarded import guarded_step
 from espo_jax.model import apply
+from espo_jax.stages import rl
 from espo_jax.stops import never
 from espo_jax.types import Reward, StopReason
 
@@ -257,10 +258,10 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def train(exp: Experiment, rule, count: int):
   """`count` steps with the rule acting from the first; the state, the first parameters and the metrics."""
-  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule).optimizer, rule)
-  state = steps.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule)
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  state = rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule)
   state, before = exp.on_mesh(state), first_params(exp, 0)
-  step = steps.reinforcement_step(exp, rule, first_params(exp, 1))
+  step = rl.reinforcement_step(exp, rule, first_params(exp, 1))
   metrics = []
   with jax.transfer_guard('disallow'):  # as the stage's loop has it
     for i in range(count):
@@ -350,7 +351,7 @@ def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped, precision):
     params, rule, adaptive, exp.prompts(problems), exp.key('rollout', 1), samples=2, temperature=0.8, shadow_share=0.5
   )
   reward = np.random.default_rng(0).normal(size=16).astype(precision)
-  learns = steps.reinforcement_learner(exp, rule)
+  learns = rl.reinforcement_learner(exp, rule)
 
   def credited(params, rows, reward):
     batch, _ = learns.prepare(params, None, rows, reward)

@@ -9,11 +9,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from loss_cases import MASK, N, T, loss_arrays, loss_inputs, total, trajectories
 from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
-from espo_jax import objectives, parallel, steps
+from espo_jax import objectives, parallel
 from espo_jax.configs import warmup_updates
 from espo_jax.learner import score
 from espo_jax.learner.decision import decision_tokens, held
-from espo_jax.resampling import TOTALS, Draw, informative_batch
+from espo_jax.stages import rl
+from espo_jax.stages.rollouts import TOTALS, Draw, informative_batch
 from espo_jax.types import Reward, StopReason
 
 
@@ -53,7 +54,7 @@ def test_a_stopped_row_is_a_failure_among_its_group(precision):
   exp = tiny_experiment(named(objective__name='grpo'))
   params, rows, reward = rolled_out(exp)
   assert rows.stopped.any() and not rows.stopped.all()
-  learner = steps.reinforcement_learner(exp, rule_of(exp))
+  learner = rl.reinforcement_learner(exp, rule_of(exp))
   batch, metrics = learner.prepare(params, None, rows, reward)
   bound, *_ = bounds_of(learner, exp, params, None, rows, reward)
   rounding.assert_within(batch.advantages, relative_scores(rows, reward, exp), bound)
@@ -66,7 +67,7 @@ def test_the_divergence_is_taken_off_the_reward(kind, in_float64):
   exp = tiny_experiment(named(objective__name='grpo', reward__kl=kind, reward__kl_coef=0.3))
   params, rows, reward = rolled_out(exp)
   reference = first_params(exp, 1)
-  learner = steps.reinforcement_learner(exp, rule_of(exp))
+  learner = rl.reinforcement_learner(exp, rule_of(exp))
   batch, metrics = learner.prepare(params, reference, rows, reward)
   d = np.asarray(rows.logprobs, np.float64) - np.asarray(scored(exp, reference, rows).logprobs)
   kl = {
@@ -85,7 +86,7 @@ def test_the_importance_correction_weighs_tokens_and_starts_ratios_at_one(precis
   params, rows, reward = rolled_out(exp)
   noise = np.random.default_rng(0).normal(0, 0.2, rows.logprobs.shape).astype(precision)
   off = rows.replace(logprobs=rows.logprobs + noise)  # a sampler that disagrees
-  learner = steps.reinforcement_learner(exp, rule_of(exp))
+  learner = rl.reinforcement_learner(exp, rule_of(exp))
   batch, metrics = learner.prepare(params, None, off, reward)
   bound, _, of_logprobs = bounds_of(learner, exp, params, None, off, reward)
   ours = scored(exp, params, rows).logprobs

@@ -14,17 +14,18 @@ import jax.numpy as jnp
 import pytest
 from tiny import write_checkpoint
 
-from espo_jax import convert, depth, evaluate, experiment, policy, prepare_data, replay, steps, sweep, train
+from espo_jax import convert, depth, evaluate, experiment, policy, prepare_data, replay, sweep, train
 from espo_jax.commands import lower_fields
 from espo_jax.configs import ConfigError, default_config, flatten, validate
 from espo_jax.configs.memory import TRAINING, smaller
-from espo_jax.headline import headline, kept_bytes
 from espo_jax.learner import init_state
 from espo_jax.memory import LOADING, READING, OutOfMemory, during
 from espo_jax.monitor import write_run_info
 from espo_jax.parallel import devices
 from espo_jax.parallel.devices import no_device, overlooked
-from espo_jax.stage import Interrupted
+from espo_jax.stages import metrics, rl
+from espo_jax.stages.headline import headline, kept_bytes
+from espo_jax.stages.loop import Interrupted
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = ('train', 'sweep', 'evaluate', 'convert', 'depth', 'replay')
@@ -281,7 +282,7 @@ def test_data_too_large_for_the_host_are_told_of(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('phase', ['rollout', 'reward', 'score', 'update'])
 def test_a_training_step_names_its_phases(phase):
-  with pytest.raises(OutOfMemory, match=f'out of memory during {phase}: '), steps._timed({phase: 0.0}, phase):
+  with pytest.raises(OutOfMemory, match=f'out of memory during {phase}: '), metrics.Clock()(phase):
     raise full_device()
 
 
@@ -339,7 +340,7 @@ def test_the_memory_of_the_first_line_is_that_of_the_state(fields):
   exp = experiment.make_experiment(config)
   never = experiment.make_rule(config, 'never')
   params = exp.init_params()
-  state = exp.on_mesh(init_state(params, steps.reinforcement_learner(exp, never).optimizer, never))
+  state = exp.on_mesh(init_state(params, rl.reinforcement_learner(exp, never).optimizer, never))
 
   def on_first(tree) -> int:
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))

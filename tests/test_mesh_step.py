@@ -14,11 +14,11 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import steps
 from espo_jax.learner import Checkpoints, init_state, pack, put, restore
 from espo_jax.model import Forced
 from espo_jax.rollout import Sampling
 from espo_jax.rollout import sampling as draws
+from espo_jax.stages import rl
 from espo_jax.types import Reward
 
 CASES = ('plain', 'exits and adapters')
@@ -41,7 +41,7 @@ def experiment(mesh: str, case: str):
     c.objective.update(name='ppo + entropy', entropy_coef=0.01)
 
   exp = tiny_experiment(configure, **MESHES.get(mesh, {}))
-  return exp, dataclasses.replace(steps.reinforcement_learner(exp, rule_of(exp)), optimizer=optax.trace(decay=0.0))
+  return exp, dataclasses.replace(rl.reinforcement_learner(exp, rule_of(exp)), optimizer=optax.trace(decay=0.0))
 
 
 @rounding.cached

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from tiny import first_params, rule_of, run, tiny_experiment
 
-from espo_jax import steps
 from espo_jax.learner import Checkpoints, init_state, restore
+from espo_jax.stages import rl
 
 
 def experiment(offload: bool):
@@ -32,7 +32,7 @@ def test_a_checkpoint_brings_moments_back_to_where_they_lay(tmp_path):
   states = {}
   for offload in (True, False):
     exp = experiment(offload)
-    optimizer = steps.reinforcement_learner(exp, rule_of(exp)).optimizer
+    optimizer = rl.reinforcement_learner(exp, rule_of(exp)).optimizer
     states[offload] = exp.on_mesh(init_state(first_params(exp, 0), optimizer, rule_of(exp)))
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, states[True], done=False)

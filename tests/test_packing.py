@@ -13,11 +13,11 @@ from rounding import assert_within, cached, computed_in, of_decoder, of_program
 from small import VOCAB, actor_critic
 from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
-from espo_jax import steps
 from espo_jax.configs import ConfigError, uses_reference, validate
 from espo_jax.learner import init_state, pack, put, score
 from espo_jax.learner.gradient import gradient
 from espo_jax.objectives import Term
+from espo_jax.stages import rl
 
 
 def lengths_of(rows) -> np.ndarray:
@@ -115,7 +115,7 @@ def prepared(objective):
   exp = tiny_experiment(named(objective__name=objective, learner__decision_after=5))
   params, rows, reward = rolled_out(exp)
   keeps_the_gradient = optax.trace(decay=0.5)
-  learner = dataclasses.replace(steps.reinforcement_learner(exp, rule_of(exp)), optimizer=keeps_the_gradient)
+  learner = dataclasses.replace(rl.reinforcement_learner(exp, rule_of(exp)), optimizer=keeps_the_gradient)
   reference = first_params(exp, 1) if uses_reference(exp.config) else None
   return exp, learner, params, reference, rows, reward, learner.prepare(params, reference, rows, reward)[0]
 

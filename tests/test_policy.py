@@ -17,7 +17,7 @@ from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, Checkpoints, init_state
 from espo_jax.monitor import write_run_info
 from espo_jax.policy import open_policy, start_params
-from espo_jax.steps import supervised_learner
+from espo_jax.stages.warm_start import supervised_learner
 
 ROOT = pathlib.Path(__file__).parents[1]
 OLDER, NEWER, WHOLE = 2, 3, ('its metadata is cut', 'the index is cut', 'the data are empty')

@@ -15,12 +15,13 @@ from ml_collections import config_flags
 from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, run
 from tiny import first_params, tiny_experiment
 
-from espo_jax import monitor, replays, steps, stops
+from espo_jax import monitor, replays, stops
 from espo_jax.configs import validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import init_state
 from espo_jax.replay import compare, main
 from espo_jax.rollout import sampling
+from espo_jax.stages import rl
 from espo_jax.stops import Observation
 from espo_jax.types import StopReason
 
@@ -121,9 +122,9 @@ def test_a_training_step_writes_down_what_its_rule_saw(tmp_path):
 
   exp = tiny_experiment(configure)
   rule = make_rule(exp.config, 'espo', beta_0=0.8)
-  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule).optimizer, rule)
-  state = exp.on_mesh(steps.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
-  step = steps.reinforcement_step(exp, rule, None, tmp_path / 'rollouts')
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  state = exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  step = rl.reinforcement_step(exp, rule, None, tmp_path / 'rollouts')
   for number in (1, 2):
     adaptive = jax.tree.map(np.asarray, state.adaptive)
     state, metrics = step(state, number)

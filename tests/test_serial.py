@@ -26,9 +26,10 @@ from rollouts import (
 )
 from small import VOCAB
 
-from espo_jax import learner, parallel, rollout, steps
+from espo_jax import learner, parallel, rollout
 from espo_jax.model import apply, refill_rows
 from espo_jax.rollout.serial import cut_positions, thinking_tokens
+from espo_jax.stages import metrics
 from espo_jax.types import Prompts, StopReason
 
 INDUCER, ANSWER, THOUGHT, G, SLOTS = (5, 6, 7), 4, 3, 4, 5
@@ -282,17 +283,17 @@ def test_a_row_does_not_depend_on_the_mesh(in_float64):
 def test_metrics_count_what_was_sampled(rows_of, samples, slots):
   rows = rows_of()
   verdicts = np.random.default_rng(0).integers(0, 2, P * samples).astype(np.float32)
-  metrics = steps.rollout_metrics(
+  measured = metrics.rollout_metrics(
     jax.tree.map(jnp.asarray, rows), jnp.asarray(verdicts), samples=samples, parts=1, slots=slots, serial=SERIAL['shared']
   )
   early = is_early(rows, samples)
   sampled_tokens = [sum(bool(x) for x in row) for row in np.asarray(rows.mask)]
-  assert metrics['rollout/tokens'] == sum(sampled_tokens)
-  assert metrics['rollout/shadow_tokens'] == 0
-  np.testing.assert_allclose(metrics['accuracy'], verdicts[~early].mean(), rtol=rounding.gamma(64))
-  np.testing.assert_allclose(metrics['serial/accuracy'], verdicts[early].mean(), rtol=rounding.gamma(64))
-  np.testing.assert_allclose(metrics['rollout/length_mean'], rows.length[~early].mean(), rtol=rounding.gamma(64))
-  np.testing.assert_allclose(metrics['serial/answer_mean'], np.array(sampled_tokens)[early].mean(), rtol=rounding.gamma(64))
+  assert measured['rollout/tokens'] == sum(sampled_tokens)
+  assert measured['rollout/shadow_tokens'] == 0
+  np.testing.assert_allclose(measured['accuracy'], verdicts[~early].mean(), rtol=rounding.gamma(64))
+  np.testing.assert_allclose(measured['serial/accuracy'], verdicts[early].mean(), rtol=rounding.gamma(64))
+  np.testing.assert_allclose(measured['rollout/length_mean'], rows.length[~early].mean(), rtol=rounding.gamma(64))
+  np.testing.assert_allclose(measured['serial/answer_mean'], np.array(sampled_tokens)[early].mean(), rtol=rounding.gamma(64))
   # First the responses, all at once; then the exits, each on the first slot that is free, its inducer a step a token.
   width = slots or P * (samples - 1)
   free_at = [0] * width
@@ -301,5 +302,5 @@ def test_metrics_count_what_was_sampled(rows_of, samples, slots):
     assert rows.started[n] == rows.length[~early].max() + free_at[first]
     free_at[first] += rows.length[n] - rows.trained_from[n] + len(INDUCER)
   wanted = P * rows.length[~early].max() + width * max(free_at)
-  assert metrics['rollout/row_steps'] == wanted
-  np.testing.assert_allclose(metrics['rollout/utilisation'], sum(sampled_tokens) / wanted, rtol=rounding.gamma(64))
+  assert measured['rollout/row_steps'] == wanted
+  np.testing.assert_allclose(measured['rollout/utilisation'], sum(sampled_tokens) / wanted, rtol=rounding.gamma(64))

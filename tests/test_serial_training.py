@@ -15,10 +15,11 @@ import rounding
 from loss_cases import MASK, loss_arrays, loss_inputs, total
 from tiny import first_params, named, tiny_experiment
 
-from espo_jax import learner, objectives, steps
+from espo_jax import learner, objectives
 from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Batch, init_state
+from espo_jax.stages import rl
 from espo_jax.types import Reward
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -50,8 +51,8 @@ def serial_experiment(**lines):
 
 def started(exp):
   rule = make_rule(exp.config, 'never')
-  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule).optimizer, rule)
-  return rule, exp.on_mesh(steps.fork(state, rule))
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  return rule, exp.on_mesh(rl.fork(state, rule))
 
 
 def test_three_steps_from_the_config_line():
@@ -61,7 +62,7 @@ def test_three_steps_from_the_config_line():
     validate(with_lines(smoke, **(LINES | more)))
   exp = serial_experiment(**lines)
   rule, state = started(exp)
-  step = steps.reinforcement_step(exp, rule, None)
+  step = rl.reinforcement_step(exp, rule, None)
   moved = False
   gap = rounding.of_scores(exp.model, first_params(exp, 0), 30, temperature=0.8)
   with jax.transfer_guard('disallow'):
@@ -114,7 +115,7 @@ def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(precisio
   """The prefix is read and not learned, as a prompt is: log-probabilities, masks, lengths and packing line up."""
   exp = serial_experiment()
   rule, state = started(exp)
-  teacher = dataclasses.replace(steps.reinforcement_learner(exp, rule), optimizer=optax.trace(decay=0.5))  # keeps the gradient
+  teacher = dataclasses.replace(rl.reinforcement_learner(exp, rule), optimizer=optax.trace(decay=0.5))  # keeps the gradient
   prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
   rows = exp.training_rollout(state.params, rule, state.adaptive, prompts, exp.key('rollout', 1))
   correct = np.random.default_rng(0).integers(0, 2, rows.length.shape).astype(precision)

@@ -10,7 +10,7 @@ import pytest
 
 from espo_jax.learner import restore
 from espo_jax.monitor import read_metrics
-from espo_jax.stage import Interrupted, Interruption, Stage, TrainingFailed, going_on, interruption, run_stage
+from espo_jax.stages.loop import Interrupted, Interruption, Stage, TrainingFailed, going_on, interruption, run_stage
 
 pytestmark = pytest.mark.quick
 

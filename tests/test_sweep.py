@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from espo_jax import monitor, sweeps
 from espo_jax.configs import ConfigError, flatten, load_config
-from espo_jax.stage import Interrupted, TrainingFailed
+from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep import main, sweep
 from espo_jax.sweeps import running
 from espo_jax.train import train

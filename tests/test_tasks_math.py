@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 from espo_jax import parallel
 from espo_jax.configs import default_config
 from espo_jax.experiment import Experiment
+from espo_jax.stages.results import report_data
 from espo_jax.tasks import DataError, Math, Problem, Task, Verdict, encode_prompts, get
 from espo_jax.tasks.pretrained import INSTRUCTION, load_tokenizer
-from espo_jax.train import report_data
 
 pytestmark = pytest.mark.quick
 

@@ -13,10 +13,11 @@ import numpy as np
 from rounding import precision
 from small import randomised
 
-from espo_jax import parallel, steps, tasks
+from espo_jax import parallel, tasks
 from espo_jax.configs import default_config, uses_reference
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state
+from espo_jax.stages import rl
 from espo_jax.types import Reward
 
 
@@ -91,9 +92,9 @@ def write_checkpoint(folder: pathlib.Path) -> None:
 def run(exp, count=3):
   """`count` updates with ESPO acting from the first, and their metrics."""
   rule = rule_of(exp)
-  state = init_state(first_params(exp, 0), steps.reinforcement_learner(exp, rule).optimizer, rule)
-  state = exp.on_mesh(steps.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
-  step = steps.reinforcement_step(exp, rule, first_params(exp, 1) if uses_reference(exp.config) else None)
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  state = exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  step = rl.reinforcement_step(exp, rule, first_params(exp, 1) if uses_reference(exp.config) else None)
   metrics = []
   with jax.transfer_guard('disallow'):
     for i in range(1, count + 1):

@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from espo_jax import objectives, parallel, rollout, steps
+from espo_jax import objectives, parallel, rollout
 from espo_jax.configs import model_config, uses_reference
 from espo_jax.experiment import make_model, make_rule, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import Caches
 from espo_jax.rewards import Judged
+from espo_jax.stages import rl
 from espo_jax.types import Prompts, Trajectories
 
 PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
@@ -42,7 +43,7 @@ class Programs:
     self.config, self.mesh = config, mesh
     self.model = make_model(config, model_config(config, vocab_size))
     self._rule = make_rule(config, config.stop.name)
-    self._learner = steps.make_learner(config, self.model, self._rule)
+    self._learner = rl.make_learner(config, self.model, self._rule)
 
   @property
   def names(self) -> tuple[str, ...]:

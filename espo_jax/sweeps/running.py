@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from espo_jax.monitor import atomic_write_text, to_json
-from espo_jax.stage import Interrupted, TrainingFailed
+from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweeps.plan import Run
 from espo_jax.sweeps.pruning import Pruned, make_pruner, watching
 from espo_jax.sweeps.spec import Sweep

@@ -5,9 +5,12 @@ import pathlib
 
 import jax
 
-from espo_jax import steps, stops
+from espo_jax import stops
 from espo_jax.experiment import Experiment
 from espo_jax.memory import device_bytes
+from espo_jax.stages.calibration import calibration_learner
+from espo_jax.stages.rl import reinforcement_learner
+from espo_jax.stages.warm_start import supervised_learner
 
 _UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
 
@@ -39,9 +42,9 @@ def kept_bytes(exp: Experiment, params: object) -> int:
   """
   c = exp.config
   if 'rl' in c.stages:
-    optimizer = steps.reinforcement_learner(exp, stops.never()).optimizer
+    optimizer = reinforcement_learner(exp, stops.never()).optimizer
   else:
-    optimizer = (steps.calibration_learner if 'calibration' in c.stages else steps.supervised_learner)(exp).optimizer
+    optimizer = (calibration_learner if 'calibration' in c.stages else supervised_learner)(exp).optimizer
   own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params))
   whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
   state = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from espo_jax import parallel
@@ -155,3 +156,21 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
 
 def _finite_or_none(value: float | None) -> float | None:
   return value if value is not None and np.isfinite(value) else None
+
+
+def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.Path, **kwargs: Any) -> Stage:
+  """A stage with the checkpoints that a config asks for; it begins at step 0 unless `first` says otherwise."""
+  return Stage(
+    name=name,
+    directory=directory,
+    checkpoint_every=config.checkpoint.every,
+    keep_last=config.checkpoint.keep_last,
+    keep_best=config.checkpoint.keep_best,
+    max_bad_steps=config.learner.max_bad_steps,
+    **{'first': 0} | kwargs,
+  )
+
+
+def copy_tree(tree: Any) -> Any:
+  """A copy: a stage donates its state's buffers, and others still need what the state was made of."""
+  return jax.tree.map(lambda x: x.copy(), tree)

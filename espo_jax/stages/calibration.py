@@ -1,0 +1,64 @@
+"""The stage `calibration`: learned early exits are taught by the model at full depth."""
+
+import pathlib
+from collections.abc import Callable
+
+from espo_jax import stops
+from espo_jax.experiment import Experiment, make_rule
+from espo_jax.learner import Calibration, TrainState, init_state
+from espo_jax.memory import during
+from espo_jax.model import Params
+from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
+from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.types import Metrics
+
+
+@during('calibration')
+def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> Params:
+  """The exits learn from the model at full depth."""
+  c = exp.config
+  never = make_rule(c, 'never')
+  state = exp.on_mesh(init_state(copy_tree(params), calibration_learner(exp).optimizer, never))
+  step = calibration_step(exp, params)
+  stage = make_stage(c, 'calibration', workdir / 'calibration', last=c.calibration.steps, step=step)
+  state, _ = run_stage(stage, state, signals)
+  return state.params
+
+
+def calibration_learner(exp: Experiment) -> Calibration:
+  """The calibration's learner."""
+  c = exp.config
+  rate = c.calibration.learning_rate
+  return Calibration(
+    model=exp.model,
+    optimizer=stage_optimizer(c, rate, rate, c.calibration.warmup_steps),
+    kappa=c.calibration.kappa,
+    patterns=c.calibration.patterns,
+    uniform_patterns=c.calibration.uniform_patterns,
+    whole_patterns=c.calibration.whole_patterns,
+    divergence_weight=c.calibration.divergence_weight,
+    exit_weight=c.calibration.exit_weight,
+    temperature=c.rollout.temperature,
+    logit_chunk=c.learner.logit_chunk,
+  )
+
+
+def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+  """One step of the calibration, on responses that the teacher, the model at full depth, samples.
+
+  Args:
+    exp: The experiment.
+    teacher: The parameters that the stage started from.
+  """
+  c, learner = exp.config, calibration_learner(exp)
+  whole, never = exp.with_exits(None), stops.never()
+
+  def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+    problems = exp.my_problems('train', (step - 1) * c.calibration.prompts, c.calibration.prompts)
+    prompts, temperature = whole.prompts(problems), c.rollout.temperature
+    key = exp.key('calibration', step)
+    rows = whole.rollout(teacher, never, state.adaptive, prompts, key, samples=1, temperature=temperature)
+    state, metrics = learner.update(state, teacher, rows, key)
+    return state, metrics | {'bad_steps': state.bad_steps}
+
+  return step

@@ -1,0 +1,29 @@
+"""The stage `critic_warmup`: updates without a stop rule, until the critic can be trusted to judge a trajectory."""
+
+import pathlib
+
+from espo_jax.configs import uses_reference, warmup_updates
+from espo_jax.experiment import Experiment, make_rule
+from espo_jax.learner import TrainState, init_state
+from espo_jax.memory import during
+from espo_jax.model import Params
+from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
+from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
+
+
+@during('critic warm-up')
+def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
+  """Updates without a stop rule, common to all arms, until the critic can be trusted; one where there is nothing to trust."""
+  c = exp.config
+  never = make_rule(c, 'never')
+  params = exp.model.critic_from_policy(params)
+  state = exp.on_mesh(init_state(copy_tree(params), reinforcement_learner(exp, never).optimizer, never))
+  stage = make_stage(
+    c,
+    'critic warm-up',
+    workdir / 'critic_warmup',
+    last=warmup_updates(c),
+    step=reinforcement_step(exp, never, params if uses_reference(c) else None),
+    finished=lambda metrics: bool(metrics['gate_open']),
+  )
+  return run_stage(stage, state, signals)

@@ -1,0 +1,161 @@
+"""What a step measures: its rollout, what the stop rule did, how deep tokens were read, and the seconds of each phase."""
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from espo_jax.experiment import Experiment, Grades
+from espo_jax.learner import TrainState
+from espo_jax.memory import during
+from espo_jax.model import ModelConfig, token_flops
+from espo_jax.objectives import masked_mean
+from espo_jax.rollout import Serial, row_steps
+from espo_jax.types import Metrics, Trajectories
+
+
+@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'serial'))
+def rollout_metrics(
+  rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, serial: Serial | None = None
+) -> Metrics:
+  """What was generated: counted and stamped, so that two runs can be compared token by token.
+
+  Tokens are those that were sampled. Accuracy, lengths and truncation are those of full responses, what the policy does when
+  nobody asks it for an answer; early exits have figures of their own.
+
+  Args:
+    rows: The rows of all parts.
+    verdicts: 1 where a row is right.
+    samples: The number of rows per prompt.
+    parts: Rollouts that the rows come from, one after another.
+    slots: The number of rows decoded at a time; 0 for all rows of a part.
+    serial: How early exits were made, where there are any.
+  """
+  right = jnp.where(rows.stopped, 0.0, verdicts)
+  generated = rows.length - rows.trained_from
+  if serial is None:
+    taken = (rows.started + rows.full_length).reshape(parts, -1)
+    steps = taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
+  else:
+    steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
+  early = rows.trained_from > 0
+
+  def mean(x: Array, of: Array) -> Array:
+    return masked_mean(x.astype(jnp.float32), of)
+
+  of_exits = {
+    'serial/accuracy': mean(right, early),
+    'serial/kept_mean': mean(rows.trained_from, early),  # tokens before an answer, the inducer's included
+    'serial/answer_mean': mean(generated, early),
+  }
+  positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
+  return (of_exits if serial else {}) | {
+    'accuracy': mean(right, ~early),
+    'rollout/rows': jnp.asarray(verdicts.size),
+    'rollout/tokens': generated.sum(),
+    'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
+    'rollout/row_steps': steps,  # executed; the tokens among them are the useful ones
+    'rollout/utilisation': generated.sum() / steps,
+    'rollout/length_mean': mean(rows.length, ~early),
+    'rollout/truncated_rate': mean(rows.truncated, ~early),
+    # Weyl-mixed so that order matters; below 2^24, so that a float32 holds it exactly.
+    'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
+  }
+
+
+@jax.jit
+def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metrics:
+  """What the stop rule did, and what its shadow rows say it should not have done."""
+  success = state.params.get('critic', {}).get('success')
+  return ({} if success is None else {'stop/success': success}) | {
+    'stop/enabled': state.adaptive.enabled,
+    'stop/rate': rows.stopped.mean(),
+    'stop/beta': state.adaptive.beta,
+    'stop/mu': state.adaptive.mu,
+    'stop/sigma': jnp.sqrt(state.adaptive.var),
+    'stop/shadow_rows': rows.shadow.sum(),
+    'stop/shadow_correct': jnp.where(rows.shadow, verdicts, 0.0).sum(),
+  }
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
+  """The operations of the tokens that count, as `token_flops` has them; with exits, how deep these were read."""
+  count, layers = rows.mask.sum(), config.num_layers
+  blocks = count * layers
+  exits = {}
+  if rows.depth is not None:
+    blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
+    early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
+    exits = {'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
+  run, skipped, rest = (x * 1e-9 for x in token_flops(config))
+  return exits | {'rollout/gflops': blocks * run + (count * layers - blocks) * skipped + count * rest}
+
+
+def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdicts: Grades) -> Metrics:
+  """What a rollout shows of the policy and of the stop rule.
+
+  Args:
+    exp: The experiment.
+    state: The state that the rollout was sampled from.
+    rows: The rollout's rows.
+    verdicts: The verdicts on `rows`.
+  """
+  r = exp.config.rollout
+  counted = {'samples': r.samples, 'parts': r.parts, 'slots': r.slots, 'serial': exp.serial}
+  return (
+    rollout_metrics(rows, verdicts.correct, **counted)
+    | stop_metrics(state, rows, verdicts.correct)
+    | depth_metrics(rows, config=exp.model.config)
+    | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
+  )
+
+
+def mean_metrics(parts: Sequence[Metrics]) -> dict[str, float]:
+  """The mean of each metric over the optimizer steps of an update."""
+  fetched = jax.device_get(list(parts))
+  return {name: float(np.mean([part[name] for part in fetched])) for name in fetched[0]}
+
+
+def state_metrics(state: TrainState, metrics: Mapping[str, Any], clock: 'Clock') -> dict[str, Any]:
+  """The seconds of an update's phases, its tokens per second, and what the state counts.
+
+  Args:
+    state: The state after the update.
+    metrics: The update's metrics so far, which have the tokens generated.
+    clock: The clock of the update.
+  """
+  generated = sum(int(jax.device_get(metrics[f'rollout/{name}tokens'])) for name in ('', 'shadow_'))
+  seconds = {f'seconds/{phase}': taken for phase, taken in clock.seconds.items()}
+  counts = {'bad_steps': state.bad_steps, 'skipped_steps': state.skipped, 'gate_open': state.gate.open}
+  return seconds | counts | {'tokens_per_second': generated / clock.seconds['rollout']}
+
+
+class Clock:
+  """Seconds by phase: `with clock('rollout'): ...` adds to those of 'rollout'.
+
+  Memory that runs out inside of a phase is told with the phase's name.
+  """
+
+  def __init__(self) -> None:
+    """A clock that has measured nothing."""
+    self.seconds: dict[str, float] = {}
+
+  @contextmanager
+  def __call__(self, phase: str) -> Iterator[None]:
+    """Measure what is inside."""
+    start = time.perf_counter()
+    with during(phase):
+      yield
+    self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@jax.jit
+def _count(flags: Array) -> Array:
+  return flags.sum()

@@ -1,0 +1,31 @@
+"""The optimizer that a stage makes of its config."""
+
+from typing import Any
+
+import ml_collections
+import optax
+
+from espo_jax.learner import make_optimizer
+
+
+def stage_optimizer(
+  c: ml_collections.ConfigDict, learning_rate: float, critic_learning_rate: float, warmup_steps: int, **others: Any
+) -> optax.GradientTransformation:
+  """The optimizer of a stage.
+
+  Args:
+    c: The experiment.
+    learning_rate: The learning rate of the policy.
+    critic_learning_rate: The learning rate of the critic.
+    warmup_steps: The optimizer steps over which the rates rise.
+    **others: Arguments of `make_optimizer` that replace those that all stages share.
+  """
+  common = {
+    'exit_learning_rate': c.exits.learning_rate,
+    'exits_alone': c.exits.alone,
+    'weight_decay': c.learner.weight_decay,
+    'max_grad_norm': c.learner.max_grad_norm,
+    'b1': c.learner.b1,
+    'b2': c.learner.b2,
+  }
+  return make_optimizer(learning_rate, critic_learning_rate, warmup_steps=warmup_steps, **common | others)

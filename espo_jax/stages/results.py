@@ -1,0 +1,83 @@
+"""What a run writes when a stage is over: the result on the test split, the curve of exits, the summary and its pictures."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from absl import logging
+
+from espo_jax import exits, monitor, parallel
+from espo_jax.evaluation import evaluate_params
+from espo_jax.experiment import Experiment
+from espo_jax.memory import during
+from espo_jax.model import Params
+from espo_jax.stages.loop import UNASKED, Interrupted, Interruption
+from espo_jax.tasks import Task
+
+
+@during('evaluation')
+def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
+  """The result on the test split; computed once."""
+  path = directory / 'evaluation.json'
+  if not parallel.from_first(path.exists):
+    text = monitor.to_json(_evaluate(exp, params, monitor.arm_label(directory.name), signals), indent=2)
+    if parallel.is_first():
+      monitor.atomic_write_text(path, text)
+  return parallel.from_first(lambda: json.loads(path.read_text()))
+
+
+@during('evaluation')
+def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
+  """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
+  path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
+  if not levels:
+    return
+  if not parallel.from_first(path.exists):
+    by_level = exp.with_exits(exits.threshold())
+    curve = [
+      {'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels
+    ]
+    whole = _evaluate(exp.with_exits(None), params, 'full depth', signals)
+    curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | whole)
+    if parallel.is_first():
+      monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
+  if parallel.is_first() and not picture.exists():
+    with monitor.spared(picture):
+      from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
+
+      plot_exit_curve(json.loads(path.read_text()), picture)
+
+
+def report_data(task: Task, workdir: pathlib.Path) -> None:
+  """List what there is to know about the data in the run's folder, and warn of it."""
+  findings = task.findings()  # on all processes, so that none waits long for another
+  for finding in findings if parallel.is_first() else ():
+    lines = (monitor.to_json(entry) + '\n' for entry in finding.entries)
+    monitor.atomic_write_text(workdir / finding.file, ''.join(lines))
+    if finding.entries:
+      logging.warning('%s: %s; see %s', task.name, finding.message, workdir / finding.file)
+
+
+def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
+  """Write `summary.json`, print the table, draw the plots."""
+  summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
+  written = monitor.write_summary(workdir, summary)
+  print(f'{monitor.format_table(summary)}\nwrote {written}')
+  with monitor.spared(workdir / 'plots'):
+    from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
+
+    print(''.join(f'wrote {path}\n' for path in plots.plot_all(workdir, arms, arms[0])), end='')
+  return summary
+
+
+def _evaluate(
+  exp: Experiment, params: Params, name: str, signals: Interruption, exit_level: float | None = None
+) -> dict[str, int | float]:
+  """The result on the test split, unless a signal comes; then the same command begins it anew."""
+  name = f'evaluation of {name}'
+
+  def heed() -> None:
+    if parallel.any_process(signals.requested):
+      raise Interrupted(f'{name}: stopped, and is to be begun anew; what was trained before it is saved')
+
+  return evaluate_params(exp, params, name, exit_level=exit_level, after_batch=heed)

@@ -1,0 +1,212 @@
+"""The stage `rl`: one arm of reinforcement learning under a stop rule. `step` is what every update does, on one screen."""
+
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from espo_jax import monitor, parallel
+from espo_jax.configs import advantage_name, max_draws, method_options
+from espo_jax.experiment import Experiment, make_rule
+from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put
+from espo_jax.memory import during
+from espo_jax.model import ActorCritic, Params
+from espo_jax.stages.loop import Interruption, Step, copy_tree, make_stage, run_stage
+from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
+from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.stages.rollouts import Draw, collect, informative_batch, problems_of, sampling_params, write_rollout
+from espo_jax.stops import StopRule
+
+Watch = Callable[[str, int, float], None]
+
+
+def step(
+  exp: Experiment,
+  learner: Reinforcement,
+  reference: Params | None,
+  record_in: pathlib.Path | None,
+  state: TrainState,
+  number: int,
+) -> tuple[TrainState, dict[str, Any]]:
+  """1 ask, 2 roll out, 3 grade, 4 reward, 5 advantages, 6 update, 7 what learns between batches.
+
+  Args:
+    exp: The experiment.
+    learner: The learner; its stop rule acts once the state's gate has opened.
+    reference: The policy that reinforcement learning started from, where reward or loss ask for it.
+    record_in: The folder in which every `rollout.record`-th update's rollout is written down; None for no folder.
+    state: The state before the update, which gives up its buffers.
+    number: The number of the update; the first is 1.
+
+  Returns:
+    The state after the update, and metrics.
+  """
+  c, clock = exp.config, Clock()
+  weights = sampling_params(exp, state.params, clock)
+
+  def draw(attempt: int) -> Draw:
+    problems = problems_of(exp, number, attempt)  # 1
+    rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, problems, exp.key('rollout', number), clock)  # 2, 3
+    with clock('reward'):
+      reward, differ, metrics = learner.graded(rows, verdicts)  # 4
+      return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
+
+  rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
+  del weights  # where they are a copy, the update needs the room
+  if record_in is not None and c.rollout.record and number % c.rollout.record == 0:
+    write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
+
+  with clock('score'):
+    lengths = np.add(*exp.fetch((rows.prompt_lengths, rows.length)))
+    packed = functools.partial(_packed, exp, lengths)
+    in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
+    batch, measured = learner.prepare(state.params, reference, rows, reward, put(packed(in_turn), exp.mesh))  # 5
+    metrics = jax.block_until_ready(metrics | measured)
+  with clock('update'):
+    parts, filled = [], []
+    for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches):
+      chosen = chosen.reshape(c.learner.micro_batches, -1)
+      packing = packed(chosen)
+      state, part = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))  # 6
+      parts.append(part)
+      filled.append(packing.real.mean())
+    state = learner.finish(state, first.rows, first.correct, metrics)  # 7
+    metrics |= mean_metrics(parts)
+  return state, metrics | {'pad_fraction': 1.0 - np.mean(filled)} | state_metrics(state, metrics, clock)
+
+
+def reinforcement_step(
+  exp: Experiment, rule: StopRule, reference: Params | None, record_in: pathlib.Path | None = None
+) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
+  """The function `(state, number) -> (state, metrics)` that a stage repeats: `step` with all else given."""
+  return functools.partial(step, exp, reinforcement_learner(exp, rule), reference, record_in)
+
+
+def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
+  """The learner of the critic warm-up and of an arm."""
+  return make_learner(exp.config, exp.model, rule)
+
+
+def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
+  """The learner that a config describes, for which neither data nor devices need be there."""
+  gate = c.gate.to_dict()
+  return Reinforcement(
+    model=model,
+    optimizer=stage_optimizer(c, c.learner.learning_rate, c.critic.learning_rate, c.learner.warmup_steps),
+    rule=rule,
+    objective=c.objective.name,
+    options=method_options(c, 'objective'),
+    advantage=advantage_name(c),
+    advantage_options=method_options(c, 'advantage'),
+    reward=c.reward.name,
+    reward_options=method_options(c, 'reward'),
+    kl=c.reward.kl,
+    kl_coef=c.reward.kl_coef,
+    fail_reward=c.stop.fail_reward,
+    samples=c.rollout.samples,
+    importance_cap=c.learner.importance_cap,
+    decision_after=c.learner.decision_after,
+    updates=c.learner.updates,
+    success_momentum=c.stop.momentum,
+    temperature=c.rollout.temperature,
+    logit_chunk=c.learner.logit_chunk,
+    gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
+  )
+
+
+def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
+  """How rows share sequences, from their tokens with the prompts'; all processes come to the same."""
+  r = exp.config.rollout
+  return pack(
+    lengths[rows],
+    width=r.prompt_width + r.horizon,
+    sizes=exp.config.learner.pack_sizes,
+    multiple=parallel.batch_shards(exp.mesh),
+  )
+
+
+# ------------------------------------------------------------------------------------------------------------------ the arm
+
+
+@during('reinforcement learning')
+def reinforce(
+  exp: Experiment,
+  arm: str,
+  state: TrainState,
+  forked_at: int,
+  reference: Params | None,
+  workdir: pathlib.Path,
+  signals: Interruption,
+  watch: Watch | None = None,
+) -> tuple[StopRule, TrainState]:
+  """Reinforcement learning under the stop rule `arm`; its metrics begin with the critic warm-up's.
+
+  Args:
+    exp: The experiment.
+    arm: The name of the stop rule.
+    state: The state after the critic warm-up, which other arms start from as well.
+    forked_at: The updates of the critic warm-up.
+    reference: The policy that reinforcement learning started from, where reward or loss ask for it.
+    workdir: The folder of the run.
+    signals: Asked after every update.
+    watch: Called with the arm, the update and its training accuracy after each update; what it raises ends the run.
+
+  Returns:
+    The rule, and the state after the last update.
+  """
+  c = exp.config
+  directory = workdir / 'arms' / arm
+  matched = parallel.from_first(lambda: _matched_rate(workdir / 'arms' / c.stop.name)) if arm == 'random' else {}
+  rule = make_rule(c, arm, **matched)
+  parallel.from_first(lambda: _begin_arm(directory, workdir / 'critic_warmup'))
+  one = reinforcement_step(exp, rule, reference, directory / 'rollouts')
+  stage = make_stage(
+    c,
+    monitor.arm_label(arm),
+    directory,
+    first=forked_at,
+    last=c.learner.updates,
+    step=one if watch is None else _watched(one, functools.partial(watch, arm)),
+  )
+  state, _ = run_stage(stage, exp.on_mesh(fork(copy_tree(state), rule)), signals)
+  return rule, state
+
+
+def fork(state: TrainState, rule: StopRule) -> TrainState:
+  """The state an arm starts from: what the critic warm-up learned, the gate open, and the arm's own first beta."""
+  fresh = rule.init(1).adaptive
+  opened = jnp.ones_like(state.gate.open)
+  return state.replace(
+    adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened, account=fresh.account),
+    gate=state.gate.replace(open=opened.copy()),
+  )
+
+
+def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
+  def watched(state: TrainState, number: int) -> tuple[TrainState, dict]:
+    state, metrics = one(state, number)
+    watch(number, float(jax.device_get(metrics['accuracy'])))
+    return state, metrics
+
+  return watched
+
+
+def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
+  """Give an arm that has not begun the metrics of the critic warm-up."""
+  if not (directory / 'checkpoints').exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(warmup / 'metrics.jsonl', directory / 'metrics.jsonl')
+
+
+def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
+  """The arguments with which `random` stops as many rows as the arm under `directory` did on average."""
+  rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
+  rate = float(np.mean([row['stop/rate'] for row in rows]))
+  length = float(np.mean([row['rollout/length_mean'] for row in rows]))
+  return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}

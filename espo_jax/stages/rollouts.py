@@ -1,0 +1,186 @@
+"""A step's rollout: which problems are asked, how their responses are collected and graded, and which groups are kept."""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax import monitor, parallel, tasks
+from espo_jax.configs import max_draws
+from espo_jax.experiment import Experiment, Grades
+from espo_jax.model import Params
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import Metrics, Reward, StopReason, Trajectories
+
+Timer = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.Problem]]:
+  """This process's share of the problems of a rollout, part by part.
+
+  No two rollouts of a run ask the same position of the data.
+
+  Args:
+    exp: The experiment.
+    number: The number of the update; the first is 1.
+    attempt: The number of the rollout within the update; the first is 0.
+  """
+  c = exp.config
+  begin = c.warm_start.steps * c.warm_start.batch  # behind the warm start's problems
+  position = begin + ((number - 1) * max_draws(c) + attempt) * c.rollout.prompts
+  size = c.rollout.prompts // c.rollout.parts
+  return [exp.my_problems('train', position + i * size, size) for i in range(c.rollout.parts)]
+
+
+def sampling_params(exp: Experiment, params: Params, timed: Timer) -> Params:
+  """The parameters as the rollout reads them: under `rollout.gather_weights` a copy, whole along the mesh's axis `fsdp`."""
+  if not exp.config.rollout.gather_weights:
+    return params
+  with timed('reshard'):
+    return jax.block_until_ready(exp.gather(params))
+
+
+def collect(
+  exp: Experiment,
+  params: Params,
+  rule: StopRule,
+  adaptive: Adaptive,
+  problems: Sequence[Sequence[tasks.Problem]],
+  key: Key[Array, ''],
+  timed: Timer,
+) -> tuple[Trajectories, Grades]:
+  """`rollout.samples` graded responses to each problem, in the problems' order.
+
+  All parts are dispatched at once, and the device goes from one to the next while the host grades. How many there are changes
+  no sample. What comes back are all rows; each was graded by the process that has it.
+
+  Args:
+    exp: The experiment.
+    params: The policy's and the critic's.
+    rule: The stop rule.
+    adaptive: The state that the rule carries from batch to batch.
+    problems: This process's share of the problems, part by part.
+    key: This rollout's random key.
+    timed: `timed(phase)` is a context that adds to the seconds of 'rollout', waiting for the device, or of 'reward'.
+  """
+  with timed('rollout'):
+    pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in problems]
+  grades = []
+  for part, rows in zip(problems, pending, strict=True):
+    with timed('rollout'):
+      jax.block_until_ready(rows)
+    with timed('reward'):
+      grades.append(exp.put_rows(exp.grade(part, rows)))
+  graded = list(zip(pending, grades, strict=True))
+  return graded[0] if len(graded) == 1 else _joined(parallel.over_batch(exp.mesh))(graded)
+
+
+@functools.lru_cache
+def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tuple[Trajectories, Grades]]:
+  return jax.jit(lambda parts: jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts), out_shardings=sharding)
+
+
+class Draw(NamedTuple):
+  """A rollout and what came of it."""
+
+  rows: Trajectories
+  reward: Reward
+  correct: Float[Array | np.ndarray, 'N']  # 1 where a row's whole text is right
+  differ: Bool[Array, 'P']  # whether a group's scores differ
+  metrics: Metrics
+
+
+TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/row_steps', 'grading/timeouts', 'grading/errors')
+
+
+def informative_batch(
+  draw: Callable[[int], Draw], most: int, samples: int, mesh: jax.sharding.Mesh
+) -> tuple[Trajectories, Reward, Draw, Metrics]:
+  """Dynamic sampling (DAPO, arXiv 2503.14476): a group whose scores are all equal teaches nothing, so another takes its place.
+
+  Rollouts are drawn until every group has scores that differ, `most` at most. Groups that are then still missing are those
+  of equal scores.
+
+  Args:
+    draw: The rollout of a number, each of other problems.
+    most: Rollouts a step.
+    samples: Rows a group.
+    mesh: Where the rows are; which groups say something is known on all of its hosts.
+
+  Returns:
+    The rows to train on with their rewards; the first draw, an unselected sample of the policy; and metrics: totals over all
+    draws, dropped groups included, and what the policy does as the first draw shows it.
+  """
+  first = draw(0)
+  metrics = first.metrics
+  if most == 1:
+    return first.rows, first.reward, first, metrics
+  sharding = parallel.over_batch(mesh)
+  batch = parallel.lay((first.rows, first.reward), sharding)
+  said, draws = np.array(parallel.fetch(first.differ, mesh)), 1
+  while draws < most and not said.all():
+    more = draw(draws)
+    draws += 1
+    good, missing = np.flatnonzero(parallel.fetch(more.differ, mesh)), np.flatnonzero(~said)
+    count = min(len(good), len(missing))
+    group = np.arange(len(said))
+    group[missing[:count]] = len(said) + good[:count]
+    said[missing[:count]] = True
+    rows = (group[:, None] * samples + np.arange(samples)).reshape(-1).astype(np.int32)
+    where = parallel.put(rows, parallel.replicated(mesh))
+    batch = _chosen(sharding)(batch, (more.rows, more.reward), where)
+    metrics = metrics | {name: metrics[name] + more.metrics[name] for name in TOTALS}
+  extra = {'rollout/draws': np.float32(draws), 'rollout/informative_groups': np.float32(said.mean())}
+  return *batch, first, metrics | extra
+
+
+@functools.lru_cache
+def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
+  """The function `(old, new, rows) -> tree` of those rows of both trees, new ones counted after old ones, laid out as asked."""
+
+  def choose(old: tuple, new: tuple, rows: Int[Array, 'N']) -> tuple:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows], old, new)
+
+  return jax.jit(choose, out_shardings=sharding)
+
+
+def write_rollout(
+  exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], adaptive: Adaptive, path: pathlib.Path
+) -> None:
+  """Write a rollout as a NumPy archive: the same bytes whenever its step is taken again.
+
+  Args:
+    exp: The experiment.
+    rows: The rollout's rows.
+    correct: 1 where a row's whole text is right.
+    adaptive: What the stop rule carried into the rollout.
+    path: The path of the archive.
+  """
+  rows, correct, adaptive = exp.fetch((rows, correct, adaptive))
+  if not parallel.is_first():
+    return
+  columns = np.arange(int(rows.full_length.max()))
+  every = exp.config.critic.every if exp.model.separate_critic else 1
+  last = rows.tokens[np.arange(len(rows.tokens)), rows.full_length - 1]
+  monitor.atomic_write_arrays(
+    path,
+    {
+      'regret': rows.regret[:, columns],
+      'values': rows.values[:, columns // every * every],  # those that the rule saw
+      'full_length': rows.full_length,
+      'ended': np.isin(last, exp.end_tokens),
+      'correct': correct,
+      'stopped': rows.stop_reason == StopReason.STOPPED,
+      'shadow': rows.shadow,
+      'shadow_share': np.float32(exp.config.stop.shadow_share),
+      'mu': adaptive.mu,
+      'var': adaptive.var,
+      'samples': np.int32(exp.config.rollout.samples),
+    },
+  )

@@ -1,0 +1,65 @@
+"""The stage `warm_start`: supervised training on written solutions."""
+
+import pathlib
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from espo_jax import parallel, tasks
+from espo_jax.experiment import Experiment, make_rule
+from espo_jax.learner import SupervisedLearner, TrainState, init_state
+from espo_jax.memory import during
+from espo_jax.model import Params
+from espo_jax.policy import start_params
+from espo_jax.stages.loop import Interruption, make_stage, run_stage
+from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.types import Metrics
+
+
+@during('warm start')
+def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
+  """Supervised training on written solutions; or what another run has learned."""
+  c = exp.config
+  if c.start_from:
+    return start_params(exp)
+  params = exp.init_params()
+  if 'warm_start' not in c.stages:
+    return params
+  never = make_rule(c, 'never')
+  state = exp.on_mesh(init_state(params, supervised_learner(exp).optimizer, never))
+  stage = make_stage(c, 'warm start', workdir / 'warm_start', last=c.warm_start.steps, step=supervised_step(exp))
+  state, _ = run_stage(stage, state, signals)
+  return state.params
+
+
+def supervised_learner(exp: Experiment) -> SupervisedLearner:
+  """The warm start's learner."""
+  c = exp.config
+  optimizer = stage_optimizer(
+    c,
+    c.warm_start.learning_rate,
+    c.warm_start.learning_rate,
+    c.warm_start.warmup_steps,
+    decay_steps=c.warm_start.steps - c.warm_start.warmup_steps,
+    weight_decay=c.warm_start.weight_decay,
+    exit_learning_rate=0.0,  # no token leaves early here
+    exits_alone=False,
+  )
+  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
+
+
+def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
+  """One warm-start step on freshly written solutions."""
+  c, learner = exp.config, supervised_learner(exp)
+
+  def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+    rng = np.random.default_rng([c.seed, zlib.crc32(b'warm_start'), step])
+    problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
+    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one stream: all draw all
+    mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
+    batch = tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
+    state, metrics = learner.update(state, exp.put_rows(batch))
+    return state, metrics | {'bad_steps': state.bad_steps}
+
+  return step
