@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import os
+from typing import Any
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # compiling is most of the time, and what runs once need not be fast
@@ -26,10 +27,14 @@ _CONF = BeartypeConf(is_pep484_tower=True)  # an int passes for a float
 def typechecker(function):
   """What the import hook wraps every function of the package with, and the `__init__` of every dataclass.
 
-  A function inside of another one would be compiled again at every call of that one, which takes a tenth of all the time.
+  A function inside of another one would be compiled again at every call of that one, which takes a tenth of all the time. So
+  would it to ask of each leaf of each tree whether it is an array, which is all that the hint says.
   """
   if '<locals>' in function.__qualname__:
     return function
+  for name, hint in function.__annotations__.items():
+    if isinstance(hint, type(jaxtyping.PyTree)):
+      function.__annotations__[name] = Any
   checked = beartype(conf=_CONF)(function)
   if function.__name__ != '__init__':
     return checked
