@@ -25,7 +25,6 @@ from espo_jax.model import ActorCritic, ModelConfig, Params, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.recording import write_rollout
 from espo_jax.resampling import Draw, informative_batch
-from espo_jax.rewards import Judged
 from espo_jax.rollout import Serial, row_steps
 from espo_jax.stops import StopRule
 from espo_jax.types import Metrics, Trajectories
@@ -183,18 +182,17 @@ def reinforcement_step(
       size = c.rollout.prompts // c.rollout.parts
       problems = [exp.my_problems('train', position + i * size, size) for i in range(c.rollout.parts)]
       timed, key = functools.partial(_timed, seconds), exp.key('rollout', step)
-      rows, grades = collect(exp, sampler, rule, state.adaptive, problems, key, timed)
+      rows, verdicts = collect(exp, sampler, rule, state.adaptive, problems, key, timed)
       with timed('reward'):
-        judged = Judged(grades.correct, grades.formatted, grades.reasoned, grades.levels)
-        reward, differ, metrics = learner.graded(rows, judged)
+        reward, differ, metrics = learner.graded(rows, verdicts)
         counted = {'samples': c.rollout.samples, 'parts': c.rollout.parts, 'slots': c.rollout.slots, 'serial': exp.serial}
-        metrics |= rollout_metrics(rows, judged.correct, **counted)
-        metrics |= stop_metrics(state, rows, judged.correct)
+        metrics |= rollout_metrics(rows, verdicts.correct, **counted)
+        metrics |= stop_metrics(state, rows, verdicts.correct)
         metrics |= depth_metrics(rows, config=exp.model.config)
-        metrics |= {'grading/timeouts': _count(grades.timeout), 'grading/errors': _count(grades.error)}
+        metrics |= {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
       if record_in is not None and c.rollout.record and step % c.rollout.record == 0 and number == 0:
-        write_rollout(exp, rows, grades.correct, state.adaptive, record_in / f'{step:06d}.npz')
-      return Draw(rows, reward, judged.correct, differ, metrics)
+        write_rollout(exp, rows, verdicts.correct, state.adaptive, record_in / f'{step:06d}.npz')
+      return Draw(rows, reward, verdicts.correct, differ, metrics)
 
     rows, reward, first, drawn = informative_batch(draw, most, c.rollout.samples, exp.mesh)
     del sampler  # where it is a copy, the update needs the room

@@ -94,6 +94,20 @@ class Trajectories(flax.struct.PyTreeNode):
     return self.stop_reason == StopReason.LENGTH
 
 
+class Verdicts(flax.struct.PyTreeNode):
+  """What the host says of rows, because it alone reads text. It is on the host until the mesh gets it.
+
+  A response that could not be graded counts as wrong.
+  """
+
+  correct: Float[Array | np.ndarray, 'N']  # how right the whole text is, 0 or 1
+  formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
+  reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
+  levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
+  timeout: Bool[Array | np.ndarray, 'N']  # the grader had no time left
+  error: Bool[Array | np.ndarray, 'N']  # the grader failed
+
+
 class Reward(flax.struct.PyTreeNode):
   """What a reward function returns: one number a row, optionally one a token."""
 

@@ -51,7 +51,7 @@ ROWS = types.Trajectories(
   shadow=np.zeros(N, bool),
   depth=types.Depth(RNG.integers(0, 4, (N, T)), -abs(real(N, T))),
 )
-JUDGED = rewards.Judged(some(N).astype(np.float64), some(N), some(N), RNG.integers(0, 3, N))
+VERDICTS = types.Verdicts(some(N).astype(np.float64), some(N), some(N), RNG.integers(0, 3, N), some(N), some(N))
 SEEN = {
   'correct': np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], np.float64),
   'lengths': lengths(P, G),
@@ -121,7 +121,7 @@ CASES = {
   'rewards.hmpo': (rewards.hmpo, SEEN['correct'], SEEN['lengths']),
   'rewards.short_serves': (rewards.short_serves, SEEN['correct'], SEEN['reasoned']),
   'rewards.evaluate': (lambda seen: rewards.evaluate('hmpo & format + 0.5 * spa_progress', {}, seen), SEEN),
-  'rewards.observed': (lambda rows, judged: rewards.observed(rows, judged, G, 4), ROWS, JUDGED),
+  'rewards.observed': (lambda rows, verdicts: rewards.observed(rows, verdicts, G, 4), ROWS, VERDICTS),
   'rewards.token_rewards': (rewards.token_rewards, ROWS, types.Reward(real(N), real(N, T))),
   **{
     f'objectives.{name}': (method.function, CREDIT if method.critic else real(P, G))

@@ -30,9 +30,8 @@ from espo_jax.objectives import (
   masked_mean,
   on_tokens,
 )
-from espo_jax.rewards import Judged
 from espo_jax.stops import Adaptive, GateState, Hindsight, StopRule, update_gate
-from espo_jax.types import Metrics, Reward, Trajectories
+from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -164,9 +163,9 @@ class Reinforcement:
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def graded(self, rows: Trajectories, judged: Judged) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
+  def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
     """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
-    seen = rewards.observed(rows, judged, self.samples, self.model.config.num_layers)
+    seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     short = rewards.short_serves(seen['correct'], seen['reasoned'])
