@@ -9,7 +9,7 @@ and regret of the state it was drawn from. Public functions take NumPy's arrays 
 import enum
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import flax.struct
 import jax
@@ -32,6 +32,14 @@ class Prompts(flax.struct.PyTreeNode):
   tokens: Int[Array | np.ndarray, 'P L']
   lengths: Int[Array | np.ndarray, 'P']
   ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
+
+
+class SupervisedBatch(NamedTuple):
+  """Prompts with written responses. Prompts are padded on the left to `L` columns, responses on the right to `T`."""
+
+  tokens: Int[np.ndarray, 'B L+T']
+  prompt_lengths: Int[np.ndarray, 'B']
+  response_lengths: Int[np.ndarray, 'B']  # the end token included
 
 
 class Depth(flax.struct.PyTreeNode):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from espo_jax.tasks.base import DataError, Finding, Problem, Task, lookup
-from espo_jax.tasks.batching import SupervisedBatch, decode_responses, encode_prompts, encode_supervised, encode_text
+from espo_jax.tasks.batching import decode_responses, encode_prompts, encode_supervised, encode_text
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
@@ -30,7 +30,6 @@ __all__ = [
   'Grader',
   'Math',
   'Problem',
-  'SupervisedBatch',
   'Task',
   'Verdict',
   'byte_bpe_tokenizer',
