@@ -8,6 +8,7 @@ and regret of the state it was drawn from. Public functions take NumPy's arrays 
 
 import enum
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -121,27 +122,32 @@ class Reward(flax.struct.PyTreeNode):
 
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
-  prefers_short: Bool[Array, 'N'] | None = None  # for the objective `mode_margin`
+  extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # what objectives read of rows, by name
 
 
 Metrics = dict[str, jax.Array]
 
 
 Function = TypeVar('Function', bound=Callable[..., Any])
+_TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
 def takes_numpy(function: Function) -> Function:
   """Makes `function` take NumPy arrays of every width where it takes jax arrays, alone or inside of pytrees.
 
   NumPy's default widths are twice those of jax. Mixed into a computation they ask for dtypes that jax does not have, or bring
-  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are.
+  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are. A
+  function that does so already is given back as it is.
   """
+  if function in _TAKING:
+    return function
 
   @functools.wraps(function)
   def taking(*args: Any, **kwargs: Any) -> Any:
     kwargs = {name: value if isinstance(value, np.floating) else jax.tree.map(_as_jax, value) for name, value in kwargs.items()}
     return function(*jax.tree.map(_as_jax, args), **kwargs)
 
+  _TAKING.add(taking)
   return cast(Function, taking)
 
 

@@ -20,15 +20,14 @@ from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import History, TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, hold_frozen
 from espo_jax.objectives import (
-  Credit,
   Estimate,
-  LossInputs,
   estimated_kl,
   explained_variance,
   group_scores,
   masked_mean,
   on_tokens,
 )
+from espo_jax.registry import inputs
 from espo_jax.stops import Adaptive, GateState, Hindsight, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
@@ -42,7 +41,7 @@ class Batch(flax.struct.PyTreeNode):
   old_logprobs: Float[Array, 'N T']
   old_entropy: Float[Array, 'N T']
   reference_logprobs: Float[Array, 'N T']
-  prefers_short: Bool[Array, 'N']
+  extras: dict[str, Bool[Array, 'N']]  # of the reward
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,8 +161,8 @@ class Reinforcement:
     seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
-    short = rewards.short_serves(seen['correct'], seen['reasoned'])
-    reward = Reward(per_row.reshape(-1), dense, jnp.repeat(short, self.samples))
+    extras = rewards.extras(seen)
+    reward = Reward(per_row.reshape(-1), dense, {name: jnp.repeat(x, self.samples) for name, x in extras.items()})
     scores = group_scores(rewards.token_rewards(rows, reward, fail=self.fail_reward), rows.mask, self.samples)
     differ = scores.max(axis=1) > scores.min(axis=1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
@@ -216,18 +215,22 @@ class Reinforcement:
         'critic/explained_variance': explained_variance(rows.values, returns, mask),
         'critic/value_mean': masked_mean(rows.values, mask),
       }
-    prefers_short = jnp.zeros(rows.length.shape, bool) if reward.prefers_short is None else reward.prefers_short
-    batch = Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, prefers_short)
-    return batch, metrics
+    return Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reward.extras), metrics
 
   def _advantages(
     self, placed: Float[Array, 'N T'], rows: Trajectories, final_values: Float[Array, 'N']
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
-    advantage = objectives.ADVANTAGES[self.advantage]
-    if advantage.critic:
-      credit = Credit(placed, rows.values, final_values, rows.truncated, rows.mask)
-      return advantage.function(credit, **self.advantage_options)
-    relative = advantage.function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
+    function, critic = objectives.ADVANTAGES[self.advantage]
+    if critic:
+      read = {
+        'rewards': placed,
+        'values': rows.values,
+        'final_values': final_values,
+        'truncated': rows.truncated,
+        'mask': rows.mask,
+      }
+      return function(*(read[name] for name in inputs(function)), **self.advantage_options)
+    relative = function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
     return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
   def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
@@ -266,25 +269,25 @@ class Reinforcement:
       scored = self._score(params, trajectories, against, part[1])
       # The reference takes the same exits for granted: the divergence is the tokens', but its gradient moves the exits too.
       exits = jnp.zeros_like(mine.old_logprobs) if scored.exit_logprobs is None else scored.exit_logprobs
-      inputs = LossInputs(
-        logprobs=held(scored.joint_logprobs, decision),
-        entropy=held(scored.entropy, decision),
-        values=scored.values,
-        old_logprobs=mine.old_logprobs,
-        old_values=trajectories.values,
-        reference_logprobs=mine.reference_logprobs + jax.lax.stop_gradient(exits),
-        advantages=mine.advantages,
-        returns=mine.returns,
-        mask=trajectories.mask,
-        reference_kl=None if scored.reference_kl is None else held(scored.reference_kl, decision),
-        old_entropy=mine.old_entropy,
-        entropy_slope=scored.entropy_slope,
-        opening_logprobs=scored.opening_logprobs,
-        prefers_short=mine.prefers_short,
-        past_entropy=state.history.entropy,
-        progress=state.history.updates / self.updates,
-      )
-      return objectives.compose(self.objective, self.options)(inputs)
+      arrays = {
+        'logprobs': held(scored.joint_logprobs, decision),
+        'entropy': held(scored.entropy, decision),
+        'values': scored.values,
+        'old_logprobs': mine.old_logprobs,
+        'old_values': trajectories.values,
+        'reference_logprobs': mine.reference_logprobs + jax.lax.stop_gradient(exits),
+        'advantages': mine.advantages,
+        'returns': mine.returns,
+        'mask': trajectories.mask,
+        'reference_kl': None if scored.reference_kl is None else held(scored.reference_kl, decision),
+        'old_entropy': mine.old_entropy,
+        'entropy_slope': scored.entropy_slope,
+        'opening_logprobs': scored.opening_logprobs,
+        'past_entropy': state.history.entropy,
+        'progress': state.history.updates / self.updates,
+        **mine.extras,
+      }
+      return objectives.compose(self.objective, self.options)(arrays)
 
     value, grads, metrics = gradient(loss, state.params, (rows, packing))
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)

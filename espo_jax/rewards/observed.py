@@ -1,24 +1,26 @@
 """What rewards see of a rollout, by the names of their parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from espo_jax.rewards.adacot import prompts_in_need
+from espo_jax.rewards.adr_modes import short_serves
 from espo_jax.types import StopReason, Trajectories, Verdicts, takes_numpy
 
 
 @takes_numpy
 def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) -> dict[str, Any]:
-  """Prompt by prompt, `[P, G]`; a stopped row is wrong, whatever its shadow went on to write.
+  """What `SEEN` lists, by name; a stopped row is wrong, whatever its shadow went on to write.
 
-  Returns:
-    `correct`: verdicts, 0 or 1. `lengths`: tokens that count. `horizon`: the most a row can have. `ended`: it wrote an end
-    token. `formatted`: it did, and its text has the form asked for. `reasoned`: its text reasons. `needed`, `[P]`: reasoning is
-    needed. `levels`, `[P]`: the prompt's tag. `depth`: the share of the model's `layers` that its tokens ran through. `values`
-    and `mask`, `[P, G, T]`: as in `Trajectories`.
+  Args:
+    rows: The rows of all prompts.
+    verdicts: What the host says of them.
+    samples: `G`, rows a prompt.
+    layers: The number of the model's blocks.
   """
 
   def grouped(x: Array | np.ndarray) -> Array:
@@ -39,3 +41,8 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
     'values': grouped(rows.values),
     'mask': grouped(rows.mask),
   }
+
+
+def extras(seen: Mapping[str, Any]) -> dict[str, Bool[Array, 'P']]:
+  """What objectives may read of a prompt beside the learner's own arrays, by name; `seen` is what `observed` returns."""
+  return {'prefers_short': short_serves(seen['correct'], seen['reasoned'])}
