@@ -5,13 +5,13 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from espo_jax import exits, parallel, rollout, stops, tasks
 from espo_jax.configs import (
@@ -31,18 +31,7 @@ from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
-from espo_jax.types import Prompts, Trajectories
-
-
-class Grades(NamedTuple):
-  """What the host says of some rows; those that the grader could not grade count as wrong."""
-
-  correct: Float[Array | np.ndarray, 'N']  # 0 or 1
-  timeout: Bool[Array | np.ndarray, 'N']
-  error: Bool[Array | np.ndarray, 'N']
-  formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
-  reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
-  levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
+from espo_jax.types import Prompts, Trajectories, Verdicts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -238,7 +227,7 @@ class Experiment:
     read = (reward.format, reward.reasoning, serial.inducer, serial.end_of_thinking)
     return TAGS | named_in(read, special_tokens(self.tokenizer))
 
-  def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Grades:
+  def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Verdicts:
     """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.
 
     Args:
@@ -257,7 +246,7 @@ class Experiment:
       for pattern in (self.config.reward.format, self.config.reward.reasoning)
     )
     levels = np.repeat(self.levels(problems), samples)
-    return Grades(correct, statuses == 'timeout', statuses == 'error', formatted, reasoned, levels)
+    return Verdicts(correct, formatted, reasoned, levels, statuses == 'timeout', statuses == 'error')
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:

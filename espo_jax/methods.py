@@ -34,9 +34,10 @@ def methods() -> Iterator[Method]:
     yield Method('exit', name, policy)
   for name, reward in rewards.REGISTRY.items():
     yield Method('reward', name, reward)
-  for name, (function, advantage, draws, *_) in objectives.REGISTRY.items():
-    beside = f'; advantage {advantage}' if advantage else '; stands beside an objective'
-    yield Method('objective', name, function, beside + (f'; up to {draws} draws a step' if draws > 1 else ''))
+  for name, objective in objectives.REGISTRY.items():
+    beside = f'; advantage {objective.advantage}' if objective.advantage else '; stands beside an objective'
+    draws = f'; up to {objective.draws} draws a step' if objective.draws > 1 else ''
+    yield Method('objective', name, objective.function, beside + draws)
   for name, (function, critic) in objectives.ADVANTAGES.items():
     yield Method('advantage', name, function, '; from a critic' if critic else "; from the prompt's samples")
 
@@ -44,11 +45,11 @@ def methods() -> Iterator[Method]:
 def describe(method: Method) -> str:
   """A few lines on one method."""
   paper, published = registry.source_of(method.function)
-  summary = inspect.getdoc(method.function).partition('\n\n')[0].replace('\n', ' ')  # type: ignore[union-attr]
+  summary = (inspect.getdoc(method.function) or '').partition('\n\n')[0].replace('\n', ' ')
   settings = ', '.join(
     f'{name} = {value!r}{"" if name in published else " [U]"}' for name, value in registry.defaults(method.function).items()
   )
-  lines = [f'{method.name}: {paper}{method.note}', summary, *([settings] if settings else [])]
+  lines = [f'{method.name}: {paper}{method.note}', *(line for line in (summary, settings) if line)]
   return '\n'.join(
     textwrap.fill(line, 128, initial_indent=indent, subsequent_indent='      ', break_long_words=False, break_on_hyphens=False)
     for line, indent in zip(lines, ('  ', '      ', '      '), strict=False)
@@ -73,12 +74,16 @@ def page(kinds: Sequence[str]) -> str:
 def section(method: Method) -> str:
   """One method in Markdown: its paper, what its docstring says of it, and a table of its options."""
   paper, published = registry.source_of(method.function)
-  text = re.split(r'\n(?:Args|Returns):\n', str(inspect.getdoc(method.function)))[0].rstrip()
+  text = re.split(r'\n(?:Args|Returns):\n', inspect.getdoc(method.function) or '')[0].rstrip()
   lines = [f'### `{method.name}`\n', f'{paper}{method.note}\n', f'{text}\n']
   if not (defaults := registry.defaults(method.function)):
     return '\n'.join(lines)
-  relatives = (m.function for m in methods() if m.kind == method.kind)  # an option that several have is explained once
-  meanings = dict(pair for f in (*relatives, method.function) for pair in _meanings(f).items())
+  # An option that several have is explained once, if need be by a method of the same file.
+  relatives = sorted(
+    (m.function for m in methods() if m.kind == method.kind),
+    key=lambda f: (f is method.function, f.__module__ == method.function.__module__),
+  )
+  meanings = dict(pair for f in relatives for pair in _meanings(f).items())
   lines += ['| option | default | of the paper | meaning |', '|---|---|---|---|']
   for name, value in defaults.items():
     yes = 'yes' if name in published else ''
@@ -88,7 +93,7 @@ def section(method: Method) -> str:
 
 def _meanings(function: Callable[..., Any]) -> dict[str, str]:
   """What the docstring says of each argument, on one line and fit for a table."""
-  entries = str(inspect.getdoc(function)).partition('\nArgs:\n')[2]
+  entries = (inspect.getdoc(function) or '').partition('\nArgs:\n')[2]
   found = re.findall(r'^  (\w+): ((?:.|\n    )+)', entries, re.MULTILINE)
   return {name: ' '.join(text.replace(' [U]', '').split()).replace('|', r'\|') for name, text in found}
 

@@ -1,17 +1,100 @@
-"""What a registered method says of itself: its paper, its options, and which of their defaults the paper publishes.
+"""The registers of methods, and what a method says of itself.
 
-A method's positional parameters are what it reads, its keyword-only parameters are its options: the config sets them by name,
-and the command `espo_jax.methods` lists them.
+A method is a function that registers itself under a name, by which a config asks for it:
+
+    @rewards.register('brief')
+    def brief(correct, lengths, horizon, *, weight=0.1):
+      return correct * (1.0 - weight * lengths / horizon)
+
+Its positional parameters name what it reads. Its keyword-only parameters are its options: the config sets them by name, and the
+command `espo_jax.methods` lists them. Each room has a table of what there is to read, so that a slip is an error where the
+function stands, before anything runs.
 """
 
 import difflib
+import functools
+import importlib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+import keyword
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from espo_jax.spelling import nearest
 from espo_jax.types import takes_numpy
 
 Method = TypeVar('Method', bound=Callable[..., Any])
+Entry = TypeVar('Entry')
+
+
+class RegistryError(ValueError):
+  """A method that cannot be registered; the message has its file and line, its name and the fix."""
+
+
+class Register(Mapping[str, Entry], Generic[Entry]):
+  """The methods of one kind, by name. A room's decorator adds to it; nothing else does."""
+
+  def __init__(self, kind: str, field: str, *, in_expressions: bool = False):
+    """An empty register.
+
+    Args:
+      kind: The word for one of its methods, such as 'stop rule'.
+      field: The field of the config that names one, such as 'stop.name'.
+      in_expressions: Whether that field is an expression over names, which then have to be identifiers.
+    """
+    self._kind, self._field, self._in_expressions = kind, field, in_expressions
+    self._entries: dict[str, Entry] = {}
+    self._methods: dict[str, Callable[..., Any]] = {}
+
+  def __getitem__(self, name: str) -> Entry:
+    return self._entries[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(sorted(self._entries))  # whichever file was imported first
+
+  def __len__(self) -> int:
+    return len(self._entries)
+
+  def find(self, name: str, expression: str | None = None) -> Entry:
+    """The entry of a name that a config gave.
+
+    Raises:
+      ValueError: The name is unknown. The message has the field, the expression that the name stands in, and the nearest name.
+    """
+    if name not in self._entries:
+      raise ValueError(unknown(self._field, name if expression is None else expression, name, self._entries))
+    return self._entries[name]
+
+  def add(self, name: str, method: Callable[..., Any], entry: Entry, reads: Mapping[str, str] | None = None) -> None:
+    """Makes a method known. The same function once more, from a file that is loaded twice, takes its own place.
+
+    Args:
+      name: The method's name.
+      method: The function or class.
+      entry: What the register keeps of it.
+      reads: What the method's positional parameters may name, each with its meaning; None leaves the parameters unchecked.
+
+    Raises:
+      RegistryError: The name is taken or no name, or the method asks for what does not exist.
+    """
+    where = f'{place(method)}: {self._kind} {name!r}'
+    if reason := self._wrong_name(name):
+      raise RegistryError(f'{where}: {reason}')
+    if name in self and _identity(method) != _identity(other := self._methods[name]):
+      raise RegistryError(f'{where}: the name is taken by {place(other)}; fix: another name')
+    if reads is not None and (reason := _wrong_signature(method, reads)):
+      raise RegistryError(f'{where}: {reason}')
+    self._entries[name], self._methods[name] = entry, method
+
+  def _wrong_name(self, name: str) -> str:
+    fitting = re.sub(r'\W+', '_', str(name)).strip('_')
+    fix = f'fix: letters, digits and underscores, such as {fitting if fitting.isidentifier() else "my_method"!r}'
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
+      return f'no name, which would be a part of a command line and a folder; {fix}'
+    if self._in_expressions and (not name.isidentifier() or keyword.iskeyword(name)):
+      return f'no identifier, and {self._field} is an expression over names; {fix}'
+    return ''
 
 
 class Source(NamedTuple):
@@ -33,9 +116,8 @@ def source(paper: str, *published: str) -> Callable[[Method], Method]:
 
 
 def source_of(method: Callable[..., Any]) -> Source:
-  """What `source` said."""
-  found: Source = vars(method)['source']
-  return found
+  """What `source` said; of a method that nobody marked, that the paper is not said."""
+  return vars(method).get('source', Source('paper not said', ()))
 
 
 def options(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -64,3 +146,66 @@ def unknown(field: str, value: str, name: str, known: Iterable[str]) -> str:
   near = difflib.get_close_matches(name, known := sorted(known), n=1)
   hint = f' did you mean {near[0]!r}?' if near else ''
   return f'{field} = {value!r}: {name!r} is unknown;{hint} known: {", ".join(known)}'
+
+
+def import_files(package: str, path: Iterable[str]) -> None:
+  """Imports every file of a room, so that the methods in it register themselves.
+
+  Args:
+    package: The room's `__name__`.
+    path: The room's `__path__`.
+  """
+  for file in pkgutil.iter_modules(path):
+    importlib.import_module(f'{package}.{file.name}')
+
+
+def place(method: Callable[..., Any]) -> str:
+  """The file and line of a function's or a class's definition."""
+  method = _innermost(method)
+  if code := getattr(method, '__code__', None):
+    return f'{code.co_filename}:{code.co_firstlineno}'
+  try:
+    return f'{inspect.getsourcefile(method)}:{inspect.getsourcelines(method)[1]}'
+  except (OSError, TypeError):
+    return str(getattr(method, '__module__', type(method)))
+
+
+def _innermost(method: Callable[..., Any]) -> Callable[..., Any]:
+  """The function inside of decorators and partial applications."""
+  method = inspect.unwrap(method)
+  return _innermost(method.func) if isinstance(method, functools.partial) else method
+
+
+def _identity(method: Callable[..., Any]) -> tuple[str, str]:
+  """What two loads of one file have in common."""
+  return place(method), str(getattr(_innermost(method), '__qualname__', ''))
+
+
+def _wrong_signature(method: Callable[..., Any], reads: Mapping[str, str]) -> str:
+  """What is wrong with a method's parameters, and the fix; '' where nothing is."""
+  try:
+    parameters = inspect.signature(method).parameters
+  except (TypeError, ValueError):
+    return 'its parameters cannot be read; fix: a function written in Python'
+  for name, p in parameters.items():
+    if p.kind is inspect.Parameter.VAR_POSITIONAL:
+      return f"parameter '*{name}' names nothing to read; fix: {_readable(reads)}"
+    if p.kind is inspect.Parameter.VAR_KEYWORD:
+      return f"parameter '**{name}' hides the options from the config; fix: each by its name, with a default"
+    if p.kind is inspect.Parameter.KEYWORD_ONLY:
+      if p.default is p.empty:
+        return f'option {name!r} has no default; fix: {name}=VALUE, which the config may replace'
+    elif name not in reads:
+      near = nearest(name, reads)
+      hint = f' did you mean {near!r} ({reads[near]})?' if near else ''
+      return f'parameter {name!r} names nothing to read;{hint} fix: {_readable(reads, briefly=bool(near))}'
+  return ''
+
+
+def _readable(reads: Mapping[str, str], *, briefly: bool = False) -> str:
+  """What there is to read, as the fix of an error."""
+  if not reads:
+    return "options alone: a '*' in front of them, and a default for each"
+  if briefly:
+    return f"one of {', '.join(reads)}, or an option: behind a '*', with a default"
+  return '\n  '.join(["one of these, or an option: behind a '*', with a default", *(f'{k}: {v}' for k, v in reads.items())])

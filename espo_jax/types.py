@@ -8,8 +8,9 @@ and regret of the state it was drawn from. Public functions take NumPy's arrays 
 
 import enum
 import functools
+import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import flax.struct
 import jax
@@ -32,6 +33,14 @@ class Prompts(flax.struct.PyTreeNode):
   tokens: Int[Array | np.ndarray, 'P L']
   lengths: Int[Array | np.ndarray, 'P']
   ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
+
+
+class SupervisedBatch(NamedTuple):
+  """Prompts with written responses. Prompts are padded on the left to `L` columns, responses on the right to `T`."""
+
+  tokens: Int[np.ndarray, 'B L+T']
+  prompt_lengths: Int[np.ndarray, 'B']
+  response_lengths: Int[np.ndarray, 'B']  # the end token included
 
 
 class Depth(flax.struct.PyTreeNode):
@@ -94,32 +103,51 @@ class Trajectories(flax.struct.PyTreeNode):
     return self.stop_reason == StopReason.LENGTH
 
 
+class Verdicts(flax.struct.PyTreeNode):
+  """What the host says of rows, because it alone reads text. It is on the host until the mesh gets it.
+
+  A response that could not be graded counts as wrong.
+  """
+
+  correct: Float[Array | np.ndarray, 'N']  # how right the whole text is, 0 or 1
+  formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
+  reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
+  levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
+  timeout: Bool[Array | np.ndarray, 'N']  # the grader had no time left
+  error: Bool[Array | np.ndarray, 'N']  # the grader failed
+
+
 class Reward(flax.struct.PyTreeNode):
   """What a reward function returns: one number a row, optionally one a token."""
 
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
-  prefers_short: Bool[Array, 'N'] | None = None  # for the objective `mode_margin`
+  extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # what objectives read of rows, by name
 
 
 Metrics = dict[str, jax.Array]
 
 
 Function = TypeVar('Function', bound=Callable[..., Any])
+_TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
 def takes_numpy(function: Function) -> Function:
   """Makes `function` take NumPy arrays of every width where it takes jax arrays, alone or inside of pytrees.
 
   NumPy's default widths are twice those of jax. Mixed into a computation they ask for dtypes that jax does not have, or bring
-  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are.
+  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are. A
+  function that does so already is given back as it is.
   """
+  if function in _TAKING:
+    return function
 
   @functools.wraps(function)
   def taking(*args: Any, **kwargs: Any) -> Any:
     kwargs = {name: value if isinstance(value, np.floating) else jax.tree.map(_as_jax, value) for name, value in kwargs.items()}
     return function(*jax.tree.map(_as_jax, args), **kwargs)
 
+  _TAKING.add(taking)
   return cast(Function, taking)
 
 

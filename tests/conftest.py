@@ -102,3 +102,20 @@ def no_dtype_promotion():
   """Nothing is cast but by an `astype`."""
   with jax.numpy_dtype_promotion('strict'):
     yield
+
+
+@pytest.fixture
+def registers(monkeypatch):
+  """What the test registers is forgotten after it."""
+  from espo_jax import exits, objectives, rewards, stops, tasks  # the hook must be there first
+
+  for register in (
+    exits.REGISTRY,
+    objectives.REGISTRY,
+    objectives.ADVANTAGES,
+    rewards.REGISTRY,
+    stops.REGISTRY,
+    tasks.TASKS,
+  ):
+    for part in ('_entries', '_methods'):
+      monkeypatch.setattr(register, part, dict(getattr(register, part)))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from espo_jax.objectives import LossInputs
+from espo_jax import objectives, registry
 from espo_jax.types import Trajectories
 
 N, T, V = 7, 12, 5
@@ -14,7 +14,7 @@ CURRENT = ('logprobs', 'entropy', 'values', 'reference_kl', 'opening_logprobs') 
 
 
 def loss_arrays(seed=0, dtype=np.float32, spread=0.3, per_row=False) -> dict[str, np.ndarray]:
-  """Every field of `LossInputs` but the mask; with `per_row`, one advantage a row, as group-relative ones are."""
+  """Every array of `objectives.ARRAYS` but the mask; with `per_row`, one advantage a row, as group-relative ones are."""
   rng = np.random.default_rng(seed)
   old = -rng.exponential(1.0, (N, T))
   arrays = {
@@ -36,8 +36,14 @@ def loss_arrays(seed=0, dtype=np.float32, spread=0.3, per_row=False) -> dict[str
   return {name: np.asarray(x, dtype) for name, x in arrays.items()} | {'prefers_short': rng.random(N) < 0.5}
 
 
-def loss_inputs(arrays, mask=MASK) -> LossInputs:
-  return LossInputs(**jax.tree.map(jnp.asarray, arrays), mask=jnp.asarray(mask))
+def loss_inputs(arrays, mask=MASK) -> dict[str, jax.Array]:
+  return jax.tree.map(jnp.asarray, arrays) | {'mask': jnp.asarray(mask)}
+
+
+def applied(name, x, **options):
+  """The terms and metrics of an objective, which takes what it names of `x`."""
+  function = objectives.get(name)
+  return function(*(x[array] for array in registry.inputs(function)), **options)
 
 
 def total(terms):

@@ -66,7 +66,7 @@ BAD = [
   ({'objective__name': 'pppo'}, ["objective.name = 'pppo'", "did you mean 'ppo'?"]),
   ({'objective__clip_hihg': 0.2}, ['objective.clip_hihg = 0.2', "'ppo'", 'did you mean clip_high?']),
   ({'objective__clip_low': 1}, ['objective.clip_low = 1', 'int instead of float', 'fix: a value such as 0.2']),
-  ({'objective__kl_coef': 0.1}, ['objective.kl_coef = 0.1', "no option of 'ppo'; it is one of kl_k1, kl_k2, kl_k3"]),
+  ({'objective__kl_coef': 0.1}, ['objective.kl_coef = 0.1', "no option of 'ppo'; it is one of kl_exact, kl_k1, kl_k2, kl_k3"]),
   ({'objective__name': 'ppo + grpo'}, ["objective.name = 'ppo + grpo'", '2 objectives', 'fix: exactly one of']),
   ({'objective__name': 'ppo + kl_k4'}, ["'kl_k4' is unknown", "did you mean 'kl_k"]),
   ({'objective__name': 'tepo', 'objective__divergence': 'k4'}, ["objective.divergence = 'k4'", "fix: one of 'k3', 'abs'"]),

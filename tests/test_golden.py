@@ -1,6 +1,6 @@
 """The metrics of one update, stored: a change that was not meant to change what is computed shows here first.
 
-  python tests/test_golden.py   # where it was meant: writes the new metrics, for the same commit
+python tests/test_golden.py   # where it was meant: writes the new metrics, for the same commit
 """
 
 import json

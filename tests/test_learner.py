@@ -17,7 +17,7 @@ from espo_jax import learner, parallel
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state, make_optimizer, minibatches, restore, score
 from espo_jax.learner.checkpoint import load
-from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.optimizer import guarded_step
 from espo_jax.model import apply
 from espo_jax.stages import rl
 from espo_jax.stops import never

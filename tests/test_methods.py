@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
-from loss_cases import loss_arrays, loss_inputs
+from loss_cases import applied, loss_arrays, loss_inputs
 from tiny import named, run, tiny_experiment
 
-from espo_jax import methods, objectives, registry, rewards
+from espo_jax import exits, methods, objectives, registry, rewards, stops
 from espo_jax.configs import advantage_name, validate
 from espo_jax.objectives import terms
 
@@ -111,15 +111,15 @@ def test_the_page_of_methods_is_current(capsys):
 # ----------------------------------------------------------------------------------------------------------- the worked example
 
 
-def test_the_worked_example_of_the_build_guide(monkeypatch):
-  """The code block of BUILD.md, as it stands there, gives an objective and a reward that train."""
-  section = (ROOT / 'BUILD.md').read_text().partition('## Add an objective or reward')[2]
-  code = re.search(r'```python\n(.*?)```', section, re.DOTALL)[1]
+def block(section: str) -> str:
+  """The code block of a section of BUILD.md, as it stands there."""
+  return re.search(r'```python\n(.*?)```', (ROOT / 'BUILD.md').read_text().partition(f'## {section}\n')[2], re.DOTALL)[1]
+
+
+def test_the_worked_example_of_the_build_guide(registers):
+  """The code gives an objective and a reward that train."""
+  code = block('Add an objective or reward')
   assert len(code.splitlines()) <= 21
-  for registered in (objectives.REGISTRY, rewards.REGISTRY):
-    for name in ('soft_clip', 'brief'):
-      monkeypatch.setitem(registered, name, None)
-      del registered[name]
   house = {'jnp': jnp, 'objectives': objectives, 'rewards': rewards, 'source': registry.source}
   exec(code, house | {name: getattr(terms, name) for name in ('log_ratio', 'policy_metrics', 'token_mean')})
   lines = {'objective__name': 'soft_clip', 'objective__width': 0.3, 'reward__name': 'brief'}
@@ -127,7 +127,29 @@ def test_the_worked_example_of_the_build_guide(monkeypatch):
   _, metrics = run(tiny_experiment(named(**lines)))
   assert metrics[-1]['grad_norm'] > 0 and 0 < metrics[-1]['reward/brief'] < metrics[-1]['accuracy']
   x = loss_inputs(loss_arrays(per_row=True))
-  wide, plain = objectives.get('soft_clip')(x, width=1e3)[0], objectives.get('kl_cov')(x, kl_cov_coef=0.0)[0]
-  size = jnp.abs(x.advantages).max() * jnp.exp(jnp.where(x.mask, x.logprobs - x.old_logprobs, 0.0)).max()
-  rounding.assert_close(wide['policy'][1].mean, plain['policy'][1].mean, roundings=x.mask.size + 10, size=size)  # never clips
+  wide, plain = applied('soft_clip', x, width=1e3)[0], applied('kl_cov', x, kl_cov_coef=0.0)[0]
+  size = jnp.abs(x['advantages']).max() * jnp.exp(jnp.where(x['mask'], x['logprobs'] - x['old_logprobs'], 0.0)).max()
+  roundings = x['mask'].size + 10
+  rounding.assert_close(wide['policy'][1].mean, plain['policy'][1].mean, roundings=roundings, size=size)  # never clips
   assert 'soft_clip: ours' in '\n'.join(map(methods.describe, methods.methods()))
+
+
+def test_the_stop_rule_of_the_build_guide(registers):
+  exec(block('Add a stop rule'), {'jnp': jnp, 'stops': stops})
+  rule = stops.REGISTRY['first_regret'](beta_0=1.5)
+  regret = jnp.asarray([0.1, 3.0, 2.4, 9.0])
+  seen = stops.Observation(regret, jnp.zeros(4), jnp.zeros(4))
+  _, stop, score = rule.update(rule.init(4, stops.adaptive(rule, mu=1.0, var=1.0)), seen)
+  np.testing.assert_array_equal(stop, [False, True, False, True])
+  rounding.assert_close(score, regret - 1.0, roundings=4, size=10.0)
+  options = registry.defaults(stops.REGISTRY['first_regret'])
+  assert options == {'delta': 1e-8} | stops.Control(2.0, beta_min=0.5)._asdict()
+
+
+def test_the_exit_policy_of_the_build_guide(registers):
+  exec(block('Add an exit policy'), {'jax': jax, 'jnp': jnp, 'exits': exits})
+  policy = exits.get('late')(first=2)
+  state = jnp.zeros((1, 3, 4))
+  logit = jnp.asarray([[5.0, -5.0, 5.0]])
+  leaves = policy.hazard(exits.Observation(logit, logit, state, state, lambda x: x, jnp.asarray([[1, 2, 3]])), jnp.float32(0.5))
+  np.testing.assert_array_equal(leaves, [[0.0, 0.0, 1.0]])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from espo_jax import exits, learner, model, monitor, objectives, replays, rewards, rollout, stops, types
+from espo_jax import exits, learner, model, monitor, objectives, registry, replays, rewards, rollout, stops, types
 
 P, G, T, V = 3, 4, 6, 5
 RNG = np.random.default_rng(0)
@@ -51,7 +51,7 @@ ROWS = types.Trajectories(
   shadow=np.zeros(N, bool),
   depth=types.Depth(RNG.integers(0, 4, (N, T)), -abs(real(N, T))),
 )
-JUDGED = rewards.Judged(some(N).astype(np.float64), some(N), some(N), RNG.integers(0, 3, N))
+VERDICTS = types.Verdicts(some(N).astype(np.float64), some(N), some(N), RNG.integers(0, 3, N), some(N), some(N))
 SEEN = {
   'correct': np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], np.float64),
   'lengths': lengths(P, G),
@@ -65,20 +65,27 @@ SEEN = {
   'values': real(P, G, T),
   'mask': first(lengths(N)).reshape(P, G, T),
 }
-LOSS = objectives.LossInputs(
+LOSS = {
   **{name: real(N, T) for name in ('logprobs', 'entropy', 'values', 'old_logprobs', 'old_values', 'reference_logprobs')},
-  advantages=real(N, T),
-  returns=real(N, T),
-  mask=MASK,
-  reference_kl=abs(real(N, T)),
-  old_entropy=abs(real(N, T)),
-  entropy_slope=real(N, T),
-  opening_logprobs=real(N, V),
-  prefers_short=some(N),
-  past_entropy=np.array(0.75),
-  progress=np.array(0.25),
-)
-CREDIT = objectives.Credit(real(N, T), real(N, T), real(N), some(N), MASK)
+  'advantages': real(N, T),
+  'returns': real(N, T),
+  'mask': MASK,
+  'reference_kl': abs(real(N, T)),
+  'old_entropy': abs(real(N, T)),
+  'entropy_slope': real(N, T),
+  'opening_logprobs': real(N, V),
+  'prefers_short': some(N),
+  'past_entropy': np.array(0.75),
+  'progress': np.array(0.25),
+}
+CREDIT = {
+  'rewards': real(N, T),
+  'values': real(N, T),
+  'final_values': real(N),
+  'truncated': some(N),
+  'mask': MASK,
+  'scores': real(P, G),
+}
 OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32)
 BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
 HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N))
@@ -121,13 +128,16 @@ CASES = {
   'rewards.hmpo': (rewards.hmpo, SEEN['correct'], SEEN['lengths']),
   'rewards.short_serves': (rewards.short_serves, SEEN['correct'], SEEN['reasoned']),
   'rewards.evaluate': (lambda seen: rewards.evaluate('hmpo & format + 0.5 * spa_progress', {}, seen), SEEN),
-  'rewards.observed': (lambda rows, judged: rewards.observed(rows, judged, G, 4), ROWS, JUDGED),
+  'rewards.observed': (lambda rows, verdicts: rewards.observed(rows, verdicts, G, 4), ROWS, VERDICTS),
   'rewards.token_rewards': (rewards.token_rewards, ROWS, types.Reward(real(N), real(N, T))),
   **{
-    f'objectives.{name}': (method.function, CREDIT if method.critic else real(P, G))
+    f'objectives.{name}': (method.function, *(CREDIT[x] for x in registry.inputs(method.function)))
     for name, method in objectives.ADVANTAGES.items()
   },
-  **{f'objectives.{name}': (method.function, LOSS) for name, method in objectives.REGISTRY.items()},
+  **{
+    f'objectives.{name}': (method.function, *(LOSS[x] for x in registry.inputs(method.function)))
+    for name, method in objectives.REGISTRY.items()
+  },
   'objectives.compose': (objectives.compose('ppo + kl_k3', {}), LOSS),
   'objectives.gae': (
     lambda rewards, values, mask, after: objectives.gae(rewards, values, mask, gamma=0.9, lam=0.8, bootstrap=after),
@@ -166,6 +176,8 @@ CASES = {
     f'stops.{name}, adapt': (functools.partial(adapted, make()), abs(real(N, T)), MASK, some(N), HINDSIGHT)
     for name, make in stops.REGISTRY.items()
   },
+  'stops.at_beta': (lambda values: stops.at_beta(MOMENTS, values), real(N)),
+  'stops.adaptive': (lambda mu, var: stops.adaptive(stops.espo(), mu=mu, var=var), np.array(0.75), np.array(1.5)),
   'stops.update_gate': (
     lambda loss, explained: stops.update_gate(stops.init_gate(), loss, explained, force_after=5),
     np.array(0.25),

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import rlax
 import rounding
-from loss_cases import LENGTHS, MASK, N, T, loss_arrays, loss_inputs, trajectories
+from loss_cases import LENGTHS, MASK, N, T, applied, loss_arrays, loss_inputs, trajectories
 
 from espo_jax import objectives, rewards
-from espo_jax.objectives import gae, masked_mean, masked_sum, masked_variance, ppo, token_mean, whiten
+from espo_jax.objectives import gae, masked_mean, masked_sum, masked_variance, token_mean, whiten
 from espo_jax.types import Reward, StopReason
 
 
@@ -115,10 +115,10 @@ def test_ppo_is_the_sum_by_hand(precision, dual_clip):
   x = loss_arrays(dtype=precision)
   constants = CONSTANTS | {'dual_clip': dual_clip}
   weights, means = ppo_by_hand(x, **constants)
-  assert {name: weight for name, (weight, _) in ppo(loss_inputs(x), **constants)[0].items()} == weights
+  assert {name: weight for name, (weight, _) in applied('ppo', loss_inputs(x), **constants)[0].items()} == weights
 
   def run(x):
-    terms, metrics = ppo(loss_inputs(x), **constants)
+    terms, metrics = applied('ppo', loss_inputs(x), **constants)
     return {name: term.mean for name, (_, term) in terms.items()} | {'clipped': metrics['clip_fraction'], 'k3': metrics['kl']}
 
   rounding.assert_computes(run, (x,), means, roundings=N * T + 10, size=2.0)  # `r - 1 - log r` subtracts what is about 1

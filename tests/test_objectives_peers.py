@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import rounding
 from flax import nnx
-from loss_cases import LENGTHS, MASK, N, T, loss_arrays, loss_inputs, total
+from loss_cases import LENGTHS, MASK, N, T, applied, loss_arrays, loss_inputs, total
 
 from espo_jax import objectives
-from espo_jax.objectives import compose, gae, get
+from espo_jax.objectives import compose, gae
 
 REAL_ROWS = LENGTHS > 0
 ROUNDINGS = 2 * (N * T + 20)  # of a loss, theirs and ours: a sum over all tokens of some twenty operations each
@@ -99,7 +99,7 @@ def test_ppos_value(precision, tunix, monkeypatch):
     )
     return NEAR_MEAN * tunix.ppo_value_loss_fn(nnx.Module(), example, 0.25, 0, 0)[0]
 
-  ours = lambda x: get('ppo')(loss_inputs(x), value_clip=0.25)[0]['value'][1].mean
+  ours = lambda x: applied('ppo', loss_inputs(x), value_clip=0.25)[0]['value'][1].mean
   same(ours, theirs, loss_arrays(dtype=precision), 'values')
 
 

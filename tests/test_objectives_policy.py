@@ -1,6 +1,6 @@
 """Every objective and term against numpy float64 written from its formula, its gradient against that formula's differences."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import rounding
 from formulas import CASES, FORMULAS, REAL, ROWS, case, tepo_gradient
-from loss_cases import CURRENT, LENGTHS, MASK, N, T, loss_arrays, loss_inputs, total
+from loss_cases import CURRENT, LENGTHS, MASK, N, T, applied, loss_arrays, loss_inputs, total
 
 from espo_jax import objectives
-from espo_jax.objectives import compose, get
+from espo_jax.objectives import compose
 from espo_jax.objectives.covariance import covariances
 from espo_jax.objectives.epo import phase_weight
 
@@ -30,9 +30,9 @@ def test_the_loss_is_its_formula(precision, name, options):
     wanted = FORMULAS[name](
       {k: np.asarray(v, np.float64) for k, v in x.items()} | {'prefers_short': x['prefers_short']}, **options
     )
-    loss = lambda x: total(get(name)(loss_inputs(x), **options)[0])
+    loss = lambda x: total(applied(name, loss_inputs(x), **options)[0])
     rounding.assert_computes(loss, (x,), np.asarray(wanted), roundings=ROUNDINGS)
-    assert all(np.isfinite(value) for value in get(name)(loss_inputs(x), **options)[1].values())
+    assert all(np.isfinite(value) for value in applied(name, loss_inputs(x), **options)[1].values())
 
 
 @pytest.mark.parametrize(('name', 'options'), CASES, ids=str)
@@ -41,7 +41,7 @@ def test_the_gradient_is_the_formulas(name, options):
   with jax.enable_x64(True):
     x = case(name, 5, np.float64)
     moving = {field: jnp.asarray(x[field]) for field in CURRENT}
-    gradient = jax.grad(lambda moving: total(get(name)(loss_inputs(x | moving), **options)[0]))(moving)
+    gradient = jax.grad(lambda moving: total(applied(name, loss_inputs(x | moving), **options)[0]))(moving)
     if name == 'tepo':
       wanted = tepo_gradient(x, **options)
     else:
@@ -73,7 +73,7 @@ def test_no_objective_sees_what_the_mask_hides(name):
   @jax.jit
   def run(x):
     moving = {field: x[field] for field in CURRENT}
-    return jax.value_and_grad(lambda moving: total(get(name)(loss_inputs(x | moving))[0]))(moving)
+    return jax.value_and_grad(lambda moving: total(applied(name, loss_inputs(x | moving))[0]))(moving)
 
   clean = run(x)
   for junk in (np.nan, np.inf, -200.0):
@@ -86,19 +86,18 @@ def test_no_objective_sees_what_the_mask_hides(name):
 @pytest.mark.parametrize('name', [name for name in objectives.REGISTRY if 'cov' not in name])  # those rank within a minibatch
 def test_terms_of_micro_batches_add_up(precision, name):
   x = loss_inputs(case(name, dtype=precision))
-  parts = [get(name)(inputs_of(x, some))[0] for some in (slice(0, 1), slice(1, 4), slice(4, 7))]
+  parts = [applied(name, inputs_of(x, some))[0] for some in (slice(0, 1), slice(1, 4), slice(4, 7))]
   added = {key: jax.tree.map(lambda *xs: sum(xs), *[part[key][1] for part in parts]) for key in parts[0]}
-  numerators = lambda x: {key: term.numerator for key, (_, term) in get(name)(x)[0].items()}
+  numerators = lambda x: {key: term.numerator for key, (_, term) in applied(name, x)[0].items()}
   rounding.assert_computes(numerators, (x,), {key: term.numerator for key, term in added.items()}, roundings=2 * ROUNDINGS)
-  for key, (weight, term) in get(name)(x)[0].items():
+  for key, (weight, term) in applied(name, x)[0].items():
     assert added[key].denominator == term.denominator > 1
     assert all(part[key][0] == weight for part in parts)
 
 
 def inputs_of(x, some):
   """The inputs of some rows."""
-  values = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-  return type(x)(**{name: value[some] if value.ndim else value for name, value in values.items()})
+  return {name: value[some] if value.ndim else value for name, value in x.items()}
 
 
 # --------------------------------------------------------------------------------------------------------- limiting identities
@@ -112,27 +111,29 @@ def loss_and_gradient(objective):
 
 def test_tepo_without_its_mask_is_gspo(precision):
   x = case('gspo', dtype=precision)
-  tepo = loss_and_gradient(lambda y: get('tepo')(y, mask_coef=0.0, aggregation='sequence'))
-  _, gradient = rounding.assert_computes(tepo, (x,), loss_and_gradient(get('gspo'))(x), roundings=2 * ROUNDINGS)
+  tepo = loss_and_gradient(lambda y: applied('tepo', y, mask_coef=0.0, aggregation='sequence'))
+  _, gradient = rounding.assert_computes(
+    tepo, (x,), loss_and_gradient(functools.partial(applied, 'gspo'))(x), roundings=2 * ROUNDINGS
+  )
   assert np.any(gradient)
 
 
 def test_tepos_mask_is_empty_where_the_policy_has_not_moved():
   x = loss_arrays()
   still = x | {'logprobs': x['old_logprobs'], 'entropy': x['old_entropy'] * np.float32(1 - 1e-7)}
-  assert get('tepo')(loss_inputs(still))[1]['kl_mask'] == 0
-  assert get('tepo')(loss_inputs(still), entropy_test='first_order')[1]['kl_mask'] > 0
+  assert applied('tepo', loss_inputs(still))[1]['kl_mask'] == 0
+  assert applied('tepo', loss_inputs(still), entropy_test='first_order')[1]['kl_mask'] > 0
 
 
 def test_dapo_with_equal_clips_is_grpo_over_tokens():
   x = loss_inputs(loss_arrays(per_row=True))
-  one, two = get('dapo')(x, clip_high=0.2), get('grpo')(x, aggregation='token')
+  one, two = applied('dapo', x, clip_high=0.2), applied('grpo', x, aggregation='token')
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_ppo_without_a_value_is_grpo_over_tokens():
   x = loss_inputs(loss_arrays())
-  assert get('ppo')(x)[0]['policy'] == get('grpo')(x, aggregation='token')[0]['policy']
+  assert applied('ppo', x)[0]['policy'] == applied('grpo', x, aggregation='token')[0]['policy']
 
 
 def test_all_policy_gradients_agree_before_the_first_step(precision):
@@ -152,7 +153,7 @@ def test_all_policy_gradients_agree_before_the_first_step(precision):
   }
   for name, weight in weights.items():
     options = {'kl_cov_coef': 0.0} if name == 'kl_cov' else {}
-    _, gradient = loss_and_gradient(lambda x, n=name, o=options: get(n)(x, **o))(x)
+    _, gradient = loss_and_gradient(lambda x, n=name, o=options: applied(n, x, **o))(x)
     rounding.assert_close(gradient, tokens * weight, roundings=2 * T)  # a row's advantage is a mean of its tokens'
 
 
@@ -160,7 +161,7 @@ def test_equal_rewards_make_rwr_supervised_learning(precision):
   x = loss_arrays(dtype=precision)
   x['advantages'] = np.full((N, T), 0.4, precision)
   supervised = jax.grad(lambda lp: -sum(lp[n, : LENGTHS[n]].mean() for n in ROWS) / len(ROWS))(jnp.asarray(x['logprobs']))
-  _, gradient = loss_and_gradient(get('rwr'))(x)
+  _, gradient = loss_and_gradient(functools.partial(applied, 'rwr'))(x)
   rounding.assert_close(gradient, np.e * np.asarray(supervised, np.float64), roundings=2 * T)
 
 
@@ -169,7 +170,7 @@ def test_rwr_weights(precision):
   for reward, weight in ((0.0, 1.0), (0.5, 3.490343), (1.0, 12.182494)):
     x = loss_arrays(dtype=precision)
     x['advantages'], x['logprobs'] = np.full((N, T), reward, precision), np.full((N, T), -1.0, precision)
-    found = total(get('rwr')(loss_inputs(x))[0])
+    found = total(applied('rwr', loss_inputs(x))[0])
     rounding.assert_within(found, weight, DIGITS + rounding.gamma(3 * T, precision) * weight)  # means of tokens, twice, of rows
 
 
@@ -177,9 +178,10 @@ def test_covariances_sum_up_to_the_covariance(precision):
   x = loss_arrays(dtype=precision)
   advantages, logprobs = (x[name][MASK].astype(np.float64) for name in ('advantages', 'logprobs'))
   wanted = np.cov(advantages, logprobs, ddof=0)[0, 1]
-  covariance = lambda x: covariances(loss_inputs(x)).sum() / REAL
+  read = lambda x: (jnp.asarray(x['advantages']), jnp.asarray(x['logprobs']), jnp.asarray(MASK))
+  covariance = lambda x: covariances(*read(x)).sum() / REAL
   rounding.assert_computes(covariance, (x,), wanted, roundings=2 * N * T)  # a mean, then a sum
-  assert not np.any(covariances(loss_inputs(x))[~MASK])
+  assert not np.any(covariances(*read(x))[~MASK])
 
 
 def test_epos_schedule(precision):
@@ -195,7 +197,7 @@ def test_epos_band_pushes_back_and_the_released_penalty_does_not(precision):
 
   def slope(entropy, **options):
     def band(h):
-      terms, _ = get('epo_entropy')(loss_inputs(x | {'entropy': h, 'past_entropy': past, 'progress': progress}), **options)
+      terms, _ = applied('epo_entropy', loss_inputs(x | {'entropy': h, 'past_entropy': past, 'progress': progress}), **options)
       return terms['epo_band'][1].mean
 
     return jax.grad(band)(jnp.full((N, T), entropy))[MASK] * REAL
@@ -209,7 +211,7 @@ def test_epos_band_pushes_back_and_the_released_penalty_does_not(precision):
 
 def test_epo_has_no_band_before_there_is_a_past(precision):
   x = loss_arrays(dtype=precision) | {'past_entropy': np.asarray(np.nan, precision)}
-  loss, gradient = jax.value_and_grad(lambda h: total(get('epo_entropy')(loss_inputs(x | {'entropy': h}))[0]))(x['entropy'])
+  loss, gradient = jax.value_and_grad(lambda h: total(applied('epo_entropy', loss_inputs(x | {'entropy': h}))[0]))(x['entropy'])
   rounding.assert_close(loss, -0.001 * x['entropy'][MASK].astype(np.float64).mean(), roundings=ROUNDINGS)  # no term is negative
   rounding.assert_close(gradient[MASK], np.full(REAL, -0.001 / REAL), roundings=3)
 
@@ -219,9 +221,9 @@ def test_the_margin_moves_two_logits_and_only_inside_it(precision):
   logits = np.zeros((N, 5), precision)
   logits[0, 1], logits[2, 0] = 3.0, 3.0
   short = np.array([True, True, True, False, False, True, False])
-  gradient = jax.grad(lambda z: total(get('mode_margin')(loss_inputs(x | {'opening_logprobs': z, 'prefers_short': short}))[0]))(
-    jnp.asarray(logits)
-  )
+  gradient = jax.grad(
+    lambda z: total(applied('mode_margin', loss_inputs(x | {'opening_logprobs': z, 'prefers_short': short}))[0])
+  )(jnp.asarray(logits))
   wanted = np.zeros((N, 5))
   for n in ROWS:
     if n != 0:  # row 0 is beyond the margin already
@@ -261,7 +263,7 @@ def test_a_sum_has_the_terms_of_its_parts():
   x = loss_inputs(loss_arrays(per_row=True))
   terms, _ = compose('grpo + kl_k3 + entropy', {'kl_coef': 0.5, 'entropy_coef': 0.1, 'clip_high': 0.28})(x)
   assert {name: weight for name, (weight, _) in terms.items()} == {'policy': 1.0, 'kl_k3': 0.5, 'entropy': -0.1}
-  np.testing.assert_array_equal(terms['policy'][1].mean, get('grpo')(x, clip_high=0.28)[0]['policy'][1].mean)
+  np.testing.assert_array_equal(terms['policy'][1].mean, applied('grpo', x, clip_high=0.28)[0]['policy'][1].mean)
 
 
 def test_a_term_is_aggregated_as_its_objective():
@@ -271,7 +273,7 @@ def test_a_term_is_aggregated_as_its_objective():
     ('kl_k3 + grpo', {'aggregation': 'token'}, 'token'),
     ('dapo + kl_k3', {}, 'token'),
   ):
-    assert compose(expression, options)(x)[0]['kl_k3'][1] == get('kl_k3')(x, aggregation=wanted)[0]['kl_k3'][1]
+    assert compose(expression, options)(x)[0]['kl_k3'][1] == applied('kl_k3', x, aggregation=wanted)[0]['kl_k3'][1]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ from loss_cases import T, trajectories
 from espo_jax import rewards
 from espo_jax.objectives import group_zscore, mean_only
 from espo_jax.registry import inputs
-from espo_jax.rewards import Judged
 from espo_jax.rewards.adacot import prompts_in_need
 from espo_jax.rewards.adr_modes import short_serves
 from espo_jax.rewards.spa_progress import grounded
-from espo_jax.types import Reward, StopReason
+from espo_jax.types import Reward, StopReason, Verdicts
 
 P, G = 5, 6
 DIGITS = 5e-7  # of a number written with six of them
@@ -370,8 +369,11 @@ def test_a_stopped_row_is_wrong_and_gave_no_answer():
   reasons = [StopReason.EOS, StopReason.LENGTH, StopReason.STOPPED, StopReason.STOPPED, StopReason.EOS, StopReason.EOS]
   rows = trajectories([3, 12, 5, 2, 7, 1], reasons, [3, 12, 12, 2, 7, 1])
   flags = np.array([True, True, True, False, True, False])
-  judged = Judged(jnp.ones(6), jnp.asarray(flags), jnp.asarray(~flags), jnp.asarray([2, 2, 2, 1, 1, 1]))
-  seen = rewards.observed(rows, judged, 3, 4)
+  nothing = jnp.zeros(6, bool)
+  verdicts = Verdicts(
+    jnp.ones(6), jnp.asarray(flags), jnp.asarray(~flags), jnp.asarray([2, 2, 2, 1, 1, 1]), timeout=nothing, error=nothing
+  )
+  seen = rewards.observed(rows, verdicts, 3, 4)
   np.testing.assert_array_equal(seen['correct'], [[1, 1, 0], [0, 1, 1]])  # a shadow's verdict is for measurement only
   np.testing.assert_array_equal(seen['lengths'], [[3, 12, 5], [2, 7, 1]])
   np.testing.assert_array_equal(seen['ended'], [[True, False, False], [False, True, True]])
@@ -381,6 +383,7 @@ def test_a_stopped_row_is_wrong_and_gave_no_answer():
   wanted = hmpo_by_hand(*map(np.asarray, (seen['correct'], seen['lengths'])))
   rounding.assert_close(rewards.hmpo(seen['correct'], seen['lengths']), wanted, roundings=10, size=2.0)
   assert {name for function in rewards.REGISTRY.values() for name in inputs(function)} <= seen.keys()
+  assert seen.keys() == rewards.SEEN.keys()
 
 
 def test_rewards_are_jittable_and_have_one_shape():

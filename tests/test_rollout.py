@@ -248,6 +248,14 @@ def test_between_readings_of_the_critic_the_rule_sees_its_last_value(every):
     assert rows.length[n] == (below[0] + 1 if below else rows.full_length[n])
 
 
+def test_a_rule_that_is_used_without_a_training_stops_rows():
+  free = run(state=stops.adaptive(RULE, enabled=False))
+  regret = free.regret[written(free)]
+  acting = run(state=stops.adaptive(RULE, mu=regret.mean(), var=regret.var()).replace(beta=STATE.beta))
+  assert not (free.stop_reason == StopReason.STOPPED).any()
+  assert 0 < (acting.stop_reason == StopReason.STOPPED).sum() < P * G
+
+
 def test_samples_differ_by_sample_prompt_and_step():
   rows = run(rule=NEVER)
   for p in range(P):

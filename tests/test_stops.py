@@ -8,7 +8,7 @@ import rounding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espo_jax import stops
+from espo_jax import registry, stops
 from espo_jax.stops import Adaptive, Hindsight, Observation, surrogate_regret
 
 pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
@@ -165,6 +165,34 @@ def test_a_disabled_rule_never_stops(name):
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=0.5, enabled=enabled), *observed)[2])
   assert not stopped(False).any()
   assert stopped(True).any() == (name != 'never')
+
+
+def test_outside_of_a_training_a_rule_acts_at_once():
+  """`rule.init` waits for a training to enable the rule; `stops.adaptive` says what it is to do."""
+  rule = stops.espo(beta_0=0.5)
+  regret = np.full((3, 10), 3.0, np.float32)
+  stopped = lambda state: np.asarray(rollout(rule, state, regret, np.zeros_like(regret), np.zeros_like(regret))[2]).any()
+  assert not stopped(rule.init(1).adaptive)
+  assert stopped(stops.adaptive(rule, mu=1.0, var=4.0))
+  assert not stopped(stops.adaptive(rule, mu=3.0, var=4.0))  # nothing above its mean
+  assert not stopped(stops.adaptive(rule, mu=1.0, var=4.0, enabled=False))
+  measured = stops.adaptive(rule, mu=regret.mean(dtype=np.float64), var=jnp.float32(2.0))
+  assert (float(measured.mu), float(measured.var), float(measured.beta)) == (3.0, 2.0, 0.5)
+
+
+def test_a_controlled_rule_has_the_options_of_both():
+  """By name and in order, so that configs and lists of options read as if they were written out."""
+  own = {'smoothing': 0.9, 'clip': 5.0, 'delta': 1e-8, 'epsilon': 0.2}
+  control = {'beta_0': 7.0, 'beta_min': 0.0, 'beta_max': 100.0, 'eta': 0.1, 'target_rate': 0.25, 'momentum': 0.99}
+  assert list(registry.defaults(stops.espo).items()) == list((own | control).items())
+  assert registry.defaults(stops.value_only) == control | {'beta_0': -0.2, 'beta_min': -1.0, 'beta_max': 1.0}
+  assert registry.defaults(stops.random_stop) == control | {'beta_0': 5.0}
+  for name in (*own, *control):
+    assert f'\n  {name}: ' in stops.espo.__doc__
+  with pytest.raises(TypeError, match="got an unexpected keyword argument 'smoothnig'"):
+    stops.espo(smoothnig=0.5)
+  with pytest.raises(TypeError, match='beta_0'):
+    stops.controlled(eta=0.2)
 
 
 @given(

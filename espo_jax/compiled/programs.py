@@ -15,9 +15,8 @@ from espo_jax.configs import model_config, uses_reference
 from espo_jax.experiment import make_model, make_rule, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import Caches
-from espo_jax.rewards import Judged
 from espo_jax.stages import rl
-from espo_jax.types import Prompts, Trajectories
+from espo_jax.types import Prompts, Trajectories, Verdicts
 
 PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
 
@@ -175,8 +174,8 @@ class Programs:
     rows = self._rows
     count = rows.length.shape[0]
     per_row = parallel.over_batch(self.mesh)
-    judged = Judged(*(_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, bool, jnp.int32)))
-    reward, _, _ = jax.eval_shape(self._learner.graded, rows, judged)
+    verdicts = Verdicts(*(_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, bool, jnp.int32, bool, bool)))
+    reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts)
     reward = jax.tree.map(lambda x: _described(x, per_row), reward)
     return self.params, self._reference, rows, reward, self._packing(c.learner.minibatches * c.learner.micro_batches)
 

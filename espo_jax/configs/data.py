@@ -46,7 +46,7 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   known = parameters.keys() - config.data.keys() - set(_NOT_OPTIONS)
   for name in sorted(options.keys() - known):
     hint = near_field(name, known)
-    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {kind.name!r}; {hint}'
+    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {config.task.name!r}; {hint}'
   if 'path' in parameters:  # reading the files is left to the run: it may take long
     yield from _option_problems(options, {name: parameters[name].default for name in known})
     sizes = options
@@ -61,12 +61,13 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     if config.mesh.tensor > 1 and vocabulary % config.mesh.tensor:
       yield (
         f'mesh.tensor = {config.mesh.tensor} does not divide the {vocabulary} tokens of the vocabulary of the task '
-        f'{kind.name!r}; fix: a divisor'
+        f'{config.task.name!r}; fix: a divisor'
       )
   for field, limit in (('rollout.prompt_width', 'max_prompt_tokens'), ('rollout.horizon', 'max_response_tokens')):
     width, needed = get_field(config, field), sizes.get(limit, 0)
     if isinstance(needed, int) and 0 < width < needed:
-      yield f'{field} = {width} is less than {limit} = {needed} of the task {kind.name!r}; fix: --config.{field}={needed}'
+      of = f'{limit} = {needed} of the task {config.task.name!r}'
+      yield f'{field} = {width} is less than {of}; fix: --config.{field}={needed}'
 
 
 def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -7,7 +7,7 @@ they name.
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -52,7 +52,7 @@ def max_draws(config: ml_collections.ConfigDict) -> int:
 
 def uses_reference(config: ml_collections.ConfigDict) -> bool:
   """Whether the reward or the loss looks at the policy that reinforcement learning started from."""
-  return bool(config.reward.kl_coef or objectives.reads(config.objective.name, method_options(config, 'objective')))
+  return bool(config.reward.kl_coef or objectives.reads_reference(config.objective.name, method_options(config, 'objective')))
 
 
 def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _option_problems(config: ml_collections.ConfigDict, section: str, functions:
       yield f'{field}: out of range; fix: a number in [0, 1]'
 
 
-def _registered(section: str) -> dict[str, Callable[..., Any]]:
+def _registered(section: str) -> Mapping[str, Callable[..., Any]]:
   if section == 'reward':
     return rewards.REGISTRY
   if section == 'exits':

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.base import ExitPolicy, Observation
+from espo_jax.exits.registered import register
 from espo_jax.registry import source
 from espo_jax.types import takes_numpy
 
@@ -17,6 +18,7 @@ def calm_threshold(
   return jnp.clip(0.9 * level + 0.1 * jnp.exp(-decay * position / horizon), 0.0, 1.0)
 
 
+@register('calm_margin')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
   """Exit where the readout's first probability is so far above its second.
@@ -35,6 +37,7 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
   return ExitPolicy(level, hazard=hazard)
 
 
+@register('calm_cosine')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
   """Exit where a block has turned the residual stream by little: the cosine of what entered and what left it.

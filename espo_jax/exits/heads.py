@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.exits.base import ExitPolicy, Observation, log_choice
+from espo_jax.exits.registered import register
 from espo_jax.registry import source
 from espo_jax.types import takes_numpy
 
 
+@register('sampled')
 @source('arXiv 2603.21376', 'level')
 def sampled(*, level: float = 0.1) -> ExitPolicy:
   """Exit at a block with the probability that its head gives, `q = sigmoid(logit)`; a smaller one than `level` counts as 0."""
@@ -27,6 +29,7 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
   return ExitPolicy(level, hazard=hazard, choice=choice)
 
 
+@register('threshold')
 @source('ours')
 def threshold(*, level: float = 0.5) -> ExitPolicy:
   """Exit at the first block whose head gives a probability above `level`."""
@@ -38,12 +41,14 @@ def threshold(*, level: float = 0.5) -> ExitPolicy:
   return ExitPolicy(level, hazard=hazard)
 
 
+@register('dynamax')
 @source('DYNAMAX, arXiv 2504.20922')
 def dynamax(*, level: float = 0.5) -> ExitPolicy:
   """`threshold`, but the blocks that are skipped copy the keys and values of the last one that ran."""
   return threshold(level=level)._replace(kv_fill='copy')
 
 
+@register('ponder_q')
 @source('PALBERT, arXiv 2204.03276', 'level')
 def ponder_q(*, level: float = 0.5) -> ExitPolicy:
   """Q-exit: leave at the first block at which the heads' cumulative exit probability passes `level`."""

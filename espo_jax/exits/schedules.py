@@ -4,10 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.base import ExitPolicy
+from espo_jax.exits.registered import register
 from espo_jax.registry import source
 from espo_jax.types import takes_numpy
 
 
+@register('never')
 @source('the model as it is')
 def never() -> ExitPolicy:
   """Every token runs through every block."""
@@ -20,6 +22,7 @@ def never() -> ExitPolicy:
   return ExitPolicy(0.0, schedule=schedule)
 
 
+@register('fixed')
 @source('the model cut off')
 def fixed(*, level: float = 1.0) -> ExitPolicy:
   """Every token runs through the first `level` blocks."""
@@ -42,6 +45,7 @@ def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, s
   return jnp.floor(most - done * (most - least) + 1e-4).astype(jnp.int32)
 
 
+@register('skipdecode')
 @source('SkipDecode, arXiv 2307.02628')
 def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int = 64) -> ExitPolicy:
   """One depth a position, the same in the whole batch and never more at a later one: a few first blocks, then the last ones.

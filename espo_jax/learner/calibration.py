@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.exits import exit_pmf, sampled
-from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import unpacked
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Forced, Params, States, hold_frozen

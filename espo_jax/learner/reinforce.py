@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -13,26 +13,23 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards
-from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
-from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import History, TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, hold_frozen
 from espo_jax.objectives import (
-  Credit,
   Estimate,
-  LossInputs,
   estimated_kl,
   explained_variance,
   group_scores,
   masked_mean,
   on_tokens,
 )
-from espo_jax.rewards import Judged
+from espo_jax.registry import inputs
 from espo_jax.stops import Adaptive, GateState, Hindsight, StopRule, update_gate
-from espo_jax.types import Metrics, Reward, Trajectories
+from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -44,16 +41,7 @@ class Batch(flax.struct.PyTreeNode):
   old_logprobs: Float[Array, 'N T']
   old_entropy: Float[Array, 'N T']
   reference_logprobs: Float[Array, 'N T']
-  prefers_short: Bool[Array, 'N']
-
-
-class _Measured(NamedTuple):
-  """Of `Scored`, what is asked of all rows."""
-
-  logprobs: Float[Array, 'N T']  # with the exits'
-  entropy: Float[Array, 'N T']
-  final_values: Float[Array, 'N']
-  reference_kl: Float[Array, 'N T'] | None
+  extras: dict[str, Bool[Array, 'N']]  # of the reward
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,18 +129,22 @@ class Reinforcement:
     packing: Packing | None,
     *,
     full_depth: bool = False,
-  ) -> _Measured:
-    """What `prepare` asks of all rows, a packing's rows at a time: those of packing `j` of `c` are `j, c + j, 2 c + j, ...`."""
+  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N'], Float[Array, 'N T'] | None]:
+    """What `prepare` asks of all rows, a packing's rows at a time: those of packing `j` of `c` are `j, c + j, 2 c + j, ...`.
 
-    def measure(rows: Trajectories, packing: Packing | None) -> _Measured:
+    Returns:
+      The log-probabilities of tokens and exits, the entropy, the final values, and the divergence from `against`.
+    """
+
+    def measure(rows: Trajectories, packing: Packing | None) -> tuple[Array, Array, Array, Array | None]:
       scored = self._score(params, rows, against, packing, full_depth=full_depth)
-      return _Measured(scored.joint_logprobs, scored.entropy, scored.final_values, scored.reference_kl)
+      return scored.joint_logprobs, scored.entropy, scored.final_values, scored.reference_kl
 
     if packing is None:
       return measure(rows, None)
     count = packing.row.shape[0]
 
-    def part(number_and_packing: tuple[Int[Array, ''], Packing]) -> _Measured:
+    def part(number_and_packing: tuple[Int[Array, ''], Packing]) -> tuple[Array, Array, Array, Array | None]:
       number, its = number_and_packing
 
       def take(x: Array) -> Array:
@@ -164,13 +156,13 @@ class Reinforcement:
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def graded(self, rows: Trajectories, judged: Judged) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
+  def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
     """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
-    seen = rewards.observed(rows, judged, self.samples, self.model.config.num_layers)
+    seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
-    short = rewards.short_serves(seen['correct'], seen['reasoned'])
-    reward = Reward(per_row.reshape(-1), dense, jnp.repeat(short, self.samples))
+    extras = rewards.extras(seen)
+    reward = Reward(per_row.reshape(-1), dense, {name: jnp.repeat(x, self.samples) for name, x in extras.items()})
     scores = group_scores(rewards.token_rewards(rows, reward, fail=self.fail_reward), rows.mask, self.samples)
     differ = scores.max(axis=1) > scores.min(axis=1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
@@ -195,25 +187,26 @@ class Reinforcement:
       packing: How the rows share sequences: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
     mask = rows.mask
-    scored = self._measure(params, rows, reference if self.kl_coef and self.kl == 'exact' else None, packing)
+    against = reference if self.kl_coef and self.kl == 'exact' else None
+    logprobs, entropy, final_values, exact_kl = self._measure(params, rows, against, packing)
     reference_logprobs = jnp.zeros_like(rows.logprobs)
     if reference is not None:
-      reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True).logprobs
+      reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True)[0]
     placed = rewards.token_rewards(rows, reward, fail=self.fail_reward)
-    metrics = {'entropy': masked_mean(scored.entropy, mask), **self._agreement(scored.logprobs - rows.joint_logprobs, mask)}
+    metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
     if self.kl_coef:
       if self.kl == 'exact':
-        assert scored.reference_kl is not None  # asked for above
-        kl = scored.reference_kl
+        assert exact_kl is not None  # asked for above
+        kl = exact_kl
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
       placed = placed - self.kl_coef * jnp.where(mask, kl, 0.0)
       metrics['reward/kl'] = masked_mean(kl, mask)
-    advantages, returns = self._advantages(placed, rows, scored.final_values)
+    advantages, returns = self._advantages(placed, rows, final_values)
     old_logprobs = rows.joint_logprobs
     if self.importance_cap:
-      old_logprobs = scored.logprobs
-      weight = jnp.exp(jnp.where(mask, scored.logprobs - rows.joint_logprobs, 0.0))
+      old_logprobs = logprobs
+      weight = jnp.exp(jnp.where(mask, logprobs - rows.joint_logprobs, 0.0))
       advantages = advantages * jnp.minimum(weight, self.importance_cap)  # every surrogate is linear in the advantage
       metrics['importance/capped'] = masked_mean((weight > self.importance_cap).astype(jnp.float32), mask)
     if self.trains_critic:
@@ -222,18 +215,22 @@ class Reinforcement:
         'critic/explained_variance': explained_variance(rows.values, returns, mask),
         'critic/value_mean': masked_mean(rows.values, mask),
       }
-    prefers_short = jnp.zeros(rows.length.shape, bool) if reward.prefers_short is None else reward.prefers_short
-    batch = Batch(rows, advantages, returns, old_logprobs, scored.entropy, reference_logprobs, prefers_short)
-    return batch, metrics
+    return Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reward.extras), metrics
 
   def _advantages(
     self, placed: Float[Array, 'N T'], rows: Trajectories, final_values: Float[Array, 'N']
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
-    advantage = objectives.ADVANTAGES[self.advantage]
-    if advantage.critic:
-      credit = Credit(placed, rows.values, final_values, rows.truncated, rows.mask)
-      return advantage.function(credit, **self.advantage_options)
-    relative = advantage.function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
+    function, critic = objectives.ADVANTAGES[self.advantage]
+    if critic:
+      read = {
+        'rewards': placed,
+        'values': rows.values,
+        'final_values': final_values,
+        'truncated': rows.truncated,
+        'mask': rows.mask,
+      }
+      return function(*(read[name] for name in inputs(function)), **self.advantage_options)
+    relative = function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
     return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
   def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
@@ -272,25 +269,25 @@ class Reinforcement:
       scored = self._score(params, trajectories, against, part[1])
       # The reference takes the same exits for granted: the divergence is the tokens', but its gradient moves the exits too.
       exits = jnp.zeros_like(mine.old_logprobs) if scored.exit_logprobs is None else scored.exit_logprobs
-      inputs = LossInputs(
-        logprobs=held(scored.joint_logprobs, decision),
-        entropy=held(scored.entropy, decision),
-        values=scored.values,
-        old_logprobs=mine.old_logprobs,
-        old_values=trajectories.values,
-        reference_logprobs=mine.reference_logprobs + jax.lax.stop_gradient(exits),
-        advantages=mine.advantages,
-        returns=mine.returns,
-        mask=trajectories.mask,
-        reference_kl=None if scored.reference_kl is None else held(scored.reference_kl, decision),
-        old_entropy=mine.old_entropy,
-        entropy_slope=scored.entropy_slope,
-        opening_logprobs=scored.opening_logprobs,
-        prefers_short=mine.prefers_short,
-        past_entropy=state.history.entropy,
-        progress=state.history.updates / self.updates,
-      )
-      return objectives.compose(self.objective, self.options)(inputs)
+      arrays = {
+        'logprobs': held(scored.joint_logprobs, decision),
+        'entropy': held(scored.entropy, decision),
+        'values': scored.values,
+        'old_logprobs': mine.old_logprobs,
+        'old_values': trajectories.values,
+        'reference_logprobs': mine.reference_logprobs + jax.lax.stop_gradient(exits),
+        'advantages': mine.advantages,
+        'returns': mine.returns,
+        'mask': trajectories.mask,
+        'reference_kl': None if scored.reference_kl is None else held(scored.reference_kl, decision),
+        'old_entropy': mine.old_entropy,
+        'entropy_slope': scored.entropy_slope,
+        'opening_logprobs': scored.opening_logprobs,
+        'past_entropy': state.history.entropy,
+        'progress': state.history.updates / self.updates,
+        **mine.extras,
+      }
+      return objectives.compose(self.objective, self.options)(arrays)
 
     value, grads, metrics = gradient(loss, state.params, (rows, packing))
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)
@@ -339,6 +336,21 @@ class Reinforcement:
     past = jnp.where(history.updates == 0, 0.0, history.entropy)
     entropy = past + (metrics['entropy'] - past) / (history.updates + 1)
     return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy)
+
+
+def decision_tokens(prompt_tokens: Int[Array, 'N L'], tokens: Int[Array, 'N T'], opening: int) -> Bool[Array, 'N T']:
+  """True on each row's first token that follows the token `opening`, such as `<think>`, which may end the prompt.
+
+  That token decides whether to reason. AdaCoT's selective loss (arXiv 2505.11896) lets it learn nothing, so that the policy
+  keeps the boundary it was given.
+  """
+  follows = jnp.concatenate([prompt_tokens[:, -1:], tokens[:, :-1]], axis=1) == opening
+  return follows & (jnp.cumsum(follows, axis=1) == 1)
+
+
+def held(x: Float[Array, 'N T'], where: Bool[Array, 'N T']) -> Float[Array, 'N T']:
+  """The same values with no gradient where they are held."""
+  return jnp.where(where, jax.lax.stop_gradient(x), x)
 
 
 def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:

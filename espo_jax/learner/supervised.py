@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from espo_jax.learner.guarded import guarded_step
+from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.scoring import score
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, hold_frozen
 from espo_jax.objectives import token_mean
-from espo_jax.tasks import SupervisedBatch
-from espo_jax.types import Metrics
+from espo_jax.types import Metrics, SupervisedBatch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

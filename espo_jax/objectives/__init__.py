@@ -1,9 +1,13 @@
-"""Advantages and loss terms. They see arrays; they know nothing of models and rollouts."""
+"""Advantages and loss terms. They see arrays; they know nothing of models and rollouts.
 
+Each paper is a file that registers what is in it. `registered.ARRAYS` lists what an objective may read, `advantages.OF_CRITIC`
+and `advantages.OF_GROUP` what an advantage may read.
+"""
+
+from espo_jax.objectives import advantages
 from espo_jax.objectives.advantages import (
   ADVANTAGES,
   Advantage,
-  Credit,
   get_advantage,
   group_scores,
   group_zscore,
@@ -12,8 +16,6 @@ from espo_jax.objectives.advantages import (
   on_tokens,
 )
 from espo_jax.objectives.compose import (
-  REGISTRY,
-  Objective,
   compose,
   default_advantage,
   default_draws,
@@ -21,26 +23,30 @@ from espo_jax.objectives.compose import (
   parts,
   ranks,
   reads,
+  reads_reference,
   settings,
 )
 from espo_jax.objectives.gae import gae
 from espo_jax.objectives.grpo import grpo
-from espo_jax.objectives.inputs import LossInputs
 from espo_jax.objectives.kl import Estimate, estimated_kl, k1, k2, k3
 from espo_jax.objectives.masked import explained_variance, masked_mean, masked_sum, masked_variance, whiten
 from espo_jax.objectives.ppo import ppo
+from espo_jax.objectives.registered import ARRAYS, REGISTRY, Objective, register
 from espo_jax.objectives.terms import Term, Terms, clipped_policy, clipped_value, sequence_mean, token_mean
+from espo_jax.registry import import_files
+
+import_files(__name__, __path__)
 
 __all__ = [
   'ADVANTAGES',
+  'ARRAYS',
   'REGISTRY',
   'Advantage',
-  'Credit',
   'Estimate',
-  'LossInputs',
   'Objective',
   'Term',
   'Terms',
+  'advantages',
   'clipped_policy',
   'clipped_value',
   'compose',
@@ -67,6 +73,8 @@ __all__ = [
   'ppo',
   'ranks',
   'reads',
+  'reads_reference',
+  'register',
   'sequence_mean',
   'settings',
   'token_mean',

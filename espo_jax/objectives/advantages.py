@@ -3,33 +3,31 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.objectives.gae import gae
 from espo_jax.objectives.masked import whiten as whitened
 from espo_jax.objectives.terms import row_sum
-from espo_jax.registry import source, unknown
+from espo_jax.registry import Method, Register, source
 from espo_jax.types import takes_numpy
 
-
-class Credit(flax.struct.PyTreeNode):
-  """What advantages are made of, row by row."""
-
-  rewards: Float[Array, 'N T']
-  values: Float[Array, 'N T']  # of the state each token was drawn from
-  final_values: Float[Array, 'N']  # of the state after the last column
-  truncated: Bool[Array, 'N']  # cut by the horizon
-  mask: Bool[Array, 'N T']
+OF_CRITIC = {
+  'rewards': "the reward of each token, a stopped row's failure among them, [N, T]",
+  'values': 'the value of the state that each token was drawn from, [N, T]',
+  'final_values': 'the value of the state after the last column, [N]',
+  'truncated': 'whether the horizon cut the row, [N]',
+  'mask': 'true on the tokens that count, [N, T]',
+}
+OF_GROUP = {'scores': "the summed rewards of each prompt's samples, [P, G]"}
 
 
 class Advantage(NamedTuple):
   """A registered advantage.
 
   Attributes:
-    function: The estimator. With a critic `(Credit, **options) -> (advantages[N, T], returns[N, T])`; without one
-      `(scores[P, G], **options) -> advantages[P, G]`, of rows' summed rewards.
+    function: The estimator. With a critic it reads arrays of `OF_CRITIC` and returns `(advantages[N, T], returns[N, T])`;
+      without one it reads `scores[P, G]` and returns `advantages[P, G]`.
     critic: Whether the estimator reads a critic.
   """
 
@@ -37,9 +35,44 @@ class Advantage(NamedTuple):
   critic: bool
 
 
+ADVANTAGES: Register[Advantage] = Register('advantage', 'advantage.name')
+
+
+def register(name: str, *, critic: bool = False) -> Callable[[Method], Method]:
+  """Makes an advantage known as `advantage.name`.
+
+  It is a function of the arrays that it reads, by the names in `OF_CRITIC` or `OF_GROUP`. Its keyword-only parameters are
+  options, as in `--config.advantage.lam=0.95`.
+
+  Args:
+    name: The name.
+    critic: Whether it reads a critic's values, token by token, rather than a prompt's scores.
+
+  Raises:
+    RegistryError: The name cannot be used, or the function asks for an array that there is not.
+  """
+
+  def mark(function: Method) -> Method:
+    function = takes_numpy(function)
+    ADVANTAGES.add(name, function, Advantage(function, critic), OF_CRITIC if critic else OF_GROUP)
+    return function
+
+  return mark
+
+
+def get_advantage(name: str) -> Advantage:
+  """The advantage registered as `name`."""
+  return ADVANTAGES.find(name)
+
+
+@register('gae', critic=True)
 @source('Schulman et al. 2015, arXiv 1506.02438')
 def critic_gae(
-  x: Credit,
+  rewards: Float[Array, 'N T'],
+  values: Float[Array, 'N T'],
+  final_values: Float[Array, 'N'],
+  truncated: Bool[Array, 'N'],
+  mask: Bool[Array, 'N T'],
   *,
   gamma: float = 1.0,
   lam: float = 1.0,
@@ -49,7 +82,11 @@ def critic_gae(
   """`gae`, whitened or not. ESPO publishes none of its constants [U].
 
   Args:
-    x: The rows.
+    rewards: The reward of each token.
+    values: The value of the state that each token was drawn from.
+    final_values: The value of the state after the last column.
+    truncated: Whether the horizon cut the row.
+    mask: True on the tokens that count.
     gamma: Discount [U].
     lam: GAE's lambda [U].
     whiten: Whether advantages get mean 0 and variance 1 over the batch's real tokens [U].
@@ -58,11 +95,12 @@ def critic_gae(
   Returns:
     Advantages, and returns, which whitening leaves alone.
   """
-  bootstrap = jnp.where(x.truncated & bootstrap_truncated, x.final_values, 0.0)
-  advantages, returns = gae(x.rewards, x.values, x.mask, gamma=gamma, lam=lam, bootstrap=bootstrap)
-  return whitened(advantages, x.mask) if whiten else advantages, returns
+  bootstrap = jnp.where(truncated & bootstrap_truncated, final_values, 0.0)
+  advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam, bootstrap=bootstrap)
+  return whitened(advantages, mask) if whiten else advantages, returns
 
 
+@register('group_zscore')
 @source('GRPO, arXiv 2402.03300')
 def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float[Array, 'P G']:
   """`(R - mean) / (std + epsilon)` within each group, with the group's population deviation; 0 where all scores are equal.
@@ -74,12 +112,14 @@ def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float
   return mean_only(scores) / (scores.std(axis=1, keepdims=True) + epsilon)
 
 
+@register('mean_only')
 @source('Dr. GRPO, arXiv 2503.20783; S-GRPO, arXiv 2505.07686')
 def mean_only(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
   """`R - mean` within each group: a hard or an easy prompt counts no more for its small spread."""
   return scores - scores.mean(axis=1, keepdims=True)
 
 
+@register('loo')
 @source('RLOO, arXiv 2402.14740; Kool et al. 2019')
 def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
   """`R` less the mean of the group's other scores, which is `G / (G - 1)` times `mean_only`: a baseline without bias."""
@@ -87,26 +127,11 @@ def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
   return mean_only(scores) * (group / (group - 1))
 
 
+@register('score')
 @source('REINFORCE, Williams 1992')
 def score(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
   """`R` itself, without a baseline."""
   return scores
-
-
-ADVANTAGES: dict[str, Advantage] = {
-  'gae': Advantage(critic_gae, critic=True),
-  'group_zscore': Advantage(group_zscore, critic=False),
-  'mean_only': Advantage(mean_only, critic=False),
-  'loo': Advantage(loo, critic=False),
-  'score': Advantage(score, critic=False),
-}
-
-
-def get_advantage(name: str) -> Advantage:
-  """The advantage registered as `name`."""
-  if name not in ADVANTAGES:
-    raise ValueError(unknown('advantage.name', name, name, ADVANTAGES))
-  return ADVANTAGES[name]
 
 
 @takes_numpy

@@ -1,83 +1,17 @@
-"""The registered objectives, and their sums: `'grpo + kl_k3 + entropy'` is GRPO with a KL term and an entropy bonus."""
+"""Sums of registered objectives: `'grpo + kl_k3 + entropy'` is GRPO with a KL term and an entropy bonus."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from espo_jax.objectives.covariance import clip_cov, kl_cov
-from espo_jax.objectives.dapo import dapo
-from espo_jax.objectives.drgrpo import drgrpo
-from espo_jax.objectives.entropy import entropy
-from espo_jax.objectives.epo import epo_entropy
-from espo_jax.objectives.gmpo import gmpo
-from espo_jax.objectives.grpo import grpo
-from espo_jax.objectives.gspo import gspo
-from espo_jax.objectives.inputs import LossInputs
-from espo_jax.objectives.kl import kl_exact, kl_k1, kl_k2, kl_k3
-from espo_jax.objectives.mode_margin import mode_margin
-from espo_jax.objectives.ppo import ppo
-from espo_jax.objectives.rloo import rloo
-from espo_jax.objectives.rwr import rwr
-from espo_jax.objectives.tepo import tepo
+from jaxtyping import Array
+
+from espo_jax.objectives.registered import OF_REFERENCE, REGISTRY
 from espo_jax.objectives.terms import Terms
-from espo_jax.registry import chosen, defaults, unknown
+from espo_jax.registry import chosen, defaults, inputs
 from espo_jax.types import Metrics
 
-Loss = Callable[[LossInputs], tuple[Terms, Metrics]]
-
-
-class Objective(NamedTuple):
-  """A registered objective.
-
-  Attributes:
-    function: `(LossInputs, **options) -> ({name: (weight, Term)}, metrics)`; the loss is the sum of `weight * term.mean`.
-    advantage: The one of `ADVANTAGES` it is published with; '' for a term that only stands beside an objective.
-    draws: The most rollouts a step with which it is published: with more than one, groups of equal scores are drawn again.
-    ranks: Whether it sets a minibatch's tokens against each other, so that micro-batches do not add up to it.
-    reads: A function from the options to those of the fields of `LossInputs` it reads that cost a pass of the reference policy.
-  """
-
-  function: Callable[..., tuple[Terms, Metrics]]
-  advantage: str = ''
-  draws: int = 1
-  ranks: bool = False
-  reads: Callable[[Mapping[str, Any]], frozenset[str]] = lambda options: frozenset()
-
-
-def _reference(options: Mapping[str, Any]) -> frozenset[str]:
-  del options
-  return frozenset({'reference_logprobs'})
-
-
-def _exact(options: Mapping[str, Any]) -> frozenset[str]:
-  del options
-  return frozenset({'reference_kl'})
-
-
-def _tepo(options: Mapping[str, Any]) -> frozenset[str]:
-  fields = {'reference': {'reference_logprobs'}, 'exact': {'reference_kl'}}
-  return frozenset(fields.get(options.get('divergence', ''), ()))
-
-
-REGISTRY: dict[str, Objective] = {
-  'ppo': Objective(ppo, 'gae'),
-  'grpo': Objective(grpo, 'group_zscore'),
-  'dapo': Objective(dapo, 'group_zscore', draws=10),  # as its released recipe
-  'drgrpo': Objective(drgrpo, 'mean_only'),
-  'gspo': Objective(gspo, 'group_zscore'),
-  'gmpo': Objective(gmpo, 'group_zscore'),
-  'rloo': Objective(rloo, 'loo'),
-  'clip_cov': Objective(clip_cov, 'group_zscore', ranks=True),
-  'kl_cov': Objective(kl_cov, 'group_zscore', ranks=True),
-  'tepo': Objective(tepo, 'group_zscore', reads=_tepo),
-  'rwr': Objective(rwr, 'score'),
-  'entropy': Objective(entropy),
-  'kl_k1': Objective(kl_k1, reads=_reference),
-  'kl_k2': Objective(kl_k2, reads=_reference),
-  'kl_k3': Objective(kl_k3, reads=_reference),
-  'kl_exact': Objective(kl_exact, reads=_exact),
-  'epo_entropy': Objective(epo_entropy),
-  'mode_margin': Objective(mode_margin),
-}
+Arrays = Mapping[str, Array | None]  # by the names in `registered.ARRAYS`
+Loss = Callable[[Arrays], tuple[Terms, Metrics]]
 
 
 def parts(expression: str) -> tuple[str, ...]:
@@ -88,8 +22,7 @@ def parts(expression: str) -> tuple[str, ...]:
   """
   names = tuple(name.strip() for name in expression.split('+'))
   for name in names:
-    if name not in REGISTRY:
-      raise ValueError(unknown('objective.name', expression, name, REGISTRY))
+    REGISTRY.find(name, expression)
   if len(set(names)) < len(names):
     raise ValueError(f'objective.name = {expression!r}: a term stands twice; fix: name it once.')
   if len(found := [name for name in names if REGISTRY[name].advantage]) != 1:
@@ -99,10 +32,8 @@ def parts(expression: str) -> tuple[str, ...]:
 
 
 def get(name: str) -> Callable[..., tuple[Terms, Metrics]]:
-  """The objective or term registered as `name`: `(LossInputs, **options) -> ({name: (weight, Term)}, metrics)`."""
-  if name not in REGISTRY:
-    raise ValueError(unknown('objective.name', name, name, REGISTRY))
-  return REGISTRY[name].function
+  """The objective or term registered as `name`: `(*arrays, **options) -> ({name: (weight, Term)}, metrics)`."""
+  return REGISTRY.find(name).function
 
 
 def default_advantage(expression: str) -> str:
@@ -121,16 +52,23 @@ def ranks(expression: str) -> bool:
 
 
 def compose(expression: str, options: Mapping[str, Any]) -> Loss:
-  """The function `LossInputs -> (terms, metrics)` of a sum, where each part takes those of the options that it has."""
-  functions = [get(name) for name in parts(expression)]
-  objective = next(get(name) for name in parts(expression) if REGISTRY[name].advantage)
-  options = defaults(objective) | dict(options)  # terms beside an objective do as it does where they have the same option
+  """The loss of a sum: a function from arrays by name to `(terms, metrics)`.
 
-  def loss(x: LossInputs) -> tuple[Terms, Metrics]:
+  Each part takes the arrays that it names and those of the options that it has. Where terms beside an objective have an option
+  of the same name, they do as the objective does.
+  """
+  entries = {name: REGISTRY[name] for name in parts(expression)}
+  options = _shared(expression, options)
+
+  def loss(arrays: Arrays) -> tuple[Terms, Metrics]:
     terms: Terms = {}
     metrics: Metrics = {}
-    for function in functions:
-      more, measured = function(x, **chosen(function, options))
+    for name, entry in entries.items():
+      read = entry.arrays(options)
+      if missing := [array for array in sorted(read) if arrays.get(array) is None]:
+        raise ValueError(f'objective {name!r} reads {missing[0]!r}, which is not among the arrays given; fix: add it to them')
+      given = (arrays[array] if array in read else None for array in inputs(entry.function))
+      more, measured = entry.function(*given, **chosen(entry.function, options))
       terms, metrics = terms | more, metrics | measured
     return terms, metrics
 
@@ -146,5 +84,17 @@ def settings(expression: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reads(expression: str, options: Mapping[str, Any]) -> frozenset[str]:
-  """The costly fields of `LossInputs` that a sum reads under its options."""
-  return frozenset().union(*(REGISTRY[name].reads(options) for name in parts(expression)))
+  """The arrays that a sum reads under its options."""
+  options = _shared(expression, options)
+  return frozenset().union(*(REGISTRY[name].arrays(options) for name in parts(expression)))
+
+
+def reads_reference(expression: str, options: Mapping[str, Any]) -> bool:
+  """Whether a sum reads arrays that cost a pass of the reference policy."""
+  return bool(reads(expression, options) & OF_REFERENCE)
+
+
+def _shared(expression: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """The options given, and the objective's own where they say nothing: terms beside it do as it does."""
+  objective = next(REGISTRY[name].function for name in parts(expression) if REGISTRY[name].advantage)
+  return defaults(objective) | dict(options)

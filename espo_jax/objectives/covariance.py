@@ -4,17 +4,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.inputs import LossInputs
 from espo_jax.objectives.masked import masked_mean
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Terms, clipped_surrogate, log_ratio, policy_metrics, token_mean
 from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
-def covariances(x: LossInputs) -> Float[Array, 'N T']:
+def covariances(
+  advantages: Float[Array, 'N T'], logprobs: Float[Array, 'N T'], mask: Bool[Array, 'N T']
+) -> Float[Array, 'N T']:
   """`(A - mean A) (log pi - mean log pi)` of every real token, its share of the covariance that drives the entropy's change."""
-  logprobs = jax.lax.stop_gradient(x.logprobs)
-  centred = [jnp.where(x.mask, y - masked_mean(y, x.mask), 0.0) for y in (x.advantages, logprobs)]
+  logprobs = jax.lax.stop_gradient(logprobs)
+  centred = [jnp.where(mask, y - masked_mean(y, mask), 0.0) for y in (advantages, logprobs)]
   return centred[0] * centred[1]
 
 
@@ -25,9 +27,13 @@ def highest(x: Float[Array, 'N T'], among: Bool[Array, 'N T'], count: Float[Arra
   return among & (x >= ordered[rank])
 
 
+@register('clip_cov', advantage='group_zscore', ranks=True)
 @source('Clip-Cov, arXiv 2505.22617', 'clip_low', 'clip_high', 'fraction', 'cov_low', 'cov_high')
 def clip_cov(
-  x: LossInputs,
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
   *,
   clip_low: float = 0.2,
   clip_high: float = 0.2,
@@ -44,25 +50,37 @@ def clip_cov(
   needs no random key.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    mask: True on the tokens that count.
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above 1 the ratio counts.
     fraction: The share of the tokens that is dropped.
     cov_low: Covariances from here on.
     cov_high: Covariances up to here.
   """
-  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
-  loss, binds = clipped_surrogate(jnp.exp(change), x.advantages, clip_low=clip_low, clip_high=clip_high)
-  cov = covariances(x)
-  band = x.mask & ~binds & (cov > cov_low) & (cov < cov_high)
-  dropped = highest(cov, band, fraction * x.mask.sum())
-  kept = token_mean(jnp.where(dropped, 0.0, loss), x.mask)
-  share = {'held_back': masked_mean(dropped.astype(jnp.float32), x.mask)}
-  return {'policy': (1.0, kept)}, policy_metrics(change, binds, x.mask) | share
+  change = log_ratio(logprobs, old_logprobs, mask)
+  loss, binds = clipped_surrogate(jnp.exp(change), advantages, clip_low=clip_low, clip_high=clip_high)
+  cov = covariances(advantages, logprobs, mask)
+  band = mask & ~binds & (cov > cov_low) & (cov < cov_high)
+  dropped = highest(cov, band, fraction * mask.sum())
+  kept = token_mean(jnp.where(dropped, 0.0, loss), mask)
+  share = {'held_back': masked_mean(dropped.astype(jnp.float32), mask)}
+  return {'policy': (1.0, kept)}, policy_metrics(change, binds, mask) | share
 
 
+@register('kl_cov', advantage='group_zscore', ranks=True)
 @source('KL-Cov, arXiv 2505.22617', 'fraction', 'kl_cov_coef')
-def kl_cov(x: LossInputs, *, fraction: float = 2e-3, kl_cov_coef: float = 1.0) -> tuple[Terms, Metrics]:
+def kl_cov(
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  fraction: float = 2e-3,
+  kl_cov_coef: float = 1.0,
+) -> tuple[Terms, Metrics]:
   """The plain surrogate over all tokens alike, where those of highest covariance are tied to the policy that sampled.
 
       loss = mean_t -r_t A_t + kl_cov_coef mean_t [tied_t] |log r_t|
@@ -70,14 +88,17 @@ def kl_cov(x: LossInputs, *, fraction: float = 2e-3, kl_cov_coef: float = 1.0) -
   The ranking is within the minibatch.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    mask: True on the tokens that count.
     fraction: The share of the tokens that is tied; published for a 7B model, 2e-4 for a 32B one.
     kl_cov_coef: Weight of the tie.
   """
-  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
-  tied = highest(covariances(x), x.mask, fraction * x.mask.sum())
-  surrogate = token_mean(-jnp.exp(change) * x.advantages, x.mask)
-  tie = token_mean(jnp.where(tied, jnp.abs(change), 0.0), x.mask)
-  metrics = policy_metrics(change, jnp.zeros_like(x.mask), x.mask)
-  share = {'held_back': masked_mean(tied.astype(jnp.float32), x.mask)}
+  change = log_ratio(logprobs, old_logprobs, mask)
+  tied = highest(covariances(advantages, logprobs, mask), mask, fraction * mask.sum())
+  surrogate = token_mean(-jnp.exp(change) * advantages, mask)
+  tie = token_mean(jnp.where(tied, jnp.abs(change), 0.0), mask)
+  metrics = policy_metrics(change, jnp.zeros_like(mask), mask)
+  share = {'held_back': masked_mean(tied.astype(jnp.float32), mask)}
   return {'policy': (1.0, surrogate), 'cov_kl': (kl_cov_coef, tie)}, metrics | share

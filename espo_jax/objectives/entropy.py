@@ -1,18 +1,28 @@
 """The entropy bonus."""
 
-from espo_jax.objectives.inputs import LossInputs
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import AGGREGATIONS, Aggregation, Terms
 from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
+@register('entropy')
 @source('Williams and Peng 1991; weight as ConciseR, arXiv 2505.21178, from memory')
-def entropy(x: LossInputs, *, entropy_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+def entropy(
+  entropy: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  entropy_coef: float = 0.001,
+  aggregation: Aggregation = 'token',
+) -> tuple[Terms, Metrics]:
   """The current policy's entropy as a bonus: `loss = -entropy_coef mean_t H_t`.
 
   Args:
-    x: The tokens.
+    entropy: The current entropy, nats.
+    mask: True on the tokens that count.
     entropy_coef: Weight of the bonus [U].
     aggregation: That of the objective it stands beside; where that has no such option, 'token'.
   """
-  return {'entropy': (-entropy_coef, AGGREGATIONS[aggregation](x.entropy, x.mask))}, {}
+  return {'entropy': (-entropy_coef, AGGREGATIONS[aggregation](entropy, mask))}, {}

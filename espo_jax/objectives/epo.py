@@ -3,9 +3,9 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Term, Terms, token_mean
 from espo_jax.registry import source
 from espo_jax.types import Metrics
@@ -26,9 +26,13 @@ def phase_weight(progress: Float[Array, ''], schedule: str) -> Float[Array, '']:
   return jnp.where(progress <= 0.5, early, late)
 
 
+@register('epo_entropy')
 @source('EPO, arXiv 2509.22576, its release', 'entropy_coef', 'smooth_coef', 'band_low', 'band_high', 'schedule', 'out_of_band')
 def epo_entropy(
-  x: LossInputs,
+  entropy: Float[Array, 'N T'],
+  past_entropy: Float[Array, ''],
+  progress: Float[Array, ''],
+  mask: Bool[Array, 'N T'],
   *,
   entropy_coef: float = 0.001,
   smooth_coef: float = 1.0,
@@ -46,7 +50,10 @@ def epo_entropy(
   The release's penalty is a comparison, whose gradient is zero: only its bonus trains. The hinge does what the paper says.
 
   Args:
-    x: The tokens.
+    entropy: The current entropy, nats.
+    past_entropy: The mean entropy of the updates before, nats; nan where there are none.
+    progress: The share of the run's updates that is over.
+    mask: True on the tokens that count.
     entropy_coef: Weight of both.
     smooth_coef: Weight of the penalty within them.
     band_low: Lower edge, as a share of the mean entropy of past updates.
@@ -55,18 +62,17 @@ def epo_entropy(
     penalty: 'hinge' for the distance to the band [U]; 'indicator' for `out_of_band` outside it, as released.
     out_of_band: What the indicator costs; published for ALFWorld, 0.05 for ScienceWorld.
   """
-  assert x.past_entropy is not None and x.progress is not None, 'epo_entropy reads LossInputs.past_entropy and .progress'
-  known = ~jnp.isnan(x.past_entropy)
-  past = jnp.where(known, x.past_entropy, 0.0)
+  known = ~jnp.isnan(past_entropy)
+  past = jnp.where(known, past_entropy, 0.0)
   low, high = band_low * past, band_high * past
-  distance = jnp.maximum(low - x.entropy, 0.0) + jnp.maximum(x.entropy - high, 0.0)
+  distance = jnp.maximum(low - entropy, 0.0) + jnp.maximum(entropy - high, 0.0)
   if penalty == 'indicator':
     distance = jnp.where(distance > 0, out_of_band, 0.0)
   distance = jnp.where(known, distance, 0.0)
-  band = token_mean(distance, x.mask)
-  weighted = Term(phase_weight(x.progress, schedule) * band.numerator, band.denominator)
+  band = token_mean(distance, mask)
+  weighted = Term(phase_weight(progress, schedule) * band.numerator, band.denominator)
   terms: Terms = {
-    'epo_entropy': (-entropy_coef, token_mean(x.entropy, x.mask)),
+    'epo_entropy': (-entropy_coef, token_mean(entropy, mask)),
     'epo_band': (entropy_coef * smooth_coef, weighted),
   }
   return terms, {}

@@ -1,14 +1,20 @@
 """Group relative policy optimisation: PPO's surrogate without a critic, a row's baseline being its group's mean."""
 
-from espo_jax.objectives.inputs import LossInputs
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Aggregation, Terms, clipped_policy
 from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
+@register('grpo', advantage='group_zscore')
 @source('GRPO, DeepSeekMath, arXiv 2402.03300, eq. 3; dual clip arXiv 1912.09729', 'aggregation')
 def grpo(
-  x: LossInputs,
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
   *,
   clip_low: float = 0.2,
   clip_high: float = 0.2,
@@ -22,7 +28,10 @@ def grpo(
   The paper's KL to the reference is a term of its own: `grpo + kl_k3`, in the paper with `kl_coef = 0.04`.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    mask: True on the tokens that count.
     clip_low: How far below 1 the ratio counts [U].
     clip_high: How far above 1 the ratio counts [U].
     dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
@@ -30,10 +39,10 @@ def grpo(
       'constant' for token sums over the horizon.
   """
   policy, metrics = clipped_policy(
-    x.logprobs,
-    x.old_logprobs,
-    x.advantages,
-    x.mask,
+    logprobs,
+    old_logprobs,
+    advantages,
+    mask,
     clip_low=clip_low,
     clip_high=clip_high,
     dual_clip=dual_clip,

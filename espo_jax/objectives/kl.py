@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import AGGREGATIONS, Aggregation, Terms
 from espo_jax.registry import source
 from espo_jax.types import Metrics, takes_numpy
@@ -44,41 +44,73 @@ def estimated_kl(
   return ESTIMATES[estimate](jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference, 0.0))
 
 
+@register('kl_k1')
 @source('Schulman 2020, "Approximating KL divergence"')
-def kl_k1(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+def kl_k1(
+  logprobs: Float[Array, 'N T'],
+  reference_logprobs: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  kl_coef: float = 0.001,
+  aggregation: Aggregation = 'token',
+) -> tuple[Terms, Metrics]:
   """The estimate `k1` as a loss, with the options of `kl_k3`: `loss = kl_coef mean_t d_t`, `d_t = log pi_t - log pi_ref_t`.
 
   It is there for comparisons: its gradient's mean is 0, so it adds only noise.
   """
-  kl = estimated_kl('k1', x.logprobs, x.reference_logprobs, x.mask)
-  return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+  kl = estimated_kl('k1', logprobs, reference_logprobs, mask)
+  return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
 
 
+@register('kl_k2')
 @source('Schulman 2020, "Approximating KL divergence"')
-def kl_k2(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+def kl_k2(
+  logprobs: Float[Array, 'N T'],
+  reference_logprobs: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  kl_coef: float = 0.001,
+  aggregation: Aggregation = 'token',
+) -> tuple[Terms, Metrics]:
   """The estimate `k2` as a loss: `loss = kl_coef mean_t d_t^2 / 2`, `d_t = log pi_t - log pi_ref_t`. Options as in `kl_k3`."""
-  kl = estimated_kl('k2', x.logprobs, x.reference_logprobs, x.mask)
-  return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+  kl = estimated_kl('k2', logprobs, reference_logprobs, mask)
+  return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
 
 
+@register('kl_k3')
 @source('Schulman 2020, "Approximating KL divergence"; as a loss GRPO, arXiv 2402.03300; weight HMPO, 2606.01934', 'kl_coef')
-def kl_k3(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+def kl_k3(
+  logprobs: Float[Array, 'N T'],
+  reference_logprobs: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  kl_coef: float = 0.001,
+  aggregation: Aggregation = 'token',
+) -> tuple[Terms, Metrics]:
   """The estimate `k3` as a loss: `loss = kl_coef mean_t exp(-d_t) - 1 + d_t`, `d_t = log pi_t - log pi_ref_t`.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    reference_logprobs: Log-probabilities of the tokens under the reference policy.
+    mask: True on the tokens that count.
     kl_coef: Weight of the divergence; HMPO's. GRPO has 0.04.
     aggregation: That of the objective it stands beside; where that has no such option, 'token'.
   """
-  kl = estimated_kl('k3', x.logprobs, x.reference_logprobs, x.mask)
-  return {'kl_k3': (kl_coef, AGGREGATIONS[aggregation](kl, x.mask))}, {}
+  kl = estimated_kl('k3', logprobs, reference_logprobs, mask)
+  return {'kl_k3': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
 
 
+@register('kl_exact')
 @source('the definition')
-def kl_exact(x: LossInputs, *, kl_coef: float = 0.001, aggregation: Aggregation = 'token') -> tuple[Terms, Metrics]:
+def kl_exact(
+  reference_kl: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  kl_coef: float = 0.001,
+  aggregation: Aggregation = 'token',
+) -> tuple[Terms, Metrics]:
   """The divergence over the whole vocabulary, with the options of `kl_k3`: `loss = kl_coef mean_t KL(pi_t || pi_ref_t)`.
 
   Every update takes a pass of the reference.
   """
-  assert x.reference_kl is not None, 'kl_exact reads LossInputs.reference_kl'
-  return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](x.reference_kl, x.mask))}, {}
+  return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](reference_kl, mask))}, {}

@@ -1,14 +1,23 @@
 """Proximal policy optimisation: the clipped surrogate and the clipped value error."""
 
-from espo_jax.objectives.inputs import LossInputs
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Terms, clipped_policy, clipped_value
 from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
+@register('ppo', advantage='gae')
 @source('PPO, arXiv 1707.06347; dual clip arXiv 1912.09729', 'clip_low', 'clip_high')
 def ppo(
-  x: LossInputs,
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  values: Float[Array, 'N T'],
+  old_values: Float[Array, 'N T'],
+  returns: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
   *,
   clip_low: float = 0.2,
   clip_high: float = 0.2,
@@ -25,7 +34,13 @@ def ppo(
   eq. 7 and 9).
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    values: The current critic's values.
+    old_values: Values before the update.
+    returns: What the values should have been.
+    mask: True on the tokens that count.
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above 1 the ratio counts.
     dual_clip: Bound of the loss where the advantage is negative, as a multiple of `-A`; 0 for none.
@@ -36,7 +51,7 @@ def ppo(
     `(weight, term)` by name, and metrics.
   """
   policy, metrics = clipped_policy(
-    x.logprobs, x.old_logprobs, x.advantages, x.mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
   )
-  value = clipped_value(x.values, x.old_values, x.returns, x.mask, clip=value_clip)
+  value = clipped_value(values, old_values, returns, mask, clip=value_clip)
   return {'policy': (1.0, policy), 'value': (value_coef, value)}, metrics

@@ -2,15 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.inputs import LossInputs
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Terms, log_ratio, policy_metrics, row_mean, rows_mean
 from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
+@register('rwr', advantage='score')
 @source('RISE, arXiv 2407.18219, its release; Peters and Schaal 2007', 'tau')
-def rwr(x: LossInputs, *, tau: float = 0.4) -> tuple[Terms, Metrics]:
+def rwr(
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  *,
+  tau: float = 0.4,
+) -> tuple[Terms, Metrics]:
   """Supervised learning on the policy's own rows, each weighed by its reward.
 
       loss = mean_i -exp(R_i / tau) mean_t log pi(a_it | s_it)
@@ -18,10 +27,13 @@ def rwr(x: LossInputs, *, tau: float = 0.4) -> tuple[Terms, Metrics]:
   `R` is the row's advantage, which is its plain reward under the advantage `score`; another one makes the weights relative.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    mask: True on the tokens that count.
     tau: The temperature of the weights; the lower it is, the more a better reward weighs.
   """
-  weight = jax.lax.stop_gradient(jnp.exp(row_mean(x.advantages, x.mask) / tau))
-  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
-  likelihood = rows_mean(-weight * row_mean(x.logprobs, x.mask), x.mask)
-  return {'policy': (1.0, likelihood)}, policy_metrics(change, jnp.zeros_like(x.mask), x.mask)
+  weight = jax.lax.stop_gradient(jnp.exp(row_mean(advantages, mask) / tau))
+  change = log_ratio(logprobs, old_logprobs, mask)
+  likelihood = rows_mean(-weight * row_mean(logprobs, mask), mask)
+  return {'policy': (1.0, likelihood)}, policy_metrics(change, jnp.zeros_like(mask), mask)

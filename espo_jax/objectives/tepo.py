@@ -1,14 +1,15 @@
 """TEPO: the sequence's likelihood moves every token, and a KL mask holds back those whose rise costs entropy."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from espo_jax.objectives.inputs import LossInputs
 from espo_jax.objectives.kl import k3
 from espo_jax.objectives.masked import masked_mean
+from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import (
   AGGREGATIONS,
   Aggregation,
@@ -26,9 +27,25 @@ _LOG_PRODUCT = 20.0  # |log| of a product of ratios is clamped here, far outside
 _ENTROPY_NOISE = 1e-5  # nats; a smaller fall is the rounding of two programs
 
 
+def _reads(options: Mapping[str, Any]) -> tuple[str, ...]:
+  """The arrays that an entropy test and a divergence ask for beside the others."""
+  of_test = 'entropy_slope' if options['entropy_test'] == 'first_order' else 'old_entropy'
+  of_divergence = {'reference': ('reference_logprobs',), 'exact': ('reference_kl',)}
+  return of_test, *of_divergence.get(options['divergence'], ())
+
+
+@register('tepo', advantage='group_zscore', reads=_reads)
 @source('TEPO, arXiv 2510.09369 and 2604.12736; no equation is public, so this is a reading of the abstracts')
 def tepo(
-  x: LossInputs,
+  logprobs: Float[Array, 'N T'],
+  old_logprobs: Float[Array, 'N T'],
+  advantages: Float[Array, 'N T'],
+  entropy: Float[Array, 'N T'],
+  mask: Bool[Array, 'N T'],
+  old_entropy: Float[Array, 'N T'] | None = None,
+  entropy_slope: Float[Array, 'N T'] | None = None,
+  reference_logprobs: Float[Array, 'N T'] | None = None,
+  reference_kl: Float[Array, 'N T'] | None = None,
   *,
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
@@ -50,7 +67,15 @@ def tepo(
   decreasing entropy. Every default here is ours [U]. The advantage without deviation is `advantage.name = 'mean_only'`.
 
   Args:
-    x: The tokens.
+    logprobs: Log-probabilities of the tokens under the current policy.
+    old_logprobs: Log-probabilities of the tokens before the update.
+    advantages: How much better than expected each token was.
+    entropy: The current entropy, nats.
+    mask: True on the tokens that count.
+    old_entropy: The entropy before the update, for `entropy_test = 'current'`.
+    entropy_slope: The change of the entropy along the token's own gradient, for `entropy_test = 'first_order'`.
+    reference_logprobs: Log-probabilities of the tokens under the reference policy, for `divergence = 'reference'`.
+    reference_kl: The divergence from the reference over the vocabulary, for `divergence = 'exact'`.
     clip_low: How far below 1 the sequence's ratio counts [U].
     clip_high: How far above 1 the sequence's ratio counts [U].
     likelihood: The sequence's ratio: the geometric 'mean' of its tokens', or their 'product', its logarithm clamped [U].
@@ -61,31 +86,42 @@ def tepo(
     divergence: `D`: 'k3' or 'abs' (`|log r|`) to the policy that sampled; 'reference', k3 to the reference; 'exact', the
       divergence itself from the reference [U].
   """
-  change = log_ratio(x.logprobs, x.old_logprobs, x.mask)
-  summed = jnp.clip(row_sum(change, x.mask), -_LOG_PRODUCT, _LOG_PRODUCT)
-  log_s = row_mean(change, x.mask) if likelihood == 'mean' else summed
-  own = jnp.where(x.mask, x.logprobs, 0.0)
+  change = log_ratio(logprobs, old_logprobs, mask)
+  summed = jnp.clip(row_sum(change, mask), -_LOG_PRODUCT, _LOG_PRODUCT)
+  log_s = row_mean(change, mask) if likelihood == 'mean' else summed
+  own = jnp.where(mask, logprobs, 0.0)
   s = jax.lax.stop_gradient(jnp.exp(log_s))[:, None] * jnp.exp(own - jax.lax.stop_gradient(own))
-  loss, binds = clipped_surrogate(s, x.advantages, clip_low=clip_low, clip_high=clip_high)
-  masked = jax.lax.stop_gradient((x.advantages > 0) & _costs_entropy(x, entropy_test) & x.mask)
-  pull = jnp.where(masked, _divergence(x, change, divergence), 0.0)
+  loss, binds = clipped_surrogate(s, advantages, clip_low=clip_low, clip_high=clip_high)
+  masked = jax.lax.stop_gradient((advantages > 0) & _costs_entropy(entropy_test, entropy, old_entropy, entropy_slope) & mask)
+  gap = _divergence(divergence, change, logprobs, reference_logprobs, reference_kl, mask)
+  pull = jnp.where(masked, gap, 0.0)
   aggregate = AGGREGATIONS[aggregation]
-  terms: Terms = {'policy': (1.0, aggregate(loss, x.mask)), 'masked_kl': (mask_coef, aggregate(pull, x.mask))}
-  return terms, policy_metrics(change, binds, x.mask) | {'kl_mask': masked_mean(masked.astype(jnp.float32), x.mask)}
+  terms: Terms = {'policy': (1.0, aggregate(loss, mask)), 'masked_kl': (mask_coef, aggregate(pull, mask))}
+  return terms, policy_metrics(change, binds, mask) | {'kl_mask': masked_mean(masked.astype(jnp.float32), mask)}
 
 
-def _costs_entropy(x: LossInputs, test: str) -> Bool[Array, 'N T']:
+def _costs_entropy(
+  test: str, entropy: Float[Array, 'N T'], old_entropy: Float[Array, 'N T'] | None, slope: Float[Array, 'N T'] | None
+) -> Bool[Array, 'N T']:
   if test == 'first_order':
-    assert x.entropy_slope is not None, "entropy_test = 'first_order' reads LossInputs.entropy_slope"
-    return x.entropy_slope < 0
-  assert x.old_entropy is not None, "entropy_test = 'current' reads LossInputs.old_entropy"
-  return x.entropy < x.old_entropy - _ENTROPY_NOISE
+    assert slope is not None, "entropy_test = 'first_order' reads entropy_slope"
+    return slope < 0
+  assert old_entropy is not None, "entropy_test = 'current' reads old_entropy"
+  return entropy < old_entropy - _ENTROPY_NOISE
 
 
-def _divergence(x: LossInputs, change: Float[Array, 'N T'], kind: str) -> Float[Array, 'N T']:
+def _divergence(
+  kind: str,
+  change: Float[Array, 'N T'],
+  logprobs: Float[Array, 'N T'],
+  reference_logprobs: Float[Array, 'N T'] | None,
+  reference_kl: Float[Array, 'N T'] | None,
+  mask: Bool[Array, 'N T'],
+) -> Float[Array, 'N T']:
   if kind == 'exact':
-    assert x.reference_kl is not None, "divergence = 'exact' reads LossInputs.reference_kl"
-    return x.reference_kl
+    assert reference_kl is not None, "divergence = 'exact' reads reference_kl"
+    return reference_kl
   if kind == 'reference':
-    return k3(jnp.where(x.mask, x.logprobs, 0.0), jnp.where(x.mask, x.reference_logprobs, 0.0))
+    assert reference_logprobs is not None, "divergence = 'reference' reads reference_logprobs"
+    return k3(jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference_logprobs, 0.0))
   return jnp.abs(change) if kind == 'abs' else k3(change, jnp.zeros_like(change))

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('abstain_aware')
 @source('after the abstention study arXiv 2407.16221, which has metrics; the reward is ours')
 def abstain_aware(correct: Float[Array, 'P G'], ended: Bool[Array, 'P G'], *, kappa: float = 1.0) -> Float[Array, 'P G']:
   """1 for a right answer, 0 for none, `-kappa` for a wrong one: answering pays from the confidence `kappa / (1 + kappa)` on.

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('adacot')
 @source('AdaCoT, arXiv 2505.11896; coefficients from memory')
 def adacot(
   correct: Float[Array, 'P G'],

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 from espo_jax.types import takes_numpy
 
 
@@ -18,6 +19,7 @@ def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], del
   return accuracy(short) >= accuracy(long) - delta
 
 
+@register('adr_modes')
 @source('Adaptive Deep Reasoning, arXiv 2505.20101; its formula is not public, so this one is ours')
 def adr_modes(
   correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], *, delta: float = 0.05, rho: float = 0.5

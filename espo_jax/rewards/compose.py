@@ -1,4 +1,4 @@
-"""The registered rewards, and expressions over them: `'hmpo'`, `'correct + 0.5 * overlong'`, `'hmpo & format'`."""
+"""Expressions over registered rewards: `'hmpo'`, `'correct + 0.5 * overlong'`, `'hmpo & format'`."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -7,39 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from espo_jax.registry import chosen, inputs, unknown
-from espo_jax.rewards.abstain_aware import abstain_aware
-from espo_jax.rewards.adacot import adacot
-from espo_jax.rewards.adr_modes import adr_modes
-from espo_jax.rewards.correct import correct
-from espo_jax.rewards.exit_depth_cost import exit_depth_cost
-from espo_jax.rewards.grpo_lambda import grpo_lambda
-from espo_jax.rewards.hmpo import hmpo
-from espo_jax.rewards.l_grpo import l_grpo
-from espo_jax.rewards.overlong import overlong
-from espo_jax.rewards.serial_decay import serial_decay
-from espo_jax.rewards.spa_progress import spa_progress
-from espo_jax.rewards.tldr import tldr
-from espo_jax.rewards.well_formed import well_formed
+from espo_jax.registry import chosen, inputs
+from espo_jax.rewards.registered import REGISTRY
 from espo_jax.types import takes_numpy
-
-REGISTRY: dict[
-  str, Callable[..., Array]
-] = {  # positional parameters are keys of `observed`; `[P, G]`, or on tokens `[P, G, T]`
-  'abstain_aware': abstain_aware,
-  'adacot': adacot,
-  'adr_modes': adr_modes,
-  'correct': correct,
-  'exit_depth_cost': exit_depth_cost,
-  'format': well_formed,
-  'grpo_lambda': grpo_lambda,
-  'hmpo': hmpo,
-  'l_grpo': l_grpo,
-  'overlong': overlong,
-  'serial_decay': serial_decay,
-  'spa_progress': spa_progress,
-  'tldr': tldr,
-}
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
   ast.Add: lambda a, b: a + b,
@@ -61,8 +31,7 @@ def names(expression: str) -> tuple[str, ...]:
   if not found or not all(isinstance(node, _NODES) for node in nodes) or any(type(x) not in (int, float) for x in numbers):
     raise ValueError(f"reward.name = {expression!r}: not understood; fix: rewards, numbers, '+', '*', '&' and parentheses")
   for name in found:
-    if name not in REGISTRY:
-      raise ValueError(unknown('reward.name', expression, name, REGISTRY))
+    REGISTRY.find(name, expression)
   return tuple(dict.fromkeys(found))
 
 

@@ -3,8 +3,10 @@
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('correct')
 @source('the verifier alone')
 def correct(correct: Float[Array, 'P G'], *, low: float = 0.0, high: float = 1.0) -> Float[Array, 'P G']:
   """`high` for a right answer, `low` for a wrong one. ESPO does not publish its scale [U]; 0/1 and -1/+1 are both common.

@@ -8,8 +8,10 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
 from espo_jax.rewards.lengths import scaled_lengths
+from espo_jax.rewards.registered import register
 
 
+@register('grpo_lambda')
 @source('GRPO-lambda, arXiv 2505.18086', 'share')
 def grpo_lambda(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], *, share: float = 0.2, alpha: float = 0.6

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
 def median_budget(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P']:
@@ -20,6 +21,7 @@ def median_budget(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> F
   return jnp.where(count > 0, 0.5 * (at((count - 1) // 2) + at(count // 2)), 0.0)
 
 
+@register('hmpo')
 @source('HMPO, arXiv 2606.01934', 'lam', 'budget', 'shape', 'combine')
 def hmpo(
   correct: Float[Array, 'P G'],

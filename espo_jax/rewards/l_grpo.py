@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('l_grpo')
 @source('ConciseR, arXiv 2505.21178; form and constant not verified')
 def l_grpo(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], horizon: int, *, beta: float = 0.001

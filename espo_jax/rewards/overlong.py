@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('overlong')
 @source('DAPO, arXiv 2503.14476, eq. 13', 'buffer')
 def overlong(lengths: Int[Array, 'P G'], horizon: int, *, buffer: float = 0.2) -> Float[Array, 'P G']:
   """`min(0, -(n - (L_max - L_buf)) / L_buf)`: 0 up to the buffer, then down to -1 at the horizon. To be added to a reward.

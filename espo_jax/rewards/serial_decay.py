@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('serial_decay')
 @source('S-GRPO, arXiv 2505.07686', 'base')
 def serial_decay(correct: Float[Array, 'P G'], *, base: float = 2.0) -> Float[Array, 'P G']:
   """`base^-(n - 1)` for the `n`-th right answer in the order of the group, 0 for a wrong one.

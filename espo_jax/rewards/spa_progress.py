@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
 def grounded(
@@ -14,6 +15,7 @@ def grounded(
   return alpha * contributions + beta * executed.astype(jnp.float32)
 
 
+@register('spa_progress')
 @source('SPA-RL, arXiv 2505.20732')
 def spa_progress(
   correct: Float[Array, 'P G'],

@@ -6,8 +6,10 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
 from espo_jax.rewards.lengths import scaled_lengths
+from espo_jax.rewards.registered import register
 
 
+@register('tldr')
 @source('TLDR, arXiv 2505.07961; its formula is not public, so this one is ours')
 def tldr(
   correct: Float[Array, 'P G'],

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
+from espo_jax.rewards.registered import register
 
 
+@register('format')
 @source('DeepSeek-R1, arXiv 2501.12948')
 def well_formed(formatted: Bool[Array, 'P G']) -> Float[Array, 'P G']:
   """1 for a response that came to its end and matches `reward.format`, otherwise 0."""

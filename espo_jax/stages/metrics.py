@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from espo_jax.experiment import Experiment, Grades
+from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
 from espo_jax.memory import during
 from espo_jax.model import ModelConfig, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.rollout import Serial, row_steps
-from espo_jax.types import Metrics, Trajectories
+from espo_jax.types import Metrics, Trajectories, Verdicts
 
 
 @functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'serial'))
@@ -98,7 +98,7 @@ def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
   return exits | {'rollout/gflops': blocks * run + (count * layers - blocks) * skipped + count * rest}
 
 
-def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdicts: Grades) -> Metrics:
+def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdicts: Verdicts) -> Metrics:
   """What a rollout shows of the policy and of the stop rule.
 
   Args:

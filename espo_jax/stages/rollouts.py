@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import max_draws
-from espo_jax.experiment import Experiment, Grades
+from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Metrics, Reward, StopReason, Trajectories
+from espo_jax.types import Metrics, Reward, StopReason, Trajectories, Verdicts
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -54,7 +54,7 @@ def collect(
   problems: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   timed: Timer,
-) -> tuple[Trajectories, Grades]:
+) -> tuple[Trajectories, Verdicts]:
   """`rollout.samples` graded responses to each problem, in the problems' order.
 
   All parts are dispatched at once, and the device goes from one to the next while the host grades. How many there are changes
@@ -71,18 +71,18 @@ def collect(
   """
   with timed('rollout'):
     pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in problems]
-  grades = []
+  verdicts = []
   for part, rows in zip(problems, pending, strict=True):
     with timed('rollout'):
       jax.block_until_ready(rows)
     with timed('reward'):
-      grades.append(exp.put_rows(exp.grade(part, rows)))
-  graded = list(zip(pending, grades, strict=True))
+      verdicts.append(exp.put_rows(exp.grade(part, rows)))
+  graded = list(zip(pending, verdicts, strict=True))
   return graded[0] if len(graded) == 1 else _joined(parallel.over_batch(exp.mesh))(graded)
 
 
 @functools.lru_cache
-def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tuple[Trajectories, Grades]]:
+def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tuple[Trajectories, Verdicts]]:
   return jax.jit(lambda parts: jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts), out_shardings=sharding)
 
 

@@ -63,8 +63,12 @@ class Hindsight(NamedTuple):
 class StopRule(NamedTuple):
   """A stop rule.
 
+  A training starts from `init(1).adaptive`, whose `enabled` is false: the rule stops no row until the critic's warm-up is over.
+  Who uses a rule without a training starts from `stops.adaptive(rule, mu=..., var=...)`, with which it stops from the first row
+  on.
+
   Attributes:
-    init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh run.
+    init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh training.
     update: `(state, observation) -> (state, stop: bool[B], score: float[B])`; a row stops where `score > threshold`.
     threshold: `(adaptive, values) -> float`, what the score is compared with, elementwise over `values`.
     adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once between batches; only a rule
@@ -77,69 +81,23 @@ class StopRule(NamedTuple):
   adapt: Callable[..., Adaptive]
 
 
-Score = Callable[[StopState, Observation], Float[Array, 'B']]
-Threshold = Callable[[Adaptive, Array], Array]
+@takes_numpy
+def adaptive(
+  rule: StopRule, *, mu: Float[Array, ''] | float = 0.0, var: Float[Array, ''] | float = 1.0, enabled: bool = True
+) -> Adaptive:
+  """What a rule starts from outside of a training: it stops rows at once, while that of `rule.init` waits for a critic.
 
+      rule = stops.espo()
+      free = generate(model, params, rule, stops.adaptive(rule, enabled=False), prompts, key, ...)  # stops no row
+      mu, var = free.regret[free.mask].mean(), free.regret[free.mask].var()
+      rows = generate(model, params, rule, stops.adaptive(rule, mu=mu, var=var), prompts, key, ...)
 
-def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
-  """Exponential mean and variance of the regret over a batch's real tokens (ESPO); the first batch sets them [U]."""
-  count = jnp.maximum(mask.astype(jnp.float32).sum(), 1.0)
-  mean = jnp.where(mask, regret, 0.0).sum() / count
-  var = jnp.where(mask, jnp.square(regret - mean), 0.0).sum() / count
-  keep = jnp.where(adaptive.batches == 0, 0.0, momentum)
-  return adaptive.replace(
-    mu=keep * adaptive.mu + (1 - keep) * mean,
-    var=keep * adaptive.var + (1 - keep) * var,
-    batches=adaptive.batches + 1,
-  )
-
-
-def controlled_rule(
-  score: Score,
-  threshold: Threshold,
-  *,
-  beta_0: float,
-  beta_min: float,
-  beta_max: float,
-  eta: float,
-  target_rate: float,
-  momentum: float,
-) -> StopRule:
-  """A rule that stops where `score > threshold`, its beta steered so that a share `target_rate` of the rows stops.
-
-  The controller (ESPO) is `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)`, once a batch while enabled.
+  Args:
+    rule: The rule.
+    mu: The mean of the surrogate regret on such prompts, nats. A rule that normalises regrets needs it and the variance.
+    var: The variance of the surrogate regret, nats^2.
+    enabled: Whether the rule stops rows; without it, the score is recorded all the same.
   """
-
-  @takes_numpy
-  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
-    if adaptive is None:
-      adaptive = Adaptive(
-        mu=jnp.zeros(()),
-        var=jnp.ones(()),
-        batches=jnp.zeros((), jnp.int32),
-        beta=jnp.asarray(beta_0, jnp.float32),
-        enabled=jnp.asarray(False),
-      )
-    return StopState(adaptive, jnp.zeros(batch))
-
-  @takes_numpy
-  def update(state: StopState, obs: Observation) -> tuple[StopState, Array, Array]:
-    z = score(state, obs)
-    stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
-    return state.replace(z=z), stop, z
-
-  @takes_numpy
-  def adapt(
-    adaptive: Adaptive,
-    regret: Float[Array, 'N T'],
-    mask: Bool[Array, 'N T'],
-    stopped: Bool[Array, 'N'],
-    hindsight: Hindsight | None = None,
-  ) -> Adaptive:
-    del hindsight
-    rate = stopped.astype(jnp.float32).mean()
-    moved = jnp.clip(adaptive.beta + eta * (rate - target_rate), beta_min, beta_max)
-    adaptive = running_moments(adaptive, regret, mask, momentum)
-    return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
-
-  return StopRule(init, update, takes_numpy(threshold), adapt)
+  fresh = rule.init(1).adaptive
+  moments = {'mu': jnp.asarray(mu, fresh.mu.dtype), 'var': jnp.asarray(var, fresh.var.dtype)}
+  return fresh.replace(**moments, enabled=jnp.asarray(enabled))

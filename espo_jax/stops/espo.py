@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.base import Adaptive, Observation, StopRule, StopState, controlled_rule
+from espo_jax.stops.base import Adaptive, Observation, StopState
+from espo_jax.stops.controller import Score, Threshold, controlled
+from espo_jax.stops.registered import register
 
 
 def smoothed_regret(
@@ -16,20 +18,10 @@ def smoothed_regret(
   return smoothing * state.z + (1 - smoothing) * normalised
 
 
+@register('espo')
 @source('ESPO, arXiv 2605.29860', 'smoothing', 'epsilon', 'beta_0', 'eta', 'target_rate', 'momentum')
-def espo(
-  *,
-  smoothing: float = 0.9,
-  clip: float = 5.0,
-  delta: float = 1e-8,
-  epsilon: float = 0.2,
-  beta_0: float = 7.0,
-  beta_min: float = 0.0,
-  beta_max: float = 100.0,
-  eta: float = 0.1,
-  target_rate: float = 0.25,
-  momentum: float = 0.99,
-) -> StopRule:
+@controlled(beta_0=7.0)
+def espo(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-8, epsilon: float = 0.2) -> tuple[Score, Threshold]:
   """Stop once `z_t > beta max(V(s_t), epsilon)`; no patience, no minimum length.
 
   Published defaults, except `clip`, `delta`, `beta_min` and `beta_max`, which the paper leaves out [U].
@@ -39,12 +31,6 @@ def espo(
     clip: Bound on the normalised regret, hence on z.
     delta: Added to the variance.
     epsilon: The least value the threshold scales with.
-    beta_0: The threshold's first scale.
-    beta_min: The lower bound of beta.
-    beta_max: The upper bound of beta.
-    eta: The controller's step.
-    target_rate: `tau`, the share of rows to stop.
-    momentum: The momentum of the running moments.
   """
 
   def score(state: StopState, obs: Observation) -> Array:
@@ -53,13 +39,4 @@ def espo(
   def threshold(adaptive: Adaptive, values: Array) -> Array:
     return adaptive.beta * jnp.maximum(values, epsilon)
 
-  return controlled_rule(
-    score,
-    threshold,
-    beta_0=beta_0,
-    beta_min=beta_min,
-    beta_max=beta_max,
-    eta=eta,
-    target_rate=target_rate,
-    momentum=momentum,
-  )
+  return score, threshold

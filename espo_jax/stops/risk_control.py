@@ -5,13 +5,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState, controlled_rule
+from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState
+from espo_jax.stops.controller import Control, at_beta, controlled_rule
 from espo_jax.stops.espo import smoothed_regret
+from espo_jax.stops.registered import register
 from espo_jax.types import takes_numpy
 
 _LEVELS = 64  # thresholds that account is kept of
 
 
+@register('risk_control')
 @source('ours; the bound after conformal risk control, arXiv 2208.02814')
 def risk_control(
   *,
@@ -50,12 +53,8 @@ def risk_control(
   def score(state: StopState, obs: Observation) -> Array:
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
 
-  def threshold(adaptive: Adaptive, values: Array) -> Array:
-    return jnp.broadcast_to(adaptive.beta, values.shape)
-
-  plain = controlled_rule(
-    score, threshold, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum
-  )
+  control = Control(beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum)
+  plain = controlled_rule(score, at_beta, control)
 
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
     state = plain.init(batch, adaptive)

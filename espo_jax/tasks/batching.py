@@ -1,25 +1,17 @@
 """From text to arrays and back."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
 from espo_jax.tasks.base import Problem
 from espo_jax.tasks.reasoning import TAGS
-from espo_jax.types import Prompts
+from espo_jax.types import Prompts, SupervisedBatch
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
-
-
-class SupervisedBatch(NamedTuple):
-  """Prompts with written responses. Prompts are padded on the left to `L` columns, responses on the right to `T`."""
-
-  tokens: Int[np.ndarray, 'B L+T']
-  prompt_lengths: Int[np.ndarray, 'B']
-  response_lengths: Int[np.ndarray, 'B']  # the end token included
 
 
 def encode_prompts(tokenizer: 'PreTrainedTokenizerFast', problems: Sequence[Problem], width: int) -> Prompts:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from espo_jax.tasks.base import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
+from espo_jax.tasks.registered import register
 from espo_jax.tasks.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ DIFFICULTIES = {
 }
 
 
+@register('chain')
 @dataclass(frozen=True)
 class Chain(Task):
   """Chain arithmetic modulo 10 (easy, medium) or 100 (hard), one character a token.

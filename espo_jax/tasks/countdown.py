@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from espo_jax.tasks.base import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
+from espo_jax.tasks.registered import register
 from espo_jax.tasks.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def reachable(state: State, operators: str, max_value: int) -> int:
   return bits
 
 
+@register('countdown')
 @dataclass(frozen=True)
 class Countdown(Task):
   """Countdown with 3 (easy, medium) or 4 (hard) numbers; hard also divides, without remainder.

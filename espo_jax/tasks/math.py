@@ -14,6 +14,7 @@ from espo_jax.tasks.grading.pooling import pooled_answer
 from espo_jax.tasks.overlap import WORDS, find_overlaps
 from espo_jax.tasks.pretrained import INSTRUCTION, behind_message, load_tokenizer, prompt_writer, special_tokens
 from espo_jax.tasks.reasoning import closing_tag, one_spelling, open_thought
+from espo_jax.tasks.registered import register
 from espo_jax.tasks.sources import Rows, read_rows
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _SAMPLE = '1 + 1 = ?'
 HELD_OUT = 10  # one row in ten is the test split where there is no test data
 
 
+@register('math')
 class Math(Task):
   """Problems in epochs: train index i is row `order[i % n]` of epoch `i // n`, shuffled per (seed, epoch).
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from bench.workload import END, Workload, decode
 from espo_jax import rollout, stops
 from espo_jax.model import ActorCritic, Caches, Deciding, ModelConfig, Params, States, init, load_hf, save_hf
-from espo_jax.stops.base import controlled_rule
+from espo_jax.stops.controller import Control, controlled_rule
 from espo_jax.types import Prompts, Trajectories
 
 SURE = 1e9  # a logit that leaves nothing to chance; finite, so that no regret is infinite
@@ -69,12 +69,7 @@ def stop_where_announced() -> stops.StopRule:
   return controlled_rule(
     lambda state, observation: observation.values,
     lambda adaptive, values: jnp.full(values.shape, 0.5),
-    beta_0=0.0,
-    beta_min=0.0,
-    beta_max=0.0,
-    eta=0.0,
-    target_rate=0.0,
-    momentum=0.0,
+    Control(0.0, beta_max=0.0, eta=0.0, target_rate=0.0, momentum=0.0),
   )
 
 

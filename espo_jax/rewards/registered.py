@@ -1,0 +1,41 @@
+"""The register of rewards, and what a reward may read."""
+
+from collections.abc import Callable
+
+from jaxtyping import Array
+
+from espo_jax.registry import Method, Register
+from espo_jax.types import takes_numpy
+
+SEEN = {
+  'correct': 'verdicts, 0 or 1; a stopped row is wrong, whatever its shadow wrote; [P, G]',
+  'lengths': 'tokens that count, [P, G]',
+  'horizon': 'the most tokens that a response can have, a number',
+  'ended': 'whether the response wrote an end token, [P, G]',
+  'formatted': 'whether the response ended and its text has the form of `reward.format`, [P, G]',
+  'reasoned': 'whether the text reasons, by `reward.reasoning`, [P, G]',
+  'needed': 'whether the prompt needs reasoning, [P]',
+  'levels': 'which of `rollout.tags` the prompt carries, [P]',
+  'depth': "the share of the model's blocks that the response's tokens ran through, [P, G]",
+  'values': 'the value of the state that each token was drawn from, [P, G, T]',
+  'mask': 'true on the tokens that count, [P, G, T]',
+}
+REGISTRY: Register[Callable[..., Array]] = Register('reward', 'reward.name', in_expressions=True)
+
+
+def register(name: str) -> Callable[[Method], Method]:
+  """Makes a reward known as `reward.name`, alone or in an expression.
+
+  A reward is a function of what it reads, by the names in `SEEN`, to `float[P, G]`, or `float[P, G, T]` where it lands on
+  tokens. Its keyword-only parameters are options, as in `--config.reward.lam=0.8`.
+
+  Raises:
+    RegistryError: The name cannot be used, or the function asks for what rewards do not see.
+  """
+
+  def mark(reward: Method) -> Method:
+    reward = takes_numpy(reward)
+    REGISTRY.add(name, reward, reward, SEEN)
+    return reward
+
+  return mark

@@ -1,0 +1,134 @@
+"""ESPO's controller: it steers a threshold's scale so that a given share of the rows stops."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState
+from espo_jax.types import takes_numpy
+
+Score = Callable[[StopState, Observation], Float[Array, 'B']]
+Threshold = Callable[[Adaptive, Array], Array]
+
+
+class Control(NamedTuple):
+  """The controller's constants.
+
+  Once a batch, while the rule is enabled, `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)` (ESPO).
+
+  Attributes:
+    beta_0: The threshold's first scale.
+    beta_min: The lower bound of beta.
+    beta_max: The upper bound of beta.
+    eta: The controller's step.
+    target_rate: `tau`, the share of rows to stop.
+    momentum: The momentum of the running moments.
+  """
+
+  beta_0: float
+  beta_min: float = 0.0
+  beta_max: float = 100.0
+  eta: float = 0.1
+  target_rate: float = 0.25
+  momentum: float = 0.99
+
+
+def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Threshold]]], Callable[..., StopRule]]:
+  """Makes a stop rule of a function of options that returns a score and a threshold.
+
+  The rule stops a row where the score exceeds the threshold. It has the function's options and after them those of `Control`,
+  which steer the threshold's beta.
+
+  Args:
+    **constants: Defaults of `Control` for this rule; `beta_0` at least.
+  """
+  control = Control(**constants)
+
+  def mark(parts: Callable[..., tuple[Score, Threshold]]) -> Callable[..., StopRule]:
+    steering = [
+      inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=float)
+      for name, value in control._asdict().items()
+    ]
+    own = inspect.signature(parts).parameters
+    signature = inspect.Signature([*own.values(), *steering], return_annotation=StopRule)
+
+    @functools.wraps(parts)
+    def rule(**options: Any) -> StopRule:
+      options = signature.bind(**options).arguments
+      score, threshold = parts(**{name: value for name, value in options.items() if name in own})
+      return controlled_rule(
+        score, threshold, control._replace(**{name: value for name, value in options.items() if name not in own})
+      )
+
+    vars(rule)['__signature__'] = signature
+    rule.__doc__ = _with_control(parts.__doc__)
+    return rule
+
+  return mark
+
+
+@takes_numpy
+def at_beta(adaptive: Adaptive, values: Array) -> Array:
+  """The threshold that is beta itself, whatever the critic says."""
+  return jnp.broadcast_to(adaptive.beta, values.shape)
+
+
+def controlled_rule(score: Score, threshold: Threshold, control: Control) -> StopRule:
+  """A rule that stops a row where `score > threshold`, under a controller."""
+
+  @takes_numpy
+  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
+    if adaptive is None:
+      adaptive = Adaptive(
+        mu=jnp.zeros(()),
+        var=jnp.ones(()),
+        batches=jnp.zeros((), jnp.int32),
+        beta=jnp.asarray(control.beta_0, jnp.float32),
+        enabled=jnp.asarray(False),
+      )
+    return StopState(adaptive, jnp.zeros(batch))
+
+  @takes_numpy
+  def update(state: StopState, obs: Observation) -> tuple[StopState, Array, Array]:
+    z = score(state, obs)
+    stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
+    return state.replace(z=z), stop, z
+
+  @takes_numpy
+  def adapt(
+    adaptive: Adaptive,
+    regret: Float[Array, 'N T'],
+    mask: Bool[Array, 'N T'],
+    stopped: Bool[Array, 'N'],
+    hindsight: Hindsight | None = None,
+  ) -> Adaptive:
+    del hindsight
+    rate = stopped.astype(jnp.float32).mean()
+    moved = jnp.clip(adaptive.beta + control.eta * (rate - control.target_rate), control.beta_min, control.beta_max)
+    adaptive = running_moments(adaptive, regret, mask, control.momentum)
+    return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
+
+  return StopRule(init, update, takes_numpy(threshold), adapt)
+
+
+def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
+  """Exponential mean and variance of the regret over a batch's real tokens (ESPO); the first batch sets them [U]."""
+  count = jnp.maximum(mask.astype(jnp.float32).sum(), 1.0)
+  mean = jnp.where(mask, regret, 0.0).sum() / count
+  var = jnp.where(mask, jnp.square(regret - mean), 0.0).sum() / count
+  keep = jnp.where(adaptive.batches == 0, 0.0, momentum)
+  return adaptive.replace(
+    mu=keep * adaptive.mu + (1 - keep) * mean,
+    var=keep * adaptive.var + (1 - keep) * var,
+    batches=adaptive.batches + 1,
+  )
+
+
+def _with_control(docstring: str | None) -> str:
+  """A rule's docstring with the entries of `Control` behind its own."""
+  own, entries = inspect.cleandoc(docstring or ''), str(inspect.getdoc(Control)).partition('Attributes:\n')[2]
+  return f'{own}\n{entries}' if '\nArgs:\n' in own else f'{own}\n\nArgs:\n{entries}'

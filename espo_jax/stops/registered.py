@@ -1,0 +1,33 @@
+"""The register of stop rules."""
+
+import inspect
+from collections.abc import Callable
+
+from espo_jax.registry import Method, Register
+from espo_jax.stops.base import StopRule
+from espo_jax.types import takes_numpy
+
+REGISTRY: Register[Callable[..., StopRule]] = Register('stop rule', 'stop.name')
+
+
+def register(name: str) -> Callable[[Method], Method]:
+  """Makes a stop rule known as `stop.name`, and as one of `baselines`.
+
+  What registers is a function of keyword-only options that returns a `StopRule`; `controlled` makes one of a score and a
+  threshold. An option takes the value of the field of `config.stop` that has its name.
+
+  Raises:
+    RegistryError: The name cannot be used, or a parameter is no option with a default.
+  """
+
+  def mark(rule: Method) -> Method:
+    rule = takes_numpy(rule)
+    REGISTRY.add(name, rule, rule, {})
+    return rule
+
+  return mark
+
+
+def arguments(name: str) -> frozenset[str]:
+  """The keyword arguments that the rule `name` takes."""
+  return frozenset(inspect.signature(REGISTRY[name]).parameters)

@@ -1,0 +1,47 @@
+"""The register of tasks."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from espo_jax.registry import Method, Register, RegistryError, place
+from espo_jax.tasks.base import Task, lookup
+
+TASKS: Register[Callable[..., Task]] = Register('task', 'task.name')
+
+_OWN = ('problem', 'solution', 'verify', 'stated_answer', 'size', 'tokenizer')  # what `Task` leaves to a task
+_INHERITED = ('question', 'verify_all', 'findings')
+
+
+def register(name: str) -> Callable[[Method], Method]:
+  """Makes a task known as `task.name`.
+
+  What registers is a class, or a function that makes a task. Its keyword arguments are `config.task.options`; those named as a
+  field of `config.data`, or `seed`, take the config's.
+
+  Raises:
+    RegistryError: The name cannot be used, or a class lacks a method of `Task`.
+  """
+
+  def mark(task: Method) -> Method:
+    if isinstance(task, type) and (missing := _missing(task)):
+      fix = f'inherit from tasks.Task and write {missing!r} as it says there'
+      raise RegistryError(f'{place(task)}: task {name!r}: it has no method {missing!r}; fix: {fix}')
+    TASKS.add(name, task, task)
+    return task
+
+  return mark
+
+
+def get(name: str, **kwargs: Any) -> Task:
+  """Builds the task registered as `name` with its own keyword arguments."""
+  return lookup('task', name, TASKS)(**kwargs)
+
+
+def _missing(task: type) -> str:
+  """The first method of `Task` that a class neither writes nor inherits; '' for a whole task."""
+  for method in (*_OWN, *_INHERITED):
+    found = inspect.getattr_static(task, method, None)
+    if found is None or (method in _OWN and found is inspect.getattr_static(Task, method)):
+      return method
+  return ''
