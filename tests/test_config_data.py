@@ -8,6 +8,7 @@ from benchmark_data import tokenizer
 
 from espo_jax.configs import default_config, task_arguments
 from espo_jax.configs.data import data_problems, task_problems
+from espo_jax.configs.validate import field_problems
 
 pytestmark = pytest.mark.quick
 
@@ -30,7 +31,7 @@ def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
 
 
 def problems(c: ml_collections.ConfigDict) -> list[str]:
-  return [*task_problems(c), *data_problems(c)]
+  return [*field_problems(c), *task_problems(c), *data_problems(c)]
 
 
 BAD = [

@@ -11,7 +11,7 @@ from espo_jax import tasks
 from espo_jax.configs.fields import get_field, near_field
 from espo_jax.tasks.base import lookup
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
-from espo_jax.tasks.sources import ON_ERROR, path_problem
+from espo_jax.tasks.sources import path_problem
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # what other sections say
 
@@ -74,8 +74,6 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if config.task.name not in tasks.TASKS:
     return
   d, task = config.data, config.task.name
-  if d.on_error not in ON_ERROR:
-    yield f'data.on_error = {d.on_error!r}: unknown; fix: one of {", ".join(ON_ERROR)}'
   if not reads_data(config):
     for name, value in d.items():
       if value and name != 'on_error':
