@@ -30,6 +30,7 @@ from espo_jax.model.config import EXIT_HEADS, PROJECTIONS, REMAT
 from espo_jax.tasks.sources import ON_ERROR
 
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
+BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
 DTYPES = ('float32', 'bfloat16', 'float16')
 KL = ('k1', 'k2', 'k3', 'exact')
@@ -61,10 +62,13 @@ SCHEMA = section(
   ),
   data=section(
     'The rows of a task that reads files.',
-    benchmark=Field('', 'The benchmark whose rows `data.path` holds.', Names(tasks.BENCHMARKS, checked=False)),
-    path=Field('', "A file, a directory of prepare_data, or the benchmark's name on the Hub."),
+    benchmark=Field('', "What `data.path` holds; 'jsonl' is data of your own.", Names(BENCHMARKS, checked=False)),
+    path=Field('', "A file, hf://datasets/OWNER/NAME/FILE, a directory of prepare_data, or the benchmark's name on the Hub."),
     eval_benchmark=Field('', "The benchmark of the test split; '' for that of the train split."),
     eval_path=Field('', "The place of the test split; '' holds out one row in ten of `data.path`."),
+    problem_field=Field('', "The field of 'jsonl' that holds the problem; a dotted name reaches into a record."),
+    answer_field=Field('', "The field of 'jsonl' that holds the final answer alone, a text or a number."),
+    solution_field=Field('', "The field of 'jsonl' that holds a written solution, for a warm start."),
     today=Field('', "The day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start."),
     on_error=Field('raise', "What to do with a malformed row; 'skip' leaves it out and lists it.", Names(ON_ERROR)),
   ),

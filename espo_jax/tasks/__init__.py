@@ -9,6 +9,7 @@ from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.math import Math
+from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
@@ -22,6 +23,7 @@ def get(name: str, **kwargs: Any) -> Task:
 
 __all__ = [
   'BENCHMARKS',
+  'JSONL',
   'TASKS',
   'Chain',
   'Countdown',
@@ -39,6 +41,7 @@ __all__ = [
   'encode_prompts',
   'encode_supervised',
   'encode_text',
+  'find_benchmark',
   'get',
   'grade',
   'token_texts',
