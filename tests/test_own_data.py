@@ -87,7 +87,7 @@ BAD = [  # a line, the names of the fields, and what is said of it
   ('{"ask": null, "a": 5}', ('ask', 'a'), "'ask': null instead of text; the record has ask, a; fix: text, or take the row out"),
   ('{"ask": 3, "a": 5}', ('ask', 'a'), "'ask': a number instead of text; .*; fix: text, or take the row out"),
   ('{"ask": "Why?", "a": true}', ('ask', 'a'), "'a': true or false instead of text or a number; .*; fix"),
-  ('{"ask": "Why?", "a": 1e999}', ('ask', 'a'), "'a': inf is not a finite number; .*; fix: a number, or text"),
+  ('{"ask": "Why?", "a": 1e999}', ('ask', 'a'), "'a': inf is not a finite number; fix: a number, or text"),
   (
     json.dumps({'ask': 'Why?', 'a': 'so ' * 400}),
     ('ask', 'a'),

@@ -1,6 +1,5 @@
 """Data of the user's own: records in which the user names the fields, for `data.benchmark = 'jsonl'`."""
 
-import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -19,9 +18,7 @@ _DEPTH = 4  # levels of a record that it looks into
 _KINDS = {type(None): 'null', bool: 'true or false', list: 'a list', dict: 'an object', int: 'a number', float: 'a number'}
 
 
-def find_benchmark(
-  name: str, problem_field: str = '', answer_field: str = '', solution_field: str = '', flag: str = '--config.data.'
-) -> Benchmark:
+def find_benchmark(name: str, problem_field: str = '', answer_field: str = '', solution_field: str = '') -> Benchmark:
   """The benchmark of a name: one of `BENCHMARKS`, or 'jsonl' for records of the user's own.
 
   A field is named as it stands in the record, or by a path into it: `problem.text`, `messages.0.content`, `answers.-1`.
@@ -32,16 +29,15 @@ def find_benchmark(
     answer_field: The field of 'jsonl' that holds the final answer: a number, a text, or a text with the answer behind `####` or
       in a box.
     solution_field: The field of 'jsonl' that holds a written solution; '' where no solution is read.
-    flag: How the flags that name fields begin, for the messages.
 
   Raises:
     ValueError: There is no such benchmark; the message has the nearest name.
   """
 
   def parse(place: str, record: Record) -> Row:
-    problem = _read(place, record, problem_field, f'{flag}problem_field')
-    answer = _final(place, answer_field, _read(place, record, answer_field, f'{flag}answer_field', numbers=True))
-    solution = _read(place, record, solution_field, f'{flag}solution_field') if solution_field else None
+    problem = _read(place, record, problem_field, 'problem_field')
+    answer = _final(place, answer_field, _read(place, record, answer_field, 'answer_field', numbers=True))
+    solution = _read(place, record, solution_field, 'solution_field') if solution_field else None
     return Row(place, problem, solution and _that_answers(solution, answer), answer)
 
   own = Benchmark(JSONL, parse, hub='', files={}, has_solutions=bool(solution_field))
@@ -62,36 +58,36 @@ def _that_answers(solution: str, answer: str) -> str:
   return solution if MARK in solution or last_box(solution) else f'{solution}\n\\boxed{{{answer}}}'
 
 
-def _read(place: str, record: Record, field: str, flag: str, *, numbers: bool = False) -> str:
+def _read(place: str, record: Record, field: str, option: str, *, numbers: bool = False) -> str:
   """The text at a field that the user named; a number counts where `numbers` says so."""
+  flag, wanted = f'--config.data.{option}', 'text or a number' if numbers else 'text'
   try:
     found = value(place, record, field)
   except DataError:
-    said, fix = 'missing', _meant(field, [*_leaves(record)], flag)
-  else:
-    is_number = isinstance(found, int | float | Decimal) and not isinstance(found, bool)
-    if numbers and is_number and math.isfinite(found):
-      return number_or_text(place, record, field)
-    if isinstance(found, str) and found.strip():
-      return text(place, record, field)
-    wanted = 'text or a number' if numbers else 'text'
-    said, fix = 'empty', 'fill it in, or take the row out'
-    if numbers and is_number:
-      said, fix = f'{found} is not a finite number', 'a number, or text'
-    elif not isinstance(found, str):
-      inside = next(iter(_leaves(found)), '') if isinstance(found, Mapping | list) else ''
-      said = f'{_KINDS.get(type(found), type(found).__name__)} instead of {wanted}'
-      fix = f'{flag}={field}.{inside}' if inside else f'{wanted}, or take the row out'
+    raise _refused(place, record, field, 'missing', f'{flag}={_meant(field, record)}') from None
+  if isinstance(found, str):
+    if not found.strip():
+      raise _refused(place, record, field, 'empty', 'fill it in, or take the row out')
+    return text(place, record, field)
+  if numbers and isinstance(found, int | float | Decimal) and not isinstance(found, bool):
+    return number_or_text(place, record, field)
+  inside = next(_leaves(found), '')
+  said = f'{_KINDS.get(type(found), type(found).__name__)} instead of {wanted}'
+  raise _refused(place, record, field, said, f'{flag}={field}.{inside}' if inside else f'{wanted}, or take the row out')
+
+
+def _refused(place: str, record: Record, field: str, said: str, fix: str) -> DataError:
+  """The error of a field, with the fields that there are."""
   known = [*_leaves(record)]
   listed = ', '.join(known[:_SHOWN]) + (', ...' if len(known) > _SHOWN else '')
-  raise DataError(f'{place}: field {field!r}: {said}; the record has {listed or "no fields"}; fix: {fix}')
+  return DataError(f'{place}: field {field!r}: {said}; the record has {listed or "no fields"}; fix: {fix}')
 
 
-def _meant(field: str, known: list[str], flag: str) -> str:
-  """The flag with the field of the record that a name misspells, by its whole path or by the path's end."""
+def _meant(field: str, record: Record) -> str:
+  """The field of the record that a name misspells, by its whole path or by the path's end."""
+  known = [*_leaves(record)]
   ends = {other.rpartition('.')[2]: other for other in reversed(known)}
-  near = nearest(field, known) or ends.get(nearest(field.rpartition('.')[2], ends) or '')
-  return f'{flag}={near or "NAME"}, or take the row out'
+  return nearest(field, known) or ends.get(nearest(field.rpartition('.')[2], ends) or '') or 'NAME, one of these'
 
 
 def _leaves(found: Any, depth: int = 0) -> Iterator[str]:
