@@ -35,9 +35,11 @@ from espo_jax.monitor.samples import SETTINGS
 from espo_jax.policy import DTYPE, HORIZON, PROMPT, TEMPERATURE, Policy, RequestError, in_words_of, open_policy
 from espo_jax.stages.loop import INTERRUPTED, Interrupted, going_on, interruption
 from espo_jax.tasks.files import FORMATS
+from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import ON_ERROR, path_problem
 
+_BENCHMARKS = (*sorted(tasks.BENCHMARKS), tasks.JSONL)
 _ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
 _TOO_MANY_CUT = 0.05
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -55,6 +57,7 @@ _ASKED = (
   ('data.eval_path', '--data'),
   ('--config.data.eval_benchmark', '--benchmark'),
   ('data.eval_benchmark', '--benchmark'),
+  *((f'{prefix}data.{field}', f'--{field}') for field in FIELDS for prefix in ('--config.', '')),
 )
 _OF_DIRECTORY = (
   ('--config.task.options.prompt', '--prompt'),
@@ -72,8 +75,10 @@ class Request:
     checkpoint: the folder of a run, or a Hugging Face directory.
     arm: an arm of a run, or a stage before the arms.
     step: a step of a run that has a checkpoint.
-    benchmark: a name in `tasks.BENCHMARKS`, asked in place of the run's own test split.
+    benchmark: a name in `tasks.BENCHMARKS`, or 'jsonl' for records of one's own, asked in place of the run's own test split.
     data: where the benchmark's problems are; None for the Hugging Face Hub.
+    problem_field: where the benchmark is 'jsonl', the field that holds the problem; None for the run's `data.problem_field`.
+    answer_field: where the benchmark is 'jsonl', the field that holds the final answer; None for the run's.
     on_error: 'raise' for the first malformed row, or 'skip' to ask the others and list those left out in `skipped.jsonl`.
     prompt: the form in which a Hugging Face directory is asked a problem.
     samples: answers to each problem.
@@ -95,6 +100,8 @@ class Request:
   step: int | None = None
   benchmark: str | None = None
   data: str | None = None
+  problem_field: str | None = None
+  answer_field: str | None = None
   on_error: str | None = None
   prompt: str | None = None
   samples: int = 32
@@ -240,7 +247,12 @@ def _check(request: Request) -> None:
   if request.temperature == 0 and request.samples > 1:
     raise RequestError(f'--samples={request.samples} with --temperature=0: the answers would all be the same; fix: --samples=1')
   if request.data and not request.benchmark:
-    raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(tasks.BENCHMARKS)}')
+    raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(_BENCHMARKS)}')
+  for name in ('problem_field', 'answer_field'):
+    if (value := getattr(request, name)) and request.benchmark != tasks.JSONL:
+      raise RequestError(f'--{name}={value}: only --benchmark={tasks.JSONL} reads fields by name; fix: leave it out')
+  if request.benchmark == tasks.JSONL and not request.data:
+    raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
 
 
 def _experiment(policy: Policy, request: Request) -> Experiment:
@@ -259,9 +271,9 @@ def _experiment(policy: Policy, request: Request) -> Experiment:
       raise RequestError(f'--on_error={request.on_error}: the task {config.task.name!r} reads no rows; fix: leave it out')
     config.data.on_error = request.on_error
   if request.benchmark:
-    _use_benchmark(config, request.benchmark, request.data)
+    _use_benchmark(config, request.benchmark, request)
   elif not policy.is_run:
-    known = ' or '.join(tasks.BENCHMARKS)
+    known = ' or '.join(_BENCHMARKS)
     raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
   if config.task.name == 'math':
     config.rollout.prompt_width = _ANY_WIDTH
@@ -276,14 +288,17 @@ def _experiment(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
 
 
-def _use_benchmark(config: Any, benchmark: str, data: str | None) -> None:
+def _use_benchmark(config: Any, benchmark: str, request: Request) -> None:
   if config.task.name != 'math':
     raise RequestError(f'--benchmark={benchmark}: the run learned the task {config.task.name!r} alone; fix: leave it out')
-  source = tasks.BENCHMARKS[benchmark]
-  if problem := path_problem(source, data or source.hub, 'test'):
+  source = tasks.find_benchmark(benchmark)
+  path = request.data or source.hub
+  if problem := path_problem(source, path, 'test'):
     raise RequestError(f'--data = {problem}')
   config.data.path = config.data.benchmark = ''
-  config.data.eval_benchmark, config.data.eval_path = benchmark, data or source.hub
+  config.data.eval_benchmark, config.data.eval_path = benchmark, path
+  config.data.problem_field = request.problem_field or config.data.problem_field
+  config.data.answer_field = request.answer_field or config.data.answer_field
 
 
 def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
@@ -335,11 +350,13 @@ def _parser() -> argparse.ArgumentParser:
   )
   problems = parser.add_argument_group('problems')
   problems.add_argument(
-    '--benchmark', choices=sorted(tasks.BENCHMARKS), help="by default the run's own test split; needed without a run"
+    '--benchmark', choices=_BENCHMARKS, help="by default the run's own test split; needed without a run; jsonl is your own data"
   )
   problems.add_argument(
     '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
   )
+  problems.add_argument('--problem_field', metavar='NAME', help="of jsonl: the problem's field; by default the run's")
+  problems.add_argument('--answer_field', metavar='NAME', help="of jsonl: the final answer's field; by default the run's")
   problems.add_argument(
     '--on_error', choices=ON_ERROR, help="what to do with a malformed row; by default the run's data.on_error, or raise"
   )

@@ -5,6 +5,9 @@ import re
 
 _ADDRESS = re.compile(r'(https?:/+)?(www\.)?(huggingface\.co|hf\.co)/+|hf:/+')
 _FOLDERS = ('checkpoints', 'data', 'evaluations', 'models', 'out', 'output', 'runs')  # nobody's name, and many a folder's
+_DATA_FILE = re.compile(
+  r'(?:hf:/|https://huggingface\.co)/datasets/([\w.-]+/[\w.-]+)/(?:(?:blob|resolve)/main/)?([^?]+)(?:\?.*)?'
+)
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
 
@@ -22,6 +25,16 @@ def hub_name(path: str | pathlib.Path) -> str:
   if not _NAME.fullmatch(name) or pathlib.Path(path).exists():
     return ''
   return '' if not addressed and (owner in _FOLDERS or pathlib.Path(owner).is_dir()) else name
+
+
+def data_file(path: str) -> tuple[str, str] | None:
+  """The data set on the Hub and the file in it that an address names; None where it is no such address.
+
+  Args:
+    path: An address such as `hf://datasets/OWNER/NAME/FILE`, or the one that a browser shows of a file.
+  """
+  found = _DATA_FILE.fullmatch(path)
+  return (found[1], found[2]) if found else None
 
 
 def download(name: str) -> str:

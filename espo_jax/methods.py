@@ -1,7 +1,8 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
   python -m espo_jax.methods [stop|exit|reward|objective|advantage ...]
-  python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means
+  python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
+  python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U]
 is ours: the paper does not publish it.
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from espo_jax import exits, objectives, registry, rewards, stops
 from espo_jax.commands import CommandParser
+from espo_jax.configs import listing
 
 
 class Method(NamedTuple):
@@ -102,14 +104,20 @@ def main(argv: Sequence[str] | None = None) -> None:
   """The command."""
   kinds = list(dict.fromkeys(method.kind for method in methods()))
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
-  parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; all by default')
+  parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections')
   parser.add_argument('--markdown', action='store_true', help='write a page with equations and the meaning of each option')
   args = parser.parse_args(argv)
+  if args.kinds[:1] == ['config']:
+    try:
+      print((listing.page if args.markdown else listing.describe)(args.kinds[1:]), end='')
+    except ValueError as error:
+      parser.error(str(error))
+    return
   wanted = args.kinds or kinds
   if wrong := [kind for kind in wanted if kind not in kinds]:
-    parser.error(f'unknown kind {wrong[0]!r}; fix: some of {", ".join(kinds)}')
+    parser.error(f'unknown kind {wrong[0]!r}; fix: some of {", ".join([*kinds, "config"])}')
   if args.markdown:
-    print(page(wanted), end='')
+    print(page(wanted) + ('' if args.kinds else f'\n{listing.page()}'), end='')
     return
   for kind in wanted:
     print(f'{kind}\n')

@@ -8,8 +8,8 @@
 It trains ESPO and plain PPO from one critic warm-up. The paper reports 59.09 against 57.03 points on average over AIME 2024,
 AMC 2023 and MATH-500 (avg@32) with 13.2 % fewer tokens. We have not run it: no machine of that size was at hand.
 
-[P] is the paper's, [U] our choice where the paper says nothing. Everything not set here is a default, marked in the same way in
-`espo_jax/configs/defaults.py`.
+[P] is the paper's, [U] our choice where the paper says nothing. Everything not set here is a default;
+`python -m espo_jax.methods config` says which defaults are the paper's.
 """
 
 from espo_jax.configs import default_config

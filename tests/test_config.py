@@ -10,9 +10,12 @@ import sys
 import ml_collections
 import pytest
 
-from espo_jax import monitor
-from espo_jax.configs import ConfigError, default_config, load_config, validate
-from espo_jax.configs.fields import flatten
+from espo_jax import monitor, registry, stops
+from espo_jax.configs import STAGES, ConfigError, default_config, load_config, validate
+from espo_jax.configs.defaults import FIELDS, SCHEMA
+from espo_jax.configs.fields import flatten, get_field
+from espo_jax.configs.schema import PUBLISHED, Range, sections
+from espo_jax.configs.validate import field_problems
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / 'experiments').glob('*.py'))
@@ -212,7 +215,9 @@ def test_the_experiments_are_valid(path):
 
 
 def test_the_defaults_hold_no_field_that_nobody_reads():
-  sources = '\n'.join(path.read_text() for path in (ROOT / 'espo_jax').rglob('*.py') if 'configs' not in path.parts)
+  sources = '\n'.join(
+    path.read_text() for path in (ROOT / 'espo_jax').rglob('*.py') if 'configs' not in path.relative_to(ROOT).parts
+  )
   passed_whole = ('stop.', 'gate.', 'model.', 'mesh.', 'data.')
   unread = [
     field
@@ -220,6 +225,46 @@ def test_the_defaults_hold_no_field_that_nobody_reads():
     if not field.startswith(passed_whole) and not re.search(rf'\b{field}\b', sources)
   ]
   assert not unread
+
+
+RANGED = {name: field for name, field in FIELDS.items() if isinstance(field.allowed, Range)}
+
+
+@pytest.mark.parametrize('name', RANGED)
+def test_a_number_outside_its_declared_range_is_refused(name):
+  config = default_config()
+  config.stages = STAGES
+  section, _, last = name.rpartition('.')
+  holder = get_field(config, section) if section else config
+  for value in (type(holder[last])(-1), type(holder[last])(2)):
+    holder[last] = value
+    refused = any(line.startswith(f'{name} = {value}: out of range; fix: a number ') for line in field_problems(config))
+    assert refused == (value < 0 or ' 1' in RANGED[name].allowed.text)
+
+
+@pytest.mark.parametrize('name', [name for name, field in RANGED.items() if field.allowed.stage])
+def test_what_no_stage_reads_may_be_anything(name):
+  config = default_config()
+  config.stages = ('rl',)
+  section, _, last = name.rpartition('.')
+  config[section][last] = type(config[section][last])(-1)
+  assert not list(field_problems(config))
+
+
+def test_every_field_says_what_it_means_in_one_line():
+  for name, field in FIELDS.items():
+    assert len(field.help) < 110 and field.help.endswith('.') and '\n' not in field.help, name
+    assert type(field.default) in (bool, int, float, str, tuple), name
+  for name, section in sections(SCHEMA):
+    assert section.help.endswith('.') and (section.entries or section.is_open), name
+
+
+def test_the_published_constants_of_espo_are_those_of_its_rule():
+  rule = stops.REGISTRY['espo']
+  declared = {name: FIELDS[f'stop.{name}'] for name in registry.options(rule)}
+  assert {name: field.default for name, field in declared.items()} == registry.defaults(rule)
+  assert {name for name, field in declared.items() if field.mark == PUBLISHED} == set(registry.source_of(rule).published)
+  assert all(field.mark for field in declared.values())
 
 
 def test_a_saved_config_reads_back_as_it_was(tmp_path):

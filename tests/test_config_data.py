@@ -8,6 +8,7 @@ from benchmark_data import tokenizer
 
 from espo_jax.configs import default_config, task_arguments
 from espo_jax.configs.data import data_problems, task_problems
+from espo_jax.configs.validate import field_problems
 
 pytestmark = pytest.mark.quick
 
@@ -30,7 +31,10 @@ def config(folder: pathlib.Path, **fields) -> ml_collections.ConfigDict:
 
 
 def problems(c: ml_collections.ConfigDict) -> list[str]:
-  return [*task_problems(c), *data_problems(c)]
+  return [*field_problems(c), *task_problems(c), *data_problems(c)]
+
+
+OWN = {'data.benchmark': 'jsonl', 'data.problem_field': 'ask', 'data.answer_field': 'result.final', 'stages': ('rl',)}
 
 
 BAD = [
@@ -52,6 +56,23 @@ BAD = [
   (
     {'data.benchmark': 'math500', 'data.path': 'HuggingFaceH4/MATH-500'},
     ["data.path = 'HuggingFaceH4/MATH-500'", 'no train split but test', 'fix'],
+  ),
+  (
+    OWN | {'data.problem_field': ''},
+    ["data.problem_field = ''", "data.benchmark = 'jsonl'", '--config.data.problem_field=NAME'],
+  ),
+  (OWN | {'data.answer_field': ''}, ["data.answer_field = ''", 'the final answer', '--config.data.answer_field=NAME']),
+  (OWN | {'data.benchmark': 'gsm8k'}, ["data.problem_field = 'ask'", "it is 'gsm8k'", '--config.data.benchmark=jsonl']),
+  (OWN | {'data.benchmark': 'json'}, ["data.benchmark = 'json'", "did you mean 'jsonl'?"]),
+  (OWN | {'data.path': 'no.jsonl'}, ["data.path = 'no.jsonl'", 'fix: a file of JSON lines', 'hf://datasets/OWNER/NAME/FILE']),
+  (
+    OWN | {'stages': ('warm_start', 'rl')},
+    ["'jsonl' has no written solutions", "('rl',), or --config.data.solution_field=NAME"],
+  ),
+  (
+    OWN
+    | {'data.benchmark': 'gsm8k', 'data.eval_benchmark': 'jsonl', 'data.eval_path': '{}/rows.jsonl', 'data.answer_field': ''},
+    ["data.answer_field = ''", "data.eval_benchmark = 'jsonl'"],
   ),
   ({'data.on_error': 'ignore'}, ["data.on_error = 'ignore'", 'fix: one of raise, skip']),
   ({'data.benchmark': 'amc23'}, ["'amc23' has no written solutions", "fix: stages = ('critic_warmup', 'rl')"]),
@@ -77,6 +98,9 @@ def test_bad_data_is_named_with_its_value_and_the_fix(tmp_path, fields, fragment
     {},
     {'data.path': 'openai/gsm8k', 'data.eval_benchmark': 'aime24', 'data.eval_path': '{}/rows.jsonl'},
     {'data.benchmark': 'dapo_math_17k', 'stages': ('critic_warmup', 'rl'), 'task.options.prompt': 'r1'},
+    OWN,
+    OWN | {'data.solution_field': 'why', 'stages': ('warm_start', 'rl'), 'data.path': 'hf://datasets/me/sums/all.parquet'},
+    OWN | {'data.benchmark': 'gsm8k', 'data.eval_benchmark': 'jsonl', 'data.eval_path': '{}/rows.jsonl'},
     {'model.path': 'Qwen/Qwen3-0.6B', 'data.on_error': 'skip', 'task.options.instruction': ''},
   ],
   ids=str,
@@ -93,6 +117,9 @@ def test_the_task_takes_what_other_fields_say(tmp_path):
     'path': f'{tmp_path}/rows.jsonl',
     'eval_benchmark': '',
     'eval_path': '',
+    'problem_field': '',
+    'answer_field': '',
+    'solution_field': '',
     'on_error': 'raise',
     'today': '',
     'prompt': 'plain',

@@ -15,6 +15,7 @@ from tiny import named, run, tiny_experiment
 
 from espo_jax import exits, methods, objectives, registry, rewards, stops
 from espo_jax.configs import advantage_name, validate
+from espo_jax.configs.defaults import FIELDS
 from espo_jax.objectives import terms
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,6 +100,19 @@ def test_the_command(capsys):
     methods.main(['rewards'])
 
 
+def test_the_command_lists_the_fields_of_a_config(capsys):
+  methods.main(['config', 'stop', 'rollout.serial'])
+  out = capsys.readouterr().out
+  assert '  stop.target_rate = 0.25; in [0, 1]; published\n      tau: the share of rows to stop.\n' in out
+  assert 'stop.risk_control.beta_0 = 1.4; ours' in out and 'rollout.serial.answer_tokens = 32; above 0; [U]' in out
+  assert 'rollout.horizon' not in out and max(map(len, out.splitlines())) <= 128
+  methods.main(['config'])
+  out = capsys.readouterr().out
+  assert all(f'\n  {name} = {field.default!r}' in out for name, field in FIELDS.items())
+  with pytest.raises(SystemExit, match=r"config 'stopp': no such section; fix: stop$"):
+    methods.main(['config', 'stopp'])
+
+
 def test_the_page_of_methods_is_current(capsys):
   methods.main(['--markdown'])
   page = capsys.readouterr().out
@@ -106,6 +120,8 @@ def test_the_page_of_methods_is_current(capsys):
   assert '| `clip_high` | `0.28` | yes | How far above 1 the ratio counts. |' in page
   assert page.count('\n### `') == len(list(methods.methods()))
   assert page.count('    loss = ') >= 12
+  assert "| `learner.learning_rate` | `1e-06` | above 0 | yes | The policy's learning rate. |" in page
+  assert all(f'\n| `{name}` | ' in page for name in FIELDS)
 
 
 # ----------------------------------------------------------------------------------------------------------- the worked example

@@ -10,8 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from espo_jax.monitor.coloured import coloured
-from espo_jax.monitor.examples import Example
+from espo_jax.monitor.examples import Example, coloured
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))

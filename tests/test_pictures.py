@@ -14,8 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from espo_jax import monitor, tasks
 from espo_jax.monitor import depth, examples, frontier, plots
 from espo_jax.monitor.arms import plot_arms
-from espo_jax.monitor.coloured import coloured
-from espo_jax.monitor.examples import Example
+from espo_jax.monitor.examples import Example, coloured
 
 pytestmark = pytest.mark.quick
 

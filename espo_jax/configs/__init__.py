@@ -1,15 +1,14 @@
 """Experiments as data: every field with its default, and the checks that run before a device is touched."""
 
-from espo_jax.configs.command import parse_flags
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
-from espo_jax.configs.defaults import default_config
+from espo_jax.configs.defaults import STAGES, default_config
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
 from espo_jax.configs.model import model_config, model_overrides
-from espo_jax.configs.saved import load_config
+from espo_jax.configs.reading import load_config, parse_flags
 from espo_jax.configs.start import model_differences
-from espo_jax.configs.validate import STAGES, row_problems, validate
+from espo_jax.configs.validate import row_problems, validate
 
 __all__ = [
   'STAGES',

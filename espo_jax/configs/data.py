@@ -9,9 +9,9 @@ import ml_collections
 
 from espo_jax import tasks
 from espo_jax.configs.fields import get_field, near_field
-from espo_jax.tasks.base import lookup
+from espo_jax.tasks.own import FIELDS, JSONL, find_benchmark
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
-from espo_jax.tasks.sources import ON_ERROR, path_problem
+from espo_jax.tasks.sources import path_problem
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # what other sections say
 
@@ -75,13 +75,12 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if config.task.name not in tasks.TASKS:
     return
   d, task = config.data, config.task.name
-  if d.on_error not in ON_ERROR:
-    yield f'data.on_error = {d.on_error!r}: unknown; fix: one of {", ".join(ON_ERROR)}'
   if not reads_data(config):
     for name, value in d.items():
       if value and name != 'on_error':
         yield f'data.{name} = {value!r}: the task {task!r} reads no such data; fix: leave it empty, or another task.name'
     return
+  yield from _own_problems(config)
   if d.today and not _is_day(d.today):
     yield f'data.today = {d.today!r}: no day; fix: one such as 2026-01-31, or leave it empty for that of the first start'
   if not config.model.path:
@@ -94,6 +93,23 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _source_problems(prefix, split, name, config)
 
 
+def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with the names of fields in data of the user's own."""
+  d = config.data
+  reader = next((name for name in ('data.benchmark', 'data.eval_benchmark') if d[name.removeprefix('data.')] == JSONL), '')
+  if reader:
+    for field, what in zip(FIELDS[:2], ('problem', 'final answer'), strict=True):
+      if not d[field]:
+        yield f"data.{field} = '': with {reader} = {JSONL!r} a field holds the {what}; fix: --config.data.{field}=NAME"
+  elif config.stages:  # an evaluation of a run may ask another benchmark than the run's own
+    for field in FIELDS:
+      if d[field]:
+        yield (
+          f'data.{field} = {d[field]!r}: only data.benchmark = {JSONL!r} reads fields by name, and it is {d.benchmark!r}; '
+          f'fix: --config.data.benchmark={JSONL}, or leave data.{field} empty'
+        )
+
+
 def _source_problems(prefix: str, split: str, name: str, config: ml_collections.ConfigDict) -> Iterator[str]:
   path = config.data[f'{prefix}path']
   if not path and (prefix or (config.data.eval_path and not config.stages)):  # without a stage nothing is trained
@@ -101,7 +117,7 @@ def _source_problems(prefix: str, split: str, name: str, config: ml_collections.
   if not path:
     yield f"data.path = '': the task {config.task.name!r} reads its problems from a file; fix: --config.data.path=FILE"
   try:
-    benchmark = lookup('benchmark', name, tasks.BENCHMARKS)
+    benchmark = find_benchmark(name, **{field: config.data[field] for field in FIELDS})
   except ValueError as error:
     if not prefix or config.data.eval_benchmark:
       yield f'data.{prefix}benchmark = {name!r}: {error}; fix: --config.data.{prefix}benchmark=gsm8k, for example'
@@ -110,7 +126,8 @@ def _source_problems(prefix: str, split: str, name: str, config: ml_collections.
     yield f'data.{prefix}path = {problem}'
   if split == 'train' and 'warm_start' in config.stages and not benchmark.has_solutions:
     rest = tuple(stage for stage in config.stages if stage != 'warm_start')
-    yield f'stages = {config.stages}: data.benchmark = {name!r} has no written solutions to start from; fix: stages = {rest}'
+    fix = f'stages = {rest}' + (', or --config.data.solution_field=NAME' if name == JSONL else '')
+    yield f'stages = {config.stages}: data.benchmark = {name!r} has no written solutions to start from; fix: {fix}'
 
 
 def _option_problems(options: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import ml_collections
 
 from espo_jax.configs.data import reads_data
 from espo_jax.configs.fields import ConfigError
-from espo_jax.configs.saved import load_config
+from espo_jax.configs.reading import load_config
 
 
 def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: str = '') -> ml_collections.ConfigDict:

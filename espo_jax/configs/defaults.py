@@ -1,185 +1,250 @@
-"""Every field of an experiment with its default. A config file starts from `default_config()` and changes what it needs.
+"""Every field of an experiment: its default, what it means, and the values it may have.
 
-Published values of ESPO (arXiv 2605.29860) stand as they are; what the paper leaves out is marked [U] and is our choice.
+A config file starts from `default_config()` and changes what it needs; `python -m espo_jax.methods config` prints this table. A
+field marked `PUBLISHED` has the value of its paper: learned early exits (arXiv 2603.21376) in `exits` and `calibration`, ESPO
+(arXiv 2605.29860) elsewhere. `UNPUBLISHED` marks a constant whose value the paper leaves out, `OURS` one that no paper has.
 """
 
 import ml_collections
 
+from espo_jax import exits, stops, tasks
+from espo_jax.configs.schema import (
+  ABOVE_0,
+  AT_LEAST_0,
+  BELOW_1,
+  OURS,
+  PUBLISHED,
+  SHARE,
+  SHARE_ABOVE_0,
+  UNPUBLISHED,
+  Field,
+  Names,
+  Section,
+  build,
+  fields,
+  in_stage,
+  open_section,
+  section,
+)
+from espo_jax.model.config import EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.tasks.sources import ON_ERROR
+
+STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
+BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
+CRITICS = ('shared', 'separate')
+DTYPES = ('float32', 'bfloat16', 'float16')
+KL = ('k1', 'k2', 'k3', 'exact')
+REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that says something and is closed
+STOP_RULES = Names(stops.REGISTRY, 'stop rule')
+
+
+def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: str) -> Section:
+  """The controller's constants of a rule whose threshold has another scale than ESPO's."""
+  return section(
+    f"The scales of the rule '{rule}', in place of `stop.beta_0`, `stop.beta_min` and `stop.beta_max`.",
+    beta_0=Field(beta_0, 'The first scale of its threshold.', None, mark),
+    beta_min=Field(beta_min, 'The least scale.', None, mark),
+    beta_max=Field(beta_max, 'The greatest scale.', None, mark),
+  )
+
+
+# In the order in which they are printed. A field is Field(default, meaning, values it may have, where the default comes from).
+SCHEMA = section(
+  'An experiment.',
+  seed=Field(0, 'The root of every random number.', AT_LEAST_0),
+  stages=Field(('warm_start', 'critic_warmup', 'rl'), 'What is run, in this order.', Names(STAGES, 'stage')),
+  start_from=Field('', "The folder of another run, whose last parameters this one starts from; '' for those of `model`."),
+  baselines=Field(('never',), 'Stop rules trained beside `stop.name` from the same start; () for none.', STOP_RULES),
+  task=section(
+    'What is asked.',
+    name=Field('chain', 'The task.', Names(tasks.TASKS, 'task')),
+    options=open_section("The task's keyword arguments, such as `task.options.difficulty` of the task 'chain'."),
+  ),
+  data=section(
+    'The rows of a task that reads files.',
+    benchmark=Field('', "What `data.path` holds; 'jsonl' is data of your own.", Names(BENCHMARKS, checked=False)),
+    path=Field('', "A file, hf://datasets/OWNER/NAME/FILE, a directory of prepare_data, or the benchmark's name on the Hub."),
+    eval_benchmark=Field('', "The benchmark of the test split; '' for that of the train split."),
+    eval_path=Field('', "The place of the test split; '' holds out one row in ten of `data.path`."),
+    problem_field=Field('', "The field of 'jsonl' that holds the problem; a dotted name reaches into a record."),
+    answer_field=Field('', "The field of 'jsonl' that holds the final answer alone, a text or a number."),
+    solution_field=Field('', "The field of 'jsonl' that holds a written solution, for a warm start."),
+    today=Field('', "The day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start."),
+    on_error=Field('raise', "What to do with a malformed row; 'skip' leaves it out and lists it.", Names(ON_ERROR)),
+  ),
+  model=section(
+    'The decoder.',
+    path=Field('', "A Hugging Face directory, which then says all of the shape; '' for random weights of the shape below."),
+    hidden_size=Field(128, 'The width of the residual stream.', ABOVE_0),
+    intermediate_size=Field(256, 'The width of the feed-forward layers.', ABOVE_0),
+    num_layers=Field(3, 'The number of blocks.', ABOVE_0),
+    num_heads=Field(4, 'The number of query heads.', ABOVE_0),
+    num_kv_heads=Field(2, 'The number of key-value heads, a divisor of `model.num_heads`.', ABOVE_0),
+    head_dim=Field(32, 'The width of a head, an even number.', ABOVE_0),
+    rope_theta=Field(10_000.0, 'The base of the rotary frequencies.', ABOVE_0),
+    rms_norm_eps=Field(1e-6, 'The constant under the root of RMSNorm.', ABOVE_0),
+    tie_word_embeddings=Field(True, 'Whether the LM head is the transposed embedding.'),
+    scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
+    remat=Field('none', "What a gradient computes anew; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
+    paged_kernels=Field(False, "Whether one TPU or GPU decodes by jax's paged attention kernels; no change elsewhere."),
+    dtype=Field('float32', 'The type of activations and matrix products.', Names(DTYPES, 'dtype')),
+    param_dtype=Field('float32', 'The type of the parameters.', Names(DTYPES, 'dtype')),
+    lora=section(
+      'Low-rank adapters. While there are any, the rest of the decoder is frozen.',
+      rank=Field(0, 'The rank; 0 for no adapters.'),
+      alpha=Field(16.0, 'The scale of an update, which is `alpha / rank * A B`.'),
+      targets=Field(PROJECTIONS, 'The projections that have one.', Names(PROJECTIONS, checked=False)),
+    ),
+  ),
+  critic=section(
+    "The critic. There is one where advantages come from it, as under 'ppo'.",
+    kind=Field('shared', "A value head on the policy's trunk, or a network of its own.", Names(CRITICS, 'critic')),
+    learning_rate=Field(1e-5, "The critic's learning rate.", ABOVE_0, UNPUBLISHED),
+    every=Field(1, "Tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is ESPO's.", ABOVE_0),
+  ),
+  exits=open_section(
+    'Learned early exits. Options of the policy stand beside these fields.',
+    every=Field(0, 'Blocks between two places where a token may leave; 0 for none: every token runs through all.', AT_LEAST_0),
+    kind=Field('linear', "The form of a head; 'mlp' has a layer of twice the width.", Names(EXIT_HEADS, checked=False)),
+    policy=Field('sampled', "How exits are decided; 'never' is the whole model.", Names(exits.REGISTRY, checked=False)),
+    alone=Field(False, 'Whether nothing but the exit heads learns, and a critic.'),
+    learning_rate=Field(1e-5, 'The learning rate of the exit heads.', ABOVE_0, PUBLISHED),
+  ),
+  calibration=section(
+    "The stage 'calibration', in which exits learn from the model at full depth.",
+    steps=Field(200, 'The number of steps.', in_stage('calibration', ABOVE_0), UNPUBLISHED),
+    prompts=Field(32, 'Prompts a step; one response to each is sampled.', in_stage('calibration', ABOVE_0), UNPUBLISHED),
+    learning_rate=Field(1e-5, 'The learning rate of all but the heads.', in_stage('calibration', ABOVE_0), PUBLISHED),
+    warmup_steps=Field(10, 'Steps in which the learning rate rises.', AT_LEAST_0, UNPUBLISHED),
+    kappa=Field(1.0, 'How much a nat of divergence speaks against an exit.', in_stage('calibration', ABOVE_0), PUBLISHED),
+    patterns=Field(4, "Exits drawn for each response from the target's law.", in_stage('calibration', ABOVE_0), PUBLISHED),
+    uniform_patterns=Field(0, 'Exits drawn uniformly besides, for agreement alone.', AT_LEAST_0, OURS),
+    whole_patterns=Field(0, 'Patterns without exits besides, so that the whole model stays what it is.', AT_LEAST_0, OURS),
+    divergence_weight=Field(1.0, 'The weight of the divergence from the whole model.', AT_LEAST_0, PUBLISHED),
+    exit_weight=Field(1.0, "The weight of the exits' log-probability.", AT_LEAST_0, PUBLISHED),
+    levels=Field((0.1, 0.3, 0.5, 0.7, 0.9), "Thresholds of the report's curve, in (0, 1); () for no curve.", None, UNPUBLISHED),
+  ),
+  rollout=section(
+    'How responses are sampled.',
+    prompts=Field(32, 'P: prompts a rollout.', ABOVE_0),
+    samples=Field(4, 'G: responses a prompt.', ABOVE_0),
+    max_draws=Field(0, "Rollouts a step, to replace groups of equal scores; 0 for the objective's own number.", AT_LEAST_0),
+    tags=Field((), 'Texts put behind the prompts in turn, problem by problem, such as levels of brevity.'),
+    parts=Field(1, 'Parts of a rollout; one is graded while the next is decoded.', ABOVE_0),
+    prompt_width=Field(32, 'L: tokens that a prompt may have.', ABOVE_0),
+    horizon=Field(64, 'T: tokens that a response may have.', ABOVE_0),
+    temperature=Field(1.0, 'The temperature of the sampler.', ABOVE_0, UNPUBLISHED),
+    top_p=Field(1.0, 'The share of the distribution that an evaluation samples; training samples all of it.', SHARE_ABOVE_0),
+    top_k=Field(0, 'The number of tokens that an evaluation samples from; 0 for all.', AT_LEAST_0),
+    min_p=Field(0.0, "The least probability of a token in an evaluation, in parts of the likeliest one's.", SHARE),
+    slots=Field(0, 'Rows decoded at a time, where a row that ends gives its slot to the next; 0 for all.', AT_LEAST_0),
+    gather_weights=Field(False, 'Whether weights are gathered over `mesh.fsdp` once a rollout, not in each decode step.'),
+    scan_length=Field(32, 'The most decode steps between two times that what was decoded is written out.', ABOVE_0),
+    record=Field(0, 'Save the rollout of every n-th update for espo_jax.replay; 0 for never.', AT_LEAST_0),
+    serial=section(
+      "S-GRPO: answers asked for at cuts of one full response, for the reward 'serial_decay'.",
+      inducer=Field('', "The text behind a cut that asks for the answer; '' for samples that are all full responses."),
+      answer_tokens=Field(32, 'The most tokens that then follow.', ABOVE_0, UNPUBLISHED),
+      end_of_thinking=Field('', "The token before which cuts lie, such as '</think>'; '' for anywhere in a response."),
+    ),
+  ),
+  stop=section(
+    'The stop rule under study. A rule takes those of these constants that it has.',
+    name=Field('espo', "The rule; 'never' is plain PPO.", STOP_RULES),
+    smoothing=Field(0.9, 'a_s: z, the smoothed regret, remembers about 1 / (1 - a_s) tokens.', BELOW_1, PUBLISHED),
+    clip=Field(5.0, 'c: the bound on the normalised regret, hence on z.', ABOVE_0, UNPUBLISHED),
+    delta=Field(1e-8, 'What is added to the variance of the regret.', ABOVE_0, UNPUBLISHED),
+    epsilon=Field(0.2, 'The least value that the threshold scales with.', AT_LEAST_0, PUBLISHED),
+    beta_0=Field(7.0, 'The first scale of the threshold.', None, PUBLISHED),
+    beta_min=Field(0.0, 'The least scale.', None, UNPUBLISHED),
+    beta_max=Field(100.0, 'The greatest scale.', None, UNPUBLISHED),
+    eta=Field(0.1, 'The step of the controller that moves the scale.', AT_LEAST_0, PUBLISHED),
+    target_rate=Field(0.25, 'tau: the share of rows to stop.', SHARE, PUBLISHED),
+    momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
+    fail_reward=Field(-1.0, 'r_fail: the reward of a stopped row.', None, PUBLISHED),
+    shadow_share=Field(0.25, 'The share of stopped rows that are decoded further, for measurement only.', SHARE, OURS),
+    budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
+    memory=Field(0.9, "How much of its account of them 'risk_control' keeps from batch to batch.", SHARE, OURS),
+    regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
+    value_only=_scales('value_only', -0.2, -1.0, 1.0, UNPUBLISHED),
+    risk_control=_scales('risk_control', 1.4, 0.05, 5.0, OURS),
+  ),
+  gate=section(
+    'When the critic warm-up ends and the stop rule begins.',
+    loss_below=Field(0.5, "The critic's loss that is low enough.", AT_LEAST_0, PUBLISHED),
+    patience=Field(3, 'Consecutive updates in which it is.', ABOVE_0, PUBLISHED),
+    change_below=Field(0.1, 'The change of that loss between two updates that is small enough.', AT_LEAST_0, PUBLISHED),
+    require_both=Field(False, 'Whether both tests have to pass, and not one of them.', None, UNPUBLISHED),
+    min_explained_variance=Field(-float('inf'), 'The least explained variance, a test for rewards in {0, 1}.', None, OURS),
+    force_at=Field(0.1, 'The share of all updates after which the warm-up ends in any case.', SHARE_ABOVE_0, PUBLISHED),
+  ),
+  reward=open_section(
+    'The reward. Options of what it names stand beside these fields.',
+    name=Field('correct', "A reward, or an expression over rewards: 'correct + 0.5 * overlong', 'hmpo & format'."),
+    kl_coef=Field(0.0, "The weight of the KL to RL's first policy, taken off a token's reward.", AT_LEAST_0, UNPUBLISHED),
+    kl=Field('k1', 'How that divergence is estimated.', Names(KL)),
+    format=Field('', "A regular expression found in every well-formed response; '' for any that comes to its end."),
+    reasoning=Field(REASONING, 'A regular expression found in every response that reasons.'),
+  ),
+  advantage=open_section(
+    'The advantage. Options of what it names stand beside this field.',
+    name=Field('', "The advantage; '' for the objective's own."),
+  ),
+  objective=open_section(
+    'The objective. Options of what it names stand beside this field.',
+    name=Field('ppo', "One objective, and terms beside it: 'grpo + kl_k3 + entropy'."),
+  ),
+  learner=section(
+    'How the policy learns from rollouts.',
+    updates=Field(100, "The number of rollouts, the critic warm-up's included.", ABOVE_0),
+    epochs=Field(1, 'Passes over a rollout.', ABOVE_0),
+    minibatches=Field(4, 'Optimizer steps a pass.', ABOVE_0),
+    micro_batches=Field(1, 'Parts of a minibatch whose gradients are added up, for memory; they change nothing else.', ABOVE_0),
+    offload_optimizer=Field(False, "Whether moments lie in the host's memory between two updates, where devices can reach it."),
+    pack_sizes=Field(4, 'The steps to which the number of packed sequences is rounded; 1 for a sequence a row.', ABOVE_0),
+    learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
+    warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),
+    weight_decay=Field(0.0, "AdamW's weight decay.", AT_LEAST_0),
+    max_grad_norm=Field(1.0, 'The norm to which a gradient is clipped.', ABOVE_0),
+    b1=Field(0.9, "The decay of Adam's first moment.", BELOW_1),
+    b2=Field(0.99, "The decay of Adam's second moment.", BELOW_1),
+    importance_cap=Field(0.0, 'The most that a ratio of learner to sampler weighs a token; 0 for no such weights.', AT_LEAST_0),
+    decision_after=Field(-1, "A token's id, such as <think>'s: what first follows it in a row learns nothing; -1 for none."),
+    logit_chunk=Field(1024, 'Columns of a sequence whose logits exist at a time.', ABOVE_0),
+    max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
+  ),
+  warm_start=section(
+    "The stage 'warm_start': supervised learning from written solutions.",
+    steps=Field(300, 'The number of steps.', in_stage('warm_start', ABOVE_0)),
+    batch=Field(128, 'Rows a step.', in_stage('warm_start', ABOVE_0)),
+    learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),
+    warmup_steps=Field(50, 'Steps in which the learning rate rises.', AT_LEAST_0),
+    weight_decay=Field(0.01, "AdamW's weight decay.", AT_LEAST_0),
+  ),
+  eval=section(
+    'How a policy is evaluated.',
+    problems=Field(512, 'Problems of the test split, from the first on; limits on lengths apply to these.', ABOVE_0),
+    batch=Field(256, 'Rows decoded at a time.', ABOVE_0),
+    draft_blocks=Field(0, 'First blocks that draft what the whole model then verifies; 0 for no drafts.', AT_LEAST_0),
+    draft_tokens=Field(4, 'Tokens drafted at a time, at most.', ABOVE_0),
+  ),
+  checkpoint=section(
+    'What is kept on disk.',
+    every=Field(20, 'Steps between two checkpoints.', ABOVE_0),
+    keep_last=Field(2, 'The newest checkpoints that are kept.', ABOVE_0),
+    keep_best=Field(1, 'The ones of the best accuracy that are kept besides.', AT_LEAST_0),
+  ),
+  mesh=section(
+    'Devices along each axis. One axis may be -1, which is what is left.',
+    data=Field(1, 'Devices over which rows are split; each holds all parameters.'),
+    fsdp=Field(1, 'Devices over which rows and parameters are split.'),
+    tensor=Field(1, 'Devices over which each layer is split.'),
+  ),
+)
+
+FIELDS: dict[str, Field] = dict(fields(SCHEMA))
+
 
 def default_config() -> ml_collections.ConfigDict:
   """The defaults, unlocked, so that an experiment may fill them in; `espo_jax.train` locks them."""
-  c = ml_collections.ConfigDict()
-  c.seed = 0
-  c.stages = ('warm_start', 'critic_warmup', 'rl')  # 'calibration' goes behind 'warm_start'; leave one out to skip it
-  c.start_from = ''  # the folder of another run, whose last parameters this one starts from; '' for model.path's or random ones
-  c.baselines = ('never',)  # stop rules trained beside `stop.name` from the same start, for the table; () for none
-
-  c.task = ml_collections.ConfigDict()
-  c.task.name = 'chain'
-  c.task.options = ml_collections.ConfigDict()  # keyword arguments of the task
-
-  c.data = ml_collections.ConfigDict()  # for tasks that read files
-  c.data.benchmark = ''  # a name in espo_jax.tasks.BENCHMARKS
-  c.data.path = ''  # a file, a directory that espo_jax.prepare_data wrote, or the benchmark's name on the Hugging Face Hub
-  c.data.eval_benchmark = ''  # '' for that of the train split
-  c.data.eval_path = ''  # '' to hold out one row in ten
-  c.data.today = ''  # the day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start
-  c.data.on_error = 'raise'  # 'skip' to go on without malformed rows, and list them
-
-  c.model = ml_collections.ConfigDict()
-  c.model.path = ''  # a Hugging Face directory, which then says all of the shape; '' for random weights of the shape below
-  c.model.hidden_size = 128
-  c.model.intermediate_size = 256
-  c.model.num_layers = 3
-  c.model.num_heads = 4
-  c.model.num_kv_heads = 2
-  c.model.head_dim = 32
-  c.model.rope_theta = 10_000.0
-  c.model.rms_norm_eps = 1e-6
-  c.model.tie_word_embeddings = True
-  c.model.scan_layers = False
-  c.model.remat = (
-    'none'  # what a gradient computes anew, for memory: 'none', 'dots': of each layer all but its matrix products, 'full'
-  )
-  c.model.paged_kernels = False  # decode by jax's paged attention kernels, on one TPU or GPU; elsewhere this changes nothing
-  c.model.dtype = 'float32'
-  c.model.param_dtype = 'float32'
-  c.model.lora = ml_collections.ConfigDict()  # adapters; the rest of the decoder is frozen beside them
-  c.model.lora.rank = 0  # 0 for none
-  c.model.lora.alpha = 16.0
-  c.model.lora.targets = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
-
-  c.critic = ml_collections.ConfigDict()  # there is one where advantages come from it: under 'ppo'
-  c.critic.kind = 'shared'  # 'shared': a value head on the policy's trunk; 'separate': a network of its own
-  c.critic.learning_rate = 1e-5  # [U]
-  c.critic.every = 1  # tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is the paper's
-
-  # Learned early exits (arXiv 2603.21376). Beside these fields the section holds options of the policy.
-  c.exits = ml_collections.ConfigDict()
-  c.exits.every = 0  # blocks between two places where a token may leave; 0 for none: every token runs through every block
-  c.exits.kind = 'linear'  # of the exit heads; 'mlp' for one hidden layer of twice the width
-  c.exits.policy = 'sampled'  # how it is decided; 'never' is the whole model
-  c.exits.alone = False  # only the exit heads learn, and a critic
-  c.exits.learning_rate = 1e-5  # of the heads
-
-  c.calibration = ml_collections.ConfigDict()  # the stage: exits learn from the model at full depth
-  c.calibration.steps = 200  # [U]
-  c.calibration.prompts = 32  # [U] a response to each is sampled a step
-  c.calibration.learning_rate = 1e-5  # of what is not a head
-  c.calibration.warmup_steps = 10  # [U]
-  c.calibration.kappa = 1.0  # how much a nat of divergence speaks against an exit
-  c.calibration.patterns = 4  # exits drawn for each response from the target's law
-  c.calibration.uniform_patterns = 0  # besides, exits drawn uniformly, for agreement alone; ours
-  c.calibration.whole_patterns = 0  # besides, no exits, so that the model at full depth stays what it is; ours
-  c.calibration.divergence_weight = 1.0
-  c.calibration.exit_weight = 1.0
-  c.calibration.levels = (0.1, 0.3, 0.5, 0.7, 0.9)  # [U] thresholds of the report's curve; () for no curve
-
-  c.rollout = ml_collections.ConfigDict()
-  c.rollout.prompts = 32  # P
-  c.rollout.samples = 4  # G, responses a prompt
-  c.rollout.max_draws = 0  # rollouts a step to replace groups of equal scores; 1 for no replacement, 0 for the objective's own
-  c.rollout.tags = ()  # texts put behind the prompts in turn, problem by problem, such as levels of brevity
-  c.rollout.parts = 1  # into which a rollout is divided: one is graded while the next is decoded
-  c.rollout.prompt_width = 32  # L, tokens
-  c.rollout.horizon = 64  # T, response tokens
-  c.rollout.temperature = 1.0  # [U]
-  c.rollout.top_p = 1.0  # this and the next two truncate in an evaluation; training samples the whole distribution
-  c.rollout.top_k = 0  # 0 is all
-  c.rollout.min_p = 0.0
-  c.rollout.slots = 0  # rows decoded at a time, each slot taking another row as one ends; 0 for all rows at once
-  c.rollout.gather_weights = False  # over mesh.fsdp, once a rollout; else every decode step gathers them, layer by layer
-  c.rollout.scan_length = 32  # the most decode steps between two times that what was decoded is written out
-  c.rollout.record = 0  # updates from one to the next whose rollout is written down for espo_jax.replay; 0 for none
-  c.rollout.serial = ml_collections.ConfigDict()  # S-GRPO: answers asked for at cuts of one full response, for 'serial_decay'
-  c.rollout.serial.inducer = ''  # the text behind a cut that asks for the answer; '' for samples that are all full responses
-  c.rollout.serial.answer_tokens = 32  # the most tokens that then follow [U]
-  c.rollout.serial.end_of_thinking = ''  # the token, such as '</think>', before which cuts lie; '' for anywhere in a response
-
-  c.stop = ml_collections.ConfigDict()
-  c.stop.name = 'espo'  # 'never' is plain PPO
-  c.stop.smoothing = 0.9  # a_s
-  c.stop.clip = 5.0  # c [U]
-  c.stop.delta = 1e-8  # [U]
-  c.stop.epsilon = 0.2
-  c.stop.beta_0 = 7.0
-  c.stop.beta_min = 0.0  # [U]
-  c.stop.beta_max = 100.0  # [U]
-  c.stop.eta = 0.1
-  c.stop.target_rate = 0.25  # tau
-  c.stop.momentum = 0.99
-  c.stop.fail_reward = -1.0  # r_fail
-  c.stop.shadow_share = 0.25  # of stopped rows that go on, for measurement only
-  c.stop.budget = 0.02  # ours: the share of right answers that 'risk_control' may lose
-  c.stop.memory = 0.9  # ours: how the account that it keeps of them fades from batch to batch
-  scales = {'regret_only': (1.4, 0.1, 100.0), 'value_only': (-0.2, -1.0, 1.0), 'risk_control': (1.4, 0.05, 5.0)}
-  for rule, (beta_0, beta_min, beta_max) in scales.items():
-    c.stop[rule] = ml_collections.ConfigDict({'beta_0': beta_0, 'beta_min': beta_min, 'beta_max': beta_max})  # other scales [U]
-
-  c.gate = ml_collections.ConfigDict()  # the critic warm-up
-  c.gate.loss_below = 0.5
-  c.gate.patience = 3
-  c.gate.change_below = 0.1
-  c.gate.require_both = False  # [U]
-  c.gate.min_explained_variance = -float('inf')  # ours: a test that means something with rewards in {0, 1}
-  c.gate.force_at = 0.1  # of all updates
-
-  # Beside these fields the next three hold options of what they name: `python -m espo_jax.methods` lists them.
-  c.reward = ml_collections.ConfigDict()
-  c.reward.name = 'correct'  # or an expression over rewards: 'hmpo', 'correct + 0.5 * overlong', 'hmpo & format'
-  c.reward.kl_coef = 0.0  # weight of the divergence from the policy RL started from, taken off each token's reward [U]
-  c.reward.kl = 'k1'  # how it is estimated there: 'k1', 'k2', 'k3' or 'exact'
-  c.reward.format = ''  # regular expression found in every well-formed response; '' for any that comes to its end
-  c.reward.reasoning = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # found in every response that reasons
-
-  c.advantage = ml_collections.ConfigDict()
-  c.advantage.name = ''  # '' for the objective's own
-
-  c.objective = ml_collections.ConfigDict()
-  c.objective.name = 'ppo'  # one objective, and terms beside it: 'grpo + kl_k3 + entropy'
-
-  c.learner = ml_collections.ConfigDict()
-  c.learner.updates = 100  # rollouts, the critic warm-up's included
-  c.learner.epochs = 1
-  c.learner.minibatches = 4  # optimizer steps an epoch
-  c.learner.micro_batches = 1  # parts of a minibatch whose gradients are added up, for memory; they change nothing else
-  c.learner.offload_optimizer = False  # moments lie in the host's memory between two updates; needs devices that can reach it
-  c.learner.pack_sizes = 4  # rows share sequences, whose number is rounded up to this many steps; 1 for a sequence a row
-  c.learner.learning_rate = 1e-6
-  c.learner.warmup_steps = 10  # optimizer steps
-  c.learner.weight_decay = 0.0
-  c.learner.max_grad_norm = 1.0
-  c.learner.b1 = 0.9
-  c.learner.b2 = 0.99
-  c.learner.importance_cap = 0.0  # on learner against sampler probabilities, which then weigh tokens; 0 for no correction
-  c.learner.decision_after = (
-    -1
-  )  # a token's id, such as that of <think>: what first follows it in a row learns nothing; -1 for none
-  c.learner.logit_chunk = 1024  # columns of a sequence whose logits exist at a time
-  c.learner.max_bad_steps = 5  # consecutive non-finite steps that end the run
-
-  c.warm_start = ml_collections.ConfigDict()
-  c.warm_start.steps = 300
-  c.warm_start.batch = 128
-  c.warm_start.learning_rate = 1e-3
-  c.warm_start.warmup_steps = 50
-  c.warm_start.weight_decay = 0.01
-
-  c.eval = ml_collections.ConfigDict()
-  c.eval.problems = 512  # of the test split, from the first on; limits on lengths apply to these
-  c.eval.batch = 256
-  c.eval.draft_blocks = (
-    0  # the first blocks draft what the whole model verifies: its answers' law is the model's; 0 for no drafts
-  )
-  c.eval.draft_tokens = 4  # drafted at a time, at most
-
-  c.checkpoint = ml_collections.ConfigDict()
-  c.checkpoint.every = 20  # steps
-  c.checkpoint.keep_last = 2
-  c.checkpoint.keep_best = 1
-
-  c.mesh = ml_collections.ConfigDict()  # devices along each axis; one of them may be -1: what is left
-  c.mesh.data = 1
-  c.mesh.fsdp = 1
-  c.mesh.tensor = 1
-  return c
+  return build(SCHEMA)

@@ -5,15 +5,11 @@ from typing import Any
 
 import ml_collections
 
+from espo_jax.configs.defaults import SCHEMA
+from espo_jax.configs.schema import sections
 from espo_jax.spelling import nearest
 
-OPEN_SECTIONS = (
-  'task.options',
-  'reward',
-  'advantage',
-  'objective',
-  'exits',
-)  # may hold more than the defaults do: arguments of what they configure
+OPEN_SECTIONS = tuple(name for name, section in sections(SCHEMA) if section.is_open)
 
 
 class ConfigError(ValueError):

@@ -13,20 +13,16 @@ from typing import Any
 import ml_collections
 
 from espo_jax import exits, objectives, registry, rewards
+from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.fields import near_field
-
-FIXED = {
-  'objective': ('name',),
-  'advantage': ('name',),
-  'reward': ('name', 'kl', 'kl_coef', 'format', 'reasoning'),
-  'exits': ('every', 'kind', 'policy', 'alone', 'learning_rate'),
-}
-KL = ('k1', 'k2', 'k3', 'exact')
+from espo_jax.configs.schema import Section
 
 
 def method_options(config: ml_collections.ConfigDict, section: str) -> dict[str, Any]:
   """The keyword arguments that a section sets."""
-  return {name: value for name, value in config[section].to_dict().items() if name not in FIXED[section]}
+  own = SCHEMA.entries[section]
+  assert isinstance(own, Section)
+  return {name: value for name, value in config[section].to_dict().items() if name not in own.entries}
 
 
 def advantage_name(config: ml_collections.ConfigDict) -> str:
@@ -91,8 +87,6 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       re.compile(config.reward[name])
     except re.error as error:
       yield f'reward.{name} = {config.reward[name]!r}: no regular expression ({error}); fix: one of the module re'
-  if config.reward.kl not in KL:
-    yield f'reward.kl = {config.reward.kl!r}: unknown; fix: one of {", ".join(KL)}'
   if 'reward' in named and 'correct' in rewards.names(config.reward.name):
     low, high = (config.reward.get(name, p.default) for name, p in registry.options(rewards.correct).items())
     if low >= high:

@@ -6,13 +6,8 @@ import ml_collections
 
 from espo_jax.model import ExitHeads, Lora, ModelConfig, read_config
 
-OVERRIDES = (
-  'dtype',
-  'param_dtype',
-  'scan_layers',
-  'remat',
-  'paged_kernels',
-)  # what is the user's to choose beside a model.path; and adapters and exit heads
+# What is the user's to choose beside a `model.path`, as adapters and exit heads are.
+OVERRIDES = ('dtype', 'param_dtype', 'scan_layers', 'remat', 'paged_kernels')
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:

@@ -9,7 +9,7 @@ import ml_collections
 from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
-from espo_jax.configs.saved import load_config
+from espo_jax.configs.reading import load_config
 from espo_jax.hub import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 

@@ -1,98 +1,19 @@
 """Checks that run before any device is touched. Each line of an error names a field, its value and the fix."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from espo_jax import stops, tasks
 from espo_jax.configs.data import data_problems, task_problems
-from espo_jax.configs.defaults import default_config
+from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
-
-STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
-CRITICS = ('shared', 'separate')
-DTYPES = ('float32', 'bfloat16', 'float16')
-
-_POSITIVE = [
-  'model.hidden_size',
-  'model.intermediate_size',
-  'model.num_layers',
-  'model.num_heads',
-  'model.num_kv_heads',
-  'model.head_dim',
-  'model.rope_theta',
-  'model.rms_norm_eps',
-  'critic.learning_rate',
-  'critic.every',
-  'exits.learning_rate',
-  'rollout.prompts',
-  'rollout.samples',
-  'rollout.parts',
-  'rollout.prompt_width',
-  'rollout.horizon',
-  'rollout.temperature',
-  'rollout.scan_length',
-  'rollout.serial.answer_tokens',
-  'stop.clip',
-  'stop.delta',
-  'gate.patience',
-  'learner.updates',
-  'learner.epochs',
-  'learner.minibatches',
-  'learner.micro_batches',
-  'learner.pack_sizes',
-  'learner.learning_rate',
-  'learner.max_grad_norm',
-  'learner.logit_chunk',
-  'learner.max_bad_steps',
-  'eval.problems',
-  'eval.batch',
-  'eval.draft_tokens',
-  'checkpoint.every',
-  'checkpoint.keep_last',
-]
-_POSITIVE_IN_WARM_START = ['warm_start.steps', 'warm_start.batch', 'warm_start.learning_rate']
-_POSITIVE_IN_CALIBRATION = [
-  'calibration.steps',
-  'calibration.prompts',
-  'calibration.learning_rate',
-  'calibration.kappa',
-  'calibration.patterns',
-]
-_NOT_NEGATIVE = [
-  'exits.every',
-  'calibration.warmup_steps',
-  'calibration.uniform_patterns',
-  'calibration.whole_patterns',
-  'calibration.divergence_weight',
-  'calibration.exit_weight',
-  'seed',
-  'rollout.max_draws',
-  'rollout.record',
-  'reward.kl_coef',
-  'learner.importance_cap',
-  'rollout.top_k',
-  'rollout.slots',
-  'stop.epsilon',
-  'stop.eta',
-  'gate.loss_below',
-  'gate.change_below',
-  'learner.warmup_steps',
-  'learner.weight_decay',
-  'warm_start.warmup_steps',
-  'warm_start.weight_decay',
-  'checkpoint.keep_best',
-  'eval.draft_blocks',
-]
-_SHARES = ['rollout.min_p', 'stop.target_rate', 'stop.momentum', 'stop.shadow_share', 'stop.budget', 'stop.memory']
-_BELOW_ONE = ['stop.smoothing', 'learner.b1', 'learner.b2']
 
 
 def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: bool = True) -> None:
@@ -109,7 +30,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]
   if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
-    for check in (_names, _ranges, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
+    for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
       problems += check(config)
@@ -140,37 +61,11 @@ def _mistyped(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
       yield f'{field} = {value}: not a finite number; fix: a finite one'
 
 
-def _ranges(config: ml_collections.ConfigDict) -> Iterator[str]:
-  positive = _POSITIVE + (_POSITIVE_IN_WARM_START if 'warm_start' in config.stages else [])
-  positive += _POSITIVE_IN_CALIBRATION if 'calibration' in config.stages else []
-  tests: list[tuple[Iterable[str], Callable[[Any], bool], str]] = [  # a nan passes: it is reported as such
-    (positive, lambda x: x <= 0, 'above 0'),
-    (_NOT_NEGATIVE, lambda x: x < 0, 'of at least 0'),
-    (_SHARES, lambda x: x < 0 or x > 1, 'in [0, 1]'),
-    (_BELOW_ONE, lambda x: x < 0 or x >= 1, 'in [0, 1)'),
-    (['gate.force_at', 'rollout.top_p'], lambda x: x <= 0 or x > 1, 'in (0, 1]'),
-  ]
-  for fields, bad, wanted in tests:
-    for field in fields:
-      if bad(value := get_field(config, field)):
-        yield f'{field} = {value}: out of range; fix: a number {wanted}'
-
-
-def _names(config: ml_collections.ConfigDict) -> Iterator[str]:
-  choices: list[tuple[str, str, str, Iterable[str]]] = [
-    ('task.name', 'task', config.task.name, tasks.TASKS),
-    ('stop.name', 'stop rule', config.stop.name, stops.REGISTRY),
-    *(('baselines', 'stop rule', name, stops.REGISTRY) for name in config.baselines),
-    *(('stages', 'stage', name, STAGES) for name in config.stages),
-    ('critic.kind', 'critic', config.critic.kind, CRITICS),
-    ('model.dtype', 'dtype', config.model.dtype, DTYPES),
-    ('model.param_dtype', 'dtype', config.model.param_dtype, DTYPES),
-  ]
-  for field, kind, name, known in choices:
-    try:
-      tasks.base.lookup(kind, name, dict.fromkeys(known))
-    except ValueError as error:
-      yield f'{field} = {get_field(config, field)!r}: {error}'
+def field_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Which fields have a value that their declaration does not allow."""
+  for name, field in FIELDS.items():
+    if field.allowed is not None:
+      yield from field.allowed.problems(name, get_field(config, name), config.stages)
 
 
 # ----------------------------------------------------------------------------------------------- fields against each other

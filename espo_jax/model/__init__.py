@@ -2,11 +2,10 @@
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, put_rows, refill_rows, spread_rows, widen_rows
 from espo_jax.model.cache import Cache, init_cache
-from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling
+from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
-from espo_jax.model.flops import token_flops
 from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
 from espo_jax.model.lora import frozen, hold_frozen, merge
 from espo_jax.model.weights import WeightsError

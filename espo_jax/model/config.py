@@ -22,6 +22,7 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
+EXIT_HEADS = ('linear', 'mlp')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +88,14 @@ class ExitHeads:
   """Heads that say whether a token may leave, one in front of each `every`-th block but the first (arXiv 2603.21376)."""
 
   every: int = 0  # blocks between two heads; 0: there are none
-  kind: str = 'linear'  # or 'mlp', with one hidden layer of twice the width
+  kind: str = 'linear'  # 'mlp' has one hidden layer of twice the width
   alone: bool = False  # the rest of the decoder, adapters included, is frozen beside them
 
   def __post_init__(self):
     if self.every < 0:
       raise ValueError(f'exits.every = {self.every} must be 0 (no exit heads) or positive')
-    if self.kind not in ('linear', 'mlp'):
-      raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: linear or mlp')
+    if self.kind not in EXIT_HEADS:
+      raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: {" or ".join(EXIT_HEADS)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,8 @@ class ModelConfig:
   lora: Lora = Lora()
   exits: ExitHeads = ExitHeads()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
-  remat: str = (
-    'none'  # what a gradient computes anew: nothing, of each layer all but its matrix products ('dots'), or all ('full')
-  )
+  # What a gradient computes anew: nothing ('none'), each layer but for its matrix products ('dots'), or all of it ('full').
+  remat: str = 'none'
   paged_kernels: bool = False  # on TPU and GPU, decode by jax's paged attention kernels; elsewhere this changes nothing
   dtype: str = 'float32'  # of activations and matrix products
   param_dtype: str = 'float32'
@@ -172,3 +172,15 @@ class ModelConfig:
   def activation_dtype(self) -> jnp.dtype:
     """The activations' dtype as a numpy dtype."""
     return jnp.dtype(self.dtype)
+
+
+def token_flops(config: ModelConfig) -> tuple[int, int, int]:
+  """Floating-point operations of a token's matrix products: of a block it runs, of a block it skips, of the rest.
+
+  A product of matrices counts two for each of its weights. Attention's products with the cache are left out: they depend on
+  where in a response a token stands. A skipped block still projects keys and values. The rest is the LM head.
+  """
+  width = config.hidden_size
+  queries, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
+  block = width * (2 * queries + kv) + 3 * width * config.intermediate_size
+  return 2 * block, 2 * width * kv, 2 * width * config.vocab_size

@@ -1,4 +1,4 @@
-"""The decoder's parts. Kernels name logical axes; `espo_jax.parallel.sharding` maps them to a mesh."""
+"""The decoder's parts. Kernels name logical axes; the table in `espo_jax.parallel.mesh` maps them to a device mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias

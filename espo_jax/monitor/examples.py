@@ -1,5 +1,6 @@
-"""Recorded rollouts of an arm: reading them, choosing some to show, drawing one."""
+"""Recorded rollouts of an arm: reading them, choosing some to show, drawing one, and one as HTML for a notebook."""
 
+import html
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ _MAX_TOKENS = 48  # more do not fit below an axis
 _MAX_LABEL = 8  # characters
 _BEFORE = 32  # of the tokens shown of a longer rollout, those before the one that matters
 _UNREACHABLE = 1e30  # a rule that never stops has no threshold
+_COLOUR = '213, 94, 0'  # vermillion of Okabe and Ito, the ground of a token in HTML
+_BREAK = '↵\n'
 _QUESTION: dict[str, Any] = {'family': MONO, 'fontsize': 9, 'color': BASELINE, 'parse_math': False}
 
 
@@ -115,6 +118,27 @@ def draw(axes: Axes, example: Example, question_width: int) -> dict[str, Any]:
   if last - first < count or not labelled:
     axes.set_xlabel('token' if last - first == count else f'tokens {first + 1} to {last} of {count}')
   return legend
+
+
+def coloured(example: Example) -> str:
+  """A rollout as HTML: the question and the tokens, coloured by regret.
+
+  A token stands on a ground that is full where the regret is the rollout's largest, and white at 0. Its title has its numbers.
+  A line break is marked. What was decoded behind a stop, for measurement only, is grey.
+  """
+  regret = np.nan_to_num(example.regret)
+  most = max(float(regret.max()), 1e-9)
+  spans = []
+  for t, token in enumerate(example.tokens[: len(example.regret)]):
+    numbers = f'regret {example.regret[t]:.3f}, z {example.z[t]:.3f}, threshold {example.threshold[t]:.3f}'
+    ink = 'color: #999; ' if t >= example.length else ''
+    ground = f'background: rgba({_COLOUR}, {max(float(regret[t]), 0.0) / most:.2f})'
+    spans.append(f'<span title="{numbers}" style="{ink}{ground}">{html.escape(token).replace(chr(10), _BREAK)}</span>')
+    if example.stopped and t == example.length - 1:
+      spans.append('<b title="the stop rule ended it here">&#9632;</b>')
+  question, outcome = html.escape(example.question), html.escape(example.outcome)
+  style = 'font-family: monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin-bottom: 1em'
+  return f'<div style="{style}"><b>{outcome}</b>\n<span style="color: #5F6B7A">{question}</span>\n{"".join(spans)}</div>'
 
 
 def _window(example: Example) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from espo_jax import parallel
 from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor import MetricWriter, Progress
-from espo_jax.resources import process_metrics
+from espo_jax.monitor.resources import process_metrics
 
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]

@@ -7,12 +7,14 @@ from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.math import Math
+from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.registered import TASKS, get, register
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 __all__ = [
   'BENCHMARKS',
+  'JSONL',
   'TASKS',
   'Chain',
   'Countdown',
@@ -29,6 +31,7 @@ __all__ = [
   'encode_prompts',
   'encode_supervised',
   'encode_text',
+  'find_benchmark',
   'get',
   'grade',
   'register',

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from espo_jax.tasks.base import DataError, Finding, Problem, Task, Verdict, in_test, lookup, problem_id, split_bit
-from espo_jax.tasks.benchmarks import BENCHMARKS, Row
+from espo_jax.tasks.base import DataError, Finding, Problem, Task, Verdict, in_test, problem_id, split_bit
+from espo_jax.tasks.benchmarks import Row
 from espo_jax.tasks.grading import Grader
 from espo_jax.tasks.grading.pooling import pooled_answer
 from espo_jax.tasks.overlap import WORDS, find_overlaps
+from espo_jax.tasks.own import find_benchmark
 from espo_jax.tasks.pretrained import INSTRUCTION, behind_message, load_tokenizer, prompt_writer, special_tokens
 from espo_jax.tasks.reasoning import closing_tag, one_spelling, open_thought
 from espo_jax.tasks.registered import register
@@ -41,6 +42,9 @@ class Math(Task):
     path: str = '',
     eval_benchmark: str = '',
     eval_path: str = '',
+    problem_field: str = '',
+    answer_field: str = '',
+    solution_field: str = '',
     on_error: str = 'raise',
     prompt: str = 'chat',
     instruction: str = INSTRUCTION,
@@ -58,11 +62,14 @@ class Math(Task):
 
     Args:
       tokenizer_path: a Hugging Face directory, or a name on the Hub.
-      benchmark: the benchmark of the train split, a name in `BENCHMARKS`.
+      benchmark: the benchmark of the train split, a name in `BENCHMARKS`, or 'jsonl' for records of one's own.
       path: the train split: a file, a prepared directory, or the benchmark's name on the Hub; '' beside an `eval_path` for
         no train split, as an evaluation needs none.
       eval_benchmark: the benchmark of the test split; by default that of the train split.
       eval_path: the place of the test split; by default one row in ten of `path`, by the hash of its problem.
+      problem_field: where the benchmark is 'jsonl', the field that holds the problem, as in `find_benchmark`.
+      answer_field: the field that holds the final answer.
+      solution_field: the field that holds a written solution, read where solutions are needed.
       on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
       prompt: how a problem is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`.
       instruction: follows the problem in a chat.
@@ -90,13 +97,13 @@ class Math(Task):
     special = special_tokens(self._tokenizer)
     found = Rows([], [], 0)
     if path or not eval_path:
-      source = lookup('benchmark', benchmark, BENCHMARKS)
+      source = find_benchmark(benchmark, problem_field, answer_field, solution_field if needs_solutions else '')
       if needs_solutions and not source.has_solutions:
         raise DataError(f"data.benchmark = {benchmark!r}: has no written solutions; fix: leave 'warm_start' out of stages")
       found = read_rows(source, path, 'train', 'data.path', on_error, special)
     self._left_out = _left_out(found, 'train', path)
     if eval_path:
-      held_out = lookup('benchmark', eval_benchmark or benchmark, BENCHMARKS)
+      held_out = find_benchmark(eval_benchmark or benchmark, problem_field, answer_field)
       held = read_rows(held_out, eval_path, 'test', 'data.eval_path', on_error, special)
       self._left_out += _left_out(held, 'test', eval_path)
       train, test = found.rows, held.rows

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from espo_jax.tasks.base import DataError
 
 Record = Mapping[str, Any]
+_INDEX = re.compile(r'-?[0-9]{1,9}')
 
 
 def parse_line(place: str, line: bytes) -> Record:
@@ -27,16 +29,23 @@ def parse_line(place: str, line: bytes) -> Record:
 
 
 def value(place: str, record: Record, field: str) -> Any:
-  """The value at a dotted name, `reward_model.ground_truth`.
+  """The value at a dotted name: `reward_model.ground_truth`, or `prompt.0.content` with an item of a list.
+
+  A name that the record has as it stands, dots and all, goes first.
 
   Raises:
     DataError: There is none.
   """
+  if field in record:
+    return record[field]
   found: Any = record
   for name in field.split('.'):
-    if not isinstance(found, Mapping) or name not in found:
+    if isinstance(found, list) and _INDEX.fullmatch(name) and -len(found) <= int(name) < len(found):
+      found = found[int(name)]
+    elif isinstance(found, Mapping) and name in found:
+      found = found[name]
+    else:
       raise DataError(f'{place}: field {field!r}: missing; fix: add it')
-    found = found[name]
   return found
 
 
@@ -65,7 +74,7 @@ def number_or_text(place: str, record: Record, field: str) -> str:
     DataError: It is missing, empty, not finite, or neither a number nor text.
   """
   found = value(place, record, field)
-  if isinstance(found, bool) or not isinstance(found, int | float):
+  if isinstance(found, bool) or not isinstance(found, int | float | Decimal):
     return text(place, record, field)
   if not math.isfinite(found):
     raise DataError(f'{place}: field {field!r}: {found} is not a finite number; fix: a number, or text')

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from espo_jax.hub import data_file
 from espo_jax.tasks.base import DataError
 from espo_jax.tasks.benchmarks import Benchmark, Row
-from espo_jax.tasks.files import file_problem, read_records
+from espo_jax.tasks.files import FORMATS, file_problem, read_records
 from espo_jax.tasks.reasoning import TAGS
 from espo_jax.tasks.records import Record, parse_line
 
@@ -42,8 +43,11 @@ def path_problem(benchmark: Benchmark, path: str, split: str) -> str | None:
     return f'{path!r}: {problem}' if (problem := file_problem(path)) else None
   if any((Path(path) / name).is_file() for name in _OF_DATASETS):
     return f'{path!r}: a directory of the package datasets; fix: a file that its to_json or to_parquet writes'
-  if (Path(path) / INFO_FILE).is_file() or (path == benchmark.hub and split in benchmark.files):
+  if (Path(path) / INFO_FILE).is_file() or data_file(path) or (path == benchmark.hub and split in benchmark.files):
     return None
+  if not benchmark.hub:
+    kind = 'a directory' if Path(path).is_dir() else 'no such file'
+    return f'{path!r}: {kind}; fix: a file of {FORMATS}, or hf://datasets/OWNER/NAME/FILE for one on the Hugging Face Hub'
   if path == benchmark.hub:
     return f'{path!r}: holds no {split} split but {", ".join(benchmark.files)}; fix: another data set, or a file of your own'
   if Path(path).is_dir():
@@ -63,7 +67,7 @@ def read_rows(
 
   Args:
     benchmark: whose records these are.
-    path: a file, a prepared directory, or the benchmark's name on the Hub.
+    path: a file, a prepared directory, the benchmark's name on the Hub, or an address `hf://datasets/OWNER/NAME/FILE`.
     split: 'train' or 'test': which of the files on the Hub; of no matter to a file or directory, which holds one split.
     field: the configuration field that named the path, for the messages.
     on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
@@ -119,24 +123,29 @@ def _records(benchmark: Benchmark, path: str, split: str, field: str) -> Iterato
     yield from ((row.place, row) for row in read_prepared(path, benchmark.name, field))
   elif Path(path).is_file():
     yield from _file(path, path, field)
+  elif named := data_file(path):
+    fix = f'hf download {named[0]} {named[1]} --repo-type=dataset --local-dir=DIR where there is a network, and the file in DIR'
+    yield from _file(_fetch(*named, f'{field} = {path!r}', fix), path, field)
   else:
+    fix = (
+      f'where there is a network, run python -m espo_jax.prepare_data --benchmark={benchmark.name} --data={benchmark.hub} '
+      f'--split=SPLIT --output=DIR, and set {field} to that directory'
+    )
     for name in benchmark.files[split]:
-      yield from _file(_fetch(benchmark, name, field), f'{path}/{name}', field)
+      yield from _file(_fetch(benchmark.hub, name, f'{field} = {benchmark.hub!r}', fix), f'{path}/{name}', field)
 
 
 def _file(path: str, shown: str, field: str) -> Iterator[tuple[str, bytes | Record]]:
   yield from ((f'{shown}:{number}', raw) for number, raw in read_records(path, field))
 
 
-def _fetch(benchmark: Benchmark, name: str, field: str) -> str:
+def _fetch(repository: str, name: str, said: str, fix: str) -> str:
   """The local copy of a file on the Hub, downloaded once."""
   import huggingface_hub  # slow to import, and only needed here
 
   try:
-    return huggingface_hub.hf_hub_download(benchmark.hub, name, repo_type='dataset')
+    return huggingface_hub.hf_hub_download(repository, name, repo_type='dataset')
   except Exception as error:  # no network, no such file, no permission, or whatever the HTTP client raises in between
     raise DataError(
-      f'{field} = {benchmark.hub!r}: cannot fetch {name} from the Hugging Face Hub ({type(error).__name__}: {error}); '
-      f'fix: where there is a network, run python -m espo_jax.prepare_data --benchmark={benchmark.name} --data={benchmark.hub} '
-      f'--split=SPLIT --output=DIR, and set {field} to that directory'
+      f'{said}: cannot fetch {name} from the Hugging Face Hub ({type(error).__name__}: {error}); fix: {fix}'
     ) from error

@@ -1,21 +1,28 @@
-"""Flags of a command and the fields that they set: what is wrong with one is said in a line, not in a traceback."""
+"""Where a config comes from: a file with flags of the command line, or the `config.json` of a run.
 
+What is wrong with a file, a flag or a field is said in a line, not in a traceback.
+"""
+
+import json
+import pathlib
 import re
 import runpy
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 from absl import flags
 
 from espo_jax.configs.defaults import default_config
-from espo_jax.configs.fields import flatten, get_field, is_known, near_field
+from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.spelling import nearest
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'a tuple', str: 'a text'}
+
+
+# ------------------------------------------------------------------------------------------------------------- the command line
 
 
 def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -70,7 +77,7 @@ def _stands_alone(name: str, flag_values: flags.FlagValues) -> bool:
 def _read_config(path: str) -> tuple[ml_collections.ConfigDict | None, str]:
   """The config that `--config=PATH` names, or what is wrong with it."""
   file, *argument = path.split(':', 1)
-  if not Path(file).is_file():
+  if not pathlib.Path(file).is_file():
     return None, f'--config={path}: no such file; fix: --config=FILE, such as experiments/quickstart.py'
   try:
     config = runpy.run_path(file)['get_config'](*argument)
@@ -162,3 +169,44 @@ def _place(error: Exception, file: str) -> str:
     return f'line {error.lineno}: '
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
   return f'line {lines[-1]}: ' if lines else ''
+
+
+# --------------------------------------------------------------------------------------------------------- the run of a workdir
+
+
+def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """The config that `monitor.write_run_info` wrote, equal to the one of the run.
+
+  JSON has no tuples and no infinities: lists become tuples, and null the default where that is infinite, which is the only
+  infinite value that `validate` lets through.
+
+  Raises:
+    ConfigError: The file is no JSON object, or holds a field that this version does not know.
+  """
+  config = default_config()
+  expected = flatten(config)
+  saved = flatten(_read_json(pathlib.Path(path)))
+  if unknown := [field for field in saved if not is_known(field, expected)]:
+    raise ConfigError([f'{field} in {path}: no such field in this version; {near_field(field, expected)}' for field in unknown])
+  for field, value in saved.items():
+    section, _, name = field.rpartition('.')
+    holder = get_field(config, section) if section else config
+    holder[name] = _restored(value, expected.get(field))
+  return config.lock()
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  fix = 'fix: the config.json that espo_jax.train wrote'
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise ConfigError([f'{path}: not JSON ({error}); {fix}']) from error
+  if not isinstance(found, dict):
+    raise ConfigError([f'{path}: not an object but {type(found).__name__}; {fix}'])
+  return found
+
+
+def _restored(value: Any, default: Any) -> Any:
+  if value is None and isinstance(default, float):
+    return default
+  return tuple(_restored(item, None) for item in value) if isinstance(value, list) else value
