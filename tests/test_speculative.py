@@ -1,17 +1,21 @@
 """Self-speculative decoding: the full model's law, tokens and log-probabilities, in fewer passes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rollouts as r
 import rounding
+from known import EOS, Known
 from small import VOCAB, actor_critic, config
 
 from espo_jax import rollout
 from espo_jax.learner import score
-from espo_jax.model import apply
+from espo_jax.model import States, apply
 from espo_jax.rollout import Sampling
+from espo_jax.rollout import speculative as pieces
 from espo_jax.rollout.speculative import _best_length
 
 LAYERS = 4
@@ -137,3 +141,78 @@ def test_the_drafts_length_follows_the_acceptance_rate():
     cost = [(d + 1) * share + 1 - share for d in range(1, 7)]
     best = 1 + int(np.argmax(np.array(tokens) / np.array(cost)))
     assert int(_best_length(jnp.float32(acceptance), share, 6)) == best
+
+
+# ------------------------------------------------------------------------------------------------------- piece by piece
+
+
+class Disagreeing(Known):
+  """The whole model says 6 behind a 7, where the first blocks say 8."""
+
+  def verify(self, params, stream, cache, longest, blocks):
+    states, cache = super().verify(params, stream, cache, longest, blocks)
+    return jax.tree.map(lambda x: jnp.where(x == 7, 5.0, x), states), cache
+
+
+HORIZON, DRAFTS = 6, 3
+SETUP = pieces._Setup(
+  model=Disagreeing(config()),
+  params={},
+  keys=jax.random.split(jax.random.key(0), 4),
+  sampling=Sampling(0.0),
+  greedy=jnp.asarray(True),
+  ends=jnp.array([EOS]),
+  horizon=HORIZON,
+  blocks=1,
+  drafts=DRAFTS,
+)
+
+
+def first_tokens():
+  """Rows whose first tokens are 3, 5, 9 and EOS, behind prompts of 3 tokens."""
+  last = jnp.array([2.0, 1.0, 8.0, 4.0])[:, None]
+  caches = SETUP.model.init_caches(4, 3 + HORIZON + DRAFTS + 1)
+  caches = caches.replace(policy=caches.policy.replace(lengths=jnp.full(4, 3, jnp.int32)))
+  begin = jax.jit(lambda states, caches: pieces._first_tokens(SETUP, states, caches, samples=1, pad_token=0))
+  return begin(States(last, last), caches)
+
+
+def test_first_tokens_are_drawn_from_the_prompts():
+  rows = first_tokens()
+  np.testing.assert_array_equal(rows.last, [3, 5, 9, EOS])
+  np.testing.assert_array_equal(rows.record.tokens[:, :2], [[3, 0], [5, 0], [9, 0], [EOS, 0]])
+  np.testing.assert_allclose(rows.record.values[:, 0], np.array([2, 1, 8, 4], np.float32) / 10)
+  np.testing.assert_array_equal(rows.alive, [True, True, True, False])
+  np.testing.assert_array_equal(rows.ended, [False, False, False, True])
+  np.testing.assert_array_equal(rows.length, 1)
+
+
+def test_the_first_blocks_draft_one_token_behind_the_other():
+  rows = first_tokens()
+  uniforms = jnp.full((DRAFTS + 1, 4, 3), 0.5)
+  draft = jax.jit(functools.partial(pieces._draft, SETUP))
+  streams, drawn, cache = draft(rows, jnp.int32(2), jnp.int32(9), uniforms)
+  np.testing.assert_array_equal(drawn.tokens[:, :3], [[4, EOS, 5], [6, 7, 8], [9, 9, 9], [5, 6, 7]])
+  np.testing.assert_array_equal(drawn.logits.argmax(-1)[:, :3], drawn.tokens[:, :3])
+  np.testing.assert_array_equal(streams[:, :3, 0], [[3, 4, EOS], [5, 6, 7], [9, 9, 9], [EOS, 5, 6]])
+  np.testing.assert_array_equal(cache.keys[0][0, 1, 3:6, 0], [5, 6, 7])
+  np.testing.assert_array_equal(cache.lengths, 3 + 3)
+
+
+def test_a_round_keeps_what_the_whole_model_says_up_to_an_end_token_and_the_horizon():
+  """One row ends within its drafts, one is corrected at its third, one comes to the horizon, one had ended before."""
+  rows = first_tokens()
+  rows = rows.replace(acceptance=jnp.float32(1.0), length=jnp.array([1, 1, HORIZON - 2, 1], jnp.int32))
+  after = jax.jit(functools.partial(pieces._round, SETUP))(rows)
+  wanted = [[3, 4, EOS, 0, 0, 0], [5, 6, 7, 6, 0, 0], [9, 0, 0, 0, 9, 9], [EOS, 0, 0, 0, 0, 0]]
+  np.testing.assert_array_equal(after.record.tokens, wanted)
+  np.testing.assert_allclose(after.record.values[1], np.array([1, 5, 6, 5, 0, 0], np.float32) / 10)
+  np.testing.assert_array_equal(after.record.regret, 0)
+  np.testing.assert_array_equal(after.length, [3, 4, HORIZON, 1])
+  np.testing.assert_array_equal(after.last, [EOS, 6, 9, EOS])
+  np.testing.assert_array_equal(after.ended, [True, False, False, True])
+  np.testing.assert_array_equal(after.alive, [False, True, False, False])
+  np.testing.assert_array_equal(after.caches.policy.lengths, [5, 6, 5, 3])
+  accepted = 3 + 2 + 3  # of three drafts in each live row, also behind an end token
+  assert (after.counts.rounds, after.counts.drafted, after.counts.accepted) == (1, 3 * DRAFTS, 2 + 2 + 2)
+  rounding.assert_close(after.acceptance, 0.9 + 0.1 * accepted / (3 * DRAFTS), roundings=5)

@@ -1,5 +1,6 @@
 """S-GRPO's serial rollout: one full response a prompt, and answers asked for early, at cuts of its thinking."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from espo_jax.model import ActorCritic, Caches, Params
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.engine import Begun, Decoding, decode_rows, prefill
+from espo_jax.rollout.engine import decode_rows
 from espo_jax.rollout.sampling import Sampling
+from espo_jax.rollout.setup import Setup, Start, prefill, slot_count, start_rows
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, StopReason, Trajectories, takes_numpy
 
@@ -97,27 +99,75 @@ def generate_serial(
   """
   count, exits = prompts.lengths.shape[0], samples - 1
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples).reshape(count, samples)
-  how = Decoding(horizon, end_tokens, sampling, 0.0, scan_length, critic_every, pad_token, mesh)
+  states, prompt_caches = prefill(model, params, prompts, slot_count(slots, count))
+  whole = Setup(
+    model=model,
+    params=params,
+    rule=rule,
+    start=start_rows(
+      prompts,
+      states,
+      prompt_caches,
+      first=jnp.zeros(count, jnp.int32),
+      limit=jnp.full(count, horizon, jnp.int32),
+      keys=keys[:, 0],
+      shadow=jnp.zeros(count, bool),
+    ),
+    samples=1,
+    slots=count,
+    horizon=horizon,
+    end_tokens=end_tokens,
+    pad_token=pad_token,
+    sampling=sampling,
+    scan_length=scan_length,
+    critic_every=critic_every,
+    mesh=mesh,
+  )
+  paths, caches = decode_rows(whole, adaptive)
+  start, cuts = _cut(whole.start, paths, caches, keys, serial, horizon)
+  slots = slot_count(slots, count * exits)
+  cut = dataclasses.replace(whole, start=start, samples=exits, slots=slots, inducer=serial.inducer)
+  early, _ = decode_rows(cut, adaptive)
+  return _grouped(early, paths, cuts)
 
-  def rows_of(each: int, states_and_caches: tuple, first: Array, limit: Array, keys: Array) -> Begun:
-    rows = count * each
-    flat = (x.reshape(rows) for x in (first, limit, keys, jnp.zeros(rows, bool)))
-    return Begun(prompts, *states_and_caches, *flat)
 
-  states, prompt_caches = prefill(model, params, prompts, min(slots or count, count))
-  nothing, everything = jnp.zeros(count, jnp.int32), jnp.full(count, horizon, jnp.int32)
-  whole = rows_of(1, (states, prompt_caches), nothing, everything, keys[:, 0])
-  paths, caches = decode_rows(model, params, rule, adaptive, whole, how, samples=1, slots=0)
+def _cut(
+  start: Start, paths: Trajectories, caches: Caches, keys: Key[Array, 'P G'], serial: Serial, horizon: int
+) -> tuple[Start, Int[Array, 'P E']]:
+  """Where the early exits start.
 
+  Args:
+    start: Where the full responses started.
+    paths: The full responses, one per prompt.
+    caches: The caches of the full responses.
+    keys: The keys of the samples; the first one of a prompt is the full response's.
+    serial: How early exits are made.
+    horizon: The most tokens of a row.
+
+  Returns:
+    Where they start, and how many response tokens stay before each cut, in the order of the cuts.
+  """
+  count, exits = keys.shape[0], keys.shape[1] - 1
   uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _CUT))))(keys[:, 1:])
   order = jnp.argsort(uniform, axis=1)
   room = horizon - len(serial.inducer) - serial.answer_tokens
   cuts = cut_positions(jnp.take_along_axis(uniform, order, axis=1), thinking_tokens(paths, serial.end_of_thinking), room)
   ordered = keys[jnp.arange(count)[:, None], 1 + order]
   limit = cuts + len(serial.inducer) + serial.answer_tokens
-  cut = rows_of(exits, (states, _shortened(caches, jnp.asarray(prompts.lengths))), cuts, limit, ordered)
-  early, _ = decode_rows(model, params, rule, adaptive, cut, how, samples=exits, slots=slots, inducer=serial.inducer)
+  shortened = _shortened(caches, jnp.asarray(start.prompts.lengths))
+  rows = count * exits
+  own = {
+    'shadow': jnp.zeros(rows, bool),
+    'first': cuts.reshape(rows),
+    'limit': limit.reshape(rows),
+    'keys': ordered.reshape(rows),
+  }
+  return start_rows(start.prompts, start.states, shortened, inducer=serial.inducer, **own), cuts
 
+
+def _grouped(early: Trajectories, paths: Trajectories, cuts: Int[Array, 'P E']) -> Trajectories:
+  """Groups of early exits and their full response, the exits with the tokens and decode steps of what they were cut from."""
+  (count, exits), horizon = cuts.shape, paths.tokens.shape[1]
   columns = jnp.arange(horizon)
   shared, sampled = columns < cuts.reshape(-1, 1), columns >= early.trained_from[:, None]
   own = {name: jnp.where(sampled, getattr(early, name), 0.0) for name in ('logprobs', 'values', 'regret', 'z')}
@@ -129,7 +179,7 @@ def generate_serial(
 
   def together(some: Array, last: Array) -> Array:
     groups = (x.reshape(count, -1, *x.shape[1:]) for x in (some, last))
-    return jnp.concatenate(list(groups), axis=1).reshape(count * samples, *last.shape[1:])
+    return jnp.concatenate(list(groups), axis=1).reshape(count * (exits + 1), *last.shape[1:])
 
   return jax.tree.map(together, early, paths)
 

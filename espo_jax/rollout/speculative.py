@@ -5,6 +5,7 @@ to the final norm and the LM head, and the verification goes on from these strea
 a rejected draft are those of speculative sampling (arXiv 2211.17192).
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Cache, Caches, Params
+from espo_jax.model import ActorCritic, Cache, Caches, Params, States
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.engine import prefill
 from espo_jax.rollout.sampling import Sampling
+from espo_jax.rollout.setup import prefill
 from espo_jax.types import Prompts, StopReason, Trajectories
 
 _KEEP = 0.9  # of the running acceptance rate, from round to round
@@ -31,6 +32,35 @@ class Speculation(flax.struct.PyTreeNode):
   accepted: Int[Array, '']  # of these, those that became part of a response
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Setup:
+  """What every piece reads and none changes."""
+
+  model: ActorCritic
+  params: Params
+  keys: Key[Array, 'N']
+  sampling: Sampling
+  greedy: Bool[Array, '']
+  ends: Int[Array, 'E']  # tokens that end a response
+  horizon: int
+  blocks: int  # that draft
+  drafts: int  # the most tokens drafted at a time
+
+  @property
+  def places(self) -> int:
+    """Tokens per row that a round verifies: the drafts, and the one behind them."""
+    return self.drafts + 1
+
+
+class _Record(flax.struct.PyTreeNode):
+  """What is recorded of each token; one column per token."""
+
+  tokens: Int[Array, 'N C']
+  logprobs: Float[Array, 'N C']
+  values: Float[Array, 'N C']
+  regret: Float[Array, 'N C']
+
+
 class _Rows(flax.struct.PyTreeNode):
   """What is carried from round to round. The last token of a row has not been read yet."""
 
@@ -39,24 +69,25 @@ class _Rows(flax.struct.PyTreeNode):
   alive: Bool[Array, 'N']
   ended: Bool[Array, 'N']
   caches: Caches
-  record: '_Record'
+  record: _Record
   acceptance: Float[Array, '']
   counts: Speculation
 
 
-class _Record(flax.struct.PyTreeNode):
-  """What is written down of each token; a column a token."""
-
-  tokens: Int[Array, 'N C']
-  logprobs: Float[Array, 'N C']
-  values: Float[Array, 'N C']
-  regret: Float[Array, 'N C']
-
-
 class _Drawn(NamedTuple):
-  """Drafts, each with the law that it was drawn from; those behind a round's last one are of no meaning."""
+  """Drafts, each with the law that it was drawn from; those behind a round's last one have no meaning."""
 
   logits: Float[Array, 'N K V']
+  tokens: Int[Array, 'N K']
+
+
+class _Verified(NamedTuple):
+  """What the full model says of a round's places, and the tokens that come of it."""
+
+  cache: Cache
+  logits: Float[Array, 'N K V']
+  values: Float[Array, 'N K']
+  accepted: Int[Array, 'N']  # drafts
   tokens: Int[Array, 'N K']
 
 
@@ -77,52 +108,67 @@ def speculate(
   sampling: Sampling = _PLAIN,
   pad_token: int = 0,
 ) -> tuple[Trajectories, Speculation]:
-  """Sample `samples` responses a prompt from the full model, all rows at once, several tokens a pass.
+  """Sample `samples` responses per prompt from the full model, all rows at once, several tokens per pass.
 
-  The draft's length follows the acceptance rate: of 1 to `draft_tokens` the one that promises most tokens for the blocks run.
-  A sample's law is the full model's; which sample it is depends on the draft's length too.
+  The draft's length follows the acceptance rate: of 1 to `draft_tokens` it is the one that promises most tokens for the blocks
+  run. A sample's law is the full model's; which sample it is depends on the draft's length too.
 
   Args:
     model: Policy and critic, unrolled, the critic no network of its own; its exits are not asked.
     params: The model's parameters.
     prompts: `P` prompts.
     key: This step's random key.
-    samples: `G`, responses a prompt.
-    horizon: `T`, the most tokens a response has.
-    end_tokens: Ids that end a response.
-    draft_blocks: The blocks that draft.
+    samples: `G`, the number of responses per prompt.
+    horizon: `T`, the most tokens of a response.
+    end_tokens: Token ids that end a response.
+    draft_blocks: The number of blocks that draft.
     draft_tokens: The most tokens drafted at a time.
     sampling: How logits become the distribution that is sampled, the draft's too.
-    pad_token: Fills the columns after a response.
+    pad_token: The token that fills the columns after a response.
 
   Returns:
     `N = P * samples` rows, group-major, and how well drafting went.
   """
-  sampling = jax.tree.map(jnp.asarray, sampling)
+  sampling = jax.tree.map(jnp.asarray, sampling)  # defaults are Python's numbers
   greedy = draws.is_greedy(sampling)
-  prompt_lengths = jnp.asarray(prompts.lengths)
-  rows, width = prompt_lengths.shape[0] * samples, prompts.tokens.shape[1]
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
-  lengths_in = jnp.repeat(prompt_lengths, samples)
-  states, caches = prefill(model, params, prompts, prompt_lengths.shape[0])
-  caches = _widened(caches, samples, columns=width + horizon + draft_tokens + 1)
-  ends, places = jnp.array(end_tokens), draft_tokens + 1
+  prompt_lengths = jnp.repeat(jnp.asarray(prompts.lengths), samples)
+  states, caches = prefill(model, params, prompts, prompts.lengths.shape[0])
+  caches = _widened(caches, samples, columns=prompts.tokens.shape[1] + horizon + draft_tokens + 1)
+  setup = _Setup(
+    model=model,
+    params=params,
+    keys=keys,
+    sampling=sampling,
+    greedy=greedy,
+    ends=jnp.array(end_tokens),
+    horizon=horizon,
+    blocks=draft_blocks,
+    drafts=draft_tokens,
+  )
+  rows = _first_tokens(setup, states, caches, samples, pad_token)
+  rows = jax.lax.while_loop(lambda rows: rows.alive.any(), functools.partial(_round, setup), rows)
+  return _trajectories(rows, prompts, prompt_lengths, samples), rows.counts
 
-  first_logits = draws.sampled_logits(model.logits(params, states), sampling)
-  first_logits, first_values = (jnp.repeat(x, samples, axis=0) for x in (first_logits, model.values(params, states)))
-  noise = draws.token_noise(keys, jnp.zeros(rows, jnp.int32), 3)
-  first, logprobs, regret = draws.draw(first_logits, noise[:, 0], greedy)
+
+def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, pad_token: int) -> _Rows:
+  """The rows with their first token, which needs no draft: its law is known from the prompt."""
+  rows = setup.keys.shape[0]
+  logits = draws.sampled_logits(setup.model.logits(setup.params, states), setup.sampling)
+  logits, values = (jnp.repeat(x, samples, axis=0) for x in (logits, setup.model.values(setup.params, states)))
+  noise = draws.token_noise(setup.keys, jnp.zeros(rows, jnp.int32), 3)
+  first, logprobs, regret = draws.draw(logits, noise[:, 0], setup.greedy)
 
   def blank(x: Array, fill: int = 0) -> Array:
-    return jnp.full((rows, horizon), fill, x.dtype).at[:, 0].set(x)
+    return jnp.full((rows, setup.horizon), fill, x.dtype).at[:, 0].set(x)
 
-  record = _Record(blank(first, pad_token), blank(logprobs), blank(first_values), blank(regret))
-  ended = (first[:, None] == ends).any(-1)
+  record = _Record(blank(first, pad_token), blank(logprobs), blank(values), blank(regret))
+  ended = (first[:, None] == setup.ends).any(-1)
   zero = jnp.zeros((), jnp.int32)
-  held = _Rows(
+  return _Rows(
     last=first,
     length=jnp.ones(rows, jnp.int32),
-    alive=~ended & (horizon > 1),
+    alive=~ended & (setup.horizon > 1),
     ended=ended,
     caches=caches,
     record=record,
@@ -130,86 +176,100 @@ def speculate(
     counts=Speculation(zero, zero, zero),
   )
 
-  def draft(held: _Rows, count: Array, longest: Array, uniforms: Array) -> tuple[Array, _Drawn, Cache]:
-    """The first blocks read the last token and `count` drafts: their streams, the drafts with their law, and the cache."""
 
-    def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
-      token, streams, drawn, cache = carry
-      stream, cache = model.draft(params, token[:, None], cache, longest, draft_blocks)
-      logits = draws.sampled_logits(model.readout(params, stream)[:, 0], sampling)
-      token = draws.draw(logits, uniforms[i, :, 0], greedy)[0]
-      put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
-      drawn = _Drawn(put(drawn.logits, logits[:, None]), put(drawn.tokens, token[:, None]))
-      return token, put(streams, stream), drawn, cache
+def _round(setup: _Setup, rows: _Rows) -> _Rows:
+  """A pass of the full model over each row's last token and some drafts.
 
-    streams = jnp.zeros((rows, places, model.config.hidden_size), states.policy.dtype)
-    nothing = _Drawn(jnp.zeros((rows, places, model.config.vocab_size)), jnp.zeros((rows, places), jnp.int32))
-    # The last draft is read too, for a token behind it if all are accepted.
-    _, streams, drawn, cache = jax.lax.fori_loop(0, count + 1, one, (held.last, streams, nothing, held.caches.policy))
-    return streams, drawn, cache
+  All places are verified whatever the number of drafts, so that there is one program. What stands behind the drafts is
+  overwritten by the next round.
+  """
+  model, places, share = setup.model, setup.places, setup.blocks / setup.model.config.num_layers
+  count = _best_length(rows.acceptance, share, setup.drafts)
+  start = rows.caches.policy.lengths
+  longest = jnp.where(rows.alive, start + places, 1).max()
+  uniforms = jax.vmap(lambda i: draws.token_noise(setup.keys, rows.length + i, 3))(jnp.arange(places))  # [K, N, 3]
+  streams, drawn, cache = _draft(setup, rows, count, longest, uniforms)
+  found, cache = model.verify(setup.params, streams, cache.replace(lengths=start), longest, setup.blocks)
+  logits = draws.sampled_logits(model.logits(setup.params, found), setup.sampling)
+  accepted, tokens = _accept(logits, drawn, count, uniforms.swapaxes(0, 1), setup.greedy)
+  verified = _Verified(cache, logits, model.values(setup.params, found), accepted, tokens)
+  return _settle(setup, rows, count, verified)
 
-  def advance(held: _Rows) -> _Rows:
-    """A pass of the full model over the last token and some drafts."""
-    count = _best_length(held.acceptance, draft_blocks / model.config.num_layers, draft_tokens)
-    start = held.caches.policy.lengths
-    longest = jnp.where(held.alive, start + places, 1).max()
-    uniforms = jax.vmap(lambda i: draws.token_noise(keys, held.length + i, 3))(jnp.arange(places))  # [K, N, 3]
-    streams, drawn, cache = draft(held, count, longest, uniforms)
-    # All places are verified: the passes' shape is fixed, and what stands behind the drafts is overwritten by the next round.
-    found, cache = model.verify(params, streams, cache.replace(lengths=start), longest, draft_blocks)
-    logits = draws.sampled_logits(model.logits(params, found), sampling)
-    accepted, tokens = _accept(logits, drawn, count, uniforms.swapaxes(0, 1), greedy)
-    return settle(held, count, cache, logits, model.values(params, found), accepted, tokens)
 
-  def settle(held: _Rows, count: Array, cache: Cache, logits: Array, values: Array, accepted: Array, tokens: Array) -> _Rows:
-    """Write down the tokens that a round has come to."""
-    place = jnp.arange(places)
-    is_end = (tokens[..., None] == ends).any(-1)
-    closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # behind an end token
-    kept = (place <= accepted[:, None]) & ~closed & (held.length[:, None] + place < horizon) & held.alive[:, None]
-    new = kept.sum(axis=1, dtype=jnp.int32)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    columns = jnp.where(kept, held.length[:, None] + place, horizon)
-    row = jnp.arange(tokens.shape[0])[:, None]
-    found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), values, logits.max(-1) - chosen)
-    record = jax.tree.map(lambda old, x: old.at[row, columns].set(x, mode='drop'), held.record, found)
-    ended = (is_end & kept).any(axis=1)
-    length = held.length + new
-    last = jnp.take_along_axis(tokens, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
-    drafted = held.alive.sum(dtype=jnp.int32) * count
-    taken = jnp.where(held.alive, jnp.minimum(accepted, new), 0).sum(dtype=jnp.int32)
-    rate = jnp.where(held.alive, accepted, 0).sum() / jnp.maximum(drafted, 1)
-    moved = _KEEP * held.acceptance + (1 - _KEEP) * rate
-    return _Rows(
-      last=jnp.where(held.alive, last, held.last),
-      length=length,
-      alive=held.alive & ~ended & (length < horizon),
-      ended=held.ended | ended,
-      caches=held.caches.replace(policy=cache.replace(lengths=cache.lengths + new)),
-      record=record,
-      acceptance=moved,
-      counts=Speculation(held.counts.rounds + 1, held.counts.drafted + drafted, held.counts.accepted + taken),
-    )
+def _draft(
+  setup: _Setup, rows: _Rows, count: Int[Array, ''], longest: Int[Array, ''], uniforms: Float[Array, 'K N 3']
+) -> tuple[Float[Array, 'N K D'], _Drawn, Cache]:
+  """The first blocks read the last token and `count` drafts: their streams, the drafts with their law, and the cache."""
+  model, shape = setup.model, (rows.last.shape[0], setup.places)
 
-  held = jax.lax.while_loop(lambda held: held.alive.any(), advance, held)
-  rows_of = held.record
-  zeros = jnp.zeros(rows, jnp.int32)
-  trajectories = Trajectories(
-    prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
-    prompt_lengths=lengths_in,
-    tokens=rows_of.tokens,
-    logprobs=rows_of.logprobs,
-    values=rows_of.values,
-    regret=rows_of.regret,
-    z=jnp.zeros_like(rows_of.regret),
-    trained_from=zeros,
-    length=held.length,
-    full_length=held.length,
-    stop_reason=jnp.where(held.ended, StopReason.EOS, StopReason.LENGTH),
-    started=zeros,
-    shadow=jnp.zeros(rows, bool),
+  def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
+    token, streams, drawn, cache = carry
+    stream, cache = model.draft(setup.params, token[:, None], cache, longest, setup.blocks)
+    logits = draws.sampled_logits(model.readout(setup.params, stream)[:, 0], setup.sampling)
+    token = draws.draw(logits, uniforms[i, :, 0], setup.greedy)[0]
+    put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
+    drawn = _Drawn(put(drawn.logits, logits[:, None]), put(drawn.tokens, token[:, None]))
+    return token, put(streams, stream), drawn, cache
+
+  streams = jnp.zeros((*shape, model.config.hidden_size), model.config.activation_dtype)
+  nothing = _Drawn(jnp.zeros((*shape, model.config.vocab_size)), jnp.zeros(shape, jnp.int32))
+  # The last draft is read too, for a token behind it if all are accepted.
+  _, streams, drawn, cache = jax.lax.fori_loop(0, count + 1, one, (rows.last, streams, nothing, rows.caches.policy))
+  return streams, drawn, cache
+
+
+def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verified) -> _Rows:
+  """Write down the tokens that a round of `count` drafts has come to."""
+  logits, tokens, accepted = verified.logits, verified.tokens, verified.accepted
+  place = jnp.arange(setup.places)
+  is_end = (tokens[..., None] == setup.ends).any(-1)
+  closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # behind an end token
+  kept = (place <= accepted[:, None]) & ~closed & (rows.length[:, None] + place < setup.horizon) & rows.alive[:, None]
+  new = kept.sum(axis=1, dtype=jnp.int32)
+  chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  columns = jnp.where(kept, rows.length[:, None] + place, setup.horizon)  # a column past the last one is none
+  row = jnp.arange(tokens.shape[0])[:, None]
+  found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), verified.values, logits.max(-1) - chosen)
+  record = jax.tree.map(lambda old, x: old.at[row, columns].set(x, mode='drop'), rows.record, found)
+  ended = (is_end & kept).any(axis=1)
+  length = rows.length + new
+  last = jnp.take_along_axis(tokens, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+  drafted = rows.alive.sum(dtype=jnp.int32) * count
+  taken = jnp.where(rows.alive, jnp.minimum(accepted, new), 0).sum(dtype=jnp.int32)
+  rate = jnp.where(rows.alive, accepted, 0).sum() / jnp.maximum(drafted, 1)
+  moved = _KEEP * rows.acceptance + (1 - _KEEP) * rate
+  cache, counts = verified.cache, rows.counts
+  return _Rows(
+    last=jnp.where(rows.alive, last, rows.last),
+    length=length,
+    alive=rows.alive & ~ended & (length < setup.horizon),
+    ended=rows.ended | ended,
+    caches=rows.caches.replace(policy=cache.replace(lengths=cache.lengths + new)),
+    record=record,
+    acceptance=moved,
+    counts=Speculation(counts.rounds + 1, counts.drafted + drafted, counts.accepted + taken),
   )
-  return trajectories, held.counts
+
+
+def _trajectories(rows: _Rows, prompts: Prompts, prompt_lengths: Int[Array, 'N'], samples: int) -> Trajectories:
+  """The rows as the engine returns them; no rule has watched them."""
+  zeros = jnp.zeros(rows.length.shape, jnp.int32)
+  record = rows.record
+  return Trajectories(
+    prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
+    prompt_lengths=prompt_lengths,
+    tokens=record.tokens,
+    logprobs=record.logprobs,
+    values=record.values,
+    regret=record.regret,
+    z=jnp.zeros_like(record.regret),
+    trained_from=zeros,
+    length=rows.length,
+    full_length=rows.length,
+    stop_reason=jnp.where(rows.ended, StopReason.EOS, StopReason.LENGTH),
+    started=zeros,
+    shadow=jnp.zeros(rows.length.shape, bool),
+  )
 
 
 def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[Array, '']:

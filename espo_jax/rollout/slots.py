@@ -1,0 +1,180 @@
+"""The slots of the engine: what a slot holds, how it takes a row, and how what it decoded is written out."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax.model import Caches, States, refill_rows, spread_rows
+from espo_jax.rollout.setup import Setup
+from espo_jax.stops import Adaptive, StopRule, StopState
+from espo_jax.types import Depth, StopReason
+
+_REFILL_SHARE = 8  # an eighth of the slots is refilled at a time
+
+
+class Row(flax.struct.PyTreeNode):
+  """Which row each slot decodes, and how far it is."""
+
+  index: Int[Array, 'S']  # the row's number in the output; past the last one where the slot has no row
+  length: Int[Array, 'S']  # tokens that count
+  full_length: Int[Array, 'S']  # tokens with those that a shadow row writes after its stop
+  reason: Int[Array, 'S']
+  started: Int[Array, 'S']  # the decode step at which the row took the slot
+  alive: Bool[Array, 'S']
+
+
+class Slots(flax.struct.PyTreeNode):
+  """What the slots carry from token to token. A row's token `t` stands in column `t` of its slot's cache."""
+
+  row: Row
+  keys: Key[Array, 'S']
+  shadow: Bool[Array, 'S']
+  given: Int[Array, 'S']  # response tokens that are not drawn
+  limit: Int[Array, 'S']
+  states: States  # of the newest token, from which the next is drawn
+  caches: Caches
+  stop: StopState
+
+
+class TokenRecord(NamedTuple):
+  """What is recorded of tokens: one per slot and decode step, or one per row and column."""
+
+  tokens: Int[Array, '...']
+  logprobs: Float[Array, '...']
+  values: Float[Array, '...']
+  regret: Float[Array, '...']
+  z: Float[Array, '...']
+  depth: Depth | None  # of the state that the token was drawn from
+
+
+class Pending(NamedTuple):
+  """Tokens that were decoded and not yet written out, with their places in the output."""
+
+  tokens: TokenRecord  # [K, S]
+  row: Int[Array, '...']  # past the last row where the slot had none
+  column: Int[Array, '...']
+
+
+class Record(flax.struct.PyTreeNode):
+  """What is known of each row of the output."""
+
+  tokens: TokenRecord  # [N, T]
+  length: Int[Array, 'N']
+  full_length: Int[Array, 'N']
+  reason: Int[Array, 'N']
+  started: Int[Array, 'N']
+
+
+def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array, '']) -> tuple[Slots, Int[Array, '']]:
+  """Give waiting rows to some of the free slots, in the order of the rows.
+
+  A refill copies the prompt's columns, and at most an eighth of the slots takes a row at a time, so that the copy is small.
+
+  Args:
+    setup: What does not change.
+    slots: All slots.
+    next_row: The first row that no slot has taken.
+    step: The number of decode steps so far.
+
+  Returns:
+    The slots, and the first row that now waits.
+  """
+  start, old = setup.start, slots.row
+  free = ~old.alive
+  count = -(-setup.slots // _REFILL_SHARE)
+  order = jnp.cumsum(free, dtype=jnp.int32) - 1  # a free slot's number among the free ones
+  index = next_row + order
+  taken = free & (order < count) & (index < setup.rows)
+  index = jnp.where(taken, index, jnp.where(free, setup.rows, old.index))
+  row_of = jnp.minimum(index, setup.rows - 1)
+  first = start.first[row_of]
+  row = Row(
+    index=index,
+    length=jnp.where(taken, first, old.length),
+    full_length=jnp.where(taken, first, old.full_length),
+    reason=jnp.where(taken, StopReason.LENGTH, old.reason),
+    started=jnp.where(taken, step, old.started),
+    alive=old.alive | taken,
+  )
+  target = jnp.nonzero(taken, size=count, fill_value=setup.slots)[0]
+  source = jnp.minimum(next_row + jnp.arange(count), setup.rows - 1)
+  begun = start.states, start.caches
+  begun = refill_rows(slots.states, slots.caches, begun, source // setup.samples, target, start.first[source])
+  states, caches = _spread(setup, begun)
+  own = {name: getattr(start, name)[row_of] for name in ('keys', 'shadow', 'given', 'limit')}
+  stop = _restart(setup.rule, slots.stop, taken)
+  return Slots(row=row, states=states, caches=caches, stop=stop, **own), next_row + taken.sum(dtype=jnp.int32)
+
+
+def write_out(setup: Setup, record: Record, slots: Slots, pending: Pending, done: Int[Array, '']) -> Record:
+  """The record with the first `done` decode steps of `pending`, and with how far each slot's row is."""
+  index = jnp.where(jnp.arange(setup.steps)[:, None] < done, pending.row, setup.rows)  # later steps are of an earlier time
+  row = slots.row
+  return Record(
+    tokens=jax.tree.map(lambda old, new: old.at[index, pending.column].set(new), record.tokens, pending.tokens),
+    length=record.length.at[row.index].set(row.length),
+    full_length=record.full_length.at[row.index].set(row.full_length),
+    reason=record.reason.at[row.index].set(row.reason),
+    started=record.started.at[row.index].set(row.started),
+  )
+
+
+def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
+  """Slots without rows.
+
+  Args:
+    setup: What does not change.
+    adaptive: The state that the rule carries from batch to batch.
+  """
+  none = jnp.zeros(setup.slots, jnp.int32)
+  nobody = Row(index=none + setup.rows, length=none, full_length=none, reason=none, started=none, alive=none > 0)
+  states = jax.tree.map(lambda x: jnp.zeros((setup.slots, *x.shape[1:]), x.dtype), setup.start.states)
+  states, caches = _spread(setup, (states, setup.model.init_caches(setup.slots, setup.columns)))
+  return Slots(
+    row=nobody,
+    keys=setup.start.keys[none],
+    shadow=nobody.alive,
+    given=none,
+    limit=none,
+    states=states,
+    caches=caches,
+    stop=setup.rule.init(setup.slots, adaptive),
+  )
+
+
+def empty_record(setup: Setup) -> Record:
+  """Rows of pad tokens and zeros."""
+  tokens = _blank(setup, setup.rows, setup.horizon)
+  length, full_length, reason, started = (jnp.zeros(setup.rows, jnp.int32) for _ in range(4))
+  return Record(tokens, length, full_length, reason, started)
+
+
+def empty_pending(setup: Setup) -> Pending:
+  """Room for the tokens of as many decode steps as may pass before they are written out."""
+  shape = (setup.steps, setup.slots)
+  return Pending(_blank(setup, *shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
+
+
+def _blank(setup: Setup, *shape: int) -> TokenRecord:
+  depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+  logprobs, values, regret, z = (jnp.zeros(shape) for _ in range(4))
+  return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth)
+
+
+def _spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:
+  """Slots over the mesh's batch axes."""
+  return tree if setup.mesh is None else spread_rows(tree, setup.mesh)
+
+
+def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:
+  """The rule's state, begun anew in the slots `taken`."""
+  fresh = rule.init(taken.shape[0], state.adaptive)
+
+  def choose(new: Array, old: Array) -> Array:
+    return jnp.where(taken.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+  per_row = jax.tree.map(choose, fresh.replace(adaptive=None), state.replace(adaptive=None))
+  return per_row.replace(adaptive=state.adaptive)
