@@ -1,4 +1,4 @@
-"""The plan of the house holds: the rule of the top level, the walls between rooms, no circles, nothing that outgrows a screen."""
+"""The plan of the house holds: the rule of the top level, the walls between rooms, no circles, nothing longer than a screen."""
 
 import ast
 import functools
