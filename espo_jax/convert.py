@@ -14,9 +14,9 @@ from absl import logging
 
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
+from espo_jax.evaluate.policies import RequestError, experiment_of, open_policy
 from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError, save_hf
-from espo_jax.policy import RequestError, experiment_of, open_policy
 
 
 def convert(

@@ -5,7 +5,7 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -24,14 +24,15 @@ from espo_jax.configs import (
   trains_critic,
 )
 from espo_jax.exits import ExitPolicy
-from espo_jax.learner.state import TrainState
-from espo_jax.memory import LOADING, READING, during
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
+from espo_jax.parallel.memory import LOADING, READING, during
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
 from espo_jax.types import Prompts, Trajectories, Verdicts
+
+State = TypeVar('State', bound=Any)  # a TrainState, which this room does not know
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +52,8 @@ class Experiment:
     """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
     return parallel.put(tree, parallel.replicated(self.mesh))
 
-  def on_mesh(self, state: TrainState) -> TrainState:
-    """A state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device.
+  def on_mesh(self, state: State) -> State:
+    """A train state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device.
 
     With `learner.offload_optimizer` the moments, split as they were, go to the hosts' memory.
     """

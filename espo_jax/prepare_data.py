@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from espo_jax import tasks
 from espo_jax.commands import CommandParser, machine_errors
-from espo_jax.memory import READING, during
+from espo_jax.parallel.memory import READING, during
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.prepared import write_prepared
 from espo_jax.tasks.sources import ON_ERROR, Rows, read_rows
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
   parser = CommandParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
   parser.add_argument('--benchmark', required=True, choices=sorted(tasks.BENCHMARKS))
   parser.add_argument('--data', required=True, help=f"a file of {FORMATS}, or the benchmark's name on the Hub")
-  parser.add_argument('--split', required=True, choices=tasks.base.SPLITS)
+  parser.add_argument('--split', required=True, choices=tasks.task.SPLITS)
   parser.add_argument('--output', required=True, help='the directory to write')
   parser.add_argument('--on_error', default='raise', choices=ON_ERROR, help='what to do with a malformed row')
   arguments = parser.parse_args(argv)

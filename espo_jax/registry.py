@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 from espo_jax.types import takes_numpy
 
 Method = TypeVar('Method', bound=Callable[..., Any])

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from espo_jax import monitor, parallel
 from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, with_day
-from espo_jax.examples import write_examples
+from espo_jax.evaluate.examples import write_examples
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import CheckpointError
 from espo_jax.stages.calibration import calibration

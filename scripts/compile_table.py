@@ -19,7 +19,7 @@ import ml_collections
 from bench import report
 from bench.shapes import CONFIGS
 
-from espo_jax import compiled
+from espo_jax import compile_check
 from espo_jax.compile_check import topology_mesh
 from espo_jax.configs import default_config, validate
 
@@ -50,9 +50,9 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
     config = experiment(shape, slice_, folder)
     validate(config, data=False)
     mesh = topology_mesh(config, slice_)
-    chip = compiled.CHIPS[slice_.partition(':')[0]]
+    chip = compile_check.CHIPS[slice_.partition(':')[0]]
     start = time.perf_counter()
-    checked = compiled.check(compiled.Programs(config, mesh), name, chip.memory)
+    checked = compile_check.check(compile_check.Programs(config, mesh), name, chip.memory)
     seconds = time.perf_counter() - start
   costs = {'once': checked.counted.once} | ({'turn': checked.counted.turn} if checked.counted.unknown else {})
   return {
@@ -74,7 +74,7 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
         'flops': cost.flops,
         'bytes': cost.bytes,
         'sent': dict(cost.sent),
-        'seconds': compiled.roofline(cost, chip)._asdict(),
+        'seconds': compile_check.roofline(cost, chip)._asdict(),
       }
       for when, cost in costs.items()
     },
@@ -154,7 +154,7 @@ def _share(entry: dict[str, Any], entries: list[dict[str, Any]]) -> float:
 
 
 def _memory(entry: dict[str, Any]) -> list[str]:
-  sizes = [f'{entry["bytes"][name] / compiled.GIB:.1f}' for name in ('arguments', 'temporaries', 'beside', 'peak')]
+  sizes = [f'{entry["bytes"][name] / compile_check.GIB:.1f}' for name in ('arguments', 'temporaries', 'beside', 'peak')]
   return [
     entry['shape'],
     entry['slice'].replace(':', ' '),
@@ -191,7 +191,7 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
   lines = [_row(heads), '|' + '---|' * len(heads)]
   for entry in entries:
     cost = entry['cost']['once']
-    sent = sum(cost['sent'].values()) / compiled.GIB
+    sent = sum(cost['sent'].values()) / compile_check.GIB
     cells = [
       f'{cost["flops"] / 1e15:.3f}',
       f'{_share(entry, entries):.4f}',
@@ -227,7 +227,7 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
   ]
   lines = [_row(heads), '|' + '---|' * len(heads)]
   for entry in entries:
-    cells = [f'{entry["slots"]}', f'{entry["parts"]["caches"] / compiled.GIB:.1f}']
+    cells = [f'{entry["slots"]}', f'{entry["parts"]["caches"] / compile_check.GIB:.1f}']
     cells += [f'{max(entry["cost"]["once"]["seconds"].values()):.2f}', f'{_share(entry, entries):.4f}']
     cells += _time(entry['cost']['turn'], 1e3)
     lines.append(_row([*_memory(entry), *cells, f'{entry["seconds_to_compile"]:.0f}']))

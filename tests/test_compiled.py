@@ -12,10 +12,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from small import actor_critic, config
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import compiled, exits, parallel
-from espo_jax.compiled.cost import count, group_size
-from espo_jax.compiled.hlo import parse
-from espo_jax.compiled.verdict import Checked, advice
+from espo_jax import compile_check, exits, parallel
+from espo_jax.compile_check.cost import count, group_size
+from espo_jax.compile_check.hlo import parse
+from espo_jax.compile_check.verdict import Checked, advice
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.learner import init_state, score
 from espo_jax.model import ExitHeads
@@ -234,7 +234,7 @@ def test_what_is_described_is_what_training_has(mesh, offload):
   """State and parameters as training makes them: shapes, types and where they lie; moments split as the parameters are."""
   exp = experiment(**mesh)
   exp.config.learner.offload_optimizer = offload
-  described = compiled.Programs(exp.config, exp.mesh).state
+  described = compile_check.Programs(exp.config, exp.mesh).state
   state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule_of(exp)).optimizer, rule_of(exp))
   real = exp.on_mesh(state)
   assert jax.tree.structure(described) == jax.tree.structure(real)
@@ -247,24 +247,26 @@ def test_what_is_described_is_what_training_has(mesh, offload):
 
 def test_offloaded_moments_take_no_room_beside_a_program():
   exp = experiment(fsdp=4)
-  programs = compiled.Programs(exp.config, exp.mesh)
+  programs = compile_check.Programs(exp.config, exp.mesh)
   moments = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(programs.state.opt_state))
-  assert compiled.check(programs, 'prepare', limit=1.0).beside == pytest.approx(moments / 4, rel=0.1)  # what is small is whole
+  assert compile_check.check(programs, 'prepare', limit=1.0).beside == pytest.approx(
+    moments / 4, rel=0.1
+  )  # what is small is whole
   exp.config.learner.offload_optimizer = True
-  assert compiled.check(programs, 'prepare', limit=1.0).beside < 100  # counters
+  assert compile_check.check(programs, 'prepare', limit=1.0).beside < 100  # counters
 
 
 def _entry(tree, key):
   return tree[key.key] if hasattr(key, 'key') else getattr(tree, key.name)
 
 
-@pytest.mark.parametrize('program', compiled.PROGRAMS[1:])
+@pytest.mark.parametrize('program', compile_check.PROGRAMS[1:])
 def test_devices_share_the_work(program):
   """The products of all devices together are those of one: nothing is computed twice, whatever the mesh."""
   flops = {}
   for mesh in ({}, {'data': 2, 'fsdp': 2, 'tensor': 2}):
     exp = experiment(**mesh)
-    checked = compiled.check(compiled.Programs(exp.config, exp.mesh), program, limit=1.0)
+    checked = compile_check.check(compile_check.Programs(exp.config, exp.mesh), program, limit=1.0)
     assert checked.fits
     assert not checked.gathers_cache
     cost = checked.counted.once + checked.counted.turn
@@ -276,8 +278,8 @@ def test_devices_share_the_work(program):
 
 def test_the_memory_is_the_compilers():
   exp = experiment(fsdp=4)
-  programs = compiled.Programs(exp.config, exp.mesh)
-  memory = compiled.check(programs, 'update', limit=1.0).memory
+  programs = compile_check.Programs(exp.config, exp.mesh)
+  memory = compile_check.check(programs, 'update', limit=1.0).memory
   its = programs.lower('update').compile().memory_analysis()  # the compiler's sums, which it gives beside its text
   assert memory.arguments == its.argument_size_in_bytes
   assert memory.temporaries == its.temp_size_in_bytes
@@ -289,7 +291,7 @@ def test_logits_of_all_columns_are_seen():
   for chunk, there in ((1024, True), (4, False)):
     exp = experiment(fsdp=4)
     exp.config.learner.logit_chunk = chunk
-    assert compiled.check(compiled.Programs(exp.config, exp.mesh), 'update', limit=1.0).holds_logits == there
+    assert compile_check.check(compile_check.Programs(exp.config, exp.mesh), 'update', limit=1.0).holds_logits == there
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_logits_of_all_columns_are_seen():
 def test_what_is_largest_is_what_to_change(program, parts, changes, fix):
   exp = experiment(fsdp=4)
   exp.config.learner.update(changes)
-  sizes = {name: gib * compiled.GIB for name, gib in parts.items()}
+  sizes = {name: gib * compile_check.GIB for name, gib in parts.items()}
   checked = Checked(program, dict(exp.mesh.shape), None, None, sizes, 0, False, False, 1.0, False)
   assert fix in advice(checked, exp.config)
 

@@ -11,8 +11,8 @@ import transformers
 
 from espo_jax import convert, stops, train
 from espo_jax.configs import validate
+from espo_jax.evaluate.policies import open_policy
 from espo_jax.experiment import make_experiment
-from espo_jax.policy import open_policy
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'experiments'))
 import quickstart

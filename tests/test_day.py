@@ -12,8 +12,9 @@ from transformers.utils import chat_template_utils
 
 from espo_jax import evaluate, monitor, train
 from espo_jax.configs import ConfigError, default_config, validate
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.policies import open_policy
 from espo_jax.experiment import make_task
-from espo_jax.policy import open_policy
 from espo_jax.tasks import Math, pretrained
 
 pytestmark = pytest.mark.quick
@@ -209,10 +210,10 @@ def test_an_evaluation_of_a_directory_goes_on_under_the_day_it_began(it_is, monk
     monitor.SampleWriter(output, settings, batch=1, total=1).close()
     raise Reached
 
-  monkeypatch.setattr(evaluate, '_answer', answer)
+  monkeypatch.setattr(evaluation, '_answer', answer)
   for now, output in ((FIRST, 'out'), (LATER, 'out'), (LATER, 'other')):
     it_is(now)
     with pytest.raises(Reached):
-      evaluate.evaluate(evaluate.Request(checkpoint=path, benchmark='gsm8k', data=rows, output=str(tmp_path / output)))
+      evaluation.evaluate(evaluation.Request(checkpoint=path, benchmark='gsm8k', data=rows, output=str(tmp_path / output)))
   assert asked[0] == asked[1]
   assert ('30 Jan 2026' in asked[0], '02 Feb 2026' in asked[2]) == (True, True)

@@ -20,6 +20,8 @@ from small import randomised
 
 from espo_jax import evaluate
 from espo_jax.configs import default_config
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state
 from espo_jax.model import ModelConfig, init, save_hf
@@ -85,7 +87,7 @@ def test_set(tmp_path_factory) -> str:
 
 def run(output: pathlib.Path, **flags) -> tuple[dict, list[dict]]:
   """Evaluates in this process; the summary but for its session, and the answers."""
-  evaluate.main([f'--{name}={value}' for name, value in flags.items()] + [f'--output={output}'])
+  evaluate_main([f'--{name}={value}' for name, value in flags.items()] + [f'--output={output}'])
   summary = json.loads((output / 'summary.json').read_text())
   assert summary.pop('session').keys() == {
     'answers',
@@ -106,7 +108,7 @@ def texts(answers: list[dict]) -> list[str]:
 @pytest.mark.parametrize(('arm', 'folder', 'step'), [(None, 'arms/espo', 3), ('warm_start', 'warm_start', 2)])
 def test_the_newest_checkpoint_is_what_the_run_ended_with(workdir, capsys, arm, folder, step):
   flags = [f'--checkpoint={workdir}', '--samples=1'] + ([f'--arm={arm}'] if arm else [])
-  evaluate.main(flags)
+  evaluate_main(flags)
   output = workdir / 'evaluations' / f'{pathlib.Path(folder).name}-{step}-test'
   summary = json.loads((output / 'summary.json').read_text())
   expected = json.loads((workdir / folder / 'evaluation.json').read_text())
@@ -169,7 +171,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_bytes(start, workdir, tmp
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_the_batch_at_hand_and_says_how_to_go_on(number, workdir, tmp_path, monkeypatch, capfd):
   flags = [f'--checkpoint={workdir}', '--samples=1', '--batch=8', '--problems=11', '--slots=4']
-  evaluate.main([*flags, f'--output={tmp_path / "whole"}'])
+  evaluate_main([*flags, f'--output={tmp_path / "whole"}'])
   sample = evaluate.sample_answers
 
   def signalled(*args, **kwargs):
@@ -177,10 +179,10 @@ def test_a_signal_keeps_the_batch_at_hand_and_says_how_to_go_on(number, workdir,
       os.kill(os.getpid(), number)
       yield batch
 
-  monkeypatch.setattr(evaluate, 'sample_answers', signalled)
+  monkeypatch.setattr(evaluation, 'sample_answers', signalled)
   capfd.readouterr()
   with pytest.raises(SystemExit) as ended:
-    evaluate.main([*flags, f'--output={tmp_path / "two parts"}'])
+    evaluate_main([*flags, f'--output={tmp_path / "two parts"}'])
   told = capfd.readouterr().err
   assert ended.value.code == 143
   assert (
@@ -188,8 +190,8 @@ def test_a_signal_keeps_the_batch_at_hand_and_says_how_to_go_on(number, workdir,
   )
   assert f'evaluation: 8 of 11 answers are in {tmp_path / "two parts"}. This goes on from there:' in told
   assert told.endswith(f"  python -m espo_jax.evaluate {shlex.join(flags)} '--output={tmp_path / 'two parts'}'\n")
-  monkeypatch.setattr(evaluate, 'sample_answers', sample)
-  evaluate.main([*flags, f'--output={tmp_path / "two parts"}'])
+  monkeypatch.setattr(evaluation, 'sample_answers', sample)
+  evaluate_main([*flags, f'--output={tmp_path / "two parts"}'])
   written = [(tmp_path / name / 'samples.jsonl').read_bytes() for name in ('whole', 'two parts')]
   assert written[0] == written[1]
 
@@ -215,7 +217,7 @@ def test_a_hugging_face_directory_is_asked_a_benchmark(model, test_set, tmp_path
     '--batch=32',
     '--top_p=0.95',
   ]
-  evaluate.main(flags)
+  evaluate_main(flags)
   printed = capsys.readouterr().out
   output = tmp_path / 'evaluations' / 'tiny-gsm8k'
   summary, answers = json.loads((output / 'summary.json').read_text()), list(read_samples(output))
@@ -303,7 +305,7 @@ def test_other_flags_on_the_same_output_are_refused(model, test_set, tmp_path):
 )
 def test_what_cannot_be_asked_of_a_run_is_said_with_what_can(workdir, flags, message):
   with pytest.raises(SystemExit, match=message):
-    evaluate.main([f'--{name}={value}' for name, value in ({'checkpoint': workdir} | flags).items()])
+    evaluate_main([f'--{name}={value}' for name, value in ({'checkpoint': workdir} | flags).items()])
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_what_cannot_be_asked_of_a_run_is_said_with_what_can(workdir, flags, mes
 def test_what_cannot_be_asked_of_a_directory_is_said_with_what_can(model, flags, message):
   flags = {'checkpoint': model, 'benchmark': 'gsm8k'} | flags
   with pytest.raises(SystemExit, match=message):
-    evaluate.main([f'--{name}={value}' for name, value in flags.items() if value is not None])
+    evaluate_main([f'--{name}={value}' for name, value in flags.items() if value is not None])
 
 
 def test_a_model_that_cannot_be_asked_is_said_in_flags(model, test_set, tmp_path):
@@ -331,15 +333,15 @@ def test_a_model_that_cannot_be_asked_is_said_in_flags(model, test_set, tmp_path
       (broken / path.name).symlink_to(path)
   flags = [f'--checkpoint={broken}', '--benchmark=gsm8k', f'--data={test_set}']
   with pytest.raises(SystemExit, match=r'no chat template, which --prompt = .chat. asks for; fix: --prompt=plain'):
-    evaluate.main(flags)
+    evaluate_main(flags)
   (broken / 'model.safetensors').unlink()
   with pytest.raises(SystemExit, match=r'broken'):
-    evaluate.main([*flags, '--prompt=plain', f'--output={tmp_path / "out"}'])
+    evaluate_main([*flags, '--prompt=plain', f'--output={tmp_path / "out"}'])
   (broken / 'tokenizer.json').unlink()
   (broken / 'tokenizer_config.json').unlink()
   with pytest.raises(SystemExit, match=r'--checkpoint = .*: holds no tokenizer.json'):
-    evaluate.main(flags)
+    evaluate_main(flags)
   (broken / 'config.json').unlink()
   (broken / 'config.json').write_text('{')
   with pytest.raises(SystemExit, match=r'config.json: not JSON'):
-    evaluate.main(flags)
+    evaluate_main(flags)

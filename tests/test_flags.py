@@ -12,14 +12,17 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 from tiny import write_checkpoint
 
-from espo_jax import convert, evaluate, methods, policy, prepare_data, replay, sweep
+from espo_jax import convert, methods, prepare_data
 from espo_jax.configs import ConfigError, default_config, flatten, parse_flags, validate
 from espo_jax.configs.fields import near_field
-from espo_jax.evaluate import _parser
-from espo_jax.hub import hub_name
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.__main__ import _parser
+from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.model import ModelConfig, WeightsError, init, load_hf, save_hf
 from espo_jax.monitor import write_run_info
-from espo_jax.spelling import nearest
+from espo_jax.names import hub_name, nearest
+from espo_jax.replay.__main__ import main as replay_main
+from espo_jax.sweep.__main__ import main as sweep_main
 from espo_jax.tasks.pretrained import load_tokenizer
 
 pytestmark = pytest.mark.quick
@@ -169,27 +172,27 @@ def test_right_flags_are_read_as_before(parse, words, field, value):
 @pytest.mark.parametrize(
   ('main', 'words', 'said'),
   [
-    (evaluate.main, ['--checkpiont=runs/x'], r'--checkpiont=runs/x: no such flag of .*evaluate; did you mean --checkpoint\?'),
-    (evaluate.main, ['--checkpoint=x', '--n_samples=3'], r'did you mean --samples\?'),
-    (evaluate.main, ['--checkpoint=x', '--config.eval.batch=8'], r'did you mean --batch\?'),
-    (evaluate.main, ['--checkpoint=x', '--temp_=0'], r'did you mean --temperature\?'),
-    (evaluate.main, ['--checkpoint=x', '--samples=abc'], r'--samples=abc: not a whole number; fix: --samples=32'),
-    (evaluate.main, ['--checkpoint=x', '--top_p=high'], r'--top_p=high: not a number; fix: --top_p='),
-    (evaluate.main, ['--checkpoint=x', '--benchmark=gsm8'], r'--benchmark=gsm8: unknown; did you mean gsm8k\? fix: one of'),
-    (evaluate.main, ['--checkpoint=x', '--dtype=bf16'], r'--dtype=bf16: unknown; .*fix: one of float32, bfloat16, float16'),
-    (evaluate.main, [], r'--checkpoint is missing; fix: --checkpoint='),
-    (evaluate.main, ['runs/x', '--checkpoint=x'], r'runs/x: belongs to no flag; fix: every option is a flag'),
+    (evaluate_main, ['--checkpiont=runs/x'], r'--checkpiont=runs/x: no such flag of .*evaluate; did you mean --checkpoint\?'),
+    (evaluate_main, ['--checkpoint=x', '--n_samples=3'], r'did you mean --samples\?'),
+    (evaluate_main, ['--checkpoint=x', '--config.eval.batch=8'], r'did you mean --batch\?'),
+    (evaluate_main, ['--checkpoint=x', '--temp_=0'], r'did you mean --temperature\?'),
+    (evaluate_main, ['--checkpoint=x', '--samples=abc'], r'--samples=abc: not a whole number; fix: --samples=32'),
+    (evaluate_main, ['--checkpoint=x', '--top_p=high'], r'--top_p=high: not a number; fix: --top_p='),
+    (evaluate_main, ['--checkpoint=x', '--benchmark=gsm8'], r'--benchmark=gsm8: unknown; did you mean gsm8k\? fix: one of'),
+    (evaluate_main, ['--checkpoint=x', '--dtype=bf16'], r'--dtype=bf16: unknown; .*fix: one of float32, bfloat16, float16'),
+    (evaluate_main, [], r'--checkpoint is missing; fix: --checkpoint='),
+    (evaluate_main, ['runs/x', '--checkpoint=x'], r'runs/x: belongs to no flag; fix: every option is a flag'),
     (convert.main, ['--checkpoint=x', '--outptu=y'], r'--outptu=y: no such flag .*; did you mean --output\?'),
     (convert.main, ['--checkpoint=x', '--output=y', '--step=last'], r'--step=last: not a whole number; fix: --step='),
     (convert.main, ['--checkpoint=x'], r'--output is missing; fix: --output='),
-    (replay.main, ['--rollout=x', '--rate=0.1', '--most-lost=1'], r'--most-lost=1: no such flag .*did you mean --most_lost\?'),
-    (replay.main, ['--rollouts=x', '--rates=a,b'], r"--rates=a,b: could not convert .*'a'; fix: shares, as in --rates=0.1,0.2"),
-    (replay.main, ['--rollouts=x', '--grid', 'smoothing=x'], r'--grid smoothing=x: .*; fix: NAME=VALUES'),
-    (replay.main, ['--rollouts=x', '--most_lost=much'], r'--most_lost=much: not a number; fix: --most_lost=0.05'),
-    (sweep.main, ['--sweep=x', '--wrokdir=y'], r'--wrokdir=y: no such flag .*did you mean --workdir\?'),
-    (sweep.main, ['--sweep=x', '--workdir=y', '--seed=0'], r'--sweep=x: no such file'),
+    (replay_main, ['--rollout=x', '--rate=0.1', '--most-lost=1'], r'--most-lost=1: no such flag .*did you mean --most_lost\?'),
+    (replay_main, ['--rollouts=x', '--rates=a,b'], r"--rates=a,b: could not convert .*'a'; fix: shares, as in --rates=0.1,0.2"),
+    (replay_main, ['--rollouts=x', '--grid', 'smoothing=x'], r'--grid smoothing=x: .*; fix: NAME=VALUES'),
+    (replay_main, ['--rollouts=x', '--most_lost=much'], r'--most_lost=much: not a number; fix: --most_lost=0.05'),
+    (sweep_main, ['--sweep=x', '--wrokdir=y'], r'--wrokdir=y: no such flag .*did you mean --workdir\?'),
+    (sweep_main, ['--sweep=x', '--workdir=y', '--seed=0'], r'--sweep=x: no such file'),
     (
-      sweep.main,
+      sweep_main,
       ['--sweep=x', '--workdir=y', '--seeds=zero'],
       r'--seeds=zero: no seeds; fix: whole numbers, as in --seeds=0,2',
     ),
@@ -256,14 +259,14 @@ def test_a_name_on_the_hub_is_answered_by_the_command_that_fetches_it(command, n
     validate(config)
 
   calls = {
-    'evaluate': lambda: evaluate.main([f'--checkpoint={name}', '--benchmark=gsm8k']),
+    'evaluate': lambda: evaluate_main([f'--checkpoint={name}', '--benchmark=gsm8k']),
     'convert': lambda: convert.main([f'--checkpoint={name}', '--output=x']),
-    'open': lambda: policy.open_policy(pathlib.Path(name)),  # depth's
+    'open': lambda: policies.open_policy(pathlib.Path(name)),  # depth's
     'load_hf': lambda: load_hf(name),
     'model.path': lambda: configured(config.model, 'path'),
     'start_from': lambda: [config.update({'stages': ('critic_warmup', 'rl')}), configured(config, 'start_from')],
   }
-  with pytest.raises((SystemExit, policy.RequestError, WeightsError, ConfigError)) as caught:
+  with pytest.raises((SystemExit, policies.RequestError, WeightsError, ConfigError)) as caught:
     calls[command]()
   assert 'hf download Qwen/Qwen2.5-0.5B --local-dir models/Qwen2.5-0.5B' in str(caught.value)
 
@@ -321,7 +324,7 @@ BAD_ROWS = [
 def test_a_malformed_row_of_an_evaluation_is_answered_by_a_flag_of_it(model, row, tmp_path):
   data = benchmark_data.write(tmp_path / 'test.jsonl', [GOOD, row])
   with pytest.raises(SystemExit) as caught:
-    evaluate.main([f'--checkpoint={model}', '--benchmark=gsm8k', f'--data={data}', f'--output={tmp_path / "out"}'])
+    evaluate_main([f'--checkpoint={model}', '--benchmark=gsm8k', f'--data={data}', f'--output={tmp_path / "out"}'])
   message = str(caught.value)
   assert f'{data}:2' in message and '--on_error=skip' in message
   takeable(message, OWN)
@@ -335,11 +338,13 @@ def test_a_malformed_row_of_an_evaluation_is_answered_by_a_flag_of_it(model, row
 def test_malformed_rows_are_left_out_where_that_is_asked_for(model, tmp_path, monkeypatch):
   data = benchmark_data.write(tmp_path / 'test.jsonl', [GOOD, BAD_ROWS[0], benchmark_data.gsm8k(1)])
   asked = []
-  monkeypatch.setattr(evaluate, '_answer', lambda exp, policy, problems, settings, output: asked.extend(problems))
-  monkeypatch.setattr(evaluate.monitor, 'read_samples', lambda folder: iter(()))
-  monkeypatch.setattr(evaluate.monitor, 'summarise_samples', lambda *_: {})
+  monkeypatch.setattr(evaluation, '_answer', lambda exp, policy, problems, settings, output: asked.extend(problems))
+  monkeypatch.setattr(evaluation.monitor, 'read_samples', lambda folder: iter(()))
+  monkeypatch.setattr(evaluation.monitor, 'summarise_samples', lambda *_: {})
   output = tmp_path / 'out'
-  evaluate.evaluate(evaluate.Request(checkpoint=str(model), benchmark='gsm8k', data=data, on_error='skip', output=str(output)))
+  evaluation.evaluate(
+    evaluation.Request(checkpoint=str(model), benchmark='gsm8k', data=data, on_error='skip', output=str(output))
+  )
   assert len(asked) == 2
   (left_out,) = map(json.loads, (output / 'skipped.jsonl').read_text().splitlines())
   assert left_out['place'] == f'{data}:2' and "field 'answer': missing" in left_out['reason']
@@ -382,7 +387,7 @@ def test_what_a_runs_config_says_wrong_is_told_with_the_file_that_says_it(model,
   run = run_of(tmp_path, model, **fields)
   with pytest.raises(SystemExit) as caught:
     if command == 'evaluate':
-      evaluate.main([f'--checkpoint={run}'])
+      evaluate_main([f'--checkpoint={run}'])
     else:
       convert.main([f'--checkpoint={run}', f'--output={tmp_path / "hf"}'])
   message = str(caught.value)
@@ -394,4 +399,4 @@ def test_a_run_that_reads_no_rows_has_none_to_leave_out(tmp_path):
   write_run_info(tmp_path / 'run', default_config().to_dict())
   write_checkpoint(tmp_path / 'run' / 'arms' / 'espo' / 'checkpoints' / '3')
   with pytest.raises(SystemExit, match=r"--on_error=skip: the task 'chain' reads no rows; fix: leave it out"):
-    evaluate.main([f'--checkpoint={tmp_path / "run"}', '--on_error=skip'])
+    evaluate_main([f'--checkpoint={tmp_path / "run"}', '--on_error=skip'])

@@ -7,14 +7,15 @@ import pytest
 from benchmark_data import gsm8k, tokenizer, write
 from tiny import write_checkpoint
 
-from espo_jax import evaluate, parallel, prepare_data
+from espo_jax import parallel, prepare_data
 from espo_jax.configs import default_config, task_arguments, validate
-from espo_jax.examples import write_examples
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.examples import write_examples
 from espo_jax.experiment import Experiment, make_task
 from espo_jax.monitor import write_run_info
 from espo_jax.tasks import DataError, Math, encode_prompts
-from espo_jax.tasks.base import in_test
 from espo_jax.tasks.math import HELD_OUT
+from espo_jax.tasks.task import in_test
 
 pytestmark = pytest.mark.quick
 
@@ -173,11 +174,11 @@ def test_an_evaluation_is_as_wide_as_what_it_asks(directory, tmp_path, monkeypat
     encoded = encode_prompts(exp.tokenizer, exp.tagged(problems), exp.config.rollout.prompt_width)
     raise Reached(len(problems), exp.config.rollout.prompt_width, int(encoded.lengths.max()))
 
-  monkeypatch.setattr(evaluate, '_answer', answer)
+  monkeypatch.setattr(evaluation, '_answer', answer)
   if flags.pop('benchmark', False):
     flags = flags | {'benchmark': 'gsm8k', 'data': path}
   with pytest.raises(Reached) as reached:
-    evaluate.evaluate(evaluate.Request(checkpoint=str(tmp_path / 'run'), **flags))
+    evaluation.evaluate(evaluation.Request(checkpoint=str(tmp_path / 'run'), **flags))
   count, width, longest = reached.value.args
   assert count == asked
   assert width == (longest if 'benchmark' in flags or wide else LIMIT)

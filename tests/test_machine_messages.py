@@ -14,22 +14,25 @@ import jax.numpy as jnp
 import pytest
 from tiny import write_checkpoint
 
-from espo_jax import convert, depth, evaluate, experiment, policy, prepare_data, replay, sweep, train
+from espo_jax import convert, experiment, prepare_data, replay, train
 from espo_jax.commands import lower_fields
 from espo_jax.configs import ConfigError, default_config, flatten, validate
 from espo_jax.configs.memory import TRAINING, smaller
+from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.learner import init_state
-from espo_jax.memory import LOADING, READING, OutOfMemory, during
 from espo_jax.monitor import write_run_info
 from espo_jax.parallel import devices
 from espo_jax.parallel.devices import no_device, overlooked
+from espo_jax.parallel.memory import LOADING, READING, OutOfMemory, during
+from espo_jax.replay.__main__ import main as replay_main
 from espo_jax.stages import metrics, rl
 from espo_jax.stages.headline import headline, kept_bytes
 from espo_jax.stages.loop import Interrupted
+from espo_jax.sweep.__main__ import main as sweep_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = ('train', 'sweep', 'evaluate', 'convert', 'depth', 'replay')
-SWEEP = """from espo_jax.sweeps import *
+SWEEP = """from espo_jax.sweep import *
 def get_sweep():
   return Sweep(base='experiments/quickstart.py:smoke', arms={'a': {}}, baseline='a', seeds=(0,), common={'baselines': ()})
 """
@@ -48,7 +51,7 @@ def call(tmp_path, monkeypatch):
   write_run_info(run, config.to_dict())
   write_checkpoint(run / 'arms' / config.stop.name / 'checkpoints' / '3')
   (tmp_path / 'compared.py').write_text(SWEEP)
-  monkeypatch.setattr(replay.replays, 'read_recordings', lambda folder: (None, [run / 'x.npz']))
+  monkeypatch.setattr(replay, 'read_recordings', lambda folder: (None, [run / 'x.npz']))
 
   def flag(module, name, value):
     monkeypatch.setattr(module, f'_{name.upper()}', types.SimpleNamespace(value=value, name=name))
@@ -61,13 +64,13 @@ def call(tmp_path, monkeypatch):
       flag(module, name, value)
   calls = {
     'train': lambda: train.main(['train']),
-    'sweep': lambda: sweep.main(
+    'sweep': lambda: sweep_main(
       [f'--sweep={tmp_path / "compared.py"}', f'--workdir={tmp_path / "runs"}', '--compilation_cache_dir=']
     ),
-    'evaluate': lambda: evaluate.main([f'--checkpoint={run}', '--samples=4', '--batch=8']),
+    'evaluate': lambda: evaluate_main([f'--checkpoint={run}', '--samples=4', '--batch=8']),
     'convert': lambda: convert.main([f'--checkpoint={run}', f'--output={tmp_path / "hf"}']),
-    'depth': lambda: depth.main(['depth']),
-    'replay': lambda: replay.main([f'--rollouts={run}']),
+    'depth': lambda: plot_exits.main(['depth']),
+    'replay': lambda: replay_main([f'--rollouts={run}']),
   }
   return lambda command: calls[command]()
 
@@ -228,7 +231,7 @@ def test_a_command_out_of_memory_names_the_phase_and_flags_that_it_has(call, mon
     raise error
 
   monkeypatch.setattr(experiment, 'complete', fails)  # parameters from nothing
-  monkeypatch.setattr(policy, 'load', fails)  # and from a checkpoint
+  monkeypatch.setattr(policies, 'load', fails)  # and from a checkpoint
   with pytest.raises(SystemExit, match=rf'^error: out of memory during {LOADING}: ') as caught:
     call(command)
   message = str(caught.value)
@@ -252,8 +255,8 @@ def test_an_evaluation_out_of_memory_while_it_samples_says_what_to_lower(call, m
   def fails(*_, **__):
     raise full_device()
 
-  monkeypatch.setattr(policy, '_load', lambda *_: {})
-  monkeypatch.setattr(evaluate, 'sample_answers', fails)
+  monkeypatch.setattr(policies, '_load', lambda *_: {})
+  monkeypatch.setattr(evaluation, 'sample_answers', fails)
   with pytest.raises(SystemExit, match=r'during sampling answers: RESOURCE_EXHAUSTED.*; fix: --batch=4, --slots=2,'):
     call('evaluate')
 
@@ -262,10 +265,10 @@ def test_a_replay_out_of_memory_says_what_to_lower(call, monkeypatch):
   def fails(*_):
     raise full_device()
 
-  monkeypatch.setattr(replay.replays, 'search', fails)
+  monkeypatch.setattr(replay, 'search', fails)
   with pytest.raises(SystemExit, match=r'error: out of memory: RESOURCE_EXHAUSTED.*; fix: --rates=0.01,0.05'):
     call('replay')
-  monkeypatch.setattr(replay.replays, 'read_recordings', fails)
+  monkeypatch.setattr(replay, 'read_recordings', fails)
   with pytest.raises(SystemExit, match=rf'during {READING}: .*; fix: --rollouts=RUN/arms'):
     call('replay')
 

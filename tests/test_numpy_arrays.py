@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from espo_jax import exits, learner, model, monitor, objectives, registry, replays, rewards, rollout, stops, types
+from espo_jax import exits, learner, model, monitor, objectives, registry, replay, rewards, rollout, stops, types
 
 P, G, T, V = 3, 4, 6, 5
 RNG = np.random.default_rng(0)
@@ -216,14 +216,14 @@ CASES = {
     np.tile(np.arange(T), (2, 1)),
     np.ones((2, T), bool),
   ),
-  'replays.replay': (
-    lambda seen, full_length, ended: replays.replay(stops.espo(), MOMENTS, seen, full_length, ended),
+  'replay.replay': (
+    lambda seen, full_length, ended: replay.replay(stops.espo(), MOMENTS, seen, full_length, ended),
     BY_TOKEN,
     LENGTH,
     some(N),
   ),
-  'replays.measure': (
-    lambda *x: [tuple(m) for m in replays.measure(*x)],
+  'replay.measure': (
+    lambda *x: [tuple(m) for m in replay.measure(*x)],
     lengths(2, N),
     some(2, N),
     np.full(N, T),
@@ -292,7 +292,7 @@ def asks_for_arrays(function):
   return any('Array' in str(p.annotation) or 'ndarray' in str(p.annotation) for p in parameters)
 
 
-@pytest.mark.parametrize('room', [exits, monitor, objectives, replays, rewards, rollout, stops], ids=lambda room: room.__name__)
+@pytest.mark.parametrize('room', [exits, monitor, objectives, replay, rewards, rollout, stops], ids=lambda room: room.__name__)
 def test_every_public_function_that_asks_for_arrays_is_tried(room):
   short = room.__name__.rpartition('.')[2]
   names = {f'{short}.{name}' for name in room.__all__ if asks_for_arrays(getattr(room, name))}

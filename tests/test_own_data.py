@@ -13,10 +13,11 @@ import pytest
 from benchmark_data import gsm8k, tokenizer, write
 from tiny import write_checkpoint
 
-from espo_jax import evaluate
 from espo_jax.configs import default_config
-from espo_jax.hub import data_file
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.monitor import write_run_info
+from espo_jax.names import data_file
 from espo_jax.tasks import DataError, Math, find_benchmark, grade
 from espo_jax.tasks.sources import path_problem, read_rows
 
@@ -245,10 +246,10 @@ def test_an_evaluation_of_a_run_knows_the_runs_own_fields(directory, tmp_path, m
   )
   write_run_info(tmp_path / 'run', config.to_dict())
   write_checkpoint(tmp_path / 'run' / 'arms' / 'espo' / 'checkpoints' / '1')
-  monkeypatch.setattr(evaluate, '_answer', answer)
+  monkeypatch.setattr(evaluation, '_answer', answer)
   data = {'data': write(tmp_path / 'other.jsonl', [gsm8k(7)]) if flags['benchmark'] == 'gsm8k' else path} if flags else {}
   with pytest.raises(Asked) as asked:
-    evaluate.evaluate(evaluate.Request(checkpoint=str(tmp_path / 'run'), **flags, **data))
+    evaluation.evaluate(evaluation.Request(checkpoint=str(tmp_path / 'run'), **flags, **data))
   answers = {'gsm8k': ['17']}.get(flags.get('benchmark'), ['0', '1', '2'] if 'answer_field' in flags else ['3', '5', '7'])
   assert asked.value.args == (answers,)
 
@@ -275,5 +276,5 @@ def test_an_evaluation_of_ones_own_data_says_what_is_wrong_in_its_flags(director
   path = write(tmp_path / 'mine.jsonl', [mine(i) for i in range(3)])
   model(directory)
   with pytest.raises(SystemExit, match=said) as caught:
-    evaluate.main([f'--checkpoint={directory}', f'--output={tmp_path / "out"}', *(word.format(path) for word in words)])
+    evaluate_main([f'--checkpoint={directory}', f'--output={tmp_path / "out"}', *(word.format(path) for word in words)])
   assert '--config' not in str(caught.value) and 'data.' not in str(caught.value).replace(str(tmp_path), '')

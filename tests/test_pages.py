@@ -11,8 +11,8 @@ import pytest
 
 from espo_jax import monitor
 from espo_jax.monitor import environment
-from espo_jax.sweeps import Sweep
-from espo_jax.sweeps.page import record_of
+from espo_jax.sweep import Sweep
+from espo_jax.sweep.page import record_of
 
 pytestmark = pytest.mark.quick
 

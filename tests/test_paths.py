@@ -11,11 +11,12 @@ from absl import logging as absl_logging
 from absl.testing import flagsaver
 from small import randomised
 
-from espo_jax import convert, depth, evaluate
+from espo_jax import convert
+from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.policies import open_policy, start_params
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import Checkpoints
 from espo_jax.monitor import write_run_info
-from espo_jax.policy import open_policy, start_params
 
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
@@ -92,7 +93,7 @@ def test_a_run_starts_from_any_spelling_of_another(here, monkeypatch, spelling):
 
 def test_depth_draws_a_relative_run_to_a_relative_picture(at_work, capsys):
   with flagsaver.flagsaver(checkpoint='link', output='new/depth.png', rows=2):
-    depth.main(['depth'])
+    plot_exits.main(['depth'])
   assert (at_work / 'new/depth.png').read_bytes().startswith(b'\x89PNG')
   assert capsys.readouterr().out == 'wrote new/depth.png\n'
 
@@ -105,11 +106,11 @@ def test_depth_refuses_what_is_no_picture_before_it_asks_anything(at_work, outpu
     flagsaver.flagsaver(checkpoint='run', output=output),
     pytest.raises(SystemExit, match=f'--output={output}: no picture; fix: '),
   ):
-    depth.main(['depth'])
+    plot_exits.main(['depth'])
 
 
 def test_convert_and_evaluate_take_relative_paths(at_work):
   convert.main(['--checkpoint=sub/../run', '--output=hf/model'])
   assert (at_work / 'hf/model/config.json').exists()
-  evaluate.main(['--checkpoint=./run', '--samples=1', '--problems=2', '--output=answers'])
+  evaluate_main(['--checkpoint=./run', '--samples=1', '--problems=2', '--output=answers'])
   assert len((at_work / 'answers/samples.jsonl').read_text().splitlines()) == 2

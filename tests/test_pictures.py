@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from espo_jax import monitor, tasks
-from espo_jax.monitor import depth, examples, frontier, plots
+from espo_jax.monitor import examples, exit_plots, frontier, plots
 from espo_jax.monitor.arms import plot_arms
 from espo_jax.monitor.examples import Example, coloured
 
@@ -321,7 +321,7 @@ CURVES = [
 def test_thresholds_that_tie_share_a_label(tmp_path, figures, points):
   names = ('level', 'depth', 'greedy_depth', 'accuracy', 'greedy_accuracy')
   curve = [dict(zip(names, point, strict=True)) for point in points]
-  depth.plot_exit_curve(curve, tmp_path / 'curve.png')
+  exit_plots.plot_exit_curve(curve, tmp_path / 'curve.png')
   (axes,) = figures[0].axes
   labels = [name for text in texts_of(axes) for name in text.split(', ')]
   wanted = {'full depth' if point['level'] is None else f'{point["level"]:g}' for point in curve}
@@ -335,7 +335,7 @@ def test_thresholds_that_tie_share_a_label(tmp_path, figures, points):
 def test_the_grid_of_depths_has_the_question_and_the_tokens(tmp_path, figures, count):
   question = 'Mia has 3 pens and buys 4 more. ' * 9 + 'How many has she?'
   row = {'question': question, 'outcome': 'Right', 'tokens': [' w'] * count, 'blocks': [2] * count, 'entropy': [0.5] * count}
-  depth.plot_depth([row], 4, tmp_path / 'x.png')
+  exit_plots.plot_depth([row], 4, tmp_path / 'x.png')
   grid = figures[0].axes[0]
   assert texts_of(grid) == ['␣w'] * min(count, 384)
   part = f', first 384 of {count} tokens' if count > 384 else ''
@@ -385,6 +385,6 @@ def test_a_frontier_without_a_solved_problem_or_a_point_is_drawn(tmp_path, figur
 
 def test_letters_that_no_font_has_warn_of_nothing(tmp_path, recwarn):
   row = {'question': '她有几支笔', 'outcome': 'Right', 'tokens': ['笔'], 'blocks': [2], 'entropy': [0.5]}
-  depth.plot_depth([row], 4, tmp_path / 'deep' / 'x.png')
+  exit_plots.plot_depth([row], 4, tmp_path / 'deep' / 'x.png')
   assert (tmp_path / 'deep' / 'x.png').read_bytes().startswith(b'\x89PNG')
   assert not recwarn.list

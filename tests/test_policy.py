@@ -11,12 +11,13 @@ from absl import logging
 from small import randomised
 from test_damage import DAMAGED, files
 
-from espo_jax import convert, evaluate
+from espo_jax import convert
 from espo_jax.configs import ConfigError
+from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.policies import open_policy, start_params
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, Checkpoints, init_state
 from espo_jax.monitor import write_run_info
-from espo_jax.policy import open_policy, start_params
 from espo_jax.stages.warm_start import supervised_learner
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -94,7 +95,7 @@ def test_every_command_goes_on_from_the_newest_whole_one(trained, copy, capfd):
   convert.main([f'--checkpoint={copy}', f'--output={copy}-hf'])
   assert (copy.parent / 'run-hf' / 'model.safetensors').exists()
   with pytest.raises(SystemExit, match=f'--step={NEWER}: .*/{NEWER} cannot be read: .* has 0 bytes .*; fix: --step={OLDER}$'):
-    evaluate.main([f'--checkpoint={copy}', f'--step={NEWER}'])
+    evaluate_main([f'--checkpoint={copy}', f'--step={NEWER}'])
 
 
 @pytest.mark.parametrize('case', WHOLE)
@@ -104,7 +105,7 @@ def test_where_none_is_whole_every_command_names_the_folders_and_the_fix(command
   before = files(copy)
   with pytest.raises((SystemExit, ConfigError), match=r'no checkpoint under .* is whole: .*; fix: a copy of') as refused:
     if command == 'evaluate':
-      evaluate.main([f'--checkpoint={copy}'])
+      evaluate_main([f'--checkpoint={copy}'])
     elif command == 'convert':
       convert.main([f'--checkpoint={copy}', f'--output={copy}-hf'])
     else:

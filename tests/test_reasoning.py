@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from espo_jax import parallel
 from espo_jax.configs import default_config
-from espo_jax.evaluation import Answer, sample_answers
+from espo_jax.evaluate.answers import Answer, sample_answers
 from espo_jax.experiment import Experiment, make_serial
 from espo_jax.tasks import Math, decode_responses
 from espo_jax.tasks.pretrained import load_tokenizer

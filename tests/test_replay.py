@@ -15,11 +15,11 @@ from ml_collections import config_flags
 from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, run
 from tiny import first_params, tiny_experiment
 
-from espo_jax import monitor, replays, stops
+from espo_jax import monitor, replay, stops
 from espo_jax.configs import validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import init_state
-from espo_jax.replay import compare, main
+from espo_jax.replay.__main__ import compare, main
 from espo_jax.rollout import sampling
 from espo_jax.stages import rl
 from espo_jax.stops import Observation
@@ -57,7 +57,7 @@ def test_a_replay_stops_where_the_engine_does(rule, beta):
   noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]
   ended = jnp.asarray(whole.stop_reason == StopReason.EOS)
   observed = Observation(jnp.asarray(whole.regret), jnp.asarray(whole.values), jnp.stack(noise, axis=1))
-  ends = replays.replay(rule, adaptive, observed, jnp.asarray(whole.length), ended)
+  ends = replay.replay(rule, adaptive, observed, jnp.asarray(whole.length), ended)
   np.testing.assert_array_equal(ends.length, wanted.length)
   np.testing.assert_array_equal(ends.stopped, wanted.stop_reason == StopReason.STOPPED)
   assert 0.1 < np.mean(ends.stopped) < 0.9
@@ -69,7 +69,7 @@ def test_a_row_that_would_be_stopped_at_its_end_is_not():
   adaptive = rule.init(1).adaptive.replace(beta=jnp.float32(0.0), enabled=jnp.asarray(True))
   values = jnp.asarray([[0.5, 0.5, -0.5, -0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, 0.5]])
   observed = Observation(jnp.zeros((3, 4)), values, jnp.zeros((3, 4)))
-  ends = replays.replay(rule, adaptive, observed, jnp.asarray([3, 3, 4]), jnp.asarray([True, False, True]))
+  ends = replay.replay(rule, adaptive, observed, jnp.asarray([3, 3, 4]), jnp.asarray([True, False, True]))
   np.testing.assert_array_equal(ends.stopped, [False, True, True])
   np.testing.assert_array_equal(ends.length, [3, 3, 2])
 
@@ -78,20 +78,20 @@ def test_a_row_that_would_be_stopped_at_its_end_is_not():
 
 
 def test_expected_tokens_are_those_of_a_simulation():
-  np.testing.assert_allclose(replays.expected_tokens(**MAKESPAN), 87.2222, atol=1e-4)
+  np.testing.assert_allclose(replay.expected_tokens(**MAKESPAN), 87.2222, atol=1e-4)
   without = MAKESPAN | {
     'true_positives': 0.0,
     'false_positives': 0.0,
     'true_alarm_tokens': np.nan,
     'false_alarm_tokens': np.nan,
   }
-  np.testing.assert_allclose(replays.expected_tokens(**without), 127.5)
-  assert replays.expected_tokens(**MAKESPAN | {'false_positives': 1.0}) == np.inf
+  np.testing.assert_allclose(replay.expected_tokens(**without), 127.5)
+  assert replay.expected_tokens(**MAKESPAN | {'false_positives': 1.0}) == np.inf
   rng = np.random.default_rng(0)
   right, alarm = rng.random(400_000) < 0.4, rng.random(400_000)
   stopped = np.where(right, alarm < 0.1, alarm < 0.8)
   tokens = np.where(stopped, np.where(right, 15, 20), np.where(right, 30, 60)) + 5 * ~(right & ~stopped)
-  np.testing.assert_allclose(replays.expected_tokens(**MAKESPAN), tokens.sum() / (right & ~stopped).sum(), rtol=0.01)
+  np.testing.assert_allclose(replay.expected_tokens(**MAKESPAN), tokens.sum() / (right & ~stopped).sum(), rtol=0.01)
 
 
 def test_measures_are_counts_of_rows():
@@ -100,7 +100,7 @@ def test_measures_are_counts_of_rows():
   correct, stopped = rng.integers(0, 2, 60), rng.random((2, 60)) < [[0.3], [0.6]]
   length = np.where(stopped, rng.integers(1, full, (2, 60)), full)
   each = np.repeat(np.arange(60), weight)  # a row stands for as many as its weight says
-  found = replays.measure(length, stopped, full, correct.astype(np.float32), weight.astype(np.float32))
+  found = replay.measure(length, stopped, full, correct.astype(np.float32), weight.astype(np.float32))
   for one, its_length, its_stopped in zip(found, length[:, each], stopped[:, each], strict=True):
     right = correct[each] == 1
     solved = right & ~its_stopped
@@ -130,14 +130,14 @@ def test_a_training_step_writes_down_what_its_rule_saw(tmp_path):
     state, metrics = step(state, number)
   assert [path.name for path in (tmp_path / 'rollouts').iterdir()] == ['000002.npz']
 
-  recordings, files = replays.read_recordings(tmp_path)
+  recordings, files = replay.read_recordings(tmp_path)
   one = jax.tree.map(lambda x: jnp.asarray(x[0]), recordings)
   with np.load(files[0]) as archive:
     np.testing.assert_array_equal(archive['mu'], adaptive.mu)
     stopped = archive['stopped']
   np.testing.assert_allclose(stopped.mean(), float(metrics['stop/rate']), rtol=1e-6)
   observed = Observation(one.regret, one.values, jnp.zeros_like(one.regret))
-  ends = replays.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ended)
+  ends = replay.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ended)
   np.testing.assert_array_equal(ends.stopped, stopped)  # with the values held between two readings of the critic
   assert 0 < stopped.mean() < 1
   assert int(ends.length.sum()) == int(metrics['rollout/tokens'])
@@ -181,7 +181,7 @@ def test_rows_that_were_stopped_are_stood_for_by_their_shadows(tmp_path):
   rng = np.random.default_rng(3)
   stopped = rng.random(160) < 0.5
   recorded(tmp_path, stopped=stopped, shadow=stopped & (rng.random(160) < 0.25))
-  found, _ = replays.read_recordings(tmp_path)
+  found, _ = replay.read_recordings(tmp_path)
   shadow = np.load(tmp_path / 'arms/never/rollouts/000000.npz')['shadow']
   np.testing.assert_array_equal(found.weight[0], np.where(stopped, 4.0 * shadow, 1.0))
 
@@ -218,7 +218,7 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
   record = json.loads((run_folder / 'replay/frontier.json').read_text())
   assert (run_folder / 'replay/frontier.png').stat().st_size > 10_000
   best = record['best']
-  assert set(best) == set(replays.rules())
+  assert set(best) == set(replay.rules())
   # Failures are told by one token: the rule stops most and loses nothing; at random as many of the others are lost.
   assert best['regret_only']['held_out']['true_positives'] > 0.7 > 0.02 > best['regret_only']['held_out']['false_positives']
   assert best['random']['held_out']['tokens_per_solved'] > 0.95 * record['unstopped']['tokens_per_solved']

@@ -9,7 +9,7 @@ from rounding import gamma
 from tiny import first_params, tiny_experiment
 from tiny import run as train
 
-from espo_jax import compiled, parallel, rollout
+from espo_jax import compile_check, parallel, rollout
 from espo_jax.configs import ConfigError, validate
 
 
@@ -62,8 +62,8 @@ def test_gathered_weights_are_gathered_once():
     np.testing.assert_array_equal(one, two)
     assert 'fsdp' not in two.sharding.spec
   assert any('fsdp' in x.sharding.spec for x in jax.tree.leaves(params))
-  programs = [compiled.Programs(exp.config, exp.mesh) for exp in (gathering(True), gathering(False))]
-  found = [compiled.check(its, 'rollout', limit=1.0) for its in programs]
+  programs = [compile_check.Programs(exp.config, exp.mesh) for exp in (gathering(True), gathering(False))]
+  found = [compile_check.check(its, 'rollout', limit=1.0) for its in programs]
   rows, columns = params['policy']['layer_0']['mlp']['up_proj']['kernel'].shape
   for checked, gathers in zip(found, (False, True), strict=True):
     cost = checked.counted.once + checked.counted.turn
@@ -72,7 +72,7 @@ def test_gathered_weights_are_gathered_once():
   own = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(params))
   assert [its.beside for its in found] == pytest.approx([3 * own, 2 * own], abs=100)
 
-  reshard = compiled.check(programs[0], 'reshard', limit=1.0)
+  reshard = compile_check.check(programs[0], 'reshard', limit=1.0)
   received = sum(
     x.nbytes / (2 if 'tensor' in x.sharding.spec else 1) * 3 / 4 for x in jax.tree.leaves(params) if 'fsdp' in x.sharding.spec
   )

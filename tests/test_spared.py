@@ -9,7 +9,7 @@ import pytest
 from espo_jax import monitor
 from espo_jax.configs import default_config
 from espo_jax.experiment import Experiment
-from espo_jax.monitor import depth, plots
+from espo_jax.monitor import exit_plots, plots
 from espo_jax.stages import results
 
 ERRORS = [
@@ -122,13 +122,13 @@ def test_the_curve_of_exits_is_written_before_it_is_drawn_and_measured_once(tmp_
   exp.with_exits.return_value = exp
   measure = mock.Mock(return_value=evaluation(0) | {'depth': 1.0, 'greedy_depth': 1.0})
   monkeypatch.setattr(results, 'evaluate_params', measure)
-  drawing = depth.plot_exit_curve
-  monkeypatch.setattr(depth, 'plot_exit_curve', mock.Mock(side_effect=error))
+  drawing = exit_plots.plot_exit_curve
+  monkeypatch.setattr(exit_plots, 'plot_exit_curve', mock.Mock(side_effect=error))
   results.exit_curve(exp, {}, tmp_path)
   assert [point['level'] for point in json.loads((tmp_path / 'curve.json').read_text())] == [0.5, None]
   (warning,) = warned(caplog)
   assert str(tmp_path / 'curve.png') in warning and type(error).__name__ in warning
 
-  monkeypatch.setattr(depth, 'plot_exit_curve', drawing)
+  monkeypatch.setattr(exit_plots, 'plot_exit_curve', drawing)
   results.exit_curve(exp, {}, tmp_path)  # the run goes on: the two points tie
   assert measure.call_count == 2 and (tmp_path / 'curve.png').exists() and len(warned(caplog)) == 1

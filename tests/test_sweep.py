@@ -13,15 +13,15 @@ import scipy.stats
 from absl import flags
 from ml_collections import config_flags
 
-from espo_jax import monitor, sweeps
+from espo_jax import monitor, sweep
 from espo_jax.configs import ConfigError, flatten, load_config
 from espo_jax.stages.loop import Interrupted, TrainingFailed
-from espo_jax.sweep import main, sweep
-from espo_jax.sweeps import running
+from espo_jax.sweep import running
+from espo_jax.sweep.__main__ import compare_arms, main
 from espo_jax.train import train
 
 BASE = 'experiments/quickstart.py:smoke'
-HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweeps import *\n'
+HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweep import *\n'
 SHALLOW = "{'baselines': (), 'model.num_layers': 1}"
 ARMS = "{'grpo': {'objective.name': 'grpo'}, 'dapo': {'objective.name': 'dapo', 'objective.clip_high': 0.3}}"
 
@@ -71,7 +71,7 @@ def trained(monkeypatch) -> list:
 
 def test_the_table_is_scipys(trained, tmp_path):
   columns = "(ACCURACY, TRAINING_TOKENS, Counts('wrong %', lambda o: (o.summary['false_positives']['correct'], 5)))"
-  record = sweep(sweep_file(tmp_path, columns=columns), tmp_path / 'runs', tmp_path / 'out' / 'compared')
+  record = compare_arms(sweep_file(tmp_path, columns=columns), tmp_path / 'runs', tmp_path / 'out' / 'compared')
   assert trained == [(seed, name) for seed in (0, 1, 2) for name in ('start', 'grpo', 'dapo')]
   ends = {
     (arm, field): np.array(
@@ -107,23 +107,23 @@ def test_the_table_is_scipys(trained, tmp_path):
 
 def test_what_is_done_is_skipped_and_prose_is_kept(trained, tmp_path, capsys):
   file, workdir, output = sweep_file(tmp_path), tmp_path / 'runs', tmp_path / 'page'
-  assert sweep(file, workdir, output, seeds=[1]) is None
+  assert compare_arms(file, workdir, output, seeds=[1]) is None
   assert '3 of 9 runs are done' in capsys.readouterr().out
-  assert sweep(file, workdir, output) is not None
+  assert compare_arms(file, workdir, output) is not None
   assert [seed for seed, _ in trained] == [1, 1, 1, 0, 0, 0, 2, 2, 2]
   page = output.with_suffix('.md')
   page.write_text(page.read_text().replace('# Two arms\n', '# Two arms\n\nBefore.\n') + '\nBehind.\n')
   before = page.read_text()
-  sweep(file, workdir, output)
+  compare_arms(file, workdir, output)
   assert len(trained) == 9
   assert page.read_text() == before
   page.write_text('mine')
   with pytest.raises(ConfigError, match=r'was not written by espo_jax\.sweep'):
-    sweep(file, workdir, output)
+    compare_arms(file, workdir, output)
   with pytest.raises(ConfigError, match=r'learner.updates = 5 was 10'):
-    sweep(sweep_file(tmp_path, common="{'baselines': (), 'learner.updates': 5}"), workdir, tmp_path / 'other')
+    compare_arms(sweep_file(tmp_path, common="{'baselines': (), 'learner.updates': 5}"), workdir, tmp_path / 'other')
   with pytest.raises(ConfigError, match=r'--seeds: 7 is none of the seeds'):
-    sweep(file, workdir, tmp_path / 'other', seeds=[7])
+    compare_arms(file, workdir, tmp_path / 'other', seeds=[7])
 
 
 def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_path, monkeypatch):
@@ -138,9 +138,9 @@ def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_
 
   monkeypatch.setattr(running, 'train', disturbed)
   with pytest.raises(Interrupted):
-    sweep(file, workdir, output)
+    compare_arms(file, workdir, output)
   assert trained == [(0, 'start'), (0, 'grpo')]
-  record = sweep(file, workdir, output)
+  record = compare_arms(file, workdir, output)
   assert trained == [(0, 'start'), (0, 'grpo'), (0, 'dapo'), (1, 'start'), (1, 'grpo'), (2, 'start'), (2, 'grpo'), (2, 'dapo')]
   assert record['columns']['dapo']['accuracy %']['against']['values'].keys() == {'0', '2'}
   assert '| dapo (1 of 3 failed) |' in output.with_suffix('.md').read_text()
@@ -149,15 +149,15 @@ def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_
 def test_a_comparison_whose_picture_cannot_be_drawn_is_written(tmp_path, trained, monkeypatch, caplog):
   monkeypatch.setattr('espo_jax.monitor.arms.plot_arms', mock.Mock(side_effect=ValueError('broken')))
   output = tmp_path / 'page'
-  sweep(sweep_file(tmp_path, seeds='(0,)'), tmp_path / 'runs', output)
+  compare_arms(sweep_file(tmp_path, seeds='(0,)'), tmp_path / 'runs', output)
   assert '| grpo |' in output.with_suffix('.md').read_text()
   assert json.loads(output.with_suffix('.json').read_text())['columns']['grpo']
   assert f'{output}.png: this picture was not drawn' in caplog.text
 
 
 def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):
-  spec, _ = sweeps.load_sweep('experiments/sweeps/quickstart.py')
-  runs = sweeps.plan(spec, tmp_path)
+  spec, _ = sweep.load_sweep('experiments/sweeps/quickstart.py')
+  runs = sweep.plan(spec, tmp_path)
   assert [(run.seed, run.name, run.arms) for run in runs[2:4]] == [
     (1, 'start', {}),
     (1, 'PPO', {'PPO': 'never', 'random': 'random', 'ESPO': 'espo'}),
@@ -168,8 +168,8 @@ def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):
 
 @pytest.mark.parametrize('path', sorted(pathlib.Path('experiments/sweeps').glob('*.py')), ids=lambda path: path.stem)
 def test_the_comparisons_of_the_house_can_run(tmp_path, path):
-  spec, title = sweeps.load_sweep(path)
-  runs = sweeps.plan(spec, tmp_path)
+  spec, title = sweep.load_sweep(path)
+  runs = sweep.plan(spec, tmp_path)
   assert title
   assert {arm for run in runs for arm in run.arms} == set(spec.arms)
 
@@ -178,7 +178,7 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
   file = sweep_file(
     tmp_path, common="{'baselines': (), 'reward.name': 'hmpo & format', 'reward.budget': 'mean', 'stop.eta': 1}"
   )
-  for run in sweeps.plan(sweeps.load_sweep(file)[0], tmp_path / 'runs'):
+  for run in sweep.plan(sweep.load_sweep(file)[0], tmp_path / 'runs'):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file('config', lock_config=False, accept_new_attributes=True, flag_values=values)
     flags.DEFINE_string('workdir', None, '', flag_values=values)
@@ -219,7 +219,7 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
 )
 def test_what_cannot_run_is_said_before_anything_runs(trained, tmp_path, changes, message):
   with pytest.raises(ConfigError, match=message):
-    sweep(sweep_file(tmp_path, **changes), tmp_path / 'runs', tmp_path / 'page')
+    compare_arms(sweep_file(tmp_path, **changes), tmp_path / 'runs', tmp_path / 'page')
   assert not trained
   with pytest.raises(SystemExit, match='error: '):
     main([f'--sweep={tmp_path / "compared.py"}', f'--workdir={tmp_path / "runs"}', '--compilation_cache_dir='])
@@ -230,7 +230,7 @@ def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_
   options = "{'n_startup_trials': 2, 'n_warmup_steps': 2}"
   file = sweep_file(tmp_path, arms=arms, pruner="'MedianPruner'", pruner_options=options)
   for _ in range(2):
-    record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
+    record = compare_arms(file, tmp_path / 'runs', tmp_path / 'page')
     assert len(trained) == 12
     states = {(run['seed'], run['name']): run['state'] for run in record['runs']}
     # dapo's accuracy is below 0.3, the others' above 0.8; gspo meets one earlier run, fewer than n_startup_trials
@@ -244,8 +244,8 @@ def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_
 @pytest.fixture(scope='module')
 def joint(tmp_path_factory) -> pathlib.Path:
   """The quickstart's own run: warm start, critic warm-up and an arm in one go."""
-  spec, _ = sweeps.load_sweep(sweep_file(tmp_path_factory.mktemp('joint'), common=SHALLOW))
-  config = sweeps.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
+  spec, _ = sweep.load_sweep(sweep_file(tmp_path_factory.mktemp('joint'), common=SHALLOW))
+  config = sweep.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
   config.stages = ('warm_start', 'critic_warmup', 'rl')
   path = tmp_path_factory.mktemp('run')
   train(config.lock(), path)
@@ -259,7 +259,7 @@ def measured(directory: pathlib.Path) -> list[dict]:
 
 def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
   file = sweep_file(tmp_path, arms="{'espo': {}}", baseline="'espo'", seeds='(0,)', common=SHALLOW)
-  record = sweep(file, tmp_path / 'runs', tmp_path / 'page')
+  record = compare_arms(file, tmp_path / 'runs', tmp_path / 'page')
   ours, its = (path / 'arms' / 'espo' for path in (tmp_path / 'runs/seed_0/espo', joint))
   np.testing.assert_equal(measured(ours), measured(its))
   assert (ours / 'evaluation.json').read_text() == (its / 'evaluation.json').read_text()
@@ -272,9 +272,9 @@ def test_the_scale_check_runs_on_a_small_model(tmp_path):
   spec = dataclasses.replace(
     spec, arms={'ESPO': {}}, rules={}, baseline='ESPO', common={'baselines': (), 'model.num_layers': 1}, seeds=(0,)
   )
-  runs = sweeps.plan(spec, tmp_path)
-  sweeps.run_all(spec, runs)
-  measured = sweeps.compare(spec, sweeps.collect(spec, runs))['ESPO']
+  runs = sweep.plan(spec, tmp_path)
+  sweep.run_all(spec, runs)
+  measured = sweep.compare(spec, sweep.collect(spec, runs))['ESPO']
   assert measured['training tokens (k)']['mean'] > 0 < measured['seconds']['mean']
   stop = runs[-1].config.stop
   assert (stop.name, stop.smoothing, stop.epsilon, stop.beta_0, stop.eta) == ('espo', 0.9, 0.2, 7.0, 0.1)
@@ -283,14 +283,14 @@ def test_the_scale_check_runs_on_a_small_model(tmp_path):
 def test_what_is_not_shared_is_each_arms(tmp_path):
   common = "{'baselines': (), 'stages': ('warm_start', 'calibration', 'rl'), 'exits.every': 1}"
   arms = "{'grpo': {}, 'other': {'exits.kind': 'mlp'}}"
-  spec, _ = sweeps.load_sweep(sweep_file(tmp_path, common=common, arms=arms))
-  assert [tuple(run.config.stages) for run in sweeps.plan(spec, tmp_path)[:2]] == [('warm_start',), ('calibration', 'rl')]
+  spec, _ = sweep.load_sweep(sweep_file(tmp_path, common=common, arms=arms))
+  assert [tuple(run.config.stages) for run in sweep.plan(spec, tmp_path)[:2]] == [('warm_start',), ('calibration', 'rl')]
   shared = "('warm_start', 'calibration')"
-  spec, _ = sweeps.load_sweep(sweep_file(tmp_path, common=common, arms=arms, shared_stages=shared))
+  spec, _ = sweep.load_sweep(sweep_file(tmp_path, common=common, arms=arms, shared_stages=shared))
   with pytest.raises(
     ConfigError, match=r"arm 'other' against what a seed shares: its exits.kind is 'linear' and this one 'mlp'"
   ):
-    sweeps.plan(spec, tmp_path)
+    sweep.plan(spec, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from espo_jax import tasks
-from espo_jax.tasks.base import in_test, problem_id
+from espo_jax.tasks.task import in_test, problem_id
 
 SYNTHETIC = [(name, difficulty) for name in ('chain', 'countdown') for difficulty in ('easy', 'medium', 'hard')]
 

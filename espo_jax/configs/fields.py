@@ -7,7 +7,7 @@ import ml_collections
 
 from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.schema import sections
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 
 OPEN_SECTIONS = tuple(name for name, section in sections(SCHEMA) if section.is_open)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.schema import PUBLISHED, Field, Names, Section, sections
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 
 HEAD = """## Config
 

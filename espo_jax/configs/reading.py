@@ -17,7 +17,7 @@ from absl import flags
 
 from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'a tuple', str: 'a text'}
 

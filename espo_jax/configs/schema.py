@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import ml_collections
 
-from espo_jax.tasks.base import lookup
+from espo_jax.tasks.task import lookup
 
 PUBLISHED = 'published'  # the paper's value
 UNPUBLISHED = '[U]'  # the paper has this constant and leaves out its value: the value is our choice

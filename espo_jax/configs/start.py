@@ -10,7 +10,7 @@ from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.reading import load_config
-from espo_jax.hub import download, hub_name
+from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
 _MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # how a model computes, not what it is

@@ -1,8 +1,8 @@
 """Exit policies: how many blocks a token runs through. They know nothing of models or losses."""
 
-from espo_jax.exits.base import ExitPolicy, Observation, exit_pmf
 from espo_jax.exits.confidence import calm_cosine, calm_margin, calm_threshold
 from espo_jax.exits.heads import dynamax, ponder_q, sampled, threshold
+from espo_jax.exits.policy import ExitPolicy, Observation, exit_pmf
 from espo_jax.exits.registered import REGISTRY, get, register
 from espo_jax.exits.schedules import fixed, linear_decay, never, skipdecode
 from espo_jax.registry import import_files

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from espo_jax.exits.base import ExitPolicy, Observation
+from espo_jax.exits.policy import ExitPolicy, Observation
 from espo_jax.exits.registered import register
 from espo_jax.registry import source
 from espo_jax.types import takes_numpy

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from espo_jax.exits.base import ExitPolicy
+from espo_jax.exits.policy import ExitPolicy
 from espo_jax.registry import Method, Register
 from espo_jax.types import takes_numpy
 

@@ -51,11 +51,10 @@ def score(
     prompt_lengths: The number of tokens of each prompt.
     tokens: Responses; what is returned past a row's end is of no meaning and has to be masked by the caller.
     temperature: The sampler's temperature, a static number because a run has one.
-    chunk: Columns whose logits exist at a time. Their gradient recomputes them.
+    chunk: Columns whose logits exist at a time.
     against: A reference policy's parameters, where the exact divergence from it is wanted: that costs a pass of its own.
     packing: How the rows share sequences; None for a sequence a row.
-    blocks: How many blocks the state of each token ran through, as `Trajectories.depth` has it; None for all of them. A
-      reference runs through all in any case.
+    blocks: The blocks that the state of each token ran through; None for all. A reference runs through all in any case.
     exit_level: The level of the model's exit policy.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
-from espo_jax.exits.base import ExitPolicy
+from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed

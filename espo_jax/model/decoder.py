@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
-from espo_jax.exits.base import ExitPolicy
+from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at

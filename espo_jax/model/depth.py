@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.exits.base import ExitPolicy, KVFill, Observation, certain
+from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, certain
 from espo_jax.model.config import ModelConfig
 from espo_jax.types import Depth
 

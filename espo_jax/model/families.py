@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from espo_jax.hub import download, hub_name
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.rope_fields import check_rope, read_rope, write_rope
 from espo_jax.model.weights import WeightsError, read_json
+from espo_jax.names import download, hub_name
 
 if TYPE_CHECKING:
   from transformers import PreTrainedConfig

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 from absl import logging
 
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 
 _PLATFORMS = {  # by the name that JAX_PLATFORMS has for them: what they take
   'cpu': 'every machine',

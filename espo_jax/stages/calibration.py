@@ -6,8 +6,8 @@ from collections.abc import Callable
 from espo_jax import stops
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Calibration, TrainState, init_state
-from espo_jax.memory import during
 from espo_jax.model import Params
+from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
 from espo_jax.types import Metrics

@@ -5,8 +5,8 @@ import pathlib
 from espo_jax.configs import uses_reference, warmup_updates
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import TrainState, init_state
-from espo_jax.memory import during
 from espo_jax.model import Params
+from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 

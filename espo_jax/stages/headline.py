@@ -7,7 +7,7 @@ import jax
 
 from espo_jax import stops
 from espo_jax.experiment import Experiment
-from espo_jax.memory import device_bytes
+from espo_jax.parallel.memory import device_bytes
 from espo_jax.stages.calibration import calibration_learner
 from espo_jax.stages.rl import reinforcement_learner
 from espo_jax.stages.warm_start import supervised_learner

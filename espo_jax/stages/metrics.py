@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
-from espo_jax.memory import during
 from espo_jax.model import ModelConfig, token_flops
 from espo_jax.objectives import masked_mean
+from espo_jax.parallel.memory import during
 from espo_jax.rollout import Serial, row_steps
 from espo_jax.types import Metrics, Trajectories, Verdicts
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from absl import logging
 
 from espo_jax import exits, monitor, parallel
-from espo_jax.evaluation import evaluate_params
+from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment
-from espo_jax.memory import during
 from espo_jax.model import Params
+from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import UNASKED, Interrupted, Interruption
 from espo_jax.tasks import Task
 
@@ -43,7 +43,7 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
       monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
   if parallel.is_first() and not picture.exists():
     with monitor.spared(picture):
-      from espo_jax.monitor.depth import plot_exit_curve  # matplotlib is slow to import
+      from espo_jax.monitor.exit_plots import plot_exit_curve  # matplotlib is slow to import
 
       plot_exit_curve(json.loads(path.read_text()), picture)
 

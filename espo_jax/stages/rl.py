@@ -15,8 +15,8 @@ from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put
-from espo_jax.memory import during
 from espo_jax.model import ActorCritic, Params
+from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, Step, copy_tree, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from espo_jax import parallel, tasks
+from espo_jax.evaluate.policies import start_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import SupervisedLearner, TrainState, init_state
-from espo_jax.memory import during
 from espo_jax.model import Params
-from espo_jax.policy import start_params
+from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
 from espo_jax.types import Metrics

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from espo_jax.registry import source
-from espo_jax.stops.base import Adaptive, Observation, StopRule, StopState
 from espo_jax.stops.controller import Control, Score, Threshold, at_beta, controlled, controlled_rule
 from espo_jax.stops.espo import smoothed_regret
 from espo_jax.stops.registered import register
+from espo_jax.stops.rule import Adaptive, Observation, StopRule, StopState
 
 
 @register('regret_only')

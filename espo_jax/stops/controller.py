@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState
+from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
 Score = Callable[[StopState, Observation], Float[Array, 'B']]

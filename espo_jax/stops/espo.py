@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.base import Adaptive, Observation, StopState
 from espo_jax.stops.controller import Score, Threshold, controlled
 from espo_jax.stops.registered import register
+from espo_jax.stops.rule import Adaptive, Observation, StopState
 
 
 def smoothed_regret(

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 
 from espo_jax.registry import Method, Register
-from espo_jax.stops.base import StopRule
+from espo_jax.stops.rule import StopRule
 from espo_jax.types import takes_numpy
 
 REGISTRY: Register[Callable[..., StopRule]] = Register('stop rule', 'stop.name')

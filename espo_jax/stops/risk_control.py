@@ -5,10 +5,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.base import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.stops.controller import Control, at_beta, controlled_rule
 from espo_jax.stops.espo import smoothed_regret
 from espo_jax.stops.registered import register
+from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
 _LEVELS = 64  # thresholds that account is kept of

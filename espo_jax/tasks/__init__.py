@@ -1,6 +1,5 @@
 """Tasks: prompts, answers and verifiers."""
 
-from espo_jax.tasks.base import DataError, Finding, Problem, Task
 from espo_jax.tasks.batching import decode_responses, encode_prompts, encode_supervised, encode_text
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
@@ -10,6 +9,7 @@ from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.registered import TASKS, get, register
+from espo_jax.tasks.task import DataError, Finding, Problem, Task
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 __all__ = [

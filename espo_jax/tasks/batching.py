@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from espo_jax.tasks.base import Problem
 from espo_jax.tasks.reasoning import TAGS
+from espo_jax.tasks.task import Problem
 from espo_jax.types import Prompts, SupervisedBatch
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from espo_jax.tasks.base import DataError
 from espo_jax.tasks.records import Record, number_or_text, text, value
+from espo_jax.tasks.task import DataError
 
 MARK = '####'  # in GSM8K the final answer follows it
 _CALCULATION = re.compile(r'<<[^<>]*>>')  # GSM8K's annotations for a calculator

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from espo_jax.tasks.base import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
 from espo_jax.tasks.registered import register
+from espo_jax.tasks.task import Problem, Task, check_probability, in_test, lookup, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from espo_jax.tasks.base import DataError
 from espo_jax.tasks.records import Record
+from espo_jax.tasks.task import DataError
 
 FORMATS = 'JSON lines, a JSON array or Parquet, gzipped or not'
 _HEAD = 4096  # bytes that tell the kind

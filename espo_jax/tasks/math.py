@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from espo_jax.tasks.base import DataError, Finding, Problem, Task, Verdict, in_test, problem_id, split_bit
 from espo_jax.tasks.benchmarks import Row
 from espo_jax.tasks.grading import Grader
 from espo_jax.tasks.grading.pooling import pooled_answer
@@ -17,6 +16,7 @@ from espo_jax.tasks.pretrained import INSTRUCTION, behind_message, load_tokenize
 from espo_jax.tasks.reasoning import closing_tag, one_spelling, open_thought
 from espo_jax.tasks.registered import register
 from espo_jax.tasks.sources import Rows, read_rows
+from espo_jax.tasks.task import DataError, Finding, Problem, Task, Verdict, in_test, problem_id, split_bit
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from espo_jax.spelling import nearest
-from espo_jax.tasks.base import DataError, lookup
+from espo_jax.names import nearest
 from espo_jax.tasks.benchmarks import BENCHMARKS, MARK, Benchmark, Row, last_box
 from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.grader import MAX_ANSWER
 from espo_jax.tasks.records import Record, number_or_text, text, value
+from espo_jax.tasks.task import DataError, lookup
 
 JSONL = 'jsonl'
 FIELDS = ('problem_field', 'answer_field', 'solution_field')

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from espo_jax.tasks.base import DataError
 from espo_jax.tasks.benchmarks import Row
+from espo_jax.tasks.task import DataError
 
 _VERSION = '1.0.0'  # of what the rows hold
 

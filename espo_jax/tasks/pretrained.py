@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espo_jax.hub import download
-from espo_jax.tasks.base import DataError, lookup
+from espo_jax.names import download
 from espo_jax.tasks.reasoning import THINK, open_thought
+from espo_jax.tasks.task import DataError, lookup
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast

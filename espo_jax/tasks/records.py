@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from espo_jax.tasks.base import DataError
+from espo_jax.tasks.task import DataError
 
 Record = Mapping[str, Any]
 _INDEX = re.compile(r'-?[0-9]{1,9}')

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from espo_jax.registry import Method, Register, RegistryError, place
-from espo_jax.tasks.base import Task, lookup
+from espo_jax.tasks.task import Task, lookup
 
 TASKS: Register[Callable[..., Task]] = Register('task', 'task.name')
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from espo_jax.hub import data_file
-from espo_jax.tasks.base import DataError
+from espo_jax.names import data_file
 from espo_jax.tasks.benchmarks import Benchmark, Row
 from espo_jax.tasks.files import FORMATS, file_problem, read_records
 from espo_jax.tasks.reasoning import TAGS
 from espo_jax.tasks.records import Record, parse_line
+from espo_jax.tasks.task import DataError
 
 ON_ERROR = ('raise', 'skip')
 INFO_FILE = 'dataset_info.json'  # what makes a directory a tensorflow-datasets data set

@@ -13,7 +13,7 @@ of one are equally good, up to ten times an update; those tokens count.
 others.
 """
 
-from espo_jax.sweeps import (
+from espo_jax.sweep import (
   ACCURACY,
   FALSE_POSITIVES,
   FINAL_ENTROPY,

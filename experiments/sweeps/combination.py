@@ -9,7 +9,7 @@ sampled in training; `seconds` those of rollouts, rewards, scoring and updates, 
 the mean of the others.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():

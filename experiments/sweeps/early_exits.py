@@ -9,7 +9,7 @@ calibrated head is that sure, `threshold_0.9` to `threshold_0.98`; reinforcement
 it. `whole_espo` and `threshold_0.9_espo` stop rollouts besides.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, GREEDY, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():

@@ -8,7 +8,7 @@ A seed shares its warm start. `whole` is reinforcement learning without exits; e
 four patterns, none besides, a price of 0.5, but exits in front of every block where the paper has one in five.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, GREEDY, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep():

@@ -8,7 +8,7 @@ to the verdict; `linear` has a line for the cosine; `fixed` pays the verdict up 
 problem needs, and nothing beyond.
 """
 
-from espo_jax.sweeps import ACCURACY, GREEDY, RESPONSE_TOKENS, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, GREEDY, RESPONSE_TOKENS, TRAINING_TOKENS, Column, Sweep
 
 
 def fewer_than_start(outcome):

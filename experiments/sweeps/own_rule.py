@@ -9,7 +9,7 @@ Our rule needs rows that go on after a stop, one in ten here. `needed tokens` co
 they are a measurement.
 """
 
-from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
 
 
 def needed_tokens(outcome):

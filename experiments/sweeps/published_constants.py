@@ -8,7 +8,7 @@ smoothing; one in ten of its stopped rows goes on. The workdir is that of `ablat
 taken.
 """
 
-from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep(base='experiments/quickstart.py'):

@@ -5,7 +5,7 @@
 The three stop rules are one run a seed, from one critic warm-up: `random` stops as often as ESPO did in its run.
 """
 
-from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, Sweep
+from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, Sweep
 
 
 def get_sweep():

@@ -6,7 +6,7 @@ Both arms of a seed start from one warm start and one critic warm-up. `seconds` 
 updates; an update in which a program was compiled counts as the mean of the others.
 """
 
-from espo_jax.sweeps import ACCURACY, FALSE_POSITIVES, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
 
 
 def get_sweep(base='experiments/scale.py'):

@@ -11,7 +11,7 @@ the mean of the last ten updates, in the arm where it is highest. An arm that do
 import numpy as np
 
 from espo_jax.monitor import column
-from espo_jax.sweeps import ACCURACY, FINAL_ENTROPY, TRAINING_TOKENS, Column, Counts, Sweep
+from espo_jax.sweep import ACCURACY, FINAL_ENTROPY, TRAINING_TOKENS, Column, Counts, Sweep
 
 
 def final_accuracy(outcome):

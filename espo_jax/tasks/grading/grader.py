@@ -9,10 +9,10 @@ import queue
 from collections.abc import Sequence
 from types import TracebackType
 
-from espo_jax.tasks.base import Verdict
 from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.equality import Undecided, same_answer, same_name
 from espo_jax.tasks.grading.process import WorkerProcess
+from espo_jax.tasks.task import Verdict
 
 MAX_ANSWER = 1_000  # characters: a longer prediction is wrong, a longer gold answer an error
 MAX_SPELLED = 4_000  # characters of a prediction in the one spelling, where a character may become many

@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from espo_jax.compiled.hlo import Computation, Instruction, Program, Shape
+from espo_jax.compile_check.hlo import Computation, Instruction, Program, Shape
 
 COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 _FREE = {  # they move nothing, or what they call is counted

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.replays.recordings import Recordings
+from espo_jax.replay.recordings import Recordings
 from espo_jax.stops import Adaptive, Observation, StopRule
 from espo_jax.types import takes_numpy
 

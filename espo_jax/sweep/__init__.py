@@ -1,6 +1,6 @@
 """Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table."""
 
-from espo_jax.sweeps.columns import (
+from espo_jax.sweep.columns import (
   ACCURACY,
   FALSE_POSITIVES,
   FINAL_ENTROPY,
@@ -13,10 +13,10 @@ from espo_jax.sweeps.columns import (
   Counts,
   Outcome,
 )
-from espo_jax.sweeps.plan import Run, configured, plan
-from espo_jax.sweeps.results import collect, compare, format_comparison
-from espo_jax.sweeps.running import FINAL, Status, run_all
-from espo_jax.sweeps.spec import Sweep, load_sweep
+from espo_jax.sweep.plan import Run, configured, plan
+from espo_jax.sweep.results import collect, compare, format_comparison
+from espo_jax.sweep.running import FINAL, Status, run_all
+from espo_jax.sweep.spec import Sweep, load_sweep
 
 __all__ = [
   'ACCURACY',

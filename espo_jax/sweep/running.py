@@ -12,9 +12,9 @@ from absl import logging
 
 from espo_jax.monitor import atomic_write_text, to_json
 from espo_jax.stages.loop import Interrupted, TrainingFailed
-from espo_jax.sweeps.plan import Run
-from espo_jax.sweeps.pruning import Pruned, make_pruner, watching
-from espo_jax.sweeps.spec import Sweep
+from espo_jax.sweep.plan import Run
+from espo_jax.sweep.pruning import Pruned, make_pruner, watching
+from espo_jax.sweep.spec import Sweep
 from espo_jax.train import same_config, train
 
 FINAL = ('done', 'failed', 'pruned')

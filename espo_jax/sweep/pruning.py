@@ -7,7 +7,7 @@ from typing import Any
 from espo_jax.configs import ConfigError
 from espo_jax.monitor import read_metrics
 from espo_jax.stages.rl import Watch
-from espo_jax.sweeps.spec import Sweep
+from espo_jax.sweep.spec import Sweep
 
 
 class Pruned(Exception):

@@ -7,10 +7,10 @@ from typing import Any
 
 from espo_jax.monitor import mean_interval, read_metrics
 from espo_jax.monitor.report import WARM_START
-from espo_jax.sweeps.columns import Column, Counts, Outcome
-from espo_jax.sweeps.plan import Run
-from espo_jax.sweeps.running import Status
-from espo_jax.sweeps.spec import START, Sweep
+from espo_jax.sweep.columns import Column, Counts, Outcome
+from espo_jax.sweep.plan import Run
+from espo_jax.sweep.running import Status
+from espo_jax.sweep.spec import START, Sweep
 
 Outcomes = dict[str, dict[int, Outcome]]  # by arm, the start among them, then by seed
 

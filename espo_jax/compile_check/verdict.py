@@ -10,11 +10,11 @@ import jax
 import ml_collections
 from jax.experimental.compilation_cache import compilation_cache
 
-from espo_jax.compiled.chips import Chip, Roofline, roofline
-from espo_jax.compiled.cost import Cost, Counted, count
-from espo_jax.compiled.hlo import Program, parse
-from espo_jax.compiled.memory import Memory, read_memory
-from espo_jax.compiled.programs import Programs
+from espo_jax.compile_check.buffers import Memory, read_memory
+from espo_jax.compile_check.chips import Chip, Roofline, roofline
+from espo_jax.compile_check.cost import Cost, Counted, count
+from espo_jax.compile_check.hlo import Program, parse
+from espo_jax.compile_check.programs import Programs
 
 GIB = 2**30
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espo_jax.configs import ConfigError
-from espo_jax.sweeps.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
+from espo_jax.sweep.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
 
 START = 'start'  # the folder of what a seed shares, and the name of its row
 

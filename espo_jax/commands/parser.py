@@ -1,18 +1,12 @@
-"""What all commands have in common: flags that are read with an eye for slips, errors of the machine that say what to do."""
+"""The flags of a command, read with an eye for slips."""
 
 import argparse
-import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import ml_collections
-
-from espo_jax.configs.memory import smaller
-from espo_jax.memory import LOADING, READING, OutOfMemory, during
-from espo_jax.parallel import DeviceError
-from espo_jax.spelling import nearest
+from espo_jax.names import nearest
 
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
@@ -56,49 +50,3 @@ class CommandParser(argparse.ArgumentParser):
     elif match := re.fullmatch(r'argument \S+: (--.*)', message, re.DOTALL):  # of a type that says all itself
       message = match[1]
     sys.exit(f'error: {message}')
-
-
-@contextlib.contextmanager
-def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
-  """What the machine lacks, a device or memory, ends the command with a line that says what to do.
-
-  Args:
-    lower: Given the phase in which memory ran out, what to change.
-  """
-  try:
-    with during(''):
-      yield
-  except DeviceError as error:
-    sys.exit(f'error: {error}')
-  except OutOfMemory as error:
-    sys.exit(f'error: {error}; fix: {lower(error.phase)}')
-
-
-def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '--config.{}={}') -> str:
-  """What to change of a training that ran out of memory.
-
-  Args:
-    config: The config of the run.
-    phase: The phase in which that happened.
-    written: The form in which a field and its value are set.
-  """
-  if phase == READING:
-    return f'{written.format("data.path", "FILE")} with fewer rows, or a host with more memory'
-  fields = {} if phase == LOADING else smaller(config, phase)
-  if phase not in ('rollout', 'evaluation', 'score'):
-    fields |= {'model.param_dtype': 'bfloat16'} if config.model.param_dtype == 'float32' else {}
-  if phase == 'update' and not config.learner.offload_optimizer:
-    fields['learner.offload_optimizer'] = True
-  changes = [written.format(field, value) for field, value in fields.items()]
-  return ', '.join([*changes, f'or {written.format("mesh.fsdp", -1)} on more devices'])
-
-
-def lower_flags(flags: Mapping[str, Any], also: str) -> str:
-  """What to change of a command with flags of its own.
-
-  Args:
-    flags: A value that takes less, by flag; None for those that cannot take less.
-    also: Another thing that helps.
-  """
-  changes = [f'--{name}={value}' for name, value in flags.items() if value is not None]
-  return ', '.join([*changes, f'or {also}'] if changes else [also])

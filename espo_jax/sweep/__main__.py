@@ -18,17 +18,17 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from espo_jax import monitor, sweeps
+from espo_jax import monitor, sweep
 from espo_jax.commands import CommandParser, lower_fields, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
 from espo_jax.stages.loop import Interrupted, TrainingFailed, going_on
-from espo_jax.sweeps.page import body, check_page, record_of, write_page
+from espo_jax.sweep.page import body, check_page, record_of, write_page
 from espo_jax.tasks import DataError
 from espo_jax.train import keep_compiled
 
 
-def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequence[int] | None = None) -> dict | None:
+def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequence[int] | None = None) -> dict | None:
   """Run what is lacking and report once everything is there.
 
   Args:
@@ -47,20 +47,20 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
     CheckpointError: A run has checkpoints and none is whole.
     DataError: A data file cannot be used.
   """
-  spec, title = sweeps.load_sweep(file)
+  spec, title = sweep.load_sweep(file)
   if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
     raise ConfigError([f'--seeds: {unknown[0]} is none of the seeds {spec.seeds} of {file}; fix: some of them'])
   check_page(output.with_suffix('.md'))
-  runs = sweeps.plan(spec, workdir)
-  sweeps.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
-  states = [sweeps.Status.of(run).state for run in runs]
-  if missing := sum(state not in sweeps.FINAL for state in states):
+  runs = sweep.plan(spec, workdir)
+  sweep.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
+  states = [sweep.Status.of(run).state for run in runs]
+  if missing := sum(state not in sweep.FINAL for state in states):
     print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
     return None
-  outcomes = sweeps.collect(spec, runs)
-  compared = sweeps.compare(spec, outcomes)
-  table = sweeps.format_comparison(
-    spec, compared, {arm: [sweeps.Status.of(run) for run in runs if arm in run.arms] for arm in spec.arms}
+  outcomes = sweep.collect(spec, runs)
+  compared = sweep.compare(spec, outcomes)
+  table = sweep.format_comparison(
+    spec, compared, {arm: [sweep.Status.of(run) for run in runs if arm in run.arms] for arm in spec.arms}
   )
   command = f'python -m espo_jax.sweep --sweep={shlex.quote(file)} --workdir={workdir} --output={output}'
   environments = [json.loads((run.workdir / 'environment.json').read_text()) for run in runs]
@@ -79,8 +79,8 @@ def sweep(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequenc
 
 def _lower(file: str, phase: str) -> str:
   """What to change of a comparison that ran out of memory: fields of its file, for it takes no others."""
-  spec, _ = sweeps.load_sweep(file)
-  config = sweeps.configured(spec.base, spec.common)
+  spec, _ = sweep.load_sweep(file)
+  config = sweep.configured(spec.base, spec.common)
   return f'in common of {file}: {lower_fields(config, phase, "{!r}: {!r}")}'
 
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   keep_compiled(args.compilation_cache_dir)
   try:
     with machine_errors(lambda phase: _lower(args.sweep, phase)):
-      sweep(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
+      compare_arms(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
   except Interrupted as stopped:
     print(going_on(stopped, 'espo_jax.sweep', sys.argv[1:] if argv is None else argv), file=sys.stderr)
   except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:

@@ -1,7 +1,7 @@
 """Programs of training, compiled for devices that need not be there, and read: memory, cost, collectives."""
 
-from espo_jax.compiled.chips import CHIPS, roofline
-from espo_jax.compiled.programs import PROGRAMS, Programs
-from espo_jax.compiled.verdict import GIB, Checked, check, report
+from espo_jax.compile_check.chips import CHIPS, roofline
+from espo_jax.compile_check.programs import PROGRAMS, Programs
+from espo_jax.compile_check.verdict import GIB, Checked, check, report
 
 __all__ = ['CHIPS', 'GIB', 'PROGRAMS', 'Checked', 'Programs', 'check', 'report', 'roofline']

@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from espo_jax import registry, stops
 from espo_jax.experiment import make_rule
-from espo_jax.replays.measures import Measured, measure
-from espo_jax.replays.recordings import Recordings
-from espo_jax.replays.stopping import replay_all
+from espo_jax.replay.measures import Measured, measure
+from espo_jax.replay.recordings import Recordings
+from espo_jax.replay.stopping import replay_all
 from espo_jax.stops import StopRule
 
 REFERENCE = 'random'  # what a rule is worth is seen against it; nobody would choose it

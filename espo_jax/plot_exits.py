@@ -1,6 +1,6 @@
 """Draw how deep a trained policy reads: tokens of a few answers coloured by where they left, and depth against entropy.
 
-  python -m espo_jax.depth --checkpoint=runs/exits --output=depth.png
+  python -m espo_jax.plot_exits --checkpoint=runs/exits --output=depth.png
 
 The policy is asked test problems at the run's temperature, under the exits that it was trained with.
 """
@@ -15,11 +15,11 @@ from absl import app, flags, logging
 from espo_jax import stops, tasks
 from espo_jax.commands import lower_flags, machine_errors
 from espo_jax.configs import ConfigError, parse_flags
+from espo_jax.evaluate.policies import RequestError, experiment_of, open_policy
 from espo_jax.experiment import Experiment
 from espo_jax.learner import CheckpointError, score
 from espo_jax.model import Params, WeightsError
-from espo_jax.monitor.depth import plot_depth
-from espo_jax.policy import RequestError, experiment_of, open_policy
+from espo_jax.monitor.exit_plots import plot_depth
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'The folder of a run of espo_jax.train with exits.')
 _ARM = flags.DEFINE_string('arm', None, "Of the run's arms or stages; its main arm by default.")

@@ -1,10 +1,10 @@
 """Stop rules on recorded rollouts: where each would have ended the rows, and what that saves and loses. Nothing is trained."""
 
-from espo_jax.replays.flags import pasted_flags, pasted_values
-from espo_jax.replays.measures import Measured, expected_tokens, measure
-from espo_jax.replays.recordings import Recordings, RecordingsError, read_recordings
-from espo_jax.replays.search import REFERENCE, Point, as_record, candidates, chosen, rules, search
-from espo_jax.replays.stopping import Ends, replay
+from espo_jax.replay.flags import pasted_flags, pasted_values
+from espo_jax.replay.measures import Measured, expected_tokens, measure
+from espo_jax.replay.recordings import Recordings, RecordingsError, read_recordings
+from espo_jax.replay.search import REFERENCE, Point, as_record, candidates, chosen, rules, search
+from espo_jax.replay.stopping import Ends, replay
 
 __all__ = [
   'REFERENCE',

@@ -6,9 +6,9 @@ from typing import Any
 
 from espo_jax.configs import ConfigError
 from espo_jax.monitor import atomic_write_text
-from espo_jax.sweeps.plan import Run
-from espo_jax.sweeps.running import Status
-from espo_jax.sweeps.spec import Sweep
+from espo_jax.sweep.plan import Run
+from espo_jax.sweep.running import Status
+from espo_jax.sweep.spec import Sweep
 
 OPEN = '<!-- Written by espo_jax.sweep, up to the line that closes this part; what stands around it is kept. -->'
 CLOSE = '<!-- End of what espo_jax.sweep wrote. -->'

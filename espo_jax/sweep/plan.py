@@ -11,7 +11,7 @@ import ml_collections
 
 from espo_jax.configs import ConfigError, flatten, model_differences, validate
 from espo_jax.configs.fields import near_field
-from espo_jax.sweeps.spec import START, Sweep
+from espo_jax.sweep.spec import START, Sweep
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import ml_collections
 
 from espo_jax import stops
-from espo_jax.replays.search import Point
+from espo_jax.replay.search import Point
 
 _LEAST_BUDGET = 0.01  # a smaller one takes more than 100 right answers to show
 

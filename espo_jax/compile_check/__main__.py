@@ -20,17 +20,19 @@ from absl import app, flags, logging
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from espo_jax import compiled, parallel
+from espo_jax import compile_check, parallel
 from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import ConfigError, parse_flags, validate
-from espo_jax.memory import device_bytes
+from espo_jax.parallel.memory import device_bytes
 from espo_jax.tasks import DataError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().')
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5p:2x2x2', "The slice: a chip of v5e, v5p, v6e and how many along each axis; or 'local'."
 )
-_PROGRAMS = flags.DEFINE_list('programs', [], f'Some of {", ".join(compiled.PROGRAMS)}; all that the config runs by default.')
+_PROGRAMS = flags.DEFINE_list(
+  'programs', [], f'Some of {", ".join(compile_check.PROGRAMS)}; all that the config runs by default.'
+)
 
 
 _ALONE = {  # else libtpu looks for the machine it is on, and lets in one process at a time
@@ -52,8 +54,8 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
     devices = parallel.find_devices()
   else:
     chip = topology.partition(':')[0]
-    if chip not in compiled.CHIPS:
-      known = ', '.join(compiled.CHIPS)
+    if chip not in compile_check.CHIPS:
+      known = ', '.join(compile_check.CHIPS)
       raise ConfigError([f'--topology={topology}: unknown chip {chip!r}; fix: one of {known}, as in v5p:2x2x2, or local'])
     for variable, value in _ALONE.items():
       os.environ.setdefault(variable, value)
@@ -72,8 +74,8 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
 def memory_limit(topology: str) -> float:
   """GiB a device: the chip's, the GPU's, or an equal share of the machine's."""
   if topology != 'local':
-    return compiled.CHIPS[topology.partition(':')[0]].memory
-  return device_bytes() / compiled.GIB
+    return compile_check.CHIPS[topology.partition(':')[0]].memory
+  return device_bytes() / compile_check.GIB
 
 
 def main(argv: list[str]) -> None:
@@ -93,16 +95,18 @@ def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
     mesh = topology_mesh(config, topology)
     config.mesh.update(dict(mesh.shape))  # what was -1 is known now
     validate(config, data=False)
-    programs, fit = compiled.Programs(config, mesh), True
+    programs, fit = compile_check.Programs(config, mesh), True
     if unknown := [name for name in _PROGRAMS.value if name not in programs.names]:
       raise ConfigError([f'--programs={unknown[0]}: no such program; fix: some of {", ".join(programs.names)}'])
   except (ConfigError, DataError) as error:
     sys.exit(f'error: {error}')
   for name in _PROGRAMS.value or programs.names:
-    checked = compiled.check(programs, name, memory_limit(topology))
-    chip = compiled.CHIPS.get(topology.partition(':')[0])
+    checked = compile_check.check(programs, name, memory_limit(topology))
+    chip = compile_check.CHIPS.get(topology.partition(':')[0])
     print(
-      '\n'.join([f'{topology}: {line}' if i == 0 else line for i, line in enumerate(compiled.report(checked, config, chip))])
+      '\n'.join(
+        [f'{topology}: {line}' if i == 0 else line for i, line in enumerate(compile_check.report(checked, config, chip))]
+      )
     )
     fit &= checked.fits
   if not fit:

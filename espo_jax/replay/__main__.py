@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from espo_jax import monitor, parallel, replays
+from espo_jax import monitor, parallel, replay
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
-from espo_jax.memory import READING, during
+from espo_jax.parallel.memory import READING, during
 
 GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5)}
 MOST_LOST = 0.05
@@ -56,25 +56,25 @@ def compare(
     DeviceError: jax finds no device.
   """
   with during(READING):
-    recordings, files = replays.read_recordings(folder)
+    recordings, files = replay.read_recordings(folder)
   config = load_config(_config_of(files[0], folder))
   parallel.find_devices()
   points = [
     point
-    for candidate in replays.candidates(config, GRID if grid is None else grid)
-    for point in replays.search(candidate, recordings, rates)
+    for candidate in replay.candidates(config, GRID if grid is None else grid)
+    for point in replay.search(candidate, recordings, rates)
   ]
-  best = replays.chosen(points, most_lost)
+  best = replay.chosen(points, most_lost)
   whole = recordings.full_length.reshape(1, -1)
   odd = (recordings.weight * (recordings.problem % 2)).reshape(-1)
-  unstopped = replays.measure(whole, np.zeros(whole.shape, bool), whole[0], recordings.correct.reshape(-1), odd)[0]
-  values = {rule: replays.pasted_values(config, point) for rule, point in best.items() if rule != replays.REFERENCE}
+  unstopped = replay.measure(whole, np.zeros(whole.shape, bool), whole[0], recordings.correct.reshape(-1), odd)[0]
+  values = {rule: replay.pasted_values(config, point) for rule, point in best.items() if rule != replay.REFERENCE}
   record = {
     'rollouts': [str(file) for file in files],
     'rows': int((recordings.weight > 0).sum()),
     'unstopped': unstopped._asdict(),
-    'points': [replays.as_record(point) for point in points],
-    'best': {rule: replays.as_record(point) for rule, point in best.items()},
+    'points': [replay.as_record(point) for point in points],
+    'best': {rule: replay.as_record(point) for rule, point in best.items()},
     'configs': values,
   }
   monitor.atomic_write_text(output / 'frontier.json', monitor.to_json(record, indent=1) + '\n')
@@ -88,7 +88,7 @@ def compare(
       by_rule.setdefault(point.name, []).append(point.held_out._asdict())
     marked = {rule: point.held_out._asdict() for rule, point in best.items()}
     studied = config.stop.name if config.stop.name in by_rule else 'espo'
-    plot_frontier(by_rule, marked, replays.REFERENCE, studied, unstopped.tokens_per_solved, picture)
+    plot_frontier(by_rule, marked, replay.REFERENCE, studied, unstopped.tokens_per_solved, picture)
     print(f'wrote {picture}')
   return record
 
@@ -114,7 +114,7 @@ def format_frontier(record: Mapping[str, Any]) -> str:
     cells = (f'{100 * share:.1f}' if np.isfinite(share) else '' for share in shares)
     lines.append((rule, constants, *cells, f'{measured["tokens_per_solved"]:.1f}'))
   table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-  flags = (f'{rule}:\n  {replays.pasted_flags(values)}' for rule, values in record['configs'].items())
+  flags = (f'{rule}:\n  {replay.pasted_flags(values)}' for rule, values in record['configs'].items())
   return '\n'.join(
     [
       f'{len(record["rollouts"])} rollouts, {record["rows"]} rows. Constants by the even problems, figures of the odd ones.',
@@ -137,7 +137,7 @@ def _config_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   for parent in file.absolute().parents:
     if (parent / 'config.json').is_file():
       return parent / 'config.json'
-  raise replays.RecordingsError(
+  raise replay.RecordingsError(
     f'--rollouts={folder}: no config.json above {file}, which would name the constants; fix: the folder of the whole run'
   )
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     help='the share of right rows that chosen constants may stop; by default %(default)s',
   )
   args = parser.parse_args(argv)
-  known = sorted(set().union(*replays.rules().values()))
+  known = sorted(set().union(*replay.rules().values()))
   for name, _ in args.grid:
     if name not in known:
       sys.exit(f'error: --grid {name}=...: no constant of a stop rule; fix: one of {", ".join(known)}')
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     with machine_errors(functools.partial(_lower, len(args.rates))):
       compare(args.rollouts, output, dict(args.grid), args.rates, args.most_lost)
-  except (replays.RecordingsError, ConfigError) as error:
+  except (replay.RecordingsError, ConfigError) as error:
     sys.exit(f'error: {error}')
 
 

@@ -13,12 +13,12 @@ from absl import logging
 from espo_jax import parallel
 from espo_jax.configs import STAGES, ConfigError, default_config, flatten, load_config, validate
 from espo_jax.experiment import Experiment, make_experiment
-from espo_jax.hub import download, hub_name
 from espo_jax.learner import CheckpointError
 from espo_jax.learner.checkpoint import Unreadable, load, none_whole, survey
 from espo_jax.learner.damage import is_done
-from espo_jax.memory import LOADING, during
 from espo_jax.model import Params, complete
+from espo_jax.names import download, hub_name
+from espo_jax.parallel.memory import LOADING, during
 from espo_jax.tasks import DataError
 
 _HEADS = ('critic', 'value', 'exit_heads')  # what a policy is a policy without

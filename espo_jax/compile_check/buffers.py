@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from espo_jax.compiled.hlo import Computation, Program, Shape, read_shapes
+from espo_jax.compile_check.hlo import Computation, Program, Shape, read_shapes
 
 _ALLOCATION = re.compile(r'^allocation \d+: size (\d+), (.*):$')
 _VALUE = re.compile(r'^ value: <\d+ ([\w.-]+)\S* (\(phi\) )?@\d+> \(size=(\d+),offset=(\d+)\): (.*)$')

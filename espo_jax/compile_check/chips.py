@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from espo_jax.compiled.cost import Cost
+from espo_jax.compile_check.cost import Cost
 
 
 class Chip(NamedTuple):

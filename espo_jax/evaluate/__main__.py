@@ -1,0 +1,135 @@
+"""Evaluate a policy: many answers to each problem of a test set.
+
+  python -m espo_jax.evaluate --checkpoint=runs/quickstart --arm=espo --samples=8
+  python -m espo_jax.evaluate --checkpoint=models/Qwen2.5-Math-1.5B --benchmark=math500 --data=test.jsonl --samples=16
+
+The output folder then holds samples.jsonl, an answer a line with its text and its grade, and summary.json: avg@k, pass@k and
+maj@k with 95 % intervals, lengths of right and wrong answers, what was cut off or not graded. The same command goes on with an
+evaluation that was interrupted; on the same processor with as many threads the answers are those of an uninterrupted one.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from espo_jax import monitor, parallel
+from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.configs import ConfigError
+from espo_jax.evaluate.evaluation import evaluate
+from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
+from espo_jax.evaluate.request import BENCHMARKS, Request
+from espo_jax.learner import CheckpointError
+from espo_jax.model import WeightsError
+from espo_jax.parallel.memory import LOADING, READING
+from espo_jax.stages.loop import INTERRUPTED, Interrupted, going_on
+from espo_jax.tasks.files import FORMATS
+from espo_jax.tasks.pretrained import PROMPTS
+from espo_jax.tasks.sources import ON_ERROR
+
+_TOO_MANY_CUT = 0.05
+
+
+def _lower(request: Request, phase: str) -> str:
+  """What to change of an evaluation that ran out of memory."""
+  if phase == READING:
+    return lower_flags({'data': 'FILE'}, 'a host with more memory: fewer rows take less')
+  narrow = 'bfloat16' if request.dtype in (None, 'float32') else None
+  if phase == LOADING:
+    return lower_flags({'dtype': narrow}, 'more or larger devices')
+  rows = request.batch or open_policy(pathlib.Path(request.checkpoint).absolute(), request.arm).config.eval.batch
+  fewer = {'batch': rows // 2 or None, 'slots': min(request.slots or rows, rows) // 4 or None, 'dtype': narrow}
+  return lower_flags(fewer, 'a shorter --horizon')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = CommandParser(
+    prog='python -m espo_jax.evaluate',
+    usage='%(prog)s --checkpoint=DIR [--benchmark=NAME] [--samples=N] [more of the options below]',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  policy = parser.add_argument_group('policy')
+  policy.add_argument('--checkpoint', required=True, help='the folder of a run of espo_jax.train, or a Hugging Face directory')
+  policy.add_argument('--arm', help="of a run: a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
+  policy.add_argument('--step', type=int, help='of a run: a step that has a checkpoint; by default the newest')
+  policy.add_argument(
+    '--dtype', choices=('float32', 'bfloat16', 'float16'), help=f"of the weights; by default the run's, or {DTYPE}"
+  )
+  problems = parser.add_argument_group('problems')
+  problems.add_argument(
+    '--benchmark', choices=BENCHMARKS, help="by default the run's own test split; needed without a run; jsonl is your own data"
+  )
+  problems.add_argument(
+    '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
+  )
+  problems.add_argument('--problem_field', metavar='NAME', help="of jsonl: the problem's field; by default the run's")
+  problems.add_argument('--answer_field', metavar='NAME', help="of jsonl: the final answer's field; by default the run's")
+  problems.add_argument(
+    '--on_error', choices=ON_ERROR, help="what to do with a malformed row; by default the run's data.on_error, or raise"
+  )
+  problems.add_argument(
+    '--problems', type=int, help="the first so many; by default a benchmark's all, or the run's eval.problems"
+  )
+  problems.add_argument(
+    '--prompt',
+    choices=PROMPTS,
+    help=f"how a Hugging Face directory's model is asked; by default {PROMPT}, a run's is the run's",
+  )
+  answers = parser.add_argument_group('answers')
+  answers.add_argument('--samples', type=int, default=Request.samples, help='to each problem; by default %(default)s')
+  answers.add_argument('--temperature', type=float, help=f"0 is greedy; by default the run's, or {TEMPERATURE}")
+  answers.add_argument('--top_p', type=float, help="share of the distribution that is sampled; by default the run's, or 1")
+  answers.add_argument('--top_k', type=int, help="tokens that are sampled from, 0 is all; by default the run's, or 0")
+  answers.add_argument('--min_p', type=float, help="least probability in parts of the likeliest's; by default the run's, or 0")
+  answers.add_argument('--horizon', type=int, help=f"tokens of an answer at most; by default the run's, or {HORIZON}")
+  answers.add_argument('--seed', type=int, default=Request.seed, help='another one draws other answers; by default %(default)s')
+  answers.add_argument('--batch', type=int, help="answers to write at a time, about; by default the run's eval.batch, or 256")
+  answers.add_argument(
+    '--slots', type=int, help="of these, decoded at a time; 0 is all; by default the run's rollout.slots, or 0"
+  )
+  answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
+  return parser
+
+
+def _report(summary: dict[str, Any]) -> str:
+  settings, session = summary['settings'], summary['session']
+  of = f'{monitor.arm_label(settings["arm"])}, step {settings["step"]}' if settings['arm'] else settings['checkpoint']
+  test_set = settings['benchmark'] or 'test'
+  lines = [
+    f'{of}: {summary["problems"]} {test_set} problems, {summary["samples"]} answer{"s" * (summary["samples"] > 1)} to each '
+    f'at temperature {settings["temperature"]:g}',
+    '',
+    monitor.format_scores(summary),
+  ]
+  if session:
+    lines.append(f'{session["tokens_per_second"]:,.0f} tokens/s on {session["device"]}')
+  if summary['truncated'] > _TOO_MANY_CUT:
+    lines.append(f'Answers that are cut count as wrong; fix: more than --horizon={settings["horizon"]}, if they are to end.')
+  return '\n'.join([*lines, f'wrote {summary["output"]}'])
+
+
+def main(argv: Sequence[str]) -> None:
+  """The command."""
+  request = Request(**vars(_parser().parse_args(argv)))
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  with parallel.job(), machine_errors(functools.partial(_lower, request)):
+    try:
+      report = _report(evaluate(request))
+      if parallel.is_first():
+        print(report)
+    except Interrupted as stopped:
+      print(going_on(stopped, 'espo_jax.evaluate', argv), file=sys.stderr, flush=True)
+      sys.exit(INTERRUPTED)
+    except (RequestError, CheckpointError, ConfigError, WeightsError, monitor.OutputError) as error:
+      sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+      sys.exit(going_on(Interrupted('evaluation: ended at once; whole batches are kept'), 'espo_jax.evaluate', argv))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

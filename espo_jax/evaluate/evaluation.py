@@ -1,0 +1,162 @@
+"""An evaluation: what is missing of the answers is sampled and graded, and all of them are brought together."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from espo_jax import monitor, parallel, tasks
+from espo_jax.evaluate.answers import prompts_per_batch, sample_answers
+from espo_jax.evaluate.policies import Policy, open_policy
+from espo_jax.evaluate.request import Request, check, experiment_for
+from espo_jax.experiment import Experiment
+from espo_jax.monitor.samples import SETTINGS
+from espo_jax.parallel.memory import during
+from espo_jax.stages.loop import Interrupted, interruption
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+  """Sample and grade what is not there yet, then bring it together.
+
+  Returns:
+    What `monitor.summarise_samples` returns, with `settings`, all that the answers depend on, and `session`: rows, tokens and
+    seconds of the last session that sampled any.
+
+  Raises:
+    RequestError: What was asked for does not exist, does not go together or does not fit this machine; the problems cannot be
+      used.
+    ConfigError: The run's config does not fit this version.
+    DeviceError: jax finds no device.
+    OutOfMemory: A device or the host has no memory left.
+    WeightsError: The weights cannot be used.
+    CheckpointError: The checkpoint is damaged, or is another model's.
+    OutputError: The output folder holds another evaluation.
+    Interrupted: A signal asked for it; the same call goes on.
+  """
+  check(request)
+  checkpoint = pathlib.Path(request.checkpoint).absolute()
+  policy = open_policy(checkpoint, request.arm, request.step)
+  output = pathlib.Path(request.output) if request.output else _default_output(checkpoint, policy, request.benchmark)
+  if not policy.is_run:
+    policy.config.data.today = parallel.from_first(lambda: _day_begun(output))
+  width = 0 if request.benchmark else policy.config.rollout.prompt_width
+  exp = experiment_for(policy, request)
+  c = exp.config
+  size = exp.task.size('test')
+  wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
+  problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
+  if c.task.name == 'math':  # as wide as its longest prompt; a run's own problems at least as wide as the run has them
+    texts = [problem.prompt for problem in exp.tagged(problems)]
+    c.rollout.prompt_width = max(width, *map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
+  prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)
+  settings = {
+    'checkpoint': str(checkpoint),
+    'arm': policy.arm,
+    'step': policy.step,
+    'weights': policy.weights,
+    'benchmark': request.benchmark or '',
+    'problems': len(problems),
+    'problems_digest': _digest(exp.tagged(problems)),
+    'samples': request.samples,
+    'temperature': c.rollout.temperature if request.temperature is None else request.temperature,
+    **{name: c.rollout[name] for name in ('top_p', 'top_k', 'min_p', 'horizon', 'slots')},
+    'prompts_per_batch': prompts,
+    'run_seed': c.seed,
+    'seed': request.seed,
+    'dtype': c.model.dtype,
+    'param_dtype': c.model.param_dtype,
+    **({'today': c.data.today} if c.data.today else {}),
+  }
+  session = _answer(exp, policy, problems, settings, output)
+
+  left_out = exp.task.findings()[:1] if c.data.on_error == 'skip' else []
+
+  def bring_together() -> dict[str, Any]:
+    for finding in left_out:
+      monitor.atomic_write_text(output / finding.file, ''.join(monitor.to_json(entry) + '\n' for entry in finding.entries))
+      if finding.entries:
+        logging.warning('%s; see %s', finding.message, output / finding.file)
+    path, last = output / 'summary.json', session
+    if last is None and path.exists():
+      last = json.loads(path.read_text())['session']
+    summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
+    monitor.atomic_write_text(path, monitor.to_json(summary | {'session': last}, indent=2) + '\n')
+    return summary | {'session': last, 'output': str(output)}
+
+  return parallel.from_first(bring_together)
+
+
+@during('sampling answers')
+def _answer(
+  exp: Experiment, policy: Policy, problems: Sequence[tasks.Problem], settings: dict[str, Any], output: pathlib.Path
+) -> dict[str, Any] | None:
+  """Write the answers that are missing, and tell what that took; None where none is missing."""
+  prompts, samples = settings['prompts_per_batch'], settings['samples']
+  total = len(problems) * samples
+  with contextlib.ExitStack() as shown:
+    if parallel.is_first():
+      writer = shown.enter_context(monitor.SampleWriter(output, settings, batch=prompts * samples, total=total))
+    start = lines = parallel.from_first(lambda: writer.lines)
+    if start == total:
+      return None
+    right = tokens = 0
+    seconds = 0.0
+    params = policy.load(exp)
+    signals = shown.enter_context(interruption('the batch at hand is finished and kept', 'that batch'))
+    if parallel.is_first():
+      progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start, unit='answer'))
+    batches = sample_answers(
+      exp,
+      params,
+      problems,
+      prompts,
+      samples,
+      settings['temperature'],
+      seed=settings['seed'],
+      start=start // samples,
+    )
+    for batch in batches:
+      lines += len(batch.answers)
+      right += sum(answer.correct for answer in batch.answers)
+      tokens += sum(answer.length for answer in batch.answers)
+      seconds += batch.seconds
+      if parallel.is_first():
+        writer.write(answer._asdict() for answer in batch.answers)
+        progress.update(lines, {'accuracy': right / (lines - start), 'tokens_per_second': tokens / seconds})
+      if lines < total and parallel.any_process(signals.requested):
+        raise Interrupted(f'evaluation: {lines} of {total} answers are in {output}')
+    return {
+      'answers': total - start,
+      'tokens': tokens,
+      'seconds': seconds,  # the compiler's among them
+      'tokens_per_second': tokens / seconds,
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      **monitor.machine(),
+    }
+
+
+def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
+  if policy.is_run:
+    return checkpoint / 'evaluations' / f'{policy.arm}-{policy.step}-{benchmark or "test"}'
+  return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'  # here: a model's directory may not be one's own
+
+
+def _day_begun(output: pathlib.Path) -> str:
+  """The day on which the evaluation in a folder was begun, today where there is none; '' where the folder does not say."""
+  path = output / SETTINGS
+  if not path.exists():
+    return datetime.date.today().isoformat()
+  try:
+    return str(json.loads(path.read_text()).get('today', ''))
+  except (ValueError, AttributeError):  # said when the folder is claimed
+    return ''
+
+
+def _digest(problems: Sequence[tasks.Problem]) -> str:
+  return hashlib.blake2b(monitor.to_json(problems).encode(), digest_size=8).hexdigest()

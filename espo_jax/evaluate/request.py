@@ -1,0 +1,153 @@
+"""What an evaluation is asked for, flag by flag, and the experiment that this makes of a policy."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from espo_jax import tasks
+from espo_jax.configs import ConfigError, validate
+from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
+from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.tasks.own import FIELDS
+from espo_jax.tasks.sources import path_problem
+
+BENCHMARKS = (*sorted(tasks.BENCHMARKS), tasks.JSONL)
+_ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+  *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
+  *((name, lambda x: x < 0, 'of at least 0') for name in ('top_k', 'slots')),
+  ('temperature', lambda x: not 0 <= x < float('inf'), 'of at least 0'),
+  ('top_p', lambda x: not 0 < x <= 1, 'in (0, 1]'),
+  ('min_p', lambda x: not 0 <= x <= 1, 'in [0, 1]'),
+  ('seed', lambda x: not 0 <= x < 2**32, f'from 0 to {2**32 - 1}'),
+)
+# The flags that set what messages about a config call by its fields; what a run's own data set is, its config alone says.
+_SKIP = (('--config.data.on_error', '--on_error'),)
+_ASKED = (
+  ('--config.data.eval_path', '--data'),
+  ('data.eval_path', '--data'),
+  ('--config.data.eval_benchmark', '--benchmark'),
+  ('data.eval_benchmark', '--benchmark'),
+  *((f'{prefix}data.{field}', f'--{field}') for field in FIELDS for prefix in ('--config.', '')),
+)
+_OF_DIRECTORY = (
+  ('--config.task.options.prompt', '--prompt'),
+  ('task.options.prompt', '--prompt'),
+  ('--config.model.path', '--checkpoint'),
+  ('model.path', '--checkpoint'),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """An evaluation, flag by flag. None leaves a choice to the run, or to the defaults for a Hugging Face directory.
+
+  Attributes:
+    checkpoint: the folder of a run, or a Hugging Face directory.
+    arm: an arm of a run, or a stage before the arms.
+    step: a step of a run that has a checkpoint.
+    benchmark: a name in `tasks.BENCHMARKS`, or 'jsonl' for records of one's own, asked in place of the run's own test split.
+    data: where the benchmark's problems are; None for the Hugging Face Hub.
+    problem_field: where the benchmark is 'jsonl', the field that holds the problem; None for the run's `data.problem_field`.
+    answer_field: where the benchmark is 'jsonl', the field that holds the final answer; None for the run's.
+    on_error: 'raise' for the first malformed row, or 'skip' to ask the others and list those left out in `skipped.jsonl`.
+    prompt: the form in which a Hugging Face directory is asked a problem.
+    samples: answers to each problem.
+    problems: how many problems at most, the first ones.
+    temperature: 0 is greedy.
+    top_p: the share of the distribution that is sampled.
+    top_k: the number of tokens that are sampled from; 0 is all.
+    min_p: the least probability of a token, in parts of the likeliest one's.
+    horizon: tokens that an answer may have.
+    batch: answers to write at a time, about.
+    slots: answers to decode at a time, where a finished one gives its place to the next; 0 is all of a batch.
+    seed: the seed of the answers; the problems do not depend on it.
+    dtype: the type of weights and activations.
+    output: the folder to write.
+  """
+
+  checkpoint: str
+  arm: str | None = None
+  step: int | None = None
+  benchmark: str | None = None
+  data: str | None = None
+  problem_field: str | None = None
+  answer_field: str | None = None
+  on_error: str | None = None
+  prompt: str | None = None
+  samples: int = 32
+  problems: int | None = None
+  temperature: float | None = None
+  top_p: float | None = None
+  top_k: int | None = None
+  min_p: float | None = None
+  horizon: int | None = None
+  batch: int | None = None
+  slots: int | None = None
+  seed: int = 0
+  dtype: str | None = None
+  output: str | None = None
+
+
+def check(request: Request) -> None:
+  """What can be told from the flags alone."""
+  for name, bad, wanted in _RANGES:
+    value = getattr(request, name)
+    if value is not None and bad(value):
+      raise RequestError(f'--{name}={value}: out of range; fix: a number {wanted}')
+  if request.temperature == 0 and request.samples > 1:
+    raise RequestError(f'--samples={request.samples} with --temperature=0: the answers would all be the same; fix: --samples=1')
+  if request.data and not request.benchmark:
+    raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(BENCHMARKS)}')
+  for name in ('problem_field', 'answer_field'):
+    if (value := getattr(request, name)) and request.benchmark != tasks.JSONL:
+      raise RequestError(f'--{name}={value}: only --benchmark={tasks.JSONL} reads fields by name; fix: leave it out')
+  if request.benchmark == tasks.JSONL and not request.data:
+    raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
+
+
+def experiment_for(policy: Policy, request: Request) -> Experiment:
+  """The policy's experiment with the test set and the lengths that were asked for."""
+  config = policy.config
+  if -1 not in config.mesh.values():
+    config.mesh.data = -1  # as many devices as there are, not as there were
+  if request.dtype:
+    config.model.dtype = config.model.param_dtype = request.dtype
+  if request.prompt:
+    if policy.is_run:
+      raise RequestError(f'--prompt={request.prompt}: a run has a prompt of its own; fix: leave it out')
+    config.task.options.prompt = request.prompt
+  if request.on_error:
+    if config.task.name != 'math':
+      raise RequestError(f'--on_error={request.on_error}: the task {config.task.name!r} reads no rows; fix: leave it out')
+    config.data.on_error = request.on_error
+  if request.benchmark:
+    _use_benchmark(config, request.benchmark, request)
+  elif not policy.is_run:
+    known = ' or '.join(BENCHMARKS)
+    raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
+  if config.task.name == 'math':
+    config.rollout.prompt_width = _ANY_WIDTH
+  try:
+    validate(config, training=False)
+    for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):  # after the checks: it may be short of a task's solutions
+      if getattr(request, name) is not None:
+        config.rollout[name] = getattr(request, name)
+    return make_experiment(config)
+  except (ConfigError, tasks.DataError) as error:
+    flags = (*_SKIP, *(_ASKED if request.benchmark else ()), *(() if policy.is_run else _OF_DIRECTORY))
+    raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
+
+
+def _use_benchmark(config: Any, benchmark: str, request: Request) -> None:
+  if config.task.name != 'math':
+    raise RequestError(f'--benchmark={benchmark}: the run learned the task {config.task.name!r} alone; fix: leave it out')
+  source = tasks.find_benchmark(benchmark)
+  path = request.data or source.hub
+  if problem := path_problem(source, path, 'test'):
+    raise RequestError(f'--data = {problem}')
+  config.data.path = config.data.benchmark = ''
+  config.data.eval_benchmark, config.data.eval_path = benchmark, path
+  config.data.problem_field = request.problem_field or config.data.problem_field
+  config.data.answer_field = request.answer_field or config.data.answer_field
