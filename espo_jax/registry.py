@@ -66,6 +66,34 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       raise ValueError(unknown(self._field, name if expression is None else expression, name, self._entries))
     return self._entries[name]
 
+  def decorator(
+    self, name: str, reads: Mapping[str, str], entry: Callable[[Any], Any] = lambda method: method
+  ) -> Callable[[Method], Method]:
+    """A decorator that makes a function of arrays known, and lets it take NumPy's.
+
+    Args:
+      name: The method's name.
+      reads: What the method's positional parameters may name, each with its meaning.
+      entry: What the register keeps of the function; by default the function.
+
+    Raises:
+      RegistryError: The decorator stands without a name, or `add` refuses the function.
+    """
+    self.check_called(name)
+
+    def mark(method: Method) -> Method:
+      method = takes_numpy(method)
+      self.add(name, method, entry(method), reads)
+      return method
+
+    return mark
+
+  def check_called(self, name: Any) -> None:
+    """Raises RegistryError where a decorator stands without a name, and would register nothing."""
+    if callable(name):
+      fix = f"fix: @register('{getattr(name, '__name__', 'my_method')}')"
+      raise RegistryError(f'{place(name)}: {self._kind}: registered without a name; {fix}')
+
   def add(self, name: str, method: Callable[..., Any], entry: Entry, reads: Mapping[str, str] | None = None) -> None:
     """Makes a method known. The same function once more, from a file that is loaded twice, takes its own place.
 

@@ -1,6 +1,10 @@
 """The registers: a method of a user's own file, every error with its file and line, and the arrays that a method may read."""
 
+import os
+import pathlib
 import runpy
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +213,19 @@ def test_a_name_of_two_files_is_an_error_that_names_both(tmp_path):
     load(tmp_path / 'second.py', BRIEF)
   with pytest.raises(RegistryError, match=r'the name is taken by .*twice.py:5'):
     load(tmp_path / 'twice.py', BRIEF.replace("'brief'", "'other'") + BRIEF.replace("'brief'", "'other'"))
+
+
+def test_a_decorator_without_a_name_is_an_error_not_a_silence(tmp_path):
+  """In a process of its own: here every argument's type is checked first."""
+  rooms = ('rewards', 'objectives', 'advantages', 'stops', 'exits', 'tasks')
+  tries = (f'try:\n  @{room}.register\n  def mine():\n    return 0.0\nexcept ValueError as e:\n  print(e)\n' for room in rooms)
+  (tmp_path / 'mine.py').write_text(HEAD + ''.join(tries))
+  command = [sys.executable, str(tmp_path / 'mine.py')]
+  environment = os.environ | {'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}
+  printed = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+  kinds = ('reward', 'objective', 'advantage', 'stop rule', 'exit policy', 'task')
+  for number, (kind, line) in enumerate(zip(kinds, printed, strict=True)):
+    assert line == f"{tmp_path / 'mine.py'}:{6 + 6 * number}: {kind}: registered without a name; fix: @register('mine')"
 
 
 def test_what_has_no_parameters_to_read_is_refused():

@@ -17,6 +17,7 @@ from rollouts import (
   NEVER,
   PAD,
   PROMPTS,
+  RULE,
   SMOOTHING,
   STATE,
   WIDTH,

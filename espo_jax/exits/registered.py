@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from espo_jax.exits.policy import ExitPolicy
 from espo_jax.registry import Method, Register
-from espo_jax.types import takes_numpy
 
 REGISTRY: Register[Callable[..., ExitPolicy]] = Register('exit policy', 'exits.policy')
 
@@ -17,13 +16,7 @@ def register(name: str) -> Callable[[Method], Method]:
   Raises:
     RegistryError: The name cannot be used, or a parameter is no option with a default.
   """
-
-  def mark(policy: Method) -> Method:
-    policy = takes_numpy(policy)
-    REGISTRY.add(name, policy, policy, {})
-    return policy
-
-  return mark
+  return REGISTRY.decorator(name, reads={})
 
 
 def get(name: str) -> Callable[..., ExitPolicy]:

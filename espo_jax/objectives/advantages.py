@@ -51,13 +51,7 @@ def register(name: str, *, critic: bool = False) -> Callable[[Method], Method]:
   Raises:
     RegistryError: The name cannot be used, or the function asks for an array that there is not.
   """
-
-  def mark(function: Method) -> Method:
-    function = takes_numpy(function)
-    ADVANTAGES.add(name, function, Advantage(function, critic), OF_CRITIC if critic else OF_GROUP)
-    return function
-
-  return mark
+  return ADVANTAGES.decorator(name, OF_CRITIC if critic else OF_GROUP, lambda function: Advantage(function, critic))
 
 
 def get_advantage(name: str) -> Advantage:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from espo_jax.objectives.terms import Terms
 from espo_jax.registry import Method, Register, chosen, defaults, inputs
-from espo_jax.types import Metrics, takes_numpy
+from espo_jax.types import Metrics
 
 ARRAYS = {
   'logprobs': 'log-probabilities of the tokens under the current policy, exits included, with a gradient, [N, T]',
@@ -79,13 +79,7 @@ def register(
   Raises:
     RegistryError: The name cannot be used, or the function asks for an array that the learner does not have.
   """
-
-  def mark(function: Method) -> Method:
-    function = takes_numpy(function)
-    REGISTRY.add(name, function, Objective(function, advantage, draws, ranks, reads), ARRAYS)
-    return function
-
-  return mark
+  return REGISTRY.decorator(name, ARRAYS, lambda function: Objective(function, advantage, draws, ranks, reads))
 
 
 def _optional(function: Callable[..., Any]) -> frozenset[str]:

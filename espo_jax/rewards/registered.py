@@ -5,7 +5,6 @@ from collections.abc import Callable
 from jaxtyping import Array
 
 from espo_jax.registry import Method, Register
-from espo_jax.types import takes_numpy
 
 SEEN = {
   'correct': 'verdicts, 0 or 1; a stopped row is wrong, whatever its shadow wrote; [P, G]',
@@ -32,10 +31,4 @@ def register(name: str) -> Callable[[Method], Method]:
   Raises:
     RegistryError: The name cannot be used, or the function asks for what rewards do not see.
   """
-
-  def mark(reward: Method) -> Method:
-    reward = takes_numpy(reward)
-    REGISTRY.add(name, reward, reward, SEEN)
-    return reward
-
-  return mark
+  return REGISTRY.decorator(name, SEEN)

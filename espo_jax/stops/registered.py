@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from espo_jax.registry import Method, Register
 from espo_jax.stops.rule import StopRule
-from espo_jax.types import takes_numpy
 
 REGISTRY: Register[Callable[..., StopRule]] = Register('stop rule', 'stop.name')
 
@@ -19,13 +18,7 @@ def register(name: str) -> Callable[[Method], Method]:
   Raises:
     RegistryError: The name cannot be used, or a parameter is no option with a default.
   """
-
-  def mark(rule: Method) -> Method:
-    rule = takes_numpy(rule)
-    REGISTRY.add(name, rule, rule, {})
-    return rule
-
-  return mark
+  return REGISTRY.decorator(name, reads={})
 
 
 def arguments(name: str) -> frozenset[str]:

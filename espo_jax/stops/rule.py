@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.types import takes_numpy
@@ -83,7 +84,11 @@ class StopRule(NamedTuple):
 
 @takes_numpy
 def adaptive(
-  rule: StopRule, *, mu: Float[Array, ''] | float = 0.0, var: Float[Array, ''] | float = 1.0, enabled: bool = True
+  rule: StopRule,
+  *,
+  mu: Float[Array, ''] | np.floating | float = 0.0,
+  var: Float[Array, ''] | np.floating | float = 1.0,
+  enabled: bool = True,
 ) -> Adaptive:
   """What a rule starts from outside of a training: it stops rows at once, while that of `rule.init` waits for a critic.
 

@@ -22,6 +22,7 @@ def register(name: str) -> Callable[[Method], Method]:
   Raises:
     RegistryError: The name cannot be used, or a class lacks a method of `Task`.
   """
+  TASKS.check_called(name)
 
   def mark(task: Method) -> Method:
     if isinstance(task, type) and (missing := _missing(task)):
