@@ -39,7 +39,7 @@ from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.pretrained import PROMPTS
 from espo_jax.tasks.sources import ON_ERROR, path_problem
 
-_BENCHMARKS = (*sorted(tasks.BENCHMARKS), tasks.JSONL)
+_BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
 _TOO_MANY_CUT = 0.05
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -350,7 +350,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   problems = parser.add_argument_group('problems')
   problems.add_argument(
-    '--benchmark', choices=_BENCHMARKS, help="by default the run's own test split; needed without a run; jsonl is your own data"
+    '--benchmark',
+    choices=sorted(_BENCHMARKS),
+    help="by default the run's own test split; needed without a run; jsonl is your own data",
   )
   problems.add_argument(
     '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'
