@@ -12,7 +12,7 @@ from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 
-BENCHMARKS = (*sorted(tasks.BENCHMARKS), tasks.JSONL)
+BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
