@@ -26,8 +26,8 @@ from espo_jax.configs import (
 from espo_jax.exits import ExitPolicy
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
 from espo_jax.parallel.memory import LOADING, READING, during
-from espo_jax.rollout import Sampling
-from espo_jax.stops import Adaptive, StopRule
+from espo_jax.rollout import Sampler, Sampling
+from espo_jax.stops import StopRule
 from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
 from espo_jax.types import Prompts, Trajectories, Verdicts
@@ -100,6 +100,12 @@ class Experiment:
     """The parameters as a rollout reads them under `rollout.gather_weights`: split over the tensor axis alone. One program."""
     return parallel.gathering(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
 
+  @functools.cached_property
+  def sampler(self) -> Sampler:
+    """What samples responses: called, the rows of a training step; `sampler.plain` has full responses for everything else."""
+    pad = self.tokenizer.pad_token_id
+    return make_sampler(self.config, self.model, self.mesh, end_tokens=self.end_tokens, pad_token=pad, serial=self.serial)
+
   def abstract_params(self) -> Any:
     """The parameters' shapes, dtypes and shardings."""
     boxed = jax.eval_shape(self.model.init_boxed, self.root_key)
@@ -126,92 +132,6 @@ class Experiment:
   def levels(self, problems: Sequence[tasks.Problem]) -> Int[np.ndarray, 'P']:
     """Which of `rollout.tags` each problem's prompt carries; 0 without tags."""
     return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
-
-  def rollout(
-    self,
-    params: Params,
-    rule: StopRule,
-    adaptive: Adaptive,
-    prompts: Prompts,
-    key: Key[Array, ''],
-    *,
-    samples: int,
-    temperature: float,
-    shadow_share: float = 0.0,
-    exit_level: float | None = None,
-  ) -> Trajectories:
-    """Sample responses under this experiment's horizon, end tokens, truncation and exit policy, at its own level by default."""
-    if exit_level is None:
-      exit_level = self.model.exits.level if self.model.exits else 0.0
-    traced = {'shadow_share': self.put(np.float32(shadow_share)), 'exit_level': self.put(np.float32(exit_level))}
-    rows = rollout.generate(
-      self.model, params, rule, adaptive, prompts, key, samples=samples, **traced, **self._decoding(temperature)
-    )
-    return self._lay(rows)
-
-  def training_rollout(
-    self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']
-  ) -> Trajectories:
-    """The rows of a training step, `rollout.samples` a prompt; with `rollout.serial`, early exits and a full response."""
-    c = self.config
-    if self.serial is None:
-      return self.rollout(
-        params,
-        rule,
-        adaptive,
-        prompts,
-        key,
-        samples=c.rollout.samples,
-        temperature=c.rollout.temperature,
-        shadow_share=c.stop.shadow_share,
-      )
-    options = self._decoding(c.rollout.temperature)
-    rows = rollout.generate_serial(
-      self.model, params, rule, adaptive, prompts, key, serial=self.serial, samples=c.rollout.samples, **options
-    )
-    return self._lay(rows)
-
-  def _lay(self, rows: Trajectories) -> Trajectories:
-    return parallel.lay(rows, parallel.over_batch(self.mesh))
-
-  def _decoding(self, temperature: float) -> dict[str, Any]:
-    """The engine's arguments that are the experiment's."""
-    c = self.config
-    return {
-      'horizon': c.rollout.horizon,
-      'slots': c.rollout.slots,
-      'scan_length': c.rollout.scan_length,
-      'critic_every': c.critic.every,
-      'end_tokens': self.end_tokens,
-      'pad_token': self.tokenizer.pad_token_id,
-      'mesh': self.mesh if self.mesh.size > 1 else None,
-      'sampling': self._sampling(temperature),
-    }
-
-  def speculate(
-    self, params: Params, prompts: Prompts, key: Key[Array, ''], *, samples: int, temperature: float
-  ) -> Trajectories:
-    """As `rollout` from the whole model without a stop rule, drafted by its first blocks."""
-    c = self.config
-    rows = rollout.speculate(
-      self.model,
-      params,
-      prompts,
-      key,
-      samples=samples,
-      horizon=c.rollout.horizon,
-      end_tokens=self.end_tokens,
-      pad_token=self.tokenizer.pad_token_id,
-      draft_blocks=c.eval.draft_blocks,
-      draft_tokens=c.eval.draft_tokens,
-      sampling=self._sampling(temperature),
-    )[0]
-    return self._lay(rows)
-
-  def _sampling(self, temperature: float) -> Sampling:
-    c = self.config
-    top_p, top_k, min_p = np.float32(c.rollout.top_p), np.int32(c.rollout.top_k), np.float32(c.rollout.min_p)
-    return self.put(Sampling(np.float32(temperature), top_p, top_k, min_p))
 
   def decode(self, tokens: Int[Array | np.ndarray, 'N T'], lengths: Int[Array | np.ndarray, 'N']) -> list[str]:
     """The responses as text, with the tags that grading, rewards and the serial rollout read, special tokens or not."""
@@ -347,6 +267,44 @@ def make_model(config: ml_collections.ConfigDict, shape: ModelConfig) -> ActorCr
 def make_exits(config: ml_collections.ConfigDict) -> ExitPolicy:
   """The exit policy that a config names, with the options that it sets."""
   return exits.get(config.exits.policy)(**method_options(config, 'exits'))
+
+
+def make_sampler(
+  config: ml_collections.ConfigDict,
+  model: ActorCritic,
+  mesh: jax.sharding.Mesh,
+  *,
+  end_tokens: tuple[int, ...],
+  pad_token: int,
+  serial: rollout.Serial | None,
+) -> Sampler:
+  """The sampler that a config describes. Neither data nor devices need be there.
+
+  Args:
+    config: The experiment.
+    model: Policy and critic.
+    mesh: The mesh to sample on.
+    end_tokens: Token ids that end a response.
+    pad_token: The token that fills the columns after a response.
+    serial: How training's early exits are made; None where it has none.
+  """
+  r = config.rollout
+  return Sampler(
+    model=model,
+    mesh=mesh,
+    samples=r.samples,
+    horizon=r.horizon,
+    end_tokens=end_tokens,
+    pad_token=pad_token,
+    sampling=Sampling(r.temperature, r.top_p, r.top_k, r.min_p),
+    shadow_share=config.stop.shadow_share,
+    slots=r.slots,
+    scan_length=r.scan_length,
+    critic_every=config.critic.every,
+    draft_blocks=config.eval.draft_blocks,
+    draft_tokens=config.eval.draft_tokens,
+    serial=serial,
+  )
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:

@@ -34,7 +34,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
   problems = exp.problems('test', 0, count)
   never, temperature = stops.never(), exp.config.rollout.temperature
   prompts = exp.prompts(problems)
-  rows = exp.rollout(params, never, never.init(1).adaptive, prompts, exp.key('examples', 0), samples=1, temperature=temperature)
+  rows = exp.sampler.plain(samples=1)(params, never, never.init(1).adaptive, prompts, exp.key('examples', 0))
   assert rows.depth is not None and exp.model.exits is not None
   entropy = score(
     exp.model,

@@ -47,9 +47,8 @@ def config_of(**lines):
 def sampled_by_teacher(exp, params):
   never = stops.never()
   prompts = exp.prompts(exp.problems('train', 0, 8))
-  return exp.with_exits(None).rollout(
-    params, never, never.init(1).adaptive, prompts, exp.key('calibration', 1), samples=1, temperature=0.8
-  )
+  sampler = exp.with_exits(None).sampler.plain(samples=1, temperature=0.8)
+  return sampler(params, never, never.init(1).adaptive, prompts, exp.key('calibration', 1))
 
 
 def softmax(logits):

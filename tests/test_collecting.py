@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -20,9 +21,15 @@ SEEN = []
 class Watched(Experiment):
   """An experiment that notes when a rollout is dispatched and when one is graded."""
 
-  def rollout(self, *args, **kwargs):
-    SEEN.append('rollout')
-    return super().rollout(*args, **kwargs)
+  @functools.cached_property
+  def sampler(self):
+    sampler = super().sampler
+
+    def noting(*args):
+      SEEN.append('rollout')
+      return sampler(*args)
+
+    return noting
 
   def grade(self, problems, rows):
     SEEN.append('grade')

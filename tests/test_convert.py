@@ -40,9 +40,8 @@ def test_greedy_text_is_that_of_transformers_generate(exported):
   model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
   problems = exp.problems('test', 0, 16)
   never = stops.never()
-  rows = exp.rollout(
-    params, never, never.init(1).adaptive, exp.prompts(problems), exp.key('test', 0), samples=1, temperature=0.0
-  )
+  greedy = exp.sampler.plain(samples=1, temperature=0.0)
+  rows = greedy(params, never, never.init(1).adaptive, exp.prompts(problems), exp.key('test', 0))
   ours = [
     tokenizer.decode(row[:length], skip_special_tokens=True)
     for row, length in zip(*jax.device_get((rows.tokens, rows.length)), strict=True)

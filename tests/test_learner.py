@@ -347,9 +347,8 @@ def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped, precision):
   rule, params = make_rule(c, 'espo'), first_params(exp, 0)
   adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.0), var=jnp.float32(1.0), enabled=jnp.asarray(True))
   problems = exp.problems('train', 0, 8)
-  rows = exp.rollout(
-    params, rule, adaptive, exp.prompts(problems), exp.key('rollout', 1), samples=2, temperature=0.8, shadow_share=0.5
-  )
+  sampler = exp.sampler.plain(samples=2, temperature=0.8, shadow_share=0.5)
+  rows = sampler(params, rule, adaptive, exp.prompts(problems), exp.key('rollout', 1))
   reward = np.random.default_rng(0).normal(size=16).astype(precision)
   learns = rl.reinforcement_learner(exp, rule)
 

@@ -208,15 +208,9 @@ def test_the_value_is_the_running_success_rate():
     (success, 0.99 * metrics[2]['stop/success'] + 0.01 * third),
   ):
     rounding.assert_close(np.float32(found), wanted, roundings=16 + 4)  # a mean of sixteen rows, no term negative
-  rows = exp.rollout(
-    state.params,
-    rule_of(exp),
-    state.adaptive,
-    exp.prompts(exp.problems('train', 0, 4)),
-    exp.key('x', 1),
-    samples=4,
-    temperature=0.8,
-  )
+  prompts = exp.prompts(exp.problems('train', 0, 4))
+  sampler = exp.sampler.plain(samples=4, temperature=0.8)
+  rows = sampler(state.params, rule_of(exp), state.adaptive, prompts, exp.key('x', 1))
   np.testing.assert_array_equal(rows.values, np.where(np.asarray(rows.mask), np.float32(success), 0.0))
   threshold = rule_of(exp).threshold(state.adaptive, rows.values[:, 0])
   wanted = float(state.adaptive.beta) * max(float(success), 0.2)

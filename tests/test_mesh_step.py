@@ -50,17 +50,9 @@ def samples(mesh: str, case: str):
   exp, _ = experiment(mesh, case)
   rule = rule_of(exp)
   adaptive = exp.put(rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True)))
-  rows = exp.rollout(
-    first_params(exp, 0),
-    rule,
-    adaptive,
-    exp.prompts(exp.my_problems('train', 0, exp.config.rollout.prompts)),
-    exp.key('rollout', 1),
-    samples=exp.config.rollout.samples,
-    temperature=TEMPERATURE,
-    shadow_share=0.5,
-  )
-  return exp.fetch(rows)
+  sampler = exp.sampler.plain(samples=exp.config.rollout.samples, temperature=TEMPERATURE, shadow_share=0.5)
+  prompts = exp.prompts(exp.my_problems('train', 0, exp.config.rollout.prompts))
+  return exp.fetch(sampler(first_params(exp, 0), rule, adaptive, prompts, exp.key('rollout', 1)))
 
 
 def step(mesh: str, case: str, state=None, given=None):

@@ -117,7 +117,7 @@ def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(precisio
   rule, state = started(exp)
   teacher = dataclasses.replace(rl.reinforcement_learner(exp, rule), optimizer=optax.trace(decay=0.5))  # keeps the gradient
   prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
-  rows = exp.training_rollout(state.params, rule, state.adaptive, prompts, exp.key('rollout', 1))
+  rows = exp.sampler(state.params, rule, state.adaptive, prompts, exp.key('rollout', 1))
   correct = np.random.default_rng(0).integers(0, 2, rows.length.shape).astype(precision)
   batch, _ = teacher.prepare(state.params, None, rows, Reward(jnp.asarray(correct)))
   moved = given_as_prompt(batch)

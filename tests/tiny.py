@@ -61,16 +61,8 @@ def rolled_out(exp, seed=0):
   params, rule = first_params(exp, seed), rule_of(exp)
   adaptive = rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True))
   prompts = exp.prompts(exp.problems('train', 0, exp.config.rollout.prompts))
-  rows = exp.rollout(
-    params,
-    rule,
-    adaptive,
-    prompts,
-    exp.key('rollout', 1),
-    samples=exp.config.rollout.samples,
-    temperature=0.8,
-    shadow_share=0.5,
-  )
+  sampler = exp.sampler.plain(samples=exp.config.rollout.samples, temperature=0.8, shadow_share=0.5)
+  rows = sampler(params, rule, adaptive, prompts, exp.key('rollout', 1))
   outcomes = np.random.default_rng(seed).random(rows.length.shape).astype(precision())
   return params, rows, Reward(jnp.asarray(outcomes))
 

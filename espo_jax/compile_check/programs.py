@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rollout
 from espo_jax.configs import model_config, uses_reference
-from espo_jax.experiment import make_model, make_rule, make_task
+from espo_jax.experiment import make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import Caches
 from espo_jax.stages import rl
@@ -42,6 +42,9 @@ class Programs:
     self.config, self.mesh = config, mesh
     self.model = make_model(config, model_config(config, vocab_size))
     self._rule = make_rule(config, config.stop.name)
+    inducer = config.rollout.serial.inducer  # without a tokenizer: it has at most as many tokens as bytes
+    serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
+    self._sampler = make_sampler(config, self.model, mesh, end_tokens=(0,), pad_token=0, serial=serial)
     self._learner = rl.make_learner(config, self.model, self._rule)
 
   @property
@@ -115,16 +118,14 @@ class Programs:
     return parallel.gathering(boxed, self.mesh).lower(self.params)
 
   def _rollout(self) -> jax.stages.Lowered:
-    generate, arguments, options = self._generation(self.config.rollout.prompts // self.config.rollout.parts)
-    return generate.lower(*arguments, **options)
+    return self._sampler.lower(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
 
-  def _generation(self, prompts: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The engine's function and its arguments for so many prompts."""
+  def _sampled_from(self, prompts: int) -> tuple[Any, ...]:
+    """What the sampler is called with for so many prompts."""
     r = self.config.rollout
     whole, rows = parallel.replicated(self.mesh), parallel.over_batch(self.mesh)
     adaptive = jax.eval_shape(lambda: self._rule.init(1).adaptive)
-    arguments = (
-      self.model,
+    return (
       self._params(gathered=r.gather_weights),
       self._rule,
       jax.tree.map(lambda x: _described(x, whole), adaptive),
@@ -135,27 +136,10 @@ class Programs:
       ),
       _described(jax.eval_shape(lambda: jax.random.key(0)), whole),
     )
-    options = {
-      'samples': r.samples,
-      'horizon': r.horizon,
-      'end_tokens': (0,),
-      'sampling': rollout.Sampling(*(_array((), dtype, whole) for dtype in (jnp.float32, jnp.float32, jnp.int32, jnp.float32))),
-      'slots': r.slots,
-      'scan_length': r.scan_length,
-      'critic_every': self.config.critic.every,
-      'mesh': self.mesh if self.mesh.size > 1 else None,
-    }
-    if r.serial.inducer:  # of which no more is needed here than its tokens are at most
-      serial = rollout.Serial((1,) * len(r.serial.inducer.encode()), r.serial.answer_tokens)
-      return rollout.generate_serial, arguments, options | {'serial': serial}
-    traced = dict.fromkeys(('exit_level', 'shadow_share'), _array((), jnp.float32, whole))
-    return rollout.generate, arguments, options | traced
 
   @property
   def _rows(self) -> Trajectories:
-    generate, arguments, options = self._generation(self.config.rollout.prompts)
-    rows = parallel.over_batch(self.mesh)
-    return jax.tree.map(lambda x: _described(x, rows), generate.eval_shape(*arguments, **options))
+    return self._sampler.describe(*self._sampled_from(self.config.rollout.prompts))
 
   @property
   def _reference(self) -> Any:

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   problems = parser.add_argument_group('problems')
   problems.add_argument(
-    '--benchmark', choices=sorted(BENCHMARKS), help="by default the run's own test split; needed without a run; jsonl is your own data"
+    '--benchmark',
+    choices=sorted(BENCHMARKS),
+    help="by default the run's own test split; needed without a run; jsonl is your own data",
   )
   problems.add_argument(
     '--data', help=f'a file of {FORMATS}, or a directory of espo_jax.prepare_data; by default the Hugging Face Hub'

@@ -145,16 +145,16 @@ def sample_answers(
     start: The problem to begin with, a multiple of `prompts`.
     exit_level: The level of the exit policy; its own level by default.
   """
+  sampler = exp.sampler.plain(samples=samples, temperature=temperature, exit_level=exit_level)
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
     asked, key = exp.prompts([batch[i] for i in parallel.my_rows(exp.mesh, prompts)]), exp.key('evaluation', seed)
     if exp.config.eval.draft_blocks:
-      rows = exp.speculate(params, asked, key, samples=samples, temperature=temperature)
+      rows = sampler.speculate(params, asked, key)
     else:
-      adaptive = exp.put(_NEVER.init(1).adaptive)
-      rows = exp.rollout(params, _NEVER, adaptive, asked, key, samples=samples, temperature=temperature, exit_level=exit_level)
+      rows = sampler(params, _NEVER, exp.put(_NEVER.init(1).adaptive), asked, key)
     read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
     tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
     seconds = time.perf_counter() - began

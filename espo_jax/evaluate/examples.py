@@ -17,16 +17,8 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   problems = exp.problems('test', 0, most if size is None else min(most, size))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
-  rows = exp.rollout(
-    state.params,
-    rule,
-    state.adaptive,
-    exp.prompts(mine),
-    exp.key('examples', 0),
-    samples=1,
-    temperature=exp.config.rollout.temperature,
-    shadow_share=1.0,
-  )
+  sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
+  rows = sampler(state.params, rule, state.adaptive, exp.prompts(mine), exp.key('examples', 0))
   graded = exp.put_rows(exp.grade(mine, rows))
   rows, threshold, verdicts = exp.fetch((rows, rule.threshold(state.adaptive, rows.values), graded.correct))
   threshold = np.minimum(threshold, np.finfo(np.float32).max)

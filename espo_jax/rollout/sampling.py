@@ -1,4 +1,8 @@
-"""Drawing tokens. The key of a token depends on (seed, step, prompt, sample, position) alone, never on its row or batch."""
+"""Drawing tokens.
+
+The key of a token folds in the seed, the step, the prompt's id, the sample's index and the position. It never depends on the
+token's row or batch, so a sample is the same whatever is decoded beside it.
+"""
 
 from typing import TypeAlias
 
@@ -21,6 +25,7 @@ class Sampling(flax.struct.PyTreeNode):
 
   In this order, as in transformers: the temperature, then the `top_k` likeliest tokens, then the fewest of them that hold a
   share `top_p`, then those at least `min_p` times as likely as the likeliest. Tokens as likely as the last one kept are kept.
+  Nothing is sorted: see `_threshold`.
   """
 
   temperature: Scalar = 1.0  # 0 is greedy
@@ -30,7 +35,7 @@ class Sampling(flax.struct.PyTreeNode):
 
 
 def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) -> Key[Array, 'N']:
-  """A key a row, group-major, from the prompt's id and the sample's index."""
+  """One key per row, group-major, from the prompt's id and the sample's index."""
   prompt_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(prompt_ids)
   per_sample = jax.vmap(lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(jnp.arange(samples, dtype=jnp.uint32)))
   return per_sample(prompt_keys).reshape(-1)
@@ -75,10 +80,10 @@ def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[A
 def draw(
   logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array
 ) -> tuple[Int[Array, 'N'], Float[Array, 'N'], Float[Array, 'N']]:
-  """Tokens by inverse CDF: one uniform a row, not one a vocabulary entry.
+  """Tokens by inverse CDF. That takes one uniform per row, where Gumbel noise would take one per vocabulary entry.
 
-  The CDF is looked up in two levels, blocks first and then one block, for a running sum over the whole vocabulary costs more
-  than the logits.
+  The CDF is looked up in two levels, blocks first and then one block, because a running sum over the whole vocabulary costs
+  more than the logits.
 
   Args:
     logits: The logits of the distribution; `-inf` has no mass.

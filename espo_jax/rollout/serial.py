@@ -1,4 +1,9 @@
-"""S-GRPO's serial rollout: one full response a prompt, and answers asked for early, at cuts of its thinking."""
+"""S-GRPO's serial rollout: one full response per prompt, and answers asked for early, at cuts of its thinking.
+
+It is two decodings in one program. The full responses come first, all at once, because their caches are kept. Then come the
+early exits: a slot copies the columns before a cut, reads the inducer one token per step, and answers. What a row was given has
+mask 0 (`Trajectories.trained_from`); token counts are of what was sampled.
+"""
 
 import dataclasses
 import functools
@@ -71,10 +76,9 @@ def generate_serial(
 ) -> Trajectories:
   """Groups of `samples - 1` early exits in the order of their cuts, then the full response (S-GRPO, arXiv 2505.07686).
 
-  The full responses are decoded first, all at once, for their caches are kept: an early exit copies the columns before its cut
-  and recomputes nothing. Behind them it reads the inducer, then it answers. Only what a row sampled itself is trained on: the
-  paper leaves that open [U]. The full response is sample 0 of `generate`. An exit's cut and answer depend on the response
-  and on the key of its own sample, not on how many exits there are.
+  An early exit copies the columns before its cut and recomputes nothing. Behind them it reads the inducer, then it answers.
+  Only what a row sampled itself is trained on: the paper leaves that open [U]. The full response is sample 0 of `generate`. An
+  exit's cut and answer depend on the response and on the key of its own sample, not on how many exits there are.
 
   Args:
     model: Policy and critic, without an exit policy.

@@ -51,13 +51,12 @@ def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, 
     teacher: The parameters that the stage started from.
   """
   c, learner = exp.config, calibration_learner(exp)
-  whole, never = exp.with_exits(None), stops.never()
+  sampler, never = exp.with_exits(None).sampler.plain(samples=1), stops.never()
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
     problems = exp.my_problems('train', (step - 1) * c.calibration.prompts, c.calibration.prompts)
-    prompts, temperature = whole.prompts(problems), c.rollout.temperature
     key = exp.key('calibration', step)
-    rows = whole.rollout(teacher, never, state.adaptive, prompts, key, samples=1, temperature=temperature)
+    rows = sampler(teacher, never, state.adaptive, exp.prompts(problems), key)
     state, metrics = learner.update(state, teacher, rows, key)
     return state, metrics | {'bad_steps': state.bad_steps}
 

@@ -70,7 +70,7 @@ def collect(
     timed: `timed(phase)` is a context that adds to the seconds of 'rollout', waiting for the device, or of 'reward'.
   """
   with timed('rollout'):
-    pending = [exp.training_rollout(params, rule, adaptive, exp.prompts(part), key) for part in problems]
+    pending = [exp.sampler(params, rule, adaptive, exp.prompts(part), key) for part in problems]
   verdicts = []
   for part, rows in zip(problems, pending, strict=True):
     with timed('rollout'):
