@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import compiled, parallel
+from espo_jax import compile_check, parallel
 from espo_jax.rollout import sampler as room
 
 
@@ -93,7 +93,7 @@ def test_what_is_lowered_from_descriptions_is_what_is_called(change, mesh):
   """Training and compile_check name one engine with the same options, traced ones of the same shapes, types and places."""
   exp = tiny_experiment(change, **mesh)
   called = asked(lambda: exp.sampler(*arguments_of(exp)))
-  lowered = asked(lambda: compiled.Programs(exp.config, exp.mesh).lower('rollout'))
+  lowered = asked(lambda: compile_check.Programs(exp.config, exp.mesh).lower('rollout'))
   assert called[0] == lowered[0]
 
   def described(x):
