@@ -10,7 +10,7 @@ from benchmark_data import TEMPLATE, gsm8k, tokenizer, write
 from tiny import write_checkpoint
 from transformers.utils import chat_template_utils
 
-from espo_jax import evaluate, monitor, train
+from espo_jax import monitor, train
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.policies import open_policy
@@ -72,7 +72,7 @@ def it_is(monkeypatch):
         return now
 
     clock = SimpleNamespace(date=Date, datetime=DateTime)
-    for module in (train, evaluate, pretrained):
+    for module in (train, evaluation, pretrained):
       monkeypatch.setattr(module, 'datetime', clock, raising=False)
     monkeypatch.setattr(chat_template_utils, 'datetime', DateTime)
 

@@ -15,7 +15,7 @@ from tiny import write_checkpoint
 from espo_jax import convert, methods, prepare_data
 from espo_jax.configs import ConfigError, default_config, flatten, parse_flags, validate
 from espo_jax.configs.fields import near_field
-from espo_jax.evaluate import evaluation
+from espo_jax.evaluate import evaluation, policies
 from espo_jax.evaluate.__main__ import _parser
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.model import ModelConfig, WeightsError, init, load_hf, save_hf

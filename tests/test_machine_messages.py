@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import pytest
 from tiny import write_checkpoint
 
-from espo_jax import convert, experiment, prepare_data, replay, train
+from espo_jax import convert, experiment, plot_exits, prepare_data, replay, train
 from espo_jax.commands import lower_fields
 from espo_jax.configs import ConfigError, default_config, flatten, validate
 from espo_jax.configs.memory import TRAINING, smaller
+from espo_jax.evaluate import evaluation, policies
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.learner import init_state
 from espo_jax.monitor import write_run_info
@@ -58,7 +59,7 @@ def call(tmp_path, monkeypatch):
 
   for module, values in (
     (train, {'config': smoke(), 'workdir': str(tmp_path / 'new'), 'cache': ''}),
-    (depth, {'checkpoint': str(run), 'arm': None, 'output': str(tmp_path / 'depth.png'), 'rows': 6}),
+    (plot_exits, {'checkpoint': str(run), 'arm': None, 'output': str(tmp_path / 'depth.png'), 'rows': 6}),
   ):
     for name, value in values.items():
       flag(module, name, value)

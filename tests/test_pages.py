@@ -69,7 +69,8 @@ def test_a_page_begins_with_a_command_that_exists(page):
   command = next(line for line in page.read_text().splitlines() if line.startswith('    ') and line.strip())
   words = [word for word in shlex.split(command, comments=True) if not re.match('[A-Z]+=', word)]
   if words[0] == 'python' and words[1] == '-m':
-    assert (ROOT / f'{words[2].replace(".", "/")}.py').is_file(), command
+    module = ROOT / words[2].replace('.', '/')
+    assert module.with_suffix('.py').is_file() or (module / '__main__.py').is_file(), command
   else:
     assert (ROOT / words[words[0] == 'python']).is_file(), command
   for word in words:

@@ -11,7 +11,7 @@ from absl import logging as absl_logging
 from absl.testing import flagsaver
 from small import randomised
 
-from espo_jax import convert
+from espo_jax import convert, plot_exits
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.evaluate.policies import open_policy, start_params
 from espo_jax.experiment import make_experiment

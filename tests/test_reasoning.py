@@ -93,9 +93,11 @@ def answers(exp: Experiment, responses: list[str]) -> list[Answer]:
     put = fetch = lambda self, tree: tree
     put_rows = lambda self, tree: tree
 
-    def rollout(self, *_, **__):
+    @property
+    def sampler(self):
       reasons = np.full(len(ids), StopReason.EOS)
-      return SimpleNamespace(tokens=tokens, length=lengths, stop_reason=reasons, depth_share=lambda _: np.ones(len(ids)))
+      rows = SimpleNamespace(tokens=tokens, length=lengths, stop_reason=reasons, depth_share=lambda _: np.ones(len(ids)))
+      return SimpleNamespace(plain=lambda **_: lambda *_: rows)
 
   model = SimpleNamespace(config=SimpleNamespace(num_layers=1))
   written = Written(exp.config, exp.task, exp.tokenizer, model, exp.mesh, None, ())
