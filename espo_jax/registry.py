@@ -117,7 +117,9 @@ class Register(Mapping[str, Entry], Generic[Entry]):
 
   def _wrong_name(self, name: str) -> str:
     fitting = re.sub(r'\W+', '_', str(name)).strip('_')
-    fix = f'fix: letters, digits and underscores, such as {fitting if fitting.isidentifier() else "my_method"!r}'
+    if not fitting.isidentifier() or keyword.iskeyword(fitting):
+      fitting = 'my_method'
+    fix = f'fix: letters, digits and underscores, such as {fitting!r}'
     if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
       return f'no name, which would be a part of a command line and a folder; {fix}'
     if self._in_expressions and (not name.isidentifier() or keyword.iskeyword(name)):

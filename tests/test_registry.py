@@ -179,7 +179,7 @@ def named_as(code: str, name: str) -> str:
       named_as(REWARD.replace('{}', '*, level=0.5'), 'my-brief'),
       ['no identifier', 'reward.name is an expression', "'my_brief'"],
     ),
-    (named_as(REWARD, 'and'), ['no identifier']),
+    (named_as(REWARD, 'and'), ['no identifier', "such as 'my_method'"]),
     (named_as(OBJECTIVE, '2nd'), ['no identifier', 'objective.name is an expression']),
     (named_as(STOP, 'a/b'), ['no name, which would be a part of a command line and a folder', "such as 'a_b'"]),
     (named_as(EXIT, ''), ['no name', "such as 'my_method'"]),

@@ -65,8 +65,7 @@ class StopRule(NamedTuple):
   """A stop rule.
 
   A training starts from `init(1).adaptive`, whose `enabled` is false: the rule stops no row until the critic's warm-up is over.
-  Who uses a rule without a training starts from `stops.adaptive(rule, mu=..., var=...)`, with which it stops from the first row
-  on.
+  Without a training, start from `stops.adaptive(rule, mu=..., var=...)`: with it the rule stops rows from the first token on.
 
   Attributes:
     init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh training.
