@@ -118,7 +118,7 @@ def _decode(model: ActorCritic, params: Params, caches: Caches, keys: jax.Array)
   def step(carry: tuple[States, Caches], position: jax.Array) -> tuple[tuple[States, Caches], jax.Array]:
     states, caches = carry
     noise = token_noise(keys, jnp.full(keys.shape, position))
-    tokens, logprobs, _ = draw(model.logits(params, states), noise[:, 0], jnp.asarray(False))
+    tokens, logprobs = draw(model.logits(params, states), noise[:, 0], jnp.asarray(False))
     longest = caches.policy.lengths.max() + 1
     states, caches = model.extend_policy(params, tokens[:, None], jnp.ones_like(tokens), states, caches, longest)
     return (states, caches), logprobs + model.values(params, states)

@@ -332,6 +332,21 @@ def test_first_tokens_follow_the_softmax(temperature):
   np.testing.assert_allclose(rows.logprobs[:, 0], wanted, rtol=0, atol=limit)
 
 
+def test_the_regret_recorded_is_what_the_stop_room_says(monkeypatch):
+  """Another definition there is another one here, for the record and for the rule; each rule is a program of its own."""
+
+  def seeing():
+    return NEVER._replace(update=lambda state, seen: (state, jnp.zeros(seen.regret.shape, bool), seen.regret))
+
+  plain, surrogate_regret = run(rule=seeing()), stops.surrogate_regret
+  monkeypatch.setattr(stops, 'surrogate_regret', lambda logits, tokens: 2 * surrogate_regret(logits, tokens))
+  doubled = run(rule=seeing())
+  assert plain.regret.any()
+  np.testing.assert_array_equal(doubled.tokens, plain.tokens)
+  np.testing.assert_array_equal(doubled.regret, 2 * plain.regret)
+  np.testing.assert_array_equal(doubled.z, doubled.regret)
+
+
 def test_another_value_of_a_sampling_option_compiles_nothing():
   run(rule=NEVER, temperature=0.9)
   compiled = rollout.generate._cache_size()

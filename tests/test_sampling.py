@@ -8,6 +8,7 @@ import rounding
 import scipy.special
 import scipy.stats
 
+from espo_jax import stops
 from espo_jax.rollout import Sampling, sampling
 
 
@@ -75,7 +76,9 @@ def test_drawn_frequencies_follow_the_distribution(options, vocabulary):
   @jax.jit
   def draw(logits, uniform):
     law = sampling.sampled_logits(logits[None], Sampling(temperature, top_p, top_k, min_p))
-    return sampling.draw(jnp.broadcast_to(law, (uniform.shape[0], vocabulary)), uniform, jnp.asarray(False))
+    law = jnp.broadcast_to(law, (uniform.shape[0], vocabulary))
+    tokens, logprobs = sampling.draw(law, uniform, jnp.asarray(False))
+    return tokens, logprobs, stops.surrogate_regret(law, tokens)
 
   tokens, logprobs, regret = (
     np.concatenate(x) for x in zip(*(draw(logits, part) for part in jnp.split(uniform, 20)), strict=True)
@@ -90,6 +93,19 @@ def test_drawn_frequencies_follow_the_distribution(options, vocabulary):
     assert scipy.stats.chisquare(counts[kept], law[kept] * draws).pvalue > 1e-3
   rounding.assert_within(logprobs, np.log(law[tokens]), 2 * error)
   rounding.assert_within(regret, np.log(law.max()) - np.log(law[tokens]), 2 * error)
+
+
+@pytest.mark.parametrize('top_k', [0, 5])
+def test_the_regret_of_a_token_is_the_difference_of_two_logits_to_the_bit(top_k):
+  """Also where others have no mass; then that of a token drawn is finite."""
+  logits = jnp.asarray(np.random.default_rng(3).normal(size=(400, 50)).astype(np.float32) * 3)
+  law = jax.jit(sampling.sampled_logits)(logits, Sampling(0.7, top_k=top_k))
+  tokens, _ = jax.jit(sampling.draw)(law, jax.random.uniform(jax.random.key(0), (400,)), jnp.asarray(False))
+  regret = np.asarray(jax.jit(stops.surrogate_regret)(law, tokens))
+  law = np.asarray(law)
+  np.testing.assert_array_equal(regret, law.max(-1) - law[np.arange(400), tokens])
+  assert np.isneginf(law).any() == bool(top_k)
+  assert np.isfinite(regret).all() and (regret > 0).any()
 
 
 @pytest.mark.parametrize('uniform', [0.0, np.nextafter(np.float32(1), np.float32(0))])

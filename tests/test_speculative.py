@@ -11,7 +11,7 @@ import rounding
 from known import EOS, Known
 from small import VOCAB, actor_critic, config
 
-from espo_jax import rollout
+from espo_jax import rollout, stops
 from espo_jax.learner import score
 from espo_jax.model import States, apply
 from espo_jax.rollout import Sampling
@@ -216,3 +216,11 @@ def test_a_round_keeps_what_the_whole_model_says_up_to_an_end_token_and_the_hori
   accepted = 3 + 2 + 3  # of three drafts in each live row, also behind an end token
   assert (after.counts.rounds, after.counts.drafted, after.counts.accepted) == (1, 3 * DRAFTS, 2 + 2 + 2)
   rounding.assert_close(after.acceptance, 0.9 + 0.1 * accepted / (3 * DRAFTS), roundings=5)
+
+
+def test_the_regret_recorded_is_what_the_stop_room_says(monkeypatch):
+  monkeypatch.setattr(stops, 'surrogate_regret', lambda logits, tokens: jnp.full(tokens.shape, 7.0))
+  rows = first_tokens()
+  np.testing.assert_array_equal(rows.record.regret, [[7, 0, 0, 0, 0, 0]] * 4)
+  after = jax.jit(functools.partial(pieces._round, SETUP))(rows)
+  np.testing.assert_array_equal(after.record.regret, np.where(np.arange(HORIZON) < after.length[:, None], 7, 0))

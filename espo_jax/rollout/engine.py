@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.sampling import Sampling
@@ -209,7 +210,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   noise = draws.token_noise(slots.keys, row.full_length, 2 if model.exits is None else 3)
   logits = draws.sampled_logits(model.logits(setup.params, slots.states), setup.sampling)
   values = model.values(setup.params, slots.states)
-  tokens, logprobs, regret = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
+  tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
+  regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
   stop_state, stop, z = setup.rule.update(slots.stop, Observation(regret, values, noise[:, 1]))
 

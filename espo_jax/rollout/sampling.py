@@ -77,9 +77,7 @@ def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[A
   return jax.lax.cond(truncates & ~greedy, truncate, lambda logits: logits, logits)
 
 
-def draw(
-  logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array
-) -> tuple[Int[Array, 'N'], Float[Array, 'N'], Float[Array, 'N']]:
+def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array) -> tuple[Int[Array, 'N'], Float[Array, 'N']]:
   """Tokens by inverse CDF. That takes one uniform per row, where Gumbel noise would take one per vocabulary entry.
 
   The CDF is looked up in two levels, blocks first and then one block, because a running sum over the whole vocabulary costs
@@ -91,7 +89,7 @@ def draw(
     greedy: Take the likeliest token.
 
   Returns:
-    The tokens, their log-probabilities, and their surrogate regrets: how far below the likeliest they are, nats.
+    The tokens and their log-probabilities, nats.
   """
   rows, vocabulary = logits.shape
   width = 1 << max(vocabulary - 1, 1).bit_length() // 2
@@ -108,7 +106,7 @@ def draw(
   sampled = block * width + jnp.argmax(within > rest[:, None], axis=-1)
   tokens = jax.lax.cond(greedy, lambda: logits.argmax(axis=-1), lambda: sampled).astype(jnp.int32)
   chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-  return tokens, chosen - top - jnp.log(total), top - chosen
+  return tokens, chosen - top - jnp.log(total)
 
 
 def is_greedy(sampling: Sampling) -> Array:

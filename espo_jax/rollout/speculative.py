@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from espo_jax import stops
 from espo_jax.model import ActorCritic, Cache, Caches, Params, States
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.sampling import Sampling
@@ -157,7 +158,8 @@ def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, p
   logits = draws.sampled_logits(setup.model.logits(setup.params, states), setup.sampling)
   logits, values = (jnp.repeat(x, samples, axis=0) for x in (logits, setup.model.values(setup.params, states)))
   noise = draws.token_noise(setup.keys, jnp.zeros(rows, jnp.int32), 3)
-  first, logprobs, regret = draws.draw(logits, noise[:, 0], setup.greedy)
+  first, logprobs = draws.draw(logits, noise[:, 0], setup.greedy)
+  regret = stops.surrogate_regret(logits, first)
 
   def blank(x: Array, fill: int = 0) -> Array:
     return jnp.full((rows, setup.horizon), fill, x.dtype).at[:, 0].set(x)
@@ -229,7 +231,8 @@ def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verifi
   chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
   columns = jnp.where(kept, rows.length[:, None] + place, setup.horizon)  # a column past the last one is none
   row = jnp.arange(tokens.shape[0])[:, None]
-  found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), verified.values, logits.max(-1) - chosen)
+  regret = stops.surrogate_regret(logits, tokens)
+  found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), verified.values, regret)
   record = jax.tree.map(lambda old, x: old.at[row, columns].set(x, mode='drop'), rows.record, found)
   ended = (is_end & kept).any(axis=1)
   length = rows.length + new

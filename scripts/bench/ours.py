@@ -35,7 +35,9 @@ def masked_scan(
     states, caches, done = carry
     noise = token_noise(keys, jnp.full(rows, position))
     values = model.values(params, states)
-    tokens, logprobs, regret = draw(model.logits(params, states), noise[:, 0], jnp.asarray(False))
+    logits = model.logits(params, states)
+    tokens, logprobs = draw(logits, noise[:, 0], jnp.asarray(False))
+    regret = stops.surrogate_regret(logits, tokens)
     tokens = jnp.where(done, workload.PAD, tokens)
     columns = jnp.asarray(width + horizon)
     states, caches = model.extend_policy(params, tokens[:, None], jnp.ones_like(tokens), states, caches, columns)
