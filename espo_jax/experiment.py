@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from espo_jax import exits, parallel, rollout, stops, tasks
+from espo_jax import exits, parallel, rewards, rollout, stops, tasks
 from espo_jax.configs import (
   ConfigError,
   method_options,
@@ -159,15 +159,48 @@ class Experiment:
     texts = self.decode(tokens, lengths)
     samples = len(texts) // len(problems)
     asked = [problem for problem in problems for _ in range(samples)]
-    verdicts = self.task.verify_all(asked, self.turns(asked, texts))
-    statuses = np.array([verdict.status for verdict in verdicts])
-    correct = np.array([verdict.correct for verdict in verdicts], np.float32)
+    graded = self.task.verify_all(asked, self.turns(asked, texts))
+    statuses = np.array([verdict.status for verdict in graded])
+    correct = np.array([verdict.correct for verdict in graded], np.float32)
+    if not ((correct >= 0) & (correct <= 1)).all():
+      worst = int(np.argmax(~((correct >= 0) & (correct <= 1))))
+      told = f'verify returned {graded[worst].correct!r} for {texts[worst][:80]!r}'
+      raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
     formatted, reasoned = (
       np.array([re.search(pattern, text) is not None for text in texts])
       for pattern in (self.config.reward.format, self.config.reward.reasoning)
     )
     levels = np.repeat(self.levels(problems), samples)
-    return Verdicts(correct, formatted, reasoned, levels, statuses == 'timeout', statuses == 'error')
+    verdicts = Verdicts(correct, formatted, reasoned, levels, statuses == 'timeout', statuses == 'error')
+    return verdicts if self._text_scorer is None else self._with_scores(problems, rows, verdicts)
+
+  def _with_scores(self, problems: Sequence[tasks.Problem], rows: Trajectories, verdicts: Verdicts) -> Verdicts:
+    """The verdicts with what rewards that read text say of this process's rows."""
+    assert self._text_scorer is not None
+    mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
+    samples = len(mine.length) // len(problems)
+    with jax.transfer_guard('allow'):  # a few numbers, on whatever device comes first
+      seen = jax.device_get(rewards.observed(mine, verdicts, samples, self.model.config.num_layers))
+    responses = self.decode(mine.tokens, mine.length)
+    texts: dict[str, list[Any]] = {
+      'questions': [self.task.question(problem) for problem in problems],
+      'responses': [responses[i : i + samples] for i in range(0, len(responses), samples)],
+      'answers': [problem.answer for problem in problems],
+    }
+    values, timeout, error = self._text_scorer.score(seen, texts)
+    return verdicts.replace(
+      scores={name: value.reshape(-1) for name, value in values.items()},
+      timeout=verdicts.timeout | timeout.reshape(-1),
+      error=verdicts.error | error.reshape(-1),
+    )
+
+  @functools.cached_property
+  def _text_scorer(self) -> rewards.TextScorer | None:
+    """What calls the rewards of training that read text; None where there are none."""
+    c = self.config
+    if 'rl' not in c.stages or not rewards.text_rewards(c.reward.name):
+      return None
+    return rewards.TextScorer(c.reward.name, method_options(c, 'reward'), c.reward.deadline)
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from espo_jax import stops, tasks
 from espo_jax.commands import lower_flags, machine_errors
+from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, parse_flags
 from espo_jax.evaluate.policies import RequestError, experiment_of, open_policy
 from espo_jax.experiment import Experiment
@@ -52,7 +53,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
   return [
     {
       'question': exp.task.question(problem),
-      'outcome': 'Right' if verdicts[i] else 'Wrong',
+      'outcome': 'Right' if verdicts[i] >= 1 else 'Wrong',
       'tokens': tasks.token_texts(exp.tokenizer, tokens[i, : lengths[i]].tolist()),
       'blocks': blocks[i, : lengths[i]].tolist(),
       'entropy': np.asarray(entropy[i, : lengths[i]], np.float64).tolist(),
@@ -68,6 +69,7 @@ def main(argv: list[str]) -> None:
   """The command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
+  load_plugins()
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   if not _CHECKPOINT.value:
     sys.exit('error: --checkpoint is missing; fix: --checkpoint=runs/exits, the folder of a run')

@@ -9,15 +9,23 @@ A method is a function that registers itself under a name, by which a config ask
 Its positional parameters name what it reads. Its keyword-only parameters are its options: the config sets them by name, and the
 command `espo_jax.methods` lists them. Each room has a table of what there is to read, so that a slip is an error where the
 function stands, before anything runs.
+
+A file of a user's own registers methods in the same way, once `load_plugin` has run it: the flag `--plugins=FILE` of every
+command. No file is ever run because a run's folder names it.
 """
 
 import difflib
 import functools
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import keyword
+import pathlib
 import pkgutil
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -187,6 +195,59 @@ def import_files(package: str, path: Iterable[str]) -> None:
   """
   for file in pkgutil.iter_modules(path):
     importlib.import_module(f'{package}.{file.name}')
+
+
+class PluginError(ValueError):
+  """A user's file that cannot be loaded; the message has the flag, the file, the line and the reason."""
+
+
+class Plugin(NamedTuple):
+  """A user's file that has registered its methods."""
+
+  path: str
+  digest: str  # of its bytes
+
+
+_PLUGINS: dict[str, Plugin] = {}
+
+
+def load_plugin(file: str | pathlib.Path) -> Plugin:
+  """Runs a user's file, so that the methods in it register themselves.
+
+  Raises:
+    PluginError: There is no such file, or running it raised an error.
+  """
+  path = pathlib.Path(file).absolute()
+  try:
+    plugin = Plugin(str(path), hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest())
+  except OSError as error:
+    raise PluginError(f'--plugins={file}: {error.strerror}; fix: a Python file that registers methods') from error
+  name = f'espo_jax_plugin_{plugin.digest}'
+  spec = importlib.util.spec_from_file_location(name, path)
+  if spec is None or spec.loader is None:
+    raise PluginError(f'--plugins={file}: no Python file; fix: a file that ends in .py')
+  module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
+  try:
+    spec.loader.exec_module(module)
+  except (Exception, SystemExit) as error:  # it is code, and may raise anything
+    del sys.modules[name]
+    raise PluginError(f'--plugins={file}: {_told(error, path)}') from error
+  _PLUGINS[plugin.path] = plugin
+  return plugin
+
+
+def loaded_plugins() -> tuple[Plugin, ...]:
+  """The users' files that this process has loaded."""
+  return tuple(_PLUGINS.values())
+
+
+def _told(error: BaseException, path: pathlib.Path) -> str:
+  """What went wrong in a file, and in which line of it."""
+  if isinstance(error, RegistryError):  # has the place
+    return str(error)
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+  line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
+  return f'line {line}: {type(error).__name__}: {error}'
 
 
 def place(method: Callable[..., Any]) -> str:

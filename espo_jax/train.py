@@ -7,9 +7,11 @@ The same command resumes a run that was interrupted, and does nothing to one tha
 
 import datetime
 import functools
+import json
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -18,10 +20,14 @@ from ml_collections import config_flags
 
 from espo_jax import monitor, parallel
 from espo_jax.commands import lower_fields, machine_errors
+from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, with_day
 from espo_jax.evaluate.examples import write_examples
+from espo_jax.evaluate.policies import PLUGINS, plugins_of
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import CheckpointError
+from espo_jax.registry import Plugin, loaded_plugins
+from espo_jax.rewards import RewardError
 from espo_jax.stages.calibration import calibration
 from espo_jax.stages.critic_warmup import critic_warmup
 from espo_jax.stages.headline import headline
@@ -52,17 +58,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     The summary, as in `summary.json`.
 
   Raises:
-    ConfigError: Before any device is touched.
+    ConfigError: Before any device is touched; also where the run in the folder has other plugin files than are loaded now.
     Interrupted: A signal asked for it; the same call goes on.
     CheckpointError: A stage has checkpoints and none is whole, or they are another model's.
     DataError: A data file cannot be used.
     DeviceError: jax finds no device.
     OutOfMemory: A device or the host has no memory left.
+    RewardError: A reward that reads text failed.
     TrainingFailed: The loss or the gradients stayed non-finite.
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
   same_config(config, workdir / 'config.json')
+  same_plugins(workdir)
   parallel.find_devices()  # an error that says what to do, before anything asks jax which process this is
   workdir.mkdir(parents=True, exist_ok=True)
   config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
@@ -72,6 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   report_data(exp.task, workdir)
   if parallel.is_first():
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
+    monitor.atomic_write_text(workdir / PLUGINS, json.dumps([plugin._asdict() for plugin in loaded_plugins()], indent=2))
     exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
@@ -105,6 +114,21 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
     raise ConfigError([was.format(field, now.get(field), before.get(field), path) for field in changed])
 
 
+def same_plugins(workdir: pathlib.Path) -> None:
+  """A run goes on with the users' files that it began with, or not at all."""
+  if not (workdir / 'config.json').exists():
+    return
+  began, now = plugins_of(workdir), loaded_plugins()
+  if sorted(plugin.digest for plugin in began) != sorted(plugin.digest for plugin in now):
+    flags = ' '.join(f'--plugins={plugin.path}' for plugin in began) or 'no --plugins'
+    told = f'{_listed(now)}; the run in {workdir} began with {_listed(began)}'
+    raise ConfigError([f'--plugins: {told}; fix: {flags} as it was then, or another --workdir'])
+
+
+def _listed(plugins: Sequence[Plugin]) -> str:
+  return ', '.join(f'{pathlib.Path(plugin.path).name} ({plugin.digest})' for plugin in plugins) or 'no file'
+
+
 def keep_compiled(directory: str) -> None:
   """Keep compiled programs in `directory`; '' for nowhere."""
   if directory:
@@ -121,6 +145,7 @@ def main(argv: list[str]) -> None:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   keep_compiled(_CACHE.value)
+  load_plugins()
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
       train(_CONFIG.value.lock(), str(_WORKDIR.value))
@@ -130,7 +155,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
       again = going_on(Interrupted('ended at once; the newest checkpoint is saved'), 'espo_jax.train', sys.argv[1:])
       sys.exit(again)
-    except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:
+    except (CheckpointError, ConfigError, DataError, RewardError, TrainingFailed) as error:
       sys.exit(f'error: {error}')
 
 

@@ -109,12 +109,13 @@ class Verdicts(flax.struct.PyTreeNode):
   A response that could not be graded counts as wrong.
   """
 
-  correct: Float[Array | np.ndarray, 'N']  # how right the whole text is, 0 or 1
+  correct: Float[Array | np.ndarray, 'N']  # how right the whole text is, in [0, 1]
   formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
   reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
   levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
   timeout: Bool[Array | np.ndarray, 'N']  # the grader had no time left
   error: Bool[Array | np.ndarray, 'N']  # the grader failed
+  scores: dict[str, Float[Array | np.ndarray, 'N']] = flax.struct.field(default_factory=dict)  # of rewards that read text
 
 
 class Reward(flax.struct.PyTreeNode):

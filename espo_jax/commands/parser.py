@@ -7,12 +7,24 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from espo_jax.names import nearest
+from espo_jax.registry import PluginError, load_plugin
 
+PLUGINS_HELP = (
+  'A Python file of your own that registers tasks, rewards, stop rules, exits, objectives or advantages. May be repeated.'
+)
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
 
 class CommandParser(argparse.ArgumentParser):
-  """An argument parser that ends a command with one line: the flag, its value and the fix, a misspelt flag first of all."""
+  """An argument parser that ends a command with one line: the flag, its value and the fix, a misspelt flag first of all.
+
+  Every command takes `--plugins=FILE`, and has loaded the files once its flags are parsed.
+  """
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    """As the base."""
+    super().__init__(*args, **kwargs)
+    self.add_argument('--plugins', action='append', default=[], metavar='FILE', help=PLUGINS_HELP)
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
     """As the base; an unknown flag is told before what is missing, since it may be just that."""
@@ -27,7 +39,13 @@ class CommandParser(argparse.ArgumentParser):
         meant = nearest(last, [flag.lstrip('-') for flag in own])
         hint = f'did you mean --{meant}?' if meant else f'known: {", ".join(own)}'
         sys.exit(f'error: {word}: no such flag of {self.prog}; {hint}')
-    return super().parse_args(words, namespace)
+    found = super().parse_args(words, namespace)
+    for file in vars(found).pop('plugins'):
+      try:
+        load_plugin(file)
+      except PluginError as error:
+        sys.exit(f'error: {error}')
+    return found
 
   def error(self, message: str) -> NoReturn:
     """End the command with one line."""

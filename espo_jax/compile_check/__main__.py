@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from espo_jax import compile_check, parallel
 from espo_jax.commands import lower_fields, machine_errors
+from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, parse_flags, validate
 from espo_jax.parallel.memory import device_bytes
 from espo_jax.tasks import DataError
@@ -84,6 +85,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.mesh.fsdp=4')
   if not _CONFIG.value:
     sys.exit('error: --config is missing; fix: --config=..., such as experiments/quickstart.py')
+  load_plugins()
   logging.set_verbosity(logging.WARNING)  # jax tells of every platform that it does not find at INFO
   with machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     compile_programs(_CONFIG.value, _TOPOLOGY.value)

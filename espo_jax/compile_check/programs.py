@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from espo_jax import objectives, parallel, rollout
+from espo_jax import objectives, parallel, rewards, rollout
 from espo_jax.configs import model_config, uses_reference
 from espo_jax.experiment import make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
@@ -158,7 +158,9 @@ class Programs:
     rows = self._rows
     count = rows.length.shape[0]
     per_row = parallel.over_batch(self.mesh)
-    verdicts = Verdicts(*(_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, bool, jnp.int32, bool, bool)))
+    number, flag, level = (_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, jnp.int32))
+    scores = dict.fromkeys(rewards.text_rewards(c.reward.name), number)
+    verdicts = Verdicts(number, flag, flag, level, flag, flag, scores)
     reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts)
     reward = jax.tree.map(lambda x: _described(x, per_row), reward)
     return self.params, self._reference, rows, reward, self._packing(c.learner.minibatches * c.learner.micro_batches)

@@ -35,7 +35,7 @@ CRITICS = ('shared', 'separate')
 DTYPES = ('float32', 'bfloat16', 'float16')
 KL = ('k1', 'k2', 'k3', 'exact')
 REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that says something and is closed
-STOP_RULES = Names(stops.REGISTRY, 'stop rule')
+STOP_RULES = Names(stops.REGISTRY, 'stop rule', training=True)
 
 
 def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: str) -> Section:
@@ -185,6 +185,7 @@ SCHEMA = section(
     kl=Field('k1', 'How that divergence is estimated.', Names(KL)),
     format=Field('', "A regular expression found in every well-formed response; '' for any that comes to its end."),
     reasoning=Field(REASONING, 'A regular expression found in every response that reasons.'),
+    deadline=Field(5.0, 'Seconds that a reward which reads text has for the responses to a prompt.', ABOVE_0, OURS),
   ),
   advantage=open_section(
     'The advantage. Options of what it names stand beside this field.',

@@ -51,6 +51,18 @@ def uses_reference(config: ml_collections.ConfigDict) -> bool:
   return bool(config.reward.kl_coef or objectives.reads_reference(config.objective.name, method_options(config, 'objective')))
 
 
+def model_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Which unknown names a policy's model cannot do without: that of exits, and the objective's, which decides on a critic."""
+  looked_up: list[Callable[[], object]] = [lambda: trains_critic(config)]
+  if config.exits.every:
+    looked_up.append(lambda: exits.get(config.exits.policy))
+  for look_up in looked_up:
+    try:
+      look_up()
+    except ValueError as error:
+      yield str(error)
+
+
 def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """What is wrong with the names and options of objective, advantage and reward, and with their being together."""
   problems: list[str] = []

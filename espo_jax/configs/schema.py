@@ -38,11 +38,13 @@ class Names(NamedTuple):
     known: The names; a registry may still grow.
     kind: What they name, such as 'stop rule'; '' where the field says it.
     checked: Whether the check is made here, and not where the name is used.
+    training: Whether the field is read by training alone, and free where nothing is trained.
   """
 
   known: Collection[str]
   kind: str = ''
   checked: bool = True
+  training: bool = False
 
   @property
   def text(self) -> str:
@@ -50,8 +52,8 @@ class Names(NamedTuple):
     return ', '.join(self.known)
 
   def problems(self, field: str, value: Any, stages: Collection[str]) -> Iterator[str]:
-    """What is wrong with a field's value, whatever the stages."""
-    for name in (value if isinstance(value, tuple) else (value,)) if self.checked else ():
+    """What is wrong with a field's value in a run of these stages."""
+    for name in (value if isinstance(value, tuple) else (value,)) if self.checked and (stages or not self.training) else ():
       if not self.kind:
         if name not in self.known:
           yield f'{field} = {value!r}: unknown; fix: one of {self.text}'

@@ -10,7 +10,7 @@ from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
-from espo_jax.configs.methods import method_problems, warmup_updates
+from espo_jax.configs.methods import method_problems, model_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
@@ -34,6 +34,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
       problems += check(config)
+    problems += [] if training else model_problems(config)
     if training and not problems:  # else there may be no task to ask for its tokenizer
       problems += start_problems(config)
   if problems:

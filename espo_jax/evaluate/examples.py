@@ -35,7 +35,7 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
         'length': int(rows.length[i]),
         'full_length': full,
         'stop_reason': StopReason(int(rows.stop_reason[i])).name.lower(),
-        'correct': bool(verdicts[i]),
+        'correct': bool(verdicts[i] >= 1),
       }
     )
   if parallel.is_first():

@@ -19,11 +19,13 @@ from espo_jax.learner.damage import is_done
 from espo_jax.model import Params, complete
 from espo_jax.names import download, hub_name
 from espo_jax.parallel.memory import LOADING, during
+from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.tasks import DataError
 
 _HEADS = ('critic', 'value', 'exit_heads')  # what a policy is a policy without
 _ADAPTERS = ('lora_a', 'lora_b')
 
+PLUGINS = 'plugins.json'  # the users' files that a run was begun with
 HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # of a Hugging Face directory, which names none
 
 
@@ -92,6 +94,12 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
 
 
+def plugins_of(workdir: pathlib.Path) -> list[Plugin]:
+  """The users' files that a run was begun with."""
+  path = workdir / PLUGINS
+  return [Plugin(**found) for found in json.loads(path.read_text())] if path.exists() else []
+
+
 def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:
   """The experiment of a run's policy, as the run had it.
 
@@ -123,6 +131,10 @@ def in_words_of(
   dotted = [field for field in flatten(default_config()) if '.' in field]
   if is_run and (isinstance(error, ConfigError) or any(re.search(rf'(?<![\w.]){field}(?![\w.])', message) for field in dotted)):
     message = f'{checkpoint / "config.json"}: {message}'
+  loaded = {plugin.digest for plugin in loaded_plugins()}
+  if is_run and (lacking := [plugin.path for plugin in plugins_of(checkpoint) if plugin.digest not in loaded]):
+    flags_of_run = ' '.join(f'--plugins={path}' for path in lacking)
+    message += f'\n  the run was trained with files of its user; fix: {flags_of_run}, if you trust them'
   return RequestError(message)
 
 

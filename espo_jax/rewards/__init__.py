@@ -1,6 +1,6 @@
 """Rewards: from verdicts to one number a row, and from there to tokens. They know nothing of models.
 
-Each paper is a file that registers what is in it. `SEEN` lists what a reward may read.
+Each paper is a file that registers what is in it. `SEEN` and `TEXT` list what a reward may read.
 """
 
 from espo_jax.registry import import_files
@@ -10,13 +10,17 @@ from espo_jax.rewards.correct import correct
 from espo_jax.rewards.hmpo import hmpo
 from espo_jax.rewards.observed import extras, observed
 from espo_jax.rewards.placement import token_rewards
-from espo_jax.rewards.registered import REGISTRY, SEEN, register
+from espo_jax.rewards.registered import REGISTRY, SEEN, TEXT, register
+from espo_jax.rewards.text import RewardError, TextScorer, text_rewards
 
 import_files(__name__, __path__)
 
 __all__ = [
   'REGISTRY',
   'SEEN',
+  'TEXT',
+  'RewardError',
+  'TextScorer',
   'correct',
   'evaluate',
   'extras',
@@ -25,5 +29,6 @@ __all__ = [
   'observed',
   'register',
   'short_serves',
+  'text_rewards',
   'token_rewards',
 ]

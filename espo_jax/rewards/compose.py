@@ -48,7 +48,9 @@ def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any
     seen: What `observed` returns.
   """
   values = {
-    name: REGISTRY[name](*(seen[x] for x in inputs(REGISTRY[name])), **chosen(REGISTRY[name], dict(options)))
+    name: seen['scores'][name]
+    if name in seen.get('scores', ())
+    else REGISTRY[name](*(seen[x] for x in inputs(REGISTRY[name])), **chosen(REGISTRY[name], dict(options)))
     for name in names(expression)
   }
 

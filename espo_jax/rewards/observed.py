@@ -14,7 +14,7 @@ from espo_jax.types import StopReason, Trajectories, Verdicts, takes_numpy
 
 @takes_numpy
 def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) -> dict[str, Any]:
-  """What `SEEN` lists, by name; a stopped row is wrong, whatever its shadow went on to write.
+  """What `SEEN` lists, by name; and `scores`, which rewards that read text have given. A stopped row is wrong.
 
   Args:
     rows: The rows of all prompts.
@@ -40,6 +40,7 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
     'depth': grouped(rows.depth_share(layers)),
     'values': grouped(rows.values),
     'mask': grouped(rows.mask),
+    'scores': {name: grouped(x) for name, x in verdicts.scores.items()},
   }
 
 

@@ -19,6 +19,11 @@ SEEN = {
   'values': 'the value of the state that each token was drawn from, [P, G, T]',
   'mask': 'true on the tokens that count, [P, G, T]',
 }
+TEXT = {
+  'questions': 'the problem of each prompt, a list of P texts',
+  'responses': 'the responses, up to a stop where there was one, a list of P lists of G texts',
+  'answers': "the problems' answers, a list of P texts",
+}
 REGISTRY: Register[Callable[..., Array]] = Register('reward', 'reward.name', in_expressions=True)
 
 
@@ -28,7 +33,10 @@ def register(name: str) -> Callable[[Method], Method]:
   A reward is a function of what it reads, by the names in `SEEN`, to `float[P, G]`, or `float[P, G, T]` where it lands on
   tokens. Its keyword-only parameters are options, as in `--config.reward.lam=0.8`.
 
+  One that reads text, by the names in `TEXT`, runs on the host, in processes that have `reward.deadline` seconds for the
+  responses to one prompt. It is called with `P = 1`, and returns `float[P, G]`. It may read what is in `SEEN` as well.
+
   Raises:
     RegistryError: The name cannot be used, or the function asks for what rewards do not see.
   """
-  return REGISTRY.decorator(name, SEEN)
+  return REGISTRY.decorator(name, SEEN | TEXT)

@@ -11,6 +11,7 @@ import ml_collections
 
 from espo_jax.configs import ConfigError, flatten, model_differences, validate
 from espo_jax.configs.fields import near_field
+from espo_jax.registry import loaded_plugins
 from espo_jax.sweep.spec import START, Sweep
 
 
@@ -61,6 +62,7 @@ def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:
   for name, arms, overrides, config in runs:
     flags = [f'--config={sweep.base}', f'--workdir={folder / name}']
     flags += [f'--config.{field}={value}' for field, value in overrides.items()]
+    flags += [f'--plugins={plugin.path}' for plugin in loaded_plugins()]
     command = shlex.join(['python', '-m', 'espo_jax.train', *flags])
     yield Run(name, seed, arms, config.lock(), folder / name, command)
 

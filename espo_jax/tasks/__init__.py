@@ -9,7 +9,7 @@ from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.registered import TASKS, get, register
-from espo_jax.tasks.task import DataError, Finding, Problem, Task
+from espo_jax.tasks.task import DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 __all__ = [
@@ -34,6 +34,9 @@ __all__ = [
   'find_benchmark',
   'get',
   'grade',
+  'in_test',
+  'problem_id',
+  'problem_rng',
   'register',
   'token_texts',
 ]

@@ -150,7 +150,7 @@ class Math(Task):
 
   def verify(self, problem: Problem, response: str) -> bool:
     """Whether the response's final answer equals the problem's, as mathematics."""
-    return self.verify_all([problem], [response])[0].correct
+    return bool(self.verify_all([problem], [response])[0].correct)
 
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
     """Grades in worker processes under a deadline; what they cannot grade in time is wrong and says so.

@@ -29,9 +29,12 @@ class Problem(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """Whether a response is right, and whether the grader could tell: 'ok', 'timeout' or 'error'."""
+  """How right a response is, and whether the grader could tell: 'ok', 'timeout' or 'error'.
 
-  correct: bool
+  A score between 0 and 1 is what training earns for it; to an evaluation only 1 is right.
+  """
+
+  correct: bool | float
   status: str
 
 
@@ -69,8 +72,8 @@ class Task(Protocol):
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
     """A supervised response, without the end token."""
 
-  def verify(self, problem: Problem, response: str) -> bool:
-    """Whether decoded text, without the end token, solves the problem. Any text at all is safe to pass."""
+  def verify(self, problem: Problem, response: str) -> bool | float:
+    """Whether decoded text, without the end token, solves the problem, or how far, in [0, 1]. Any text is safe to pass."""
 
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
     """One verdict a response; a task whose grading can fail says so in the status."""

@@ -1,21 +1,21 @@
 """Grading free text: the final answer of a response against the gold answer, in worker processes where that takes algebra."""
 
 import atexit
-import concurrent.futures
 import functools
 import math
 import os
-import queue
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.equality import Undecided, same_answer, same_name
-from espo_jax.tasks.grading.process import WorkerProcess
+from espo_jax.tasks.grading.process import WorkerPool, WorkerProcess
 from espo_jax.tasks.task import Verdict
 
 MAX_ANSWER = 1_000  # characters: a longer prediction is wrong, a longer gold answer an error
 MAX_SPELLED = 4_000  # characters of a prediction in the one spelling, where a character may become many
+_WORKER = Path(__file__).with_name('worker.py')
 LEAST_MEMORY_MB = 256  # of address space; the imports alone take 90
 
 
@@ -47,12 +47,9 @@ class Grader:
         raise ValueError(f'{name} = {value} is too small; fix: {name} >= {least}')
     if not 0 < deadline < math.inf:
       raise ValueError(f'deadline = {deadline} is not a number of seconds; fix: deadline > 0')
-    self._deadline = deadline
-    self._threads = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix='grader')
-    self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
-    for _ in range(workers):
-      self._idle.put(WorkerProcess(deadline, recycle_after, memory_mb))
-    self._closed = False
+    self._pool = WorkerPool(
+      [WorkerProcess(_WORKER, [str(memory_mb * 2**20)], deadline=deadline, recycle_after=recycle_after) for _ in range(workers)]
+    )
 
   def grade_all(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
     """Grades (prediction, answer) pairs and returns their verdicts in order; see `grade` for what counts as equal.
@@ -60,32 +57,22 @@ class Grader:
     Raises:
       RuntimeError: the grader is closed, or its workers do not start at all.
     """
-    if self._closed:
+    if self._pool.closed:
       raise RuntimeError('the grader is closed; fix: make another, or close it after the last use')
     outcomes = [_decide(prediction, answer) for prediction, answer in pairs]
     questions = dict.fromkeys(outcome for outcome in outcomes if isinstance(outcome, Undecided))  # each once: samples repeat
-    asked = {question: self._threads.submit(self._ask, question) for question in questions}
-    return [asked[outcome].result() if isinstance(outcome, Undecided) else outcome for outcome in outcomes]
+    asked = {question: self._pool.submit(question) for question in questions}
+    return [_verdict(*asked[outcome].result()) if isinstance(outcome, Undecided) else outcome for outcome in outcomes]
 
   def close(self) -> None:
     """Waits for the pairs at work and ends the processes. Closing twice is fine."""
-    self._closed = True
-    self._threads.shutdown()
-    while not self._idle.empty():
-      self._idle.get().stop()
+    self._pool.close()
 
   def __enter__(self) -> 'Grader':
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
     self.close()
-
-  def _ask(self, question: Undecided) -> Verdict:
-    worker = self._idle.get()  # there are as many as threads
-    try:
-      return Verdict(*worker.ask(*question))
-    finally:
-      self._idle.put(worker)
 
 
 def grade(prediction: str, answer: str) -> bool:
@@ -109,7 +96,7 @@ def grade(prediction: str, answer: str) -> bool:
   Returns:
     The verdict of a grader of this process; a timeout or an error is False here. `Grader.grade_all` tells them apart.
   """
-  return _shared_grader(os.getpid()).grade_all([(prediction, answer)])[0].correct
+  return _shared_grader(os.getpid()).grade_all([(prediction, answer)])[0].correct == 1
 
 
 @functools.lru_cache(maxsize=1)
@@ -118,6 +105,11 @@ def _shared_grader(process: int) -> Grader:
   grader = Grader()
   atexit.register(grader.close)
   return grader
+
+
+def _verdict(reply: tuple[bool, str] | None, status: str) -> Verdict:
+  """What a worker said of a pair, or that it said nothing."""
+  return Verdict(False, status) if reply is None else Verdict(*reply)
 
 
 def _decide(prediction: str, answer: str) -> Verdict | Undecided:

@@ -1,39 +1,59 @@
 """The parent's end of a worker process: start, ask with a deadline, kill, start again."""
 
+import concurrent.futures
 import json
 import math
 import os
+import queue
 import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 STARTUP_SECONDS = 120.0  # for the imports, on a machine that is busy
 
-_WORKER = Path(__file__).with_name('worker.py')
-
 
 class WorkerProcess:
-  """A process that compares one pair of answers at a time, for one thread at a time; replaced when it is stuck, dead or old.
+  """A process that answers one question at a time, for one thread at a time; replaced when it is stuck, dead or old.
 
-  It runs a file, with pipes for questions and replies: unlike a child of `multiprocessing` it does not import the main module
-  again, which may be a notebook or lack a main guard.
+  It runs a file, with pipes for questions and replies, which are lines of JSON. Unlike a child of `multiprocessing` it does not
+  import the main module again, which may be a notebook or lack a main guard. The file's arguments are the seconds after which
+  an orphan gives up, and `arguments`. It writes `{}` or `{"error": ...}` once it is ready.
   """
 
-  def __init__(self, deadline: float, recycle_after: int, memory_mb: int) -> None:
-    """Starts nothing yet; see `Grader` for the arguments."""
+  def __init__(
+    self,
+    file: Path,
+    arguments: Sequence[str],
+    *,
+    deadline: float,
+    recycle_after: int,
+    environment: Mapping[str, str] | None = None,
+  ) -> None:
+    """Starts nothing yet.
+
+    Args:
+      file: the file that the process runs.
+      arguments: what it is told besides.
+      deadline: seconds that it has for a question; then it is killed.
+      recycle_after: answers after which it is replaced.
+      environment: its environment; by default the parent's.
+    """
+    self._file, self._environment = file, environment
     self._deadline = deadline
     self._recycle_after = recycle_after
     # The alarm is for a worker whose parent is gone; twice the deadline, so that it never comes before the parent's.
-    self._arguments = [str(memory_mb * 2**20), str(math.ceil(2 * deadline) + 1)]
+    self._arguments = [str(math.ceil(2 * deadline) + 1), *arguments]
     self._process: subprocess.Popen[bytes] | None = None
     self._ready = False
     self._answered = 0
     self._proven = False
 
-  def ask(self, prediction: str, answer: str) -> tuple[bool, str]:
-    """Whether two answers are equal, and the status: 'ok', 'timeout' or 'error'.
+  def ask(self, question: Any) -> tuple[Any, str]:
+    """The reply to a question, and the status: 'ok', or with no reply 'timeout' or 'error'.
 
     Raises:
       RuntimeError: no process ever started; the message says why.
@@ -43,21 +63,21 @@ class WorkerProcess:
     except (OSError, RuntimeError):
       self.stop()
       if self._proven:
-        return False, 'error'
+        return None, 'error'
       raise
     try:
-      correct, status = json.loads(_exchange(process, [prediction, answer], self._deadline))
+      reply, status = json.loads(_exchange(process, question, self._deadline)), 'ok'
     except TimeoutError:
-      correct, status = False, 'timeout'
+      reply, status = None, 'timeout'
     except OSError:
-      correct, status = False, 'error'
+      reply, status = None, 'error'
     else:
       self._answered += 1
       if self._answered < self._recycle_after:
-        return correct, status
+        return reply, status
     self.stop()
     self._start()  # its imports run while nobody waits
-    return correct, status
+    return reply, status
 
   def stop(self) -> None:
     """Kills the process, if there is one."""
@@ -71,12 +91,15 @@ class WorkerProcess:
     self._answered = 0
     # -P: the worker's own folder must not shadow the standard library.
     self._process = subprocess.Popen(
-      [sys.executable, '-P', str(_WORKER), *self._arguments],
+      [sys.executable, '-P', str(self._file), *self._arguments],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
       bufsize=0,
+      env=self._environment,
     )
+    assert self._process.stdin is not None
+    os.set_blocking(self._process.stdin.fileno(), False)  # a worker that does not read must not hold its parent up
     return self._process
 
   def _started(self) -> subprocess.Popen[bytes]:
@@ -91,17 +114,57 @@ class WorkerProcess:
         problem = f'it died at once, with exit status {process.wait()}; is memory_mb large enough?'
       if problem:
         raise RuntimeError(
-          f'the grading worker {sys.executable} {_WORKER} did not start: {problem}; fix: pip install -r requirements.txt'
+          f'the grading worker {sys.executable} {self._file} did not start: {problem}; fix: pip install -r requirements.txt'
         )
       self._ready = self._proven = True
     return process
 
 
-def _exchange(process: subprocess.Popen[bytes], question: list[str], deadline: float) -> bytes:
+class WorkerPool:
+  """A few worker processes, started when first needed. Any thread may use them, several at once."""
+
+  def __init__(self, workers: Sequence[WorkerProcess]) -> None:
+    """Starts nothing yet."""
+    self._threads = concurrent.futures.ThreadPoolExecutor(len(workers), thread_name_prefix='grader')
+    self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
+    for worker in workers:
+      self._idle.put(worker)
+    self.closed = False
+
+  def submit(self, question: Any) -> concurrent.futures.Future[tuple[Any, str]]:
+    """What `WorkerProcess.ask` will say of a question."""
+    return self._threads.submit(self._ask, question)
+
+  def close(self) -> None:
+    """Waits for the questions at work and ends the processes. Closing twice is fine."""
+    self.closed = True
+    self._threads.shutdown()
+    while not self._idle.empty():
+      self._idle.get().stop()
+
+  def _ask(self, question: Any) -> tuple[Any, str]:
+    worker = self._idle.get()  # there are as many as threads
+    try:
+      return worker.ask(question)
+    finally:
+      self._idle.put(worker)
+
+
+def _exchange(process: subprocess.Popen[bytes], question: Any, deadline: float) -> bytes:
   """Sends a question and returns the reply. Raises TimeoutError, or another OSError when the process is dead."""
+  end = time.monotonic() + deadline
+  _write_line(process, json.dumps(question).encode() + b'\n', end)  # ASCII, whatever the text
+  return _read_line(process, end - time.monotonic())
+
+
+def _write_line(process: subprocess.Popen[bytes], line: bytes, end: float) -> None:
   assert process.stdin is not None
-  process.stdin.write(json.dumps(question).encode() + b'\n')  # ASCII, whatever the text; shorter than a pipe's buffer
-  return _read_line(process, deadline)
+  poll = select.poll()
+  poll.register(process.stdin, select.POLLOUT | select.POLLERR)
+  while line:
+    if not poll.poll(max(0.0, 1_000 * (end - time.monotonic()))):
+      raise TimeoutError
+    line = line[os.write(process.stdin.fileno(), line[:65_536]) :]
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:

@@ -1,7 +1,7 @@
 """The process that compares answers by computer algebra.
 
 `process.WorkerProcess` runs this file. It reads its modules by path, for the package would import JAX. Its arguments are the
-memory limit in bytes and the seconds after which to give up. Lines of JSON: `{}` or `{"error": ...}` goes out once, when ready;
+seconds after which to give up and the memory limit in bytes. Lines of JSON: `{}` or `{"error": ...}` goes out once, when ready;
 then `[prediction, answer]` comes in and `[correct, status]` goes out.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 def main() -> None:
   """Serves until the input ends."""
-  memory, seconds = map(int, sys.argv[1:])
+  seconds, memory = map(int, sys.argv[1:])
   for number in (signal.SIGINT, signal.SIGTERM):  # what goes to the whole job is for the parent, which may still have to grade
     signal.signal(number, signal.SIG_IGN)
   replies = os.fdopen(os.dup(1), 'w')

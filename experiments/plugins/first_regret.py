@@ -1,0 +1,25 @@
+"""A stop rule of one's own: stop at the first token whose normalised regret passes beta, without a memory or a critic.
+
+python -m espo_jax.train --plugins=experiments/plugins/parity.py --plugins=experiments/plugins/first_regret.py \
+    --config=experiments/plugins/small.py --config.task.name=parity --workdir=runs/first_regret \
+    --config.stop.name=first_regret
+"""
+
+import jax.numpy as jnp
+
+from espo_jax import stops
+
+
+@stops.register('first_regret')
+@stops.controlled(beta_0=2.0, beta_min=0.5)
+def first_regret(*, delta: float = 1e-8):
+  """Stop once `(g_t - mu) / sqrt(var + delta) > beta`: ESPO without a memory or a critic.
+
+  Args:
+    delta: Added to the variance.
+  """
+
+  def score(state, obs):
+    return (obs.regret - state.adaptive.mu) / jnp.sqrt(state.adaptive.var + delta)
+
+  return score, stops.at_beta
