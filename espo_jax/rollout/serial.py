@@ -83,16 +83,16 @@ def generate_serial(
   Args:
     model: Policy and critic, without an exit policy.
     params: The parameters of policy and critic.
-    rule: One that never stops; its statistic is recorded.
+    rule: A stop rule that never stops; its statistic is recorded.
     adaptive: The state that the rule carries from batch to batch.
     prompts: `P` prompts.
     key: This step's random key.
     serial: How early exits are made.
     samples: `G`, at least 2.
-    horizon: `T`, the most tokens of a row, also of one with an inducer in it.
-    end_tokens: None of them is in the inducer.
+    horizon: `T`, the most tokens of a row; an inducer in it counts.
+    end_tokens: Token ids that end a response; the inducer has none of them.
     sampling: The temperature and truncation of all rows.
-    slots: Rows decoded at a time when the early exits are.
+    slots: The number of early exits decoded at a time; 0 for all of them. The full responses are decoded all at once.
     scan_length: The most decode steps between two times that what was decoded is written out.
     critic_every: The number of tokens that a separate critic reads at a time.
     pad_token: The token that fills the columns after a response.

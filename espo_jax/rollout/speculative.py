@@ -115,8 +115,8 @@ def speculate(
   run. A sample's law is the full model's; which sample it is depends on the draft's length too.
 
   Args:
-    model: Policy and critic, unrolled, the critic no network of its own; its exits are not asked.
-    params: The model's parameters.
+    model: Policy and critic with unrolled layers and one trunk. Exits are not asked.
+    params: The parameters of policy and critic.
     prompts: `P` prompts.
     key: This step's random key.
     samples: `G`, the number of responses per prompt.
