@@ -85,14 +85,14 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       entry: What the register keeps of the function; by default the function.
 
     Raises:
-      RegistryError: The decorator stands without a name, or `add` refuses the function.
+      RegistryError: The decorator stands without a name, or `check` refuses the function.
     """
     self.check_called(name)
 
     def mark(method: Method) -> Method:
       method = takes_numpy(method)
-      self.add(name, method, entry(method), reads)
-      return method
+      self.check(name, method, reads)
+      return self.add(name, method, entry(method))
 
     return mark
 
@@ -102,26 +102,29 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       fix = f"fix: @register('{getattr(name, '__name__', 'my_method')}')"
       raise RegistryError(f'{place(name)}: {self._kind}: registered without a name; {fix}')
 
-  def add(self, name: str, method: Callable[..., Any], entry: Entry, reads: Mapping[str, str] | None = None) -> None:
-    """Makes a method known. The same function once more, from a file that is loaded twice, takes its own place.
+  def check(self, name: str, method: Callable[..., Any], reads: Mapping[str, str] | None = None) -> None:
+    """Whether a method can be registered. One that was, from a file that is loaded twice, can be once more.
 
     Args:
       name: The method's name.
       method: The function or class.
-      entry: What the register keeps of it.
       reads: What the method's positional parameters may name, each with its meaning; None leaves the parameters unchecked.
 
     Raises:
       RegistryError: The name is taken or no name, or the method asks for what does not exist.
     """
-    where = f'{place(method)}: {self._kind} {name!r}'
-    if reason := self._wrong_name(name):
-      raise RegistryError(f'{where}: {reason}')
-    if name in self and _identity(method) != _identity(other := self._methods[name]):
-      raise RegistryError(f'{where}: the name is taken by {place(other)}; fix: another name')
-    if reads is not None and (reason := _wrong_signature(method, reads)):
-      raise RegistryError(f'{where}: {reason}')
+    reason = self._wrong_name(name)
+    if not reason and name in self and _identity(method) != _identity(other := self._methods[name]):
+      reason = f'the name is taken by {place(other)}; fix: another name'
+    if not reason and reads is not None:
+      reason = _wrong_signature(method, reads)
+    if reason:
+      raise RegistryError(f'{place(method)}: {self._kind} {name!r}: {reason}')
+
+  def add(self, name: str, method: Method, entry: Entry) -> Method:
+    """Keeps `entry` of a method that `check` has let pass, and gives the method back."""
     self._entries[name], self._methods[name] = entry, method
+    return method
 
   def _wrong_name(self, name: str) -> str:
     fitting = re.sub(r'\W+', '_', str(name)).strip('_')

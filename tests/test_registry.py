@@ -166,6 +166,10 @@ def named_as(code: str, name: str) -> str:
     (REWARD.format('values, logprobs'), ["'logprobs' names nothing to read"]),  # which an objective reads
     (OBJECTIVE.format('log_probs, mask'), ["objective 'mine'", "did you mean 'logprobs' (log-probabilities of the tokens"]),
     (OBJECTIVE.format('x, *, clip=0.2'), ["'x' names nothing to read", '\n  prefers_short: whether']),
+    (
+      OBJECTIVE.format('mask, old_entropy=None').replace("'loo'", "'loo', reads=lambda options: ['entropy']"),
+      ["objective 'mine': `reads` names 'entropy', no parameter", 'fix: a parameter entropy = None'],
+    ),
     (OBJECTIVE.format('logprobs, correct'), ["'correct' names nothing to read"]),
     (
       ADVANTAGE.format('', 'values'),

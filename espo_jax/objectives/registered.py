@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from espo_jax.objectives.terms import Terms
-from espo_jax.registry import Method, Register, chosen, defaults, inputs
+from espo_jax.registry import Method, Register, RegistryError, chosen, defaults, inputs, place
 from espo_jax.types import Metrics
 
 ARRAYS = {
@@ -77,9 +77,17 @@ def register(
       function reads all that it names.
 
   Raises:
-    RegistryError: The name cannot be used, or the function asks for an array that the learner does not have.
+    RegistryError: The name cannot be used, or the function or `reads` asks for an array that there is not.
   """
-  return REGISTRY.decorator(name, ARRAYS, lambda function: Objective(function, advantage, draws, ranks, reads))
+
+  def entry(function: Callable[..., Any]) -> Objective:
+    made = Objective(function, advantage, draws, ranks, reads)
+    if strangers := sorted(made.arrays({}) - set(inputs(function))):
+      fix = f'a parameter {strangers[0]} = None, or another name'
+      raise RegistryError(f'{place(function)}: objective {name!r}: `reads` names {strangers[0]!r}, no parameter; fix: {fix}')
+    return made
+
+  return REGISTRY.decorator(name, ARRAYS, entry)
 
 
 def _optional(function: Callable[..., Any]) -> frozenset[str]:

@@ -28,8 +28,8 @@ def register(name: str) -> Callable[[Method], Method]:
     if isinstance(task, type) and (missing := _missing(task)):
       fix = f'inherit from tasks.Task and write {missing!r} as it says there'
       raise RegistryError(f'{place(task)}: task {name!r}: it has no method {missing!r}; fix: {fix}')
-    TASKS.add(name, task, task)
-    return task
+    TASKS.check(name, task)
+    return TASKS.add(name, task, task)
 
   return mark
 
