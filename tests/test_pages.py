@@ -21,6 +21,7 @@ PAGES = sorted([*(ROOT / 'experiments' / 'results').glob('*.md'), *(ROOT / 'expe
 SOURCES = [
   ROOT / 'README.md',
   ROOT / 'BUILD.md',
+  *sorted((ROOT / 'docs').glob('*.md')),
   *sorted((ROOT / 'experiments').rglob('*.py')),
   *sorted((ROOT / 'espo_jax').glob('*.py')),
   *sorted((ROOT / 'scripts').glob('[!l]*')),  # the launch scripts write where the jobs are
