@@ -107,7 +107,7 @@ def _shared_grader(process: int) -> Grader:
   return grader
 
 
-def _verdict(reply: tuple[bool, str] | None, status: str) -> Verdict:
+def _verdict(reply: list | None, status: str) -> Verdict:
   """What a worker said of a pair, or that it said nothing."""
   return Verdict(False, status) if reply is None else Verdict(*reply)
 

@@ -37,10 +37,10 @@ class WorkerProcess:
 
     Args:
       file: the file that the process runs.
-      arguments: what it is told besides.
-      deadline: seconds that it has for a question; then it is killed.
-      recycle_after: answers after which it is replaced.
-      environment: its environment; by default the parent's.
+      arguments: the other arguments of the file.
+      deadline: seconds for a question, after which the process is killed.
+      recycle_after: answers after which the process is replaced.
+      environment: the environment of the process; by default the parent's.
     """
     self._file, self._environment = file, environment
     self._deadline = deadline
