@@ -11,20 +11,16 @@ moments during a rollout. The command exits with 1 where one does not, and says 
 """
 
 import functools
-import os
 import sys
 
-import jax
 import ml_collections
 from absl import app, flags, logging
-from jax.experimental import topologies
 from ml_collections import config_flags
 
-from espo_jax import compile_check, parallel
+from espo_jax import compile_check
 from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, parse_flags, validate
-from espo_jax.parallel.memory import device_bytes
 from espo_jax.tasks import DataError
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The experiment, a Python file with get_config().')
@@ -34,49 +30,6 @@ _TOPOLOGY = flags.DEFINE_string(
 _PROGRAMS = flags.DEFINE_list(
   'programs', [], f'Some of {", ".join(compile_check.PROGRAMS)}; all that the config runs by default.'
 )
-
-
-_ALONE = {  # else libtpu looks for the machine it is on, and lets in one process at a time
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_ACCELERATOR_TYPE': 'none',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-}
-
-
-def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.sharding.Mesh:
-  """The config's mesh over the chips of a slice such as 'v5p:2x2x2', or over the devices that are here for 'local'.
-
-  Raises:
-    ConfigError: There is no such slice, or the mesh does not fit it.
-    DeviceError: jax finds no device here.
-  """
-  if topology == 'local':
-    devices = parallel.find_devices()
-  else:
-    chip = topology.partition(':')[0]
-    if chip not in compile_check.CHIPS:
-      known = ', '.join(compile_check.CHIPS)
-      raise ConfigError([f'--topology={topology}: unknown chip {chip!r}; fix: one of {known}, as in v5p:2x2x2, or local'])
-    for variable, value in _ALONE.items():
-      os.environ.setdefault(variable, value)
-    try:
-      devices = topologies.get_topology_desc(topology, platform='tpu').devices
-    except Exception as error:  # libtpu is missing, or it knows no such slice
-      fix = 'fix: pip install libtpu, and a slice that exists, such as v5p:2x2x2 or v5e:4x4'
-      raise ConfigError([f'--topology={topology}: {str(error).splitlines()[0]}; {fix}']) from error
-    parallel.find_devices()  # constants are made here, not there
-  try:
-    return parallel.make_mesh(**config.mesh.to_dict(), devices=devices)
-  except ValueError as error:
-    raise ConfigError([str(error)]) from error
-
-
-def memory_limit(topology: str) -> float:
-  """GiB a device: the chip's, the GPU's, or an equal share of the machine's."""
-  if topology != 'local':
-    return compile_check.CHIPS[topology.partition(':')[0]].memory
-  return device_bytes() / compile_check.GIB
 
 
 def main(argv: list[str]) -> None:
@@ -94,7 +47,7 @@ def main(argv: list[str]) -> None:
 def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
   """Compile, report, and exit with 1 where something does not fit."""
   try:
-    mesh = topology_mesh(config, topology)
+    mesh = compile_check.topology_mesh(config, topology)
     config.mesh.update(dict(mesh.shape))  # what was -1 is known now
     validate(config, data=False)
     programs, fit = compile_check.Programs(config, mesh), True
@@ -103,7 +56,7 @@ def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
   except (ConfigError, DataError) as error:
     sys.exit(f'error: {error}')
   for name in _PROGRAMS.value or programs.names:
-    checked = compile_check.check(programs, name, memory_limit(topology))
+    checked = compile_check.check(programs, name, compile_check.memory_limit(topology))
     chip = compile_check.CHIPS.get(topology.partition(':')[0])
     print(
       '\n'.join(
