@@ -14,7 +14,7 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax.learner import Checkpoints, init_state, pack, put, restore
+from espo_jax.learner import Checkpoints, init_state, pack, put_packing, restore
 from espo_jax.model import Forced
 from espo_jax.rollout import Sampling
 from espo_jax.rollout import sampling as draws
@@ -62,7 +62,7 @@ def step(mesh: str, case: str, state=None, given=None):
   outcomes = np.random.default_rng(0).random(given.length.shape).astype(rounding.precision())
   rows, reward = exp.put_rows((given, Reward(outcomes)))
   lengths = (given.prompt_lengths + given.length)[None]
-  packing = put(pack(lengths, 30, sizes=4, multiple=8), exp.mesh)
+  packing = put_packing(pack(lengths, 30, sizes=4, multiple=8), exp.mesh)
   if state is None:
     state = exp.on_mesh(init_state(first_params(exp, 0), learner.optimizer, rule_of(exp)))
   batch, measured = learner.prepare(state.params, None, rows, reward, packing)

@@ -9,7 +9,7 @@ import pytest
 from rounding import assert_within, of_decoder, of_program
 from small import VOCAB, actor_critic, config, forward, left_padded
 
-from espo_jax.model import ActorCritic, ModelConfig, apply, put_rows, refill_rows, widen_rows
+from espo_jax.model import ActorCritic, ModelConfig, apply, refill_rows, widen_rows, write_rows
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, VOCAB, (3, 9)).astype(np.int32)
@@ -266,7 +266,7 @@ def test_filled_rows_widen_and_take_others(in_float64):
   room = widen_rows(first, 3)
   for i, length in ((1, 3), (2, 1)):
     part = model.prefill(params, jnp.asarray(TOKENS[i : i + 1, :5]), jnp.array([length], jnp.int32))
-    room = put_rows(room, part, jnp.int32(i))
+    room = write_rows(room, part, jnp.int32(i))
   assert_within(room, whole, limits)
 
 

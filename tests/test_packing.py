@@ -14,7 +14,7 @@ from small import VOCAB, actor_critic
 from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
 from espo_jax.configs import ConfigError, uses_reference, validate
-from espo_jax.learner import init_state, pack, put, score
+from espo_jax.learner import init_state, pack, put_packing, score
 from espo_jax.learner.gradient import gradient
 from espo_jax.objectives import Term
 from espo_jax.stages import rl
@@ -129,7 +129,7 @@ def updater(objective, parts, sizes):
 
   def update(params, batch):
     state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
-    state, metrics = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))
+    state, metrics = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))
     named = {name: x for name, x in metrics.items() if name.startswith('loss/') or name == 'grad_norm'}
     return state.opt_state.trace, named
 

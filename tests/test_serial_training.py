@@ -128,7 +128,7 @@ def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(precisio
     lengths = np.asarray(given.prompt_lengths + given.length)[everyone]
     packing = learner.pack(lengths, width, sizes=4, multiple=1)
     before = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), teacher.optimizer, rule))
-    after, metrics = teacher.update(before, batch, None, jnp.asarray(everyone), learner.put(packing, exp.mesh))
+    after, metrics = teacher.update(before, batch, None, jnp.asarray(everyone), learner.put_packing(packing, exp.mesh))
     return after.opt_state.trace, metrics['grad_norm']
 
   one, two = updated(state.params, batch), updated(state.params, moved)

@@ -79,7 +79,7 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
   return Packing(row, index, real, sequence, start)
 
 
-def put(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
+def put_packing(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
   """Stacked packings on the mesh."""
   return jax.tree.map(parallel.put, packing, packing_shardings(mesh))
 

@@ -1,6 +1,6 @@
 """One functional decoder for all families, its cache and its critic. Knows nothing of reinforcement learning."""
 
-from espo_jax.model.actor_critic import ActorCritic, Caches, States, put_rows, refill_rows, spread_rows, widen_rows
+from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows, widen_rows, write_rows
 from espo_jax.model.cache import Cache, init_cache
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
@@ -32,7 +32,6 @@ __all__ = [
   'init_cache',
   'load_hf',
   'merge',
-  'put_rows',
   'read_config',
   'read_end_tokens',
   'refill_rows',
@@ -40,4 +39,5 @@ __all__ = [
   'spread_rows',
   'token_flops',
   'widen_rows',
+  'write_rows',
 ]

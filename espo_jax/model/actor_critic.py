@@ -242,7 +242,7 @@ def widen_rows(filled: tuple[States, Caches], times: int) -> tuple[States, Cache
   return _by_row(lambda x, axis: jnp.pad(x, [(0, (times - 1) * n * (i == axis)) for i, n in enumerate(x.shape)]), filled)
 
 
-def put_rows(room: tuple[States, Caches], filled: tuple[States, Caches], start: Int[Array, '']) -> tuple[States, Caches]:
+def write_rows(room: tuple[States, Caches], filled: tuple[States, Caches], start: Int[Array, '']) -> tuple[States, Caches]:
   """`room` with `filled` in its rows from `start` on."""
   return _by_row(lambda x, axis, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis), room, filled)
 

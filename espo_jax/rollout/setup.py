@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Caches, Params, States, put_rows, widen_rows
+from espo_jax.model import ActorCritic, Caches, Params, States, widen_rows, write_rows
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import StopRule
 from espo_jax.types import Prompts
@@ -132,7 +132,7 @@ def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int
   def part(i: Array, done: tuple[States, Caches]) -> tuple[States, Caches]:
     start = i * at_a_time
     some, many = (jax.lax.dynamic_slice_in_dim(x, start, at_a_time) for x in (tokens, lengths))
-    return put_rows(done, model.prefill(params, some, many), start)
+    return write_rows(done, model.prefill(params, some, many), start)
 
   first = model.prefill(params, tokens[:at_a_time], lengths[:at_a_time])
   if parts == 1:

@@ -14,7 +14,7 @@ import numpy as np
 from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put
+from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, Step, copy_tree, make_stage, run_stage
@@ -66,14 +66,14 @@ def step(
     lengths = np.add(*exp.fetch((rows.prompt_lengths, rows.length)))
     packed = functools.partial(_packed, exp, lengths)
     in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
-    batch, measured = learner.prepare(state.params, reference, rows, reward, put(packed(in_turn), exp.mesh))  # 5
+    batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
   with clock('update'):
     parts, filled = [], []
     for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches):
       chosen = chosen.reshape(c.learner.micro_batches, -1)
       packing = packed(chosen)
-      state, part = learner.update(state, batch, reference, exp.put(chosen), put(packing, exp.mesh))  # 6
+      state, part = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))  # 6
       parts.append(part)
       filled.append(packing.real.mean())
     state = learner.finish(state, first.rows, first.correct, metrics)  # 7
