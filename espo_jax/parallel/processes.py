@@ -1,4 +1,9 @@
-"""Several processes as one job: found from the environment, told the same, ended together."""
+"""Several processes as one job: found from the environment, told the same, ended together.
+
+Every process computes every decision from the same full arrays: which lengths are packed, which groups have equal scores,
+whether the gate is open. Facts that only one process knows are broadcast: a signal by `any_process`, once per step, and what
+is on disk by `from_first`.
+"""
 
 import json
 import os
