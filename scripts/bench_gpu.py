@@ -198,7 +198,7 @@ def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> 
 
 
 def _update(c: Any, learner: Any, state: Any, rows: Any, mesh: jax.sharding.Mesh) -> Any:
-  """One epoch, as `espo_jax.steps` has it, with rewards that mean nothing."""
+  """One epoch, as `espo_jax.stages.rl` has it, with rewards that mean nothing."""
   count = rows.length.shape[0]
   lengths = np.asarray(rows.prompt_lengths + rows.length)
   width, parts = rows.prompt_tokens.shape[1] + rows.tokens.shape[1], c.learner.minibatches * c.learner.micro_batches

@@ -126,7 +126,7 @@ def _initialized(arguments: dict[str, Any] | None) -> bool:
   """Join the others; False where there are none."""
   if arguments is None:
     return False
-  jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stage` answers
+  jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stages.loop` answers
   try:
     with _telling():
       jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE)
