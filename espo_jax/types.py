@@ -4,6 +4,8 @@ Conventions, stated once. `P` prompts, `G` samples a prompt, `N = P * G` rows, g
 prompt `p`. `L` is the padded prompt width, prompts are padded on the left so that every response starts in column `L`. `T` is
 the horizon in response tokens. Index `t` of a response array belongs to response token `t`: its log-probability, and the value
 and regret of the state it was drawn from. Public functions take NumPy's arrays of every width as well: see `takes_numpy`.
+
+Registration applies `takes_numpy` to every method; other functions carry it themselves.
 """
 
 import enum

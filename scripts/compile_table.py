@@ -96,7 +96,7 @@ def page(results: dict[str, Any]) -> list[str]:
     '',
     f'Commit {", ".join(commits)}; libtpu {results["libtpu"]}, on one of {hardware["cores"]} cores of {hardware["cpu"]}. '
     '**Nothing here has run on a TPU**: every figure is read from the compiled program, and times are those at the published '
-    'peaks, each thing alone; the longest is the least time of a step. How they are counted: `espo_jax/compiled/cost.py`.',
+    'peaks, each thing alone; the longest is the least time of a step. How they are counted: `espo_jax/compile_check/cost.py`.',
     '',
     f'Qwen2.5 shapes with a value head, ESPO; {ROWS} rows a step, prompts of 1024 and responses of 8192 tokens, all of full '
     f'length; {ROWS // MINIBATCHES} rows an update, {ROWS} in the log-probability pass; parameters and moments in float32, '

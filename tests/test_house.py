@@ -1,9 +1,10 @@
-"""The plan of the house holds: the rule of the top level, the walls between rooms, no circles, nothing longer than a screen."""
+"""The plan of the house holds, and BUILD.md tells it: the top level, the walls between rooms, no circles, nothing too long."""
 
 import ast
 import functools
 import graphlib
 import pathlib
+import re
 
 import pytest
 
@@ -100,6 +101,19 @@ def test_a_wall_stands(name):
     if room(other) in WALLS[name]
   }
   assert not through
+
+
+def test_the_map_of_the_build_guide_names_every_wall():
+  rows = [line.split('|')[1:-1] for line in (ROOT / 'BUILD.md').read_text().splitlines() if re.match(r'\| `\w+(/|\.py)`', line)]
+  told, named = {}, set()
+  for names, _, walls in (row for row in rows if len(row) == 3):
+    names = re.findall(r'`(\w+)(?:/|\.py)`', names)
+    named |= set(names)
+    groups = {'RL': REINFORCEMENT, 'training': TRAINING}
+    kept = set(re.findall(r'`(\w+)`', walls)).union(*(group for name, group in groups.items() if name in walls))
+    told |= {names[0]: kept} if kept else {}
+  assert told == WALLS
+  assert named == {path.stem for path in PACKAGE.iterdir() if path.name not in ('__init__.py', '__pycache__')}
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -16,9 +16,9 @@ from tiny import named, run, tiny_experiment
 from espo_jax import exits, methods, objectives, registry, rewards, stops
 from espo_jax.configs import advantage_name, validate
 from espo_jax.configs.defaults import FIELDS
-from espo_jax.objectives import terms
 
 ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = ROOT / 'experiments' / 'plugins'
 
 
 def smoke(**lines):
@@ -136,8 +136,7 @@ def test_the_worked_example_of_the_build_guide(registers):
   """The code gives an objective and a reward that train."""
   code = block('Add an objective or reward')
   assert len(code.splitlines()) <= 21
-  house = {'jnp': jnp, 'objectives': objectives, 'rewards': rewards, 'source': registry.source}
-  exec(code, house | {name: getattr(terms, name) for name in ('log_ratio', 'policy_metrics', 'token_mean')})
+  exec(code, {})
   lines = {'objective__name': 'soft_clip', 'objective__width': 0.3, 'reward__name': 'brief'}
   validate(smoke(**lines))
   _, metrics = run(tiny_experiment(named(**lines)))
@@ -150,8 +149,8 @@ def test_the_worked_example_of_the_build_guide(registers):
   assert 'soft_clip: ours' in '\n'.join(map(methods.describe, methods.methods()))
 
 
-def test_the_stop_rule_of_the_build_guide(registers):
-  exec(block('Add a stop rule'), {'jnp': jnp, 'stops': stops})
+def test_the_stop_rule_among_the_example_plugins(registers):
+  registry.load_plugin(str(EXAMPLES / 'first_regret.py'))
   rule = stops.REGISTRY['first_regret'](beta_0=1.5)
   regret = jnp.asarray([0.1, 3.0, 2.4, 9.0])
   seen = stops.Observation(regret, jnp.zeros(4), jnp.zeros(4))
@@ -162,8 +161,11 @@ def test_the_stop_rule_of_the_build_guide(registers):
   assert options == {'delta': 1e-8} | stops.Control(2.0, beta_min=0.5)._asdict()
 
 
-def test_the_exit_policy_of_the_build_guide(registers):
-  exec(block('Add an exit policy'), {'jax': jax, 'jnp': jnp, 'exits': exits})
+def test_the_exit_policy_among_the_example_plugins(registers):
+  registry.load_plugin(str(EXAMPLES / 'late.py'))
+  config = runpy.run_path(str(ROOT / 'experiments' / 'early_exits.py'))['get_config']('smoke')
+  config.exits.update(policy='late', first=16)
+  validate(config)
   policy = exits.get('late')(first=2)
   state = jnp.zeros((1, 3, 4))
   logit = jnp.asarray([[5.0, -5.0, 5.0]])

@@ -27,6 +27,9 @@ SOURCES = [
   *sorted((ROOT / 'scripts').glob('[!l]*')),  # the launch scripts write where the jobs are
   *sorted((ROOT / 'notebooks').glob('*.ipynb')),
 ]
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'), *(ROOT / 'experiments' / 'benchmarks').glob('*.md')])
+LINK = re.compile(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)')  # not those of the web
+FILE = re.compile(r'`((?:[\w.-]+/)+(?:[\w.-]+\.(?:py|md|sh))?)`')  # such as `tests/rounding.py` and `model/`
 WRITES = re.compile(r'--(?:workdir|output|local-dir|checkpoint_dir)[= ]([\w./-]+)|\'ESPO_JAX_RUN\', \'([\w./-]+)\'')
 PUBLISHED = ('experiments/results/', 'experiments/benchmarks/')  # written to be committed
 
@@ -63,6 +66,17 @@ def test_what_a_documented_command_writes_is_ignored_by_git(path):
 @pytest.mark.parametrize('path', ['espo_jax/model/config.py', 'espo_jax/data.py', 'tests/x.py', 'experiments/results/new.md'])
 def test_what_belongs_to_the_repository_is_not_ignored(path):
   assert not ignored(path)
+
+
+@pytest.mark.parametrize('page', DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page):
+  assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize('page', ['BUILD.md', 'CONTRIBUTING.md', 'docs/memory.md', 'docs/sharding.md'])
+def test_the_files_that_a_page_names_are_there(page):
+  named = FILE.findall((ROOT / page).read_text())
+  assert named and [name for name in named if not (ROOT / name).exists() and not (ROOT / 'espo_jax' / name).exists()] == []
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)

@@ -62,7 +62,7 @@ def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_tr
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize('name', ['parity', 'few_words', 'first_regret'])
+@pytest.mark.parametrize('name', ['parity', 'few_words', 'first_regret', 'late'])
 def test_an_example_is_short_and_has_its_command(name):
   text = (EXAMPLES / f'{name}.py').read_text()
   assert text.count('\n') < 40 and f'--plugins=experiments/plugins/{name}.py' in text

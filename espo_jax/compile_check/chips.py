@@ -1,4 +1,7 @@
-"""What a chip can do, as its maker publishes it, and the least time that a program can take there."""
+"""What a chip can do, as its maker publishes it, and the least time that a program can take there.
+
+The least times assume the published peaks and perfect overlap. They are bounds, not predictions.
+"""
 
 from typing import NamedTuple
 

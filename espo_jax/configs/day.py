@@ -1,4 +1,8 @@
-"""`data.today`, the day that chat templates write: that of a run's first start, whenever the run goes on."""
+"""`data.today`, the day that chat templates write: that of a run's first start, whenever the run goes on.
+
+The day is part of the config because a template that writes today's date would make other prompts of the same problems
+tomorrow. A run's `config.json` keeps its day.
+"""
 
 import pathlib
 

@@ -2,6 +2,10 @@
 
 `objective`, `advantage`, `reward` and `exits` are open: beside the fields of the defaults they hold keyword arguments of what
 they name.
+
+A method is a line of a config. `objective.name = 'grpo + kl_k3'` is one objective and a term beside it, `reward.name = 'hmpo
+& format'` is an expression over rewards, and `advantage.name = ''` is the objective's own. A paper's constants are therefore
+written once, in the paper's file.
 """
 
 import math

@@ -2,6 +2,11 @@
 
 The teacher is the model at full depth, frozen. Where an exit would change little, it should be likely; and the model learns to
 say the same when it exits.
+
+The target of an exit is measured on the student, whose exits improve as it learns, against the frozen teacher. With a lenient
+`kappa` this runs away: only the exits that `kappa` finds good enough are trained, and full depth is forgotten. It happened
+once, with `kappa = 1` (commit 4045f9d, `--config=experiments/early_exits.py --config.seed=7`). Two kinds of patterns beside
+the paper's prevent it: whole patterns, and uniform patterns, by which an exit learns before it is likely.
 """
 
 import dataclasses

@@ -1,4 +1,8 @@
-"""Orbax checkpoints of a stage: written asynchronously and atomically; the newest whole one is read."""
+"""Orbax checkpoints of a stage: written asynchronously and atomically; the newest whole one is read.
+
+Each process reads a checkpoint for itself, without Orbax's barriers, and then all processes agree on whether it could be
+read. An array that cannot be read counts as damage, like what the files show.
+"""
 
 import functools
 import pathlib

@@ -1,4 +1,9 @@
-"""What of a checkpoint is missing, cut, emptied or zeroed; found from its files, without reading its arrays."""
+"""What of a checkpoint is missing, cut, emptied or zeroed; found from its files, without reading its arrays.
+
+A checkpoint is whole if its JSON parses, the checksums of its index hold, each data file is as long as the index says, and no
+value ends in zeros. Bytes that changed inside an array which still decompresses are not seen, because Orbax writes no
+checksum of them.
+"""
 
 import json
 import pathlib

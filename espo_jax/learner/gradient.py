@@ -1,4 +1,8 @@
-"""The gradient of a minibatch, part by part: the parts' numerators over the denominators of all of them add up to one loss."""
+"""The gradient of a minibatch, part by part: the parts' numerators over the denominators of all of them add up to one loss.
+
+Micro-batches are exact, because every denominator is known before any numerator is computed. Objectives that rank the tokens
+of a whole minibatch, such as `clip_cov` and `kl_cov`, do not split into parts: the config refuses them with micro-batches.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

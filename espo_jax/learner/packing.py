@@ -1,4 +1,8 @@
-"""Rows of a batch packed into few sequences, so that an update does not pay for the columns behind short rows."""
+"""Rows of a batch packed into few sequences, so that an update does not pay for the columns behind short rows.
+
+A sequence holds several rows as segments. The number of sequences is rounded up, because the compiler makes a program for
+each number. Log-probabilities are unpacked into rows; logits never are.
+"""
 
 import flax.struct
 import jax

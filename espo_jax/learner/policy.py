@@ -1,4 +1,13 @@
-"""The reinforcement learner: advantages from trajectories, minibatch updates, and what changes between batches."""
+"""The reinforcement learner: advantages from trajectories, minibatch updates, and what changes between batches.
+
+The old log-probabilities and values of an update are those that the sampler recorded. Each step a scoring pass recomputes the
+log-probabilities and logs the gap as `sampler_gap/*`. With `learner.importance_cap` the recomputed ones become the old ones,
+and the correction for the gap scales the advantages. Every surrogate is linear in the advantage, so that no objective needs
+to know of the correction.
+
+The reference is scored at full depth. The policy's exit log-probabilities are added to the reference's without a gradient, so
+that the value of a divergence measures tokens only.
+"""
 
 import dataclasses
 import functools

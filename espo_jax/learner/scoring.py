@@ -1,4 +1,7 @@
-"""A teacher-forced pass over finished rows: log-probabilities, entropy and values, never a `[N, T, V]` array at once."""
+"""A teacher-forced pass over finished rows: log-probabilities, entropy and values, never a `[N, T, V]` array at once.
+
+An exact divergence from a reference costs one more pass per update. Its logits exist one chunk at a time, as all others do.
+"""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,8 @@
-"""Everything a run needs to go on, in one pytree: what is not here is a pure function of (seed, step)."""
+"""Everything a run needs to go on, in one pytree: what is not here is a pure function of (seed, step).
+
+A step is a pure function of `(state, step)`, so that a checkpoint needs nothing but the state. Problems are numbered. Random
+keys are `fold_in(root, stream, step)`. The order of minibatches comes from `(seed, step, epoch)`.
+"""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,9 @@
-"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a network of its own, or one number."""
+"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a network of its own, or one number.
+
+A model has a critic where its advantages come from one. Elsewhere the value is one number among the parameters: it is frozen
+during a rollout and checkpointed, and the stop rule and the engine read it as they read any value. This is ours, because no
+paper runs ESPO without a critic.
+"""
 
 import dataclasses
 from collections.abc import Callable

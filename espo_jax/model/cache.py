@@ -1,4 +1,10 @@
-"""The key-value cache: a row's token `t` stands in column `t`, and is written there in place."""
+"""The key-value cache: a row's token `t` stands in column `t`, and is written there in place.
+
+Unrolled layers keep one array each, and scanned layers carry the stack, so that a decode step copies neither. Columns are
+appended without traffic between devices (`append`): when rows were an index of the scatter, every layer of every decode step
+gathered all new columns on all devices. Beside the cache of a 7B model on v5p 2x2x2 the compiled rollout keeps 6 % of the
+cache's size (`tests/test_compile_check.py`).
+"""
 
 import flax.struct
 import jax

@@ -1,4 +1,10 @@
-"""How many blocks each token runs through: decided on the way where tokens are sampled, given where they are scored."""
+"""How many blocks each token runs through: decided on the way where tokens are sampled, given where they are scored.
+
+One condition per block decides for the batch: the block runs if any live row needs it. Its keys and values are projected and
+written outside the condition, for all rows at once, because a cache that a branch returned would be copied. So time is saved
+where the whole batch skips a block: in small batches, under `skipdecode` and under `fixed`. Under `skipdecode` all rows have
+to begin together, so that it excludes slots.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias

@@ -1,4 +1,7 @@
-"""Hugging Face's `config.json` as a `ModelConfig` and back: here alone one family is told from another."""
+"""Hugging Face's `config.json` as a `ModelConfig` and back: here alone one family is told from another.
+
+transformers' own config classes read `config.json`. An export says the same to transformers 4 and 5.
+"""
 
 import copy
 import json

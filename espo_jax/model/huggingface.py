@@ -1,4 +1,7 @@
-"""Hugging Face weights in and out: safetensors only, each tensor streamed to the devices that hold it."""
+"""Hugging Face weights in and out: safetensors only, each tensor streamed to the devices that hold it.
+
+No pickled file is loaded and no remote code runs.
+"""
 
 import json
 import pathlib

@@ -1,4 +1,10 @@
-"""Low-rank adapters (Hu et al. 2021): what is frozen while they are there, and folding them into the kernels."""
+"""Low-rank adapters (Hu et al. 2021): what is frozen while they are there, and folding them into the kernels.
+
+The adapters are eight lines of `layers.Projection` and not qwix, which patches `jax.lax.dot_general` and silently adds
+nothing where a layer multiplies in another way. Speed does not decide between the two: a gradient step of a 6-layer decoder
+took 0.569 s against 0.568 s with qwix 0.1.8 unrolled, and 0.553 s against 0.559 s scanned (2 cores, best of 10,
+`scripts/measure_lora.py`).
+"""
 
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,9 @@
 
 A row's columns are its pages, in their order, so the kernels read what each row has and no more. Unrolled layers suit them: of
 a stack a kernel gets a copy of its layer. Not measured by us on either.
+
+The tests run the kernels interpreted and lower them. `model.paged_kernels` is off by default until `scripts/bench_gpu.py` has
+timed them.
 """
 
 import math

@@ -1,4 +1,9 @@
-"""Several processes as one job: found from the environment, told the same, ended together."""
+"""Several processes as one job: found from the environment, told the same, ended together.
+
+Every process computes every decision from the same full arrays: which lengths are packed, which groups have equal scores,
+whether the gate is open. Facts that only one process knows are broadcast: a signal by `any_process`, once per step, and what
+is on disk by `from_first`.
+"""
 
 import json
 import os
@@ -121,7 +126,7 @@ def _initialized(arguments: dict[str, Any] | None) -> bool:
   """Join the others; False where there are none."""
   if arguments is None:
     return False
-  jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stage` answers
+  jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stages.loop` answers
   try:
     with _telling():
       jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE)

@@ -8,4 +8,7 @@
 | `metrics.py` | what a step measures |
 | `results.py`, `headline.py` | what a run writes when a stage is over, and its first line |
 | `optimizers.py` | the optimizer of a stage |
+
+All arms of a run share its warm start and its critic warm-up. The `metrics.jsonl` of an arm begins with the lines of the
+critic warm-up, so that it counts every token that the arm took since the warm start.
 """

@@ -1,4 +1,7 @@
-"""The stage `critic_warmup`: updates without a stop rule, until the critic can be trusted to judge a trajectory."""
+"""The stage `critic_warmup`: updates without a stop rule, until the critic can be trusted to judge a trajectory.
+
+Without a critic the stage is one plain update, which sets the regret's moments for the stop rules.
+"""
 
 import pathlib
 

@@ -1,4 +1,7 @@
-"""One stage of training: a loop of steps that can be killed anywhere and goes on bit for bit."""
+"""One stage of training: a loop of steps that can be killed anywhere and goes on bit for bit.
+
+A stage that resumes cuts `metrics.jsonl` back to the step of its checkpoint.
+"""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,7 @@
-"""What a run writes when a stage is over: the result on the test split, the curve of exits, the summary and its pictures."""
+"""What a run writes when a stage is over: the result on the test split, the curve of exits, the summary and its pictures.
+
+The curve of exits over thresholds is one compiled program, because the level of an exit policy is traced.
+"""
 
 import json
 import pathlib

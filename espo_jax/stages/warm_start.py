@@ -1,4 +1,7 @@
-"""The stage `warm_start`: supervised training on written solutions."""
+"""The stage `warm_start`: supervised training on written solutions.
+
+One random stream per step draws the written solutions. Every process draws all of them and encodes those of its own rows.
+"""
 
 import pathlib
 import zlib

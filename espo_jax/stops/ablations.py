@@ -1,4 +1,7 @@
-"""The rules ESPO is compared with: each drops one of its parts. All but `never` share its controller."""
+"""The rules ESPO is compared with: each drops one of its parts. All but `never` share its controller.
+
+`random` stops at the rate that the run's own rule, `stop.name`, had on average over its updates.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array

@@ -1,4 +1,12 @@
-"""Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table."""
+"""Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table.
+
+A comparison consists of runs of `espo_jax.train` and nothing else. What the arms of a seed share is a run with `stages` of
+its own. The arms name its folder in `start_from` and leave those stages out, so that each arm equals the arm of one joint run
+to the last bit (`tests/test_sweep.py`) and can be run alone.
+
+"To the last bit" holds on one processor with one number of threads, for a comparison and for whatever resumes after an
+interruption, because XLA adds up in another order elsewhere. Every result records both.
+"""
 
 from espo_jax.sweep.columns import (
   ACCURACY,

@@ -1,4 +1,11 @@
-"""The tags that models put around their reasoning and their answers, however a family spells them."""
+"""The tags that models put around their reasoning and their answers, however a family spells them.
+
+A decoded response keeps the tags that something reads, whether they are special tokens or not: the tags listed here, and
+those that `reward.format`, `reward.reasoning` and `rollout.serial` name. Other special tokens are left out of the text.
+
+A response that ends inside a thought has no answer. It does not matter whether the chat template, `rollout.tags` or the
+response opened the thought.
+"""
 
 import re
 
