@@ -1,4 +1,4 @@
-"""Exit policies: how many blocks a token runs through. They know nothing of models or losses."""
+"""Exit policies decide how many blocks each token runs through. They know nothing of models or losses."""
 
 from espo_jax.exits.confidence import calm_cosine, calm_margin, calm_threshold
 from espo_jax.exits.heads import dynamax, ponder_q, sampled, threshold
