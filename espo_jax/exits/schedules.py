@@ -25,7 +25,11 @@ def never() -> ExitPolicy:
 @register('fixed')
 @source('the model cut off')
 def fixed(*, level: float = 1.0) -> ExitPolicy:
-  """Run every token through the first `level` blocks."""
+  """Run every token through the first `level` blocks.
+
+  Args:
+    level: The number of blocks that run.
+  """
 
   @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
