@@ -28,9 +28,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 class StopReason(enum.IntEnum):
   """Why a row ended."""
 
-  LENGTH = 0  # it reached the horizon
-  EOS = 1  # it wrote an end token
-  STOPPED = 2  # a stop rule ended it: an absorbing failure
+  LENGTH = 0  # the row reached the horizon
+  EOS = 1  # the row wrote an end token
+  STOPPED = 2  # a stop rule ended the row: an absorbing failure
 
 
 class Prompts(flax.struct.PyTreeNode):
@@ -46,7 +46,7 @@ class SupervisedBatch(NamedTuple):
 
   tokens: Int[np.ndarray, 'B L+T']
   prompt_lengths: Int[np.ndarray, 'B']
-  response_lengths: Int[np.ndarray, 'B']  # the end token included
+  response_lengths: Int[np.ndarray, 'B']  # number of tokens, with the end token
 
 
 class Depth(flax.struct.PyTreeNode):

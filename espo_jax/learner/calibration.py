@@ -125,7 +125,7 @@ class Calibration:
     *,
     reverse: bool,
   ) -> Float[Array, 'N W']:
-    """KL(teacher || student) of the next token's distributions, or the reverse, in nats; chunk by chunk."""
+    """KL(teacher || student) of the next-token distributions, or the reverse, in nats. It is computed chunk by chunk."""
 
     def divergence(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
       q, p = (

@@ -1,6 +1,6 @@
 """AdamW with a linear warm-up, an optional linear decay and a global-norm clip. Policy and critic have separate learning rates.
 
-Parameters that are frozen beside adapters have no optimizer state. A step with a non-finite loss or gradient is skipped and
+Frozen parameters have no optimizer state. A step with a non-finite loss or gradient is skipped and
 counted.
 """
 

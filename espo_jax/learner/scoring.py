@@ -18,7 +18,7 @@ class Scored(NamedTuple):
   values: Float[Array, 'N T']
   final_values: Float[Array, 'N']  # of the state after column T - 1; meaningful where the horizon cut the row
   entropy_slope: Float[Array, 'N T']  # first-order change of the entropy along the token's own logit gradient
-  opening_logprobs: Float[Array, 'N V']  # of the first response token
+  opening_logprobs: Float[Array, 'N V']  # of all candidates for the first response token
   reference_kl: Float[Array, 'N T'] | None  # KL of the whole distribution from the reference's, nats
   exit_logprobs: Float[Array, 'N T'] | None  # of the exit decisions behind the token's state; None at full depth
 
@@ -108,7 +108,7 @@ def score(
   last_of_prompt = packing.start + prompt_lengths - 1
   column = jnp.minimum(
     last_of_prompt[:, None] + jnp.arange(horizon + 1), given.shape[1] - 1
-  )  # before each token, after the last
+  )  # the state before each token, and after the last
 
   def by_row(x: Float[Array, 'B W']) -> Float[Array, 'N U']:
     return x[packing.sequence[:, None], column]

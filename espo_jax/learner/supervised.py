@@ -1,4 +1,4 @@
-"""The warm start: next-token cross-entropy on written solutions."""
+"""The learner of the warm start: next-token cross-entropy on written solutions."""
 
 import dataclasses
 

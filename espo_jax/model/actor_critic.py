@@ -1,4 +1,4 @@
-"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a network of its own, or one number."""
+"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a separate network, or one number."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class States(flax.struct.PyTreeNode):
   """The hidden states of tokens, from which logits and values are computed."""
 
   policy: Float[Array, '... D']
-  critic: Float[Array, '... D']  # the same array as `policy` under a shared trunk
+  critic: Float[Array, '... D']  # the same array as `policy` where the trunk is shared
   depth: Depth | None = None  # depth in the policy's trunk; None where the model has no exits
 
 
@@ -90,7 +90,7 @@ class ActorCritic:
     return nn.unbox(self.init_boxed(key))
 
   def critic_from_policy(self, params: Params) -> Params:
-    """The parameters with a separate critic's trunk set to the policy's; its value head is left alone."""
+    """The parameters with a separate critic's trunk set to the policy's; its value head does not change."""
     if not self.separate_critic:
       return params
     trunk = {name: jax.tree.map(jnp.copy, part) for name, part in params['policy'].items() if name != 'exit_heads'}

@@ -86,9 +86,9 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
   """Write `config` as the `config.json` of its family.
 
   Args:
-    config: The model.
-    path: The file.
-    **extra: Further entries, such as `eos_token_id`.
+    config: The shape of the model.
+    path: The path of the file.
+    **extra: Further entries of the file, such as `eos_token_id`.
 
   Raises:
     WeightsError: The family cannot express the model; the message names the field.

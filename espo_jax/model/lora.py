@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021): the parameters frozen beside them, and the merge into the kernels."""
+"""Low-rank adapters (Hu et al. 2021): the parameters that are frozen with them, and the merge into the kernels."""
 
 import jax
 import jax.numpy as jnp

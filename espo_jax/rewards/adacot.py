@@ -24,7 +24,7 @@ def adacot(
   Args:
     correct: Verdicts, 0 or 1.
     reasoned: Whether the response reasons.
-    needed: Whether the prompt needs reasoning; the paper has labels for this, in place of which see `prompts_in_need`.
+    needed: Whether the prompt needs reasoning. The paper has labels for this; here `prompts_in_need` estimates it.
     formatted: Whether the response is well-formed.
     miss_cost: `alpha1`, the cost of missing reasoning [U].
     over_cost: `alpha2`, the cost of needless reasoning [U].

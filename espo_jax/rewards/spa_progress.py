@@ -38,7 +38,7 @@ def spa_progress(
 
   Args:
     correct: Verdicts, 0 or 1.
-    formatted: Whether the response is well-formed, which stands for an action that the environment could execute [U].
+    formatted: Whether the response is well-formed, which replaces the paper's test for an executable action [U].
     values: The value of the state that each token was drawn from.
     mask: True on the tokens that count.
     alpha: The weight of the contributions [U].

@@ -18,8 +18,8 @@ _UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
 def headline(exp: Experiment, workdir: pathlib.Path) -> str:
   """Device, model, parameters, memory, seed and folder. Nothing is computed or compiled for this line.
 
-  The memory is that of parameters and optimizer state on one device, beside the device's total. Caches, gradients and
-  activations come on top of it.
+  The line gives the memory of parameters and optimizer state on one device, and the device's total memory. Caches,
+  gradients and activations come on top of the former.
   """
   c, shape = exp.config, exp.model.config
   params = exp.abstract_params()

@@ -38,7 +38,7 @@ def going_on(stopped: Interrupted, module: str, arguments: Sequence[str]) -> str
 
 
 class Interruption:
-  """Whether a signal has asked the run to stop."""
+  """A flag: `requested` is true once a signal has asked the run to stop."""
 
   requested = False
 

@@ -37,7 +37,7 @@ def step(
   """Makes one update.
 
   1 chooses the problems, 2 rolls out, 3 grades, 4 computes rewards, 5 computes advantages, 6 updates policy and critic by
-  minibatches, 7 updates the stop rule and the gate. The numbers stand beside the lines below.
+  minibatches, 7 updates the stop rule and the gate. Comments number these parts in the code below.
 
   Args:
     exp: The experiment.

@@ -1,4 +1,4 @@
-"""ESPO's surrogate regret: the log-probability gap between the likeliest and the sampled token. The engine computes it here."""
+"""ESPO's surrogate regret: the log-probability gap between the likeliest and the sampled token. The engine calls it."""
 
 import jax
 import jax.numpy as jnp
