@@ -1,9 +1,15 @@
-"""The arrays the rooms share.
+"""The arrays that the packages of `espo_jax` share, and the conventions for their shapes.
 
-Conventions, stated once. `P` prompts, `G` samples a prompt, `N = P * G` rows, group-major: row `p * G + g` is sample `g` of
-prompt `p`. `L` is the padded prompt width, prompts are padded on the left so that every response starts in column `L`. `T` is
-the horizon in response tokens. Index `t` of a response array belongs to response token `t`: its log-probability, and the value
-and regret of the state it was drawn from. Public functions take NumPy's arrays of every width as well: see `takes_numpy`.
+| symbol | meaning |
+|---|---|
+| `P` | number of prompts |
+| `G` | number of samples per prompt |
+| `N` | number of rows, `P * G`, group-major: row `p * G + g` is sample `g` of prompt `p` |
+| `L` | padded prompt width; prompts are padded on the left, so every response starts in column `L` |
+| `T` | the horizon: the most tokens of a response |
+
+Index `t` of a response array belongs to response token `t`: it holds the token's log-probability, or the value or regret of the
+state that the token was drawn from. Public functions accept NumPy arrays of every width as well: see `takes_numpy`.
 
 Registration applies `takes_numpy` to every method; other functions carry it themselves.
 """
@@ -24,17 +30,17 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 class StopReason(enum.IntEnum):
   """Why a row ended."""
 
-  LENGTH = 0  # it reached the horizon
-  EOS = 1  # it wrote an end token
-  STOPPED = 2  # a stop rule ended it: an absorbing failure
+  LENGTH = 0  # the row reached the horizon
+  EOS = 1  # the row wrote an end token
+  STOPPED = 2  # a stop rule ended the row: an absorbing failure
 
 
 class Prompts(flax.struct.PyTreeNode):
-  """A batch of prompts, padded on the left. On the host until the mesh gets them."""
+  """A batch of prompts, padded on the left. The arrays are on the host until they are put on the mesh."""
 
   tokens: Int[Array | np.ndarray, 'P L']
   lengths: Int[Array | np.ndarray, 'P']
-  ids: UInt32[Array | np.ndarray, 'P']  # names the problem in the random key of its samples
+  ids: UInt32[Array | np.ndarray, 'P']  # the problem's number, which the random keys of its samples fold in
 
 
 class SupervisedBatch(NamedTuple):
@@ -42,47 +48,51 @@ class SupervisedBatch(NamedTuple):
 
   tokens: Int[np.ndarray, 'B L+T']
   prompt_lengths: Int[np.ndarray, 'B']
-  response_lengths: Int[np.ndarray, 'B']  # the end token included
+  response_lengths: Int[np.ndarray, 'B']  # number of tokens, with the end token
 
 
 class Depth(flax.struct.PyTreeNode):
-  """How many blocks some tokens ran through, and how likely that was."""
+  """The number of blocks that each token ran through, and the log-probability of the exit decisions that led to it."""
 
   blocks: Int[Array, '...']
-  logprobs: Float[Array, '...']  # of the decisions where to exit; 0 where nothing was drawn
+  logprobs: Float[Array, '...']  # sum over the token's exit decisions; 0 where none was drawn
 
 
 class Trajectories(flax.struct.PyTreeNode):
-  """Finished rows of a rollout; what the engine returns and every later room reads.
+  """The finished rows of a rollout, as the engine returns them and every later step reads them.
 
-  The columns `trained_from .. length` are trained on: up to and with the end token or the token that triggered a stop. A shadow
-  row is a stopped row that went on decoding for measurement only: its columns `length .. full_length` are never trained on.
-  Columns past `full_length` hold the pad token and zeros; those before `trained_from` hold tokens that the row was given, not
-  sampled, and zeros.
+  A shadow row is a stopped row that went on decoding for measurement only.
+
+  | columns | what they hold |
+  |---|---|
+  | before `trained_from` | tokens that the row was given, not sampled; zeros in the other arrays |
+  | `trained_from .. length` | the tokens trained on; the last one is the end token or the token that triggered a stop, if any |
+  | `length .. full_length` | what a shadow row decoded after its stop; never trained on |
+  | past `full_length` | the pad token; zeros in the other arrays |
   """
 
   prompt_tokens: Int[Array, 'N L']
   prompt_lengths: Int[Array, 'N']
   tokens: Int[Array, 'N T']
-  logprobs: Float[Array, 'N T']  # of the distribution that sampled
+  logprobs: Float[Array, 'N T']  # under the sampling distribution
   values: Float[Array, 'N T']  # V(s_t)
   regret: Float[Array, 'N T']  # surrogate regret g_t >= 0, nats
   z: Float[Array, 'N T']  # the stop rule's smoothed statistic
-  trained_from: Int[Array, 'N']  # response tokens that the row begins with and did not sample; 0 but in a serial rollout
+  trained_from: Int[Array, 'N']  # given response tokens at the row's start; 0 except in a serial rollout
   length: Int[Array, 'N']
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
-  started: Int[Array, 'N']  # the decode step of the rollout at which the row took a slot
-  shadow: Bool[Array, 'N']  # stopped, and went on for measurement
-  depth: Depth | None = None  # [N, T]: of the state that token t was drawn from; None where the model has no exits
+  started: Int[Array, 'N']  # the decode step at which the row took a slot
+  shadow: Bool[Array, 'N']  # the row was stopped and decoded on for measurement
+  depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
 
   @property
   def joint_logprobs(self) -> Float[Array, 'N T']:
-    """The log-probabilities of the tokens and of the exits before them."""
+    """The log-probability of each token plus that of the exit decisions before it."""
     return self.logprobs if self.depth is None else self.logprobs + self.depth.logprobs
 
   def depth_share(self, layers: int) -> Float[Array, 'N']:
-    """The share of `layers` blocks that the states of a row's tokens ran through, on average; 1 without exits."""
+    """The mean share of the `layers` blocks that a row's token states ran through; 1 without exits."""
     if self.depth is None:
       return jnp.ones(self.length.shape)
     ran = jnp.where(self.mask, self.depth.blocks, 0).sum(axis=1)
@@ -90,7 +100,7 @@ class Trajectories(flax.struct.PyTreeNode):
 
   @property
   def mask(self) -> Bool[Array, 'N T']:
-    """True on the tokens that count: sampled, and not past a stop."""
+    """True on the tokens that count: those that the row sampled, up to its stop or end."""
     columns = jnp.arange(self.tokens.shape[-1])
     return (columns >= self.trained_from[..., None]) & (columns < self.length[..., None])
 
@@ -106,26 +116,26 @@ class Trajectories(flax.struct.PyTreeNode):
 
 
 class Verdicts(flax.struct.PyTreeNode):
-  """What the host says of rows, because it alone reads text. It is on the host until the mesh gets it.
+  """What the host finds out about each row by reading its text.
 
-  A response that could not be graded counts as wrong.
+  The arrays are on the host until they are put on the mesh. A response that could not be graded counts as wrong.
   """
 
-  correct: Float[Array | np.ndarray, 'N']  # how right the whole text is, in [0, 1]
+  correct: Float[Array | np.ndarray, 'N']  # how correct the whole text is, in [0, 1]
   formatted: Bool[Array | np.ndarray, 'N']  # the text matches `reward.format`
   reasoned: Bool[Array | np.ndarray, 'N']  # the text matches `reward.reasoning`
-  levels: Int[Array | np.ndarray, 'N']  # which of `rollout.tags` the prompt carries
-  timeout: Bool[Array | np.ndarray, 'N']  # the grader had no time left
+  levels: Int[Array | np.ndarray, 'N']  # the index in `rollout.tags` of the prompt's tag
+  timeout: Bool[Array | np.ndarray, 'N']  # the grader ran out of time
   error: Bool[Array | np.ndarray, 'N']  # the grader failed
-  scores: dict[str, Float[Array | np.ndarray, 'N']] = flax.struct.field(default_factory=dict)  # of rewards that read text
+  scores: dict[str, Float[Array | np.ndarray, 'N']] = flax.struct.field(default_factory=dict)  # rewards that read text
 
 
 class Reward(flax.struct.PyTreeNode):
-  """What a reward function returns: one number a row, optionally one a token."""
+  """What a reward function returns: one number per row and, optionally, one per token."""
 
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
-  extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # what objectives read of rows, by name
+  extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # for objectives, by name
 
 
 Metrics = dict[str, jax.Array]
@@ -136,11 +146,11 @@ _TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
 def takes_numpy(function: Function) -> Function:
-  """Makes `function` take NumPy arrays of every width where it takes jax arrays, alone or inside of pytrees.
+  """Makes `function` accept NumPy arrays of every width wherever it accepts jax arrays, alone or inside pytrees.
 
-  NumPy's default widths are twice those of jax. Mixed into a computation they ask for dtypes that jax does not have, or bring
-  integers that it cannot hold. Narrow ones overflow. Numbers among the keywords, which are options, stay what they are. A
-  function that does so already is given back as it is.
+  NumPy's default dtypes are twice as wide as jax's: in a computation they would request dtypes that jax does not have, or
+  integers that it cannot hold. Narrow dtypes would overflow. Keyword arguments that are plain numbers, which are options, stay
+  unchanged. A function that is already wrapped is returned as it is.
   """
   if function in _TAKING:
     return function

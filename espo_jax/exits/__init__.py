@@ -1,4 +1,4 @@
-"""Exit policies: how many blocks a token runs through. They know nothing of models or losses.
+"""Exit policies decide how many blocks each token runs through. They know nothing of models or losses.
 
 An exit at block `l` skips `l` and all blocks after it, in decoding, scoring and calibration alike. The depth recorded with a
 token is that of the state that the token was drawn from, so that the exit's log-probability stands beside the token's. The

@@ -1,4 +1,4 @@
-"""CALM's confidence measures: a token leaves once a state can be trusted, by a threshold that decays along the response."""
+"""CALM's confidence measures: a token exits once its confidence reaches a threshold that decays along the response."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ def calm_threshold(
 @register('calm_margin')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
-  """Exit where the readout's first probability is so far above its second.
+  """Exit where the two highest probabilities of the readout differ by at least `calm_threshold`.
 
   Args:
-    level: The confidence asked for, before it decays.
-    decay: The rate at which the threshold falls.
-    horizon: Tokens over which it does.
+    level: The level of the threshold.
+    decay: The rate at which the threshold decays.
+    horizon: The number of tokens that the decay rate refers to.
   """
 
   @takes_numpy
@@ -40,9 +40,9 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
 @register('calm_cosine')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
-  """Exit where a block has turned the residual stream by little: the cosine of what entered and what left it.
+  """Exit where the last block has changed the direction of the residual stream little.
 
-  Options as in `calm_margin`.
+  The confidence is the cosine between the streams before and after that block. The options are those of `calm_margin`.
   """
 
   @takes_numpy

@@ -1,4 +1,4 @@
-"""Policies that read the exit heads: sampled, by a threshold, by a quantile."""
+"""Exit policies that read the exit heads: by sampling, by a threshold, by a quantile."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,11 @@ from espo_jax.types import takes_numpy
 @register('sampled')
 @source('arXiv 2603.21376', 'level')
 def sampled(*, level: float = 0.1) -> ExitPolicy:
-  """Exit at a block with the probability that its head gives, `q = sigmoid(logit)`; a smaller one than `level` counts as 0."""
+  """Exit at a block with the probability `q = sigmoid(logit)` of its head. A `q` below `level` counts as 0.
+
+  Args:
+    level: The least probability at which a token may exit.
+  """
 
   @takes_numpy
   def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
@@ -23,7 +27,7 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
   @takes_numpy
   def choice(logit: Float[Array, '...'], least: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
     leave, stay = log_choice(logit)
-    # An exit that was drawn keeps its own probability when an update takes it below the level: a ratio of 0 has no gradient.
+    # A drawn exit keeps its probability `q` even if an update moves it below the level, because a ratio of 0 has no gradient.
     return leave, jnp.where(jax.nn.sigmoid(logit) < least, 0.0, stay)
 
   return ExitPolicy(level, hazard=hazard, choice=choice)
@@ -32,7 +36,11 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
 @register('threshold')
 @source('ours')
 def threshold(*, level: float = 0.5) -> ExitPolicy:
-  """Exit at the first block whose head gives a probability above `level`."""
+  """Exit at the first block whose head gives a probability above `level`.
+
+  Args:
+    level: The threshold on the probability of a head.
+  """
 
   @takes_numpy
   def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
@@ -44,14 +52,22 @@ def threshold(*, level: float = 0.5) -> ExitPolicy:
 @register('dynamax')
 @source('DYNAMAX, arXiv 2504.20922')
 def dynamax(*, level: float = 0.5) -> ExitPolicy:
-  """`threshold`, but the blocks that are skipped copy the keys and values of the last one that ran."""
+  """Exit like `threshold`, but skipped blocks copy the keys and values of the last block that ran.
+
+  Args:
+    level: The threshold on the probability of a head.
+  """
   return threshold(level=level)._replace(kv_fill='copy')
 
 
 @register('ponder_q')
 @source('PALBERT, arXiv 2204.03276', 'level')
 def ponder_q(*, level: float = 0.5) -> ExitPolicy:
-  """Q-exit: leave at the first block at which the heads' cumulative exit probability passes `level`."""
+  """Exit at the first block where the cumulative exit probability of the heads exceeds `level` (Q-exit).
+
+  Args:
+    level: The threshold on the cumulative probability.
+  """
 
   @takes_numpy
   def hazard(obs: Observation, quantile: Float[Array, '']) -> Float[Array, 'B S']:

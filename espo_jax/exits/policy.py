@@ -1,4 +1,4 @@
-"""The protocol of an exit policy: how deep a token is read. Pure functions; the decoder asks them block by block."""
+"""The protocol of an exit policy, which decides how deep a token is read. The decoder calls its pure functions per block."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,15 +13,15 @@ KVFill = Literal['recompute', 'copy', 'monotone']
 
 
 class Observation(NamedTuple):
-  """What a policy sees of the tokens in front of block `l`, one of those at which they may exit.
+  """What a policy sees of the tokens before block `l`, one of the blocks where they may exit.
 
   Attributes:
     logit: The output of the block's exit head.
-    passed: The probability, by the heads' stick breaking, of an exit at this block or an earlier one.
+    passed: The probability, by stick breaking over the heads, of an exit at this block or an earlier one.
     state: The residual stream that enters the block.
     before: The stream that entered the block before it.
-    readout: `state -> logits`, the final norm and the LM head.
-    position: The place in the response of the token that is read: the first is 0.
+    readout: `state -> logits`, the final norm followed by the LM head.
+    position: The token's index in the response; the first is 0.
   """
 
   logit: Float[Array, 'B S']
@@ -39,26 +39,27 @@ Choice = Callable[[Float[Array, '...'], Float[Array, '']], tuple[Float[Array, '.
 
 @takes_numpy
 def certain(logit: Float[Array, '...'], level: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
-  """The log-probabilities of what a policy that draws nothing does: 0."""
+  """The log-probabilities of exiting and staying under a policy without randomness: both are 0."""
   del level
   return jnp.zeros_like(logit), jnp.zeros_like(logit)
 
 
 class ExitPolicy(NamedTuple):
-  """An exit policy. It either decides in front of each block that has a head, or follows a schedule known beforehand.
+  """An exit policy. It either decides before each block that has an exit head, or follows a fixed schedule.
 
-  The one convention: *exit at `l`* skips block `l` and all after it.
+  By convention, *exit at `l`* skips block `l` and all blocks after it.
 
   Attributes:
-    level: The policy's one number, unless the config sets another. It is traced: another one compiles nothing.
-    hazard: `(observation, level) -> probability` of exiting here, given that the token got here. None with a schedule.
+    level: The default of the policy's one number. It is traced, so a new value compiles nothing.
+    hazard: `(observation, level) -> probability` of exiting here, given that the token has not exited before. None with a
+      schedule.
     schedule: `(position, blocks of the model, level) -> blocks` that a token at that position of the response runs through.
-    choice: `(logit, level) -> log-probabilities` of exiting and of staying, for the learner. They are 0 where nothing is drawn.
-    kv_fill: What later tokens find of a token in the blocks it skipped. 'recompute': keys and values of each block from the
-      frozen state; 'copy': those of the last block it ran; 'monotone': nothing, for no later token runs a block that an earlier
-      one skipped.
-    bottom: The number of blocks that run first under a schedule; the others that run are the last ones. With -1 all that run
-      are the first ones.
+    choice: `(logit, level) -> log-probabilities` of exiting and of staying, for the learner. They are 0 without randomness.
+    kv_fill: The keys and values of a token in the blocks that it skipped. With 'recompute' each block projects them from the
+      token's last state. With 'copy' they are those of the last block that ran. With 'monotone' there are none, because no
+      later token runs a block that an earlier one skipped.
+    bottom: The number of first blocks that run under a schedule; the other blocks that run are the last ones. With -1 all
+      blocks that run are the first ones.
   """
 
   level: float
@@ -79,7 +80,7 @@ class ExitPolicy(NamedTuple):
 def exit_pmf(hazards: Float[Array, '... E']) -> Float[Array, '... E+1']:
   """The probabilities of exiting at each of `E` blocks, and of not exiting, by stick breaking.
 
-  `P(l) = q_l prod_{m < l} (1 - q_m)`, and what is left is no exit (arXiv 2603.21376).
+  `P(l) = q_l prod_{m < l} (1 - q_m)`; the rest is the probability of no exit (arXiv 2603.21376).
   """
   left = jnp.cumprod(1 - hazards, axis=-1)
   before = jnp.concatenate([jnp.ones_like(left[..., :1]), left[..., :-1]], axis=-1)

@@ -11,18 +11,18 @@ REGISTRY: Register[Callable[..., ExitPolicy]] = Register('exit policy', 'exits.p
 def register(name: str) -> Callable[[Method], Method]:
   """Makes an exit policy known as `exits.policy`.
 
-  What registers is a function of keyword-only options, as in `--config.exits.level=0.5`, that returns an `ExitPolicy`.
+  The registered function takes keyword-only options, as in `--config.exits.level=0.5`, and returns an `ExitPolicy`.
 
   Raises:
-    RegistryError: The name cannot be used, or a parameter is no option with a default.
+    RegistryError: The name cannot be used, or a parameter is not a keyword-only option with a default.
   """
   return REGISTRY.decorator(name, reads={})
 
 
 def get(name: str) -> Callable[..., ExitPolicy]:
-  """The policy of that name.
+  """The policy registered as `name`.
 
   Raises:
-    ValueError: There is none.
+    ValueError: No policy has that name.
   """
   return REGISTRY.find(name)

@@ -1,4 +1,4 @@
-"""Policies whose depth is known before a token is read."""
+"""Exit policies with a fixed schedule: the depth of a token follows from its position."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,7 +12,7 @@ from espo_jax.types import takes_numpy
 @register('never')
 @source('the model as it is')
 def never() -> ExitPolicy:
-  """Every token runs through every block."""
+  """Run every token through every block."""
 
   @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
@@ -25,7 +25,11 @@ def never() -> ExitPolicy:
 @register('fixed')
 @source('the model cut off')
 def fixed(*, level: float = 1.0) -> ExitPolicy:
-  """Every token runs through the first `level` blocks."""
+  """Run every token through the first `level` blocks.
+
+  Args:
+    level: The number of blocks that run.
+  """
 
   @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
@@ -36,25 +40,27 @@ def fixed(*, level: float = 1.0) -> ExitPolicy:
 
 @takes_numpy
 def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, start: int, end: int) -> Int[Array, '...']:
-  """Blocks at a position: `most` up to `start`, `least` from `end` on, and on a line between them, rounded down.
+  """The number of blocks at a position: `most` up to `start`, `least` from `end` on, and linear between them, rounded down.
 
-  Never more at a later position.
+  The number never increases with the position.
   """
   done = jnp.clip((position - start) / max(end - start, 1), 0.0, 1.0)
-  # A whole number may come out just below itself.
+  # The constant corrects rounding: a whole number may come out just below itself.
   return jnp.floor(most - done * (most - least) + 1e-4).astype(jnp.int32)
 
 
 @register('skipdecode')
 @source('SkipDecode, arXiv 2307.02628')
 def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int = 64) -> ExitPolicy:
-  """One depth a position, the same in the whole batch and never more at a later one: a few first blocks, then the last ones.
+  """Run the first `bottom` blocks and as many of the last ones as the position's depth allows.
+
+  The depth is the same for the whole batch and never increases with the position.
 
   Args:
-    level: Blocks run from position `end` on.
+    level: The number of blocks that run from position `end` on.
     bottom: The number of first blocks of the model among the blocks that run.
-    start: The position from which on fewer run than all.
-    end: The position from which on `level` run.
+    start: The position up to which all blocks run.
+    end: The position from which on `level` blocks run.
   """
 
   @takes_numpy

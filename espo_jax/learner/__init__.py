@@ -1,4 +1,4 @@
-"""Train state, update steps, optimizer and checkpoints. Knows nothing of tasks."""
+"""The train state, update steps, the optimizer and checkpoints. This package knows nothing of tasks."""
 
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore

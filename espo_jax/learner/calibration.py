@@ -1,7 +1,7 @@
 """The calibration of learned exits by self-distillation (arXiv 2603.21376, stage 1).
 
-The teacher is the model at full depth, frozen. Where an exit would change little, it should be likely; and the model learns to
-say the same when it exits.
+The teacher is the frozen model at full depth. An exit should be likely where it changes the next-token distribution little, and
+the model learns to predict the same distribution when it exits.
 
 The target of an exit is measured on the student, whose exits improve as it learns, against the frozen teacher. With a lenient
 `kappa` this runs away: only the exits that `kappa` finds good enough are trained, and full depth is forgotten. It happened
@@ -28,31 +28,32 @@ from espo_jax.types import Metrics, Trajectories
 
 
 class _Sequences(NamedTuple):
-  """Prompts and responses in one row each, without padding in front."""
+  """Each prompt and response in one row, without padding in front."""
 
   tokens: Int[Array, 'N W']
   positions: Int[Array, 'N W']
   segments: Int[Array, 'N W']
-  counts: Bool[Array, 'N W']  # a response's token is drawn from the state after this one
-  free: Bool[Array, 'N W']  # this token is a response's: it may exit
+  counts: Bool[Array, 'N W']  # a response token is drawn from the state after this token
+  free: Bool[Array, 'N W']  # this token belongs to the response and may exit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-  """How the exits learn from the whole model. Static: its methods are pure functions of arrays.
+  """Trains the exits against the model at full depth. The object is static under jit; its methods are pure functions.
 
   Attributes:
-    model: The model, exit heads among its parameters.
+    model: The model, whose parameters include exit heads.
     optimizer: The stage's optimizer.
-    kappa: The target hazard of an exit is `2 sigmoid(-kappa KL)`, KL the teacher's divergence from it in nats.
-    patterns: Exit patterns drawn for each response from the target's law.
-    uniform_patterns: Patterns besides in which each token leaves at any exit or none with the same probability (ours): exits
-      that are unlikely yet learn to agree. They say nothing to the heads.
-    whole_patterns: Patterns besides without exits (ours): the model at full depth stays what it is.
+    kappa: The factor in the target hazard of an exit, `2 sigmoid(-kappa KL)`, where KL is the teacher's divergence from the
+      distribution at that exit, in nats.
+    patterns: The number of exit patterns that are drawn for each response from the target hazards.
+    uniform_patterns: The number of further patterns in which all exits and no exit are equally likely (ours), so that exits
+      that are still unlikely learn to agree as well. The heads learn nothing from them.
+    whole_patterns: The number of further patterns without exits (ours), which keep the model at full depth as it is.
     divergence_weight: The weight of the divergence from the teacher under these exits.
     exit_weight: The weight of the exits' negative log-likelihood.
-    temperature: At which teacher and student are compared.
-    logit_chunk: Columns whose logits exist at a time.
+    temperature: The temperature at which teacher and student are compared.
+    logit_chunk: The number of columns whose logits are in memory at a time.
   """
 
   model: ActorCritic
@@ -71,10 +72,10 @@ class Calibration:
     """One optimizer step on responses that the teacher has sampled.
 
     Args:
-      state: Given up for the new one.
-      teacher: The parameters of the model that exits are to agree with.
+      state: The state before the step. Its buffers are donated.
+      teacher: The parameters of the model that the exits learn to agree with.
       rows: The teacher's responses.
-      key: Draws the exits.
+      key: The random key that draws the exits.
     """
     seqs = _sequences(rows)
     alone = self.model.config.exits.alone
@@ -103,14 +104,14 @@ class Calibration:
     return state, metrics | step_metrics | {'exits/depth': depth}
 
   def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: _Sequences) -> Float[Array, 'N W E']:
-    """The target hazards, from what the exits of the student give at full depth."""
+    """The target hazards. They come from the divergence between teacher and each exit in the student's full-depth pass."""
     params = jax.lax.stop_gradient(params)
     entered = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
     apart = [self._divergence(params, teacher, exit, told, reverse=False) for exit in entered]
     return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
 
   def _draw(self, hazards: Float[Array, 'N W E'], key: Key[Array, '']) -> Int[Array, 'K N W']:
-    """The patterns, as blocks that run: those from the target's law first, then uniform ones, then whole ones."""
+    """The patterns as numbers of blocks: first those from the target hazards, then uniform ones, then whole ones."""
     kinds = (self.patterns, self.uniform_patterns, self.whole_patterns)
     noise = jax.random.uniform(key, (sum(kinds[:2]), *hazards.shape[:-1]))
     later = (jnp.cumsum(exit_pmf(hazards)[..., :-1], axis=-1) <= noise[: kinds[0], ..., None]).sum(-1)
@@ -129,7 +130,7 @@ class Calibration:
     *,
     reverse: bool,
   ) -> Float[Array, 'N W']:
-    """KL(teacher || student) of the next token's distributions, or the reverse, in nats; chunk by chunk."""
+    """KL(teacher || student) of the next-token distributions, or the reverse, in nats. It is computed chunk by chunk."""
 
     def divergence(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
       q, p = (
@@ -142,7 +143,7 @@ class Calibration:
 
 
 def _by_chunk(function: Callable[..., Float[Array, 'N C']], chunk: int, *xs: Float[Array, 'N W D']) -> Float[Array, 'N W']:
-  """`function` over `chunk` columns at a time; its gradient recomputes them."""
+  """`function` over `chunk` columns at a time. The gradient recomputes each chunk."""
   width = xs[0].shape[1]
   if chunk >= width:
     return function(*xs)
@@ -161,6 +162,6 @@ def _sequences(rows: Trajectories) -> _Sequences:
   index = jnp.asarray(packing.index)
   column = jnp.minimum((prompt_width - rows.prompt_lengths)[:, None] + index, prompt_width + horizon - 1)
   tokens = jnp.take_along_axis(jnp.concatenate([rows.prompt_tokens, rows.tokens], axis=1), column, axis=1)
-  after = index + 1 - rows.prompt_lengths[:, None]  # the response's token that is drawn from the state after this one
+  after = index + 1 - rows.prompt_lengths[:, None]  # index of the response token drawn from the state after this one
   counts = (after >= 0) & (after < rows.length[:, None])
   return _Sequences(tokens, index, packing.segments, counts, counts & (after > 0))

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a stage: written asynchronously and atomically; the newest whole one is read.
+"""Orbax checkpoints of a stage. They are written asynchronously and atomically, and the newest intact one is read.
 
 Each process reads a checkpoint for itself, without Orbax's barriers, and then all processes agree on whether it could be
 read. An array that cannot be read counts as damage, like what the files show.
@@ -23,20 +23,20 @@ _SHOWN = 3  # parameters that a message names
 
 
 class CheckpointError(RuntimeError):
-  """No checkpoint can be used; the message names the folders or the parameters, and the fix."""
+  """No checkpoint can be used. The message names the folders or the parameters, and the fix."""
 
 
 class Unreadable(Exception):
-  """A checkpoint that turns out damaged while it is read; the message says how, in a line."""
+  """A checkpoint turned out to be damaged while it was read. The message says how, in one line."""
 
 
 class Restored(NamedTuple):
   """A checkpoint that was read.
 
   Attributes:
-    state: what was saved.
-    step: the step after which it was saved.
-    done: whether the stage was done with it.
+    state: The state that was saved.
+    step: The step after which it was saved.
+    done: Whether the stage was complete with this step.
   """
 
   state: Any
@@ -45,9 +45,9 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """Writes the checkpoints of one stage under one folder; the last few and the best few are kept.
+  """Writes the checkpoints of one stage into one folder. The last few and the best few are kept.
 
-  What `survey` finds damaged must have left the folder before, by `restore`: Orbax reads a part of every checkpoint there.
+  Call `restore` first: it moves damaged checkpoints aside, because Orbax reads a part of every checkpoint in the folder.
   """
 
   def __init__(self, directory: str | pathlib.Path, *, keep_last: int = 2, keep_best: int = 1):
@@ -66,7 +66,7 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: Any, *, done: bool, accuracy: float | None = None) -> None:
-    """Start writing `state`; returns once its buffers may be reused."""
+    """Start writing `state`, and return as soon as its buffers may be reused."""
     self._checkpointer.save_async(
       step,
       state,
@@ -76,7 +76,7 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Wait for what is being written."""
+    """Wait until all checkpoints are written."""
     self._checkpointer.close()
 
   def __enter__(self) -> 'Checkpoints':
@@ -87,7 +87,7 @@ class Checkpoints:
 
 
 def survey(directory: pathlib.Path) -> dict[int, str]:
-  """The steps that have a checkpoint under `directory`, oldest first, each with what its files show of damage, or ''."""
+  """The steps that have a checkpoint under `directory`, oldest first, each with the damage that its files show; '' for none."""
   directory = directory.absolute()
 
   def look() -> list[tuple[int, str]]:
@@ -99,16 +99,16 @@ def survey(directory: pathlib.Path) -> dict[int, str]:
 
 
 def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
-  """The newest whole checkpoint under `directory`, the same on all processes; None where there is none.
+  """The newest intact checkpoint under `directory`, the same on all processes; None where there is no checkpoint.
 
-  Damaged checkpoints are renamed to `damaged-STEP`, so that nothing writes over them or deletes them, and a warning names each.
+  Damaged checkpoints are renamed to `damaged-STEP`, so that nothing overwrites or deletes them. A warning names each of them.
 
   Args:
-    directory: Where `Checkpoints` writes.
-    like: Arrays, or their descriptions, whose shapes, dtypes and shardings the state is to have.
+    directory: The folder in which `Checkpoints` writes.
+    like: Arrays or `jax.ShapeDtypeStruct`s with the shapes, dtypes and shardings that the state shall have.
 
   Raises:
-    CheckpointError: There are checkpoints and none is whole, or the newest whole one has other shapes.
+    CheckpointError: There are checkpoints but none is intact, or the newest intact one has other shapes.
   """
   directory = pathlib.Path(directory).absolute()
   found = survey(directory)
@@ -125,22 +125,22 @@ def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
 
 
 def none_whole(directory: pathlib.Path, found: Mapping[int, str]) -> str:
-  """Says of every checkpoint that `survey` found why it cannot be read."""
+  """The message that says why none of the checkpoints that `survey` found can be read."""
   each = '; '.join(f'{directory / str(step)}: {reason}' for step, reason in found.items())
   return f'no checkpoint under {directory} is whole: {each}'
 
 
 def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking: Sequence[str] = ()) -> Any:
-  """The state in a folder, or some of its top entries, read by every process for itself.
+  """The state in a checkpoint's folder, or some of its top entries. Each process reads it independently.
 
   Args:
-    folder: The folder of one checkpoint, in which `survey` sees no damage.
-    like: Arrays, or their descriptions, whose shapes, dtypes and shardings the state is to have.
-    extra: Names of parts that the checkpoint may have beside those of `like`.
-    lacking: Names of parts that it need not have; `like` is then nested dicts, and they are left out.
+    folder: The folder of one checkpoint, in which `survey` found no damage.
+    like: Arrays or `jax.ShapeDtypeStruct`s with the shapes, dtypes and shardings that the state shall have.
+    extra: Names of parts that the checkpoint may have in addition to those of `like`.
+    lacking: Names of parts that the checkpoint may lack. `like` must then be nested dicts; lacking parts are left out.
 
   Raises:
-    CheckpointError: An array has another shape there, or stands on one side alone.
+    CheckpointError: An array has another shape in the checkpoint, or exists on one side only.
     Unreadable: An array cannot be read.
   """
   folder = folder.absolute()
@@ -152,22 +152,22 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
   if lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
   context, me = ocp.Context(), jax.process_index()
-  context.multiprocessing.primary_host = me  # a process that cannot read must not leave the others waiting
+  context.multiprocessing.primary_host = me  # if one process fails to read, the others must not wait for it
   context.multiprocessing.active_processes = {me}
   context.pytree.loading.partial_load = True
   try:
-    with context:  # and no checkpointer: it would clean up what a run still in progress is writing
+    with context:  # without a Checkpointer, which would delete the temporary files of a run in progress
       return ocp.load(folder, jax.tree.map(_abstract, like))
   except Exception as error:
     causes = _causes(error)
-    for cause in causes:  # Orbax wraps whatever happens in an error of its own
+    for cause in causes:  # Orbax wraps every error in one of its own
       if isinstance(cause, KeyboardInterrupt | MemoryError | jax.errors.JaxRuntimeError):
         raise cause from None
     raise Unreadable((str(causes[-1]).strip().splitlines() or [repr(causes[-1])])[0][:200]) from error
 
 
 def _attempt(folder: pathlib.Path, like: Any) -> tuple[Any, str]:
-  """The state of a checkpoint, or why it cannot be read; on all processes or on none."""
+  """The state of a checkpoint, or the reason why it cannot be read. Either all processes read it or none does."""
   state, reason = None, ''
   try:
     state = load(folder, like)
@@ -198,7 +198,7 @@ def _check_shapes(folder: pathlib.Path, there: Shapes, here: Shapes, extra: Sequ
 
 
 def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -> bool:
-  """Move the damaged ones out of Orbax's way; return whether the stage was done with the one that is used."""
+  """Rename the damaged checkpoints; return whether the stage was complete with the one that is used."""
   for step, reason in found.items():
     if reason:
       names = (f'damaged-{step}' + (f'-{i}' if i else '') for i in range(len(list(directory.iterdir())) + 1))
@@ -210,7 +210,7 @@ def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-  """An error and what led to it, the first cause last."""
+  """An error and its chain of causes, the first cause last."""
   causes = [error]
   while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
     causes.append(cause)
@@ -218,7 +218,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _shapes(tree: Any) -> Shapes:
-  """The shapes of the arrays, by their paths, such as `params/policy/embedding`."""
+  """The shape of each array by its path, such as `params/policy/embedding`."""
   paths = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in paths if hasattr(x, 'shape')}
 

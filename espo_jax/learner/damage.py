@@ -1,4 +1,4 @@
-"""What of a checkpoint is missing, cut, emptied or zeroed; found from its files, without reading its arrays.
+"""Finds missing, truncated, empty or zeroed files of a checkpoint without reading its arrays.
 
 A checkpoint is whole if its JSON parses, the checksums of its index hold, each data file is as long as the index says, and no
 value ends in zeros. Bytes that changed inside an array which still decompresses are not seen, because Orbax writes no
@@ -18,16 +18,16 @@ _OTHER_JSON = (
   'metrics/metrics',
   '*/_sharding',
   '*/array_metadatas/*',
-)  # orbax reads them where they are, and does without where they are not
-_TAIL = 12  # bytes at the end of an array's part that are never all zero: its last size, and a checksum
+)  # Orbax reads these files where they exist, and does not need them
+_TAIL = 12  # the last bytes of a stored value; they hold its last size and a checksum, and are never all zero
 
 
 class _Damage(Exception):
-  """What is wrong, in a line."""
+  """A checkpoint is damaged. The message says how, in one line."""
 
 
 def damage(folder: pathlib.Path) -> str:
-  """Why the checkpoint in a folder cannot be read, in one line; '' where nothing is seen to be wrong."""
+  """The reason why the checkpoint in a folder cannot be read, in one line; '' where no damage is found."""
   try:
     is_done(folder)
     trees = sorted(folder.glob(f'*/{_TREE}'))
@@ -45,7 +45,7 @@ def damage(folder: pathlib.Path) -> str:
 
 
 def is_done(folder: pathlib.Path) -> bool:
-  """Whether the checkpoint says that its stage was done with it."""
+  """Whether the checkpoint says that its stage was complete."""
   path = folder / _CHECKPOINT
   if not path.exists():
     raise _Damage(f'no {_CHECKPOINT} in it')
@@ -69,7 +69,7 @@ def _read(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
-  """Hold what the database of an item's arrays says of its files against the files."""
+  """Compare the index of an item's arrays with the files that it refers to."""
   base = ts.KvStore.open({'driver': 'file', 'path': f'{item.resolve()}/'}).result()
   try:
     manifest = ts.ocdbt.dump(base).result()
@@ -88,7 +88,7 @@ def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
 
 
 def _places(base: ts.KvStore, entry: dict[str, Any]) -> Iterator[tuple[str, int]]:
-  """The files that the values under an entry lie in, and the byte at which each value ends."""
+  """The file that holds each value under an index entry, with the byte at which the value ends."""
   if 'indirect_value' in entry:
     _, folder, place = entry['indirect_value'].split(':', 2)
     file, offset, length = place.rsplit(':', 2)

@@ -1,4 +1,6 @@
-"""The gradient of a minibatch, part by part: the parts' numerators over the denominators of all of them add up to one loss.
+"""The gradient of a minibatch, one micro-batch (part) at a time.
+
+Each part's numerators are divided by the denominators of the whole minibatch, so the parts add up to one loss.
 
 Micro-batches are exact, because every denominator is known before any numerator is computed. Objectives that rank the tokens
 of a whole minibatch, such as `clip_cov` and `kl_cov`, do not split into parts: the config refuses them with micro-batches.
@@ -19,18 +21,18 @@ PartLoss: TypeAlias = Callable[[Params, Any], tuple[Terms, Metrics]]
 
 
 def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Float[Array, ''], Params, Metrics]:
-  """The loss of all parts together, its gradient, and its metrics.
+  """The loss of all parts together, its gradient, and metrics.
 
-  Only one part's activations exist at a time. The denominators come first, from a pass of which the compiler leaves what they
-  depend on: nothing of the model, unless a term's denominator reads the current policy.
+  Only one part's activations are in memory at a time. A first pass computes the denominators. XLA prunes it to the masks,
+  because nothing else feeds a denominator, unless the denominator of a term reads the current policy.
 
   Args:
-    loss: `(params, part) -> (terms, metrics)`.
+    loss: The loss of one part, `(params, part) -> (terms, metrics)`.
     params: The parameters that the loss is differentiated by.
-    parts: The parts, stacked.
+    parts: The arrays of all parts, stacked along the first axis.
 
   Returns:
-    Loss, gradient, and metrics: the terms' values, and means over the parts of the others.
+    The loss, its gradient, and metrics. The values of the terms are sums over the parts; other metrics are means.
   """
   if jax.tree.leaves(parts)[0].shape[0] == 1:
     part = jax.tree.map(lambda x: x[0], parts)
@@ -52,7 +54,7 @@ def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Floa
 
 
 def _weighed(loss: PartLoss) -> Callable[..., tuple[Float[Array, ''], Metrics]]:
-  """The loss as a number, its terms over the denominators given, or over their own."""
+  """The loss as a scalar. Its terms are divided by the given denominators, or by their own where none are given."""
 
   def number(params: Params, part: Any, totals: dict[str, Float[Array, '']] | None) -> tuple[Float[Array, ''], Metrics]:
     terms, metrics = loss(params, part)

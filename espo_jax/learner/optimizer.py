@@ -1,6 +1,7 @@
-"""AdamW with a linear warm-up, an optional linear decay and a global-norm clip; the critic may have a rate of its own.
+"""AdamW with a linear warm-up, an optional linear decay and a global-norm clip. Policy and critic have separate learning rates.
 
-What adapters freeze has no optimizer state. A step that a non-finite loss or gradient would poison is skipped and counted.
+Frozen parameters have no optimizer state. A step with a non-finite loss or gradient is skipped and
+counted.
 """
 
 import functools
@@ -34,13 +35,13 @@ def make_optimizer(
     learning_rate: The policy's learning rate after the warm-up.
     critic_learning_rate: The learning rate of the separate critic or of the value head.
     exit_learning_rate: The learning rate of the exit heads.
-    exits_alone: Whether these are all that learns of the policy.
-    warmup_steps: Optimizer steps over which all rise from 0.
-    decay_steps: Optimizer steps after the warm-up over which all fall to 0; 0 keeps them constant.
-    weight_decay: On matrices; norms and biases are left alone.
-    max_grad_norm: Gradients are scaled down to this global norm, policy and critic together.
-    b1: Adam's first decay.
-    b2: Adam's second decay.
+    exits_alone: Whether the exit heads are the only trained parameters of the policy.
+    warmup_steps: The number of optimizer steps over which the learning rates rise linearly to their peak.
+    decay_steps: The number of optimizer steps after the warm-up over which the rates fall to 0; 0 keeps them constant.
+    weight_decay: The weight decay of matrices; norms and biases have none.
+    max_grad_norm: The bound on the global gradient norm of policy and critic together.
+    b1: Adam's decay rate of the first moment.
+    b2: Adam's decay rate of the second moment.
   """
 
   def adamw(peak: float) -> optax.GradientTransformation:
@@ -66,10 +67,10 @@ def make_optimizer(
 def guarded_step(
   state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params
 ) -> tuple[TrainState, Metrics]:
-  """Apply the gradients where loss and gradients are finite; otherwise leave parameters and optimizer as they were."""
+  """Apply the gradients if loss and gradients are finite; otherwise keep parameters and optimizer state unchanged."""
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-  before = jax.device_put(state.opt_state, jax.memory.Space.Device)  # from the host's, where it is offloaded
+  before = jax.device_put(state.opt_state, jax.memory.Space.Device)  # an offloaded state is in host memory
   updates, opt_state = optimizer.update(grads, before, state.params)
   params = optax.apply_updates(state.params, updates)
 

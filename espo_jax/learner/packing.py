@@ -1,4 +1,4 @@
-"""Rows of a batch packed into few sequences, so that an update does not pay for the columns behind short rows.
+"""Packs the rows of a batch into few sequences, so that an update does not compute the padding of short rows.
 
 A sequence holds several rows as segments. The number of sequences is rounded up, because the compiler makes a program for
 each number. Log-probabilities are unpacked into rows; logits never are.
@@ -15,30 +15,30 @@ from espo_jax import parallel
 
 
 class Packing(flax.struct.PyTreeNode):
-  """Where the tokens of `N` rows stand in `B` sequences of `W` columns. A row is its prompt and its response, without padding.
+  """The places of the tokens of `N` rows in `B` sequences of `W` columns. A row is a prompt and a response without padding.
 
-  Several packings of the same shape may be stacked in front.
+  Packings of the same shape may be stacked along leading axes.
   """
 
-  row: Int[Array | np.ndarray, '*parts B W']  # whose token stands there
-  index: Int[Array | np.ndarray, '*parts B W']  # which of the row's tokens, the prompt's first is 0
-  real: Bool[Array | np.ndarray, '*parts B W']  # whether one does
-  sequence: Int[Array | np.ndarray, '*parts N']  # that holds the row
-  start: Int[Array | np.ndarray, '*parts N']  # the column of its first token
+  row: Int[Array | np.ndarray, '*parts B W']  # the row whose token is there
+  index: Int[Array | np.ndarray, '*parts B W']  # the token's index in its row, from the first prompt token
+  real: Bool[Array | np.ndarray, '*parts B W']  # whether there is a token
+  sequence: Int[Array | np.ndarray, '*parts N']  # the sequence that holds the row
+  start: Int[Array | np.ndarray, '*parts N']  # the column of the row's first token
 
   @property
   def segments(self) -> Int[Array, '*parts B W']:
-    """A number a row, 0 where there is no token."""
+    """The row's number plus 1 on its tokens, 0 where there is no token."""
     return jnp.where(self.real, self.row + 1, 0)
 
 
 def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packing:
-  """A sequence a row, each with all of its `horizon` columns.
+  """A packing with one sequence per row, which includes all `horizon` response columns.
 
   Args:
     prompt_lengths: The number of prompt tokens of each row.
-    horizon: Columns of a response.
-    width: Columns of a sequence, at least those of any prompt and its response.
+    horizon: The number of columns of a response.
+    width: The number of columns of a sequence, at least the longest prompt plus `horizon`.
   """
   rows = jnp.arange(prompt_lengths.shape[0])
   shape = (prompt_lengths.shape[0], width)
@@ -48,19 +48,19 @@ def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packi
 
 
 def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, multiple: int) -> Packing:
-  """Pack each part's rows: the longest first, each into the first sequence that has room for it.
+  """Pack the rows of each part by first fit: longest first, each into the first sequence that has room for it.
 
   Args:
-    lengths: Tokens of each row, its prompt's included; none has more than `width`.
-    width: Columns of a sequence.
-    sizes: Into how many steps the number of sequences is rounded up, from 0 to a sequence a row: as many programs may be
-      compiled. With 1 there is a sequence for every row.
+    lengths: The number of tokens of each row, prompt included, at most `width`.
+    width: The number of columns of a sequence.
+    sizes: How many sizes the number of sequences may take. It is rounded up to one of them, and each size compiles a program.
+      With 1 there is one sequence per row.
     multiple: The number of devices that sequences are split over; the number of sequences is a multiple of it.
 
   Returns:
-    The packings of the parts, stacked, all with as many sequences as the part that needs most.
+    The stacked packings of the parts. All have the number of sequences that the largest part needs.
   """
-  lengths = lengths.astype(np.int64)  # sums and signs of narrow ones would not fit
+  lengths = lengths.astype(np.int64)  # narrow integers would overflow in sums and negation
   parts, count = lengths.shape
   sequence, start = np.zeros((2, parts, count), np.int32)
   used = 0
@@ -84,11 +84,11 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
 
 
 def put_packing(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
-  """Stacked packings on the mesh."""
+  """Put stacked packings on the mesh."""
   return jax.tree.map(parallel.put, packing, packing_shardings(mesh))
 
 
 def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:
-  """Of stacked packings: sequences split over the batch axes, what is known of rows on every device."""
+  """The shardings of stacked packings. Sequences are split over the batch axes; arrays over rows are on every device."""
   split, whole = NamedSharding(mesh, PartitionSpec(None, *parallel.BATCH)), parallel.replicated(mesh)
   return Packing(row=split, index=split, real=split, sequence=whole, start=whole)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The reinforcement learner: advantages from trajectories, minibatch updates, and what changes between batches.
+"""The reinforcement learner: advantages of trajectories, minibatch updates, and the updates once per batch.
 
 The old log-probabilities and values of an update are those that the sampler recorded. Each step a scoring pass recomputes the
 log-probabilities and logs the gap as `sampler_gap/*`. With `learner.importance_cap` the recomputed ones become the old ones,
@@ -42,7 +42,7 @@ from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
 
 class Batch(flax.struct.PyTreeNode):
-  """Trajectories with what the loss needs beside them."""
+  """Trajectories with the other arrays that the loss reads."""
 
   trajectories: Trajectories
   advantages: Float[Array, 'N T']
@@ -50,34 +50,35 @@ class Batch(flax.struct.PyTreeNode):
   old_logprobs: Float[Array, 'N T']
   old_entropy: Float[Array, 'N T']
   reference_logprobs: Float[Array, 'N T']
-  extras: dict[str, Bool[Array, 'N']]  # of the reward
+  extras: dict[str, Bool[Array, 'N']]  # `Reward.extras`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reinforcement:
-  """How trajectories become an update. Static: its methods are pure functions of arrays.
+  """Computes an update from trajectories. The object is static under jit, and its methods are pure functions of arrays.
 
   Attributes:
     model: Policy and critic.
     optimizer: The optimizer of policy and critic.
-    rule: The stop rule, for what it learns between batches.
+    rule: The stop rule, whose state `finish` updates.
     objective: A sum of registered objectives.
-    options: Keyword arguments of the terms, by name.
-    advantage: A registered advantage.
-    advantage_options: The advantage's keyword arguments.
+    options: The keyword arguments of the objective's parts, by name.
+    advantage: The name of a registered advantage.
+    advantage_options: The keyword arguments of the advantage, by name.
     reward: An expression over registered rewards.
-    reward_options: Keyword arguments of the rewards, by name.
-    kl: How the divergence from the reference policy is estimated where it is taken off the reward.
+    reward_options: The keyword arguments of the rewards, by name.
+    kl: The estimate of the divergence from the reference policy that is subtracted from the reward.
     kl_coef: The weight of the divergence in the reward; 0 for none.
-    fail_reward: `r_fail`, on the token that triggered a stop.
-    samples: `G`, rows a prompt.
-    importance_cap: Tokens weigh `min(learner's probability / sampler's, cap)` and ratios begin at the learner's; 0 for neither.
-    decision_after: The token whose first successor in a row learns nothing; -1 for none.
+    fail_reward: `r_fail`, the reward of the token that triggered a stop.
+    samples: `G`, the number of rows per prompt.
+    importance_cap: The cap of each token's importance weight, `min(learner's probability / sampler's, cap)`. With a cap, ratios
+      are relative to the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
+    decision_after: The token id whose first successor in a row gets no gradient; -1 for none.
     updates: The number of updates in the whole run.
-    success_momentum: The momentum of the running success rate, where that is the critic.
+    success_momentum: The momentum of the running success rate, which is every state's value where the model is critic-free.
     temperature: The sampler's temperature.
-    logit_chunk: Columns whose logits exist at a time.
-    gate: Keyword arguments of `update_gate`.
+    logit_chunk: The number of columns whose logits are in memory at a time.
+    gate: The keyword arguments of `update_gate`.
   """
 
   model: ActorCritic
@@ -115,7 +116,7 @@ class Reinforcement:
     *,
     full_depth: bool = False,
   ) -> Scored:
-    """The rows under these parameters, read as deep as they were, or to the end."""
+    """Score the rows under `params`, each token to the depth it was sampled at, or to full depth."""
     return score(
       self.model,
       params,
@@ -139,10 +140,10 @@ class Reinforcement:
     *,
     full_depth: bool = False,
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N'], Float[Array, 'N T'] | None]:
-    """What `prepare` asks of all rows, a packing's rows at a time: those of packing `j` of `c` are `j, c + j, 2 c + j, ...`.
+    """Score all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
 
     Returns:
-      The log-probabilities of tokens and exits, the entropy, the final values, and the divergence from `against`.
+      The joint log-probabilities of tokens and exits, the entropy, the final values, and the divergence from `against`.
     """
 
     def measure(rows: Trajectories, packing: Packing | None) -> tuple[Array, Array, Array, Array | None]:
@@ -166,7 +167,7 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
-    """The rows' rewards; which groups' scores, failures of stopped rows included, are not all equal; and metrics."""
+    """The rewards of the rows, whether the scores of each group differ, and metrics. Scores include `fail_reward` on stops."""
     seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
@@ -186,14 +187,14 @@ class Reinforcement:
     reward: Reward,
     packing: Packing | None = None,
   ) -> tuple[Batch, Metrics]:
-    """Rewards on tokens, advantages and returns; and how far the learner's log-probabilities are from the sampler's.
+    """Rewards per token, advantages and returns, with metrics that compare the learner's log-probabilities to the sampler's.
 
     Args:
       params: The parameters of policy and critic.
-      reference: The policy that divergences are from, where there is one.
+      reference: The parameters of the reference policy; None without one.
       rows: The rollout's rows.
       reward: The rewards of `rows`.
-      packing: How the rows share sequences: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
+      packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
@@ -205,7 +206,7 @@ class Reinforcement:
     metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
     if self.kl_coef:
       if self.kl == 'exact':
-        assert exact_kl is not None  # asked for above
+        assert exact_kl is not None  # `against` was given above
         kl = exact_kl
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
@@ -243,7 +244,7 @@ class Reinforcement:
     return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
   def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
-    """Sampler against learner: the ratio at which an update starts, which should be 1 everywhere."""
+    """How the sampler's log-probabilities differ from the learner's. Ideally every ratio at the start of an update is 1."""
     size = jnp.where(mask, jnp.abs(difference), jnp.nan)
     ratio = jnp.exp(difference)
     settings = objectives.settings(self.objective, self.options)
@@ -259,14 +260,14 @@ class Reinforcement:
   def update(
     self, state: TrainState, batch: Batch, reference: Params | None, rows: Int[Array, 'parts M'], packing: Packing
   ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on the rows named, a part of them at a time.
+    """One optimizer step on the rows of a minibatch, one micro-batch at a time.
 
     Args:
-      state: Given up for the new one.
-      batch: The batch that `prepare` gave.
-      reference: The policy that divergences are from, where there is one.
-      rows: Numbers of rows of the batch, in as many parts as should not be in memory together.
-      packing: How each part's rows share sequences.
+      state: The state before the step. Its buffers are donated.
+      batch: The batch that `prepare` returned.
+      reference: The parameters of the reference policy; None without one.
+      rows: Row indices into the batch, one part per micro-batch.
+      packing: The packing of each part's rows.
     """
     against = reference if 'reference_kl' in objectives.reads(self.objective, self.options) else None
 
@@ -276,7 +277,7 @@ class Reinforcement:
       decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
       params = hold_frozen(params, exits_alone=self.model.config.exits.alone)
       scored = self._score(params, trajectories, against, part[1])
-      # The reference takes the same exits for granted: the divergence is the tokens', but its gradient moves the exits too.
+      # The reference gets the policy's exit log-probabilities, without a gradient, so the divergence measures tokens only.
       exits = jnp.zeros_like(mine.old_logprobs) if scored.exit_logprobs is None else scored.exit_logprobs
       arrays = {
         'logprobs': held(scored.joint_logprobs, decision),
@@ -305,12 +306,15 @@ class Reinforcement:
   def finish(
     self, state: TrainState, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], metrics: Metrics
   ) -> TrainState:
-    """What happens once a batch: the regret's moments, the controller, the critic's gate or its one number, the history.
+    """The updates that happen once per batch.
+
+    They update the running moments of the regret, the controller of the stop rule, the gate of the critic warm-up, the history,
+    and the running success rate where the model is critic-free.
 
     Args:
-      state: After the updates.
+      state: The state after the minibatch updates.
       rows: The batch's rows.
-      correct: 1 where a row's whole text is right.
+      correct: 1 where a row's whole text is correct.
       metrics: The batch's metrics.
     """
     params = state.params
@@ -322,7 +326,7 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def _success(self, success: Float[Array, ''], accuracy: Float[Array, ''], batches: Int[Array, '']) -> Float[Array, '']:
-    """The running success rate, which the first batch sets. A stopped row is no success."""
+    """The running success rate, which the first batch initialises. A stopped row does not count as a success."""
     keep = jnp.where(batches == 0, 0.0, self.success_momentum)
     return keep * success + (1 - keep) * accuracy
 
@@ -336,7 +340,7 @@ class Reinforcement:
     correct: Float[Array | np.ndarray, 'N'],
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
-    each = rows.stopped.sum() / jnp.maximum(rows.shadow.sum(), 1)  # stopped rows for whom a shadow row stands
+    each = rows.stopped.sum() / jnp.maximum(rows.shadow.sum(), 1)  # stopped rows that each shadow row represents
     weight = jnp.where(rows.stopped, rows.shadow * each, 1.0)
     hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), weight)
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
@@ -348,21 +352,21 @@ class Reinforcement:
 
 
 def decision_tokens(prompt_tokens: Int[Array, 'N L'], tokens: Int[Array, 'N T'], opening: int) -> Bool[Array, 'N T']:
-  """True on each row's first token that follows the token `opening`, such as `<think>`, which may end the prompt.
+  """True on the first token of each row that follows the token `opening`, such as `<think>`, which may end the prompt.
 
-  That token decides whether to reason. AdaCoT's selective loss (arXiv 2505.11896) lets it learn nothing, so that the policy
-  keeps the boundary it was given.
+  That token decides whether to reason. AdaCoT's selective loss (arXiv 2505.11896) gives it no gradient, so that the policy
+  keeps its initial decision boundary.
   """
   follows = jnp.concatenate([prompt_tokens[:, -1:], tokens[:, :-1]], axis=1) == opening
   return follows & (jnp.cumsum(follows, axis=1) == 1)
 
 
 def held(x: Float[Array, 'N T'], where: Bool[Array, 'N T']) -> Float[Array, 'N T']:
-  """The same values with no gradient where they are held."""
+  """`x` with no gradient where `where` is true."""
   return jnp.where(where, jax.lax.stop_gradient(x), x)
 
 
 def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:
-  """Row indices `int32[epochs * count, rows / count]`: each epoch a permutation that depends on (seed, step, epoch) alone."""
+  """Row indices `int32[epochs * count, rows / count]`: each epoch is a permutation that depends on (seed, step, epoch) only."""
   order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
   return np.concatenate(order).reshape(epochs * count, rows // count).astype(np.int32)

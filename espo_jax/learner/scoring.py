@@ -1,4 +1,4 @@
-"""A teacher-forced pass over finished rows: log-probabilities, entropy and values, never a `[N, T, V]` array at once.
+"""A teacher-forced pass over finished rows. It gives log-probabilities, entropy and values, without a `[N, T, V]` array.
 
 An exact divergence from a reference costs one more pass per update. Its logits exist one chunk at a time, as all others do.
 """
@@ -14,20 +14,20 @@ from espo_jax.model import ActorCritic, Forced, Params, States
 
 
 class Scored(NamedTuple):
-  """The model's view of given responses. Float32."""
+  """The scores of given responses. All arrays are float32."""
 
   logprobs: Float[Array, 'N T']
   entropy: Float[Array, 'N T']  # nats
   values: Float[Array, 'N T']
-  final_values: Float[Array, 'N']  # of the state after column T - 1, of meaning where the horizon cut the row
-  entropy_slope: Float[Array, 'N T']  # how the entropy changes, to first order, as the token's own logit gradient is followed
-  opening_logprobs: Float[Array, 'N V']  # of the first response token
-  reference_kl: Float[Array, 'N T'] | None  # of the whole distribution from the reference's, nats
-  exit_logprobs: Float[Array, 'N T'] | None  # of the depth that the token's state was read to; None at full depth
+  final_values: Float[Array, 'N']  # of the state after column T - 1; meaningful where the horizon cut the row
+  entropy_slope: Float[Array, 'N T']  # first-order change of the entropy along the token's own logit gradient
+  opening_logprobs: Float[Array, 'N V']  # of all candidates for the first response token
+  reference_kl: Float[Array, 'N T'] | None  # KL of the whole distribution from the reference's, nats
+  exit_logprobs: Float[Array, 'N T'] | None  # of the exit decisions behind the token's state; None at full depth
 
   @property
   def joint_logprobs(self) -> Float[Array, 'N T']:
-    """Of the tokens and of the exits before them: an exit is an action too (arXiv 2603.21376)."""
+    """The log-probabilities of tokens and exits together, because an exit is an action too (arXiv 2603.21376)."""
     return self.logprobs if self.exit_logprobs is None else self.logprobs + self.exit_logprobs
 
 
@@ -50,14 +50,14 @@ def score(
   Args:
     model: Policy and critic.
     params: The parameters of policy and critic.
-    prompt_tokens: Prompts, padded on the left.
+    prompt_tokens: The prompts, padded on the left.
     prompt_lengths: The number of tokens of each prompt.
-    tokens: Responses; what is returned past a row's end is of no meaning and has to be masked by the caller.
-    temperature: The sampler's temperature, a static number because a run has one.
-    chunk: Columns whose logits exist at a time.
-    against: A reference policy's parameters, where the exact divergence from it is wanted: that costs a pass of its own.
-    packing: How the rows share sequences; None for a sequence a row.
-    blocks: The blocks that the state of each token ran through; None for all. A reference runs through all in any case.
+    tokens: The responses. Results past a row's end are meaningless, and the caller must mask them.
+    temperature: The sampler's temperature, a static number because it is constant in a run.
+    chunk: The number of columns whose logits are in memory at a time.
+    against: The parameters of a reference policy; they add a forward pass and the exact divergence from it. None for neither.
+    packing: How the rows share sequences; None for one sequence per row.
+    blocks: The number of blocks that each token's state ran through; None for all. The reference always runs through all.
     exit_level: The level of the model's exit policy.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
@@ -111,7 +111,7 @@ def score(
   last_of_prompt = packing.start + prompt_lengths - 1
   column = jnp.minimum(
     last_of_prompt[:, None] + jnp.arange(horizon + 1), given.shape[1] - 1
-  )  # before each token, after the last
+  )  # the state before each token, and after the last
 
   def by_row(x: Float[Array, 'B W']) -> Float[Array, 'N U']:
     return x[packing.sequence[:, None], column]

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, in one pytree: what is not here is a pure function of (seed, step).
+"""The train state: one pytree with all that a run needs to resume. Everything else is a pure function of (seed, step).
 
 A step is a pure function of `(state, step)`, so that a checkpoint needs nothing but the state. Problems are numbered. Random
 keys are `fold_in(root, stream, step)`. The order of minibatches comes from `(seed, step, epoch)`.
@@ -20,10 +20,10 @@ from espo_jax.types import Metrics
 
 
 class History(flax.struct.PyTreeNode):
-  """What objectives ask about the updates so far."""
+  """Statistics of the updates so far, which objectives read."""
 
   updates: Int[Array, '']
-  entropy: Float[Array, '']  # mean over them of the batch's mean entropy, nan before the first
+  entropy: Float[Array, '']  # mean over the updates of the batch's mean entropy; nan before the first
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -39,7 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule) -> TrainState:
-  """A fresh state around given parameters."""
+  """The state of a stage before its first step, with the given parameters."""
   return TrainState(
     params=params,
     opt_state=optimizer.init(params),
@@ -52,10 +52,11 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, rule: St
 
 
 def jit_update(update: Callable[..., tuple[TrainState, Metrics]]) -> Any:
-  """`jax.jit` for a method `(self, state, *arrays) -> (state, metrics)` that donates the state; the new one lies where it lay.
+  """`jax.jit` for a method `(self, state, *arrays) -> (state, metrics)`. The state is donated.
 
-  Left to itself the compiler spreads some of the results differently, and whatever reads them is compiled a second time.
-  Like what `jax.jit` returns, it can be lowered for arrays that are only described: `method.lower(self, state, *arrays)`.
+  The new state has the shardings of the old one. Without this constraint XLA chooses other shardings for some results, and
+  every program that reads them is compiled a second time. Like the result of `jax.jit`, the method can be lowered for abstract
+  arrays: `method.lower(self, state, *arrays)`.
   """
 
   @functools.lru_cache

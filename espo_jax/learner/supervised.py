@@ -1,4 +1,4 @@
-"""The warm start: next-token cross-entropy on written solutions."""
+"""The learner of the warm start: next-token cross-entropy on written solutions."""
 
 import dataclasses
 
@@ -16,7 +16,14 @@ from espo_jax.types import Metrics, SupervisedBatch
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SupervisedLearner:
-  """A supervised update over response tokens; prompts carry no loss."""
+  """Makes supervised updates on response tokens. Prompt tokens carry no loss.
+
+  Attributes:
+    model: Policy and critic.
+    optimizer: The optimizer of the stage.
+    prompt_width: The number of prompt columns of a batch.
+    logit_chunk: The number of columns whose logits are in memory at a time.
+  """
 
   model: ActorCritic
   optimizer: optax.GradientTransformation
@@ -25,7 +32,7 @@ class SupervisedLearner:
 
   @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
-    """One optimizer step on the mean negative log-likelihood of the response tokens, end token included."""
+    """One optimizer step on the mean negative log-likelihood of the response tokens, including the end token."""
     tokens, prompt_lengths, response_lengths = (jnp.asarray(x) for x in batch)
     prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]

@@ -1,4 +1,4 @@
-"""One functional decoder for all families, its cache and its critic. Knows nothing of reinforcement learning."""
+"""One functional decoder for all model families, with its cache and critic. It knows nothing of reinforcement learning."""
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows, widen_rows, write_rows
 from espo_jax.model.cache import Cache, init_cache

@@ -1,4 +1,4 @@
-"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a network of its own, or one number.
+"""Policy and critic as one bundle: the critic is a value head on the policy's trunk, a separate network, or one number.
 
 A model has a critic where its advantages come from one. Elsewhere the value is one number among the parameters: it is frozen
 during a rollout and checkpointed, and the stop rule and the engine read it as they read any value. This is ours, because no
@@ -26,15 +26,15 @@ from espo_jax.types import Depth
 
 
 class States(flax.struct.PyTreeNode):
-  """What the trunk knows about each token: enough for logits and a value."""
+  """The hidden states of tokens, from which logits and values are computed."""
 
   policy: Float[Array, '... D']
-  critic: Float[Array, '... D']  # the same array as `policy` under a shared trunk
-  depth: Depth | None = None  # blocks that the policy's trunk ran; None where the model has no exits
+  critic: Float[Array, '... D']  # the same array as `policy` where the trunk is shared
+  depth: Depth | None = None  # depth in the policy's trunk; None where the model has no exits
 
 
 class Caches(flax.struct.PyTreeNode):
-  """The policy's cache, and the critic's where it has a trunk of its own."""
+  """The cache of the policy, and that of a separate critic."""
 
   policy: Cache
   critic: Cache | None
@@ -42,13 +42,22 @@ class Caches(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-  """A hashable description of policy and critic; parameters are passed to its methods.
+  """A hashable description of policy and critic. Its methods take the parameters as an argument.
 
-  Parameters are `{'policy': ...}`, with `'critic'` beside it when `separate_critic` is set. When `critic_free` is set, it is
-  one number, `{'success': ...}`, the value of every state. The learner keeps it at the policy's running success rate, so that a
-  stop rule has a value to compare with under objectives that train no critic (ours).
+  | setting | parameters | value of a state |
+  |---|---|---|
+  | default | `{'policy': ...}` | a value head on the policy's trunk |
+  | `separate_critic` | `{'policy': ..., 'critic': ...}` | the value head of a separate trunk |
+  | `critic_free` | `{'policy': ..., 'critic': {'success': ...}}` | the number `success`, the same for every state |
 
-  `exits` is how deep the policy reads the tokens of a response; None to the end. Prompts are always read to the end.
+  The learner sets `success` to the policy's running success rate, so that a stop rule has a value to compare with under
+  objectives that train no critic (ours).
+
+  Attributes:
+    config: The shape of the decoder.
+    separate_critic: Whether the critic has its own trunk.
+    critic_free: Whether there is no critic but one number.
+    exits: The exit policy for the tokens of a response; None for full depth. Prompts are always read at full depth.
   """
 
   config: ModelConfig
@@ -70,10 +79,10 @@ class ActorCritic:
 
   @property
   def _critic_config(self) -> ModelConfig:
-    return dataclasses.replace(self.config, exits=ExitHeads())  # a critic of its own reads every token to the end
+    return dataclasses.replace(self.config, exits=ExitHeads())  # a separate critic always runs at full depth
 
   def init_boxed(self, key: PRNGKeyArray) -> PyTree:
-    """Random parameters in boxes that name their logical axes. A separate critic starts like the policy."""
+    """Random parameters in boxes that name their logical axes. A separate critic is drawn with the same key as the policy."""
     params = {'policy': init_boxed(self.config, key, value_head=self._shares_trunk)}
     if self.separate_critic:
       params['critic'] = init_boxed(self._critic_config, key, value_head=True)
@@ -86,7 +95,7 @@ class ActorCritic:
     return nn.unbox(self.init_boxed(key))
 
   def critic_from_policy(self, params: Params) -> Params:
-    """The parameters with a separate critic's trunk set to the policy's; its value head is left alone."""
+    """The parameters with a separate critic's trunk set to the policy's; its value head does not change."""
     if not self.separate_critic:
       return params
     trunk = {name: jax.tree.map(jnp.copy, part) for name, part in params['policy'].items() if name != 'exit_heads'}
@@ -103,11 +112,11 @@ class ActorCritic:
     """Run the trunk, or both trunks, over whole sequences.
 
     Args:
-      params: The bundle's.
+      params: The parameters of policy and critic.
       tokens: Token ids.
       positions: The tokens' positions, which RoPE reads.
       segments: The number of the sequence that each token belongs to; 0 is padding. Several may share a row.
-      forced: The depth that the policy's trunk reads each token to; None to the end.
+      forced: The depth of each token in the policy's trunk; None for full depth.
     """
     out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, forced)
     policy, _, depth = out
@@ -119,15 +128,15 @@ class ActorCritic:
   def entering(
     self, params: Params, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
   ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
-    """What exits would leave of whole sequences, as `Decoder.entering`."""
+    """The policy's states at full depth and at each exit for whole sequences: see `Decoder.entering`."""
     out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='entering')
     return out
 
   def prefill(self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B']) -> tuple[States, Caches]:
-    """The states of each row's last token, and caches of `L` columns with all of them.
+    """The states of each row's last token, and caches of `L` columns with all tokens.
 
     Args:
-      params: The bundle's.
+      params: The parameters of policy and critic.
       tokens: Prompts, padded on the right.
       lengths: The number of tokens of each prompt, at least 1.
     """
@@ -159,7 +168,7 @@ class ActorCritic:
     longest: Int[Array, ''],
     deciding: Deciding | None = None,
   ) -> tuple[States, Caches]:
-    """Append tokens to the policy's cache, as `Decoder.extend`; a separate critic's state stays where it is."""
+    """Append tokens to the policy's cache: see `Decoder.extend`. The state of a separate critic does not change."""
     hidden, cache, depth = self._extend(self._policy, params['policy'], tokens, counts, caches.policy, longest, deciding)
     critic = states.critic if self.separate_critic else hidden[:, -1]
     depth = None if depth is None else jax.tree.map(lambda x: x[:, -1], depth)
@@ -168,7 +177,7 @@ class ActorCritic:
   def extend_critic(
     self, params: Params, tokens: Int[Array, 'B S'], counts: Int[Array, 'B'], caches: Caches, longest: Int[Array, '']
   ) -> tuple[Float[Array, 'B S D'], Caches]:
-    """Append tokens to a separate critic's cache; return its state after each of them."""
+    """Append tokens to a separate critic's cache; return the critic's state after each token, and the caches."""
     assert caches.critic is not None
     hidden, cache, _ = self._extend(self._critic, params['critic'], tokens, counts, caches.critic, longest)
     return hidden, caches.replace(critic=cache)
@@ -189,20 +198,20 @@ class ActorCritic:
   def draft(
     self, params: Params, tokens: Int[Array, 'B S'], cache: Cache, longest: Int[Array, ''], blocks: int
   ) -> tuple[Float[Array, 'B S D'], Cache]:
-    """Tokens behind those in the cache through the policy's first `blocks` blocks, as `Decoder.draft`."""
+    """Run new tokens through the policy's first `blocks` blocks: see `Decoder.draft`."""
     out: Any = self._policy.apply({'params': params['policy']}, tokens, cache, longest, blocks, method='draft')
     return out
 
   def verify(
     self, params: Params, stream: Float[Array, 'B S D'], cache: Cache, longest: Int[Array, ''], blocks: int
   ) -> tuple[States, Cache]:
-    """What comes out of `draft` through the other blocks, as `Decoder.verify`."""
+    """Run the streams that `draft` returned through the other blocks: see `Decoder.verify`."""
     out: Any = self._policy.apply({'params': params['policy']}, stream, cache, longest, blocks, method='verify')
     hidden, cache = out
     return States(hidden, hidden), cache
 
   def readout(self, params: Params, stream: Float[Array, '... D']) -> Float[Array, '... V']:
-    """The logits that a residual stream gives if no further block adds to it."""
+    """The logits of a residual stream without further blocks."""
     logits: Any = self._policy.apply({'params': params['policy']}, stream, method='readout')
     return logits
 
@@ -233,7 +242,7 @@ def refill_rows(
   target: Int[Array, 'R'],
   behind: Int[Array, 'R'] | int = 0,
 ) -> tuple[States, Caches]:
-  """The rows `target` begun anew from `prompts[source]` and `behind` columns more; a target past the last row is none."""
+  """Reset the rows `target` to the prompts `source` and `behind` columns more. A target past the last row is ignored."""
   prompt_states, prompt_caches = prompts
   states = jax.tree.map(lambda old, new: old.at[target].set(new[source]), states, prompt_states)
   critic = None
@@ -243,17 +252,17 @@ def refill_rows(
 
 
 def widen_rows(filled: tuple[States, Caches], times: int) -> tuple[States, Caches]:
-  """Room for `times` as many rows, the first of them `filled`."""
+  """`filled` padded to `times` as many rows."""
   return _by_row(lambda x, axis: jnp.pad(x, [(0, (times - 1) * n * (i == axis)) for i, n in enumerate(x.shape)]), filled)
 
 
 def write_rows(room: tuple[States, Caches], filled: tuple[States, Caches], start: Int[Array, '']) -> tuple[States, Caches]:
-  """`room` with `filled` in its rows from `start` on."""
+  """`room` with its rows from `start` on replaced by `filled`."""
   return _by_row(lambda x, axis, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis), room, filled)
 
 
 def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[States, Caches]:
-  """`tree` with its rows over the mesh's batch axes and its key-value heads over the tensor axis."""
+  """`tree` with rows split over the mesh's batch axes and key-value heads over the tensor axis."""
 
   def constrain(x: Array, axis: int) -> Array:
     heads = (None,) * (axis - 1) + ('tensor',) if axis else ()
@@ -263,7 +272,7 @@ def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[S
 
 
 def _by_row(function: Callable[..., Array], tree: tuple[States, Caches], *others: tuple[States, Caches]) -> Any:
-  """Maps `function(array, row axis, other arrays)`: in keys and values rows stand before columns and channels, else first."""
+  """Maps `function(array, row axis, *other arrays)`. The row axis is third to last in keys and values, otherwise the first."""
 
   def apply(path: tuple, x: Array, *xs: Array) -> Array:
     sides = any(getattr(entry, 'name', '') in ('keys', 'values') for entry in path)

@@ -1,4 +1,4 @@
-"""Grouped-query attention, over tokens given together and over a cache, behind one function each. The softmax is in float32.
+"""Grouped-query attention: one function for whole sequences, one for new tokens over a cache. The softmax is in float32.
 
 Attention over whole sequences takes 512 queries at a time and recomputes their scores in the gradient. The scores of one
 layer of a 7B model over one sequence of 9216 tokens take 9.5 GB, and those of 512 queries take 0.5 GB. The scores are still
@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.model import paged as on_device
 
-_MASKED = -1e30  # the score of a hidden key: finite, so that a row of padding gives no nan
-_WIDTHS = 8  # into how many widths the cache's columns are divided at most
-_NARROWEST = 64  # columns: less is not worth a branch of its own
-_FEW = 8  # query steps up to which a product with the keys reads them first
-_AT_A_TIME = 512  # queries of whole sequences whose scores exist together
+_MASKED = -1e30  # the score of a masked key; it is finite, so that a row of padding gives no nan
+_WIDTHS = 8  # the most widths that the cache's columns are divided into
+_NARROWEST = 64  # columns; a narrower width is not worth a branch
+_FEW = 8  # up to this many query steps, keys are the first operand of the product
+_AT_A_TIME = 512  # queries of whole sequences whose scores are in memory at a time
 
 
 def self_attention(
@@ -32,11 +32,11 @@ def self_attention(
   """Each token attends to the tokens of its own segment up to itself.
 
   Args:
-    queries: Query head `h` reads key-value head `h // (H / J)`.
+    queries: The queries of the tokens; query head `h` reads key-value head `h // (H / J)`.
     keys: The keys of the same tokens.
     values: The values of the same tokens.
-    segments: The number of the sequence that a token belongs to; 0 is padding. Tokens of a segment stand together and in order.
-    window: The most tokens one attends to, its own included; 0 is no limit.
+    segments: The number of the sequence that each token belongs to; 0 is padding. A segment is contiguous and in order.
+    window: The most tokens that a token attends to, itself included; 0 for no limit.
   """
   length = segments.shape[1]
 
@@ -52,9 +52,9 @@ def self_attention(
     x = jnp.pad(x, [(0, 0), (0, -length % _AT_A_TIME)] + [(0, 0)] * (x.ndim - 2))
     return x.reshape(x.shape[0], -1, _AT_A_TIME, *x.shape[2:]).swapaxes(0, 1)
 
-  # Else the masks of all parts, which are the same in every layer, are computed once and kept.
+  # Without the barrier XLA would compute the masks of all parts once for all layers, and keep them in memory.
   queries, segments = jax.lax.optimization_barrier((queries, segments))
-  # Their gradient computes the scores anew: kept, they would be the largest array by far.
+  # The gradient recomputes the scores, which would otherwise be the largest array by far.
   parts = split(queries), split(segments)
   starts = jnp.arange(parts[1].shape[0]) * _AT_A_TIME
   out = jax.lax.map(lambda xs: jax.checkpoint(attend)(*xs), (starts, *parts))
@@ -70,18 +70,18 @@ def cached_attention(
   window: int,
   kernels: bool = False,
 ) -> Float[Array, 'B S H K']:
-  """The newest tokens attend to everything their rows have in the cache, themselves included.
+  """The newest tokens of each row attend to all of the row's tokens in the cache, themselves included.
 
-  Columns past the longest row are not read: of a few widths the least that holds it is taken.
+  Columns past the longest row are not read: the smallest of a few widths that holds it is used.
 
   Args:
     queries: The queries of the newest `S` tokens.
-    keys: The cached keys, those of the newest tokens included.
-    values: The cached values, those of the newest tokens included.
-    lengths: The number of tokens before the newest.
-    longest: The most tokens that a row which counts has, the newest included.
-    window: The most tokens that one attends to, its own included; 0 is no limit.
-    kernels: Read the cache by jax's paged kernels where the program is lowered for a TPU or a GPU and a row has one new token.
+    keys: The cached keys, including those of the newest tokens.
+    values: The cached values, including those of the newest tokens.
+    lengths: The number of each row's tokens before the newest.
+    longest: The most tokens of any live row, including the newest.
+    window: The most tokens that a token attends to, itself included; 0 for no limit.
+    kernels: Whether jax's paged kernels read the cache, in programs lowered for TPU or GPU with one new token per row.
   """
   columns, steps = keys.shape[2], queries.shape[1]
 
@@ -91,7 +91,7 @@ def cached_attention(
     return _attend(queries, keys[:, :, :width], values[:, :, :width], seen)
 
   stride = max(-(-columns // _WIDTHS), _NARROWEST)
-  widths = [*range(stride, columns * 3 // 4 + 1, stride), columns]  # a slice may be copied: nearly all is not worth one
+  widths = [*range(stride, columns * 3 // 4 + 1, stride), columns]  # no width close to all columns: a slice may cost a copy
   branches = [functools.partial(over, width) for width in widths]
 
   def plain(queries: Array, keys: Array, values: Array, lengths: Array) -> Array:
@@ -123,8 +123,8 @@ def _attend(
 
 
 def _product(x: Float[Array, 'J B ...'], y: Float[Array, 'J B ...'], x_axis: int, y_axis: int) -> Float[Array, 'J B ...']:
-  """The sum over one axis of each, head by head and row by row, in float32.
+  """The product of `x` and `y` over one axis of each, batched over heads and rows, in float32.
 
-  XLA on a CPU multiplies the operands in this order and no better one: many keys by few queries, or many queries by the keys.
+  XLA on a CPU does not reorder the operands. The fast order is keys first for few queries, and queries first for many.
   """
   return jax.lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)

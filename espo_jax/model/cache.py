@@ -1,4 +1,4 @@
-"""The key-value cache: a row's token `t` stands in column `t`, and is written there in place.
+"""The key-value cache. Token `t` of a row is in column `t`, and is written there in place.
 
 Unrolled layers keep one array each, and scanned layers carry the stack, so that a decode step copies neither. Columns are
 appended without traffic between devices (`append`): when rows were an index of the scatter, every layer of every decode step
@@ -20,22 +20,22 @@ Side = tuple[Float[Array, 'kv_heads B C head_dim'], ...] | Float[Array, 'layers 
 class Cache(flax.struct.PyTreeNode):
   """Keys and values of the tokens seen so far.
 
-  Unrolled layers keep an array each, scanned ones a stack. Heads come first: with rows and columns split into pages this is the
-  layout of jax's paged-attention kernels. What stands at or past a row's length is never read.
+  Unrolled layers have one array per layer, scanned layers one stack. Heads come first: with rows and columns split into pages
+  this is the layout of jax's paged-attention kernels. Columns at or past a row's length are never read.
   """
 
   keys: Side
   values: Side
-  lengths: Int[Array, 'B']  # tokens of each row
+  lengths: Int[Array, 'B']  # number of tokens of each row
 
   @property
   def columns(self) -> int:
-    """The most tokens a row can have."""
+    """The most tokens that a row can have."""
     return jax.tree.leaves(self.keys)[0].shape[-2]
 
 
 def init_cache(config: ModelConfig, batch: int, columns: int) -> Cache:
-  """An empty cache of `columns` tokens, or a few more, for `batch` rows."""
+  """An empty cache for `batch` rows of `columns` columns, which are rounded up where the paged kernels read it."""
   if config.paged_kernels:
     columns = -(-columns // COLUMNS) * COLUMNS
   shape = (config.num_kv_heads, batch, columns, config.head_dim)
@@ -54,10 +54,10 @@ def append(
   lengths: Int[Array, 'B'],
   layer: Int[Array, ''] | None,
 ) -> Float[Array, '*layers J B C K']:
-  """Write each row's new columns behind those it has; what does not fit is dropped. A stack is written at `layer`.
+  """Write each row's new columns after its existing ones. Columns that do not fit are dropped. A stack is written at `layer`.
 
-  Rows are a batch dimension of the scatter, not an index, so that the compiler knows that each keeps to itself: on a mesh
-  nothing travels. (`vmap` would say so too, but move the rows to the front, which copies the cache.)
+  Rows are a batch dimension of the scatter, not an index, so XLA knows that rows are independent and needs no communication
+  on a mesh. (`vmap` would do this too, but it moves the rows to the front, which copies the cache.)
   """
   columns = lengths[:, None] + jnp.arange(new.shape[2])
   stacked = side.ndim - 4  # 1 where layers come first
@@ -77,12 +77,12 @@ def append(
 def refill(
   cache: Cache, prompts: Cache, source: Int[Array, 'R'], target: Int[Array, 'R'], behind: Int[Array, 'R'] | int = 0
 ) -> Cache:
-  """The cache with the rows `target` begun anew from the rows `source` of `prompts`; a target past the last row is none.
+  """The cache with the rows `target` reset to the rows `source` of `prompts`. A target past the last row is ignored.
 
-  A row keeps as many of the columns behind its prompt as `behind` says.
+  A reset row counts its prompt's tokens and `behind` columns after them.
 
-  Only those rows' prompt columns are touched, layer by layer and without a condition around the cache, so that the compiler
-  updates it in place on a mesh too.
+  Only the columns of `prompts` in those rows are written, layer by layer and without a condition around the cache, so that XLA
+  updates it in place, on a mesh as well.
   """
   width = prompts.columns
 

@@ -1,10 +1,10 @@
-"""The shape of a decoder, as data: a family of models is a `ModelConfig`, not a branch in the forward pass."""
+"""The shape of a decoder as data. A model family is a set of `ModelConfig` fields, not a branch in the forward pass."""
 
 import dataclasses
 
 import jax.numpy as jnp
 
-# The types of rotation, each with the fields of `RopeScaling` that it reads; () is RoPE as published.
+# The RoPE types, each with the fields of `RopeScaling` that it reads. A type without fields is RoPE as published.
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
   'default': (),
   'linear': ('factor',),
@@ -27,9 +27,9 @@ EXIT_HEADS = ('linear', 'mlp')
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How a family stretches RoPE beyond the context it was trained on.
+  """How a model family extends RoPE beyond the context length of pretraining.
 
-  The names are those of Hugging Face's `rope_parameters`; `ROPE_FIELDS` says which of them a type reads.
+  The names are those of Hugging Face's `rope_parameters`. `ROPE_FIELDS` lists the fields that each type reads.
   """
 
   rope_type: str = 'default'
@@ -39,10 +39,10 @@ class RopeScaling:
   high_freq_factor: float = 4.0  # llama3
   beta_fast: float = 32.0  # yarn
   beta_slow: float = 1.0  # yarn
-  attention_factor: float = 0.0  # yarn; 0: from `factor`, `mscale` and `mscale_all_dim`
-  mscale: float = 0.0  # yarn; it and mscale_all_dim count where both are set
+  attention_factor: float = 0.0  # yarn; 0 derives it from `factor`, `mscale` and `mscale_all_dim`
+  mscale: float = 0.0  # yarn; used only together with mscale_all_dim
   mscale_all_dim: float = 0.0  # yarn
-  truncate: bool = True  # yarn: the band of dimensions ends at whole ones
+  truncate: bool = True  # yarn; rounds the band of dimensions to integers
 
   def __post_init__(self):
     if self.rope_type not in ROPE_FIELDS:
@@ -67,9 +67,9 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-  """Low-rank adapters beside named projections (Hu et al. 2021); while they are there, the rest of the decoder is frozen."""
+  """Low-rank adapters on named projections (Hu et al. 2021). With adapters the rest of the decoder is frozen."""
 
-  rank: int = 0  # 0: none
+  rank: int = 0  # 0 for no adapters
   alpha: float = 16.0  # the update is `alpha / rank * A B`
   targets: tuple[str, ...] = PROJECTIONS
 
@@ -85,11 +85,11 @@ class Lora:
 
 @dataclasses.dataclass(frozen=True)
 class ExitHeads:
-  """Heads that say whether a token may leave, one in front of each `every`-th block but the first (arXiv 2603.21376)."""
+  """Exit heads (arXiv 2603.21376): one before each `every`-th block except the first; it scores an exit of each token."""
 
-  every: int = 0  # blocks between two heads; 0: there are none
+  every: int = 0  # number of blocks between two heads; 0 for no heads
   kind: str = 'linear'  # 'mlp' has one hidden layer of twice the width
-  alone: bool = False  # the rest of the decoder, adapters included, is frozen beside them
+  alone: bool = False  # whether the rest of the decoder, adapters included, is frozen
 
   def __post_init__(self):
     if self.every < 0:
@@ -100,7 +100,7 @@ class ExitHeads:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A decoder of today's shape: RMSNorm, RoPE, grouped-query attention, SwiGLU, no dropout."""
+  """The shape of a decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU, without dropout."""
 
   vocab_size: int
   hidden_size: int = 128
@@ -117,18 +117,18 @@ class ModelConfig:
   out_bias: bool = False  # on the attention's output projection
   mlp_bias: bool = False
   qk_norm: bool = False  # RMSNorm of every query and key head before RoPE
-  sliding_window: int = 0  # tokens a windowed layer sees, its own included; 0: no layer is windowed
+  sliding_window: int = 0  # tokens that a windowed layer attends to, the query's included; 0 for no windowed layers
   windowed_from: int = 0  # the first windowed layer
   lora: Lora = Lora()
   exits: ExitHeads = ExitHeads()
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
-  # What a gradient computes anew: nothing ('none'), each layer but for its matrix products ('dots'), or all of it ('full').
+  # What the backward pass recomputes: nothing ('none'), each layer except matrix products ('dots'), or each layer ('full').
   remat: str = 'none'
-  paged_kernels: bool = False  # on TPU and GPU, decode by jax's paged attention kernels; elsewhere this changes nothing
-  dtype: str = 'float32'  # of activations and matrix products
+  paged_kernels: bool = False  # decode by jax's paged attention kernels on TPU and GPU; no effect elsewhere
+  dtype: str = 'float32'  # the dtype of activations and matrix products
   param_dtype: str = 'float32'
-  family: str = 'llama'  # whose names `save_hf` writes; the forward pass does not ask
-  max_position_embeddings: int = 32_768  # likewise
+  family: str = 'llama'  # the format that `save_hf` writes; not read by the forward pass
+  max_position_embeddings: int = 32_768  # written by `save_hf`; not read by the forward pass
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -160,25 +160,25 @@ class ModelConfig:
 
   @property
   def exit_blocks(self) -> tuple[int, ...]:
-    """The blocks at which a token may exit: it runs through as many."""
+    """The blocks at which a token may exit. A token that exits at block `l` runs through `l` blocks."""
     return tuple(range(self.exits.every, self.num_layers, self.exits.every)) if self.exits.every else ()
 
   @property
   def windowed(self) -> tuple[bool, ...]:
-    """Which layers see a sliding window only."""
+    """Whether each layer has a sliding window."""
     return tuple(self.sliding_window > 0 and i >= self.windowed_from for i in range(self.num_layers))
 
   @property
   def activation_dtype(self) -> jnp.dtype:
-    """The activations' dtype as a numpy dtype."""
+    """The dtype of the activations as a NumPy dtype."""
     return jnp.dtype(self.dtype)
 
 
 def token_flops(config: ModelConfig) -> tuple[int, int, int]:
-  """Floating-point operations of a token's matrix products: of a block it runs, of a block it skips, of the rest.
+  """Floating-point operations of a token's matrix products: in a block that runs, in a skipped block, and in the LM head.
 
-  A product of matrices counts two for each of its weights. Attention's products with the cache are left out: they depend on
-  where in a response a token stands. A skipped block still projects keys and values. The rest is the LM head.
+  A matrix product counts two operations per weight. Attention's products with the cache are left out, because they depend on
+  the token's position. A skipped block still projects keys and values.
   """
   width = config.hidden_size
   queries, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim

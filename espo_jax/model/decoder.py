@@ -1,4 +1,4 @@
-"""One functional decoder for every model: hidden states first, logits only where someone asks for them."""
+"""One functional decoder for all models. It returns hidden states; logits are computed separately where they are needed."""
 
 import functools
 from typing import Any, NamedTuple, TypeAlias
@@ -24,12 +24,12 @@ _ONE_HOT_VOCAB = 512
 
 
 class Decoder(nn.Module):
-  """Token ids to hidden states, with an LM head and, for critics, a value head beside it.
+  """Maps token ids to hidden states, and has an LM head and an optional value head.
 
   Attributes:
     config: The decoder's shape.
-    value_head: Whether there is one.
-    exits: How deep tokens are read where a method is told of them; elsewhere they run through every block.
+    value_head: Whether there is a value head.
+    exits: The exit policy, which methods use where they get `forced` or `deciding`; otherwise tokens run through all blocks.
   """
 
   config: ModelConfig
@@ -69,13 +69,13 @@ class Decoder(nn.Module):
     segments: Int[Array, 'B S'],
     forced: Forced | None = None,
   ) -> tuple[Float[Array, 'B S D'], KeysValues, Depth | None]:
-    """Hidden states after the final norm, every layer's keys and values, and what is known of the tokens' depth.
+    """Hidden states after the final norm, the keys and values of every layer, and the tokens' depth.
 
     Args:
       tokens: Token ids.
       positions: The tokens' positions, which RoPE reads.
       segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
-      forced: The depth that each token is read to; every block by default.
+      forced: The depth of each token; None for full depth, in which case no depth is returned.
     """
     trunk = self._trunk(tokens, positions, Together(segments), None, forced)
     if self.is_initializing():
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
   def entering(
     self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
   ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
-    """At full depth: the hidden states, those that an exit at each of the exit blocks would leave, and the heads' logits.
+    """One pass at full depth: its hidden states, the hidden states of an exit at each exit block, and the heads' logits.
 
     Args:
       tokens: Token ids.
@@ -107,14 +107,14 @@ class Decoder(nn.Module):
     longest: Int[Array, ''],
     deciding: Deciding | None = None,
   ) -> tuple[Float[Array, 'B S D'], Cache, Depth | None]:
-    """Hidden states of tokens that follow those in the cache, the cache with them, and the depth they were read to.
+    """Hidden states of new tokens after those in the cache, the cache with the new tokens, and their depth.
 
     Args:
       tokens: The new tokens of each row.
-      counts: How many of them the row keeps; what follows them is as good as padding.
-      cache: What came before.
-      longest: The most tokens that a row which counts has, the new ones included.
-      deciding: What the exit policy is told; None for full depth.
+      counts: The number of new tokens that each row keeps; the others are treated like padding.
+      cache: The cache of the previous tokens.
+      longest: The most tokens of any live row, including the new ones.
+      deciding: The inputs of the exit policy; None for full depth.
     """
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
     trunk = self._trunk(tokens, positions, Following(cache.lengths, longest), (cache.keys, cache.values), deciding)
@@ -124,14 +124,14 @@ class Decoder(nn.Module):
   def draft(
     self, tokens: Int[Array, 'B S'], cache: Cache, longest: Int[Array, ''], blocks: int
   ) -> tuple[Float[Array, 'B S D'], Cache]:
-    """The residual stream behind the first `blocks` blocks of tokens that follow those in the cache, and the cache with them.
+    """Run new tokens through the first `blocks` blocks; return their residual stream and the cache with the new tokens.
 
-    Their columns in the other blocks are for `verify` to write. Unrolled layers only.
+    `verify` writes the columns of the other blocks. Layers must be unrolled.
 
     Args:
       tokens: The new tokens of each row.
-      cache: What came before.
-      longest: The most tokens that a row which counts has, the new ones included.
+      cache: The cache of the previous tokens.
+      longest: The most tokens of any live row, including the new ones.
       blocks: The number of blocks that run.
     """
     x, cache = self._some(self._embed(tokens), cache, longest, range(blocks))
@@ -140,12 +140,12 @@ class Decoder(nn.Module):
   def verify(
     self, stream: Float[Array, 'B S D'], cache: Cache, longest: Int[Array, ''], blocks: int
   ) -> tuple[Float[Array, 'B S D'], Cache]:
-    """The hidden states of tokens that have run through the first `blocks` blocks, and the cache with them in the others.
+    """Run drafted tokens through the remaining blocks; return their hidden states and the completed cache.
 
     Args:
-      stream: The hidden states that `draft` gave for the tokens.
-      cache: The cache that has the tokens in its first blocks, but the lengths from before them, which stay.
-      longest: The most tokens that a row which counts has, the new ones included.
+      stream: The residual stream that `draft` returned for the tokens.
+      cache: The cache with the tokens in its first blocks. Its lengths exclude the tokens and do not change.
+      longest: The most tokens of any live row, including the new ones.
       blocks: The number of blocks that have run.
     """
     x, cache = self._some(stream, cache, longest, range(blocks, self.config.num_layers))
@@ -192,7 +192,7 @@ class Decoder(nn.Module):
     return self.exits
 
   def _gate(self, reading: Reading) -> Gate:
-    """What stands in front of each block. A pure function: `nn.scan` could not look into this module."""
+    """The function that decides exits before each block. It is pure because `nn.scan` cannot access this module."""
     config, policy = self.config, self._policy
     heads, its = self.exit_heads.unbind() if config.exit_blocks else (None, None)
     whole, everything = self.unbind()
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
     return gate
 
   def readout(self, stream: Float[Array, '... D']) -> Float[Array, '... V']:
-    """The logits that a residual stream gives if no further block adds to it."""
+    """The logits of a residual stream without further blocks."""
     return self.logits(self.final_norm(stream))
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:
@@ -240,7 +240,7 @@ class Decoder(nn.Module):
 
 
 class _Trunk(NamedTuple):
-  """What the blocks make of some tokens."""
+  """The outputs of all blocks."""
 
   x: Float[Array, 'B S D']  # after the final norm
   kv: KeysValues
@@ -249,11 +249,11 @@ class _Trunk(NamedTuple):
 
 
 def _rematerialised(block: type[Block], config: ModelConfig) -> type[Block]:
-  """The block, of which a gradient keeps no more than `config.remat` says."""
+  """The block class, rematerialised as `config.remat` says."""
   if config.remat == 'none':
     return block
   kept = {'full': None, 'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}[config.remat]
-  gate = (5,) if issubclass(block, ScannedBlock) else ()  # a function among its arguments
+  gate = (5,) if issubclass(block, ScannedBlock) else ()  # `gate` is a function, so it is a static argument
   return nn.remat(block, policy=kept, prevent_cse=not config.scan_layers, static_argnums=gate)
 
 
@@ -283,11 +283,11 @@ def apply(
     config: The decoder's shape.
     params: The decoder's parameters.
     tokens: Token ids.
-    positions: RoPE positions; by default 0, 1, 2, ...
-    valid: False on padding, which no token attends to; by default everything is a token.
+    positions: The RoPE positions; 0, 1, 2, ... by default.
+    valid: False on padding, which no token attends to; all true by default.
 
   Returns:
-    Float32 logits; those at index `t` predict token `t + 1`.
+    Float32 logits. Those at index `t` predict token `t + 1`.
   """
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)

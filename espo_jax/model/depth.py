@@ -1,4 +1,4 @@
-"""How many blocks each token runs through: decided on the way where tokens are sampled, given where they are scored.
+"""The depth of each token: an exit policy decides it during sampling, and it is given during scoring.
 
 One condition per block decides for the batch: the block runs if any live row needs it. Its keys and values are projected and
 written outside the condition, for all rows at once, because a cache that a branch returned would be copied. So time is saved
@@ -23,45 +23,45 @@ KeysValues: TypeAlias = tuple[Any, Any]
 
 
 class Deciding(NamedTuple):
-  """Tokens of a response that are read while it is sampled."""
+  """The inputs of the exit policy for tokens of a response that is being sampled."""
 
-  position: Int[Array, 'B S']  # in the response
-  noise: Float[Array, 'B S']  # a uniform a token
-  live: Bool[Array, 'B S']  # False where nothing is waiting for the token
-  level: Float[Array, '']  # the policy's
+  position: Int[Array, 'B S']  # the token's index in the response
+  noise: Float[Array, 'B S']  # one uniform per token
+  live: Bool[Array, 'B S']  # False where the token's state is not needed
+  level: Float[Array, '']  # the level of the exit policy
 
 
 class Forced(NamedTuple):
-  """Tokens whose depth is known."""
+  """The known depth of tokens that are being scored."""
 
   blocks: Int[Array, 'B S']
-  free: Bool[Array, 'B S']  # False on tokens that had no choice, such as a prompt's
-  level: Float[Array, '']  # the policy's
+  free: Bool[Array, 'B S']  # False on tokens without an exit decision, such as a prompt's
+  level: Float[Array, '']  # the level of the exit policy
 
 
 Reading: TypeAlias = Deciding | Forced
 
 
 class Track(flax.struct.PyTreeNode):
-  """What is known of the tokens on their way up. A token that has not left yet is going to run through every block."""
+  """The state of the exit decisions between blocks. `depth` assumes full depth for a token that has not exited yet."""
 
   depth: Depth
-  passed: Float[Array, 'B S']  # the heads' probability of having left by now
-  due: Float[Array, 'B S']  # the policy's
+  passed: Float[Array, 'B S']  # probability, by the heads, of an exit so far
+  due: Float[Array, 'B S']  # probability, by the policy, of an exit so far
   before: Float[Array, 'B S D']  # the stream that entered the last block
   fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
 
   def past(self, entered: Float[Array, 'B S D'], fresh: KeysValues) -> 'Track':
-    """The track behind a block that the stream `entered`."""
+    """The track after a block that the stream `entered`."""
     return self.replace(before=entered, fresh=None if self.fresh is None else fresh)
 
 
 class Skip(flax.struct.PyTreeNode):
-  """What a block is told of the tokens that skip it."""
+  """The inputs of a block about the tokens that skip it."""
 
   runs: Bool[Array, 'B S']
-  needed: Bool[Array, ''] | None  # whether any token that counts runs; None to run the block in any case
-  fresh: KeysValues | None  # as in `Track`
+  needed: Bool[Array, ''] | None  # whether any live token runs; None to always run the block
+  fresh: KeysValues | None  # `Track.fresh`
   fill: KVFill = flax.struct.field(pytree_node=False)
 
 
@@ -71,7 +71,7 @@ class ExitLogits(nn.Module):
   config: ModelConfig
 
   def setup(self):
-    """Declare the parameters, the heads stacked."""
+    """Declare the parameters, which are stacked over the heads."""
     count, width = len(self.config.exit_blocks), self.config.hidden_size
 
     def zeros(name: str, shape: tuple[int, ...], *axes: str | None) -> Any:
@@ -94,7 +94,7 @@ class ExitLogits(nn.Module):
 
 
 def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], config: ModelConfig) -> Track:
-  """The track of tokens in front of the first block."""
+  """The track of tokens before the first block."""
   zeros = jnp.zeros(x.shape[:2], jnp.float32)
   if isinstance(reading, Forced):
     blocks = reading.blocks
@@ -118,7 +118,7 @@ def may_leave(
   logit: Float[Array, 'B S'],
   readout: Callable[[Array], Array],
 ) -> Track:
-  """The track once the policy has been asked in front of `block`, one of those at which tokens may exit."""
+  """The track after the exit decisions before `block`, one of the blocks at which tokens may exit."""
   if policy.hazard is None or (isinstance(reading, Forced) and policy.choice is certain):
     return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
@@ -139,7 +139,7 @@ def may_leave(
 
 
 def skip_at(policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array, ''] | int, config: ModelConfig) -> Skip:
-  """What `block` is to be told."""
+  """The `Skip` of `block`."""
   runs = policy.runs(block, track.depth.blocks, config.num_layers)
   needed = (runs & reading.live).any() if isinstance(reading, Deciding) else None
   return Skip(runs, needed, track.fresh, policy.kv_fill)

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` as a `ModelConfig` and back: here alone one family is told from another.
+"""Converts Hugging Face's `config.json` to a `ModelConfig` and back. Only this file distinguishes model families.
 
 transformers' own config classes read `config.json`. An export says the same to transformers 4 and 5.
 """
@@ -17,7 +17,7 @@ from espo_jax.names import download, hub_name
 if TYPE_CHECKING:
   from transformers import PreTrainedConfig
 
-# What a family has that the others may not, as fields of ModelConfig.
+# The fields of ModelConfig that each family fixes.
 FAMILIES: dict[str, dict[str, bool]] = {
   'qwen2': {'qkv_bias': True, 'out_bias': False, 'mlp_bias': False, 'qk_norm': False},
   'qwen3': {'mlp_bias': False, 'qk_norm': True},
@@ -30,7 +30,7 @@ _ARCHITECTURES = {
   'llama': 'LlamaForCausalLM',
   'mistral': 'MistralForCausalLM',
 }
-# By torch's names, its short ones among them.
+# The keys are torch's names, including its short ones.
 _DTYPES = {'float32': 'float32', 'float': 'float32', 'bfloat16': 'bfloat16', 'float16': 'float16', 'half': 'float16'}
 
 
@@ -39,10 +39,11 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
 
   Args:
     directory: A Hugging Face model directory.
-    **overrides: Fields of `ModelConfig` that are the user's to choose: dtype, param_dtype, scan_layers, lora.
+    **overrides: The fields of `ModelConfig` that the user chooses: dtype, param_dtype, scan_layers, lora.
 
   Raises:
-    WeightsError: There is no such file, or it describes something this decoder is not; the message names the field.
+    WeightsError: There is no such file, or it describes a model that this decoder does not support; the message names the
+      field.
   """
   if name := hub_name(directory):
     raise WeightsError(f'{directory}: no such directory here; fix: {download(name)}')
@@ -88,9 +89,9 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
   """Write `config` as the `config.json` of its family.
 
   Args:
-    config: The model.
-    path: The file.
-    **extra: Further entries, such as `eos_token_id`.
+    config: The shape of the model.
+    path: The path of the file.
+    **extra: Further entries of the file, such as `eos_token_id`.
 
   Raises:
     WeightsError: The family cannot express the model; the message names the field.
@@ -140,15 +141,15 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
 
 
 def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrainedConfig':
-  """Through transformers, which knows every family's defaults and older spellings."""
-  from transformers import CONFIG_MAPPING  # here, for it takes a second to import
+  """Parse with transformers, which knows the defaults and the older field names of every family."""
+  from transformers import CONFIG_MAPPING  # imported here because it takes a second
 
   try:
     check_rope(raw)
   except ValueError as error:
     raise WeightsError(f'{path}: {error}') from error
   try:
-    # A copy, for transformers writes into what it is given. `_dtype` reads the dtype: here torch, if installed, would.
+    # Copied, because transformers modifies its input. The dtype is left to `_dtype`: here torch, if installed, would read it.
     entries = {name: copy.deepcopy(value) for name, value in raw.items() if name not in ('dtype', 'torch_dtype')}
     return CONFIG_MAPPING[family].from_dict(entries)
   except Exception as error:  # its validators raise several kinds
@@ -156,7 +157,7 @@ def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrain
 
 
 def _windowed_from(path: pathlib.Path, hf: 'PreTrainedConfig') -> int | None:
-  """The first layer with a sliding window, or None."""
+  """The index of the first layer with a sliding window, or None."""
   if not getattr(hf, 'sliding_window', None):
     return None
   kinds = getattr(hf, 'layer_types', None) or ['sliding_attention'] * hf.num_hidden_layers
@@ -174,7 +175,7 @@ def _refuse(path: pathlib.Path, hf: 'PreTrainedConfig', field: str, wanted: str)
 
 
 def _dtype(path: pathlib.Path, raw: Mapping[str, Any]) -> str:
-  """The dtype of the weights, which either of two fields names, with `torch.` in front or without."""
+  """The dtype of the weights. Either of two fields names it, with or without the prefix `torch.`."""
   field = 'torch_dtype' if raw.get('dtype') is None else 'dtype'
   name = raw.get(field)
   known = _DTYPES.get(str('float32' if name is None else name).removeprefix('torch.'))

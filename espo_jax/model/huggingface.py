@@ -1,4 +1,4 @@
-"""Hugging Face weights in and out: safetensors only, each tensor streamed to the devices that hold it.
+"""Reads and writes Hugging Face weights in safetensors files. Each tensor is streamed to the devices that hold it.
 
 No pickled file is loaded and no remote code runs.
 """
@@ -36,7 +36,7 @@ _MODULES = {
   'kernel': 'weight',
   'scale': 'weight',
 }
-_BUFFERS = re.compile(r'\.rotary_emb\.inv_freq$')  # old files carry this, which follows from the config
+_BUFFERS = re.compile(r'\.rotary_emb\.inv_freq$')  # old files hold this buffer, which the config determines
 
 
 def load_hf(
@@ -46,15 +46,15 @@ def load_hf(
   key: PRNGKeyArray | None = None,
   **overrides: Any,
 ) -> tuple[ModelConfig, Params]:
-  """A model from a Hugging Face directory: config.json and safetensors, in one file or many.
+  """Load a model from a Hugging Face directory with config.json and safetensors, in one file or many.
 
-  Each parameter is read shard by shard straight to where it will live, one after the other: the host holds the shards of its
-  own devices and one tensor besides.
+  Parameters are read one after the other, shard by shard, directly to their devices. So the host holds the shards of its own
+  devices and one further tensor.
 
   Args:
-    directory: The directory.
-    mesh: Where the parameters go; the first device by default.
-    key: Draws the adapters, where `lora` is overridden.
+    directory: The Hugging Face directory.
+    mesh: The mesh that the parameters are put on; the first device by default.
+    key: The random key that draws adapters where `lora` is overridden.
     **overrides: Fields of `ModelConfig`, such as `dtype`, `param_dtype`, `scan_layers`, `lora`.
 
   Returns:
@@ -80,13 +80,13 @@ def load_hf(
 
 
 def complete(given: Params, init: Callable[[PRNGKeyArray], PyTree], key: PRNGKeyArray, mesh: jax.sharding.Mesh) -> Params:
-  """The parameters that `init` makes, those `given` in place of its own; the compiler drops what is not needed.
+  """The parameters that `init` makes, with those in `given` replaced. XLA prunes the computation of the replaced ones.
 
   Args:
-    given: Some of the parameters, where they should be.
-    init: Makes all of them, in boxes that name their logical axes.
-    key: Handed to `init`.
-    mesh: Where the others go.
+    given: Some of the parameters, already on their devices.
+    init: A function from a key to all parameters, in boxes that name their logical axes.
+    key: The random key for `init`.
+    mesh: The mesh that the other parameters are put on.
   """
   have = flatten_dict(given)
   shardings = flatten_dict(parallel.param_shardings(jax.eval_shape(init, key), mesh))
@@ -108,17 +108,17 @@ def save_hf(
   end_tokens: Iterable[int] = (),
   max_shard_bytes: int = 4 << 30,
 ) -> None:
-  """Write a directory that transformers and vLLM read; adapters are merged, value and exit heads are left out.
+  """Write a directory that transformers and vLLM can read. Adapters are merged; value and exit heads are left out.
 
-  The directory appears whole or not at all. On several processes, all call it and the first one writes.
+  The directory appears complete or not at all. With several processes, all must call this function and the first one writes.
 
   Args:
-    directory: Must not exist.
-    config: The model.
-    params: The parameters of its `Decoder`.
-    tokenizer: Saved beside the weights.
-    end_tokens: Written to `generation_config.json`; the tokenizer's by default.
-    max_shard_bytes: The most bytes of a file; larger weights become several files.
+    directory: The directory to write, which must not exist.
+    config: The shape of the model.
+    params: The parameters of the `Decoder`.
+    tokenizer: The tokenizer to save with the weights; None to save none.
+    end_tokens: The end tokens in `generation_config.json`; the tokenizer's by default.
+    max_shard_bytes: The most bytes per file; larger weights are split into several files.
 
   Raises:
     WeightsError: The directory exists, or the family cannot express the model.
@@ -167,10 +167,10 @@ def save_hf(
 
 
 def read_end_tokens(directory: str | pathlib.Path) -> tuple[int, ...]:
-  """The set of tokens that end a response: those of `generation_config.json` and of `config.json`, which may differ.
+  """The tokens that end a response: the union of those in `generation_config.json` and `config.json`, which may differ.
 
   Raises:
-    WeightsError: A file is not JSON, or its `eos_token_id` not a token or a list of them.
+    WeightsError: A file is not JSON, or its `eos_token_id` is not a token id or a list of them.
   """
   found: set[int] = set()
   for path in (pathlib.Path(directory) / name for name in ('generation_config.json', 'config.json')):
@@ -186,7 +186,7 @@ def read_end_tokens(directory: str | pathlib.Path) -> tuple[int, ...]:
 
 
 def _names(config: ModelConfig, path: Path) -> list[str]:
-  """A parameter's names in the files: one, or one a layer where layers are stacked."""
+  """The names of a parameter in the files: one name, or one name per layer where layers are stacked."""
   if path == ('embedding',):
     return ['model.embed_tokens.weight']
   words = [_MODULES.get(word, word) for word in path]
@@ -198,7 +198,7 @@ def _names(config: ModelConfig, path: Path) -> list[str]:
 
 
 def _stored_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape of one layer's tensor in the file, where kernels lie transposed."""
+  """The shape of one layer's tensor in the file, in which kernels are transposed."""
   shape = shape[1:] if path[0] == 'layers' else shape
   return shape[::-1] if path[-1] == 'kernel' else shape
 
@@ -236,7 +236,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _load(config: ModelConfig, path: Path, leaf: Any, sharding: jax.sharding.Sharding, tensors: dict[str, Tensor]) -> jax.Array:
   sources = [tensors[name] for name in _names(config, path)]
   transposed, stacked = path[-1] == 'kernel', path[0] == 'layers'
-  read: dict[str, np.ndarray] = {}  # replicas ask for the same part
+  read: dict[str, np.ndarray] = {}  # replicas read the same part once
 
   def part(tensor: Tensor, index: tuple[slice, ...]) -> np.ndarray:
     array = tensor.read(*(index[::-1] if transposed else index))
@@ -250,12 +250,12 @@ def _load(config: ModelConfig, path: Path, leaf: Any, sharding: jax.sharding.Sha
       read[str(index)] = np.stack(parts) if stacked else parts[0]
     return read[str(index)]
 
-  # Waited for, so that the host's copy is gone before the next one is read.
+  # Waiting frees the host's copy before the next tensor is read.
   return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, sharding, shard))
 
 
 def _shards(config: ModelConfig, params: dict[Path, jax.Array], max_bytes: int) -> Iterator[dict[str, np.ndarray]]:
-  """The tensors under their names in files of at most `max_bytes`, one tensor at least."""
+  """The tensors by name, grouped into files of at most `max_bytes` or a single tensor."""
   shard: dict[str, np.ndarray] = {}
   size = 0
   for path, leaf in params.items():

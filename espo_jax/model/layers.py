@@ -1,4 +1,4 @@
-"""The decoder's parts. Kernels name logical axes; the table in `espo_jax.parallel.mesh` maps them to a device mesh."""
+"""The modules of the decoder. Kernels name logical axes, which the table in `espo_jax.parallel.mesh` maps to a mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -21,14 +21,14 @@ def _kernel(scale: float, *axes: str) -> Callable[..., Any]:
 
 
 class Projection(nn.Module):
-  """A linear map whose kernel carries logical axes, with a low-rank adapter beside it where the config asks for one.
+  """A linear map whose kernel names logical axes, with a low-rank adapter where the config sets one.
 
   Attributes:
     config: The decoder's shape.
     features: The number of features of the output.
     axes: The kernel's logical axes.
     use_bias: Whether there is a bias.
-    scale: The output's variance at the start.
+    scale: The variance of the output at initialisation, for inputs of unit variance.
   """
 
   config: ModelConfig
@@ -39,7 +39,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... F']:
-    """`x W + b + alpha / rank * (x A) B`; the adapter starts at zero, for `B` does."""
+    """`x W + b + alpha / rank * (x A) B`. The adapter starts at zero because `B` does."""
     cfg, dtype = self.config, self.config.activation_dtype
     param_dtype = jnp.dtype(cfg.param_dtype)
     kernel: Any = self.param('kernel', _kernel(self.scale, *self.axes), (x.shape[-1], self.features), param_dtype)
@@ -57,7 +57,7 @@ class Projection(nn.Module):
 
 
 def _branch(config: ModelConfig) -> float:
-  """The first variance of a residual branch: all branches together weigh as much as the embedding."""
+  """The initial variance of a residual branch. With it all branches together have the variance of the embedding."""
   return 1.0 / (2 * config.num_layers * config.hidden_size)
 
 
@@ -77,23 +77,23 @@ class RMSNorm(nn.Module):
 
 
 class Together(NamedTuple):
-  """Whole sequences: tokens look at each other within their segments."""
+  """The scope of whole sequences, in which tokens attend within their segments."""
 
   segments: Int[Array, 'B S']
 
 
 class Following(NamedTuple):
-  """The newest tokens of rows whose others are in a cache, at which they look too."""
+  """The scope of new tokens, which attend to their row's cache and to themselves."""
 
-  lengths: Int[Array, 'B']  # of the cache's rows, before these tokens
-  longest: Int[Array, '']  # of the rows that count, with these tokens
+  lengths: Int[Array, 'B']  # number of each row's cached tokens, without the new ones
+  longest: Int[Array, '']  # the most tokens of any live row, with the new ones
 
 
 Scope: TypeAlias = Together | Following
 
 
 class Attention(nn.Module):
-  """Self-attention over the tokens given, or over a cache that their keys and values were first written to."""
+  """Self-attention over the given tokens, or over a cache that already holds their keys and values."""
 
   config: ModelConfig
   windowed: bool
@@ -122,11 +122,11 @@ class Attention(nn.Module):
     """The attended states.
 
     Args:
-      x: The normed stream.
+      x: The normalised residual stream.
       turn: The rotation of the tokens' positions.
-      scope: The columns that the tokens look at.
-      kv: The tokens' keys and values, or the cache with these in it.
-      layer: The number of this layer in a stacked cache.
+      scope: The tokens that each token attends to.
+      kv: The tokens' keys and values, or the cache that holds them.
+      layer: The index of this layer in a stacked cache; None for a cache of one layer.
     """
     cfg = self.config
     queries = self._heads(self.q_proj(x))
@@ -185,13 +185,13 @@ class Block(nn.Module):
     Args:
       x: The residual stream.
       turn: The rotation of the tokens' positions.
-      scope: The columns that the tokens look at.
-      cached: The cache, where they look at one: all of it where it is stacked, else the layer's.
-      layer: The layer's number, where the cache is stacked.
-      skip: The tokens that skip the block, where some may.
+      scope: The tokens that each token attends to.
+      cached: The stacked cache or that of this layer; None without a cache.
+      layer: The index of this layer in a stacked cache; None for a cache of one layer.
+      skip: The tokens that skip the block; None where all tokens run.
 
     Returns:
-      The new stream; the layer's keys and values, those of `x` or the cache with them in it; and those of `x`.
+      The new stream; the keys and values of `x`, or the cache that now holds them; and the keys and values of `x` alone.
     """
     normed = self.attention_norm(x)
     fresh = self._keys_values(normed, turn, skip)
@@ -201,7 +201,7 @@ class Block(nn.Module):
       kv = (append(cached[0], fresh[0], scope.lengths, layer), append(cached[1], fresh[1], scope.lengths, layer))
 
     def kept(branch: Array) -> Array:
-      # Not the stream behind the block: the gradient of that took 2.5 times as long on a CPU.
+      # Each branch is masked, not the stream after the block, whose gradient took 2.5 times as long on a CPU.
       return branch if skip is None else jnp.where(skip.runs[..., None], branch, 0)
 
     def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
@@ -210,11 +210,11 @@ class Block(nn.Module):
 
     if skip is None or skip.needed is None:
       return run(self, x, normed, kv), kv, fresh
-    # The cache is read under the condition and written outside: one that a branch returned would be copied.
+    # The condition only reads the cache; it is written outside, because a cache that a branch returns would be copied.
     return nn.cond(skip.needed, run, _stay, self, x, normed, kv), kv, fresh
 
   def _keys_values(self, normed: Float[Array, 'B S D'], turn: Rotation, skip: Skip | None) -> KeysValues:
-    """The tokens' keys and values; where they skip the block, as the policy fills them in."""
+    """The tokens' keys and values. For tokens that skip the block they follow the policy's `kv_fill`."""
     if skip is None or skip.fill == 'recompute':
       return self.attention.keys_values(normed, turn)
 
@@ -241,7 +241,7 @@ Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int],
 
 
 class ScannedBlock(Block):
-  """A `Block` in the form that `nn.scan` asks for. A cache is carried, not scanned over, so that it is written in place."""
+  """A `Block` in the form that `nn.scan` needs. The cache is carried, not scanned over, so that it is written in place."""
 
   def __call__(  # type: ignore[override]
     self,
@@ -253,7 +253,7 @@ class ScannedBlock(Block):
   ) -> tuple[tuple[Array, KeysValues | None, Track | None], tuple[KeysValues | None, Array]]:
     """Carry the stream, the stacked cache and the tokens' track through layer `layer`.
 
-    What is put out is the layer's keys and values, where there is no cache, and the stream that entered it.
+    The scan's outputs are the layer's keys and values, or None with a cache, and the stream that entered the layer.
     """
     entered, cached, track = carry
     skip = None

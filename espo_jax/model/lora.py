@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021): what is frozen while they are there, and folding them into the kernels.
+"""Low-rank adapters (Hu et al. 2021): the parameters that are frozen with them, and the merge into the kernels.
 
 The adapters are eight lines of `layers.Projection` and not qwix, which patches `jax.lax.dot_general` and silently adds
 nothing where a layer multiplies in another way. Speed does not decide between the two: a gradient step of a 6-layer decoder
@@ -16,11 +16,11 @@ from espo_jax.model.decoder import Params
 
 
 def merge(config: ModelConfig, params: Params) -> Params:
-  """The parameters with every adapter added to its kernel: the same function without adapters. The sum is taken in float32.
+  """The parameters with every adapter merged into its kernel, which give the same model. The sum is computed in float32.
 
   Args:
-    config: The model, which says the adapters' scale.
-    params: The parameters of its `Decoder`.
+    config: The shape of the model, which has the adapters' scale.
+    params: The parameters of the `Decoder`.
   """
   flat = flatten_dict(params)
   merged = {path: x for path, x in flat.items() if not path[-1].startswith('lora')}
@@ -32,11 +32,11 @@ def merge(config: ModelConfig, params: Params) -> Params:
 
 
 def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
-  """True on what does not learn: beside adapters everything but them and the heads for values and exits, else nothing.
+  """True on frozen parameters. With adapters these are all except adapters, value head and exit heads; otherwise none.
 
   Args:
     params: The parameters of a `Decoder` or of an `ActorCritic`.
-    exits_alone: Whether the policy learns where to exit and nothing else; a critic learns all the same.
+    exits_alone: Whether only the exit heads of the policy are trained; this does not freeze a critic.
   """
   flat = flatten_dict(params)
   adapted = any(path[-1] == 'lora_a' for path in flat)
@@ -50,7 +50,7 @@ def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
 
 
 def hold_frozen(params: Params, *, exits_alone: bool = False) -> Params:
-  """The parameters with no gradient to those that are frozen."""
+  """The parameters with the gradient of frozen ones stopped."""
   held = frozen(params, exits_alone=exits_alone)
   return jax.tree.map(lambda x, held: jax.lax.stop_gradient(x) if held else x, params, held)
 

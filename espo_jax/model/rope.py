@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021) and the ways families stretch it."""
+"""Rotary position embedding (Su et al. 2021) and its extensions to longer contexts."""
 
 import math
 
@@ -12,22 +12,27 @@ Rotation = tuple[Float[Array, 'B S half'], Float[Array, 'B S half']]
 
 
 def frequencies(config: ModelConfig) -> tuple[Float[np.ndarray, 'half'], float]:
-  """Radians a position for each pair of channels, and the factor on sine and cosine. Computed on the host in float64.
+  """Radians per position for each pair of channels, and the factor on sine and cosine.
 
-  `linear` divides all by `factor`; `llama3` divides the slow ones, blending over a band of wavelengths (Llama 3.1); `yarn`
-  blends over a band of dimensions and sharpens the attention (Peng et al. 2023).
+  They are computed on the host in float64.
+
+  | rope_type | effect |
+  |---|---|
+  | `linear` | divides all frequencies by `factor` |
+  | `llama3` | divides the low frequencies, blending over a band of wavelengths (Llama 3.1) |
+  | `yarn` | divides the low frequencies, blending over a band of dimensions, and sharpens the attention (Peng et al. 2023) |
   """
   rope, half = config.rope_scaling, config.head_dim // 2
   base = config.rope_theta ** (-np.arange(half) / half)
   if rope.rope_type == 'linear':
     return base / rope.factor, 1.0
   if rope.rope_type == 'llama3':
-    turns = rope.original_max_position_embeddings * base / (2 * np.pi)  # over the context the model was trained on
+    turns = rope.original_max_position_embeddings * base / (2 * np.pi)  # rotations over the original context
     keep = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0, 1)
     return keep * base + (1 - keep) * base / rope.factor, 1.0
   if rope.rope_type == 'yarn':
 
-    def pair(turns: float) -> float:  # the pair of channels that makes so many turns
+    def pair(turns: float) -> float:  # the pair of channels that makes `turns` rotations
       return half * math.log(rope.original_max_position_embeddings / (turns * 2 * math.pi)) / math.log(config.rope_theta)
 
     low, high = pair(rope.beta_fast), pair(rope.beta_slow)
@@ -40,7 +45,7 @@ def frequencies(config: ModelConfig) -> tuple[Float[np.ndarray, 'half'], float]:
 
 
 def _sharpening(rope: RopeScaling) -> float:
-  """The factor on sine and cosine that `yarn` sharpens the attention with."""
+  """The factor on sine and cosine by which `yarn` sharpens the attention."""
 
   def of(mscale: float) -> float:
     return 0.1 * mscale * math.log(max(rope.factor, 1.0)) + 1
@@ -51,14 +56,14 @@ def _sharpening(rope: RopeScaling) -> float:
 
 
 def rotation(config: ModelConfig, positions: Int[Array, 'B S']) -> Rotation:
-  """Sine and cosine of every token's angles, shared by all layers."""
+  """Sine and cosine of each token's angles, which all layers share."""
   radians, scale = frequencies(config)
   angle = positions[..., None].astype(jnp.float32) * jnp.asarray(radians, jnp.float32)
   return jnp.sin(angle) * scale, jnp.cos(angle) * scale
 
 
 def rotate(x: Float[Array, 'B S H K'], turn: Rotation) -> Float[Array, 'B S H K']:
-  """Turn channel `i` with channel `i + K / 2` (the half-split layout), in float32."""
+  """Rotate the pairs of channels `(i, i + K / 2)` (the half-split layout), in float32."""
   half = x.shape[-1] // 2
   sin, cos = (part[:, :, None, :] for part in turn)
   x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)

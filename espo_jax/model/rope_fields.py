@@ -1,4 +1,4 @@
-"""The rotation of positions as `config.json` writes it: every entry is read, or refused by name."""
+"""Reads and writes the RoPE entries of `config.json`. Each entry is either read or refused by name."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ _NEEDED: dict[str, tuple[str, ...]] = {
   'llama3': ROPE_FIELDS['llama3'],
   'yarn': ('factor',),
 }
-_ZERO_IS_ABSENT = ('beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim')  # to transformers
+_ZERO_IS_ABSENT = ('beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim')  # transformers treats 0 as absent
 _OF_ALL_TYPES = ('rope_type', 'type', 'rope_theta', 'partial_rotary_factor')
 
 
 def check_rope(raw: Mapping[str, Any]) -> None:
-  """Refuse what transformers would overlook, or only warn of.
+  """Refuse entries that transformers would ignore or only warn about.
 
-  Types whose rotation of a token depends on the length that its sequence reaches (`dynamic`, `longrope`) are refused: the keys
-  that a rollout has cached could not be those that the learner computes.
+  Types whose rotation depends on the final length of the sequence (`dynamic`, `longrope`) are refused, because the keys cached
+  in a rollout would differ from those that the learner computes.
 
   Args:
     raw: The entries of `config.json`.
@@ -50,16 +50,16 @@ def check_rope(raw: Mapping[str, Any]) -> None:
 
 
 def read_rope(raw: Mapping[str, Any], hf: 'PreTrainedConfig') -> tuple[float, RopeScaling]:
-  """The base of the frequencies, and how they are stretched.
+  """The base of the frequencies, and the extension to longer contexts.
 
   Args:
     raw: The entries of `config.json`, which `check_rope` has passed.
-    hf: The config that transformers makes of them.
+    hf: The config that transformers parses from `raw`.
 
   Raises:
     ValueError: Two entries contradict each other, or one is out of range; the message names it.
   """
-  hf.standardize_rope_params()  # as every model of transformers does first
+  hf.standardize_rope_params()  # every model of transformers calls this first
   read = dict(hf.rope_parameters)
   _check_agreement(raw, read)
   kind = read['rope_type']
@@ -73,7 +73,7 @@ def read_rope(raw: Mapping[str, Any], hf: 'PreTrainedConfig') -> tuple[float, Ro
 
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
-  """The entries of `config.json` that say how `config` rotates, in the spelling of transformers 5 and in the older one."""
+  """The RoPE entries of `config.json` for `config`, with the names of transformers 5 and the older names."""
   rope, plain = config.rope_scaling, RopeScaling()
   optional = ('beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim', 'truncate')
   values = {name: getattr(rope, name) for name in ROPE_FIELDS[rope.rope_type]}
@@ -84,7 +84,7 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
 
 
 def _written(raw: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-  """The entry that transformers goes by, with its name: `rope_scaling` where both are there."""
+  """The name and value of the entry that transformers reads: `rope_scaling` if both are there."""
   for field in _FIELDS:
     if not isinstance(raw.get(field) or {}, Mapping):
       raise ValueError(f'{field} = {raw[field]!r}: not an object; fix: {{"rope_type": ..., "factor": ...}} or null')
@@ -119,13 +119,13 @@ def _check_entry(where: str, name: str, kind: str, value: Any) -> None:
 
 
 def _check_agreement(raw: Mapping[str, Any], read: Mapping[str, Any]) -> None:
-  """Refuse two values for one thing: transformers goes by one of them and is silent on the other."""
+  """Refuse two different values of one setting, because transformers reads one and ignores the other silently."""
   places: dict[str, Mapping[str, Any]] = {f'{field}.': raw.get(field) or {} for field in _FIELDS}
   places[''] = {name: raw.get(name) for name in ('rope_theta', 'original_max_position_embeddings') if name in read}
   for where, entries in places.items():
     for name, value in entries.items():
       known = read.get('rope_type' if name == 'type' else name)
-      overridden = where == 'rope_parameters.' and value == 'default'  # rope_scaling has been added to what stood there
+      overridden = where == 'rope_parameters.' and value == 'default'  # rope_scaling overrides this one
       if value is not None and value != known and not overridden:
         raise ValueError(f'{where}{name} = {value!r}, though {name} = {known!r} elsewhere; fix: one value in both places')
 

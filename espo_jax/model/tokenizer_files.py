@@ -1,4 +1,4 @@
-"""A tokenizer's files, in the words that transformers 4 and 5 share."""
+"""Writes a tokenizer's files so that transformers 4 and 5 read them alike."""
 
 import json
 import pathlib
@@ -13,28 +13,28 @@ _CLEANED_UP_ANYWAY = 'clean_up_tokenization_spaces_for_bpe_even_though_it_will_c
 
 
 def save_tokenizer(tokenizer: 'PreTrainedTokenizerBase', directory: pathlib.Path) -> None:
-  """Write `tokenizer` so that transformers from 4.57 on reads the same one.
+  """Write `tokenizer` so that transformers 4.57 and later reads an identical tokenizer.
 
-  `tokenizer.json` alone says how text is split; what stands beside it is put so that no reader changes that. One does: the
-  AutoTokenizer of transformers 5 splits for every qwen2 model as Qwen2's own tokenizer does.
+  `tokenizer.json` alone determines how text is split, and the other files are written so that no reader changes that. There is
+  one exception: for every qwen2 model, AutoTokenizer of transformers 5 splits text like Qwen2's own tokenizer.
 
   Args:
     tokenizer: The tokenizer.
-    directory: Where its files go.
+    directory: The directory of the files.
   """
   tokenizer.save_pretrained(directory)
   if not (directory / 'tokenizer.json').exists():
-    return  # a tokenizer in Python, which has classes and files of its own
+    return  # a Python tokenizer, which has its own class and files
   path = directory / 'tokenizer_config.json'
   written = read_json(path)
-  # The class that adds nothing to tokenizer.json: transformers 5 writes its own name for it, of which 4 has not heard.
+  # This class adds nothing to tokenizer.json. Transformers 5 writes another name for it, which transformers 4 does not know.
   written['tokenizer_class'] = 'PreTrainedTokenizerFast'
-  if isinstance(written.get('extra_special_tokens'), list):  # to transformers 4 these are an object of named ones
+  if isinstance(written.get('extra_special_tokens'), list):  # transformers 4 expects an object here
     written['additional_special_tokens'] = written.pop('extra_special_tokens')
   library = read_json(directory / 'tokenizer.json')
   splitting = library['pre_tokenizer'] or {}
-  if 'add_prefix_space' in splitting:  # transformers 4 sets what it finds here, and false where it finds nothing
+  if 'add_prefix_space' in splitting:  # transformers 4 reads this, with false as the default
     written['add_prefix_space'] = splitting['add_prefix_space']
-  if library['model']['type'] == 'BPE' and not written.get(_CLEANED_UP_ANYWAY):  # where transformers 5 decodes without
+  if library['model']['type'] == 'BPE' and not written.get(_CLEANED_UP_ANYWAY):  # as transformers 5 decodes
     written['clean_up_tokenization_spaces'] = False
   path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + '\n')

@@ -1,4 +1,4 @@
-"""Tensors in a directory of safetensors files, found by name and read slice by slice."""
+"""Finds tensors by name in a directory of safetensors files, and reads them slice by slice."""
 
 import json
 import pathlib
@@ -8,14 +8,14 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-# ml_dtypes registers bfloat16 with numpy, in which safetensors answers.
+# ml_dtypes registers bfloat16 with NumPy, which safetensors returns.
 DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16), 'F16': np.dtype(np.float16)}
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _PICKLED = ('.bin', '.pt', '.pth', '.ckpt')
 
 
 class WeightsError(ValueError):
-  """A model directory that cannot be used; the message names the file, the tensor or field, and the fix."""
+  """A model directory cannot be used. The message names the file, the tensor or field, and the fix."""
 
 
 class Tensor(NamedTuple):
@@ -25,10 +25,10 @@ class Tensor(NamedTuple):
   file: pathlib.Path
   shape: tuple[int, ...]
   dtype: np.dtype
-  slices: Any  # safetensors' lazy view: indexing it reads
+  slices: Any  # safetensors' lazy view, which reads when it is indexed
 
   def read(self, *index: slice) -> np.ndarray:
-    """The part asked for, as it is stored."""
+    """The slice `index`, or the whole tensor, in the stored dtype."""
     return self.slices[index] if index else self.slices[:]
 
 
@@ -46,7 +46,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def open_tensors(directory: str | pathlib.Path) -> dict[str, Tensor]:
-  """Every tensor of a model directory by its name; nothing is read yet.
+  """The tensors of a model directory by name. Their values are not read yet.
 
   Raises:
     WeightsError: There are no safetensors files, one is missing, cut short or no such file, or a dtype is not a float's.
@@ -64,7 +64,7 @@ def open_tensors(directory: str | pathlib.Path) -> dict[str, Tensor]:
 
 
 def _files(directory: pathlib.Path) -> dict[pathlib.Path, set[str]]:
-  """The files with the tensors that the index promises in each."""
+  """The files, each with the names of the tensors that the index lists in it."""
   if (directory / INDEX).exists():
     weight_map = read_json(directory / INDEX).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(file, str) for file in weight_map.values()):

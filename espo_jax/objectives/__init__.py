@@ -1,6 +1,6 @@
-"""Advantages and loss terms. They see arrays; they know nothing of models and rollouts.
+"""Advantages and loss terms. They are functions of arrays and know nothing of models and rollouts.
 
-Each paper is a file that registers what is in it. `registered.ARRAYS` lists what an objective may read, `advantages.OF_CRITIC`
+Each file registers the objectives of one paper. `registered.ARRAYS` lists what an objective may read, `advantages.OF_CRITIC`
 and `advantages.OF_GROUP` what an advantage may read.
 """
 

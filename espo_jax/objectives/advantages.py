@@ -1,4 +1,4 @@
-"""Advantages: from a critic, token by token, or from a prompt's other samples, one number a row."""
+"""Advantages: one per token from a critic, or one per row from the scores of a prompt's samples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -41,15 +41,15 @@ ADVANTAGES: Register[Advantage] = Register('advantage', 'advantage.name')
 def register(name: str, *, critic: bool = False) -> Callable[[Method], Method]:
   """Makes an advantage known as `advantage.name`.
 
-  It is a function of the arrays that it reads, by the names in `OF_CRITIC` or `OF_GROUP`. Its keyword-only parameters are
-  options, as in `--config.advantage.lam=0.95`.
+  An advantage is a function of arrays with the names in `OF_CRITIC` or `OF_GROUP`. Its keyword-only parameters are options, as
+  in `--config.advantage.lam=0.95`.
 
   Args:
-    name: The name.
-    critic: Whether it reads a critic's values, token by token, rather than a prompt's scores.
+    name: The name in `advantage.name`.
+    critic: Whether it reads arrays of `OF_CRITIC`, per token, rather than `scores` of `OF_GROUP`.
 
   Raises:
-    RegistryError: The name cannot be used, or the function asks for an array that there is not.
+    RegistryError: The name cannot be used, or a parameter is not the name of such an array.
   """
   return ADVANTAGES.decorator(name, OF_CRITIC if critic else OF_GROUP, lambda function: Advantage(function, critic))
 
@@ -73,7 +73,7 @@ def critic_gae(
   whiten: bool = True,
   bootstrap_truncated: bool = False,
 ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
-  """`gae`, whitened or not. ESPO publishes none of its constants [U].
+  """Generalised advantage estimation (`gae`), optionally whitened. ESPO publishes none of its constants [U].
 
   Args:
     rewards: The reward of each token.
@@ -81,13 +81,13 @@ def critic_gae(
     final_values: The value of the state after the last column.
     truncated: Whether the horizon cut the row.
     mask: True on the tokens that count.
-    gamma: Discount [U].
+    gamma: The discount [U].
     lam: GAE's lambda [U].
-    whiten: Whether advantages get mean 0 and variance 1 over the batch's real tokens [U].
-    bootstrap_truncated: Whether a row that the horizon cut counts on its last state's value; a stopped row never does [U].
+    whiten: Whether advantages are normalised to mean 0 and variance 1 over the batch's real tokens [U].
+    bootstrap_truncated: Whether a row that the horizon cut bootstraps from its final value; a stopped row never does [U].
 
   Returns:
-    Advantages, and returns, which whitening leaves alone.
+    Advantages, and returns, which are not whitened.
   """
   bootstrap = jnp.where(truncated & bootstrap_truncated, final_values, 0.0)
   advantages, returns = gae(rewards, values, mask, gamma=gamma, lam=lam, bootstrap=bootstrap)
@@ -101,7 +101,7 @@ def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float
 
   Args:
     scores: The scores of each prompt's samples.
-    epsilon: Keeps a small spread from blowing up [U].
+    epsilon: The constant added to the deviation, which bounds the advantages of groups with a small spread [U].
   """
   return mean_only(scores) / (scores.std(axis=1, keepdims=True) + epsilon)
 
@@ -109,14 +109,14 @@ def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float
 @register('mean_only')
 @source('Dr. GRPO, arXiv 2503.20783; S-GRPO, arXiv 2505.07686')
 def mean_only(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """`R - mean` within each group: a hard or an easy prompt counts no more for its small spread."""
+  """`R - mean` within each group. Prompts with a small spread of scores, hard or easy ones, are not weighted up."""
   return scores - scores.mean(axis=1, keepdims=True)
 
 
 @register('loo')
 @source('RLOO, arXiv 2402.14740; Kool et al. 2019')
 def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """`R` less the mean of the group's other scores, which is `G / (G - 1)` times `mean_only`: a baseline without bias."""
+  """`R` minus the mean of the group's other scores, an unbiased baseline. It is `G / (G - 1)` times `mean_only`."""
   group = scores.shape[1]
   return mean_only(scores) * (group / (group - 1))
 
@@ -124,17 +124,17 @@ def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
 @register('score')
 @source('REINFORCE, Williams 1992')
 def score(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """`R` itself, without a baseline."""
+  """The score `R` without a baseline."""
   return scores
 
 
 @takes_numpy
 def group_scores(rewards: Float[Array, 'N T'], mask: Bool[Array, 'N T'], samples: int) -> Float[Array, 'P G']:
-  """Rows' summed rewards, a stopped row's failure among them, prompt by prompt."""
+  """The summed rewards of each row, including the failure reward of a stop, by prompt."""
   return row_sum(rewards, mask).reshape(-1, samples)
 
 
 @takes_numpy
 def on_tokens(advantages: Float[Array, 'P G'], mask: Bool[Array, 'N T']) -> Float[Array, 'N T']:
-  """A row's one advantage on each of its real tokens."""
+  """Each row's advantage on all of its real tokens, 0 elsewhere."""
   return jnp.where(mask, advantages.reshape(-1, 1), 0.0)

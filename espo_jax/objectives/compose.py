@@ -15,10 +15,10 @@ Loss = Callable[[Arrays], tuple[Terms, Metrics]]
 
 
 def parts(expression: str) -> tuple[str, ...]:
-  """The names in a sum such as `'grpo + kl_k3'`: one objective and the terms beside it, in any order.
+  """The names in a sum such as `'grpo + kl_k3'`: one objective and further terms, in any order.
 
   Raises:
-    ValueError: A name is unknown or stands twice, or there is not exactly one objective.
+    ValueError: A name is unknown or occurs twice, or the sum does not have exactly one objective.
   """
   names = tuple(name.strip() for name in expression.split('+'))
   for name in names:
@@ -42,20 +42,20 @@ def default_advantage(expression: str) -> str:
 
 
 def default_draws(expression: str) -> int:
-  """The most rollouts a step with which the objective in the sum is published."""
+  """The most rollouts per step that the objective in the sum is published with."""
   return max(REGISTRY[name].draws for name in parts(expression))
 
 
 def ranks(expression: str) -> bool:
-  """Whether a part of the sum sets a minibatch's tokens against each other."""
+  """Whether a part of the sum ranks the tokens of a minibatch against each other."""
   return any(REGISTRY[name].ranks for name in parts(expression))
 
 
 def compose(expression: str, options: Mapping[str, Any]) -> Loss:
   """The loss of a sum: a function from arrays by name to `(terms, metrics)`.
 
-  Each part takes the arrays that it names and those of the options that it has. Where terms beside an objective have an option
-  of the same name, they do as the objective does.
+  Each part gets the arrays and options among its parameters. A further term uses the objective's value of an option that both
+  have, unless the option is given.
   """
   entries = {name: REGISTRY[name] for name in parts(expression)}
   options = _shared(expression, options)
@@ -76,9 +76,9 @@ def compose(expression: str, options: Mapping[str, Any]) -> Loss:
 
 
 def settings(expression: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """Every option of a sum's parts: as given, or as it is by default."""
+  """Every option of a sum's parts: the given value or the default."""
   found: dict[str, Any] = {}
-  for name in sorted(parts(expression), key=lambda name: bool(REGISTRY[name].advantage)):  # what the objective says goes last
+  for name in sorted(parts(expression), key=lambda name: bool(REGISTRY[name].advantage)):  # the objective's win
     found |= defaults(get(name))
   return found | dict(options)
 
@@ -90,11 +90,11 @@ def reads(expression: str, options: Mapping[str, Any]) -> frozenset[str]:
 
 
 def reads_reference(expression: str, options: Mapping[str, Any]) -> bool:
-  """Whether a sum reads arrays that cost a pass of the reference policy."""
+  """Whether a sum reads arrays that need a forward pass of the reference policy."""
   return bool(reads(expression, options) & OF_REFERENCE)
 
 
 def _shared(expression: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """The options given, and the objective's own where they say nothing: terms beside it do as it does."""
+  """The given options, completed by the defaults of the objective, which further terms then use as well."""
   objective = next(REGISTRY[name].function for name in parts(expression) if REGISTRY[name].advantage)
   return defaults(objective) | dict(options)

@@ -1,4 +1,7 @@
-"""Clip-Cov and KL-Cov: entropy falls through the few tokens whose log-probability and advantage go together; hold them back."""
+"""Clip-Cov and KL-Cov: they restrict the few tokens of high covariance between log-probability and advantage.
+
+These tokens cause most of the fall of the entropy.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +17,14 @@ from espo_jax.types import Metrics
 def covariances(
   advantages: Float[Array, 'N T'], logprobs: Float[Array, 'N T'], mask: Bool[Array, 'N T']
 ) -> Float[Array, 'N T']:
-  """`(A - mean A) (log pi - mean log pi)` of every real token, its share of the covariance that drives the entropy's change."""
+  """`(A - mean A) (log pi - mean log pi)` of each real token: its part of the covariance that drives the entropy's change."""
   logprobs = jax.lax.stop_gradient(logprobs)
   centred = [jnp.where(mask, y - masked_mean(y, mask), 0.0) for y in (advantages, logprobs)]
   return centred[0] * centred[1]
 
 
 def highest(x: Float[Array, 'N T'], among: Bool[Array, 'N T'], count: Float[Array, '']) -> Bool[Array, 'N T']:
-  """Where `x` is among the `count` highest of those given, one at least; ties with the last of them are in."""
+  """True where `x` is one of the `count` highest values in `among`, at least one. Ties with the last of them are included."""
   ordered = jnp.sort(jnp.where(among, x, -jnp.inf).reshape(-1), descending=True)
   rank = jnp.clip(count.astype(jnp.int32), 1, x.size) - 1
   return among & (x >= ordered[rank])
@@ -41,13 +44,13 @@ def clip_cov(
   cov_low: float = 1.0,
   cov_high: float = 5.0,
 ) -> tuple[Terms, Metrics]:
-  """PPO's surrogate over all tokens alike, without those of high covariance. The ranking is within the minibatch.
+  """PPO's surrogate, averaged over all tokens, in which some tokens of high covariance get no gradient.
 
       loss = mean_t [not dropped_t] (-min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t))
       cov_t = (log pi_t - mean log pi) (A_t - mean A)
 
-  The paper draws the tokens it drops at random from those in the band; here they are the highest in it [U], so that a loss
-  needs no random key.
+  The tokens are ranked within the minibatch. The paper drops tokens drawn at random from the covariance band. Here the highest
+  in the band are dropped [U], so that the loss needs no random key.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.
@@ -57,8 +60,8 @@ def clip_cov(
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above 1 the ratio counts.
     fraction: The share of the tokens that is dropped.
-    cov_low: Covariances from here on.
-    cov_high: Covariances up to here.
+    cov_low: The lower bound of the covariance band.
+    cov_high: The upper bound of the covariance band.
   """
   change = log_ratio(logprobs, old_logprobs, mask)
   loss, binds = clipped_surrogate(jnp.exp(change), advantages, clip_low=clip_low, clip_high=clip_high)
@@ -81,19 +84,19 @@ def kl_cov(
   fraction: float = 2e-3,
   kl_cov_coef: float = 1.0,
 ) -> tuple[Terms, Metrics]:
-  """The plain surrogate over all tokens alike, where those of highest covariance are tied to the policy that sampled.
+  """The unclipped surrogate over all tokens, with a KL penalty on the tokens of highest covariance.
 
       loss = mean_t -r_t A_t + kl_cov_coef mean_t [tied_t] |log r_t|
 
-  The ranking is within the minibatch.
+  The tokens are ranked within the minibatch. The penalty is relative to the sampling policy.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.
     old_logprobs: Log-probabilities of the tokens before the update.
     advantages: How much better than expected each token was.
     mask: True on the tokens that count.
-    fraction: The share of the tokens that is tied; published for a 7B model, 2e-4 for a 32B one.
-    kl_cov_coef: Weight of the tie.
+    fraction: The share of the tokens that is penalised; the default is published for a 7B model, 2e-4 for a 32B one.
+    kl_cov_coef: The weight of the penalty.
   """
   change = log_ratio(logprobs, old_logprobs, mask)
   tied = highest(covariances(advantages, logprobs, mask), mask, fraction * mask.sum())

@@ -1,4 +1,4 @@
-"""DAPO: clip-higher and a mean over all tokens; its groups are resampled until they say something."""
+"""DAPO: clip-higher, a mean over all tokens, and dynamic sampling of groups whose scores differ."""
 
 from jaxtyping import Array, Bool, Float
 
@@ -9,7 +9,7 @@ from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 
-@register('dapo', advantage='group_zscore', draws=10)  # draws as its released recipe
+@register('dapo', advantage='group_zscore', draws=10)  # draws: the released recipe's
 @source('DAPO, arXiv 2503.14476', 'clip_low', 'clip_high')
 def dapo(
   logprobs: Float[Array, 'N T'],
@@ -21,12 +21,12 @@ def dapo(
   clip_high: float = 0.28,
   dual_clip: float = 0.0,
 ) -> tuple[Terms, Metrics]:
-  """GRPO's surrogate over all tokens alike, with a wider upper clip, so that unlikely tokens may rise.
+  """GRPO's surrogate, averaged over all tokens, with a wider upper clip, so that unlikely tokens may rise.
 
       loss = sum_i sum_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i) / sum_i |o_i|,    high > low
 
-  The method's dynamic sampling is `rollout.max_draws`, its overlong penalty the reward `correct + overlong`. With an entropy
-  bonus, `dapo + entropy`, it is the first stage of ConciseR (arXiv 2505.21178).
+  `rollout.max_draws` sets the method's dynamic sampling, and the reward `correct + overlong` is its overlong penalty. With an
+  entropy bonus, `dapo + entropy`, it is the first stage of ConciseR (arXiv 2505.21178).
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.

@@ -1,4 +1,4 @@
-"""Dr. GRPO: GRPO without the two normalisers that bias it."""
+"""Dr. GRPO: GRPO without the two normalisations that bias it."""
 
 from jaxtyping import Array, Bool, Float
 
@@ -24,7 +24,7 @@ def drgrpo(
 
       loss = mean_i 1/T sum_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i),    A_i = R_i - mean_j R_j
 
-  The advantage without the group's deviation is `mean_only`.
+  The default advantage is `mean_only`, which does not divide by the group's deviation.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.

@@ -20,9 +20,9 @@ def entropy(
   """The current policy's entropy as a bonus: `loss = -entropy_coef mean_t H_t`.
 
   Args:
-    entropy: The current entropy, nats.
+    entropy: The entropy of the current policy, in nats.
     mask: True on the tokens that count.
     entropy_coef: Weight of the bonus [U].
-    aggregation: That of the objective it stands beside; where that has no such option, 'token'.
+    aggregation: The kind of mean, named as in `grpo`; by default the objective's in the sum, or 'token' where it has none.
   """
   return {'entropy': (-entropy_coef, AGGREGATIONS[aggregation](entropy, mask))}, {}

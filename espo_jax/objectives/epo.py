@@ -1,4 +1,4 @@
-"""EPO: an entropy bonus, and a band around the entropy's own history that it should not leave."""
+"""EPO: an entropy bonus, and a penalty where the entropy leaves a band around its past mean."""
 
 from typing import Literal
 
@@ -16,8 +16,8 @@ def phase_weight(progress: Float[Array, ''], schedule: str) -> Float[Array, '']:
 
   Args:
     progress: The share of the run that is done, in [0, 1].
-    schedule: 'release', as the released code has it: from 1 to 0.83 over the first half, then from 0.8 to 0.04; 'increasing',
-      as the abstract says it: from 0 to 1, linearly [U].
+    schedule: 'release', the released code's, from 1 to 0.83 over the first half and then from 0.8 to 0.04; or 'increasing', the
+      abstract's, linearly from 0 to 1 [U].
   """
   if schedule == 'increasing':
     return progress
@@ -47,20 +47,21 @@ def epo_entropy(
       loss = -entropy_coef mean_t H_t + entropy_coef smooth_coef w(progress) mean_t d_t
       d_t = max(band_low H_past - H_t, 0) + max(H_t - band_high H_past, 0)
 
-  The release's penalty is a comparison, whose gradient is zero: only its bonus trains. The hinge does what the paper says.
+  The penalty of the released code is a comparison, whose gradient is zero, so only its bonus trains. The hinge follows the
+  paper's text.
 
   Args:
-    entropy: The current entropy, nats.
-    past_entropy: The mean entropy of the updates before, nats; nan where there are none.
-    progress: The share of the run's updates that is over.
+    entropy: The entropy of the current policy, in nats.
+    past_entropy: The mean entropy of the previous updates, in nats; nan before the first.
+    progress: The share of the run's updates that is done.
     mask: True on the tokens that count.
-    entropy_coef: Weight of both.
-    smooth_coef: Weight of the penalty within them.
-    band_low: Lower edge, as a share of the mean entropy of past updates.
-    band_high: Upper edge.
+    entropy_coef: The weight of bonus and penalty.
+    smooth_coef: The further weight of the penalty.
+    band_low: The lower edge of the band, as a multiple of `H_past`.
+    band_high: The upper edge of the band, as a multiple of `H_past`.
     schedule: How the penalty's weight changes over the run; see `phase_weight`.
-    penalty: 'hinge' for the distance to the band [U]; 'indicator' for `out_of_band` outside it, as released.
-    out_of_band: What the indicator costs; published for ALFWorld, 0.05 for ScienceWorld.
+    penalty: 'hinge' for the distance to the band [U]; 'indicator' for `out_of_band` outside the band, as released.
+    out_of_band: The penalty of the indicator; the default is published for ALFWorld, 0.05 for ScienceWorld.
   """
   known = ~jnp.isnan(past_entropy)
   past = jnp.where(known, past_entropy, 0.0)

@@ -19,19 +19,19 @@ def gae(
 ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
   """Advantages and returns.
 
-  With `d_t = r_t + gamma V_{t+1} - V_t` and `A_t = d_t + gamma lam A_{t+1}`, where the state after a row's last token is
+  They are `A_t = d_t + gamma lam A_{t+1}` with `d_t = r_t + gamma V_{t+1} - V_t`. The state after a row's last token is
   absorbing: its value and advantage are 0. So ESPO's stop has `d = r_fail - V(s_stop)`.
 
   Args:
-    rewards: On each token.
+    rewards: The reward of each token.
     values: The value of the state that each token was drawn from.
     mask: True on real tokens, which fill each row from the left.
-    gamma: Discount.
+    gamma: The discount.
     lam: GAE's lambda.
-    bootstrap: The value after each row's last token, for rows that the horizon cut; 0 for a row that ended.
+    bootstrap: The value after each row's last token where the horizon cut the row, 0 elsewhere; None for 0 everywhere.
 
   Returns:
-    Advantages, and returns `A + V`; both 0 after the last real token.
+    Advantages, and returns `A + V`. Both are 0 after the last real token.
   """
   after = jnp.zeros(rewards.shape[0]) if bootstrap is None else bootstrap
 

@@ -1,4 +1,4 @@
-"""GMPO: the geometric mean of a sequence's token ratios, each clipped on the side where it would run away."""
+"""GMPO: the geometric mean of a sequence's token ratios, each clipped on the side that its advantage pushes towards."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,7 +20,7 @@ def gmpo(
   clip_low: float = 0.4,
   clip_high: float = 0.4,
 ) -> tuple[Terms, Metrics]:
-  """The geometric mean of a row's ratios, in which each ratio is clipped on the side where it would run away.
+  """A surrogate of the geometric mean of a row's ratios, each clipped on the side that the advantage pushes towards.
 
       loss = mean_i -A_i exp(mean_t c_it),    c_it = min(log r_it, high) if A_i > 0, else max(log r_it, -low)
 

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation: PPO's surrogate without a critic, a row's baseline being its group's mean."""
+"""Group relative policy optimisation: PPO's surrogate without a critic, with the group's mean as the baseline of a row."""
 
 from jaxtyping import Array, Bool, Float
 
@@ -25,7 +25,7 @@ def grpo(
 
       loss = mean_i mean_t -min(r_it A_i, clip(r_it, 1 - low, 1 + high) A_i)
 
-  The paper's KL to the reference is a term of its own: `grpo + kl_k3`, in the paper with `kl_coef = 0.04`.
+  The paper's KL penalty against the reference is a separate term: `grpo + kl_k3`, in the paper with `kl_coef = 0.04`.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.

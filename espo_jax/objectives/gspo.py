@@ -1,4 +1,4 @@
-"""GSPO: one importance ratio a sequence, the geometric mean of its tokens' ratios."""
+"""GSPO: one importance ratio per sequence, the geometric mean of its tokens' ratios."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,7 +20,7 @@ def gspo(
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
 ) -> tuple[Terms, Metrics]:
-  """The clipped surrogate of one ratio per row.
+  """The clipped surrogate with one ratio per row.
 
       loss = mean_i -min(s_i A_i, clip(s_i, 1 - low, 1 + high) A_i),    s_i = exp(mean_t log r_it)
 

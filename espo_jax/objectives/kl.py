@@ -1,4 +1,4 @@
-"""The divergence from a reference policy: estimates from the policy's own samples, and as loss terms."""
+"""The KL divergence from a reference policy: estimators from the policy's own samples, and loss terms."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,19 +16,19 @@ Estimate = Literal['k1', 'k2', 'k3']
 
 @takes_numpy
 def k1(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
-  """`d = log p - log q`: the mean under `p` is `KL(p || q)`; it may be negative, and its gradient's mean is 0."""
+  """`d = log p - log q`. Its mean under `p` is `KL(p || q)`. It may be negative, and the mean of its gradient is 0."""
   return logprobs - reference
 
 
 @takes_numpy
 def k2(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
-  """`d^2 / 2`: biased and never negative; the mean of its gradient is the divergence's."""
+  """`d^2 / 2`. It is biased and never negative, and the mean of its gradient is the gradient of the divergence."""
   return 0.5 * jnp.square(logprobs - reference)
 
 
 @takes_numpy
 def k3(logprobs: Float[Array, '...'], reference: Float[Array, '...']) -> Float[Array, '...']:
-  """Schulman's estimate of `KL(policy || reference)` from its samples, low in variance: `e^-d - 1 + d`, `d = log p - log q`."""
+  """`e^-d - 1 + d` with `d = log p - log q`: Schulman's low-variance estimate of `KL(policy || reference)`."""
   d = logprobs - reference
   return jnp.exp(-d) - 1 + d
 
@@ -40,7 +40,7 @@ ESTIMATES: dict[str, Callable[..., Array]] = {'k1': k1, 'k2': k2, 'k3': k3}
 def estimated_kl(
   estimate: Estimate, logprobs: Float[Array, 'N T'], reference: Float[Array, 'N T'], mask: Bool[Array, 'N T']
 ) -> Float[Array, 'N T']:
-  """An estimate on every real token, 0 elsewhere; where the mask hides a token, an overflow has no gradient."""
+  """An estimate on each real token, 0 elsewhere. An overflow on a masked token does not reach the gradient."""
   return ESTIMATES[estimate](jnp.where(mask, logprobs, 0.0), jnp.where(mask, reference, 0.0))
 
 
@@ -54,9 +54,9 @@ def kl_k1(
   kl_coef: float = 0.001,
   aggregation: Aggregation = 'token',
 ) -> tuple[Terms, Metrics]:
-  """The estimate `k1` as a loss, with the options of `kl_k3`: `loss = kl_coef mean_t d_t`, `d_t = log pi_t - log pi_ref_t`.
+  """The estimate `k1` as a loss: `loss = kl_coef mean_t d_t`, `d_t = log pi_t - log pi_ref_t`.
 
-  It is there for comparisons: its gradient's mean is 0, so it adds only noise.
+  The options are those of `kl_k3`. The term is meant for comparisons: the mean of its gradient is 0, so it adds only noise.
   """
   kl = estimated_kl('k1', logprobs, reference_logprobs, mask)
   return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
@@ -72,7 +72,10 @@ def kl_k2(
   kl_coef: float = 0.001,
   aggregation: Aggregation = 'token',
 ) -> tuple[Terms, Metrics]:
-  """The estimate `k2` as a loss: `loss = kl_coef mean_t d_t^2 / 2`, `d_t = log pi_t - log pi_ref_t`. Options as in `kl_k3`."""
+  """The estimate `k2` as a loss: `loss = kl_coef mean_t d_t^2 / 2`, `d_t = log pi_t - log pi_ref_t`.
+
+  The options are those of `kl_k3`.
+  """
   kl = estimated_kl('k2', logprobs, reference_logprobs, mask)
   return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
 
@@ -93,8 +96,8 @@ def kl_k3(
     logprobs: Log-probabilities of the tokens under the current policy.
     reference_logprobs: Log-probabilities of the tokens under the reference policy.
     mask: True on the tokens that count.
-    kl_coef: Weight of the divergence; HMPO's. GRPO has 0.04.
-    aggregation: That of the objective it stands beside; where that has no such option, 'token'.
+    kl_coef: The weight of the divergence; the default is HMPO's, GRPO has 0.04.
+    aggregation: The kind of mean, named as in `grpo`; by default the objective's in the sum, or 'token' where it has none.
   """
   kl = estimated_kl('k3', logprobs, reference_logprobs, mask)
   return {'kl_k3': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
@@ -109,8 +112,8 @@ def kl_exact(
   kl_coef: float = 0.001,
   aggregation: Aggregation = 'token',
 ) -> tuple[Terms, Metrics]:
-  """The divergence over the whole vocabulary, with the options of `kl_k3`: `loss = kl_coef mean_t KL(pi_t || pi_ref_t)`.
+  """The divergence over the whole vocabulary: `loss = kl_coef mean_t KL(pi_t || pi_ref_t)`.
 
-  Every update takes a pass of the reference.
+  The options are those of `kl_k3`. Every update needs a forward pass of the reference policy.
   """
   return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](reference_kl, mask))}, {}

@@ -1,4 +1,4 @@
-"""Adaptive Deep Reasoning's margin: the first token of a response should open the mode that serves the prompt better."""
+"""Adaptive Deep Reasoning's margin loss: the first token of a response should open the mode that suits the prompt."""
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +22,17 @@ def mode_margin(
   margin: float = 2.0,
   margin_coef: float = 1.0,
 ) -> tuple[Terms, Metrics]:
-  """A margin between the logits `z` of the two tokens that may open a response.
+  """A margin loss between the logits `z` of the two tokens that may open a response.
 
       loss = margin_coef mean_i max(margin - (z_i[preferred_i] - z_i[other_i]), 0)
 
   Args:
     opening_logprobs: Log-probabilities of all first response tokens under the current policy.
-    prefers_short: Whether the prompt is served as well without reasoning.
+    prefers_short: Whether the short mode suits the row's prompt, by `rewards.short_serves`.
     mask: True on the tokens that count.
     long_token: The token that opens a response with reasoning, such as that of `<think>` [U].
-    short_token: The token that opens one without [U].
-    margin: How far apart they should be, nats [U].
+    short_token: The token that opens a response without reasoning [U].
+    margin: The margin between both logits, in nats [U].
     margin_coef: Weight of the term [U].
   """
   gap = opening_logprobs[:, short_token] - opening_logprobs[:, long_token]

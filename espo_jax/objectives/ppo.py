@@ -25,7 +25,7 @@ def ppo(
   value_clip: float = 0.2,
   value_coef: float = 0.5,
 ) -> tuple[Terms, Metrics]:
-  """The clipped surrogate and the clipped value error; the one objective that trains a critic.
+  """The clipped surrogate and the clipped value error. It is the only objective that trains a critic.
 
       loss = mean_t -min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t)
              + value_coef mean_t 0.5 max((V_t - R_t)^2, (clip(V_t, V_old_t - value_clip, V_old_t + value_clip) - R_t)^2)
@@ -48,7 +48,7 @@ def ppo(
     value_coef: Weight of the value error [U].
 
   Returns:
-    `(weight, term)` by name, and metrics.
+    The terms with their weights by name, and metrics.
   """
   policy, metrics = clipped_policy(
     logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip

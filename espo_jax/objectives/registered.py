@@ -1,4 +1,4 @@
-"""The register of objectives and of the terms beside them, and the arrays that they may read."""
+"""The register of objectives and further terms, and the arrays that they may read."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +26,7 @@ ARRAYS = {
   'progress': "the share of the run's updates that is over, []",
   'prefers_short': 'whether the prompt is served as well without reasoning, [N]',
 }
-OF_REFERENCE = frozenset({'reference_logprobs', 'reference_kl'})  # each costs a pass of the reference policy
+OF_REFERENCE = frozenset({'reference_logprobs', 'reference_kl'})  # each needs a forward pass of the reference policy
 Reads = Callable[[Mapping[str, Any]], Iterable[str]]
 
 
@@ -35,11 +35,11 @@ class Objective(NamedTuple):
 
   Attributes:
     function: `(*arrays, **options) -> ({name: (weight, Term)}, metrics)`; the loss is the sum of `weight * term.mean`.
-    advantage: The registered advantage that it is published with; '' for a term that only stands beside an objective.
-    draws: The most rollouts a step with which it is published: with more than one, groups of equal scores are drawn again.
-    ranks: Whether it sets a minibatch's tokens against each other, so that micro-batches do not add up to it.
-    reads: A function from the options to those of the arrays with the default None that are read under them; without it, the
-      function reads all that it names.
+    advantage: The registered advantage that it is published with; '' for a term that is added to an objective.
+    draws: The most rollouts per step that it is published with. With more than one, groups of equal scores are replaced.
+    ranks: Whether it ranks the tokens of a minibatch against each other, so that micro-batches do not add up to its loss.
+    reads: A function from the options to the optional arrays (those with the default None) that are read under these options;
+      None where the function reads all arrays that it names.
   """
 
   function: Callable[..., tuple[Terms, Metrics]]
@@ -63,21 +63,21 @@ REGISTRY: Register[Objective] = Register('objective', 'objective.name', in_expre
 def register(
   name: str, *, advantage: str = '', draws: int = 1, ranks: bool = False, reads: Reads | None = None
 ) -> Callable[[Method], Method]:
-  """Makes an objective, or a term that stands beside one, known as a part of `objective.name`.
+  """Makes an objective, or a term that is added to one, known as a part of `objective.name`.
 
-  It is a function of the arrays that it reads, by the names in `ARRAYS`, to `({name: (weight, Term)}, metrics)`. Its
-  keyword-only parameters are options, as in `--config.objective.clip_high=0.28`.
+  The function takes arrays with the names in `ARRAYS` and returns `({name: (weight, Term)}, metrics)`. Its keyword-only
+  parameters are options, as in `--config.objective.clip_high=0.28`.
 
   Args:
     name: The name in a sum such as `grpo + kl_k3`.
-    advantage: The registered advantage that the objective is published with; '' for a term beside an objective.
-    draws: The most rollouts a step.
-    ranks: Whether a minibatch's tokens are set against each other.
-    reads: A function from the options to those of the arrays with the default None that are read under them; without it, the
-      function reads all that it names.
+    advantage: The registered advantage that the objective is published with; '' for a term that is added to an objective.
+    draws: The most rollouts per step.
+    ranks: Whether the tokens of a minibatch are ranked against each other.
+    reads: A function from the options to the optional arrays (those with the default None) that are read under these options;
+      None where the function reads all arrays that it names.
 
   Raises:
-    RegistryError: The name cannot be used, or the function or `reads` asks for an array that there is not.
+    RegistryError: The name cannot be used, or the function or `reads` names an array that does not exist.
   """
 
   def entry(function: Callable[..., Any]) -> Objective:

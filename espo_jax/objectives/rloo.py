@@ -1,4 +1,4 @@
-"""REINFORCE with a leave-one-out baseline: the whole response is one action."""
+"""REINFORCE with a leave-one-out baseline, in which the whole response is one action."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,18 +20,18 @@ def rloo(
   clip_low: float = 0.2,
   clip_high: float = 0.2,
 ) -> tuple[Terms, Metrics]:
-  """The clipped surrogate of the whole response's ratio; its advantage is `loo`.
+  """The clipped surrogate of the whole response's ratio, with the advantage `loo`.
 
       loss = mean_i -min(q_i A_i, clip(q_i, 1 - low, 1 + high) A_i),    q_i = prod_t r_it
 
-  At the first update after a rollout the ratio is 1 and the gradient is the paper's, `-A` times that of `log pi(response)`.
+  At the first update after a rollout the ratio is 1. The gradient is then the paper's, `-A` times that of `log pi(response)`.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.
     old_logprobs: Log-probabilities of the tokens before the update.
     advantages: How much better than expected each token was.
     mask: True on the tokens that count.
-    clip_low: How far below 1 the response's ratio counts; the paper takes one update a rollout and needs no clip [U].
+    clip_low: How far below 1 the response's ratio counts; the paper makes one update per rollout and needs no clip [U].
     clip_high: How far above 1 the response's ratio counts [U].
   """
   change = log_ratio(logprobs, old_logprobs, mask)

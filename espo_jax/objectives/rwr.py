@@ -1,4 +1,4 @@
-"""Reward-weighted regression: supervised learning on the policy's own responses, the better ones weighing more."""
+"""Reward-weighted regression: supervised learning on the policy's own responses, weighted by their rewards."""
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,18 @@ def rwr(
   *,
   tau: float = 0.4,
 ) -> tuple[Terms, Metrics]:
-  """Supervised learning on the policy's own rows, each weighed by its reward.
+  """The negative log-likelihood of the policy's own rows, each weighted by an exponential of its reward.
 
       loss = mean_i -exp(R_i / tau) mean_t log pi(a_it | s_it)
 
-  `R` is the row's advantage, which is its plain reward under the advantage `score`; another one makes the weights relative.
+  `R` is the row's advantage. Under the advantage `score` it is the plain reward; another advantage makes the weights relative.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.
     old_logprobs: Log-probabilities of the tokens before the update.
     advantages: How much better than expected each token was.
     mask: True on the tokens that count.
-    tau: The temperature of the weights; the lower it is, the more a better reward weighs.
+    tau: The temperature of the weights; a lower one gives better rewards more weight.
   """
   weight = jax.lax.stop_gradient(jnp.exp(row_mean(advantages, mask) / tau))
   change = log_ratio(logprobs, old_logprobs, mask)

@@ -1,4 +1,4 @@
-"""TEPO: the sequence's likelihood moves every token, and a KL mask holds back those whose rise costs entropy."""
+"""TEPO: each token gets the sequence's ratio, and tokens of positive advantage and falling entropy get a KL penalty."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,11 +24,11 @@ from espo_jax.registry import source
 from espo_jax.types import Metrics
 
 _LOG_PRODUCT = 20.0  # |log| of a product of ratios is clamped here, far outside any clip and far inside float32
-_ENTROPY_NOISE = 1e-5  # nats; a smaller fall is the rounding of two programs
+_ENTROPY_NOISE = 1e-5  # nats; a smaller difference is rounding between two programs
 
 
 def _reads(options: Mapping[str, Any]) -> tuple[str, ...]:
-  """The arrays that an entropy test and a divergence ask for beside the others."""
+  """The optional arrays that the entropy test and the divergence read."""
   of_test = 'entropy_slope' if options['entropy_test'] == 'first_order' else 'old_entropy'
   of_divergence = {'reference': ('reference_logprobs',), 'exact': ('reference_kl',)}
   return of_test, *of_divergence.get(options['divergence'], ())
@@ -55,7 +55,7 @@ def tepo(
   entropy_test: Literal['current', 'first_order'] = 'current',
   divergence: Literal['k3', 'abs', 'reference', 'exact'] = 'k3',
 ) -> tuple[Terms, Metrics]:
-  """The clipped surrogate of the sequence's ratio on every token, and a masked divergence.
+  """The clipped surrogate of the sequence's ratio on each token, and a masked divergence.
 
       loss = mean_t -min(s_it A_i, clip(s_it, 1 - low, 1 + high) A_i) + mask_coef M_it D_it
       s_it = sg(s_i) pi(a_it) / sg(pi(a_it)),    s_i = exp(mean_t log r_it)
@@ -63,28 +63,28 @@ def tepo(
 
   `sg` stops the gradient, so `s_it` has the sequence's value and its own token's gradient.
 
-  Published: a sequence-level likelihood that is linked to tokens, and a token-level KL mask on positive advantage and
-  decreasing entropy. Every default here is ours [U]. The advantage without deviation is `advantage.name = 'mean_only'`.
+  The abstracts describe a sequence-level likelihood that is linked to tokens, and a token-level KL mask on positive advantage
+  and decreasing entropy. Every default here is ours [U]. `advantage.name = 'mean_only'` gives the advantage without deviation.
 
   Args:
     logprobs: Log-probabilities of the tokens under the current policy.
     old_logprobs: Log-probabilities of the tokens before the update.
     advantages: How much better than expected each token was.
-    entropy: The current entropy, nats.
+    entropy: The entropy of the current policy, in nats.
     mask: True on the tokens that count.
     old_entropy: The entropy before the update, for `entropy_test = 'current'`.
-    entropy_slope: The change of the entropy along the token's own gradient, for `entropy_test = 'first_order'`.
+    entropy_slope: The first-order change of the entropy along the token's own gradient, for `entropy_test = 'first_order'`.
     reference_logprobs: Log-probabilities of the tokens under the reference policy, for `divergence = 'reference'`.
     reference_kl: The divergence from the reference over the vocabulary, for `divergence = 'exact'`.
     clip_low: How far below 1 the sequence's ratio counts [U].
     clip_high: How far above 1 the sequence's ratio counts [U].
-    likelihood: The sequence's ratio: the geometric 'mean' of its tokens', or their 'product', its logarithm clamped [U].
+    likelihood: The sequence's ratio: the geometric 'mean' of its tokens' ratios, or their 'product', whose log is clamped [U].
     aggregation: The kind of mean, named as in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
     mask_coef: Weight of the masked divergence [U].
-    entropy_test: Where a token costs entropy: 'current', its entropy is below that at sampling, which the first minibatch of a
-      rollout cannot show; or 'first_order', a step along its own gradient would lower it [U].
-    divergence: `D`: 'k3' or 'abs' (`|log r|`) to the policy that sampled; 'reference', k3 to the reference; 'exact', the
-      divergence itself from the reference [U].
+    entropy_test: The test for a token that costs entropy. With 'current' its entropy is below that at sampling, which never
+      holds in the first minibatch of a rollout. With 'first_order' a step along its own gradient would lower the entropy [U].
+    divergence: `D`: 'k3' or 'abs' (`|log r|`) from the sampling policy; 'reference', k3 from the reference; 'exact', the exact
+      divergence from the reference [U].
   """
   change = log_ratio(logprobs, old_logprobs, mask)
   summed = jnp.clip(row_sum(change, mask), -_LOG_PRODUCT, _LOG_PRODUCT)

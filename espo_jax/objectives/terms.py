@@ -1,4 +1,4 @@
-"""Loss terms as (numerator, denominator) pairs, so that micro-batches, packing and devices add up to one objective."""
+"""Loss terms as (numerator, denominator) pairs, so that the sums over micro-batches and devices give one loss."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from espo_jax.types import Metrics, takes_numpy
 
 
 class Term(NamedTuple):
-  """A mean in the making: `numerator / denominator` once all parts are added."""
+  """A mean as a pair: `numerator / denominator` after both are summed over all parts."""
 
   numerator: Float[Array, '']
   denominator: Float[Array, '']
@@ -29,7 +29,7 @@ Aggregation = Literal['token', 'sequence', 'constant']
 
 @takes_numpy
 def token_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
-  """A plain mean over real tokens: a long row counts more than a short one."""
+  """The mean over all real tokens, in which a long row weighs more than a short one."""
   return Term(masked_sum(x, mask), mask.sum().astype(jnp.float32))
 
 
@@ -40,13 +40,13 @@ def sequence_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
 
 
 def rows_mean(x: Float[Array, 'N'], mask: Bool[Array, 'N T']) -> Term:
-  """A plain mean over rows; a row without tokens does not count."""
+  """The mean over rows; a row without real tokens does not count."""
   real = mask.any(axis=1)
   return Term(masked_sum(x, real), real.sum().astype(jnp.float32))
 
 
 def constant_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Term:
-  """The mean over rows of each row's token sum over `T`, the horizon, whatever the row's own length."""
+  """The mean over rows of each row's token sum divided by the horizon `T`, independent of the row's own length."""
   return rows_mean(row_sum(x, mask) / mask.shape[1], mask)
 
 
@@ -59,7 +59,7 @@ def row_sum(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Float[Array, 'N
 
 
 def row_mean(x: Float[Array, 'N T'], mask: Bool[Array, 'N T']) -> Float[Array, 'N']:
-  """Each row's mean over its real tokens; 0 for a row without any."""
+  """Each row's mean over its real tokens; 0 for a row without real tokens."""
   return row_sum(x, mask) / jnp.maximum(mask.sum(axis=1), 1)
 
 
@@ -81,11 +81,11 @@ def clipped_surrogate(
   """`-min(r A, clip(r, 1 - low, 1 + high) A)`, elementwise (Schulman et al. 2017, eq. 7), and where the clip binds.
 
   Args:
-    ratio: `r`.
-    advantages: `A`.
+    ratio: The importance ratio `r`.
+    advantages: The advantages `A`.
     clip_low: How far below 1 the ratio counts.
     clip_high: How far above 1 the ratio counts.
-    dual_clip: `c`: where `A < 0` the loss is at most `-c A` (Ye et al. 2020, eq. 5); 0 for no bound.
+    dual_clip: `c`, the bound of the loss where `A < 0`: it is at most `-c A` (Ye et al. 2020, eq. 5); 0 for no bound.
   """
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   loss = -jnp.minimum(ratio * advantages, clipped * advantages)
@@ -108,7 +108,7 @@ def clipped_policy(
   dual_clip: float = 0.0,
   aggregation: Aggregation = 'token',
 ) -> tuple[Term, Metrics]:
-  """The clipped surrogate of every token's own ratio, aggregated."""
+  """The clipped surrogate of each token's own ratio, aggregated to one term, with metrics."""
   change = log_ratio(logprobs, old_logprobs, mask)
   ratio = jnp.exp(change)
   loss, binds = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
@@ -116,12 +116,12 @@ def clipped_policy(
 
 
 def policy_metrics(change: Float[Array, 'N T'], binds: Bool[Array, 'N T'], mask: Bool[Array, 'N T']) -> Metrics:
-  """How far the policy has moved since it sampled.
+  """Metrics of how far the policy has moved since the rollout.
 
   Args:
-    change: `log pi - log pi_old`, 0 where the mask hides.
-    binds: Where the clip holds the gradient back.
-    mask: Real tokens.
+    change: `log pi - log pi_old`, 0 on masked tokens.
+    binds: True where the clip removes the gradient.
+    mask: True on the tokens that count.
   """
   count = jnp.maximum(mask.sum().astype(jnp.float32), 1)
   return {
@@ -139,8 +139,8 @@ def clipped_value(
   *,
   clip: float,
 ) -> Term:
-  """Half the squared error against the returns: the larger of the plain one's and that of values within `clip` of the old."""
-  values, old_values, returns = (jnp.where(mask, x, 0.0) for x in (values, old_values, returns))  # a hidden nan has no gradient
+  """Half the squared error against the returns: of the values or of those clipped to `old_values +- clip`, if larger."""
+  values, old_values, returns = (jnp.where(mask, x, 0.0) for x in (values, old_values, returns))  # a masked nan has no gradient
   held = old_values + jnp.clip(values - old_values, -clip, clip)
   loss = 0.5 * jnp.maximum(jnp.square(values - returns), jnp.square(held - returns))
   return Term(masked_sum(loss, mask), mask.sum().astype(jnp.float32))

@@ -1,6 +1,6 @@
-"""Rewards: from verdicts to one number a row, and from there to tokens. They know nothing of models.
+"""Rewards: they turn verdicts into one number per row, which is then placed on tokens. They know nothing of models.
 
-Each paper is a file that registers what is in it. `SEEN` and `TEXT` list what a reward may read.
+Each file registers the rewards of one paper. `SEEN` and `TEXT` list what a reward may read.
 """
 
 from espo_jax.registry import import_files

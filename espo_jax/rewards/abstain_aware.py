@@ -1,4 +1,4 @@
-"""Better no answer than a wrong one."""
+"""A reward under which no answer is better than a wrong one."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,13 +10,14 @@ from espo_jax.rewards.registered import register
 @register('abstain_aware')
 @source('after the abstention study arXiv 2407.16221, which has metrics; the reward is ours')
 def abstain_aware(correct: Float[Array, 'P G'], ended: Bool[Array, 'P G'], *, kappa: float = 1.0) -> Float[Array, 'P G']:
-  """1 for a right answer, 0 for none, `-kappa` for a wrong one: answering pays from the confidence `kappa / (1 + kappa)` on.
+  """1 for a correct answer, 0 for none, `-kappa` for a wrong one. Answering pays above the confidence `kappa / (1 + kappa)`.
 
-  A row that the horizon cut gave no answer. Nor did one that a stop rule ended, which earns `stop.fail_reward`: set that to 0.
+  A row that the horizon cut gave no answer. A row that a stop rule ended gave none either, but its reward is
+  `stop.fail_reward`: set that to 0.
 
   Args:
     correct: Verdicts, 0 or 1.
-    ended: Whether the response came to its end.
-    kappa: What a wrong answer costs [U].
+    ended: Whether the response ended with an end token.
+    kappa: The cost of a wrong answer [U].
   """
   return jnp.where(ended, correct - kappa * (1.0 - correct), 0.0)

@@ -1,4 +1,4 @@
-"""AdaCoT: reasoning has a price where it is not needed, and so has leaving it out where it is."""
+"""AdaCoT: reasoning costs where the prompt does not need it, and its absence costs where the prompt needs it."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -24,11 +24,11 @@ def adacot(
   Args:
     correct: Verdicts, 0 or 1.
     reasoned: Whether the response reasons.
-    needed: Whether the prompt asks for it; the paper has labels for this, here see `prompts_in_need`.
+    needed: Whether the prompt needs reasoning. The paper has labels for this; here `prompts_in_need` estimates it.
     formatted: Whether the response is well-formed.
-    miss_cost: `alpha1`, of leaving reasoning out [U].
-    over_cost: `alpha2`, of reasoning for nothing [U].
-    format_cost: `gamma` [U].
+    miss_cost: `alpha1`, the cost of missing reasoning [U].
+    over_cost: `alpha2`, the cost of needless reasoning [U].
+    format_cost: `gamma`, the cost of an ill-formed response [U].
   """
   miss, over = needed[:, None] & ~reasoned, ~needed[:, None] & reasoned
   costs = miss_cost * miss.astype(jnp.float32) + over_cost * over.astype(jnp.float32)
@@ -36,6 +36,6 @@ def adacot(
 
 
 def prompts_in_need(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G']) -> Bool[Array, 'P']:
-  """Prompts whose responses without reasoning are wrong as often as right, or that have none. Ours, in place of labels [U]."""
+  """True where at most half of a prompt's responses without reasoning are correct, or none exist (ours, without labels) [U]."""
   without = (~reasoned).astype(jnp.float32)
   return (correct * without).sum(axis=1) <= 0.5 * without.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Adaptive Deep Reasoning: the mode, long or short, that the prompt is served better by earns the full reward."""
+"""Adaptive Deep Reasoning: a correct answer earns the full reward in the mode, long or short, that suits its prompt."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,7 +10,7 @@ from espo_jax.types import takes_numpy
 
 @takes_numpy
 def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], delta: float = 0.05) -> Bool[Array, 'P']:
-  """Whether a prompt's short responses are right as often as its long ones, less `delta`; a mode without any counts as 0."""
+  """Whether a prompt's short responses have at least its long ones' accuracy less `delta`. An empty mode has accuracy 0."""
   long, short = reasoned.astype(jnp.float32), (~reasoned).astype(jnp.float32)
 
   def accuracy(mode: Float[Array, 'P G']) -> Float[Array, 'P']:
@@ -24,15 +24,16 @@ def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], del
 def adr_modes(
   correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], *, delta: float = 0.05, rho: float = 0.5
 ) -> Float[Array, 'P G']:
-  """A right answer earns 1 in the mode that serves its prompt, `1 - rho` in the other.
+  """A correct answer earns 1 in the mode that suits its prompt, and `1 - rho` in the other mode.
 
-  The paper forces half of each group into each mode by an instruction; here a response's mode is the one it took.
+  The short mode suits a prompt where `short_serves` is true. The paper forces half of each group into each mode by an
+  instruction; here each response chooses its mode.
 
   Args:
     correct: Verdicts, 0 or 1.
-    reasoned: Whether the response reasons: the long mode.
-    delta: How much accuracy brevity may cost [U].
-    rho: What the other mode costs [U].
+    reasoned: Whether the response reasons, which is the long mode.
+    delta: The loss of accuracy at which the short mode still suits a prompt [U].
+    rho: The cost of the other mode [U].
   """
   preferred = reasoned != short_serves(correct, reasoned, delta)[:, None]
   return correct * jnp.where(preferred, 1.0, 1.0 - rho)

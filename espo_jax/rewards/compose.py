@@ -20,10 +20,10 @@ _NODES = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.Constant, *_OPERATO
 
 
 def names(expression: str) -> tuple[str, ...]:
-  """The rewards in an expression.
+  """The names of the rewards in an expression.
 
   Raises:
-    ValueError: It is no expression over registered rewards.
+    ValueError: The text is not an expression over registered rewards.
   """
   nodes = list(ast.walk(_parsed(expression)))
   numbers = [node.value for node in nodes if isinstance(node, ast.Constant)]
@@ -37,15 +37,18 @@ def names(expression: str) -> tuple[str, ...]:
 
 @takes_numpy
 def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
-  """The value of an expression, and that of each reward in it by name: `float[P, G]`, or `float[P, G, T]` on tokens.
+  """The value of an expression, and the value of each reward in it by name: `float[P, G]`, or `float[P, G, T]` per token.
 
-  `a + b` and `a * b` are what they say, numbers are weights, and `a & b` is a gate: `a` where `b > 0`, otherwise 0. Where one
-  side is on tokens, a sum puts the other one on the last token, a product or a gate on every token.
+  | operation | value | if one side is per token, the other side is placed on |
+  |---|---|---|
+  | `a + b` | the sum | the last token |
+  | `a * b` | the product; numbers are weights | every token |
+  | `a & b` | a gate: `a` where `b > 0`, otherwise 0 | every token |
 
   Args:
     expression: Names of rewards, numbers, operators and parentheses.
-    options: Keyword arguments; each reward takes those that it has.
-    seen: What `observed` returns.
+    options: The options by name; each reward takes those among its parameters.
+    seen: The arrays that `observed` returns.
   """
   values = {
     name: seen['scores'][name]

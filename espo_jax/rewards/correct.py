@@ -1,4 +1,4 @@
-"""The outcome reward: right or wrong."""
+"""The outcome reward: whether the answer is correct."""
 
 from jaxtyping import Array, Float
 
@@ -9,11 +9,11 @@ from espo_jax.rewards.registered import register
 @register('correct')
 @source('the verifier alone')
 def correct(correct: Float[Array, 'P G'], *, low: float = 0.0, high: float = 1.0) -> Float[Array, 'P G']:
-  """`high` for a right answer, `low` for a wrong one. ESPO does not publish its scale [U]; 0/1 and -1/+1 are both common.
+  """`high` for a correct answer, `low` for a wrong one. ESPO does not publish its scale [U]; 0/1 and -1/+1 are both common.
 
   Args:
     correct: Verdicts, 0 or 1.
     low: The reward of a wrong answer [U].
-    high: The reward of a right answer [U].
+    high: The reward of a correct answer [U].
   """
   return low + (high - low) * correct

@@ -1,4 +1,4 @@
-"""A price on depth: tokens that leave the network early cost less."""
+"""A cost of depth: tokens that exit early cost less."""
 
 from jaxtyping import Array, Float
 
@@ -9,10 +9,10 @@ from espo_jax.rewards.registered import register
 @register('exit_depth_cost')
 @source('ours, for learned exits')
 def exit_depth_cost(depth: Float[Array, 'P G'], *, cost: float = 0.1) -> Float[Array, 'P G']:
-  """`-cost * depth`. To be added to a reward.
+  """`-cost * depth`, a term to add to a reward.
 
   Args:
-    depth: The share of the network's layers that a response's tokens ran through, on average; 1 without exits.
-    cost: The cost of the whole depth [U].
+    depth: The mean share of the model's blocks that a response's tokens ran through; 1 without exits.
+    cost: The cost of full depth [U].
   """
   return -cost * depth

@@ -1,4 +1,4 @@
-"""GRPO-lambda: only the prompts that the policy does best at may ask for shorter answers."""
+"""GRPO-lambda: a length penalty only on the prompts with the highest accuracy."""
 
 import math
 
@@ -16,19 +16,20 @@ from espo_jax.rewards.registered import register
 def grpo_lambda(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], *, share: float = 0.2, alpha: float = 0.6
 ) -> Float[Array, 'P G']:
-  """`1 - alpha sigmoid(z)` for right answers to the prompts of highest group accuracy, 1 for other right ones, 0 for wrong.
+  """`1 - alpha sigmoid(z)` for correct answers to the prompts of highest group accuracy, 1 for other correct ones, else 0.
 
-  `z` is the length, standardised over the group's right answers. Prompts are ranked over the whole batch, ties in their order.
+  `z` is the length, standardised over the group's correct answers. Prompts are ranked over the whole batch; ties keep their
+  order.
 
   Args:
     correct: Verdicts, 0 or 1.
-    lengths: Response tokens.
-    share: The share of the prompts, rounded up, whose answers are penalised.
-    alpha: How much length costs; the value of a public implementation, not verified against the paper [U].
+    lengths: The number of tokens of each response.
+    share: The share of the prompts whose answers are penalised; the number of prompts is rounded up.
+    alpha: The weight of the penalty; the default is a public implementation's, not verified against the paper [U].
   """
   prompts = correct.shape[0]
   best_first = jnp.argsort(-correct.mean(axis=1), stable=True)
   rank = jnp.argsort(best_first)
-  penalised = rank < math.ceil(share * prompts - 1e-6)  # 0.1 * 30 is a little more than 3
+  penalised = rank < math.ceil(share * prompts - 1e-6)  # in floating point 0.1 * 30 is a little more than 3
   cost = alpha * jax.nn.sigmoid(scaled_lengths(correct, lengths))
   return correct * (1.0 - jnp.where(penalised[:, None], cost, 0.0))

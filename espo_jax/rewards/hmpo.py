@@ -1,4 +1,4 @@
-"""HMPO (arXiv 2606.01934): right answers compete for the median length of their group."""
+"""HMPO (arXiv 2606.01934): the reward of correct answers depends on the median length of their group."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from espo_jax.rewards.registered import register
 
 
 def median_budget(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P']:
-  """The median length of each group's right answers, the midpoint for an even count; 0 for a group without any."""
+  """The median length of each group's correct answers, the midpoint for an even count; 0 for a group without any."""
   right = correct > 0
   count = right.sum(axis=1)
   ordered = jnp.sort(jnp.where(right, lengths, jnp.iinfo(lengths.dtype).max), axis=1).astype(jnp.float32)
@@ -35,18 +35,19 @@ def hmpo(
 ) -> Float[Array, 'P G']:
   """`R = R_acc * clip(cos(pi n / (2 b)) + lam, 0, 1)` for `n <= b` and 0 beyond, with `b` the group's budget.
 
-  The released form, which pays `lam` at `n = b`; the paper's text has `n < b`, which would pay nothing to a group's only right
-  answer. A group without a right answer earns 0 throughout.
+  This is the form of the released code, which pays `lam` at `n = b`. The paper's text has `n < b`, which would pay nothing to
+  the only correct answer of a group. In a group without a correct answer every row earns 0.
 
   Args:
     correct: Verdicts, 0 or 1.
-    lengths: `n`, response tokens.
-    lam: Lifts the cosine, so that all rows well below the budget earn 1.
-    budget: `b`: the 'median' of the group's right answers; arms: their 'mean' [U], or 'fixed' for `fixed_budget`.
-    shape: The shape of the token reward: 'cosine'; arms: 'linear', `clip((b - n) / b + lam, 0, 1)`, and the 'indicator' of
-      `n <= b`, which the paper's arm with a fixed budget uses.
-    combine: How both rewards meet: their 'product'; arm: 'sum' for `R_acc + R_acc * R_token`.
-    fixed_budget: Tokens, for `budget = 'fixed'` [U].
+    lengths: `n`, the number of tokens of each response.
+    lam: The offset added to the cosine, so that all rows well below the budget earn 1.
+    budget: `b`: the 'median' length of the group's correct answers; in ablations their 'mean' [U], or 'fixed' for
+      `fixed_budget`.
+    shape: The shape of the token reward: 'cosine'; in ablations 'linear', `clip((b - n) / b + lam, 0, 1)`, or 'indicator', 1
+      where `n <= b`, which the paper's ablation with a fixed budget uses.
+    combine: The combination of both rewards: 'product'; in an ablation 'sum', `R_acc + R_acc * R_token`.
+    fixed_budget: The number of tokens with `budget = 'fixed'` [U].
   """
   right, n = (correct > 0).astype(jnp.float32), lengths.astype(jnp.float32)
   if budget == 'median':

@@ -1,4 +1,4 @@
-"""L-GRPO, ConciseR's second stage: length counts only where the whole group is right."""
+"""L-GRPO, ConciseR's second stage: length counts only where the whole group is correct."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,15 +12,15 @@ from espo_jax.rewards.registered import register
 def l_grpo(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], horizon: int, *, beta: float = 0.001
 ) -> Float[Array, 'P G']:
-  """The verdict, and `beta (1 - n / horizon)` on top for prompts whose answers are all right.
+  """The verdict, plus `beta (1 - n / horizon)` on prompts whose answers are all correct.
 
-  In such a group only length varies: under `group_zscore` beta cancels out, under `mean_only` it matters.
+  In such a group only length varies. So beta cancels out under `group_zscore`, but not under `mean_only`.
 
   Args:
     correct: Verdicts, 0 or 1.
-    lengths: `n`, response tokens.
-    horizon: The most there can be.
-    beta: What the unused part of the budget is worth [U].
+    lengths: `n`, the number of tokens of each response.
+    horizon: The most tokens of a response.
+    beta: The weight of the unused share of the horizon [U].
   """
   all_right = (correct > 0).all(axis=1, keepdims=True)
   return correct + jnp.where(all_right, beta * (1.0 - lengths.astype(jnp.float32) / horizon), 0.0)

@@ -1,11 +1,11 @@
-"""Lengths on the scale of a group's right answers."""
+"""Lengths standardised by a group's correct answers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
 def scaled_lengths(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P G']:
-  """`(n - mean) / std` with mean and deviation of each group's right answers; 0 where fewer than two are right."""
+  """`(n - mean) / std` with mean and deviation over each group's correct answers; 0 where fewer than two are correct."""
   n = lengths.astype(jnp.float32)
   right = (correct > 0).astype(jnp.float32)
   count = right.sum(axis=1, keepdims=True)

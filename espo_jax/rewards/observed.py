@@ -1,4 +1,4 @@
-"""What rewards see of a rollout, by the names of their parameters."""
+"""The arrays that rewards read of a rollout, by the names of their parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from espo_jax.types import StopReason, Trajectories, Verdicts, takes_numpy
 
 @takes_numpy
 def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) -> dict[str, Any]:
-  """What `SEEN` lists, by name; and `scores`, which rewards that read text have given. A stopped row is wrong.
+  """The arrays that `SEEN` lists, by name, and `scores`, the values of rewards that read text. A stopped row counts as wrong.
 
   Args:
     rows: The rows of all prompts.
-    verdicts: What the host says of them.
-    samples: `G`, rows a prompt.
+    verdicts: The verdicts on `rows`.
+    samples: `G`, the number of rows per prompt.
     layers: The number of the model's blocks.
   """
 
@@ -45,5 +45,5 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
 
 
 def extras(seen: Mapping[str, Any]) -> dict[str, Bool[Array, 'P']]:
-  """What objectives may read of a prompt beside the learner's own arrays, by name; `seen` is what `observed` returns."""
+  """The arrays per prompt that objectives may read in addition to the learner's, by name; `seen` comes from `observed`."""
   return {'prefers_short': short_serves(seen['correct'], seen['reasoned'])}

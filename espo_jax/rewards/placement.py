@@ -1,4 +1,4 @@
-"""Where a row's reward lands: on its last token; a stopped row's is the absorbing failure's."""
+"""Places the reward of each row on its last token. A stopped row gets the failure reward instead."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,12 +8,12 @@ from espo_jax.types import Reward, Trajectories, takes_numpy
 
 @takes_numpy
 def token_rewards(trajectories: Trajectories, reward: Reward, *, fail: float = -1.0) -> Float[Array, 'N T']:
-  """Rewards token by token.
+  """The reward of each token.
 
   Args:
     trajectories: The rows.
-    reward: The rows' outcomes; what they say of a stopped row is not used.
-    fail: `r_fail` (ESPO), on the token that triggered a stop.
+    reward: The rewards of the rows; `sequence` is not used on stopped rows.
+    fail: `r_fail` (ESPO), the reward of the token that triggered a stop.
   """
   last = jnp.arange(trajectories.tokens.shape[1]) == trajectories.length[:, None] - 1
   outcome = jnp.where(trajectories.stopped, fail, reward.sequence)

@@ -1,4 +1,4 @@
-"""The register of rewards, and what a reward may read."""
+"""The register of rewards, and the arrays and texts that a reward may read."""
 
 from collections.abc import Callable
 
@@ -30,13 +30,13 @@ REGISTRY: Register[Callable[..., Array]] = Register('reward', 'reward.name', in_
 def register(name: str) -> Callable[[Method], Method]:
   """Makes a reward known as `reward.name`, alone or in an expression.
 
-  A reward is a function of what it reads, by the names in `SEEN`, to `float[P, G]`, or `float[P, G, T]` where it lands on
-  tokens. Its keyword-only parameters are options, as in `--config.reward.lam=0.8`.
+  A reward is a function of arrays with the names in `SEEN`. It returns `float[P, G]`, or `float[P, G, T]` with a reward per
+  token. Its keyword-only parameters are options, as in `--config.reward.lam=0.8`.
 
-  One that reads text, by the names in `TEXT`, runs on the host, in processes that have `reward.deadline` seconds for the
-  responses to one prompt. It is called with `P = 1`, and returns `float[P, G]`. It may read what is in `SEEN` as well.
+  A reward that reads text, by the names in `TEXT`, runs on the host, in processes that have `reward.deadline` seconds for the
+  responses to one prompt. It is called with `P = 1` and returns `float[P, G]`. It may read arrays of `SEEN` as well.
 
   Raises:
-    RegistryError: The name cannot be used, or the function asks for what rewards do not see.
+    RegistryError: The name cannot be used, or a parameter is not in `SEEN` or `TEXT`.
   """
   return REGISTRY.decorator(name, SEEN | TEXT)

@@ -1,4 +1,4 @@
-"""SPA-RL: the outcome is handed out segment by segment, to each as much as it contributed."""
+"""SPA-RL: the outcome is distributed over the segments of a response by their contributions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from espo_jax.rewards.registered import register
 def grounded(
   contributions: Float[Array, '...'], executed: Bool[Array, '...'], *, alpha: float, beta: float
 ) -> Float[Array, '...']:
-  """`alpha c + beta g`: contributions, and a bonus for what the environment could execute."""
+  """`alpha c + beta g`: the weighted contributions, and a bonus on actions that the environment could execute."""
   return alpha * contributions + beta * executed.astype(jnp.float32)
 
 
@@ -27,20 +27,24 @@ def spa_progress(
   beta: float = 0.0,
   segment: int = 16,
 ) -> Float[Array, 'P G T']:
-  """Hands the verdict out over a response's segments, on the last token of each; without the bonus the sum stays the verdict.
+  """Distribute the verdict over the segments of a response, on the last token of each.
 
-  A segment contributes what the critic's value rises by until the next one begins, the last one what is then left. The critic
-  stands in for the paper's estimator, which learns to sum up to the outcome [U]: as it learns what is still to come, it settles
-  at half of it. Without a critic, the first segment gets the mean success and the last one the rest.
+  The contribution of a segment is the rise of the critic's value up to the start of the next segment. The last segment gets the
+  rest, so with `alpha = 1` and no bonus the rewards of a row sum to the verdict.
+
+  The critic replaces the paper's estimator, which learns to sum up to the outcome [U]. Because the critic learns the return
+  that is still to come, it settles at half of the outcome. Without a critic, the first segment gets the mean success and the
+  last one the rest.
 
   Args:
     correct: Verdicts, 0 or 1.
-    formatted: Whether the response is well-formed, which stands for an action that the environment could execute [U].
+    formatted: Whether the response is well-formed, which replaces the paper's test for an executable action [U].
     values: The value of the state that each token was drawn from.
-    mask: Real tokens.
-    alpha: Weight of the contributions [U].
-    beta: Bonus on every segment of a well-formed response. It pays for length: turns are bounded, tokens are not [U].
-    segment: Tokens a segment; the paper has an agent's turns [U].
+    mask: True on the tokens that count.
+    alpha: The weight of the contributions [U].
+    beta: The bonus on every segment of a well-formed response. It rewards length, because the number of segments is not bounded
+      as an agent's turns are [U].
+    segment: The number of tokens per segment; the paper has an agent's turns [U].
   """
   columns = jnp.arange(mask.shape[2])
   last = mask & ~jnp.pad(mask[:, :, 1:], ((0, 0), (0, 0), (0, 1)))

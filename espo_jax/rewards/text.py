@@ -1,4 +1,4 @@
-"""Rewards that read text: they run on the host, in processes that have a deadline."""
+"""Rewards that read text. They run on the host, in worker processes with a deadline."""
 
 import atexit
 import os
@@ -20,24 +20,24 @@ _WORKERS = 2
 
 
 def text_rewards(expression: str) -> tuple[str, ...]:
-  """The rewards in an expression that read text."""
+  """The names of the rewards in an expression that read text."""
   return tuple(name for name in names(expression) if set(inputs(REGISTRY[name])) & set(TEXT))
 
 
 class RewardError(RuntimeError):
-  """A reward that reads text failed; the message has its name, the place in its file and the reason."""
+  """A reward that reads text failed. The message has its name, the place in its file and the reason."""
 
 
 class TextScorer:
-  """Calls the rewards of an expression that read text, prompt by prompt. Its processes are started when first needed."""
+  """Calls the rewards of an expression that read text, one prompt at a time. The first call starts the processes."""
 
   def __init__(self, expression: str, options: Mapping[str, Any], deadline: float):
-    """Starts nothing yet.
+    """Set up the scorer without starting processes.
 
     Args:
       expression: An expression over registered rewards.
-      options: The options of the section `reward`; each reward takes those that it has.
-      deadline: Seconds that a reward has for the responses to one prompt.
+      options: The options of the section `reward`; each reward takes those among its parameters.
+      deadline: The seconds that a reward has for the responses to one prompt.
     """
     self._options = {name: chosen(REGISTRY[name], dict(options)) for name in text_rewards(expression)}
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
@@ -52,14 +52,17 @@ class TextScorer:
   def score(
     self, seen: Mapping[str, Any], texts: Mapping[str, Sequence[Any]]
   ) -> tuple[dict[str, Float[np.ndarray, 'P G']], Bool[np.ndarray, 'P G'], Bool[np.ndarray, 'P G']]:
-    """The value of each reward that reads text; and where one had no time left, or failed: its value is 0 there.
+    """The value of each reward that reads text, and where one ran out of time or its process failed; the value there is 0.
 
     Args:
-      seen: What `observed` returns of the rows, in NumPy's arrays.
-      texts: What `TEXT` lists, by name.
+      seen: The result of `observed`, as NumPy arrays.
+      texts: The texts that `TEXT` lists, by name.
+
+    Returns:
+      The values by name; where a reward ran out of time; where a process failed.
 
     Raises:
-      RewardError: A reward raised an error, or returned something else than a number per response.
+      RewardError: A reward raised an error, or did not return one finite number per response.
       RuntimeError: The processes do not start at all.
     """
     shape = seen['correct'].shape
@@ -87,7 +90,7 @@ class TextScorer:
 
 
 def _arguments(name: str, seen: Mapping[str, Any], texts: Mapping[str, Sequence[Any]], p: int) -> list[Any]:
-  """What a reward reads of prompt `p`, in the order of its parameters, as JSON takes it."""
+  """The arguments of a reward for prompt `p`, in the order of its parameters, in a form that JSON can hold."""
 
   def one(x: Any) -> Any:
     return x if np.ndim(x) == 0 else {'dtype': str(x.dtype), 'array': x[p : p + 1].tolist()}

@@ -1,7 +1,8 @@
-"""The process that calls rewards which read text; `text.TextScorer` runs this file.
+"""The worker process that calls rewards which read text; `text.TextScorer` runs this file.
 
-Its arguments are the seconds after which to give up and the users' files to load. Lines of JSON: `{}` or `{"error": ...}` goes
-out once, when ready; then `[name, options, arguments]` comes in and `{"value": [...]}` or `{"error": ...}` goes out.
+The arguments are the seconds that a call may take and the users' files to load. The process talks in lines of JSON. When it is
+ready it writes `{}` or `{"error": ...}` once. After that it reads `[name, options, arguments]` and writes `{"value": [...]}` or
+`{"error": ...}`, call by call.
 """
 
 import json
@@ -13,12 +14,12 @@ from typing import Any
 
 
 def main() -> None:
-  """Serves until the input ends."""
+  """Serve calls until the input ends."""
   seconds, *files = sys.argv[1:]
-  for number in (signal.SIGINT, signal.SIGTERM):  # what goes to the whole job is for the parent, which may still have to grade
+  for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles signals to the job; it may still need this process
     signal.signal(number, signal.SIG_IGN)
   replies = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # whatever a reward prints goes elsewhere
+  os.dup2(2, 1)  # what a reward prints goes to stderr, not among the replies
 
   def send(message: dict[str, Any]) -> None:
     replies.write(json.dumps(message) + '\n')
@@ -35,7 +36,7 @@ def main() -> None:
     return
   send({})
   for line in sys.stdin:
-    signal.alarm(int(seconds))  # unhandled, it ends the process: an orphan must not go on computing
+    signal.alarm(int(seconds))  # the unhandled alarm ends the process, so an orphan stops computing
     name, options, arguments = json.loads(line)
     send(_called(REGISTRY[name], options, arguments))
     signal.alarm(0)
@@ -47,7 +48,7 @@ def _called(reward: Any, options: dict[str, Any], arguments: list[Any]) -> dict[
   try:
     read = [np.asarray(x['array'], x['dtype']) if isinstance(x, dict) else x for x in arguments]
     return {'value': np.asarray(reward(*read, **options), np.float32).tolist()}
-  except Exception as error:  # it is a user's code
+  except Exception as error:  # a user's code may raise anything
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return {'error': f'{frame.filename}:{frame.lineno}: {type(error).__name__}: {error}'}
 

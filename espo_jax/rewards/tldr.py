@@ -1,4 +1,4 @@
-"""TLDR: a length penalty as strong as the level of brevity that the prompt asked for."""
+"""TLDR: a length penalty whose weight depends on the level of brevity that the prompt asks for."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def tldr(
   *,
   weights: tuple[float, ...] = (0.6, 0.3, 0.05),
 ) -> Float[Array, 'P G']:
-  """`correct (1 - w sigmoid(z))`, with `z` the length standardised over the prompt's right answers, and `w` its level's weight.
+  """`correct (1 - w sigmoid(z))`, with `z` the length standardised over the prompt's correct answers and `w` its weight.
 
   Args:
     correct: Verdicts, 0 or 1.
-    lengths: Response tokens.
-    levels: The number of the tag among `rollout.tags` that each prompt carries, 0 without tags.
+    lengths: The number of tokens of each response.
+    levels: The index in `rollout.tags` of each prompt's tag, 0 without tags.
     weights: The weight of each level, the shortest first [U].
   """
   weight = jnp.take(jnp.asarray(weights), levels, mode='clip')[:, None]

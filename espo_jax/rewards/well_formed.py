@@ -1,4 +1,4 @@
-"""The format reward, mostly a gate: `hmpo & format`."""
+"""The format reward, which is mostly used as a gate: `hmpo & format`."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -10,5 +10,5 @@ from espo_jax.rewards.registered import register
 @register('format')
 @source('DeepSeek-R1, arXiv 2501.12948')
 def well_formed(formatted: Bool[Array, 'P G']) -> Float[Array, 'P G']:
-  """1 for a response that came to its end and matches `reward.format`, otherwise 0."""
+  """1 for a response that ended with an end token and matches `reward.format`, otherwise 0."""
   return formatted.astype(jnp.float32)

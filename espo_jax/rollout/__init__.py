@@ -1,22 +1,22 @@
-"""Sampling trajectories inside one jitted program. The room knows nothing of rewards and losses.
+"""Samples trajectories inside one jitted program. This package knows nothing of rewards and losses.
 
 One program decodes all rows. There are `S` slots, each with its part of the cache. A slot takes a row, decodes it token by
-token, and takes the next waiting row when it ends. All of it is one `while_loop` over chunks, in which the host takes no part.
+token, and takes the next waiting row when it ends. The whole rollout is one `while_loop` over chunks, without host callbacks.
 
-| piece | what it does | who calls it |
+| piece | what it does | who uses it |
 |---|---|---|
-| `sampler.Sampler` | holds the config's arguments, and calls an engine with them | whoever has an `Experiment`; compile_check |
-| `setup.Setup` | holds what no piece changes: model, parameters, options, where each row starts | all pieces read it |
-| `engine.generate` | prefills each prompt once, and says where each row starts | `Sampler` |
+| `sampler.Sampler` | holds the config's arguments, and calls an engine with them | code with an `Experiment`; compile_check |
+| `setup.Setup` | holds what stays constant: model, parameters, options, where each row starts | all pieces read it |
+| `engine.generate` | prefills each prompt once, sets where each row starts, and calls `decode_rows` | `Sampler` |
 | `engine.decode_rows` | runs chunks until no row is alive and none waits | `generate`, `generate_serial` |
 | `engine.chunk` | refills, decodes until a slot is free for a row or `pending` is full, writes out | `decode_rows` |
 | `slots.refill` | gives waiting rows to free slots and copies their prompts' columns | `chunk` |
-| `engine.decode_token` | draws a token per slot, asks the stop rule, lets the policy read the token | `chunk`, by groups |
-| `engine.critic_reads` | lets a separate critic read a group of tokens | `chunk`, by groups |
-| `slots.write_out` | copies pending tokens to their rows and columns | `chunk` |
+| `engine.decode_token` | draws a token per slot, applies the stop rule, runs the policy on the token | `chunk`, by groups |
+| `engine.critic_reads` | runs a separate critic on a group of tokens | `chunk`, by groups |
+| `slots.write_out` | copies the tokens of a chunk to their rows and columns | `chunk` |
 | `sampling` | a token's key, the truncated distribution, the draw | the three engines |
 | `serial.generate_serial` | decodes full responses, then early exits from their caches (S-GRPO) | `Sampler` |
-| `speculative.speculate` | lets the first blocks draft and the others verify | `Sampler`, in evaluation |
+| `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
 """
 
 from espo_jax.rollout.engine import generate

@@ -1,4 +1,4 @@
-"""The rollout: one jitted program in which a fixed number of slots decodes all rows, each slot taking a new row as one ends."""
+"""The rollout engine: one jitted program in which a fixed number of slots decodes all rows by continuous batching."""
 
 import dataclasses
 import functools
@@ -31,13 +31,13 @@ _PLAIN = Sampling()
 
 
 class Loop(flax.struct.PyTreeNode):
-  """What the engine carries from chunk to chunk."""
+  """The carry of the engine's loop over chunks."""
 
   slots: Slots
   next_row: Int[Array, '']  # the first row that no slot has taken
   step: Int[Array, '']  # decode steps so far
-  record: Record  # what was written out
-  pending: Pending  # room for what a chunk decodes
+  record: Record  # the rows as far as they are written out
+  pending: Pending  # buffer for the tokens that a chunk decodes
 
 
 @functools.partial(
@@ -75,30 +75,30 @@ def generate(
   pad_token: int = 0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
-  """Sample `samples` responses per prompt. Each ends at an end token, where the stop rule says so, or at the horizon.
+  """Sample `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
 
-  The end token, like the token that triggers a stop, is kept with its log-probability. The regret is that of the distribution
-  that sampled; z and the threshold are followed in the loop. The host takes no part until all rows are done.
+  The end token and the token that triggers a stop are kept with their log-probabilities. The regret is computed under the
+  sampling distribution. The stop rule runs inside the loop, and the host does nothing until all rows are done.
 
   Args:
     model: Policy and critic.
     params: The parameters of policy and critic.
     rule: The stop rule.
-    adaptive: The state that the rule carries from batch to batch, which is frozen here.
+    adaptive: The state that the rule carries from batch to batch; constant during the rollout.
     prompts: `P` prompts; each is prefilled once for all its samples.
     key: This step's random key. Each token's own key folds in the prompt's id, the sample's index and the position.
     samples: `G`, the number of responses per prompt.
     horizon: `T`, the most tokens of a response.
     end_tokens: Token ids that end a response.
     sampling: How logits become the distribution that is sampled.
-    exit_level: The level of the model's exit policy, where it has one.
-    shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
-    slots: `S`, the number of rows decoded at a time; 0 for all of them. Rows are taken in their order.
-    scan_length: `K`, the most decode steps between two times that what was decoded is written out.
-    critic_every: The number of tokens that a separate critic reads at a time; 1 is ESPO's. Between two readings the rule
-      sees the last value.
+    exit_level: The level of the model's exit policy; unused without one.
+    shadow_share: The share of rows that go on decoding after a stop, for measurement only.
+    slots: `S`, the number of rows decoded at a time; 0 for all of them. Slots take rows in order.
+    scan_length: `K`, the most decode steps per chunk, after which decoded tokens are written out.
+    critic_every: The number of tokens that a separate critic reads at a time; ESPO has 1. Between two readings the rule sees
+      the last value.
     pad_token: The token that fills the columns after a response.
-    mesh: The mesh that the parameters lie on; the slots are spread over its batch axes. None for a single device.
+    mesh: The mesh that the parameters are on; slots are split over its batch axes. None for a single device.
 
   Returns:
     `N = P * samples` rows, group-major.
@@ -135,17 +135,17 @@ def generate(
 
 
 def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]:
-  """Decode all rows from where they start, inside a jitted program.
+  """Decode all rows from their starting states. The function is called inside a jitted program.
 
   Args:
-    setup: What does not change: the model, the options, and where each row starts.
+    setup: The constants of the rollout: the model, the options, and where each row starts.
     adaptive: The state that the rule carries from batch to batch.
 
   Returns:
-    The rows, blank where tokens were kept from the cache; and the caches of the slots. Where there is a slot for each row these
-    are the rows' caches, and they hold a row's columns up to its end.
+    The rows, which are blank where response tokens were kept from the cache; and the caches of the slots. With one slot per
+    row these are the rows' caches, which hold the columns of each row up to its end.
   """
-  setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))  # defaults are Python's numbers
+  setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))  # the defaults are Python numbers
   zero = jnp.zeros((), jnp.int32)
   slots = empty_slots(setup, adaptive)
   loop = Loop(slots=slots, next_row=zero, step=zero, record=empty_record(setup), pending=empty_pending(setup))
@@ -171,10 +171,10 @@ def unfinished(setup: Setup, loop: Loop) -> Bool[Array, '']:
 
 
 def chunk(setup: Setup, loop: Loop) -> Loop:
-  """Refill the slots, decode until there is a reason to come back here, and write out what was decoded.
+  """Refill the slots, decode a chunk of tokens, and write them out.
 
-  The reasons are: a slot is free and a row waits, as many steps are decoded as `pending` holds, or no row is alive. So rows are
-  scheduled exactly as in greedy list scheduling: in their order, each on the first slot that is free.
+  A chunk ends when a slot is free and a row waits, when `pending` is full, or when no row is alive. So the schedule is greedy
+  list scheduling: rows are taken in order, each by the first slot that is free.
   """
   slots, next_row = refill(setup, loop.slots, loop.next_row, loop.step)
 
@@ -196,15 +196,15 @@ def chunk(setup: Setup, loop: Loop) -> Loop:
 
 
 def decode_group(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
-  """A group of tokens in every slot, and one reading of them by a separate critic where there is one."""
+  """Decode a group of tokens in every slot, and let a separate critic, if there is one, read them in one pass."""
   slots, new = jax.lax.scan(lambda slots, _: decode_token(setup, slots), slots, None, length=setup.group)
   return critic_reads(setup, slots, new) if setup.model.separate_critic else (slots, new)
 
 
 def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
-  """Draw a token in every slot, ask the stop rule about it, and let the policy read it.
+  """Draw a token in every slot, apply the stop rule to it, and run the policy on it.
 
-  An end token beats a stop on the same token: the answer is there, so it is graded.
+  If the stop rule fires on an end token, the row counts as ended, because its answer is complete and can be graded.
   """
   model, row = setup.model, slots.row
   noise = draws.token_noise(slots.keys, row.full_length, 2 if model.exits is None else 3)
@@ -215,7 +215,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   tokens = _induced(setup, slots, tokens)
   stop_state, stop, z = setup.rule.update(slots.stop, Observation(regret, values, noise[:, 1]))
 
-  counts = row.alive & (row.reason != StopReason.STOPPED)  # False in a shadow row's extra steps
+  counts = row.alive & (row.reason != StopReason.STOPPED)  # False after a shadow row's stop
   ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in setup.end_tokens])
   stopped = counts & stop & ~ended
   full_length = row.full_length + row.alive
@@ -233,18 +233,20 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
 
 
 def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pending]:
-  """Let a separate critic read the tokens of a group.
+  """Run a separate critic on the tokens of a group.
 
   Args:
-    setup: What does not change.
+    setup: The constants of the rollout.
     slots: The slots after the group.
-    new: The group's tokens. All carry the critic's value from before the group, which is what the stop rule saw.
+    new: The tokens of the group. All carry the critic's value from before the group, which the stop rule saw.
 
   Returns:
     The slots with the critic's newest states, and the tokens with the value of the state that each was drawn from.
   """
   model, tokens = setup.model, new.tokens.tokens
-  longest = jnp.where(new.row[0] < setup.rows, slots.caches.policy.lengths, 1).max()  # of rows alive before the group
+  longest = jnp.where(
+    new.row[0] < setup.rows, slots.caches.policy.lengths, 1
+  ).max()  # over rows that were alive before the group
   counts = jnp.full(setup.slots, setup.group, jnp.int32)
   hidden, caches = model.extend_critic(setup.params, tokens.T, counts, slots.caches, longest)
   slots = slots.replace(states=slots.states.replace(critic=hidden[:, -1]), caches=caches)
@@ -254,18 +256,18 @@ def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pendi
 
 
 def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 'S']:
-  """The tokens drawn; the inducer's next token instead where a row has not had all of them."""
+  """The drawn tokens, replaced by the next inducer token in rows that have not read the whole inducer."""
   inducer, written = setup.inducer, slots.row.full_length
   if not inducer:
     return tokens
-  place = jnp.clip(written - slots.given, -len(inducer), -1)  # from the inducer's end
+  place = jnp.clip(written - slots.given, -len(inducer), -1)  # negative: counted from the end of the inducer
   return jnp.where(written < slots.given, jnp.asarray(inducer, jnp.int32)[place], tokens)
 
 
 def _policy_reads(
   setup: Setup, slots: Slots, tokens: Int[Array, 'S'], alive: Bool[Array, 'S'], noise: Float[Array, 'S U']
 ) -> tuple[States, Caches]:
-  """The policy's states after `tokens`. Exits are decided for the rows that are still alive, by the third uniform."""
+  """The policy's states after `tokens`. The third uniform decides the exits of the rows that are still alive."""
   model, position = setup.model, slots.row.full_length
   longest = jnp.where(alive, slots.caches.policy.lengths + 1, 1).max()
   deciding = None

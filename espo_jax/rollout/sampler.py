@@ -1,4 +1,4 @@
-"""An experiment's sampler: the engines with the arguments of one config, spelled once for all who sample or compile."""
+"""The sampler of an experiment: the rollout engines with the arguments of one config, for all code that samples or compiles."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,23 +20,23 @@ from espo_jax.types import Prompts, Trajectories
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
-  """How one experiment samples. `sampler(params, rule, adaptive, prompts, key)` gives the rows of a training step.
+  """Samples responses with the options of one experiment: `sampler(params, rule, adaptive, prompts, key)` returns rows.
 
   Attributes:
     model: Policy and critic.
-    mesh: The mesh that parameters and prompts lie on. To lower a program its devices need not be there.
+    mesh: The mesh that parameters and prompts are on. Its devices need not exist to lower a program.
     samples: The number of responses per prompt.
     horizon: The most tokens of a response.
     end_tokens: Token ids that end a response.
     pad_token: The token that fills the columns after a response.
-    sampling: How logits become the distribution that is sampled, in numbers of the host.
-    shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
+    sampling: How logits become the distribution that is sampled; its numbers are on the host.
+    shadow_share: The share of rows that go on decoding after a stop, for measurement only.
     slots: The number of rows decoded at a time; 0 for all of them.
-    scan_length: The most decode steps between two times that what was decoded is written out.
+    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
-    draft_blocks: The number of blocks that draft, for `speculate`.
-    draft_tokens: The most tokens drafted at a time, for `speculate`.
-    serial: How early exits are made (S-GRPO); None where all rows are full responses.
+    draft_blocks: The number of first blocks that draft in `speculate`.
+    draft_tokens: The most tokens drafted at a time in `speculate`.
+    serial: The options of the serial rollout (S-GRPO); None where all rows are full responses.
     exit_level: The level of the model's exit policy; None for the policy's own.
   """
 
@@ -62,7 +62,7 @@ class Sampler:
     Args:
       params: The parameters of policy and critic.
       rule: The stop rule.
-      adaptive: The state that the rule carries from batch to batch, which is frozen here.
+      adaptive: The state that the rule carries from batch to batch; constant during the rollout.
       prompts: `P` prompts.
       key: This step's random key.
 
@@ -80,12 +80,12 @@ class Sampler:
     shadow_share: float = 0.0,
     exit_level: float | None = None,
   ) -> 'Sampler':
-    """A sampler of full responses alone, whatever training's rows are.
+    """A sampler of full responses only, even where training uses the serial rollout.
 
     Args:
       samples: The number of responses per prompt.
-      temperature: The temperature, 0 for greedy decoding; training's by default.
-      shadow_share: The share of rows that, once stopped, go on decoding for measurement only.
+      temperature: The temperature, 0 for greedy decoding; None for that of training.
+      shadow_share: The share of rows that go on decoding after a stop, for measurement only.
       exit_level: The level of the model's exit policy; None for the policy's own.
     """
     sampling = self.sampling if temperature is None else self.sampling.replace(temperature=temperature)
@@ -94,7 +94,7 @@ class Sampler:
     )
 
   def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
-    """Full responses of the whole model without a stop rule, drafted by its first blocks."""
+    """Sample full responses from the full-depth model by speculative decoding, without a stop rule."""
     rows, _ = speculate(
       self.model,
       params,
@@ -111,19 +111,19 @@ class Sampler:
     return self._lay(rows)
 
   def lower(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> jax.stages.Lowered:
-    """The program of a call, lowered from arguments that are only described (`jax.ShapeDtypeStruct` with shardings)."""
+    """The lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings)."""
     engine, options = self._engine(self._described)
     return engine.lower(self.model, params, rule, adaptive, prompts, key, **options)
 
   def describe(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> Trajectories:
-    """The rows that a call would return, described, from arguments that are only described."""
+    """The shapes, dtypes and shardings of the rows that a call returns, from abstract arguments."""
     engine, options = self._engine(self._described)
     rows = engine.eval_shape(self.model, params, rule, adaptive, prompts, key, **options)
     sharding = parallel.over_batch(self.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), rows)
 
   def _engine(self, place: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
-    """The jitted function of this sampler and its options, of which `place` makes what is traced out of the host's numbers."""
+    """The jitted engine of this sampler and its options. `place` turns the options that are traced into arrays."""
     options = {
       'samples': self.samples,
       'horizon': self.horizon,
@@ -145,12 +145,12 @@ class Sampler:
 
   @property
   def _sampling(self) -> Sampling:
-    """The distribution's options in the types that the programs are compiled for."""
+    """The options of the distribution, in the dtypes that the programs are compiled for."""
     s = self.sampling
     return Sampling(np.float32(s.temperature), np.float32(s.top_p), np.int32(s.top_k), np.float32(s.min_p))
 
   def _put(self, tree: Any) -> Any:
-    """Numbers of the host to every device, explicitly, because training forbids implicit transfers."""
+    """Put host numbers on every device. This is explicit because training forbids implicit transfers."""
     return parallel.put(tree, parallel.replicated(self.mesh))
 
   def _described(self, tree: Any) -> Any:

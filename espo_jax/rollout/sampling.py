@@ -1,7 +1,7 @@
 """Drawing tokens.
 
-The key of a token folds in the seed, the step, the prompt's id, the sample's index and the position. It never depends on the
-token's row or batch, so a sample is the same whatever is decoded beside it.
+The random key of a token folds in the seed, the step, the prompt's id, the sample's index and the position. It does not depend
+on the row's place in the batch, so a sample is the same whatever else is decoded.
 """
 
 from typing import TypeAlias
@@ -14,23 +14,23 @@ from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
 from espo_jax.types import takes_numpy
 
-_SHADOW = 0xFFFF_FFFF  # a position no token has: the draw that makes a row a shadow row
-_GREEDY_BELOW = 1e-6  # temperatures under this take the likeliest token
-_BELOW_ONE = 1 - 2.0**-22  # times a positive float32: below it, by rounding too
+_SHADOW = 0xFFFF_FFFF  # no token has this position; its draw makes a row a shadow row
+_GREEDY_BELOW = 1e-6  # below this temperature, decoding is greedy
+_BELOW_ONE = 1 - 2.0**-22  # a positive float32 times this is smaller, also after rounding
 Scalar: TypeAlias = float | np.generic | Shaped[Array, '']
 
 
 class Sampling(flax.struct.PyTreeNode):
-  """How the model's logits become the distribution that is sampled. All of it is traced: another value compiles nothing.
+  """How the model's logits become the distribution that is sampled. The fields are traced, so a new value compiles nothing.
 
-  In this order, as in transformers: the temperature, then the `top_k` likeliest tokens, then the fewest of them that hold a
-  share `top_p`, then those at least `min_p` times as likely as the likeliest. Tokens as likely as the last one kept are kept.
-  Nothing is sorted: see `_threshold`.
+  The order is that of transformers. First the temperature divides the logits. Then `top_k` keeps the likeliest tokens. Of
+  these `top_p` keeps the fewest that hold that share of the probability. Of these `min_p` keeps the tokens that are at least
+  `min_p` times as likely as the likeliest. Ties with the last token kept are kept as well. Nothing is sorted: see `_threshold`.
   """
 
   temperature: Scalar = 1.0  # 0 is greedy
   top_p: Scalar = 1.0
-  top_k: Scalar = 0  # 0 is all
+  top_k: Scalar = 0  # 0 keeps all
   min_p: Scalar = 0.0
 
 
@@ -42,21 +42,22 @@ def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) 
 
 
 def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N'], count: int = 2) -> Float[Array, 'N count']:
-  """Uniforms for each row's token at `positions`: one draws the token, one is the stop rule's, a third the exit policy's.
+  """`count` uniforms for each row's token at `positions`.
 
-  The first ones do not depend on how many there are.
+  The first draws the token, the second is for the stop rule, and the third for the exit policy. The first ones do not depend on
+  `count`.
   """
   return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position), (count,)))(keys, positions)
 
 
 def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:
-  """True for about a `share` of the rows."""
+  """True for each row with probability `share`."""
   return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _SHADOW)))(keys) < share
 
 
 @takes_numpy
 def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[Array, '... V']:
-  """Logits of the distribution that samples, `-inf` where it has no mass. Greedy decoding records that of temperature 1."""
+  """The logits of the sampling distribution, `-inf` where it has no mass. Greedy decoding returns those of temperature 1."""
   temperature, top_p, top_k, min_p = (
     jnp.asarray(x) for x in (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
   )
@@ -65,7 +66,7 @@ def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[A
   truncates = (top_p < 1) | (top_k > 0) | (min_p > 0)
 
   def truncate(logits: Array) -> Array:
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))  # the likeliest has 1
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))  # the likeliest token has weight 1
     k = jnp.where(top_k > 0, top_k, logits.shape[-1])
     least = _threshold(weights, lambda kept: kept.sum(-1, keepdims=True), k)
     weights = jnp.where(weights >= least, weights, 0.0)
@@ -78,18 +79,18 @@ def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[A
 
 
 def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array) -> tuple[Int[Array, 'N'], Float[Array, 'N']]:
-  """Tokens by inverse CDF. That takes one uniform per row, where Gumbel noise would take one per vocabulary entry.
+  """Draw tokens by inverse CDF. It needs one uniform per row; Gumbel noise would need one per vocabulary entry.
 
-  The CDF is looked up in two levels, blocks first and then one block, because a running sum over the whole vocabulary costs
-  more than the logits.
+  The CDF is searched in two levels, first over blocks and then within one block, because a cumulative sum over the whole
+  vocabulary costs more than the logits.
 
   Args:
-    logits: The logits of the distribution; `-inf` has no mass.
+    logits: The logits of the distribution; `-inf` means no mass.
     uniform: Uniform draws in [0, 1).
-    greedy: Take the likeliest token.
+    greedy: Whether to take the likeliest token.
 
   Returns:
-    The tokens and their log-probabilities, nats.
+    The tokens and their log-probabilities in nats.
   """
   rows, vocabulary = logits.shape
   width = 1 << max(vocabulary - 1, 1).bit_length() // 2
@@ -110,14 +111,15 @@ def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array)
 
 
 def is_greedy(sampling: Sampling) -> Array:
-  """Whether the likeliest token is taken."""
+  """Whether decoding is greedy."""
   return jnp.asarray(sampling.temperature) < _GREEDY_BELOW
 
 
 def _threshold(weights, measure, wanted):
   """The largest weight `x` for which `measure(weights >= x)` is at least `wanted`.
 
-  Found bit by bit, 31 passes over the weights in place of a sort: positive floats are ordered as their bits are.
+  The search sets one bit at a time, in 31 passes over the weights, instead of a sort. It works because positive floats are
+  ordered like their bit patterns.
   """
 
   def step(i: Array, bits: Array) -> Array:

@@ -1,8 +1,8 @@
-"""S-GRPO's serial rollout: one full response per prompt, and answers asked for early, at cuts of its thinking.
+"""S-GRPO's serial rollout: one full response per prompt, and early exits that answer from cuts of its thinking part.
 
-It is two decodings in one program. The full responses come first, all at once, because their caches are kept. Then come the
-early exits: a slot copies the columns before a cut, reads the inducer one token per step, and answers. What a row was given has
-mask 0 (`Trajectories.trained_from`); token counts are of what was sampled.
+One program decodes twice. The full responses come first, all at once, because their caches are kept. Then come the early
+exits: a slot copies the columns before a cut, reads the inducer one token per step, and decodes an answer. The mask excludes
+the tokens that a row was given (`Trajectories.trained_from`), and token counts include sampled tokens only.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from espo_jax.rollout.setup import Setup, Start, prefill, slot_count, start_rows
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, StopReason, Trajectories, takes_numpy
 
-_CUT = 0xFFFF_FFFE  # a position no token has: the draw of where a row's path is cut
+_CUT = 0xFFFF_FFFE  # no token has this position; its draw decides where a response is cut
 _PLAIN = Sampling()
 
 
 class Serial(NamedTuple):
-  """How early exits are made.
+  """The options of early exits.
 
   Attributes:
-    inducer: Tokens put behind a cut, at least one: they ask for the answer.
+    inducer: The tokens that follow a cut and ask for the answer; at least one.
     answer_tokens: The most tokens of an answer.
-    end_of_thinking: The token that ends the thinking part; -1 where the whole response is one.
+    end_of_thinking: The token that ends the thinking part; -1 where the whole response is the thinking part.
   """
 
   inducer: tuple[int, ...]
@@ -74,32 +74,32 @@ def generate_serial(
   pad_token: int = 0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
-  """Groups of `samples - 1` early exits in the order of their cuts, then the full response (S-GRPO, arXiv 2505.07686).
+  """Sample groups of `samples - 1` early exits, in the order of their cuts, and the full response (S-GRPO, arXiv 2505.07686).
 
-  An early exit copies the columns before its cut and recomputes nothing. Behind them it reads the inducer, then it answers.
-  Only what a row sampled itself is trained on: the paper leaves that open [U]. The full response is sample 0 of `generate`. An
-  exit's cut and answer depend on the response and on the key of its own sample, not on how many exits there are.
+  An early exit copies the cache columns before its cut and recomputes nothing. Then it reads the inducer and decodes an answer.
+  Only tokens that a row sampled itself are trained on; the paper leaves that open [U]. The full response equals sample 0 of
+  `generate`. The cut and answer of an exit depend on the full response and on the exit's own key, not on the number of exits.
 
   Args:
     model: Policy and critic, without an exit policy.
     params: The parameters of policy and critic.
-    rule: A stop rule that never stops; its statistic is recorded.
+    rule: A stop rule that never stops a row; its statistic is recorded.
     adaptive: The state that the rule carries from batch to batch.
     prompts: `P` prompts.
     key: This step's random key.
-    serial: How early exits are made.
-    samples: `G`, at least 2.
-    horizon: `T`, the most tokens of a row; an inducer in it counts.
-    end_tokens: Token ids that end a response; the inducer has none of them.
+    serial: The options of early exits.
+    samples: `G`, the number of rows per prompt, at least 2.
+    horizon: `T`, the most tokens of a row, inducer included.
+    end_tokens: Token ids that end a response; the inducer must not contain any.
     sampling: The temperature and truncation of all rows.
     slots: The number of early exits decoded at a time; 0 for all of them. The full responses are decoded all at once.
-    scan_length: The most decode steps between two times that what was decoded is written out.
+    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
     pad_token: The token that fills the columns after a response.
-    mesh: The mesh that the parameters lie on; None for a single device.
+    mesh: The mesh that the parameters are on; None for a single device.
 
   Returns:
-    `N = P * G` rows, group-major. Decode steps are counted on from the full responses to the early exits.
+    `N = P * G` rows, group-major. `started` counts decode steps from the first full response on, also for early exits.
   """
   count, exits = prompts.lengths.shape[0], samples - 1
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples).reshape(count, samples)
@@ -145,11 +145,11 @@ def _cut(
     paths: The full responses, one per prompt.
     caches: The caches of the full responses.
     keys: The keys of the samples; the first one of a prompt is the full response's.
-    serial: How early exits are made.
+    serial: The options of early exits.
     horizon: The most tokens of a row.
 
   Returns:
-    Where they start, and how many response tokens stay before each cut, in the order of the cuts.
+    Where the early exits start, and the number of response tokens before each cut, in ascending order.
   """
   count, exits = keys.shape[0], keys.shape[1] - 1
   uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _CUT))))(keys[:, 1:])
@@ -170,7 +170,7 @@ def _cut(
 
 
 def _grouped(early: Trajectories, paths: Trajectories, cuts: Int[Array, 'P E']) -> Trajectories:
-  """Groups of early exits and their full response, the exits with the tokens and decode steps of what they were cut from."""
+  """Groups of early exits and a full response. Exits get the tokens before their cut and the first pass's decode steps."""
   (count, exits), horizon = cuts.shape, paths.tokens.shape[1]
   columns = jnp.arange(horizon)
   shared, sampled = columns < cuts.reshape(-1, 1), columns >= early.trained_from[:, None]
@@ -189,19 +189,19 @@ def _grouped(early: Trajectories, paths: Trajectories, cuts: Int[Array, 'P E']) 
 
 
 def thinking_tokens(paths: Trajectories, end_of_thinking: int) -> Int[Array, 'P']:
-  """How many tokens each response thinks: those before its first `end_of_thinking`, else before its end token, else all."""
+  """The number of thinking tokens per response: up to its first `end_of_thinking`, else up to its end token, else all."""
   ends = paths.mask & (paths.tokens == end_of_thinking)
   written = paths.length - (paths.stop_reason == StopReason.EOS)
   return jnp.where(ends.any(axis=1), ends.argmax(axis=1), written).astype(jnp.int32)
 
 
 def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room: int) -> Int[Array, 'P E']:
-  """How many response tokens stay before each cut: uniform on the positions of the thinking part that leave room for an answer.
+  """The number of response tokens before each cut, uniform over the thinking positions that leave room for an answer.
 
   Args:
     uniform: Uniform draws in [0, 1).
-    thinking: Tokens of the thinking parts.
-    room: The most tokens that may stay.
+    thinking: The number of tokens of each thinking part.
+    room: The most response tokens before a cut.
   """
   positions = jnp.minimum(thinking, room + 1)[:, None]
   return jnp.clip((uniform * positions).astype(jnp.int32), 0, jnp.maximum(positions - 1, 0))
@@ -209,14 +209,14 @@ def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room:
 
 @takes_numpy
 def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, inducer: int) -> Int[Array, '']:
-  """Decode steps that slots executed, times the slots, of `parts` serial rollouts one after another.
+  """The executed slot steps (decode steps times slots) of `parts` consecutive serial rollouts.
 
   Args:
     rows: The rows of all parts.
-    parts: Rollouts.
-    samples: Rows a group.
-    slots: Rows decoded at a time when the early exits were; 0 for all of a part's.
-    inducer: Tokens of the inducer, which are read a step each.
+    parts: The number of rollouts.
+    samples: The number of rows per group.
+    slots: The number of early exits decoded at a time; 0 for all of a part.
+    inducer: The number of inducer tokens, each of which takes one step.
   """
   copied = jnp.maximum(rows.trained_from - inducer, 0)
   ends = (rows.started + rows.full_length - copied).reshape(parts, -1, samples)
@@ -228,6 +228,6 @@ def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, induc
 
 
 def _shortened(caches: Caches, lengths: Int[Array, 'P']) -> Caches:
-  """The caches with a row's tokens counted up to its prompt's end; the columns behind it are still there."""
+  """The caches with each row's length set to its prompt's. The columns of the response are kept."""
   critic = None if caches.critic is None else caches.critic.replace(lengths=lengths)
   return Caches(caches.policy.replace(lengths=lengths), critic)

@@ -1,4 +1,4 @@
-"""What stays the same while rows are decoded: the model, the options, and where each row starts."""
+"""The constants of a rollout: the model, the options, and where each row starts."""
 
 import dataclasses
 
@@ -17,18 +17,18 @@ class Start(flax.struct.PyTreeNode):
   """Where each row starts: row `n` uses prompt `n // samples` and keeps the first `first[n]` response tokens in the cache."""
 
   prompts: Prompts
-  states: States  # after the token before a row's first one, per prompt; unused where that first token is given
-  caches: Caches  # per prompt; its lengths count the prompts alone
-  first: Int[Array, 'N']  # response tokens that are kept from the cache
-  limit: Int[Array, 'N']  # the most response tokens of the row; it counts the given ones
+  states: States  # per prompt, after its last token; unused in rows whose first token is given
+  caches: Caches  # per prompt; `lengths` counts prompt tokens only
+  first: Int[Array, 'N']  # the number of response tokens kept from the cache
+  limit: Int[Array, 'N']  # the most response tokens of the row, given ones included
   keys: Key[Array, 'N']
   shadow: Bool[Array, 'N']  # the row goes on decoding after a stop, for measurement only
-  given: Int[Array, 'N']  # response tokens that are not drawn: those from the cache, then the inducer
+  given: Int[Array, 'N']  # the number of response tokens that are not drawn: from the cache, then the inducer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Setup:
-  """What every piece of the engine reads and none changes. It is never carried through a loop.
+  """The constants that every piece of the engine reads. They are never part of a loop carry.
 
   Attributes:
     model: Policy and critic.
@@ -41,11 +41,11 @@ class Setup:
     end_tokens: Token ids that end a response.
     pad_token: The token in the columns after a response.
     sampling: How logits become the distribution that is sampled.
-    scan_length: The most decode steps between two times that what was decoded is written out.
+    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
-    exit_level: The level of the model's exit policy, where it has one.
-    inducer: Tokens forced on every row behind those kept from the cache.
-    mesh: The mesh that the parameters lie on; None for a single device.
+    exit_level: The level of the model's exit policy; unused without one.
+    inducer: The tokens forced on every row after those kept from the cache.
+    mesh: The mesh that the parameters are on; None for a single device.
   """
 
   model: ActorCritic
@@ -71,17 +71,17 @@ class Setup:
 
   @property
   def group(self) -> int:
-    """Tokens per slot between two readings of the critic; 1 where the critic reads along with the policy."""
+    """The tokens per slot between two readings of the critic; 1 without a separate critic."""
     return self.critic_every if self.model.separate_critic else 1
 
   @property
   def steps(self) -> int:
-    """The most decode steps before what was decoded is written out: whole groups."""
+    """The most decode steps per chunk: `scan_length` rounded up to whole groups."""
     return -(-self.scan_length // self.group) * self.group
 
   @property
   def columns(self) -> int:
-    """Columns of a slot's cache. A group's last tokens may lie past a row's end; they are read like the others."""
+    """The number of columns of a slot's cache. It has room for whole groups, whose last tokens may lie past a row's end."""
     return self.start.prompts.tokens.shape[1] + -(-self.horizon // self.group) * self.group
 
 
@@ -96,26 +96,26 @@ def start_rows(
   shadow: Bool[Array, 'N'],
   inducer: tuple[int, ...] = (),
 ) -> Start:
-  """Where each row starts, with the tokens that it is given: `first` of them from the cache, then the inducer."""
+  """Where each row starts. A row is given `first` tokens from the cache and then the inducer."""
   return Start(prompts, states, caches, first, limit, keys, shadow, given=first + len(inducer))
 
 
 def slot_count(slots: int, rows: int) -> int:
-  """How many slots decode `rows` rows where `slots` were asked for: at most one per row, and 0 asks for that many."""
+  """The number of slots that decode `rows` rows: the requested `slots`, at most one per row; 0 requests one per row."""
   return min(slots or rows, rows)
 
 
 def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
-  """Read each prompt once.
+  """Run the model once on each prompt.
 
   `Prompts` are padded on the left, so that prompt and response concatenate to the sequence that the learner scores. A cache is
-  padded on the right, so that token `t` of a row stands in column `t`. The prompts are shifted here.
+  padded on the right, so that token `t` of a row stands in column `t`. This function shifts the prompts.
 
   Args:
     model: Policy and critic.
     params: The parameters of policy and critic.
     prompts: `P` prompts.
-    at_a_time: The most prompts that are read at a time.
+    at_a_time: The most prompts per forward pass.
 
   Returns:
     The states of the prompts' last tokens, and caches of the prompts' columns.

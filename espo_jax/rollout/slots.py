@@ -1,4 +1,4 @@
-"""The slots of the engine: what a slot holds, how it takes a row, and how what it decoded is written out."""
+"""The slots of the engine: what a slot holds, how it takes a row, and how decoded tokens are written out."""
 
 from typing import NamedTuple
 
@@ -12,35 +12,35 @@ from espo_jax.rollout.setup import Setup
 from espo_jax.stops import Adaptive, StopRule, StopState
 from espo_jax.types import Depth, StopReason
 
-_REFILL_SHARE = 8  # an eighth of the slots is refilled at a time
+_REFILL_SHARE = 8  # at most an eighth of the slots is refilled at a time
 
 
 class Row(flax.struct.PyTreeNode):
-  """Which row each slot decodes, and how far it is."""
+  """The row that each slot decodes, and its progress."""
 
-  index: Int[Array, 'S']  # the row's number in the output; past the last one where the slot has no row
-  length: Int[Array, 'S']  # tokens that count
-  full_length: Int[Array, 'S']  # tokens with those that a shadow row writes after its stop
+  index: Int[Array, 'S']  # the row's index in the output; the number of rows if the slot has none
+  length: Int[Array, 'S']  # number of tokens that count
+  full_length: Int[Array, 'S']  # number of tokens, with those of a shadow row after its stop
   reason: Int[Array, 'S']
   started: Int[Array, 'S']  # the decode step at which the row took the slot
   alive: Bool[Array, 'S']
 
 
 class Slots(flax.struct.PyTreeNode):
-  """What the slots carry from token to token. A row's token `t` stands in column `t` of its slot's cache."""
+  """The state of the slots between tokens. Token `t` of a row stands in column `t` of its slot's cache."""
 
   row: Row
   keys: Key[Array, 'S']
   shadow: Bool[Array, 'S']
-  given: Int[Array, 'S']  # response tokens that are not drawn
+  given: Int[Array, 'S']  # number of response tokens that are not drawn
   limit: Int[Array, 'S']
-  states: States  # of the newest token, from which the next is drawn
+  states: States  # after the newest token; the next token is drawn from them
   caches: Caches
   stop: StopState
 
 
 class TokenRecord(NamedTuple):
-  """What is recorded of tokens: one per slot and decode step, or one per row and column."""
+  """The arrays recorded for each token, by slot and decode step or by row and column."""
 
   tokens: Int[Array, '...']
   logprobs: Float[Array, '...']
@@ -51,15 +51,15 @@ class TokenRecord(NamedTuple):
 
 
 class Pending(NamedTuple):
-  """Tokens that were decoded and not yet written out, with their places in the output."""
+  """The decoded tokens that are not written out yet, with their places in the output."""
 
   tokens: TokenRecord  # [K, S]
-  row: Int[Array, '...']  # past the last row where the slot had none
+  row: Int[Array, '...']  # the number of rows if the slot had none
   column: Int[Array, '...']
 
 
 class Record(flax.struct.PyTreeNode):
-  """What is known of each row of the output."""
+  """The rows of the output, as far as they are written out."""
 
   tokens: TokenRecord  # [N, T]
   length: Int[Array, 'N']
@@ -69,23 +69,23 @@ class Record(flax.struct.PyTreeNode):
 
 
 def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array, '']) -> tuple[Slots, Int[Array, '']]:
-  """Give waiting rows to some of the free slots, in the order of the rows.
+  """Give waiting rows, in order, to free slots.
 
-  A refill copies the prompt's columns, and at most an eighth of the slots takes a row at a time, so that the copy is small.
+  A refill copies the columns of the prompts. At most an eighth of the slots takes a row at a time, so that the copy is small.
 
   Args:
-    setup: What does not change.
+    setup: The constants of the rollout.
     slots: All slots.
     next_row: The first row that no slot has taken.
     step: The number of decode steps so far.
 
   Returns:
-    The slots, and the first row that now waits.
+    The slots, and the first row that still waits.
   """
   start, old = setup.start, slots.row
   free = ~old.alive
   count = -(-setup.slots // _REFILL_SHARE)
-  order = jnp.cumsum(free, dtype=jnp.int32) - 1  # a free slot's number among the free ones
+  order = jnp.cumsum(free, dtype=jnp.int32) - 1  # a free slot's index among the free slots
   index = next_row + order
   taken = free & (order < count) & (index < setup.rows)
   index = jnp.where(taken, index, jnp.where(free, setup.rows, old.index))
@@ -110,8 +110,8 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
 
 
 def write_out(setup: Setup, record: Record, slots: Slots, pending: Pending, done: Int[Array, '']) -> Record:
-  """The record with the first `done` decode steps of `pending`, and with how far each slot's row is."""
-  index = jnp.where(jnp.arange(setup.steps)[:, None] < done, pending.row, setup.rows)  # later steps are of an earlier time
+  """The record with the first `done` decode steps of `pending`, and with the progress of each slot's row."""
+  index = jnp.where(jnp.arange(setup.steps)[:, None] < done, pending.row, setup.rows)  # later steps are an earlier chunk's
   row = slots.row
   return Record(
     tokens=jax.tree.map(lambda old, new: old.at[index, pending.column].set(new), record.tokens, pending.tokens),
@@ -126,7 +126,7 @@ def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
   """Slots without rows.
 
   Args:
-    setup: What does not change.
+    setup: The constants of the rollout.
     adaptive: The state that the rule carries from batch to batch.
   """
   none = jnp.zeros(setup.slots, jnp.int32)
@@ -153,7 +153,7 @@ def empty_record(setup: Setup) -> Record:
 
 
 def empty_pending(setup: Setup) -> Pending:
-  """Room for the tokens of as many decode steps as may pass before they are written out."""
+  """A buffer for the tokens of one chunk."""
   shape = (setup.steps, setup.slots)
   return Pending(_blank(setup, *shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
 
@@ -165,12 +165,12 @@ def _blank(setup: Setup, *shape: int) -> TokenRecord:
 
 
 def _spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:
-  """Slots over the mesh's batch axes."""
+  """Split the slots over the mesh's batch axes."""
   return tree if setup.mesh is None else spread_rows(tree, setup.mesh)
 
 
 def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:
-  """The rule's state, begun anew in the slots `taken`."""
+  """The state of the stop rule, reset in the slots `taken`."""
   fresh = rule.init(taken.shape[0], state.adaptive)
 
   def choose(new: Array, old: Array) -> Array:

@@ -1,8 +1,8 @@
-"""Self-speculative decoding: the first blocks draft, the others verify in one pass; the law of the output is the full model's.
+"""Self-speculative decoding: the first blocks draft tokens, and the other blocks verify them in one pass.
 
-As in LayerSkip (arXiv 2404.16710) the model drafts for itself: a draft is read by the first blocks, whose stream goes straight
-to the final norm and the LM head, and the verification goes on from these streams and keys. Acceptance and the draw in place of
-a rejected draft are those of speculative sampling (arXiv 2211.17192).
+The output has the full model's distribution. As in LayerSkip (arXiv 2404.16710) the model drafts for itself: the first blocks
+read a draft, and their residual stream goes directly to the final norm and the LM head. The verification continues from these
+streams and keys. Acceptance and the resampling of a rejected draft follow speculative sampling (arXiv 2211.17192).
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import prefill
 from espo_jax.types import Prompts, StopReason, Trajectories
 
-_KEEP = 0.9  # of the running acceptance rate, from round to round
+_KEEP = 0.9  # momentum of the running acceptance rate, per round
 _PLAIN = Sampling()
 
 
 class Speculation(flax.struct.PyTreeNode):
-  """What drafting was good for, over all rows."""
+  """Statistics of drafting over all rows."""
 
-  rounds: Int[Array, '']  # passes of the full model behind the prompts'
+  rounds: Int[Array, '']  # passes of the full model after the prefill
   drafted: Int[Array, '']  # tokens drafted in live rows
-  accepted: Int[Array, '']  # of these, those that became part of a response
+  accepted: Int[Array, '']  # drafted tokens that became part of a response
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Setup:
-  """What every piece reads and none changes."""
+  """The constants that every piece reads."""
 
   model: ActorCritic
   params: Params
@@ -44,17 +44,17 @@ class _Setup:
   greedy: Bool[Array, '']
   ends: Int[Array, 'E']  # tokens that end a response
   horizon: int
-  blocks: int  # that draft
+  blocks: int  # the number of first blocks that draft
   drafts: int  # the most tokens drafted at a time
 
   @property
   def places(self) -> int:
-    """Tokens per row that a round verifies: the drafts, and the one behind them."""
+    """The number of tokens per row that a round verifies: the drafts and the token after them."""
     return self.drafts + 1
 
 
 class _Record(flax.struct.PyTreeNode):
-  """What is recorded of each token; one column per token."""
+  """The arrays recorded for each token, one column per token."""
 
   tokens: Int[Array, 'N C']
   logprobs: Float[Array, 'N C']
@@ -63,7 +63,7 @@ class _Record(flax.struct.PyTreeNode):
 
 
 class _Rows(flax.struct.PyTreeNode):
-  """What is carried from round to round. The last token of a row has not been read yet."""
+  """The loop carry from round to round. The model has not read the last token of a row yet."""
 
   last: Int[Array, 'N']
   length: Int[Array, 'N']
@@ -76,19 +76,19 @@ class _Rows(flax.struct.PyTreeNode):
 
 
 class _Drawn(NamedTuple):
-  """Drafts, each with the law that it was drawn from; those behind a round's last one have no meaning."""
+  """Drafts, each with the logits that it was drawn from. Entries after the last draft of a round are meaningless."""
 
   logits: Float[Array, 'N K V']
   tokens: Int[Array, 'N K']
 
 
 class _Verified(NamedTuple):
-  """What the full model says of a round's places, and the tokens that come of it."""
+  """The full model's outputs at the places of a round, and the tokens after acceptance."""
 
   cache: Cache
   logits: Float[Array, 'N K V']
   values: Float[Array, 'N K']
-  accepted: Int[Array, 'N']  # drafts
+  accepted: Int[Array, 'N']  # the number of accepted drafts
   tokens: Int[Array, 'N K']
 
 
@@ -111,26 +111,26 @@ def speculate(
 ) -> tuple[Trajectories, Speculation]:
   """Sample `samples` responses per prompt from the full model, all rows at once, several tokens per pass.
 
-  The draft's length follows the acceptance rate: of 1 to `draft_tokens` it is the one that promises most tokens for the blocks
-  run. A sample's law is the full model's; which sample it is depends on the draft's length too.
+  The draft length adapts to the acceptance rate: of 1 to `draft_tokens` it is the one with the most expected tokens per
+  executed block. Samples have the full model's distribution, but the same key gives another sample under another draft length.
 
   Args:
-    model: Policy and critic with unrolled layers and one trunk. Exits are not asked.
+    model: Policy and critic with unrolled layers and one trunk. An exit policy is ignored.
     params: The parameters of policy and critic.
     prompts: `P` prompts.
     key: This step's random key.
     samples: `G`, the number of responses per prompt.
     horizon: `T`, the most tokens of a response.
     end_tokens: Token ids that end a response.
-    draft_blocks: The number of blocks that draft.
+    draft_blocks: The number of first blocks that draft.
     draft_tokens: The most tokens drafted at a time.
-    sampling: How logits become the distribution that is sampled, the draft's too.
+    sampling: How logits become the distribution that is sampled, for drafts as well.
     pad_token: The token that fills the columns after a response.
 
   Returns:
-    `N = P * samples` rows, group-major, and how well drafting went.
+    `N = P * samples` rows, group-major, and the statistics of drafting.
   """
-  sampling = jax.tree.map(jnp.asarray, sampling)  # defaults are Python's numbers
+  sampling = jax.tree.map(jnp.asarray, sampling)  # the defaults are Python numbers
   greedy = draws.is_greedy(sampling)
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   prompt_lengths = jnp.repeat(jnp.asarray(prompts.lengths), samples)
@@ -153,7 +153,7 @@ def speculate(
 
 
 def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, pad_token: int) -> _Rows:
-  """The rows with their first token, which needs no draft: its law is known from the prompt."""
+  """The rows with their first token, which is drawn from the logits of the prefill without a draft."""
   rows = setup.keys.shape[0]
   logits = draws.sampled_logits(setup.model.logits(setup.params, states), setup.sampling)
   logits, values = (jnp.repeat(x, samples, axis=0) for x in (logits, setup.model.values(setup.params, states)))
@@ -180,10 +180,10 @@ def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, p
 
 
 def _round(setup: _Setup, rows: _Rows) -> _Rows:
-  """A pass of the full model over each row's last token and some drafts.
+  """Run the full model over each row's last token and some drafts.
 
-  All places are verified whatever the number of drafts, so that there is one program. What stands behind the drafts is
-  overwritten by the next round.
+  All places are verified whatever the number of drafts, so that one program serves all draft lengths. The next round overwrites
+  the columns after the drafts.
   """
   model, places, share = setup.model, setup.places, setup.blocks / setup.model.config.num_layers
   count = _best_length(rows.acceptance, share, setup.drafts)
@@ -201,7 +201,7 @@ def _round(setup: _Setup, rows: _Rows) -> _Rows:
 def _draft(
   setup: _Setup, rows: _Rows, count: Int[Array, ''], longest: Int[Array, ''], uniforms: Float[Array, 'K N 3']
 ) -> tuple[Float[Array, 'N K D'], _Drawn, Cache]:
-  """The first blocks read the last token and `count` drafts: their streams, the drafts with their law, and the cache."""
+  """Run the first blocks on the last token and `count` drafts; return their streams, the drafts and the cache."""
   model, shape = setup.model, (rows.last.shape[0], setup.places)
 
   def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
@@ -215,21 +215,21 @@ def _draft(
 
   streams = jnp.zeros((*shape, model.config.hidden_size), model.config.activation_dtype)
   nothing = _Drawn(jnp.zeros((*shape, model.config.vocab_size)), jnp.zeros(shape, jnp.int32))
-  # The last draft is read too, for a token behind it if all are accepted.
+  # The first blocks read the last draft as well: if all drafts are accepted, a token after it is drawn.
   _, streams, drawn, cache = jax.lax.fori_loop(0, count + 1, one, (rows.last, streams, nothing, rows.caches.policy))
   return streams, drawn, cache
 
 
 def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verified) -> _Rows:
-  """Write down the tokens that a round of `count` drafts has come to."""
+  """Append the tokens of a round with `count` drafts to the record."""
   logits, tokens, accepted = verified.logits, verified.tokens, verified.accepted
   place = jnp.arange(setup.places)
   is_end = (tokens[..., None] == setup.ends).any(-1)
-  closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # behind an end token
+  closed = jnp.cumsum(is_end, axis=1) - is_end > 0  # after an end token
   kept = (place <= accepted[:, None]) & ~closed & (rows.length[:, None] + place < setup.horizon) & rows.alive[:, None]
   new = kept.sum(axis=1, dtype=jnp.int32)
   chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-  columns = jnp.where(kept, rows.length[:, None] + place, setup.horizon)  # a column past the last one is none
+  columns = jnp.where(kept, rows.length[:, None] + place, setup.horizon)  # `mode='drop'` ignores a column past the last one
   row = jnp.arange(tokens.shape[0])[:, None]
   regret = stops.surrogate_regret(logits, tokens)
   found = _Record(tokens, chosen - jax.nn.logsumexp(logits, axis=-1), verified.values, regret)
@@ -255,7 +255,7 @@ def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verifi
 
 
 def _trajectories(rows: _Rows, prompts: Prompts, prompt_lengths: Int[Array, 'N'], samples: int) -> Trajectories:
-  """The rows as the engine returns them; no rule has watched them."""
+  """The rows in the format of the engine. There was no stop rule."""
   zeros = jnp.zeros(rows.length.shape, jnp.int32)
   record = rows.record
   return Trajectories(
@@ -276,10 +276,10 @@ def _trajectories(rows: _Rows, prompts: Prompts, prompt_lengths: Int[Array, 'N']
 
 
 def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[Array, '']:
-  """The draft length from 1 to `most` of the most tokens a block run, if each draft is accepted with this probability.
+  """The draft length from 1 to `most` with the most expected tokens per executed block, at this acceptance probability.
 
   A round of `d` drafts gives `1 + a + ... + a^d` tokens in expectation. It runs the drafting blocks `d + 1` times and the
-  others once: a pass over a few tokens costs what a pass over one does, while the weights are what has to be read.
+  others once. A pass over a few tokens counts like a pass over one, because reading the weights dominates the cost.
   """
   lengths = jnp.arange(1, most + 1)
   tokens = jnp.cumsum(acceptance ** jnp.arange(most + 1))[1:]
@@ -289,10 +289,10 @@ def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[A
 def _accept(
   logits: Float[Array, 'N K V'], drawn: _Drawn, count: Int[Array, ''], uniforms: Float[Array, 'N K 3'], greedy: Array
 ) -> tuple[Int[Array, 'N'], Int[Array, 'N K']]:
-  """How many drafts are accepted, and the tokens: the drafts, and behind the accepted ones a token drawn in their place.
+  """The number of accepted drafts, and the tokens: the drafts, with a newly drawn token after the accepted ones.
 
-  A draft `x` is accepted with probability `min(1, p(x) / q(x))`. The first that is not gives way to a draw from `(p - q)+`,
-  normalised; if all are accepted, one more token is drawn from `p` (arXiv 2211.17192, algorithm 1).
+  A draft `x` is accepted with probability `min(1, p(x) / q(x))`. The first rejected draft is replaced by a draw from the
+  normalised `(p - q)+`. If all drafts are accepted, one more token is drawn from `p` (arXiv 2211.17192, algorithm 1).
   """
   place = jnp.arange(logits.shape[1])
   p_of, q_of = (
@@ -303,12 +303,12 @@ def _accept(
   accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1, dtype=jnp.int32)
   q = jnp.where((place < count)[:, None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
 
-  def at(x: Array) -> Array:  # where the first rejected draft stood, or behind the last one
+  def at(x: Array) -> Array:  # at the first rejected draft, or after the last draft
     return jnp.take_along_axis(x, accepted[:, None, None], axis=1)[:, 0]
 
   p = jax.nn.softmax(at(logits), axis=-1)
   rest = jnp.maximum(p - at(q), 0.0)
-  rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)  # equal but for rounding: no draft is rejected then
+  rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)  # p = q up to rounding, so no draft was rejected
   law = jnp.where(greedy, at(logits), jnp.log(rest))
   noise = jnp.take_along_axis(uniforms[..., 2], accepted[:, None], axis=1)[:, 0]
   drawn_now = draws.draw(law, noise, greedy)[0]
@@ -316,7 +316,7 @@ def _accept(
 
 
 def _widened(caches: Caches, samples: int, columns: int) -> Caches:
-  """Each prompt's cache once a sample, with room for a response."""
+  """Each prompt's cache repeated per sample, with room for a response."""
 
   def side(x: Float[Array, 'J P W K']) -> Float[Array, 'J N C K']:
     x = jnp.repeat(x, samples, axis=1)

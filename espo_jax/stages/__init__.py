@@ -1,12 +1,12 @@
-"""The stages of a run, in the order of `config.stages`; `rl.step` is the step of reinforcement learning.
+"""The stages of a run. They run in the order of `config.stages`; `rl.step` is one update of reinforcement learning.
 
 | file | what it holds |
 |---|---|
-| `warm_start.py`, `calibration.py`, `critic_warmup.py`, `rl.py` | a stage each: how it begins, its step, how it ends |
-| `loop.py` | a loop of steps that can be killed anywhere and goes on bit for bit |
+| `warm_start.py`, `calibration.py`, `critic_warmup.py`, `rl.py` | one stage per file: how it begins, its step, how it ends |
+| `loop.py` | the loop of steps, which resumes from its newest checkpoint with bit-identical results |
 | `rollouts.py` | a step's rollout: problems, responses, verdicts, dynamic sampling, the record for `espo_jax.replay` |
 | `metrics.py` | what a step measures |
-| `results.py`, `headline.py` | what a run writes when a stage is over, and its first line |
+| `results.py`, `headline.py` | what a run writes after its stages, and the line that it prints first |
 | `optimizers.py` | the optimizer of a stage |
 
 All arms of a run share its warm start and its critic warm-up. The `metrics.jsonl` of an arm begins with the lines of the

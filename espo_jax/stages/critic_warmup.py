@@ -1,4 +1,4 @@
-"""The stage `critic_warmup`: updates without a stop rule, until the critic can be trusted to judge a trajectory.
+"""The stage `critic_warmup`: updates without a stop rule, until the critic is accurate enough for a stop rule to use.
 
 Without a critic the stage is one plain update, which sets the regret's moments for the stop rules.
 """
@@ -16,7 +16,7 @@ from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 
 @during('critic warm-up')
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
-  """Updates without a stop rule, common to all arms, until the critic can be trusted; one where there is nothing to trust."""
+  """Update without a stop rule until the gate opens; all arms start from the result. Without a critic, there is one update."""
   c = exp.config
   never = make_rule(c, 'never')
   params = exp.model.critic_from_policy(params)

@@ -1,4 +1,4 @@
-"""The first line of a run: what is trained, on what, and whether it can fit."""
+"""The first line that a run prints: the devices, the model and the memory that its state takes."""
 
 import math
 import pathlib
@@ -16,10 +16,10 @@ _UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
 
 
 def headline(exp: Experiment, workdir: pathlib.Path) -> str:
-  """Device, model, parameters, memory, seed and folder; nothing is computed or compiled for it.
+  """Device, model, parameters, memory, seed and folder. Nothing is computed or compiled for this line.
 
-  The memory is what parameters and optimizer state keep on a device, of what the device has. Caches, gradients and activations
-  come on top of it.
+  The line gives the memory of parameters and optimizer state on one device, and the device's total memory. Caches,
+  gradients and activations come on top of the former.
   """
   c, shape = exp.config, exp.model.config
   params = exp.abstract_params()
@@ -34,11 +34,11 @@ def headline(exp: Experiment, workdir: pathlib.Path) -> str:
 
 
 def kept_bytes(exp: Experiment, params: object) -> int:
-  """Bytes of parameters and optimizer state on one device; moments lie as their parameters do.
+  """Bytes of parameters and optimizer state on one device. Moments are sharded like their parameters.
 
   Args:
     exp: The experiment.
-    params: The shapes, dtypes and shardings of its parameters.
+    params: The shapes, dtypes and shardings of the experiment's parameters.
   """
   c = exp.config
   if 'rl' in c.stages:

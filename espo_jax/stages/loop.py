@@ -1,4 +1,4 @@
-"""One stage of training: a loop of steps that can be killed anywhere and goes on bit for bit.
+"""One stage of training: a loop of steps. A run killed at any point resumes with bit-identical results.
 
 A stage that resumes cuts `metrics.jsonl` back to the step of its checkpoint.
 """
@@ -24,38 +24,38 @@ from espo_jax.monitor.resources import process_metrics
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]
 
-INTERRUPTED = 143  # exit status of a command that a signal ended, so that whatever started it knows that there is more to do
+INTERRUPTED = 143  # exit status of a command that a signal ended: it tells the caller that the work is not finished
 
 
 class TrainingFailed(RuntimeError):
-  """Too many non-finite steps in a row; the last good checkpoint is kept."""
+  """Too many consecutive steps were non-finite. The newest checkpoint is kept."""
 
 
 class Interrupted(Exception):
-  """A signal asked the run to stop; everything is saved."""
+  """A signal asked the run to stop. The message says what is saved."""
 
 
 def going_on(stopped: Interrupted, module: str, arguments: Sequence[str]) -> str:
-  """What is there of a command that a signal ended, and the command that goes on with it."""
+  """The message after a signal ended a command: what is saved, and the command that resumes the work."""
   return f'{stopped}. This goes on from there:\n  python -m {module} {shlex.join(arguments)}'
 
 
 class Interruption:
-  """Whether a signal has asked the run to stop."""
+  """A flag: `requested` is true once a signal has asked the run to stop."""
 
   requested = False
 
 
-UNASKED = Interruption()  # of whoever is not to be interrupted
+UNASKED = Interruption()  # for callers that signals do not interrupt
 
 
 @contextlib.contextmanager
 def interruption(kept: str, lost: str) -> Iterator[Interruption]:
-  """SIGTERM and SIGINT ask for an end in order, and say so on stderr; a second one, of either kind, ends the process at once.
+  """Turns the first SIGTERM or SIGINT into a request to stop, with a note on stderr. A second signal ends the process at once.
 
   Args:
-    kept: What is still done, such as `the step at hand is finished and saved`.
-    lost: What a second signal loses, such as `the steps since the newest checkpoint`.
+    kept: The work that is still finished, such as `the step at hand is finished and saved`.
+    lost: The work that a second signal loses, such as `the steps since the newest checkpoint`.
   """
   flag = Interruption()
   before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -65,7 +65,7 @@ def interruption(kept: str, lost: str) -> Iterator[Interruption]:
     restore_handlers()
     name = signal.Signals(number).name
     told = f'{name}: {kept}, then the command ends; a second signal ends it at once, and loses {lost}'
-    os.write(2, f'\n{told}\n'.encode())  # the signal may have come into a print
+    os.write(2, f'\n{told}\n'.encode())  # not print: the signal may have arrived inside a print
 
   def restore_handlers() -> None:
     for s, handler in before.items():
@@ -81,19 +81,19 @@ def interruption(kept: str, lost: str) -> Iterator[Interruption]:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage.
+  """One stage of training, as `run_stage` runs it.
 
   Attributes:
     name: The name that the progress bar shows.
     directory: The folder of the stage's checkpoints and metrics.
-    first: Steps already taken before the stage.
-    last: The step after which it is done.
-    step: `(state, step) -> (state, metrics)`, a pure function of both; metrics may be on the device.
-    finished: Whether the stage is done before `last`, from the step's metrics.
-    checkpoint_every: Steps between checkpoints.
-    keep_last: Newest checkpoints kept.
-    keep_best: Checkpoints of the highest `accuracy` kept beside them.
-    max_bad_steps: Consecutive non-finite optimizer steps that end the run.
+    first: The number of steps taken before the stage.
+    last: The number of the step after which the stage is done.
+    step: `(state, step) -> (state, metrics)`, a pure function of both arguments; metrics may be on the device.
+    finished: A function from the step's metrics to whether the stage is done before `last`.
+    checkpoint_every: The number of steps between checkpoints.
+    keep_last: The number of newest checkpoints kept.
+    keep_best: The number of checkpoints with the highest `accuracy` that are kept as well.
+    max_bad_steps: The number of consecutive non-finite optimizer steps that ends the run.
   """
 
   name: str
@@ -109,17 +109,20 @@ class Stage:
 
 
 def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
-  """Run a stage to its end, from its newest whole checkpoint if it has one; return the state and the step it ended at.
+  """Run a stage to its end, from its newest intact checkpoint if it has one.
 
   Args:
     stage: The stage to run.
     initial: The state to start from; only its shapes and shardings matter when there is a checkpoint.
-    signals: Asked after every step.
+    signals: The interruption flag, which is read after every step.
+
+  Returns:
+    The state after the last step, and the number of that step.
 
   Raises:
-    TrainingFailed: After `max_bad_steps` consecutive non-finite steps.
-    Interrupted: A signal asked for it; the state is saved.
-    CheckpointError: There are checkpoints and none is whole, or they are another model's.
+    TrainingFailed: `max_bad_steps` consecutive steps were non-finite.
+    Interrupted: A signal asked the run to stop; the state is saved.
+    CheckpointError: There are checkpoints but none is intact, or they belong to another model.
   """
   state, start = initial, stage.first
   if (found := restore(stage.directory / 'checkpoints', initial)) is not None:
@@ -147,7 +150,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
           f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
         )
       done = step == stage.last or stage.finished(metrics)
-      interrupted = parallel.any_process(signals.requested)  # all save the same step
+      interrupted = parallel.any_process(signals.requested)  # all processes save the same step
       if done or interrupted or step % stage.checkpoint_every == 0:
         checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
       if done:
@@ -162,7 +165,7 @@ def _finite_or_none(value: float | None) -> float | None:
 
 
 def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.Path, **kwargs: Any) -> Stage:
-  """A stage with the checkpoints that a config asks for; it begins at step 0 unless `first` says otherwise."""
+  """A stage with the checkpoint options of a config. It begins at step 0 unless `first` is given."""
   return Stage(
     name=name,
     directory=directory,
@@ -175,5 +178,5 @@ def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.
 
 
 def copy_tree(tree: Any) -> Any:
-  """A copy: a stage donates its state's buffers, and others still need what the state was made of."""
+  """A copy. It is needed because a stage donates the buffers of its state, while the original arrays are used again."""
   return jax.tree.map(lambda x: x.copy(), tree)

@@ -1,4 +1,4 @@
-"""What a step measures: its rollout, what the stop rule did, how deep tokens were read, and the seconds of each phase."""
+"""The metrics of a step: its rollout, the stop rule, the depth of its tokens, and the seconds of each phase."""
 
 import functools
 import time
@@ -24,18 +24,18 @@ from espo_jax.types import Metrics, Trajectories, Verdicts
 def rollout_metrics(
   rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, serial: Serial | None = None
 ) -> Metrics:
-  """What was generated: counted and stamped, so that two runs can be compared token by token.
+  """Counts of the rollout, and a checksum of its tokens, so that two runs can be compared token by token.
 
-  Tokens are those that were sampled. Accuracy, lengths and truncation are those of full responses, what the policy does when
-  nobody asks it for an answer; early exits have figures of their own.
+  Only sampled tokens are counted. Accuracy, length and truncation are means over full responses. The early exits of a serial
+  rollout are left out of them and have metrics of their own.
 
   Args:
     rows: The rows of all parts.
-    verdicts: 1 where a row is right.
+    verdicts: 1 where a row is correct.
     samples: The number of rows per prompt.
-    parts: Rollouts that the rows come from, one after another.
+    parts: The number of rollouts that the rows come from, which ran one after another.
     slots: The number of rows decoded at a time; 0 for all rows of a part.
-    serial: How early exits were made, where there are any.
+    serial: The options of the early exits; None for a rollout without them.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
   generated = rows.length - rows.trained_from
@@ -51,7 +51,7 @@ def rollout_metrics(
 
   of_exits = {
     'serial/accuracy': mean(right, early),
-    'serial/kept_mean': mean(rows.trained_from, early),  # tokens before an answer, the inducer's included
+    'serial/kept_mean': mean(rows.trained_from, early),  # tokens before an answer, including the inducer
     'serial/answer_mean': mean(generated, early),
   }
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
@@ -60,18 +60,18 @@ def rollout_metrics(
     'rollout/rows': jnp.asarray(verdicts.size),
     'rollout/tokens': generated.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
-    'rollout/row_steps': steps,  # executed; the tokens among them are the useful ones
+    'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
     'rollout/utilisation': generated.sum() / steps,
     'rollout/length_mean': mean(rows.length, ~early),
     'rollout/truncated_rate': mean(rows.truncated, ~early),
-    # Weyl-mixed so that order matters; below 2^24, so that a float32 holds it exactly.
+    # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
   }
 
 
 @jax.jit
 def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metrics:
-  """What the stop rule did, and what its shadow rows say it should not have done."""
+  """What the stop rule did, and how many of its shadow rows became correct after the stop."""
   success = state.params.get('critic', {}).get('success')
   return ({} if success is None else {'stop/success': success}) | {
     'stop/enabled': state.adaptive.enabled,
@@ -86,7 +86,7 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
 
 @functools.partial(jax.jit, static_argnames='config')
 def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
-  """The operations of the tokens that count, as `token_flops` has them; with exits, how deep these were read."""
+  """The operations of the tokens that count, by `token_flops`; with exits, also the depth of these tokens."""
   count, layers = rows.mask.sum(), config.num_layers
   blocks = count * layers
   exits = {}
@@ -99,7 +99,7 @@ def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
 
 
 def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdicts: Verdicts) -> Metrics:
-  """What a rollout shows of the policy and of the stop rule.
+  """The metrics of a rollout: those of the policy, of the stop rule and of the grader.
 
   Args:
     exp: The experiment.
@@ -124,11 +124,11 @@ def mean_metrics(parts: Sequence[Metrics]) -> dict[str, float]:
 
 
 def state_metrics(state: TrainState, metrics: Mapping[str, Any], clock: 'Clock') -> dict[str, Any]:
-  """The seconds of an update's phases, its tokens per second, and what the state counts.
+  """The seconds of an update's phases, its tokens per second, and the counters in the state.
 
   Args:
     state: The state after the update.
-    metrics: The update's metrics so far, which have the tokens generated.
+    metrics: The update's metrics so far, which include the token counts.
     clock: The clock of the update.
   """
   generated = sum(int(jax.device_get(metrics[f'rollout/{name}tokens'])) for name in ('', 'shadow_'))
@@ -138,18 +138,18 @@ def state_metrics(state: TrainState, metrics: Mapping[str, Any], clock: 'Clock')
 
 
 class Clock:
-  """Seconds by phase: `with clock('rollout'): ...` adds to those of 'rollout'.
+  """Seconds by phase: `with clock('rollout'): ...` adds the elapsed time to the phase 'rollout'.
 
-  Memory that runs out inside of a phase is told with the phase's name.
+  An out-of-memory error inside a phase is reported with the name of the phase.
   """
 
   def __init__(self) -> None:
-    """A clock that has measured nothing."""
+    """Start with no phases."""
     self.seconds: dict[str, float] = {}
 
   @contextmanager
   def __call__(self, phase: str) -> Iterator[None]:
-    """Measure what is inside."""
+    """Measure the time that the body takes."""
     start = time.perf_counter()
     with during(phase):
       yield

@@ -1,4 +1,4 @@
-"""The optimizer that a stage makes of its config."""
+"""The optimizer of a stage, built from the config."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ def stage_optimizer(
   """The optimizer of a stage.
 
   Args:
-    c: The experiment.
+    c: The config of the experiment.
     learning_rate: The learning rate of the policy.
     critic_learning_rate: The learning rate of the critic.
-    warmup_steps: The optimizer steps over which the rates rise.
-    **others: Arguments of `make_optimizer` that replace those that all stages share.
+    warmup_steps: The number of optimizer steps over which the learning rates rise.
+    **others: Further arguments of `make_optimizer`; they replace the ones that stages share.
   """
   common = {
     'exit_learning_rate': c.exits.learning_rate,

@@ -1,4 +1,4 @@
-"""What a run writes when a stage is over: the result on the test split, the curve of exits, the summary and its pictures.
+"""What a run writes after its stages: the result on the test split, the exit curve, the summary and the plots.
 
 The curve of exits over thresholds is one compiled program, because the level of an exit policy is traced.
 """
@@ -20,7 +20,7 @@ from espo_jax.tasks import Task
 
 @during('evaluation')
 def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
-  """The result on the test split; computed once."""
+  """The result on the test split. It is computed once and then read from `evaluation.json`."""
   path = directory / 'evaluation.json'
   if not parallel.from_first(path.exists):
     text = monitor.to_json(_evaluate(exp, params, monitor.arm_label(directory.name), signals), indent=2)
@@ -31,7 +31,10 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
 
 @during('evaluation')
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
-  """Accuracy and depth of calibrated exits against the threshold on their heads, and at full depth; computed and drawn once."""
+  """Evaluate calibrated exits at each threshold level and at full depth; write and plot accuracy against depth.
+
+  What an earlier run of the command has written is kept.
+  """
   path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
   if not levels:
     return
@@ -52,8 +55,8 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:
-  """List what there is to know about the data in the run's folder, and warn of it."""
-  findings = task.findings()  # on all processes, so that none waits long for another
+  """Write each finding about the data to a file in the run's folder, and log a warning for it."""
+  findings = task.findings()  # every process computes them, so that none waits long for another
   for finding in findings if parallel.is_first() else ():
     lines = (monitor.to_json(entry) + '\n' for entry in finding.entries)
     monitor.atomic_write_text(workdir / finding.file, ''.join(lines))
@@ -62,7 +65,7 @@ def report_data(task: Task, workdir: pathlib.Path) -> None:
 
 
 def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
-  """Write `summary.json`, print the table, draw the plots."""
+  """Write `summary.json`, print the table and draw the plots; return the summary."""
   summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
   written = monitor.write_summary(workdir, summary)
   print(f'{monitor.format_table(summary)}\nwrote {written}')
@@ -76,7 +79,7 @@ def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[st
 def _evaluate(
   exp: Experiment, params: Params, name: str, signals: Interruption, exit_level: float | None = None
 ) -> dict[str, int | float]:
-  """The result on the test split, unless a signal comes; then the same command begins it anew."""
+  """The result on the test split. A signal interrupts it; the same command then starts the evaluation again."""
   name = f'evaluation of {name}'
 
   def heed() -> None:

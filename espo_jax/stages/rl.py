@@ -1,4 +1,4 @@
-"""The stage `rl`: one arm of reinforcement learning under a stop rule. `step` is what every update does, on one screen."""
+"""The stage `rl`: reinforcement learning under one stop rule, called an arm. `step` shows a whole update on one screen."""
 
 import functools
 import pathlib
@@ -34,18 +34,21 @@ def step(
   state: TrainState,
   number: int,
 ) -> tuple[TrainState, dict[str, Any]]:
-  """1 ask, 2 roll out, 3 grade, 4 reward, 5 advantages, 6 update, 7 what learns between batches.
+  """Makes one update.
+
+  1 chooses the problems, 2 rolls out, 3 grades, 4 computes rewards, 5 computes advantages, 6 updates policy and critic by
+  minibatches, 7 updates the stop rule and the gate. Comments number these parts in the code below.
 
   Args:
     exp: The experiment.
     learner: The learner; its stop rule acts once the state's gate has opened.
-    reference: The policy that reinforcement learning started from, where reward or loss ask for it.
-    record_in: The folder in which every `rollout.record`-th update's rollout is written down; None for no folder.
-    state: The state before the update, which gives up its buffers.
+    reference: The parameters that reinforcement learning started from; None where neither reward nor loss reads them.
+    record_in: The folder where the rollout of every `rollout.record`-th update is saved; None to save none.
+    state: The state before the update. Its buffers are donated.
     number: The number of the update; the first is 1.
 
   Returns:
-    The state after the update, and metrics.
+    The state after the update, and the metrics.
   """
   c, clock = exp.config, Clock()
   weights = sampling_params(exp, state.params, clock)
@@ -58,7 +61,7 @@ def step(
       return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
 
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
-  del weights  # where they are a copy, the update needs the room
+  del weights  # if they are a copy, the update needs that memory
   if record_in is not None and c.rollout.record and number % c.rollout.record == 0:
     write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
 
@@ -84,7 +87,7 @@ def step(
 def reinforcement_step(
   exp: Experiment, rule: StopRule, reference: Params | None, record_in: pathlib.Path | None = None
 ) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
-  """The function `(state, number) -> (state, metrics)` that a stage repeats: `step` with all else given."""
+  """The function `(state, number) -> (state, metrics)` that a stage repeats: `step` with its other arguments bound."""
   return functools.partial(step, exp, reinforcement_learner(exp, rule), reference, record_in)
 
 
@@ -94,7 +97,7 @@ def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
 
 
 def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
-  """The learner that a config describes, for which neither data nor devices need be there."""
+  """The learner that a config describes. Neither data nor devices are needed to build it."""
   gate = c.gate.to_dict()
   return Reinforcement(
     model=model,
@@ -121,7 +124,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
 
 
 def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
-  """How rows share sequences, from their tokens with the prompts'; all processes come to the same."""
+  """How rows share sequences, from their lengths with the prompts. All processes compute the same packing."""
   r = exp.config.rollout
   return pack(
     lengths[rows],
@@ -145,20 +148,20 @@ def reinforce(
   signals: Interruption,
   watch: Watch | None = None,
 ) -> tuple[StopRule, TrainState]:
-  """Reinforcement learning under the stop rule `arm`; its metrics begin with the critic warm-up's.
+  """Run reinforcement learning under the stop rule `arm`. The metrics file begins with those of the critic warm-up.
 
   Args:
     exp: The experiment.
     arm: The name of the stop rule.
     state: The state after the critic warm-up, which other arms start from as well.
     forked_at: The updates of the critic warm-up.
-    reference: The policy that reinforcement learning started from, where reward or loss ask for it.
+    reference: The parameters that reinforcement learning started from; None where neither reward nor loss reads them.
     workdir: The folder of the run.
-    signals: Asked after every update.
-    watch: Called with the arm, the update and its training accuracy after each update; what it raises ends the run.
+    signals: The interruption flag, which is read after every update.
+    watch: A function that each update calls with the arm, its number and its training accuracy; an error of it ends the run.
 
   Returns:
-    The rule, and the state after the last update.
+    The stop rule, and the state after the last update.
   """
   c = exp.config
   directory = workdir / 'arms' / arm
@@ -179,7 +182,7 @@ def reinforce(
 
 
 def fork(state: TrainState, rule: StopRule) -> TrainState:
-  """The state an arm starts from: what the critic warm-up learned, the gate open, and the arm's own first beta."""
+  """The state that an arm starts from: that of the critic warm-up with the gate open and the arm's own first beta."""
   fresh = rule.init(1).adaptive
   opened = jnp.ones_like(state.gate.open)
   return state.replace(
@@ -198,14 +201,14 @@ def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
 
 
 def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
-  """Give an arm that has not begun the metrics of the critic warm-up."""
+  """Copy the metrics of the critic warm-up into the folder of an arm that has not begun."""
   if not (directory / 'checkpoints').exists():
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(warmup / 'metrics.jsonl', directory / 'metrics.jsonl')
 
 
 def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
-  """The arguments with which `random` stops as many rows as the arm under `directory` did on average."""
+  """The arguments with which `random` stops the same share of rows as the arm under `directory` did on average."""
   rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
   rate = float(np.mean([row['stop/rate'] for row in rows]))
   length = float(np.mean([row['rollout/length_mean'] for row in rows]))

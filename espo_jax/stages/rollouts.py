@@ -1,4 +1,4 @@
-"""A step's rollout: which problems are asked, how their responses are collected and graded, and which groups are kept."""
+"""The rollout of a step: choosing the problems, collecting and grading the responses, and dynamic sampling of groups."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.Problem]]:
   """This process's share of the problems of a rollout, part by part.
 
-  No two rollouts of a run ask the same position of the data.
+  No two rollouts of a run use the same positions of the data.
 
   Args:
     exp: The experiment.
@@ -32,14 +32,14 @@ def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.P
     attempt: The number of the rollout within the update; the first is 0.
   """
   c = exp.config
-  begin = c.warm_start.steps * c.warm_start.batch  # behind the warm start's problems
+  begin = c.warm_start.steps * c.warm_start.batch  # after the problems of the warm start
   position = begin + ((number - 1) * max_draws(c) + attempt) * c.rollout.prompts
   size = c.rollout.prompts // c.rollout.parts
   return [exp.my_problems('train', position + i * size, size) for i in range(c.rollout.parts)]
 
 
 def sampling_params(exp: Experiment, params: Params, timed: Timer) -> Params:
-  """The parameters as the rollout reads them: under `rollout.gather_weights` a copy, whole along the mesh's axis `fsdp`."""
+  """The parameters for the rollout: with `rollout.gather_weights` a copy that is not split along the mesh axis `fsdp`."""
   if not exp.config.rollout.gather_weights:
     return params
   with timed('reshard'):
@@ -55,19 +55,19 @@ def collect(
   key: Key[Array, ''],
   timed: Timer,
 ) -> tuple[Trajectories, Verdicts]:
-  """`rollout.samples` graded responses to each problem, in the problems' order.
+  """Samples `rollout.samples` responses to each problem and grades them. The rows are in the order of the problems.
 
-  All parts are dispatched at once, and the device goes from one to the next while the host grades. How many there are changes
-  no sample. What comes back are all rows; each was graded by the process that has it.
+  All parts are dispatched at once, so the device decodes later parts while the host grades earlier ones. The number of parts
+  changes no sample. Each process grades the rows that it holds; the result has the rows of all processes.
 
   Args:
     exp: The experiment.
-    params: The policy's and the critic's.
+    params: The parameters of policy and critic.
     rule: The stop rule.
     adaptive: The state that the rule carries from batch to batch.
     problems: This process's share of the problems, part by part.
     key: This rollout's random key.
-    timed: `timed(phase)` is a context that adds to the seconds of 'rollout', waiting for the device, or of 'reward'.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward'.
   """
   with timed('rollout'):
     pending = [exp.sampler(params, rule, adaptive, exp.prompts(part), key) for part in problems]
@@ -87,12 +87,12 @@ def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tup
 
 
 class Draw(NamedTuple):
-  """A rollout and what came of it."""
+  """A rollout with its rewards and metrics."""
 
   rows: Trajectories
   reward: Reward
-  correct: Float[Array | np.ndarray, 'N']  # 1 where a row's whole text is right
-  differ: Bool[Array, 'P']  # whether a group's scores differ
+  correct: Float[Array | np.ndarray, 'N']  # 1 where a row's whole text is correct
+  differ: Bool[Array, 'P']  # whether the scores within a group differ
   metrics: Metrics
 
 
@@ -102,20 +102,21 @@ TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/ro
 def informative_batch(
   draw: Callable[[int], Draw], most: int, samples: int, mesh: jax.sharding.Mesh
 ) -> tuple[Trajectories, Reward, Draw, Metrics]:
-  """Dynamic sampling (DAPO, arXiv 2503.14476): a group whose scores are all equal teaches nothing, so another takes its place.
+  """Dynamic sampling (DAPO, arXiv 2503.14476).
 
-  Rollouts are drawn until every group has scores that differ, `most` at most. Groups that are then still missing are those
-  of equal scores.
+  A group whose scores are all equal has zero advantages and gives no gradient, so a group of a later draw replaces it. Rollouts
+  are drawn until every group has scores that differ, at most `most` times. Groups that could not be replaced stay in the batch.
 
   Args:
-    draw: The rollout of a number, each of other problems.
-    most: Rollouts a step.
-    samples: Rows a group.
-    mesh: Where the rows are; which groups say something is known on all of its hosts.
+    draw: A function from the number of an attempt to its rollout; each attempt has other problems.
+    most: The most rollouts per step.
+    samples: The number of rows per group.
+    mesh: The mesh that the rows are on. Every host fetches which groups have scores that differ.
 
   Returns:
-    The rows to train on with their rewards; the first draw, an unselected sample of the policy; and metrics: totals over all
-    draws, dropped groups included, and what the policy does as the first draw shows it.
+    The rows to train on; the rewards of these rows; the first draw, which is an unselected sample of the policy; and metrics.
+    The metrics in `TOTALS` are sums over all draws, dropped groups included. `rollout/draws` and `rollout/informative_groups`
+    describe the sampling, and all others the first draw.
   """
   first = draw(0)
   metrics = first.metrics
@@ -142,7 +143,7 @@ def informative_batch(
 
 @functools.lru_cache
 def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
-  """The function `(old, new, rows) -> tree` of those rows of both trees, new ones counted after old ones, laid out as asked."""
+  """The function `(old, new, rows) -> tree` that picks `rows` from `old` followed by `new`; `sharding` lays out the result."""
 
   def choose(old: tuple, new: tuple, rows: Int[Array, 'N']) -> tuple:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows], old, new)
@@ -153,13 +154,13 @@ def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
 def write_rollout(
   exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], adaptive: Adaptive, path: pathlib.Path
 ) -> None:
-  """Write a rollout as a NumPy archive: the same bytes whenever its step is taken again.
+  """Write a rollout as a NumPy archive. A repeated step writes the same bytes.
 
   Args:
     exp: The experiment.
     rows: The rollout's rows.
-    correct: 1 where a row's whole text is right.
-    adaptive: What the stop rule carried into the rollout.
+    correct: 1 where a row's whole text is correct.
+    adaptive: The state of the stop rule that the rollout was sampled with.
     path: The path of the archive.
   """
   rows, correct, adaptive = exp.fetch((rows, correct, adaptive))
@@ -172,7 +173,7 @@ def write_rollout(
     path,
     {
       'regret': rows.regret[:, columns],
-      'values': rows.values[:, columns // every * every],  # those that the rule saw
+      'values': rows.values[:, columns // every * every],  # the values that the rule saw
       'full_length': rows.full_length,
       'ended': np.isin(last, exp.end_tokens),
       'correct': correct,

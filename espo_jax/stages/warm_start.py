@@ -22,7 +22,11 @@ from espo_jax.types import Metrics
 
 @during('warm start')
 def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
-  """Supervised training on written solutions; or what another run has learned."""
+  """The parameters that the next stage starts from.
+
+  With `start_from` they are those of another run. Without the stage they are the initial ones, and otherwise those after
+  supervised training on written solutions.
+  """
   c = exp.config
   if c.start_from:
     return start_params(exp)
@@ -37,7 +41,7 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
 
 
 def supervised_learner(exp: Experiment) -> SupervisedLearner:
-  """The warm start's learner."""
+  """The learner of the warm start."""
   c = exp.config
   optimizer = stage_optimizer(
     c,
@@ -46,20 +50,20 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
     c.warm_start.warmup_steps,
     decay_steps=c.warm_start.steps - c.warm_start.warmup_steps,
     weight_decay=c.warm_start.weight_decay,
-    exit_learning_rate=0.0,  # no token leaves early here
+    exit_learning_rate=0.0,  # no token exits early in this stage
     exits_alone=False,
   )
   return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
-  """One warm-start step on freshly written solutions."""
+  """The function that makes one warm-start step, on newly written solutions."""
   c, learner = exp.config, supervised_learner(exp)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
     rng = np.random.default_rng([c.seed, zlib.crc32(b'warm_start'), step])
     problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
-    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one stream: all draw all
+    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one random stream for all
     mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
     batch = tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
     state, metrics = learner.update(state, exp.put_rows(batch))

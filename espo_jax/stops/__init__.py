@@ -1,16 +1,16 @@
-"""Stop rules. A rule sees regrets, values and its own state; it knows nothing of models.
+"""Stop rules. A rule sees regrets, values and its own state. It knows nothing of models.
 
-The life of a stopped row, place by place:
+These places of the code handle a stopped row, in this order:
 
-1. `rollout/engine.py` shows the rule each token's regret and value (`StopRule.update`), and the rule says stop.
-2. The row's `stop_reason` becomes `STOPPED`, unless the same token ends the response: then the answer is there.
+1. `rollout/engine.py` passes each token's regret and value to the rule (`StopRule.update`), which returns a stop.
+2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete.
 3. A share of the stopped rows, the shadow rows, decodes on for measurement: `length` is the stop, `full_length` the end.
-4. `Experiment.grade` reads the whole text, so that a shadow row's verdict says what the stop has cost.
+4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
 5. `rewards.observed` counts a stopped row as wrong, and `rewards.token_rewards` puts `stop.fail_reward` on its last token.
-6. `Trajectories.mask` ends with that token, which is trained on. What a shadow row wrote behind it never is.
-7. `objectives.gae` takes the stop for absorbing: no value follows it. Group advantages count the failure as the row's score.
-8. `StopRule.adapt` moves the regret's moments and beta between batches, by the share of rows stopped.
-9. The metrics `stop/rate`, `stop/shadow_correct` and their kin report it: `stop_metrics`.
+6. `Trajectories.mask` ends with that token, which is trained on. Tokens of a shadow row after it are never trained on.
+7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use the failure reward as the score.
+8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped.
+9. `stop_metrics` reports `stop/rate`, `stop/shadow_correct` and the other `stop/` metrics.
 """
 
 from espo_jax.registry import import_files

@@ -1,4 +1,4 @@
-"""The rules ESPO is compared with: each drops one of its parts. All but `never` share its controller.
+"""The ablations of ESPO's stop rule: each drops a part of it. All except `never` share its controller.
 
 `random` stops at the rate that the run's own rule, `stop.name`, had on average over its updates.
 """
@@ -17,7 +17,7 @@ from espo_jax.stops.rule import Adaptive, Observation, StopRule, StopState
 @source('ESPO, arXiv 2605.29860, ablation', 'smoothing', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=1.4)
 def regret_only(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-8) -> tuple[Score, Threshold]:
-  """Stop once `z_t > beta`, whatever the critic says (ESPO, ablation). The arguments are those of `espo`."""
+  """Stop a row once `z_t > beta`, without the critic (ESPO, ablation). The arguments are those of `espo`."""
 
   def score(state: StopState, obs: Observation) -> Array:
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
@@ -29,7 +29,7 @@ def regret_only(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-
 @source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=-0.2, beta_min=-1.0, beta_max=1.0)
 def value_only() -> tuple[Score, Threshold]:
-  """Stop once `V(s_t) < -beta`, whatever was sampled (ESPO, ablation). The score is `-V`."""
+  """Stop a row once `V(s_t) < -beta`, without the regret (ESPO, ablation). The score is `-V`."""
 
   def score(state: StopState, obs: Observation) -> Array:
     del state
@@ -42,7 +42,7 @@ def value_only() -> tuple[Score, Threshold]:
 @source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=5.0)
 def random_stop() -> tuple[Score, Threshold]:
-  """Stop each token with probability `exp(-beta)`, steered to the same rate (ESPO, ablation). The score is Exp(1)."""
+  """Stop at each token with probability `exp(-beta)`, with the same target rate (ESPO, ablation). The score is Exp(1)."""
 
   def score(state: StopState, obs: Observation) -> Array:
     del state
@@ -54,7 +54,7 @@ def random_stop() -> tuple[Score, Threshold]:
 @register('never')
 @source('PPO, arXiv 1707.06347', 'momentum')
 def never(*, momentum: float = 0.99) -> StopRule:
-  """No row is ever stopped: ESPO with this rule is plain PPO. The regret's moments are still kept."""
+  """Stop no row: ESPO with this rule is plain PPO. The running moments of the regret are still updated."""
 
   def score(state: StopState, obs: Observation) -> Array:
     del obs

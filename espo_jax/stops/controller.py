@@ -1,4 +1,4 @@
-"""ESPO's controller: it steers a threshold's scale so that a given share of the rows stops."""
+"""ESPO's controller. It adjusts the scale of a threshold, beta, so that a target share of the rows stops."""
 
 import functools
 import inspect
@@ -18,15 +18,15 @@ Threshold = Callable[[Adaptive, Array], Array]
 class Control(NamedTuple):
   """The controller's constants.
 
-  Once a batch, while the rule is enabled, `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)` (ESPO).
+  After each batch, while the rule is enabled, `beta <- clip(beta + eta (rate - target_rate), beta_min, beta_max)` (ESPO).
 
   Attributes:
-    beta_0: The threshold's first scale.
+    beta_0: The first beta, which scales the threshold.
     beta_min: The lower bound of beta.
     beta_max: The upper bound of beta.
-    eta: The controller's step.
+    eta: The step size of the controller.
     target_rate: `tau`, the share of rows to stop.
-    momentum: The momentum of the running moments.
+    momentum: The momentum of the running moments of the regret.
   """
 
   beta_0: float
@@ -38,13 +38,13 @@ class Control(NamedTuple):
 
 
 def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Threshold]]], Callable[..., StopRule]]:
-  """Makes a stop rule of a function of options that returns a score and a threshold.
+  """Makes a stop rule from a function of options that returns a score and a threshold.
 
-  The rule stops a row where the score exceeds the threshold. It has the function's options and after them those of `Control`,
-  which steer the threshold's beta.
+  The rule stops a row where the score exceeds the threshold. It has the options of the function and those of `Control`, whose
+  controller adjusts beta.
 
   Args:
-    **constants: Defaults of `Control` for this rule; `beta_0` at least.
+    **constants: The defaults of `Control` for this rule; `beta_0` is required.
   """
   control = Control(**constants)
 
@@ -73,12 +73,12 @@ def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Thres
 
 @takes_numpy
 def at_beta(adaptive: Adaptive, values: Array) -> Array:
-  """The threshold that is beta itself, whatever the critic says."""
+  """The threshold beta, for every value of the critic."""
   return jnp.broadcast_to(adaptive.beta, values.shape)
 
 
 def controlled_rule(score: Score, threshold: Threshold, control: Control) -> StopRule:
-  """A rule that stops a row where `score > threshold`, under a controller."""
+  """A rule that stops a row where `score > threshold` and adjusts beta by a controller."""
 
   @takes_numpy
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
@@ -116,7 +116,7 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control) -> Sto
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
-  """Exponential mean and variance of the regret over a batch's real tokens (ESPO); the first batch sets them [U]."""
+  """Update the exponential mean and variance of the regret over real tokens (ESPO); the first batch initialises them [U]."""
   count = jnp.maximum(mask.astype(jnp.float32).sum(), 1.0)
   mean = jnp.where(mask, regret, 0.0).sum() / count
   var = jnp.where(mask, jnp.square(regret - mean), 0.0).sum() / count
@@ -129,6 +129,6 @@ def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[
 
 
 def _with_control(docstring: str | None) -> str:
-  """A rule's docstring with the entries of `Control` behind its own."""
+  """A rule's docstring with the entries of `Control` after its own."""
   own, entries = inspect.cleandoc(docstring or ''), str(inspect.getdoc(Control)).partition('Attributes:\n')[2]
   return f'{own}\n{entries}' if '\nArgs:\n' in own else f'{own}\n\nArgs:\n{entries}'

@@ -1,4 +1,4 @@
-"""ESPO's stop rule (arXiv 2605.29860): regret, normalised and smoothed, against what the critic still expects."""
+"""ESPO's stop rule (arXiv 2605.29860): it compares the normalised and smoothed regret with the critic's value."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -22,15 +22,15 @@ def smoothed_regret(
 @source('ESPO, arXiv 2605.29860', 'smoothing', 'epsilon', 'beta_0', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=7.0)
 def espo(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-8, epsilon: float = 0.2) -> tuple[Score, Threshold]:
-  """Stop once `z_t > beta max(V(s_t), epsilon)`; no patience, no minimum length.
+  """Stop a row once `z_t > beta max(V(s_t), epsilon)`. There is no patience and no minimum length.
 
-  Published defaults, except `clip`, `delta`, `beta_min` and `beta_max`, which the paper leaves out [U].
+  The defaults are published, except those of `clip`, `delta`, `beta_min` and `beta_max`, which the paper leaves out [U].
 
   Args:
-    smoothing: `a_s`; z remembers about `1 / (1 - a_s)` tokens.
-    clip: Bound on the normalised regret, hence on z.
-    delta: Added to the variance.
-    epsilon: The least value the threshold scales with.
+    smoothing: `a_s`, the smoothing of z, which averages over about `1 / (1 - a_s)` tokens.
+    clip: The bound on the absolute normalised regret, and hence on that of z.
+    delta: The constant added to the variance.
+    epsilon: The lower bound of the value that the threshold is proportional to.
   """
 
   def score(state: StopState, obs: Observation) -> Array:

@@ -1,4 +1,4 @@
-"""ESPO's critic warm-up: plain PPO until the critic can be trusted to judge a trajectory."""
+"""The gate of ESPO's critic warm-up, which is plain PPO until the critic is accurate enough for the stop rule."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from espo_jax.types import takes_numpy
 
 
 class GateState(flax.struct.PyTreeNode):
-  """Progress of the warm-up. Checkpointed."""
+  """The progress of the critic warm-up. It is part of checkpoints."""
 
   open: Bool[Array, '']
   streak: Int[Array, '']  # consecutive updates with the critic's loss below the bound
-  last_loss: Float[Array, '']  # of the update before, nan before the first
+  last_loss: Float[Array, '']  # the loss of the previous update; nan before the first
   updates: Int[Array, '']
 
 
@@ -21,7 +21,7 @@ def init_gate() -> GateState:
   return GateState(
     open=jnp.asarray(False),
     streak=jnp.zeros((), jnp.int32),
-    last_loss=jnp.full((), jnp.nan, jnp.float32),  # not weakly typed, or the second update would compile again
+    last_loss=jnp.full((), jnp.nan, jnp.float32),  # a weakly typed scalar would compile the second update again
     updates=jnp.zeros((), jnp.int32),
   )
 
@@ -39,22 +39,27 @@ def update_gate(
   require_both: bool = False,
   min_explained_variance: float = -float('inf'),
 ) -> GateState:
-  """Open once the critic has converged, or after `force_after` updates; an open gate stays open.
+  """Open the gate once the critic has converged, or after `force_after` updates. An open gate stays open.
 
-  Published: the loss below 0.5 for 3 consecutive updates, or its change between updates below 0.1; forced at 10 % of the run.
-  With rewards in {0, 1} the squared error starts below 0.5, so that test alone says nothing; a floor on the explained variance
-  says something. The floor is ours.
+  | test | published bound |
+  |---|---|
+  | critic loss | below 0.5 for 3 consecutive updates |
+  | change of the critic loss between updates | below 0.1 |
+  | forced opening | after 10 % of the run |
+
+  With rewards in {0, 1} the squared error starts below 0.5, so the first test alone is uninformative. The floor on the
+  explained variance is informative; it is ours.
 
   Args:
     state: The gate so far.
-    critic_loss: Mean squared error of this update's values against their returns.
+    critic_loss: The mean squared error of this update's values against their returns.
     explained_variance: `1 - Var(return - V) / Var(return)` of this update.
-    force_after: Updates after which the gate opens regardless.
-    loss_below: Bound of the first test.
-    patience: Consecutive updates the first test asks for.
-    change_below: Bound of the second test.
+    force_after: The number of updates after which the gate opens regardless of the tests.
+    loss_below: The bound of the first test.
+    patience: The number of consecutive updates for which the first test must hold.
+    change_below: The bound of the second test.
     require_both: Whether both tests must hold; how they combine is unpublished [U].
-    min_explained_variance: The floor; minus infinity leaves the published tests alone.
+    min_explained_variance: The floor on the explained variance; minus infinity disables it.
   """
   streak = jnp.where(critic_loss < loss_below, state.streak + 1, 0)
   low = streak >= patience

@@ -12,15 +12,15 @@ REGISTRY: Register[Callable[..., StopRule]] = Register('stop rule', 'stop.name')
 def register(name: str) -> Callable[[Method], Method]:
   """Makes a stop rule known as `stop.name`, and as one of `baselines`.
 
-  What registers is a function of keyword-only options that returns a `StopRule`; `controlled` makes one of a score and a
-  threshold. An option takes the value of the field of `config.stop` that has its name.
+  The registered function takes keyword-only options and returns a `StopRule`. `controlled` makes such a function from a score
+  and a threshold. An option takes the value of the field of `config.stop` that has its name.
 
   Raises:
-    RegistryError: The name cannot be used, or a parameter is no option with a default.
+    RegistryError: The name cannot be used, or a parameter is not a keyword-only option with a default.
   """
   return REGISTRY.decorator(name, reads={})
 
 
 def arguments(name: str) -> frozenset[str]:
-  """The keyword arguments that the rule `name` takes."""
+  """The names of the keyword arguments of the rule `name`."""
   return frozenset(inspect.signature(REGISTRY[name]).parameters)

@@ -1,4 +1,4 @@
-"""ESPO's surrogate regret: how far below the likeliest token the sampled one stood. The engine asks here for each token."""
+"""ESPO's surrogate regret: the log-probability gap between the likeliest and the sampled token. The engine calls it."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from espo_jax.types import takes_numpy
 
 @takes_numpy
 def surrogate_regret(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -> Float[Array, '...']:
-  """How much less likely than the likeliest token each token was: `max_a log pi(a) - log pi(token)`, nats, >= 0 (ESPO).
+  """`max_a log pi(a) - log pi(token)` for each token, in nats, never negative (ESPO). It has no gradient.
 
   Args:
-    logits: The logits that the token was drawn from, temperature included, over the whole vocabulary; `-inf` where truncation
-      leaves no mass.
-    tokens: The tokens drawn.
+    logits: The logits over the vocabulary that each token was drawn from, after the temperature; `-inf` where truncation leaves
+      no mass.
+    tokens: The drawn tokens.
 
   Returns:
-    Zero exactly where the token is the likeliest one, and finite wherever the token has mass.
+    The regrets. They are exactly 0 for the likeliest token, and finite for every token with mass.
   """
   chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
   return jax.lax.stop_gradient(logits.max(axis=-1) - chosen)

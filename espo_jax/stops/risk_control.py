@@ -1,4 +1,4 @@
-"""Ours: regret alone, its threshold set by the share of right answers that may be lost, not by a share of rows to stop."""
+"""A stop rule of ours: the threshold on the regret follows from the share of correct answers that may be lost."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
-_LEVELS = 64  # thresholds that account is kept of
+_LEVELS = 64  # number of candidate thresholds
 
 
 @register('risk_control')
@@ -28,25 +28,28 @@ def risk_control(
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:
-  """Stop once ESPO's `z_t > beta`, at the lowest beta that loses a small share of the right answers.
+  """Stop a row once ESPO's `z_t > beta`, at the lowest beta that loses at most a share `budget` of the correct answers.
 
-  After each batch, account is kept of the rows that are right and not stopped, shadow rows standing for those that were: by
-  threshold, how many of them would have been stopped. Sums fade by `memory` a batch. Beta is then the lowest of 64 thresholds,
-  from `beta_min` to `beta_max`, for which `(lost + 1) / (right + 1) <= budget`; as long as there is none, before about
-  `1 / budget` right answers, it is `beta_0`. So the rule stops as many rows as the policy fails in a way that regret tells,
-  however many these are. There is no critic in it: a threshold that scales with V moves as V does, faster than the account.
-  Shadow rows have to be among the stopped ones.
+  There are 64 candidate thresholds from `beta_min` to `beta_max`. After each batch the rule counts, for each of them, the
+  correct rows that it would have stopped, `lost`, and all correct rows, `right`. Rows that were not stopped count, and shadow
+  rows represent the stopped ones. The counts are multiplied by `memory` before each batch is added.
+
+  Beta is the lowest threshold with `(lost + 1) / (right + 1) <= budget`. It is `beta_0` while there is none, which lasts for
+  about `1 / budget` correct answers. The stop rate is not set: it follows from how many failures show up in the regret.
+
+  The rule has no critic, because a threshold proportional to V would move with V, faster than the counts. It needs shadow rows
+  among the stopped rows.
 
   Args:
-    smoothing: `a_s`.
-    clip: Bound on the normalised regret.
-    delta: Added to the variance.
+    smoothing: `a_s`, the smoothing of z.
+    clip: The bound on the absolute normalised regret.
+    delta: The constant added to the variance.
     beta_0: The first threshold.
-    beta_min: The lowest, above 0.
-    beta_max: The highest, at which no row should stop: z is at most `clip`.
-    budget: The share of right answers that may be lost.
-    memory: The share of the account that a batch leaves in place.
-    momentum: The momentum of the running moments.
+    beta_min: The lowest threshold, above 0.
+    beta_max: The highest threshold, at which no row should stop because z is at most `clip`.
+    budget: The share of correct answers that may be lost.
+    memory: The factor by which the counts decay per batch.
+    momentum: The momentum of the running moments of the regret.
   """
   levels = np.geomspace(beta_min, beta_max, _LEVELS).astype(jnp.float32)
 
@@ -64,7 +67,7 @@ def risk_control(
   def adapt(
     adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
   ) -> Adaptive:
-    assert adaptive.account is not None  # of `init`
+    assert adaptive.account is not None  # `init` sets it
     highest = jnp.where(hindsight.stoppable, hindsight.z, -jnp.inf).max(axis=1)
     right = hindsight.weight * hindsight.correct
     lost = jnp.where(highest[:, None] > levels[None], right[:, None], 0.0).sum(axis=0)

@@ -12,25 +12,25 @@ from espo_jax.types import takes_numpy
 
 
 class Adaptive(flax.struct.PyTreeNode):
-  """What a rule carries from batch to batch. Frozen during a rollout, so that every decision is causal; checkpointed."""
+  """The state of a rule between batches. It is constant during a rollout, so that decisions are causal, and checkpointed."""
 
   mu: Float[Array, '']  # running mean of the surrogate regret, nats
   var: Float[Array, '']  # running variance of the surrogate regret, nats^2
-  batches: Int[Array, '']  # batches the moments have seen
+  batches: Int[Array, '']  # number of batches in the moments
   beta: Float[Array, '']  # the threshold's scale, moved by the controller
   enabled: Bool[Array, '']  # False until the critic warm-up is over
-  account: Float[Array, 'K'] | None = None  # of a rule that keeps one
+  account: Float[Array, 'K'] | None = None  # counts of `risk_control`; None for other rules
 
 
 class StopState(flax.struct.PyTreeNode):
-  """What a rule carries from token to token."""
+  """The state of a rule between tokens."""
 
   adaptive: Adaptive
   z: Float[Array, 'B']  # the smoothed statistic, 0 before a row's first token
 
 
 class Observation(NamedTuple):
-  """What a rule sees of one decode step: the sampled token's regret, the state's value, and a uniform draw of its own."""
+  """What a rule sees of one decode step: the sampled token's regret, the value of its state, and a uniform draw."""
 
   regret: Float[Array, 'B']
   values: Float[Array, 'B']
@@ -38,13 +38,14 @@ class Observation(NamedTuple):
 
 
 class Hindsight(NamedTuple):
-  """What became of a batch's rows beyond what the rule saw: those that nobody stopped, and shadow rows.
+  """How the rows of a batch ended without a stop, which is known of rows that were not stopped and of shadow rows.
 
   Attributes:
-    z: The rule's score, `[N, T]`, up to each row's own end.
-    full_length: Tokens up to the row's own end.
-    correct: 1 where the row, not stopped, is right.
-    weight: How many rows of the policy a row stands for: a shadow row for those that were stopped and did not go on.
+    z: The rule's score of each token, up to the row's own end.
+    full_length: The number of tokens up to the row's own end.
+    correct: 1 where the row's whole text is correct.
+    weight: The number of rows that a row represents. Shadow rows also represent the stopped rows that did not decode on, whose
+      weight is 0.
   """
 
   z: Float[Array, 'N T']
@@ -54,7 +55,7 @@ class Hindsight(NamedTuple):
 
   @property
   def stoppable(self) -> Bool[Array, 'N T']:
-    """True on the tokens at which a row could have been stopped: all up to its end, but an end token."""
+    """True on the tokens at which a row could have been stopped: all tokens up to its end, except an end token."""
     horizon = self.z.shape[1]
     return (
       jnp.arange(horizon, dtype=jnp.int32)[None] < (self.full_length - (self.full_length < horizon).astype(jnp.int32))[:, None]
@@ -64,15 +65,15 @@ class Hindsight(NamedTuple):
 class StopRule(NamedTuple):
   """A stop rule.
 
-  A training starts from `init(1).adaptive`, whose `enabled` is false: the rule stops no row until the critic's warm-up is over.
-  Without a training, start from `stops.adaptive(rule, mu=..., var=...)`: with it the rule stops rows from the first token on.
+  Training starts from `init(1).adaptive`, whose `enabled` is false: the rule stops no row until the critic warm-up is over.
+  Outside training, start from `stops.adaptive(rule, mu=..., var=...)`: then the rule stops rows from the first token on.
 
   Attributes:
-    init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive`, that of a fresh training.
+    init: `(batch, adaptive=None) -> StopState`, the state before the first token; without `adaptive` that of a new training.
     update: `(state, observation) -> (state, stop: bool[B], score: float[B])`; a row stops where `score > threshold`.
-    threshold: `(adaptive, values) -> float`, what the score is compared with, elementwise over `values`.
-    adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once between batches; only a rule
-      that learns from hindsight needs it.
+    threshold: `(adaptive, values) -> float`, the bound that the score is compared with, elementwise over `values`.
+    adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once after each batch. Only rules
+      that learn from `hindsight` need that argument.
   """
 
   init: Callable[..., StopState]
@@ -89,7 +90,7 @@ def adaptive(
   var: Float[Array, ''] | np.floating | float = 1.0,
   enabled: bool = True,
 ) -> Adaptive:
-  """What a rule starts from outside of a training: it stops rows at once, while that of `rule.init` waits for a critic.
+  """The initial state of a rule outside training. With it the rule stops rows at once; that of `rule.init` is disabled.
 
       rule = stops.espo()
       free = generate(model, params, rule, stops.adaptive(rule, enabled=False), prompts, key, ...)  # stops no row
@@ -98,9 +99,9 @@ def adaptive(
 
   Args:
     rule: The rule.
-    mu: The mean of the surrogate regret on such prompts, nats. A rule that normalises regrets needs it and the variance.
-    var: The variance of the surrogate regret, nats^2.
-    enabled: Whether the rule stops rows; without it, the score is recorded all the same.
+    mu: The mean of the surrogate regret on such prompts, in nats. Rules that normalise regrets need it and the variance.
+    var: The variance of the surrogate regret, in nats^2.
+    enabled: Whether the rule stops rows. If false, the score is still recorded.
   """
   fresh = rule.init(1).adaptive
   moments = {'mu': jnp.asarray(mu, fresh.mu.dtype), 'var': jnp.asarray(var, fresh.var.dtype)}
