@@ -235,9 +235,8 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if r.parts > 0 and r.prompts % r.parts:
     yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
-  yield from row_problems(
-    config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp))
-  )  # an axis of -1 has a device at least
+  # An axis of -1 has at least one device.
+  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))
 
 
 def row_problems(config: ml_collections.ConfigDict, data: int, fsdp: int) -> Iterator[str]:
