@@ -1,4 +1,4 @@
-"""Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table."""
+"""Runs comparisons over seeds: the arms of a seed start from shared stages and run in sequence; one table has the results."""
 
 from espo_jax.sweep.columns import (
   ACCURACY,
