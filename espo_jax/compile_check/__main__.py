@@ -1,13 +1,14 @@
-"""Compile what an experiment would run for a TPU slice that is not there, and say whether it fits and what it costs.
+"""Compile the programs of an experiment for a TPU slice that need not exist, and report whether they fit and what they cost.
 
   pip install libtpu   # compiles without a TPU; part of the extra [tpu]
   python -m espo_jax.compile_check --config=experiments/espo_r1_distill_qwen_7b.py --topology=v5p:2x2x2
     --config.model.path=models/r1-7b   # its config.json is enough
 
-Rollout, log-probability pass and update are compiled one after another over the config's mesh, under `rollout.gather_weights`
-the reshard before them; every figure is one chip's. `--topology=local` takes the devices that jax finds here. Rows are as long
-as they can be, so packing saves nothing. A program fits where there is room for it and for what training keeps beside it, as
-moments during a rollout. The command exits with 1 where one does not, and says what to change.
+Rollout, log-probability pass and update are compiled one after another over the config's mesh. With `rollout.gather_weights`
+the reshard of the weights is compiled first. Every figure is for one chip. `--topology=local` takes the devices that jax finds
+here. All rows have the maximum length, so packing saves nothing. A program fits if there is memory for it and for the arrays
+that training keeps meanwhile, such as the optimizer's moments during a rollout. If a program does not fit, the command says
+what to change and exits with 1.
 """
 
 import functools
@@ -36,7 +37,7 @@ _PROGRAMS = flags.DEFINE_list(
 )
 
 
-_ALONE = {  # else libtpu looks for the machine it is on, and lets in one process at a time
+_ALONE = {  # without these, libtpu looks for the TPU machine that it runs on, and allows one process at a time
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'none',
@@ -45,10 +46,10 @@ _ALONE = {  # else libtpu looks for the machine it is on, and lets in one proces
 
 
 def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.sharding.Mesh:
-  """The config's mesh over the chips of a slice such as 'v5p:2x2x2', or over the devices that are here for 'local'.
+  """Makes the config's mesh over the chips of a slice such as 'v5p:2x2x2', or over this machine's devices for 'local'.
 
   Raises:
-    ConfigError: There is no such slice, or the mesh does not fit it.
+    ConfigError: There is no such slice, or the mesh does not fit the slice.
     DeviceError: jax finds no device here.
   """
   if topology == 'local':
@@ -65,7 +66,7 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
     except Exception as error:  # libtpu is missing, or it knows no such slice
       fix = 'fix: pip install libtpu, and a slice that exists, such as v5p:2x2x2 or v5e:4x4'
       raise ConfigError([f'--topology={topology}: {str(error).splitlines()[0]}; {fix}']) from error
-    parallel.find_devices()  # constants are made here, not there
+    parallel.find_devices()  # constants are made on this machine's devices
   try:
     return parallel.make_mesh(**config.mesh.to_dict(), devices=devices)
   except ValueError as error:
@@ -73,29 +74,29 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
 
 
 def memory_limit(topology: str) -> float:
-  """GiB a device: the chip's, the GPU's, or an equal share of the machine's."""
+  """Returns the memory per device in GiB: that of the chip or the GPU, or on a CPU an equal share of the machine's."""
   if topology != 'local':
     return compile_check.CHIPS[topology.partition(':')[0]].memory
   return device_bytes() / compile_check.GIB
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.mesh.fsdp=4')
   if not _CONFIG.value:
     sys.exit('error: --config is missing; fix: --config=..., such as experiments/quickstart.py')
   load_plugins()
-  logging.set_verbosity(logging.WARNING)  # jax tells of every platform that it does not find at INFO
+  logging.set_verbosity(logging.WARNING)  # jax logs every missing platform at INFO
   with machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     compile_programs(_CONFIG.value, _TOPOLOGY.value)
 
 
 def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
-  """Compile, report, and exit with 1 where something does not fit."""
+  """Compile the programs, report on each, and exit with 1 if one does not fit."""
   try:
     mesh = topology_mesh(config, topology)
-    config.mesh.update(dict(mesh.shape))  # what was -1 is known now
+    config.mesh.update(dict(mesh.shape))  # an axis of -1 has its size now
     validate(config, data=False)
     programs, fit = compile_check.Programs(config, mesh), True
     if unknown := [name for name in _PROGRAMS.value if name not in programs.names]:

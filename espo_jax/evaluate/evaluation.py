@@ -144,9 +144,8 @@ def _answer(
 def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
   if policy.is_run:
     return checkpoint / 'evaluations' / f'{policy.arm}-{policy.step}-{benchmark or "test"}'
-  return (
-    pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'
-  )  # not in the model's directory, which may belong to someone else
+  # A model's directory may belong to someone else, so nothing is written there.
+  return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'
 
 
 def _day_begun(output: pathlib.Path) -> str:

@@ -131,13 +131,8 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     config.rollout.prompt_width = _ANY_WIDTH
   try:
     validate(config, training=False)
-    for name in (
-      'horizon',
-      'top_p',
-      'top_k',
-      'min_p',
-      'slots',
-    ):  # set after the checks, because the horizon may be shorter than a task's solutions
+    # These are set after the checks, because the horizon may be shorter than a task's solutions.
+    for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):
       if getattr(request, name) is not None:
         config.rollout[name] = getattr(request, name)
     return make_experiment(config)

@@ -62,8 +62,8 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
     baseline: the arm that savings refer to.
 
   Returns:
-    The files written. Missing data is noted in the log and in the panel that would have shown it. A picture that cannot be drawn
-    gives a warning.
+    The files written. Missing data is noted in the log and in the panel that would have shown it. A picture that cannot be
+    drawn gives a warning.
   """
   folder = Path(workdir) / 'plots'
   loaded = _load(Path(workdir), arms, baseline)
