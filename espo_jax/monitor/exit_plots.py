@@ -53,8 +53,8 @@ def plot_depth(rows: Sequence[Mapping[str, Any]], layers: int, path: str | os.Pa
   The depth of a token is the number of blocks that the state from which it was drawn ran through.
 
   Args:
-    rows: The rollouts, each with `question`, `tokens` (texts), `blocks`, `entropy` (nats) and `outcome`. Lists have an entry per
-      token. The grid shows the first tokens of a long rollout.
+    rows: The rollouts, each with `question`, `tokens` (texts), `blocks`, `entropy` (nats) and `outcome`. Lists have one entry
+      per token. The grid shows the first tokens of a long rollout.
     layers: The number of blocks of the model.
     path: The file of the picture.
   """
