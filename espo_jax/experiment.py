@@ -108,7 +108,7 @@ class Experiment:
 
   @functools.cached_property
   def sampler(self) -> Sampler:
-    """The sampler of responses. It is called for the rows of a training step; `sampler.plain` gives full responses elsewhere."""
+    """The sampler of responses. A call gives the rows of a training step; `sampler.plain` gives full responses elsewhere."""
     pad = self.tokenizer.pad_token_id
     return make_sampler(self.config, self.model, self.mesh, end_tokens=self.end_tokens, pad_token=pad, serial=self.serial)
 
@@ -140,7 +140,7 @@ class Experiment:
     return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
 
   def decode(self, tokens: Int[Array | np.ndarray, 'N T'], lengths: Int[Array | np.ndarray, 'N']) -> list[str]:
-    """Decodes the responses. Tags that grading, rewards and the serial rollout read are kept even if they are special tokens."""
+    """Decodes the responses. Tags that grading, rewards and the serial rollout read are kept, special tokens or not."""
     return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags)
 
   def turns(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[str]:
