@@ -1,8 +1,8 @@
-"""Write a trained policy as a Hugging Face directory, for transformers, vLLM and everything that reads one.
+"""Write a trained policy as a Hugging Face directory, for transformers, vLLM and every other program that reads one.
 
   python -m espo_jax.convert --checkpoint=runs/quickstart --output=models/quickstart [--arm=espo] [--step=60]
 
-Adapters are merged into the weights; the value head stays behind.
+Adapters are merged into the weights. The value head is left out.
 """
 
 import argparse
@@ -26,16 +26,16 @@ def convert(
 
   Args:
     checkpoint: The folder of a run.
-    output: The directory to write; must not exist.
-    arm: An arm or a stage before the arms; None for the run's main arm.
-    step: A step that has a checkpoint; None for the newest that is whole.
+    output: The directory to write, which must not exist.
+    arm: An arm, or a stage before the arms; None for the run's main arm.
+    step: A step that has a checkpoint; None for the newest complete one.
 
   Raises:
-    RequestError: There is no such run, arm or step; its config does not fit this machine; its data, which brings its tokenizer,
-      cannot be used.
-    WeightsError: The output exists, or its format cannot express the model.
+    RequestError: There is no such run, arm or step, the run's config does not fit this machine, or its data, from which the
+      tokenizer comes, cannot be used.
+    WeightsError: The output exists, or the format cannot express the model.
     ConfigError: The run's config does not fit this version.
-    CheckpointError: The checkpoint is damaged, or is another model's.
+    CheckpointError: The checkpoint is damaged, or belongs to another model.
   """
   policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
   if not policy.is_run:
@@ -46,7 +46,7 @@ def convert(
 
 @machine_errors(lambda phase: lower_flags({}, 'JAX_PLATFORMS=cpu, which has the memory of the host, or a larger host'))
 def main(argv: Sequence[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = CommandParser(
     prog='python -m espo_jax.convert', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

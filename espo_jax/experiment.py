@@ -1,4 +1,4 @@
-"""A config made concrete: the task, the tokenizer, the model, the mesh and the stop rules of one experiment."""
+"""Builds the parts that a config describes: the task, the tokenizer, the model, the mesh and the stop rules."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ State = TypeVar('State', bound=Any)  # a TrainState, which this room does not kn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-  """What every stage shares. Nothing here changes during a run."""
+  """The parts of an experiment that all stages share. None of them changes during a run."""
 
   config: ml_collections.ConfigDict
   task: tasks.Task
@@ -46,16 +46,16 @@ class Experiment:
   mesh: jax.sharding.Mesh
   root_key: Key[Array, '']
   end_tokens: tuple[int, ...]
-  serial: rollout.Serial | None = None  # how training's early exits are made, where it has any
+  serial: rollout.Serial | None = None  # the serial rollout of training, if it has one
 
   def put(self, tree: Any) -> Any:
-    """Host arrays to the mesh, the same on every device. Explicit, because the loop forbids implicit transfers."""
+    """Puts host arrays onto the mesh, replicated on every device. The loop forbids implicit transfers, so this is explicit."""
     return parallel.put(tree, parallel.replicated(self.mesh))
 
   def on_mesh(self, state: State) -> State:
-    """A train state with every array on the mesh: what is not there yet, as a fresh scalar, goes to every device.
+    """Returns a train state with every array on the mesh. An array that is not there yet, such as a new scalar, is replicated.
 
-    With `learner.offload_optimizer` the moments, split as they were, go to the hosts' memory.
+    With `learner.offload_optimizer` the moments move to the hosts' memory and keep their sharding.
     """
 
     def place(x: Array) -> Array:
@@ -70,24 +70,30 @@ class Experiment:
     return state.replace(opt_state=jax.tree.map(offload, state.opt_state))
 
   def put_rows(self, tree: Any) -> Any:
-    """Host arrays of this process's rows to the mesh: the arrays of all rows, split over the batch axes."""
+    """Puts this process's rows onto the mesh, and returns the arrays of all rows, split over the batch axes."""
     return parallel.put_rows(tree, self.mesh)
 
   def fetch(self, tree: Any) -> Any:
-    """Arrays on the mesh to every host, whole."""
+    """Fetches whole arrays from the mesh to every host."""
     return parallel.fetch(tree, self.mesh)
 
   def key(self, stream: str, step: int) -> Key[Array, '']:
-    """The key of a named stream at a step: nothing to checkpoint, nothing that one stream's use changes for another."""
+    """Returns the random key of a named stream at a step.
+
+    Keys need no checkpoint, and the use of one stream does not change another.
+    """
     return _fold(self.root_key, self.put(np.uint32(zlib.crc32(stream.encode()))), self.put(np.uint32(step)))
 
   def with_exits(self, policy: ExitPolicy | None) -> 'Experiment':
-    """The experiment under another exit policy; None for the model at full depth."""
+    """Returns the experiment with another exit policy; None for the model at full depth."""
     return dataclasses.replace(self, model=dataclasses.replace(self.model, exits=policy))
 
   @during(LOADING)
   def init_params(self) -> Params:
-    """The parameters to start from, created or read where they will live: `model.path`'s, and random ones where it has none."""
+    """Returns the initial parameters, each made or read on its own devices.
+
+    They are those of `model.path`. Parameters that it does not have are random.
+    """
     given: dict[str, Params] = {}
     if self.config.model.path:
       given['policy'] = load_hf(
@@ -97,48 +103,48 @@ class Experiment:
 
   @functools.cached_property
   def gather(self) -> Callable[[Params], Params]:
-    """The parameters as a rollout reads them under `rollout.gather_weights`: split over the tensor axis alone. One program."""
+    """The program that gathers parameters for a rollout with `rollout.gather_weights`: split over the tensor axis alone."""
     return parallel.gathering(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
 
   @functools.cached_property
   def sampler(self) -> Sampler:
-    """What samples responses: called, the rows of a training step; `sampler.plain` has full responses for everything else."""
+    """The sampler of responses. A call gives the rows of a training step; `sampler.plain` gives full responses elsewhere."""
     pad = self.tokenizer.pad_token_id
     return make_sampler(self.config, self.model, self.mesh, end_tokens=self.end_tokens, pad_token=pad, serial=self.serial)
 
   def abstract_params(self) -> Any:
-    """The parameters' shapes, dtypes and shardings."""
+    """Returns the shapes, dtypes and shardings of the parameters."""
     boxed = jax.eval_shape(self.model.init_boxed, self.root_key)
     shardings = parallel.param_shardings(boxed, self.mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), shardings)
 
   def problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
-    """`count` problems from position `start` on."""
+    """Returns `count` problems from position `start` on."""
     return [self.task.problem(split, start + i) for i in range(count)]
 
   def my_problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
-    """Of `count` problems from position `start` on, those whose rows this process has; no others are read."""
+    """Returns those of `count` problems from position `start` on whose rows this process has. No others are read."""
     return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
 
   def prompts(self, problems: Sequence[tasks.Problem]) -> Prompts:
-    """The prompts of this process's problems, each with its tag behind it, to the mesh: those of all problems."""
+    """Encodes the prompts of this process's problems with their tags, and returns the prompts of all problems on the mesh."""
     return self.put_rows(tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width))
 
   def tagged(self, problems: Sequence[tasks.Problem]) -> list[tasks.Problem]:
-    """The problems as they are asked: each with its tag behind its prompt."""
+    """Returns the problems with their tags appended to the prompts."""
     tags = self.config.rollout.tags or ('',)
     return [p._replace(prompt=p.prompt + tags[i]) for p, i in zip(problems, self.levels(problems), strict=True)]
 
   def levels(self, problems: Sequence[tasks.Problem]) -> Int[np.ndarray, 'P']:
-    """Which of `rollout.tags` each problem's prompt carries; 0 without tags."""
+    """Returns the index in `rollout.tags` of each problem's tag; 0 without tags."""
     return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
 
   def decode(self, tokens: Int[Array | np.ndarray, 'N T'], lengths: Int[Array | np.ndarray, 'N']) -> list[str]:
-    """The responses as text, with the tags that grading, rewards and the serial rollout read, special tokens or not."""
+    """Decodes the responses. Tags that grading, rewards and the serial rollout read are kept, special tokens or not."""
     return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags)
 
   def turns(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[str]:
-    """What the task grades: the responses, each behind its prompt's tag where that opens or closes a thought."""
+    """Returns the texts that the task grades: each response behind its prompt's tag, if that tag opens or closes a thought."""
     tags = [tag if has_thought_tag(tag) else '' for tag in self.config.rollout.tags or ('',)]
     return [tags[level] + text for level, text in zip(self.levels(problems), texts, strict=True)]
 
@@ -149,7 +155,7 @@ class Experiment:
     return TAGS | named_in(read, special_tokens(self.tokenizer))
 
   def grade(self, problems: Sequence[tasks.Problem], rows: Trajectories) -> Verdicts:
-    """Whether the whole text of each of this process's rows, a shadow row's continuation included, solves its problem.
+    """Grades the whole text of each of this process's rows, a shadow row's continuation included.
 
     Args:
       problems: This process's share of the problems.
@@ -175,7 +181,7 @@ class Experiment:
     return verdicts if self._text_scorer is None else self._with_scores(problems, rows, verdicts)
 
   def _with_scores(self, problems: Sequence[tasks.Problem], rows: Trajectories, verdicts: Verdicts) -> Verdicts:
-    """The verdicts with what rewards that read text say of this process's rows."""
+    """Adds to the verdicts the scores that rewards which read text give this process's rows."""
     assert self._text_scorer is not None
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
     samples = len(mine.length) // len(problems)
@@ -196,7 +202,7 @@ class Experiment:
 
   @functools.cached_property
   def _text_scorer(self) -> rewards.TextScorer | None:
-    """What calls the rewards of training that read text; None where there are none."""
+    """The scorer for rewards of training that read text; None if there are none."""
     c = self.config
     if 'rl' not in c.stages or not rewards.text_rewards(c.reward.name):
       return None
@@ -204,7 +210,7 @@ class Experiment:
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
-  """Build the parts that a config names."""
+  """Builds the parts that a config names."""
   task = make_task(config)
   tokenizer = task.tokenizer()
   shape = model_config(config, len(tokenizer))
@@ -229,10 +235,10 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
 
 
 def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: tuple[int, ...]) -> rollout.Serial | None:
-  """How early exits are made, in the tokens of the tokenizer; None where a config asks for none or nothing is trained.
+  """Returns the settings of the serial rollout in tokens; None if a config has no inducer or no stage 'rl'.
 
   Raises:
-    ConfigError: A text is not in the tokenizer's reach, ends the response, or leaves no room.
+    ConfigError: A text has no tokens in the tokenizer, has too many, ends the response, or leaves no room for thinking.
   """
   text = config.rollout.serial.inducer
   if not text or 'rl' not in config.stages:
@@ -263,10 +269,10 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
 
 
 def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  """What `validate` could not know: an axis of -1 has a size now, and every process has its devices.
+  """Checks what `validate` could not know: the sizes of axes that were -1, and the devices of every process.
 
   Raises:
-    ConfigError: Rows do not divide, or a process is left out.
+    ConfigError: Rows do not divide evenly, a process has no device of the mesh, or devices cannot offload the optimizer.
   """
   problems = list(row_problems(config, mesh.shape['data'], mesh.shape['fsdp'])) if config.stages else []
   if idle := set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}:
@@ -286,19 +292,19 @@ def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> No
 
 @during(READING)
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
-  """The task that a config names, seeded as the run is."""
+  """Makes the task that a config names, with the run's seed."""
   return tasks.get(config.task.name, **task_arguments(config))
 
 
 def make_model(config: ml_collections.ConfigDict, shape: ModelConfig) -> ActorCritic:
-  """Policy and critic of a decoder's shape, as a config has them."""
+  """Makes the policy and the critic that a config describes, with the shape of a decoder."""
   critic = trains_critic(config)
   policy = make_exits(config) if config.exits.every else None
   return ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
 
 
 def make_exits(config: ml_collections.ConfigDict) -> ExitPolicy:
-  """The exit policy that a config names, with the options that it sets."""
+  """Makes the exit policy that a config names, with the options that the config sets."""
   return exits.get(config.exits.policy)(**method_options(config, 'exits'))
 
 
@@ -311,7 +317,7 @@ def make_sampler(
   pad_token: int,
   serial: rollout.Serial | None,
 ) -> Sampler:
-  """The sampler that a config describes. Neither data nor devices need be there.
+  """Makes the sampler that a config describes. It needs neither data nor devices.
 
   Args:
     config: The experiment.
@@ -319,7 +325,7 @@ def make_sampler(
     mesh: The mesh to sample on.
     end_tokens: Token ids that end a response.
     pad_token: The token that fills the columns after a response.
-    serial: How training's early exits are made; None where it has none.
+    serial: The settings of the serial rollout; None if training has none.
   """
   r = config.rollout
   return Sampler(
@@ -341,7 +347,7 @@ def make_sampler(
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
-  """The stop rule `name` with those of the config's constants that it takes; its own section of `config.stop` goes first."""
+  """Makes the stop rule `name` with the config's constants that it takes. Its own section of `config.stop` has precedence."""
   constants = config.stop.to_dict() | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
   return stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
 

@@ -4,8 +4,8 @@
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
 
-An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U]
-is ours: the paper does not publish it.
+An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U] is
+our choice, because the paper does not publish it.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from espo_jax.configs import listing
 
 
 class Method(NamedTuple):
-  """A registered method; `note` is what its registry says of it besides."""
+  """A registered method. `note` is what else its registry says about it."""
 
   kind: str
   name: str
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
 
 def methods() -> Iterator[Method]:
-  """Every registered method, read from the registries themselves."""
+  """Yields every registered method."""
   for name, rule in stops.REGISTRY.items():
     yield Method('stop', name, rule)
   for name, policy in exits.REGISTRY.items():
@@ -45,7 +45,7 @@ def methods() -> Iterator[Method]:
 
 
 def describe(method: Method) -> str:
-  """A few lines on one method."""
+  """Describes one method in a few lines."""
   paper, published = registry.source_of(method.function)
   summary = (inspect.getdoc(method.function) or '').partition('\n\n')[0].replace('\n', ' ')
   settings = ', '.join(
@@ -66,7 +66,7 @@ as `--config.objective.clip_high=0.28`. A default is the paper's where the table
 
 
 def page(kinds: Sequence[str]) -> str:
-  """The methods of these kinds as a page of Markdown."""
+  """Returns the methods of some kinds as a page of Markdown."""
   parts = [HEAD]
   for kind in kinds:
     parts += [f'## {kind.capitalize()}\n', *(section(method) for method in methods() if method.kind == kind)]
@@ -74,13 +74,13 @@ def page(kinds: Sequence[str]) -> str:
 
 
 def section(method: Method) -> str:
-  """One method in Markdown: its paper, what its docstring says of it, and a table of its options."""
+  """Returns one method in Markdown: its paper, the text of its docstring, and a table of its options."""
   paper, published = registry.source_of(method.function)
   text = re.split(r'\n(?:Args|Returns):\n', inspect.getdoc(method.function) or '')[0].rstrip()
   lines = [f'### `{method.name}`\n', f'{paper}{method.note}\n', f'{text}\n']
   if not (defaults := registry.defaults(method.function)):
     return '\n'.join(lines)
-  # An option that several have is explained once, if need be by a method of the same file.
+  # An option that several methods have is explained by the first that documents it: this method, its file, then any other.
   relatives = sorted(
     (m.function for m in methods() if m.kind == method.kind),
     key=lambda f: (f is method.function, f.__module__ == method.function.__module__),
@@ -94,14 +94,14 @@ def section(method: Method) -> str:
 
 
 def _meanings(function: Callable[..., Any]) -> dict[str, str]:
-  """What the docstring says of each argument, on one line and fit for a table."""
+  """Returns the docstring's entry for each argument, on one line and escaped for a table."""
   entries = (inspect.getdoc(function) or '').partition('\nArgs:\n')[2]
   found = re.findall(r'^  (\w+): ((?:.|\n    )+)', entries, re.MULTILINE)
   return {name: ' '.join(text.replace(' [U]', '').split()).replace('|', r'\|') for name, text in found}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """The command."""
+  """Runs the command."""
   kinds = list(dict.fromkeys(method.kind for method in methods()))
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
   parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections')

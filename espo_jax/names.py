@@ -1,4 +1,4 @@
-"""What a name was meant to be: a misspelt or abbreviated one, and one of the Hugging Face Hub where a folder is wanted."""
+"""Guesses the meaning of a name: a misspelt or abbreviated name, or a Hugging Face Hub name given in place of a folder."""
 
 import difflib
 import pathlib
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 _ADDRESS = re.compile(r'(https?:/+)?(www\.)?(huggingface\.co|hf\.co)/+|hf:/+')
-_FOLDERS = ('checkpoints', 'data', 'evaluations', 'models', 'out', 'output', 'runs')  # nobody's name, and many a folder's
+_FOLDERS = ('checkpoints', 'data', 'evaluations', 'models', 'out', 'output', 'runs')  # common folders, no owners on the Hub
 _DATA_FILE = re.compile(
   r'(?:hf:/|https://huggingface\.co)/datasets/([\w.-]+/[\w.-]+)/(?:(?:blob|resolve)/main/)?([^?]+)(?:\?.*)?'
 )
@@ -14,14 +14,14 @@ _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-  """The known name that `name` misspells or abbreviates; None where none is near.
+  """Returns the known name that `name` misspells or abbreviates; None if no known name is near.
 
-  Abbreviations are initials (`lr`), a beginning (`temp`) and a name that has some of the words (`grad_norm`).
+  An abbreviation is initials (`lr`), a beginning (`temp`), or a name with some of the words (`grad_norm`).
 
   Args:
-    name: What was written.
-    known: The names that there are.
-    likeness: The least ratio, as difflib counts it, of a misspelling.
+    name: The name as it was written.
+    known: The known names.
+    likeness: The least similarity of a misspelling, as difflib's ratio.
   """
   names = {_plain(other): other for other in sorted(known, reverse=True)}
   wanted = _plain(name)
@@ -44,10 +44,10 @@ def _plain(name: str) -> str:
 
 
 def hub_name(path: str | pathlib.Path) -> str:
-  """The name on the Hub that somebody may have meant by a path that is not there, `Qwen/Qwen2.5-0.5B`; '' where it is none.
+  """Returns the name on the Hub, such as `Qwen/Qwen2.5-0.5B`, that a path which does not exist may mean; '' if it is none.
 
   Args:
-    path: What was given, or an absolute path made of it; an address of the Hub counts as the name in it.
+    path: The path as it was given, or made absolute. An address of the Hub stands for the name in it.
   """
   text = str(path)
   here = f'{pathlib.Path.cwd()}/'
@@ -60,7 +60,7 @@ def hub_name(path: str | pathlib.Path) -> str:
 
 
 def data_file(path: str) -> tuple[str, str] | None:
-  """The data set on the Hub and the file in it that an address names; None where it is no such address.
+  """Returns the data set on the Hub and the file in it that an address names; None if it is no such address.
 
   Args:
     path: An address such as `hf://datasets/OWNER/NAME/FILE`, or the one that a browser shows of a file.
@@ -70,6 +70,6 @@ def data_file(path: str) -> tuple[str, str] | None:
 
 
 def download(name: str) -> str:
-  """The command that makes a folder of a name on the Hub, and the folder."""
+  """Returns the advice to download a name on the Hub and to use the downloaded folder."""
   folder = f'models/{name.rpartition("/")[2]}'
   return f'hf download {name} --local-dir {folder}, and {folder} in its place'

@@ -1,8 +1,8 @@
-"""Draw how deep a trained policy reads: tokens of a few answers coloured by where they left, and depth against entropy.
+"""Draw the depth at which a trained policy exits: tokens of a few answers coloured by depth, and depth against entropy.
 
   python -m espo_jax.plot_exits --checkpoint=runs/exits --output=depth.png
 
-The policy is asked test problems at the run's temperature, under the exits that it was trained with.
+The policy answers test problems at the run's temperature, with the exits that it was trained with.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ _FORMATS = ('.png', '.pdf', '.svg')
 
 
 def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
-  """Answers to the first `count` test problems, token by token, for `plot_depth`."""
+  """Samples answers to the first `count` test problems and returns them token by token for `plot_depth`."""
   problems = exp.problems('test', 0, count)
   never, temperature = stops.never(), exp.config.rollout.temperature
   prompts = exp.prompts(problems)
@@ -66,7 +66,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
   lambda phase: lower_flags({'rows': _ROWS.value // 2 or None}, 'JAX_PLATFORMS=cpu, which has the memory of the host')
 )
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
   load_plugins()

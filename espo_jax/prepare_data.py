@@ -1,10 +1,10 @@
-"""Check the rows of a benchmark once and keep them as a tensorflow-datasets data set over ArrayRecord files.
+"""Check the rows of a benchmark once, and store them as a tensorflow-datasets data set over ArrayRecord files.
 
   python -m espo_jax.prepare_data --benchmark=gsm8k --data=openai/gsm8k --split=train --output=data/gsm8k_train
 
 `--data` is a file of JSON lines, a JSON array or Parquet, gzipped or not, or the benchmark's name on the Hugging Face Hub. The
-directory serves as `--config.data.path` or `--config.data.eval_path` of a run, on a machine without a network too. No
-TensorFlow is needed.
+directory can be the `--config.data.path` or `--config.data.eval_path` of a run, also on a machine without a network. TensorFlow
+is not needed.
 """
 
 import sys
@@ -25,14 +25,14 @@ def prepare(benchmark: str, data: str, split: str, output: str, on_error: str = 
     benchmark: a name in `tasks.BENCHMARKS`.
     data: a file, or the benchmark's name on the Hub.
     split: 'train' or 'test'.
-    output: the directory to write; must not exist yet, or be empty.
-    on_error: 'raise' for the first malformed row, or 'skip' to leave such rows out.
+    output: the directory to write, which must be empty or not exist.
+    on_error: 'raise' to stop at the first malformed row, or 'skip' to leave such rows out.
 
   Returns:
-    What was written, and what was left out.
+    The rows written, and the rows left out.
 
   Raises:
-    DataError: The data cannot be used or the directory not be written; the message says which and what to do.
+    DataError: The data cannot be used, or the directory cannot be written. The message says which and what to do.
   """
   found = read_rows(tasks.BENCHMARKS[benchmark], data, split, '--data', on_error)
   write_prepared(benchmark, split, found.rows, output)
@@ -40,7 +40,7 @@ def prepare(benchmark: str, data: str, split: str, output: str, on_error: str = 
 
 
 def main(argv: Sequence[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = CommandParser(prog='python -m espo_jax.prepare_data', description='Prepare a benchmark for training runs.')
   parser.add_argument('--benchmark', required=True, choices=sorted(tasks.BENCHMARKS))
   parser.add_argument('--data', required=True, help=f"a file of {FORMATS}, or the benchmark's name on the Hub")

@@ -1,17 +1,17 @@
-"""The registers of methods, and what a method says of itself.
+"""Keeps the registers of methods, and reads what a method declares about itself.
 
-A method is a function that registers itself under a name, by which a config asks for it:
+A method is a function that registers itself under a name. A config selects it by that name:
 
     @rewards.register('brief')
     def brief(correct, lengths, horizon, *, weight=0.1):
       return correct * (1.0 - weight * lengths / horizon)
 
-Its positional parameters name what it reads. Its keyword-only parameters are its options: the config sets them by name, and the
-command `espo_jax.methods` lists them. Each room has a table of what there is to read, so that a slip is an error where the
-function stands, before anything runs.
+The positional parameters name the values that a method reads. Each room has a table of these values, so that a wrong name is an
+error at the function's definition, before anything runs. The keyword-only parameters are the method's options. The config sets
+them by name, and the command `espo_jax.methods` lists them.
 
-A file of a user's own registers methods in the same way, once `load_plugin` has run it: the flag `--plugins=FILE` of every
-command. No file is ever run because a run's folder names it.
+A file of a user's own registers methods in the same way. The flag `--plugins=FILE` of every command runs it with `load_plugin`.
+No file is ever run because a run's folder names it.
 """
 
 import difflib
@@ -37,14 +37,14 @@ Entry = TypeVar('Entry')
 
 
 class RegistryError(ValueError):
-  """A method that cannot be registered; the message has its file and line, its name and the fix."""
+  """A method that cannot be registered. The message has its file and line, its name and the fix."""
 
 
 class Register(Mapping[str, Entry], Generic[Entry]):
-  """The methods of one kind, by name. A room's decorator adds to it; nothing else does."""
+  """The methods of one kind, by name. Only the decorator of a room adds methods."""
 
   def __init__(self, kind: str, field: str, *, in_expressions: bool = False):
-    """An empty register.
+    """Makes an empty register.
 
     Args:
       kind: The word for one of its methods, such as 'stop rule'.
@@ -59,13 +59,13 @@ class Register(Mapping[str, Entry], Generic[Entry]):
     return self._entries[name]
 
   def __iter__(self) -> Iterator[str]:
-    return iter(sorted(self._entries))  # whichever file was imported first
+    return iter(sorted(self._entries))  # the order does not depend on which file is imported first
 
   def __len__(self) -> int:
     return len(self._entries)
 
   def find(self, name: str, expression: str | None = None) -> Entry:
-    """The entry of a name that a config gave.
+    """Returns the entry of a name that a config gives.
 
     Raises:
       ValueError: The name is unknown. The message has the field, the expression that the name stands in, and the nearest name.
@@ -77,15 +77,15 @@ class Register(Mapping[str, Entry], Generic[Entry]):
   def decorator(
     self, name: str, reads: Mapping[str, str], entry: Callable[[Any], Any] = lambda method: method
   ) -> Callable[[Method], Method]:
-    """A decorator that makes a function of arrays known, and lets it take NumPy's.
+    """Returns a decorator that registers a function of arrays, and lets it also take NumPy arrays.
 
     Args:
       name: The method's name.
-      reads: What the method's positional parameters may name, each with its meaning.
-      entry: What the register keeps of the function; by default the function.
+      reads: The values that the method's positional parameters may name, each with its meaning.
+      entry: The function that makes the register's entry from the method; by default the entry is the method.
 
     Raises:
-      RegistryError: The decorator stands without a name, or `check` refuses the function.
+      RegistryError: The decorator is used without a name, or `check` refuses the function.
     """
     self.check_called(name)
 
@@ -97,21 +97,21 @@ class Register(Mapping[str, Entry], Generic[Entry]):
     return mark
 
   def check_called(self, name: Any) -> None:
-    """Raises RegistryError where a decorator stands without a name, and would register nothing."""
+    """Raises RegistryError if a decorator is used without a name, because it would register nothing."""
     if callable(name):
       fix = f"fix: @register('{getattr(name, '__name__', 'my_method')}')"
       raise RegistryError(f'{place(name)}: {self._kind}: registered without a name; {fix}')
 
   def check(self, name: str, method: Callable[..., Any], reads: Mapping[str, str] | None = None) -> None:
-    """Whether a method can be registered. One that was, from a file that is loaded twice, can be once more.
+    """Checks that a method can be registered. A method from a file that is loaded twice can be registered again.
 
     Args:
       name: The method's name.
       method: The function or class.
-      reads: What the method's positional parameters may name, each with its meaning; None leaves the parameters unchecked.
+      reads: The values that the method's positional parameters may name, each with its meaning; None skips this check.
 
     Raises:
-      RegistryError: The name is taken or no name, or the method asks for what does not exist.
+      RegistryError: The name is taken or invalid, or a parameter names a value that does not exist.
     """
     reason = self._wrong_name(name)
     if not reason and name in self and _identity(method) != _identity(other := self._methods[name]):
@@ -122,7 +122,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       raise RegistryError(f'{place(method)}: {self._kind} {name!r}: {reason}')
 
   def add(self, name: str, method: Method, entry: Entry) -> Method:
-    """Keeps `entry` of a method that `check` has let pass, and gives the method back."""
+    """Stores the entry of a method that has passed `check`, and returns the method."""
     self._entries[name], self._methods[name] = entry, method
     return method
 
@@ -139,14 +139,14 @@ class Register(Mapping[str, Entry], Generic[Entry]):
 
 
 class Source(NamedTuple):
-  """Where a method comes from; `published` are the options whose defaults are the paper's, the others are ours [U]."""
+  """The paper of a method. `published` names the options with the paper's defaults. Other defaults are our choice [U]."""
 
   paper: str
   published: tuple[str, ...]
 
 
 def source(paper: str, *published: str) -> Callable[[Method], Method]:
-  """Marks a method with its paper and with those of its options whose defaults the paper publishes; it `takes_numpy`."""
+  """Marks a method with its paper and with the options whose defaults the paper publishes, and applies `takes_numpy`."""
 
   def mark(method: Method) -> Method:
     method = takes_numpy(method)
@@ -157,33 +157,33 @@ def source(paper: str, *published: str) -> Callable[[Method], Method]:
 
 
 def source_of(method: Callable[..., Any]) -> Source:
-  """What `source` said; of a method that nobody marked, that the paper is not said."""
+  """Returns the mark that `source` set, or one with the paper 'paper not said' for an unmarked method."""
   return vars(method).get('source', Source('paper not said', ()))
 
 
 def options(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-  """The keyword-only parameters, by name."""
+  """Returns the keyword-only parameters by name."""
   parameters = inspect.signature(method).parameters
   return {name: p for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def defaults(method: Callable[..., Any]) -> dict[str, Any]:
-  """The options as they are where nothing sets them."""
+  """Returns the options with their defaults."""
   return {name: p.default for name, p in options(method).items()}
 
 
 def inputs(method: Callable[..., Any]) -> tuple[str, ...]:
-  """The names of the other parameters, in order."""
+  """Returns the names of the parameters that are not options, in order."""
   return tuple(name for name, p in inspect.signature(method).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY)
 
 
 def chosen(method: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-  """Those of `values` that the method has options for."""
+  """Returns the entries of `values` that are options of the method."""
   return {name: value for name, value in values.items() if name in options(method)}
 
 
 def unknown(field: str, value: str, name: str, known: Iterable[str]) -> str:
-  """The message for a name that is not registered."""
+  """Returns the message for a name that is not registered."""
   near = difflib.get_close_matches(name, known := sorted(known), n=1)
   hint = f' did you mean {near[0]!r}?' if near else ''
   return f'{field} = {value!r}: {name!r} is unknown;{hint} known: {", ".join(known)}'
@@ -201,14 +201,14 @@ def import_files(package: str, path: Iterable[str]) -> None:
 
 
 class PluginError(ValueError):
-  """A user's file that cannot be loaded; the message has the flag, the file, the line and the reason."""
+  """A user's file that cannot be loaded. The message has the flag, the file, the line and the reason."""
 
 
 class Plugin(NamedTuple):
   """A user's file that has registered its methods."""
 
   path: str
-  digest: str  # of its bytes
+  digest: str  # a hash of the file's bytes
 
 
 _PLUGINS: dict[str, Plugin] = {}
@@ -229,10 +229,10 @@ def load_plugin(file: str | pathlib.Path) -> Plugin:
   spec = importlib.util.spec_from_file_location(name, path)
   if spec is None or spec.loader is None:
     raise PluginError(f'--plugins={file}: no Python file; fix: a file that ends in .py')
-  module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
+  module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up here
   try:
     spec.loader.exec_module(module)
-  except (Exception, SystemExit) as error:  # it is code, and may raise anything
+  except (Exception, SystemExit) as error:  # a plugin is code and may raise anything
     del sys.modules[name]
     raise PluginError(f'--plugins={file}: {_told(error, path)}') from error
   _PLUGINS[plugin.path] = plugin
@@ -240,13 +240,13 @@ def load_plugin(file: str | pathlib.Path) -> Plugin:
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-  """The users' files that this process has loaded."""
+  """Returns the users' files that this process has loaded."""
   return tuple(_PLUGINS.values())
 
 
 def _told(error: BaseException, path: pathlib.Path) -> str:
-  """What went wrong in a file, and in which line of it."""
-  if isinstance(error, RegistryError):  # has the place
+  """Describes an error in a file with the line where it occurred."""
+  if isinstance(error, RegistryError):  # its message has the place already
     return str(error)
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
   line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
@@ -254,7 +254,7 @@ def _told(error: BaseException, path: pathlib.Path) -> str:
 
 
 def place(method: Callable[..., Any]) -> str:
-  """The file and line of a function's or a class's definition."""
+  """Returns the file and line of the definition of a function or class."""
   method = _innermost(method)
   if code := getattr(method, '__code__', None):
     return f'{code.co_filename}:{code.co_firstlineno}'
@@ -265,18 +265,18 @@ def place(method: Callable[..., Any]) -> str:
 
 
 def _innermost(method: Callable[..., Any]) -> Callable[..., Any]:
-  """The function inside of decorators and partial applications."""
+  """Returns the function inside decorators and partial applications."""
   method = inspect.unwrap(method)
   return _innermost(method.func) if isinstance(method, functools.partial) else method
 
 
 def _identity(method: Callable[..., Any]) -> tuple[str, str]:
-  """What two loads of one file have in common."""
+  """Returns a key that is the same for a method each time its file is loaded."""
   return place(method), str(getattr(_innermost(method), '__qualname__', ''))
 
 
 def _wrong_signature(method: Callable[..., Any], reads: Mapping[str, str]) -> str:
-  """What is wrong with a method's parameters, and the fix; '' where nothing is."""
+  """Returns what is wrong with a method's parameters, and the fix; '' if nothing is."""
   try:
     parameters = inspect.signature(method).parameters
   except (TypeError, ValueError):
@@ -297,7 +297,7 @@ def _wrong_signature(method: Callable[..., Any], reads: Mapping[str, str]) -> st
 
 
 def _readable(reads: Mapping[str, str], *, briefly: bool = False) -> str:
-  """What there is to read, as the fix of an error."""
+  """Lists the values that a method may read, as the fix of an error."""
   if not reads:
     return "options alone: a '*' in front of them, and a default for each"
   if briefly:

@@ -1,8 +1,8 @@
-"""Train a reasoner: warm start, calibration of exits, critic warm-up, then one arm of reinforcement learning a stop rule.
+"""Train a reasoner: warm start, calibration of exits, critic warm-up, then one arm of reinforcement learning per stop rule.
 
   python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
-The same command resumes a run that was interrupted, and does nothing to one that is done.
+The same command resumes a run that was interrupted. It changes nothing about a run that is done.
 """
 
 import datetime
@@ -47,20 +47,22 @@ _CACHE = flags.DEFINE_string(
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
-  """Run all stages that `config.stages` names and report.
+  """Run all stages that `config.stages` names and report on them.
 
   Args:
-    config: A validated experiment.
-    workdir: The experiment's folder; a run found there goes on.
-    watch: Called with the arm, the update and its training accuracy after each update of an arm; what it raises ends the run.
+    config: The experiment.
+    workdir: The experiment's folder. A run found there is resumed.
+    watch: A function that is called after each update of an arm with the arm, the update and its training accuracy. An
+      exception that it raises ends the run.
 
   Returns:
-    The summary, as in `summary.json`.
+    The summary, as in `summary.json`. Without the stage 'rl' it is the evaluations by stage.
 
   Raises:
-    ConfigError: Before any device is touched; also where the run in the folder has other plugin files than are loaded now.
-    Interrupted: A signal asked for it; the same call goes on.
-    CheckpointError: A stage has checkpoints and none is whole, or they are another model's.
+    ConfigError: The config cannot run, or the run in the folder began with another config or other plugin files. Both are
+      checked before any device is touched.
+    Interrupted: A signal interrupted the run. The same call resumes it.
+    CheckpointError: A stage has checkpoints and none is complete, or they belong to another model.
     DataError: A data file cannot be used.
     DeviceError: jax finds no device.
     OutOfMemory: A device or the host has no memory left.
@@ -95,7 +97,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
       return evaluations
     state, forked_at = critic_warmup(exp, params, workdir, signals)
     reference = params if uses_reference(exp.config) else None
-    for arm in sorted(arms, key='random'.__eq__):  # last: it copies the rate of the others
+    for arm in sorted(arms, key='random'.__eq__):  # 'random' is last, because it copies another arm's stop rate
       rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals, watch)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm, signals)
       examples = workdir / 'arms' / arm / 'examples.json'
@@ -105,7 +107,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
 
 
 def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
-  """A run goes on under the config it began with, or not at all."""
+  """Raises ConfigError if the run of a `config.json` began with another config, because a run keeps its config."""
   if not path.exists():
     return
   before, now = flatten(load_config(path)), flatten(with_day(config, path.parent))
@@ -115,7 +117,7 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
 
 
 def same_plugins(workdir: pathlib.Path) -> None:
-  """A run goes on with the users' files that it began with, or not at all."""
+  """Raises ConfigError if other plugin files are loaded than those with which the run in `workdir` began."""
   if not (workdir / 'config.json').exists():
     return
   began, now = plugins_of(workdir), loaded_plugins()
@@ -130,20 +132,20 @@ def _listed(plugins: Sequence[Plugin]) -> str:
 
 
 def keep_compiled(directory: str) -> None:
-  """Keep compiled programs in `directory`; '' for nowhere."""
+  """Keep compiled programs in `directory`; with '' they are not kept."""
   if directory:
     jax.config.update('jax_compilation_cache_dir', directory)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.seed=1')
   for flag, example in ((_CONFIG, 'experiments/quickstart.py'), (_WORKDIR, 'runs/quickstart')):
     if not flag.value:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
-  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   keep_compiled(_CACHE.value)
   load_plugins()
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):

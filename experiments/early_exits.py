@@ -2,9 +2,10 @@
 
   python -m espo_jax.train --config=experiments/early_exits.py --workdir=runs/early_exits
 
-`--config.exits.policy=threshold` trains exits that are decided instead of drawn. `--config=experiments/early_exits.py:rechecks`
-has room to be shorter besides, for experiments/sweeps/combination.py: the warm start sees half of the steps written twice.
-`:smoke` is the first in seconds, on a model too small to learn anything.
+With `--config.exits.policy=threshold` a threshold decides the exits, which are otherwise drawn. In the variant
+`--config=experiments/early_exits.py:rechecks`, for experiments/sweeps/combination.py, the warm start sees half of the steps
+written twice, so that responses can become shorter. `:smoke` is the first experiment in seconds, on a model too small to learn
+anything.
 """
 
 from espo_jax.configs import default_config

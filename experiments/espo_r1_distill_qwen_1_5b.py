@@ -8,7 +8,7 @@
 It trains ESPO and plain PPO from one critic warm-up. The paper reports 59.09 against 57.03 points on average over AIME 2024,
 AMC 2023 and MATH-500 (avg@32) with 13.2 % fewer tokens. We have not run it: no machine of that size was at hand.
 
-[P] is the paper's, [U] our choice where the paper says nothing. Everything not set here is a default;
+[P] marks a value of the paper, and [U] our choice where the paper gives none. Every field that is not set here has its default.
 `python -m espo_jax.methods config` says which defaults are the paper's.
 """
 
@@ -34,7 +34,7 @@ def get_config(arg=''):
   c.rollout.horizon = 8192  # [P]
   c.rollout.temperature = 1.0  # [U]
   c.rollout.slots = 256  # ours: half of the rows at a time
-  c.stop.shadow_share = 0.05  # ours: shadow rows are a measurement, and here a dear one
+  c.stop.shadow_share = 0.05  # ours: shadow rows only measure, and they are expensive here
   c.learner.updates = 500  # [P] about 256,000 trajectories
   c.learner.minibatches = 8  # [U]
   c.learner.learning_rate = 1e-6  # [P]

@@ -8,7 +8,7 @@
 It trains ESPO and plain PPO from one critic warm-up. The paper reports 73.17 against 71.20 points on average over AIME 2024,
 AMC 2023 and MATH-500 (avg@32) with 21.7 % fewer tokens. We have not run it: no machine of that size was at hand.
 
-All settings are those of `espo_r1_distill_qwen_1_5b.py`, which says where each comes from, but for the minibatches.
+All settings except the minibatches are those of `espo_r1_distill_qwen_1_5b.py`, which says where each comes from.
 """
 
 import pathlib

@@ -1,9 +1,9 @@
-"""Critic-free objectives on chain arithmetic from scratch: one core, a few minutes; what experiments/sweeps/tepo.py compares.
+"""Critic-free objectives on chain arithmetic from scratch, which experiments/sweeps/tepo.py compares; minutes on one core.
 
   python -m espo_jax.train --config=experiments/groups.py --workdir=runs/groups
 
-`--config=experiments/groups.py:rechecks` is the same with room to be shorter, for experiments/sweeps/hmpo.py: the warm start
-sees half of the steps written twice, which is right and needless, and slips less often.
+In the variant `--config=experiments/groups.py:rechecks`, for experiments/sweeps/hmpo.py, responses can become shorter: the warm
+start sees half of the steps written twice, which is right and needless. It also sees fewer wrong steps.
 """
 
 from espo_jax.configs import default_config
@@ -45,7 +45,7 @@ def _rechecks(c):
   c.task.options.rechecks = 1
   c.task.options.recheck_rate = 0.5
   c.rollout.horizon = 63
-  c.objective.clip_high = 0.28  # this and the next two as HMPO's authors have it
+  c.objective.clip_high = 0.28  # this and the next two options as in HMPO's paper
   c.objective.dual_clip = 10.0
   c.objective.aggregation = 'token'
   c.learner.updates = 40

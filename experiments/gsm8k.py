@@ -4,11 +4,11 @@
     --config.model.path=models/Qwen2.5-1.5B-Instruct --config.data.path=train.jsonl --config.data.eval_path=test.jsonl
 
 A path is a JSON-lines file, a directory that `espo_jax.prepare_data` wrote, or `openai/gsm8k` for the Hugging Face Hub. Without
-`data.eval_path` one row in ten is held out. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not tuned:
-no pretrained weights were at hand.
+`data.eval_path` one row in ten is held out. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not tuned,
+because no pretrained weights were at hand.
 
-`--config=experiments/gsm8k.py:tiny` is five updates for a model of a few million random parameters, as
-`scripts/make_tiny_model.py` writes one, on two CPU cores. It learns nothing; it shows that the whole path works.
+`--config=experiments/gsm8k.py:tiny` runs five updates on two CPU cores, for a model of a few million random parameters that
+`scripts/make_tiny_model.py` writes. It learns nothing. It shows that the whole path works.
 """
 
 from espo_jax.configs import default_config
@@ -51,7 +51,7 @@ def _tiny(c):
   c.learner.updates = 5
   c.learner.minibatches = 2
   c.gate.force_at = 0.2
-  c.stop.beta_0 = 3.0  # with 7 no z of a model this uncertain reaches the threshold within five updates
+  c.stop.beta_0 = 3.0  # with 7, z of this uncertain model does not reach the threshold within five updates
   c.eval.problems = 1319
   c.eval.batch = 128
   c.checkpoint.every = 5

@@ -6,10 +6,10 @@
   python -m espo_jax.evaluate --checkpoint=runs/hmpo_qwen3_8b --benchmark=math500 --data=math500.jsonl --samples=4
 
 The paper trains Qwen3.5 9B, 35B-A3B and 122B-A10B on 6,977 problems of its own and reports 19 to 46 % fewer tokens with at most
-0.7 points of accuracy lost. Any problems with answers do, with `data.benchmark=jsonl` and the names of their fields. We have
-not run it: no machine of that size was at hand.
+0.7 points of accuracy lost. Other problems with answers can be used with `data.benchmark=jsonl` and the names of their fields.
+We have not run it: no machine of that size was at hand.
 
-[P] is the paper's, [U] our choice where the paper says nothing. Everything not set here is a default;
+[P] marks a value of the paper, and [U] our choice where the paper gives none. Every field that is not set here has its default.
 `python -m espo_jax.methods` and `python -m espo_jax.methods config` say which defaults are a paper's.
 """
 

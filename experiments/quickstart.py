@@ -7,7 +7,7 @@ or, in an environment of your own,
   python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
 `--config=experiments/quickstart.py:smoke` is the same in seconds, on a model too small to learn anything. `:rechecks` has
-shorter chains in which a step may be written twice, which is right and unlikely: not every unlikely token is a slip.
+shorter chains in which a step may be written twice. This is right and unlikely, so some unlikely tokens are correct.
 """
 
 from espo_jax.configs import default_config

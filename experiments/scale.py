@@ -3,8 +3,9 @@
   python -m espo_jax.train --config=experiments/scale.py --workdir=runs/scale
 
 A decoder of 38 million parameters learns chain arithmetic of up to 200 steps from written solutions, in which one step in 200
-slips, and is reinforced in bfloat16. The sizes are meant for half an hour of an H200 with the three seeds of
-experiments/sweeps/scale.py; nobody has run it. `:smoke` is the same in seconds, on a model too small to learn anything.
+is wrong. It is then trained by reinforcement learning in bfloat16. The sizes are meant for half an hour of an H200 with the
+three seeds of experiments/sweeps/scale.py. Nobody has run it. `:smoke` is the same in seconds, on a model too small to learn
+anything.
 """
 
 from espo_jax import tasks

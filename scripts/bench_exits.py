@@ -2,9 +2,9 @@
 
   PYTHONPATH=. python scripts/bench_exits.py [options]   # about 6 minutes on 2 cores
 
-Writes experiments/benchmarks/exits.json and exits.md. Random weights; nothing ends a row before the horizon. Drawn exits have
-the same probability at every head. Where drafts are measured, what the blocks behind the drafting ones add is scaled up, so
-that drafts agree with the model more or less often: blocks as they are initialised add too little to change a draft.
+Writes experiments/benchmarks/exits.json and exits.md. The weights are random, and no row ends before the horizon. Drawn exits
+have the same probability at every head. To measure drafts, the outputs of the blocks behind the drafting ones are scaled up, so
+that drafts agree with the model more or less often. As initialised, these blocks add too little to change a draft.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
   PYTHONPATH=. python scripts/bench_gpu.py   # about 20 minutes on one 80 GB GPU
 
-Writes experiments/benchmarks/gpu.json and gpu.md. Weights are random. What it is compared with is measured in the same run: for
-decoding the bandwidth of a copy (bytes: weights and live cache), for the gradient the rate of a large matrix product.
+Writes experiments/benchmarks/gpu.json and gpu.md. The weights are random. The limits are measured in the same run. Decoding is
+compared with the bandwidth of a copy (of the bytes of weights and live cache). The gradient is compared with the rate of a
+large matrix product.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def update(name: str, rows: int, horizon: int, peak: dict[str, float], repeats: 
 
 
 def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> dict[str, Any]:
-  """A whole step, rollout to update, on the same rows: as they are, and with a rule that stops some of them."""
+  """Times a whole step from rollout to update on the same rows, unstopped and with a rule that stops some of them."""
   config = shape(name)
   c = default_config()
   c.rollout.update(samples=4, prompts=rows // 4, prompt_width=32, horizon=horizon)

@@ -2,8 +2,9 @@
 
   scripts/bench_rollout.sh [options]   # makes the environments, then runs this
 
-Writes experiments/benchmarks/rollout.json and rollout.md. The cases: `skewed` lengths, `equal` ones, the cost of the stop
-`rule`, and what `stopped` rows save. Peers run in environments of their own; TRANSFORMERS_PYTHON and TUNIX_PYTHON name others.
+Writes experiments/benchmarks/rollout.json and rollout.md. The cases are `skewed` lengths, `equal` lengths, the cost of the stop
+`rule`, and what `stopped` rows save. The other libraries run in environments of their own. TRANSFORMERS_PYTHON and TUNIX_PYTHON
+name other interpreters for them.
 """
 
 import argparse

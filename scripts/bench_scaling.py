@@ -1,4 +1,4 @@
-"""The rollout's time against rows, slots, horizon and vocabulary, one varied at a time.
+"""Measures the rollout's time against rows, slots, horizon and vocabulary, varying one at a time.
 
   PYTHONPATH=. python scripts/bench_scaling.py [options]   # under 8 minutes on 2 cores
 

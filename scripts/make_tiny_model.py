@@ -2,7 +2,7 @@
 
   PYTHONPATH=. python scripts/make_tiny_model.py --data=train.jsonl --output=runs/tiny_qwen2
 
-It stands in for real weights where none can be had: everything that reads a Hugging Face directory reads it.
+It replaces real weights where none are available. Everything that reads a Hugging Face directory can read it.
 """
 
 import argparse

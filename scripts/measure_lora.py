@@ -1,10 +1,10 @@
-"""Adapters of our own against qwix's: a gradient step of the same decoder, side by side.
+"""Measures our adapters against those of qwix, with a gradient step of the same decoder.
 
   pip install qwix==0.1.8
   PYTHONPATH=. python scripts/measure_lora.py
 
-qwix adds its adapters by patching `jax.lax.dot_general`, which sees `nn.Dense` and not our `x @ W`; so its decoder is built of
-`nn.Dense`.
+qwix adds its adapters by patching `jax.lax.dot_general`. The patch affects `nn.Dense` and not our `x @ W`, so qwix's decoder is
+built of `nn.Dense`.
 """
 
 import argparse

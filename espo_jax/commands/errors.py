@@ -1,4 +1,4 @@
-"""What a command says where the machine lacks something: a device, or memory, with what to change."""
+"""Reports that the machine has no device or no memory left, with what to change."""
 
 import contextlib
 import sys
@@ -14,10 +14,10 @@ from espo_jax.parallel.memory import LOADING, READING, OutOfMemory, during
 
 @contextlib.contextmanager
 def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
-  """What the machine lacks, a device or memory, ends the command with a line that says what to do.
+  """Ends the command with one line that says what to do if a device is missing or memory runs out inside.
 
   Args:
-    lower: Given the phase in which memory ran out, what to change.
+    lower: The function that returns what to change, given the phase in which memory ran out.
   """
   try:
     with during(''):
@@ -29,12 +29,12 @@ def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
 
 
 def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '--config.{}={}') -> str:
-  """What to change of a training that ran out of memory.
+  """Returns what to change about a training that ran out of memory.
 
   Args:
     config: The config of the run.
-    phase: The phase in which that happened.
-    written: The form in which a field and its value are set.
+    phase: The phase in which memory ran out.
+    written: The format in which a field and its value are written.
   """
   if phase == READING:
     return f'{written.format("data.path", "FILE")} with fewer rows, or a host with more memory'
@@ -48,11 +48,11 @@ def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '
 
 
 def lower_flags(flags: Mapping[str, Any], also: str) -> str:
-  """What to change of a command with flags of its own.
+  """Returns what to change about a command with flags of its own.
 
   Args:
-    flags: A value that takes less, by flag; None for those that cannot take less.
-    also: Another thing that helps.
+    flags: A value that needs less memory, by flag; None for a flag that cannot be lowered.
+    also: Another remedy.
   """
   changes = [f'--{name}={value}' for name, value in flags.items() if value is not None]
   return ', '.join([*changes, f'or {also}'] if changes else [also])

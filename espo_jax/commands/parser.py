@@ -1,4 +1,4 @@
-"""The flags of a command, read with an eye for slips."""
+"""Parses the flags of a command, and recognises misspelt ones."""
 
 import argparse
 import re
@@ -16,18 +16,19 @@ _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
 
 class CommandParser(argparse.ArgumentParser):
-  """An argument parser that ends a command with one line: the flag, its value and the fix, a misspelt flag first of all.
+  """An argument parser that ends a command with a one-line error: the flag, its value and the fix.
 
-  Every command takes `--plugins=FILE`, and has loaded the files once its flags are parsed.
+  A misspelt flag is reported before any other error. Every command takes `--plugins=FILE`. The files are loaded once the flags
+  are parsed.
   """
 
   def __init__(self, *args: Any, **kwargs: Any):
-    """As the base."""
+    """Makes a parser like the base class, with the flag `--plugins`."""
     super().__init__(*args, **kwargs)
     self.add_argument('--plugins', action='append', default=[], metavar='FILE', help=PLUGINS_HELP)
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-    """As the base; an unknown flag is told before what is missing, since it may be just that."""
+    """Parses like the base class. An unknown flag is reported before a missing one, which it may be, misspelt."""
     words = sys.argv[1:] if args is None else list(args)
     own = [name for name in self._option_string_actions if name.startswith('--')]
     for word in words:
@@ -65,6 +66,6 @@ class CommandParser(argparse.ArgumentParser):
       message = f'{match[1]}: without a value; fix: {match[1]}=...'
     elif match := re.fullmatch(r'unrecognized arguments: (.*)', message, re.DOTALL):
       message = f'{match[1]}: belongs to no flag; fix: every option is a flag, as --NAME=VALUE'
-    elif match := re.fullmatch(r'argument \S+: (--.*)', message, re.DOTALL):  # of a type that says all itself
+    elif match := re.fullmatch(r'argument \S+: (--.*)', message, re.DOTALL):  # an error of our own types, which is complete
       message = match[1]
     sys.exit(f'error: {message}')

@@ -1,4 +1,4 @@
-"""The flag `--plugins=FILE` of commands whose flags are absl's: files of the user's own that register methods."""
+"""Defines the flag `--plugins=FILE` for commands with absl's flags. Such a file of the user's own registers methods."""
 
 import sys
 
@@ -11,7 +11,7 @@ _PLUGINS = flags.DEFINE_multi_string('plugins', [], PLUGINS_HELP)
 
 
 def load_plugins() -> None:
-  """Load the files that the flags name; one that cannot be loaded ends the command with a line."""
+  """Load the files that the flags name. A file that cannot be loaded ends the command with a one-line error."""
   for file in _PLUGINS.value:
     try:
       load_plugin(file)

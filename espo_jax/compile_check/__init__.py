@@ -1,4 +1,4 @@
-"""Programs of training, compiled for devices that need not be there, and read: memory, cost, collectives."""
+"""Compiles the programs of training for devices that need not exist, and analyses their memory, cost and collectives."""
 
 from espo_jax.compile_check.chips import CHIPS, roofline
 from espo_jax.compile_check.programs import PROGRAMS, Programs

@@ -1,13 +1,14 @@
-"""Compile what an experiment would run for a TPU slice that is not there, and say whether it fits and what it costs.
+"""Compile the programs of an experiment for a TPU slice that need not exist, and report whether they fit and what they cost.
 
   pip install libtpu   # compiles without a TPU; part of the extra [tpu]
   python -m espo_jax.compile_check --config=experiments/espo_r1_distill_qwen_7b.py --topology=v5p:2x2x2
     --config.model.path=models/r1-7b   # its config.json is enough
 
-Rollout, log-probability pass and update are compiled one after another over the config's mesh, under `rollout.gather_weights`
-the reshard before them; every figure is one chip's. `--topology=local` takes the devices that jax finds here. Rows are as long
-as they can be, so packing saves nothing. A program fits where there is room for it and for what training keeps beside it, as
-moments during a rollout. The command exits with 1 where one does not, and says what to change.
+Rollout, log-probability pass and update are compiled one after another over the config's mesh. With `rollout.gather_weights`
+the reshard of the weights is compiled first. Every figure is for one chip. `--topology=local` takes the devices that jax finds
+here. All rows have the maximum length, so packing saves nothing. A program fits if there is memory for it and for the arrays
+that training keeps meanwhile, such as the optimizer's moments during a rollout. If a program does not fit, the command says
+what to change and exits with 1.
 """
 
 import functools
@@ -33,19 +34,19 @@ _PROGRAMS = flags.DEFINE_list(
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.mesh.fsdp=4')
   if not _CONFIG.value:
     sys.exit('error: --config is missing; fix: --config=..., such as experiments/quickstart.py')
   load_plugins()
-  logging.set_verbosity(logging.WARNING)  # jax tells of every platform that it does not find at INFO
+  logging.set_verbosity(logging.WARNING)  # jax logs every missing platform at INFO
   with machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     compile_programs(_CONFIG.value, _TOPOLOGY.value)
 
 
 def compile_programs(config: ml_collections.ConfigDict, topology: str) -> None:
-  """Compile, report, and exit with 1 where something does not fit."""
+  """Compile the programs, report on each, and exit with 1 if one does not fit."""
   try:
     mesh = compile_check.topology_mesh(config, topology)
     config.mesh.update(dict(mesh.shape))  # what was -1 is known now

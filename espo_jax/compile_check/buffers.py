@@ -1,4 +1,4 @@
-"""The memory that a compiled program takes on one device, from the compiler's own account of it."""
+"""Reads the memory that a compiled program takes on one device from the compiler's buffer assignment."""
 
 import re
 from typing import NamedTuple
@@ -10,24 +10,24 @@ _VALUE = re.compile(r'^ value: <\d+ ([\w.-]+)\S* (\(phi\) )?@\d+> \(size=(\d+),o
 
 
 class Temporary(NamedTuple):
-  """A buffer that is neither argument nor result."""
+  """A buffer that is neither an argument nor a result."""
 
   bytes: int
   shape: Shape
-  source: str  # the operation of the model that it comes from
+  source: str  # the operation of the model that the buffer comes from
 
 
 class Memory(NamedTuple):
-  """Bytes a device."""
+  """The bytes that a program takes per device."""
 
   arguments: int
-  outputs: int  # that do not take an argument's place
+  outputs: int  # without outputs that reuse the memory of an argument
   temporaries: int
   largest: tuple[Temporary, ...]
 
   @property
   def peak(self) -> int:
-    """At most as much is taken at a time."""
+    """An upper bound on the bytes that are taken at a time."""
     return self.arguments + self.outputs + self.temporaries
 
 
@@ -36,8 +36,8 @@ def read_memory(text: str, program: Program, count: int = 8) -> Memory:
 
   Args:
     text: The buffer assignment that the compiler dumps.
-    program: The program, which knows where an instruction comes from.
-    count: The number of temporaries that are named, the largest first. What lies in one place at different times is named once.
+    program: The program, which maps an instruction to the operation that it comes from.
+    count: The number of temporaries that are named, the largest first. Buffers that share a place over time are named once.
   """
   where = {name: computation for computation in program.computations.values() for name in computation}
   sizes = {'arguments': 0, 'outputs': 0, 'temporaries': 0}
@@ -50,7 +50,7 @@ def read_memory(text: str, program: Program, count: int = 8) -> Memory:
     elif kind == 'temporaries' and (found := _VALUE.match(line)):
       place = int(found[4]), int(found[3])
       shapes = read_shapes(found[5])
-      if not shapes or found[2] or found[1] not in where:  # what a loop carries is named after what it carries
+      if not shapes or found[2] or found[1] not in where:  # the values that a loop carries appear under their own names
         continue
       source = _source(where[found[1]], found[1])
       if place not in places or ('/' in source and '/' not in places[place].source):
@@ -60,7 +60,7 @@ def read_memory(text: str, program: Program, count: int = 8) -> Memory:
 
 
 def _source(computation: Computation, name: str) -> str:
-  """Where a value comes from; a copy from where its original does."""
+  """Returns the operation that a value comes from. A copy has the source of its original."""
   its = computation[name]
   while its.source == its.name and its.operands and its.op in ('copy', 'copy-start', 'bitcast'):
     its = computation[its.operands[0]]
@@ -68,7 +68,7 @@ def _source(computation: Computation, name: str) -> str:
 
 
 def _kind(described: str) -> str:
-  """Which of the sums an allocation belongs to; '' outside main memory."""
+  """Returns which sum of `Memory` an allocation belongs to; '' if it is not in main memory."""
   if 'thread-local' in described or re.search(r'color [1-9]', described):
     return ''
   for word, kind in (('parameter', 'arguments'), ('maybe-live-out', 'outputs'), ('preallocated-temp', 'temporaries')):

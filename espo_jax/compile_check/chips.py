@@ -1,4 +1,4 @@
-"""What a chip can do, as its maker publishes it, and the least time that a program can take there.
+"""Lists the published peak figures of chips, and computes the least time that a program can take on one.
 
 The least times assume the published peaks and perfect overlap. They are bounds, not predictions.
 """
@@ -12,12 +12,12 @@ class Chip(NamedTuple):
   """Peak figures of one chip."""
 
   memory: float  # GiB of HBM
-  flops: float  # a second, bfloat16
-  bandwidth: float  # bytes a second, of HBM
-  links: float  # bytes a second that all its links together send in one direction
+  flops: float  # bfloat16 operations per second
+  bandwidth: float  # bytes per second from and to HBM
+  links: float  # bytes per second that all links of the chip together send in one direction
 
 
-# docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e; their bandwidth between chips is of both directions together.
+# The figures are from docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e, which give the sum of both directions for links.
 CHIPS = {
   'v5e': Chip(16, 197e12, 819e9, 400e9 / 2),
   'v5p': Chip(95, 459e12, 2765e9, 1200e9 / 2),
@@ -26,7 +26,7 @@ CHIPS = {
 
 
 class Roofline(NamedTuple):
-  """Seconds that a cost takes at the peak rate of each; the longest is the least time of all."""
+  """The seconds that each part of a cost takes at its peak rate. The longest of them is the least time of the program."""
 
   compute: float
   memory: float
@@ -39,10 +39,10 @@ class Roofline(NamedTuple):
 
   @property
   def bound(self) -> str:
-    """What it is bound by."""
+    """The part that bounds the time."""
     return max(zip(self, self._fields, strict=True))[1]
 
 
 def roofline(cost: Cost, chip: Chip) -> Roofline:
-  """The least time of a cost, everything overlapped."""
+  """Computes the least time of a cost, if computation, memory traffic and sending overlap completely."""
   return Roofline(cost.flops / chip.flops, cost.bytes / chip.bandwidth, cost.sent.total() / chip.links)

@@ -1,7 +1,8 @@
-"""What a compiled program computes, reads, writes and sends: its instructions summed over the turns of its loops.
+"""Counts what a compiled program computes, reads, writes and sends, summed over the iterations of its loops.
 
-XLA's own analysis counts the body of every loop once, which for scanned layers is off by their number. Of kernels that XLA has
-not made itself, those of cuBLAS have their products counted; of others (Pallas) only what they read and write is known.
+XLA's own analysis counts the body of every loop once. For scanned layers that is too little by a factor of their number. The
+matrix products of cuBLAS kernels are counted. For other kernels that XLA does not generate (Pallas), only the bytes read and
+written are known.
 """
 
 import dataclasses
@@ -14,27 +15,28 @@ import numpy as np
 from espo_jax.compile_check.hlo import Computation, Instruction, Program, Shape
 
 COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
-_FREE = {  # they move nothing, or what they call is counted
+_FREE = {  # these move no data, or the computation that they call is counted
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call', 'after-all'),
   *('partition-id', 'replica-id', 'copy-done', 'async-start', 'async-update', 'async-done', 'custom-call', 'opt-barrier'),
   *(f'{kind}-done' for kind in COLLECTIVES),
 }
 _CUBLAS = 'custom_call_target="__cublas'
 _SLICES = {'dynamic-slice', 'slice', 'gather'}
-_UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # in place; which operand has what is new
-_PASSED_ON = {'bitcast', 'copy', 'reshape', 'transpose', 'convert'}  # inside a fusion: still the same elements
+_UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # updates in place, and which operand has the new values
+_PASSED_ON = {'bitcast', 'copy', 'reshape', 'transpose', 'convert'}  # inside a fusion these keep the elements
 
 
 @dataclasses.dataclass
 class Cost:
-  """Of one run on one device.
+  """The cost of one run of a program on one device.
 
   Attributes:
-    flops: Operations of matrix products and convolutions; a multiplication with an addition counts as two.
-    bytes: Read from and written to main memory by each instruction; of a slice or an update in place, that part alone.
-    sent: Bytes a device sends, by kind of collective, with the algorithms whose traffic is least: of `n` devices, `(n - 1) / n`
-      of what is gathered or scattered, twice that of what is reduced to all, all of what is permuted.
-    gathered: Where the results of all-gathers come from, and their shapes.
+    flops: The operations of matrix products and convolutions. A multiplication with an addition counts as two.
+    bytes: The bytes that the instructions read from and write to main memory. For a slice or an update in place, only the bytes
+      of the slice or of the updated part are counted.
+    sent: The bytes that a device sends, by kind of collective, with the algorithms of least traffic. With `n` devices a gather
+      or a scatter sends `(n - 1) / n` of the array, an all-reduce twice that, and a permutation the whole array.
+    gathered: The sources and shapes of the results of all-gathers.
   """
 
   flops: float = 0.0
@@ -43,7 +45,7 @@ class Cost:
   gathered: set[tuple[str, Shape]] = dataclasses.field(default_factory=set)
 
   def add(self, other: 'Cost', times: int) -> None:
-    """Count `other` so many times."""
+    """Add another cost several times."""
     self.flops += times * other.flops
     self.bytes += times * other.bytes
     for kind, number in other.sent.items():
@@ -62,10 +64,11 @@ class Counted:
   """A program's cost.
 
   Attributes:
-    once: The cost outside of loops whose turns the program does not know; other loops count all their turns.
-    turn: One turn of each loop whose turns it does not know: of a rollout, a refill and a decode step. Of branches the one
-      with the most products, and with the most bytes among such: of attention over the columns so far, over all of them.
-    unknown: The loops whose turns are not known, by the operation that they come from.
+    once: The cost outside of loops whose number of iterations is unknown. Loops with a known number count all iterations.
+    turn: The cost of one iteration of each loop with an unknown number. In a rollout these are a refill and a decode step.
+      Among branches the one with the most products counts, then the one with the most bytes. Attention therefore counts with
+      all columns of the cache.
+    unknown: The loops with an unknown number of iterations, by the operation that they come from.
   """
 
   once: Cost = dataclasses.field(default_factory=Cost)
@@ -74,7 +77,7 @@ class Counted:
 
 
 def count(program: Program) -> Counted:
-  """The cost of a run from its entry."""
+  """Counts the cost of a run of a program from its entry computation."""
   return _Counter(program).computation(program.entry)
 
 
@@ -104,7 +107,7 @@ class _Counter:
       if (instruction.op not in _FREE or _is_kernel(instruction)) and instruction.op.removesuffix('-start') not in COLLECTIVES:
         total.once.bytes += self._bytes(computation, instruction)
       for its, where in self._collectives(computation, instruction):
-        # What is sent while something else is computed stands in several fusions: started, carried on, done.
+        # An asynchronous collective occurs in several fusions (start, continuation, end) and is counted once.
         channel = next(iter(re.findall(r'channel_id=(\d+)', its.attributes)), its.name)
         if channel not in channels:
           channels.add(channel)
@@ -156,12 +159,12 @@ class _Counter:
       return 2 * instruction.bytes
     if op in _UPDATES:
       return 2 * operands[_UPDATES[op]].bytes
-    if op.endswith('-start'):  # the result names the operand and the target
+    if op.endswith('-start'):  # the result has both the operand and the target
       return instruction.bytes
     return sum(operand.bytes for operand in operands) + instruction.bytes
 
   def _read(self, callee: Computation, number: int, operand: Instruction) -> float:
-    """Of a fusion's operand, the slices that are taken of it where it is read by them alone."""
+    """Returns the bytes read of a fusion's operand: only the slices if nothing else reads the operand, else all of it."""
     if number not in callee.parameters:
       return operand.bytes
     if not operand.bytes:
@@ -173,7 +176,7 @@ class _Counter:
     return operand.bytes
 
   def _readers(self, callee: Computation, name: str) -> list[tuple[Instruction, bool]]:
-    """What reads an instruction of a fusion in the end, and whether as its first operand."""
+    """Returns the instructions that finally read an instruction of a fusion, each with whether it is their first operand."""
     found = []
     for user in callee.users[name]:
       if user.op in _PASSED_ON or (user.op == 'fusion' and self._passes_on(user)):
@@ -187,7 +190,7 @@ class _Counter:
     return all(its.op in _PASSED_ON | {'parameter'} for its in callee.values())
 
   def _written(self, callee: Computation, fusion: Instruction) -> float:
-    """A fusion's results, of one that updates a part of an operand that part alone."""
+    """Returns the bytes that a fusion writes. For an update of a part of an operand, only that part counts."""
     results = [callee[name] for name in callee.root.operands] if callee.root.op == 'tuple' else [callee.root]
     total = 0.0
     for result in results:
@@ -202,7 +205,7 @@ class _Counter:
 
 
 def turns(computations: dict[str, Computation], computation: Computation, loop: Instruction) -> int | None:
-  """How often a loop turns: what the compiler notes, or what `counter < constant` says; None where neither does."""
+  """Returns the number of iterations of a loop: the compiler's note, or the bound in `counter < constant`; None otherwise."""
   if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
     return int(noted[1])
   condition, body = computations[loop.called('condition') or ''], computations[loop.called('body') or '']
@@ -231,7 +234,7 @@ def _is_kernel(instruction: Instruction) -> bool:
 
 
 def _carried(instruction: Instruction) -> bool:
-  """Whether it belongs to a collective under way, whose buffers a fusion hands on."""
+  """Whether an instruction belongs to an asynchronous collective whose buffers a fusion passes on."""
   return instruction.op in ('custom-call', 'tuple') or instruction.op.removesuffix('-start') in COLLECTIVES
 
 
@@ -261,7 +264,10 @@ def _dot_flops(computation: Computation, dot: Instruction) -> float:
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> float:
-  """Positions in padding and in the holes of a dilation are not counted; as such a TPU multiplies batches of matrices."""
+  """Returns the operations of a convolution without positions in padding and in the holes of a dilation.
+
+  On a TPU, products of batches of matrices are such convolutions.
+  """
   left, right = (computation[name].shapes[0].dims for name in convolution.operands)
   out = convolution.shapes[0].dims
   labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', convolution.attributes)
@@ -299,7 +305,7 @@ def _send(cost: Cost, collective: Instruction, computation: Computation) -> None
 
 
 def group_size(attributes: str) -> int:
-  """Devices that take part in a collective together; 1 where it names none."""
+  """Returns the number of devices that take part in a collective together; 1 if the collective names none."""
   if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
     return len(listed[1].split(','))
   if counted := re.search(r'replica_groups=\[([\d,]+)\]<=', attributes):

@@ -1,4 +1,4 @@
-"""The text of a compiled program (HLO), read into computations and their instructions."""
+"""Parses the text of a compiled program (HLO) into computations and their instructions."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ _NAME = re.compile(r'%([\w.-]+)')
 
 
 class Shape(NamedTuple):
-  """One array."""
+  """The type and shape of one array."""
 
   dtype: str
   dims: tuple[int, ...]
@@ -20,18 +20,18 @@ class Shape(NamedTuple):
 
   @property
   def elements(self) -> int:
-    """How many."""
+    """The number of elements."""
     return math.prod(self.dims)
 
   @property
   def bytes(self) -> int:
-    """Its size, without padding."""
+    """The size of the array in bytes, without padding."""
     bits = _BITS.get(self.dtype) or int(next(iter(re.findall(r'\d+', self.dtype)), '0'))
     return -(-self.elements * bits // 8)
 
   @property
   def in_main_memory(self) -> bool:
-    """False in a scratchpad or on the host: memory spaces other than the default one."""
+    """Whether the array is in the default memory space, and not in a scratchpad or on the host."""
     return re.search(r'S\(\d+\)', self.layout) is None
 
   def __str__(self) -> str:
@@ -42,26 +42,26 @@ class Instruction(NamedTuple):
   """One instruction of a computation."""
 
   name: str
-  shapes: tuple[Shape, ...]  # its result's arrays; several where that is a tuple
+  shapes: tuple[Shape, ...]  # the arrays of its result; several if the result is a tuple
   op: str
   operands: tuple[str, ...]  # instructions of the same computation
-  inside: str  # what stands between the parentheses: a constant's value, a parameter's number
-  attributes: str  # what follows them
+  inside: str  # the text between the parentheses, such as a constant's value or a parameter's number
+  attributes: str  # the text after the parentheses
   root: bool
 
   @property
   def bytes(self) -> int:
-    """Of all arrays of the result that are in main memory."""
+    """The bytes of all arrays of the result that are in main memory."""
     return sum(shape.bytes for shape in self.shapes if shape.in_main_memory)
 
   @property
   def source(self) -> str:
-    """The operation of the model that it comes from."""
+    """The operation of the model that the instruction comes from."""
     found = re.search(r'op_name="([^"]*)"', self.attributes)
     return found[1] if found else self.name
 
   def called(self, role: str) -> str | None:
-    """The computation that it names as `role`, such as body."""
+    """Returns the computation that the instruction calls as `role`, such as body; None if there is none."""
     found = re.search(rf'\b{role}=%?([\w.-]+)', self.attributes)
     return found[1] if found else None
 
@@ -71,17 +71,17 @@ class Computation(dict[str, Instruction]):
 
   @functools.cached_property
   def root(self) -> Instruction:
-    """The one whose result is the computation's."""
+    """The instruction whose result is the result of the computation."""
     return next(instruction for instruction in self.values() if instruction.root)
 
   @functools.cached_property
   def parameters(self) -> dict[int, Instruction]:
-    """By number."""
+    """The parameters by their number."""
     return {int(i.inside): i for i in self.values() if i.op == 'parameter'}
 
   @functools.cached_property
   def users(self) -> dict[str, list[Instruction]]:
-    """The instructions that read each one."""
+    """The instructions that read each instruction."""
     found: dict[str, list[Instruction]] = {name: [] for name in self}
     for instruction in self.values():
       for operand in dict.fromkeys(instruction.operands):
@@ -100,7 +100,7 @@ def parse(text: str) -> Program:
   """Read a module as XLA prints it.
 
   Raises:
-    ValueError: There is no entry computation in it.
+    ValueError: The text has no entry computation.
   """
   computations: dict[str, Computation] = {}
   entry, current = '', Computation()
@@ -135,7 +135,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def read_shapes(text: str) -> tuple[Shape, ...]:
-  """The arrays of a shape as XLA prints it, in their order."""
+  """Parses the arrays of a shape as XLA prints it, in their order."""
   return tuple(
     Shape(dtype, tuple(int(n.strip('<= ')) for n in dims.split(',') if n), layout)
     for dtype, dims, layout in _ARRAY.findall(text)
@@ -143,7 +143,7 @@ def read_shapes(text: str) -> tuple[Shape, ...]:
 
 
 def _closing(text: str, opening: int) -> int:
-  """Where the parenthesis at `opening` has been closed."""
+  """Returns the position behind the parenthesis that closes the one at `opening`."""
   depth = 0
   for i in range(opening, len(text)):
     depth += (text[i] == '(') - (text[i] == ')')

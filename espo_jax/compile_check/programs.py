@@ -1,4 +1,4 @@
-"""The programs of a training step, lowered from shapes alone: reshard, rollout, log-probability pass and update."""
+"""Lowers the programs of a training step from shapes alone: reshard, rollout, log-probability pass and update."""
 
 from typing import Any
 
@@ -22,18 +22,18 @@ PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
 
 
 class Programs:
-  """What training would compile for a config on a mesh, whose devices need not be there.
+  """The programs that training would compile for a config on a mesh, whose devices need not exist.
 
-  Rows have all the tokens they can have, so packing saves nothing: the largest program is the one that is looked at.
+  All rows have the most tokens that they can have, so packing saves nothing. The program of the largest size is lowered.
 
   Attributes:
     config: The experiment.
-    mesh: Where it would run.
-    model: Policy and critic.
+    mesh: The mesh on which the experiment would run.
+    model: The policy and the critic.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-    """Describe the model; of a `model.path` the `config.json` is read and nothing else, else the task's tokenizer is asked.
+    """Describe the model. It reads only the `config.json` of a `model.path`; without one the task's tokenizer is made.
 
     Raises:
       DataError: There is no such tokenizer.
@@ -42,14 +42,14 @@ class Programs:
     self.config, self.mesh = config, mesh
     self.model = make_model(config, model_config(config, vocab_size))
     self._rule = make_rule(config, config.stop.name)
-    inducer = config.rollout.serial.inducer  # without a tokenizer: it has at most as many tokens as bytes
+    inducer = config.rollout.serial.inducer  # without a tokenizer, its bytes bound its tokens
     serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
     self._sampler = make_sampler(config, self.model, mesh, end_tokens=(0,), pad_token=0, serial=serial)
     self._learner = rl.make_learner(config, self.model, self._rule)
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Those of `PROGRAMS` that the config runs: weights are resharded under `rollout.gather_weights`."""
+    """The entries of `PROGRAMS` that the config runs. Weights are resharded only with `rollout.gather_weights`."""
     return PROGRAMS if self.config.rollout.gather_weights else PROGRAMS[1:]
 
   @property
@@ -63,7 +63,7 @@ class Programs:
 
   @property
   def state(self) -> TrainState:
-    """The train state; moments lie where their parameters do, or on the hosts of these devices."""
+    """The train state. Moments have the sharding of their parameters, on the devices or in the hosts' memory."""
     params, whole = self.params, parallel.replicated(self.mesh)
     state = jax.eval_shape(lambda p: init_state(p, self._learner.optimizer, self._rule), params)
     like = dict(jax.tree_util.tree_leaves_with_path(params))
@@ -76,7 +76,7 @@ class Programs:
     return jax.tree_util.tree_map_with_path(place, state)
 
   def beside(self, name: str) -> PyTree[jax.ShapeDtypeStruct]:
-    """What training keeps on the devices while one of `PROGRAMS` runs that does not read it."""
+    """Returns the arrays that training keeps on the devices while a program runs that does not read them."""
     reads_all = 'reference_kl' in objectives.reads(self._learner.objective, self._learner.options)
     return {
       'moments': None if name == 'update' else self.state.opt_state,
@@ -86,7 +86,10 @@ class Programs:
 
   @property
   def slots(self) -> int:
-    """Rows that have a cache at a time: those that are decoded, under `rollout.serial` the full responses beside the exits."""
+    """The number of rows that have a cache at a time.
+
+    These are the rows that are decoded. With `rollout.serial` the full responses count besides the early exits.
+    """
     r = self.config.rollout
     prompts = r.prompts // r.parts
     full, rest = (prompts, prompts * (r.samples - 1)) if r.serial.inducer else (0, prompts * r.samples)
@@ -94,23 +97,23 @@ class Programs:
 
   @property
   def columns(self) -> int:
-    """Of the caches."""
+    """The number of columns of the caches."""
     every = self.config.critic.every
     return self.config.rollout.prompt_width + -(-self.config.rollout.horizon // every) * every
 
   @property
   def caches(self) -> Caches:
-    """What the rollout keeps between its steps."""
+    """The key-value caches that the rollout keeps between its steps."""
     return jax.eval_shape(lambda: self.model.init_caches(self.slots, self.columns))
 
   @property
   def sequences(self) -> int:
-    """Of a part of a minibatch, on a device."""
+    """The number of packed sequences per device in one part of a minibatch."""
     over = self.mesh.shape['data'] * self.mesh.shape['fsdp']
     return self._packing(1).row.shape[1] // over
 
   def lower(self, name: str) -> jax.stages.Lowered:
-    """One of `PROGRAMS`, lowered."""
+    """Lowers one of `PROGRAMS`."""
     return {'reshard': self._reshard, 'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
 
   def _reshard(self) -> jax.stages.Lowered:
@@ -121,7 +124,7 @@ class Programs:
     return self._sampler.lower(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
 
   def _sampled_from(self, prompts: int) -> tuple[Any, ...]:
-    """What the sampler is called with for so many prompts."""
+    """Describes the arguments of the sampler for a number of prompts."""
     r = self.config.rollout
     whole, rows = parallel.replicated(self.mesh), parallel.over_batch(self.mesh)
     adaptive = jax.eval_shape(lambda: self._rule.init(1).adaptive)
@@ -146,7 +149,7 @@ class Programs:
     return self.params if uses_reference(self.config) else None
 
   def _packing(self, parts: int) -> Packing:
-    """Of all rows of a minibatch or of the batch, in `parts`, none shorter than it can be."""
+    """Describes the packing of rows of maximum length in `parts` parts of a minibatch or of the batch."""
     c, r = self.config, self.config.rollout
     count = r.prompts * r.samples // c.learner.minibatches // c.learner.micro_batches
     width = r.prompt_width + r.horizon
@@ -180,7 +183,7 @@ class Programs:
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:
-  """An array that is only described."""
+  """Describes an array by shape, type and sharding, without making it."""
   return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 

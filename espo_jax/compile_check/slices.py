@@ -12,7 +12,7 @@ from espo_jax.compile_check.verdict import GIB
 from espo_jax.configs import ConfigError
 from espo_jax.parallel.memory import device_bytes
 
-_ALONE = {  # else libtpu looks for the machine it is on, and lets in one process at a time
+_ALONE = {  # without these, libtpu looks for the TPU machine that it runs on, and allows one process at a time
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'none',
@@ -21,10 +21,10 @@ _ALONE = {  # else libtpu looks for the machine it is on, and lets in one proces
 
 
 def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.sharding.Mesh:
-  """The config's mesh over the chips of a slice such as 'v5p:2x2x2', or over the devices that are here for 'local'.
+  """Makes the config's mesh over the chips of a slice such as 'v5p:2x2x2', or over this machine's devices for 'local'.
 
   Raises:
-    ConfigError: There is no such slice, or the mesh does not fit it.
+    ConfigError: There is no such slice, or the mesh does not fit the slice.
     DeviceError: jax finds no device here.
   """
   if topology == 'local':
@@ -41,7 +41,7 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
     except Exception as error:  # libtpu is missing, or it knows no such slice
       fix = 'fix: pip install libtpu, and a slice that exists, such as v5p:2x2x2 or v5e:4x4'
       raise ConfigError([f'--topology={topology}: {str(error).splitlines()[0]}; {fix}']) from error
-    parallel.find_devices()  # constants are made here, not there
+    parallel.find_devices()  # constants are made on this machine's devices
   try:
     return parallel.make_mesh(**config.mesh.to_dict(), devices=devices)
   except ValueError as error:
@@ -49,7 +49,7 @@ def topology_mesh(config: ml_collections.ConfigDict, topology: str) -> jax.shard
 
 
 def memory_limit(topology: str) -> float:
-  """GiB a device: the chip's, the GPU's, or an equal share of the machine's."""
+  """Returns the memory per device in GiB: that of the chip or the GPU, or on a CPU an equal share of the machine's."""
   if topology != 'local':
     return CHIPS[topology.partition(':')[0]].memory
   return device_bytes() / GIB

@@ -1,4 +1,4 @@
-"""A program of training, compiled and looked at: does it fit, what does it cost, does it hold what it should not."""
+"""Compiles a program of training and reports whether it fits, what it costs, and whether it has arrays that it should not."""
 
 import contextlib
 import pathlib
@@ -20,37 +20,37 @@ GIB = 2**30
 
 
 class Checked(NamedTuple):
-  """What there is to say of a program, a device."""
+  """The findings about a program, per device."""
 
   name: str
   mesh: dict[str, int]
   memory: Memory
   counted: Counted
   parts: dict[str, int]  # the parts of its memory, in bytes
-  beside: int  # bytes that training keeps there meanwhile
-  gathers_cache: bool  # an all-gather makes a layer's whole side of the cache
-  holds_logits: bool  # the logits of all columns stand in one array
-  limit: float  # GiB a device
-  accepted: bool  # by the compiler, where that refuses what does not fit
+  beside: int  # bytes that training keeps on the device meanwhile
+  gathers_cache: bool  # whether an all-gather makes a layer's whole keys or values of the cache
+  holds_logits: bool  # whether one array holds the logits of all columns
+  limit: float  # GiB per device
+  accepted: bool  # whether the compiler accepted the program; some compilers refuse one that does not fit
 
   @property
   def peak(self) -> int:
-    """Bytes that are taken while it runs."""
+    """The bytes that are taken while the program runs."""
     return self.memory.peak + self.beside
 
   @property
   def fits(self) -> bool:
-    """Whether it can run."""
+    """Whether the memory is enough for the program to run."""
     return self.accepted and self.peak <= self.limit * GIB
 
 
 def check(programs: Programs, name: str, limit: float) -> Checked:
-  """Compile one of `PROGRAMS` and read what the compiler made of it.
+  """Compile one of `PROGRAMS` and analyse the result.
 
   Args:
     programs: The programs of an experiment on a mesh.
-    name: The name of one of them.
-    limit: GiB of memory per device.
+    name: The name of the program.
+    limit: The memory per device in GiB.
   """
   program, memory, accepted = _compiled(programs.lower(name))
   counted = count(program)
@@ -71,7 +71,7 @@ def check(programs: Programs, name: str, limit: float) -> Checked:
 
 
 def _compiled(lowered: jax.stages.Lowered) -> tuple[Program, Memory, bool]:
-  """What the compiler writes down, which it does of a program that it refuses for its memory too."""
+  """Compiles a program and reads the compiler's dumps, which also exist if it refuses the program for its memory."""
   with tempfile.TemporaryDirectory() as folder, _without_cache():
     accepted = True
     try:
@@ -91,11 +91,11 @@ def _compiled(lowered: jax.stages.Lowered) -> tuple[Program, Memory, bool]:
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-  """A program that is found in the persistent cache is not compiled, and nothing is written down."""
+  """Turns the persistent cache off, because a program found there is not compiled and no dump is written."""
   before = jax.config.values['jax_enable_compilation_cache']
   jax.config.update('jax_enable_compilation_cache', False)
   if jax.config.values['jax_compilation_cache_dir']:
-    compilation_cache.reset_cache()  # else it remembers that there is one
+    compilation_cache.reset_cache()  # otherwise jax still uses the cache
   try:
     yield
   finally:
@@ -113,7 +113,9 @@ def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
   if name == 'prepare':
     return {'parameters': memory.arguments, 'activations': memory.temporaries}
   gradients = sum(_shard_bytes(x) for x in jax.tree.leaves(programs.params))
-  gradients *= 1 if programs.config.learner.micro_batches == 1 else 2  # the sum of the parts', and the part's
+  gradients *= (
+    1 if programs.config.learner.micro_batches == 1 else 2
+  )  # the sum over parts, and the gradient of the current part
   return {'parameters and moments': memory.arguments, 'gradients': gradients, 'activations': memory.temporaries - gradients}
 
 
@@ -130,7 +132,7 @@ def _local_bytes(tree: Any, devices: int) -> int:
 
 
 def _gathers_cache(programs: Programs, counted: Counted) -> bool:
-  """Whether the result of an all-gather is as large as a layer's keys, with all of the rows and columns."""
+  """Whether the result of an all-gather is as large as a layer's keys with all rows and columns."""
   shape, width = programs.model.config, programs.columns
   whole = shape.num_kv_heads * programs.slots * width * shape.head_dim
   gathered = (counted.once + counted.turn).gathered
@@ -138,7 +140,7 @@ def _gathers_cache(programs: Programs, counted: Counted) -> bool:
 
 
 def _holds_logits(programs: Programs, program: Program) -> bool:
-  """Whether an array of logits, not of the weights that make them, has an entry for every column of the responses."""
+  """Whether an array of logits has an entry for every column of the responses. Weights of the LM head do not count."""
   shape, mesh = programs.model.config, programs.mesh.shape
   widths = {shape.hidden_size, shape.hidden_size // mesh['fsdp']}
   columns = programs.sequences * programs.config.rollout.horizon
@@ -156,7 +158,7 @@ def _holds_logits(programs: Programs, program: Program) -> bool:
 
 
 def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
-  """What to change so that it fits, after the largest part of what it takes."""
+  """Returns what to change so that the program fits. The advice depends on the largest part of its memory."""
   part = max(checked.parts, key=lambda name: checked.parts[name])
   mesh = ', '.join(f'mesh.{axis} = {size}' for axis, size in checked.mesh.items() if axis != 'data')
   split = f'a larger mesh.fsdp or mesh.tensor ({mesh} now), on more devices where there are no more here'
@@ -181,7 +183,7 @@ def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
 
 
 def report(checked: Checked, config: ml_collections.ConfigDict, chip: Chip | None) -> list[str]:
-  """The lines about a program, without times where the chip's figures are not known."""
+  """Returns the report's lines about a program. Times are left out if the chip's figures are not known."""
   m, counted = checked.memory, checked.counted
   verdict = 'fits' if checked.fits else f'does not fit; {advice(checked, config)}'
   parts = ', '.join(f'{name} {size / GIB:.2f} GiB' for name, size in checked.parts.items())

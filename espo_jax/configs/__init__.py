@@ -1,4 +1,4 @@
-"""Experiments as data: every field with its default, and the checks that run before a device is touched."""
+"""Describes experiments as data: every field with its default, and the checks that run before a device is touched."""
 
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day

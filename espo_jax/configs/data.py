@@ -1,4 +1,4 @@
-"""A config's task and its data: what they take from the other fields, and the checks of their own."""
+"""Derives the arguments of a task from a config, and checks the sections `task` and `data`."""
 
 import datetime
 import inspect
@@ -13,11 +13,14 @@ from espo_jax.tasks.own import FIELDS, JSONL, find_benchmark
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
 from espo_jax.tasks.sources import path_problem
 
-_NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # what other sections say
+_NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # other sections of the config set these
 
 
 def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The keyword arguments of the task: what it takes of the config, and `task.options`, which go first."""
+  """Collects the keyword arguments of the task.
+
+  The task gets each value of the config that one of its parameters names. `task.options` overrides these values.
+  """
   offered = {
     **config.data.to_dict(),
     'seed': config.seed,
@@ -33,12 +36,12 @@ def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def reads_data(config: ml_collections.ConfigDict) -> bool:
-  """Whether the task takes its problems from files and asks a pretrained model."""
+  """Whether the task reads its problems from files and poses them to a pretrained model."""
   return config.task.name in tasks.TASKS and 'path' in _parameters(config.task.name)
 
 
 def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with `task.options`, and with the lengths of the rollout for this task."""
+  """Yields what is wrong with `task.options`, and with `rollout.prompt_width` and `rollout.horizon` for this task."""
   if config.task.name not in tasks.TASKS:
     return
   kind, options = tasks.TASKS[config.task.name], config.task.options.to_dict()
@@ -47,7 +50,7 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   for name in sorted(options.keys() - known):
     hint = near_field(name, known)
     yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {config.task.name!r}; {hint}'
-  if 'path' in parameters:  # reading the files is left to the run: it may take long
+  if 'path' in parameters:  # the run reads the files later, because that may take long
     yield from _option_problems(options, {name: parameters[name].default for name in known})
     sizes = options
   else:
@@ -71,7 +74,10 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with `data` and, where a task asks a pretrained model, with `model.path`; no row is read."""
+  """Yields what is wrong with `data`, and with `model.path` if the task poses its problems to a pretrained model.
+
+  No row of the data is read.
+  """
   if config.task.name not in tasks.TASKS:
     return
   d, task = config.data, config.task.name
@@ -94,14 +100,14 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with the names of fields in data of the user's own."""
+  """Yields what is wrong with the field names that the user gives for data of their own."""
   d = config.data
   reader = next((name for name in ('data.benchmark', 'data.eval_benchmark') if d[name.removeprefix('data.')] == JSONL), '')
   if reader:
     for field, what in zip(FIELDS[:2], ('problem', 'final answer'), strict=True):
       if not d[field]:
         yield f"data.{field} = '': with {reader} = {JSONL!r} a field holds the {what}; fix: --config.data.{field}=NAME"
-  elif config.stages:  # an evaluation of a run may ask another benchmark than the run's own
+  elif config.stages:  # an evaluation may use another benchmark than its run did
     for field in FIELDS:
       if d[field]:
         yield (
@@ -112,7 +118,7 @@ def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _source_problems(prefix: str, split: str, name: str, config: ml_collections.ConfigDict) -> Iterator[str]:
   path = config.data[f'{prefix}path']
-  if not path and (prefix or (config.data.eval_path and not config.stages)):  # without a stage nothing is trained
+  if not path and (prefix or (config.data.eval_path and not config.stages)):  # without stages nothing is trained
     return
   if not path:
     yield f"data.path = '': the task {config.task.name!r} reads its problems from a file; fix: --config.data.path=FILE"

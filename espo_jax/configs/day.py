@@ -1,4 +1,4 @@
-"""`data.today`, the day that chat templates write: that of a run's first start, whenever the run goes on.
+"""Sets `data.today`, the date that chat templates write. A run that is resumed keeps the date of its first start.
 
 The day is part of the config because a template that writes today's date would make other prompts of the same problems
 tomorrow. A run's `config.json` keeps its day.
@@ -14,9 +14,10 @@ from espo_jax.configs.reading import load_config
 
 
 def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: str = '') -> ml_collections.ConfigDict:
-  """A config whose `data.today` is set: that of the run in `workdir`, else of the run that it starts from, else `today`.
+  """Returns the config with `data.today` filled in.
 
-  A config that names a day itself keeps it, and so does one whose task has no chat template.
+  The date comes from the run in `workdir` if there is one, else from the run that `start_from` names, else from the argument
+  `today`. A config that already names a date is returned unchanged. So is a config whose task has no chat template.
   """
   if config.data.today or not reads_data(config):
     return config
@@ -32,5 +33,5 @@ def _kept(run: pathlib.Path) -> str | None:
   path = run / 'config.json'
   try:
     return str(load_config(path).data.today) if path.is_file() else None
-  except (ConfigError, ValueError):  # said by the checks that read it for more
+  except (ConfigError, ValueError):  # the checks that read more of this file report the error
     return None

@@ -1,8 +1,14 @@
-"""Every field of an experiment: its default, what it means, and the values it may have.
+"""Declares every field of an experiment: its default, its meaning, and the values that it may have.
 
-A config file starts from `default_config()` and changes what it needs; `python -m espo_jax.methods config` prints this table. A
-field marked `PUBLISHED` has the value of its paper: learned early exits (arXiv 2603.21376) in `exits` and `calibration`, ESPO
-(arXiv 2605.29860) elsewhere. `UNPUBLISHED` marks a constant whose value the paper leaves out, `OURS` one that no paper has.
+A config file starts from `default_config()` and changes what it needs. `python -m espo_jax.methods config` prints this table.
+The paper of a field is learned early exits (arXiv 2603.21376) in `exits` and `calibration`, and ESPO (arXiv 2605.29860)
+elsewhere.
+
+| mark of a field | where its default comes from |
+|---|---|
+| `PUBLISHED` | the value that the paper publishes |
+| `UNPUBLISHED` | our choice for a constant of the paper whose value the paper leaves out |
+| `OURS` | our choice for a constant that no paper has |
 """
 
 import ml_collections
@@ -34,12 +40,12 @@ BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
 DTYPES = ('float32', 'bfloat16', 'float16')
 KL = ('k1', 'k2', 'k3', 'exact')
-REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that says something and is closed
+REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that is not empty and is closed
 STOP_RULES = Names(stops.REGISTRY, 'stop rule', training=True)
 
 
 def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: str) -> Section:
-  """The controller's constants of a rule whose threshold has another scale than ESPO's."""
+  """Declares the controller's constants for a rule whose threshold has another scale than ESPO's."""
   return section(
     f"The scales of the rule '{rule}', in place of `stop.beta_0`, `stop.beta_min` and `stop.beta_max`.",
     beta_0=Field(beta_0, 'The first scale of its threshold.', None, mark),
@@ -48,33 +54,33 @@ def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: st
   )
 
 
-# In the order in which they are printed. A field is Field(default, meaning, values it may have, where the default comes from).
+# The fields stand in the order in which they are printed. Each is Field(default, meaning, allowed values, mark).
 SCHEMA = section(
   'An experiment.',
   seed=Field(0, 'The root of every random number.', AT_LEAST_0),
   stages=Field(('warm_start', 'critic_warmup', 'rl'), 'What is run, in this order.', Names(STAGES, 'stage')),
-  start_from=Field('', "The folder of another run, whose last parameters this one starts from; '' for those of `model`."),
+  start_from=Field('', "The folder of the run from whose last parameters this one starts; '' to start from `model`."),
   baselines=Field(('never',), 'Stop rules trained beside `stop.name` from the same start; () for none.', STOP_RULES),
   task=section(
-    'What is asked.',
+    'The task that is trained.',
     name=Field('chain', 'The task.', Names(tasks.TASKS, 'task')),
     options=open_section("The task's keyword arguments, such as `task.options.difficulty` of the task 'chain'."),
   ),
   data=section(
-    'The rows of a task that reads files.',
+    'The data of a task that reads files.',
     benchmark=Field('', "What `data.path` holds; 'jsonl' is data of your own.", Names(BENCHMARKS, checked=False)),
     path=Field('', "A file, hf://datasets/OWNER/NAME/FILE, a directory of prepare_data, or the benchmark's name on the Hub."),
-    eval_benchmark=Field('', "The benchmark of the test split; '' for that of the train split."),
+    eval_benchmark=Field('', "The benchmark of the test split; '' for the benchmark of the train split."),
     eval_path=Field('', "The place of the test split; '' holds out one row in ten of `data.path`."),
     problem_field=Field('', "The field of 'jsonl' that holds the problem; a dotted name reaches into a record."),
     answer_field=Field('', "The field of 'jsonl' that holds the final answer alone, a text or a number."),
     solution_field=Field('', "The field of 'jsonl' that holds a written solution, for a warm start."),
-    today=Field('', "The day that a chat template writes, such as '2026-01-31'; '' for that of the run's first start."),
+    today=Field('', "The date that a chat template writes, such as '2026-01-31'; '' for the day of the run's first start."),
     on_error=Field('raise', "What to do with a malformed row; 'skip' leaves it out and lists it.", Names(ON_ERROR)),
   ),
   model=section(
     'The decoder.',
-    path=Field('', "A Hugging Face directory, which then says all of the shape; '' for random weights of the shape below."),
+    path=Field('', "A Hugging Face directory, which then sets the whole shape; '' for random weights of the shape below."),
     hidden_size=Field(128, 'The width of the residual stream.', ABOVE_0),
     intermediate_size=Field(256, 'The width of the feed-forward layers.', ABOVE_0),
     num_layers=Field(3, 'The number of blocks.', ABOVE_0),
@@ -85,76 +91,93 @@ SCHEMA = section(
     rms_norm_eps=Field(1e-6, 'The constant under the root of RMSNorm.', ABOVE_0),
     tie_word_embeddings=Field(True, 'Whether the LM head is the transposed embedding.'),
     scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
-    remat=Field('none', "What a gradient computes anew; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
-    paged_kernels=Field(False, "Whether one TPU or GPU decodes by jax's paged attention kernels; no change elsewhere."),
+    remat=Field('none', "What the backward pass recomputes; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
+    paged_kernels=Field(False, "Whether a single TPU or GPU decodes with jax's paged attention kernels; no effect elsewhere."),
     dtype=Field('float32', 'The type of activations and matrix products.', Names(DTYPES, 'dtype')),
     param_dtype=Field('float32', 'The type of the parameters.', Names(DTYPES, 'dtype')),
     lora=section(
-      'Low-rank adapters. While there are any, the rest of the decoder is frozen.',
+      'Low-rank adapters. With adapters, the rest of the decoder is frozen.',
       rank=Field(0, 'The rank; 0 for no adapters.'),
       alpha=Field(16.0, 'The scale of an update, which is `alpha / rank * A B`.'),
-      targets=Field(PROJECTIONS, 'The projections that have one.', Names(PROJECTIONS, checked=False)),
+      targets=Field(PROJECTIONS, 'The projections that have an adapter.', Names(PROJECTIONS, checked=False)),
     ),
   ),
   critic=section(
-    "The critic. There is one where advantages come from it, as under 'ppo'.",
+    "The critic. It exists if the advantages are computed from it, as with the objective 'ppo'.",
     kind=Field('shared', "A value head on the policy's trunk, or a network of its own.", Names(CRITICS, 'critic')),
     learning_rate=Field(1e-5, "The critic's learning rate.", ABOVE_0, UNPUBLISHED),
-    every=Field(1, "Tokens that a separate critic reads at a time; the stop rule sees its last value. 1 is ESPO's.", ABOVE_0),
+    every=Field(1, 'Tokens that a separate critic reads at a time; the stop rule sees its last value. ESPO has 1.', ABOVE_0),
   ),
   exits=open_section(
-    'Learned early exits. Options of the policy stand beside these fields.',
-    every=Field(0, 'Blocks between two places where a token may leave; 0 for none: every token runs through all.', AT_LEAST_0),
-    kind=Field('linear', "The form of a head; 'mlp' has a layer of twice the width.", Names(EXIT_HEADS, checked=False)),
-    policy=Field('sampled', "How exits are decided; 'never' is the whole model.", Names(exits.REGISTRY, checked=False)),
-    alone=Field(False, 'Whether nothing but the exit heads learns, and a critic.'),
+    'Learned early exits. The options of the exit policy stand beside these fields.',
+    every=Field(0, 'Blocks between two exits; 0 for no exits, so that every token runs through all blocks.', AT_LEAST_0),
+    kind=Field(
+      'linear', "The form of an exit head; 'mlp' has one hidden layer of twice the width.", Names(EXIT_HEADS, checked=False)
+    ),
+    policy=Field('sampled', "The exit policy; 'never' runs the whole model.", Names(exits.REGISTRY, checked=False)),
+    alone=Field(False, 'Whether only the exit heads are trained, and the critic if there is one.'),
     learning_rate=Field(1e-5, 'The learning rate of the exit heads.', ABOVE_0, PUBLISHED),
   ),
   calibration=section(
     "The stage 'calibration', in which exits learn from the model at full depth.",
     steps=Field(200, 'The number of steps.', in_stage('calibration', ABOVE_0), UNPUBLISHED),
-    prompts=Field(32, 'Prompts a step; one response to each is sampled.', in_stage('calibration', ABOVE_0), UNPUBLISHED),
-    learning_rate=Field(1e-5, 'The learning rate of all but the heads.', in_stage('calibration', ABOVE_0), PUBLISHED),
+    prompts=Field(32, 'Prompts per step; one response to each is sampled.', in_stage('calibration', ABOVE_0), UNPUBLISHED),
+    learning_rate=Field(
+      1e-5, 'The learning rate of all parameters but the exit heads.', in_stage('calibration', ABOVE_0), PUBLISHED
+    ),
     warmup_steps=Field(10, 'Steps in which the learning rate rises.', AT_LEAST_0, UNPUBLISHED),
-    kappa=Field(1.0, 'How much a nat of divergence speaks against an exit.', in_stage('calibration', ABOVE_0), PUBLISHED),
-    patterns=Field(4, "Exits drawn for each response from the target's law.", in_stage('calibration', ABOVE_0), PUBLISHED),
-    uniform_patterns=Field(0, 'Exits drawn uniformly besides, for agreement alone.', AT_LEAST_0, OURS),
-    whole_patterns=Field(0, 'Patterns without exits besides, so that the whole model stays what it is.', AT_LEAST_0, OURS),
+    kappa=Field(
+      1.0,
+      'How strongly a nat of divergence lowers the target probability of an exit.',
+      in_stage('calibration', ABOVE_0),
+      PUBLISHED,
+    ),
+    patterns=Field(
+      4, 'Exit patterns per response that are drawn from the target distribution.', in_stage('calibration', ABOVE_0), PUBLISHED
+    ),
+    uniform_patterns=Field(
+      0, 'Further exit patterns per response, drawn uniformly, which train agreement alone.', AT_LEAST_0, OURS
+    ),
+    whole_patterns=Field(
+      0, 'Further patterns per response without exits, which keep the whole model as it is.', AT_LEAST_0, OURS
+    ),
     divergence_weight=Field(1.0, 'The weight of the divergence from the whole model.', AT_LEAST_0, PUBLISHED),
     exit_weight=Field(1.0, "The weight of the exits' log-probability.", AT_LEAST_0, PUBLISHED),
     levels=Field((0.1, 0.3, 0.5, 0.7, 0.9), "Thresholds of the report's curve, in (0, 1); () for no curve.", None, UNPUBLISHED),
   ),
   rollout=section(
     'How responses are sampled.',
-    prompts=Field(32, 'P: prompts a rollout.', ABOVE_0),
-    samples=Field(4, 'G: responses a prompt.', ABOVE_0),
-    max_draws=Field(0, "Rollouts a step, to replace groups of equal scores; 0 for the objective's own number.", AT_LEAST_0),
-    tags=Field((), 'Texts put behind the prompts in turn, problem by problem, such as levels of brevity.'),
+    prompts=Field(32, 'P: prompts per rollout.', ABOVE_0),
+    samples=Field(4, 'G: responses per prompt.', ABOVE_0),
+    max_draws=Field(
+      0, "The most rollouts per step, to replace groups of equal scores; 0 for the objective's own number.", AT_LEAST_0
+    ),
+    tags=Field((), 'Texts appended to the prompts in turn, problem by problem, such as levels of brevity.'),
     parts=Field(1, 'Parts of a rollout; one is graded while the next is decoded.', ABOVE_0),
     prompt_width=Field(32, 'L: tokens that a prompt may have.', ABOVE_0),
     horizon=Field(64, 'T: tokens that a response may have.', ABOVE_0),
     temperature=Field(1.0, 'The temperature of the sampler.', ABOVE_0, UNPUBLISHED),
     top_p=Field(1.0, 'The share of the distribution that an evaluation samples; training samples all of it.', SHARE_ABOVE_0),
     top_k=Field(0, 'The number of tokens that an evaluation samples from; 0 for all.', AT_LEAST_0),
-    min_p=Field(0.0, "The least probability of a token in an evaluation, in parts of the likeliest one's.", SHARE),
-    slots=Field(0, 'Rows decoded at a time, where a row that ends gives its slot to the next; 0 for all.', AT_LEAST_0),
-    gather_weights=Field(False, 'Whether weights are gathered over `mesh.fsdp` once a rollout, not in each decode step.'),
-    scan_length=Field(32, 'The most decode steps between two times that what was decoded is written out.', ABOVE_0),
+    min_p=Field(0.0, "The least probability of a token in an evaluation, as a share of the likeliest token's.", SHARE),
+    slots=Field(0, 'Rows decoded at a time; a row that ends gives its slot to the next one. 0 for all.', AT_LEAST_0),
+    gather_weights=Field(False, 'Whether weights are gathered over `mesh.fsdp` once per rollout, not in each decode step.'),
+    scan_length=Field(32, 'The most decode steps before the decoded tokens are written out.', ABOVE_0),
     record=Field(0, 'Save the rollout of every n-th update for espo_jax.replay; 0 for never.', AT_LEAST_0),
     serial=section(
-      "S-GRPO: answers asked for at cuts of one full response, for the reward 'serial_decay'.",
-      inducer=Field('', "The text behind a cut that asks for the answer; '' for samples that are all full responses."),
-      answer_tokens=Field(32, 'The most tokens that then follow.', ABOVE_0, UNPUBLISHED),
+      "S-GRPO: one full response is cut, and an answer is asked for at each cut (reward 'serial_decay').",
+      inducer=Field('', "The text appended at a cut to ask for the answer; '' if all samples are full responses."),
+      answer_tokens=Field(32, 'The most tokens of an answer behind the inducer.', ABOVE_0, UNPUBLISHED),
       end_of_thinking=Field('', "The token before which cuts lie, such as '</think>'; '' for anywhere in a response."),
     ),
   ),
   stop=section(
-    'The stop rule under study. A rule takes those of these constants that it has.',
+    'The stop rule under study. A rule reads only the constants that are options of its own.',
     name=Field('espo', "The rule; 'never' is plain PPO.", STOP_RULES),
     smoothing=Field(0.9, 'a_s: z, the smoothed regret, remembers about 1 / (1 - a_s) tokens.', BELOW_1, PUBLISHED),
     clip=Field(5.0, 'c: the bound on the normalised regret, hence on z.', ABOVE_0, UNPUBLISHED),
-    delta=Field(1e-8, 'What is added to the variance of the regret.', ABOVE_0, UNPUBLISHED),
-    epsilon=Field(0.2, 'The least value that the threshold scales with.', AT_LEAST_0, PUBLISHED),
+    delta=Field(1e-8, 'The constant added to the variance of the regret.', ABOVE_0, UNPUBLISHED),
+    epsilon=Field(0.2, 'The lower bound on the value V with which the threshold scales.', AT_LEAST_0, PUBLISHED),
     beta_0=Field(7.0, 'The first scale of the threshold.', None, PUBLISHED),
     beta_min=Field(0.0, 'The least scale.', None, UNPUBLISHED),
     beta_max=Field(100.0, 'The greatest scale.', None, UNPUBLISHED),
@@ -164,7 +187,7 @@ SCHEMA = section(
     fail_reward=Field(-1.0, 'r_fail: the reward of a stopped row.', None, PUBLISHED),
     shadow_share=Field(0.25, 'The share of stopped rows that are decoded further, for measurement only.', SHARE, OURS),
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
-    memory=Field(0.9, "How much of its account of them 'risk_control' keeps from batch to batch.", SHARE, OURS),
+    memory=Field(0.9, "The share of its sums over earlier batches that 'risk_control' keeps at each batch.", SHARE, OURS),
     regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
     value_only=_scales('value_only', -0.2, -1.0, 1.0, UNPUBLISHED),
     risk_control=_scales('risk_control', 1.4, 0.05, 5.0, OURS),
@@ -174,50 +197,65 @@ SCHEMA = section(
     loss_below=Field(0.5, "The critic's loss that is low enough.", AT_LEAST_0, PUBLISHED),
     patience=Field(3, 'Consecutive updates in which it is.', ABOVE_0, PUBLISHED),
     change_below=Field(0.1, 'The change of that loss between two updates that is small enough.', AT_LEAST_0, PUBLISHED),
-    require_both=Field(False, 'Whether both tests have to pass, and not one of them.', None, UNPUBLISHED),
+    require_both=Field(False, 'Whether both tests have to pass, instead of either one.', None, UNPUBLISHED),
     min_explained_variance=Field(-float('inf'), 'The least explained variance, a test for rewards in {0, 1}.', None, OURS),
     force_at=Field(0.1, 'The share of all updates after which the warm-up ends in any case.', SHARE_ABOVE_0, PUBLISHED),
   ),
   reward=open_section(
-    'The reward. Options of what it names stand beside these fields.',
+    'The reward. The options of the rewards that it names stand beside these fields.',
     name=Field('correct', "A reward, or an expression over rewards: 'correct + 0.5 * overlong', 'hmpo & format'."),
-    kl_coef=Field(0.0, "The weight of the KL to RL's first policy, taken off a token's reward.", AT_LEAST_0, UNPUBLISHED),
+    kl_coef=Field(
+      0.0,
+      "The weight of the KL from the policy that RL started from; each token's reward is lowered by it.",
+      AT_LEAST_0,
+      UNPUBLISHED,
+    ),
     kl=Field('k1', 'How that divergence is estimated.', Names(KL)),
-    format=Field('', "A regular expression found in every well-formed response; '' for any that comes to its end."),
+    format=Field('', "A regular expression found in every well-formed response; '' accepts any response that ends."),
     reasoning=Field(REASONING, 'A regular expression found in every response that reasons.'),
-    deadline=Field(5.0, 'Seconds that a reward which reads text has for the responses to a prompt.', ABOVE_0, OURS),
+    deadline=Field(
+      5.0, 'The most seconds that a reward which reads text may take for the responses to one prompt.', ABOVE_0, OURS
+    ),
   ),
   advantage=open_section(
-    'The advantage. Options of what it names stand beside this field.',
+    'The advantage. The options of the advantage that it names stand beside this field.',
     name=Field('', "The advantage; '' for the objective's own."),
   ),
   objective=open_section(
-    'The objective. Options of what it names stand beside this field.',
+    'The objective. The options of the objective that it names stand beside this field.',
     name=Field('ppo', "One objective, and terms beside it: 'grpo + kl_k3 + entropy'."),
   ),
   learner=section(
     'How the policy learns from rollouts.',
     updates=Field(100, "The number of rollouts, the critic warm-up's included.", ABOVE_0),
     epochs=Field(1, 'Passes over a rollout.', ABOVE_0),
-    minibatches=Field(4, 'Optimizer steps a pass.', ABOVE_0),
-    micro_batches=Field(1, 'Parts of a minibatch whose gradients are added up, for memory; they change nothing else.', ABOVE_0),
-    offload_optimizer=Field(False, "Whether moments lie in the host's memory between two updates, where devices can reach it."),
-    pack_sizes=Field(4, 'The steps to which the number of packed sequences is rounded; 1 for a sequence a row.', ABOVE_0),
+    minibatches=Field(4, 'Optimizer steps per pass.', ABOVE_0),
+    micro_batches=Field(
+      1, 'Parts of a minibatch whose gradients are summed, to save memory; they change nothing else.', ABOVE_0
+    ),
+    offload_optimizer=Field(
+      False, "Whether Adam's moments are kept in the host's memory between updates, if devices can reach it."
+    ),
+    pack_sizes=Field(
+      4, 'How many numbers of packed sequences there may be, each a program; 1 for one sequence per row.', ABOVE_0
+    ),
     learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
     warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),
     weight_decay=Field(0.0, "AdamW's weight decay.", AT_LEAST_0),
     max_grad_norm=Field(1.0, 'The norm to which a gradient is clipped.', ABOVE_0),
     b1=Field(0.9, "The decay of Adam's first moment.", BELOW_1),
     b2=Field(0.99, "The decay of Adam's second moment.", BELOW_1),
-    importance_cap=Field(0.0, 'The most that a ratio of learner to sampler weighs a token; 0 for no such weights.', AT_LEAST_0),
-    decision_after=Field(-1, "A token's id, such as <think>'s: what first follows it in a row learns nothing; -1 for none."),
-    logit_chunk=Field(1024, 'Columns of a sequence whose logits exist at a time.', ABOVE_0),
+    importance_cap=Field(
+      0.0, "The bound on a token's weight, the ratio of learner to sampler probability; 0 for no weights.", AT_LEAST_0
+    ),
+    decision_after=Field(-1, 'A token id, such as that of <think>; the first token after it learns nothing; -1 for none.'),
+    logit_chunk=Field(1024, 'Columns of a sequence whose logits are in memory at a time.', ABOVE_0),
     max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
   ),
   warm_start=section(
     "The stage 'warm_start': supervised learning from written solutions.",
     steps=Field(300, 'The number of steps.', in_stage('warm_start', ABOVE_0)),
-    batch=Field(128, 'Rows a step.', in_stage('warm_start', ABOVE_0)),
+    batch=Field(128, 'Rows per step.', in_stage('warm_start', ABOVE_0)),
     learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),
     warmup_steps=Field(50, 'Steps in which the learning rate rises.', AT_LEAST_0),
     weight_decay=Field(0.01, "AdamW's weight decay.", AT_LEAST_0),
@@ -226,17 +264,19 @@ SCHEMA = section(
     'How a policy is evaluated.',
     problems=Field(512, 'Problems of the test split, from the first on; limits on lengths apply to these.', ABOVE_0),
     batch=Field(256, 'Rows decoded at a time.', ABOVE_0),
-    draft_blocks=Field(0, 'First blocks that draft what the whole model then verifies; 0 for no drafts.', AT_LEAST_0),
+    draft_blocks=Field(
+      0, 'First blocks of the model that draft tokens for the whole model to verify; 0 for no drafts.', AT_LEAST_0
+    ),
     draft_tokens=Field(4, 'Tokens drafted at a time, at most.', ABOVE_0),
   ),
   checkpoint=section(
     'What is kept on disk.',
     every=Field(20, 'Steps between two checkpoints.', ABOVE_0),
-    keep_last=Field(2, 'The newest checkpoints that are kept.', ABOVE_0),
-    keep_best=Field(1, 'The ones of the best accuracy that are kept besides.', AT_LEAST_0),
+    keep_last=Field(2, 'How many of the newest checkpoints are kept.', ABOVE_0),
+    keep_best=Field(1, 'How many checkpoints of the best accuracy are kept besides.', AT_LEAST_0),
   ),
   mesh=section(
-    'Devices along each axis. One axis may be -1, which is what is left.',
+    'Devices along each axis. One axis may be -1, which takes all devices that are left.',
     data=Field(1, 'Devices over which rows are split; each holds all parameters.'),
     fsdp=Field(1, 'Devices over which rows and parameters are split.'),
     tensor=Field(1, 'Devices over which each layer is split.'),
@@ -247,5 +287,5 @@ FIELDS: dict[str, Field] = dict(fields(SCHEMA))
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """The defaults, unlocked, so that an experiment may fill them in; `espo_jax.train` locks them."""
+  """Returns the defaults as an unlocked config, so that an experiment can fill them in. `espo_jax.train` locks the config."""
   return build(SCHEMA)

@@ -1,4 +1,4 @@
-"""Whether the exits that a config asks for can act."""
+"""Checks that the exits which a config asks for can act."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,18 @@ from espo_jax.configs.methods import method_options
 
 
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with a config's exits, beside their options."""
+  """Yields what is wrong with a config's exits, apart from the options of the exit policy."""
   x, calibrated = config.exits, 'calibration' in config.stages
   if not x.every:
     if calibrated:
       yield f"stages = {tuple(config.stages)}: 'calibration' is of exits, and exits.every = 0 has none; fix: exits.every = 2"
     return
   if x.policy not in exits.REGISTRY:
-    return  # said elsewhere
+    return  # `method_problems` reports it
   try:
     policy = exits.get(x.policy)(**method_options(config, 'exits'))
   except TypeError:
-    return  # likewise
+    return  # `method_problems` reports this too
   if policy.kv_fill == 'monotone' and config.rollout.slots:
     yield (
       f'exits.policy = {x.policy!r} with rollout.slots = {config.rollout.slots}: all rows of the batch have one depth, so they '
@@ -37,7 +37,7 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What stands in the way of self-speculative evaluation."""
+  """Yields what rules out a self-speculative evaluation."""
   blocks = config.eval.draft_blocks
   if not blocks:
     return

@@ -1,4 +1,4 @@
-"""Fields of a config by their dotted names."""
+"""Finds the fields of a config by their dotted names."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ OPEN_SECTIONS = tuple(name for name, section in sections(SCHEMA) if section.is_o
 
 
 class ConfigError(ValueError):
-  """A config that cannot run; one line a problem, each with the field, its value and the fix."""
+  """A config that cannot run. The message has one line per problem, with the field, its value and the fix."""
 
   def __init__(self, problems: Iterable[str]):
     self.problems = tuple(problems)
@@ -39,12 +39,12 @@ def get_field(config: ml_collections.ConfigDict, field: str) -> Any:
 
 
 def is_known(field: str, known: Iterable[str]) -> bool:
-  """Whether `field` is one of the known ones or belongs to an open section."""
+  """Whether `field` is a known field or belongs to an open section."""
   return field in known or field.startswith(tuple(f'{section}.' for section in OPEN_SECTIONS))
 
 
 def near_field(field: str, known: Iterable[str]) -> str:
-  """The fix for an unknown field: the known one that it may have meant, or those beside it."""
+  """Returns the fix for an unknown field: the known field that was probably meant, else the known fields of its section."""
   known = sorted(known)
   section, _, name = field.rpartition('.')
   sections = {other.rpartition('.')[0] for other in known}
@@ -55,7 +55,7 @@ def near_field(field: str, known: Iterable[str]) -> str:
   def beside(section: str) -> dict[str, str]:
     return {other.rpartition('.')[2]: other for other in known if other.rpartition('.')[0] == section}
 
-  near = [other for other in known if field.startswith(f'{other}.')]  # a field of a value
+  near = [other for other in known if field.startswith(f'{other}.')]  # `field` reaches into the value of a known field
   if not near and (meant := section if section in sections else nearest(section, sections)) is not None:
     near = [beside(meant)[other] for other in [nearest(name, beside(meant))] if other]
   if not near and (meant := nearest(name, by_name, likeness=0.8)):

@@ -1,4 +1,4 @@
-"""The fields of a config as text and as Markdown, for `python -m espo_jax.methods config`."""
+"""Prints the fields of a config as text and as Markdown, for `python -m espo_jax.methods config`."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,20 @@ from espo_jax.names import nearest
 
 HEAD = """## Config
 
-`python -m espo_jax.methods config` lists these fields. A config file sets them, or the command line by dotted names, such as
-`--config.stop.target_rate=0.2`. A default is the paper's where the table says yes. `[U]` marks a constant whose value the paper
-leaves out, and `ours` a constant that no paper has.
+`python -m espo_jax.methods config` lists these fields. A config file sets them, and so does the command line by their dotted
+names, such as `--config.stop.target_rate=0.2`. Where the table says yes, the default is the paper's value. `[U]` marks a
+constant whose value the paper leaves out, and `ours` a constant that no paper has.
 """
 
 
 def describe(names: Sequence[str] = ()) -> str:
-  """The fields of some sections, each with its default, its values and its meaning.
+  """Lists the fields of some sections as text, each with its default, its allowed values and its meaning.
 
   Args:
-    names: The sections by dotted name, those inside of them included; all where there are none.
+    names: The dotted names of the sections, whose nested sections are listed too. Without names all sections are listed.
 
   Raises:
-    ValueError: There is no such section; the message names the nearest.
+    ValueError: A name is no section. The message has the nearest name.
   """
   parts = []
   for name, section in _chosen(names):
@@ -35,7 +35,7 @@ def describe(names: Sequence[str] = ()) -> str:
 
 
 def page(names: Sequence[str] = ()) -> str:
-  """The same in Markdown: a table a section."""
+  """Lists what `describe` lists as Markdown, with one table per section."""
   parts = [HEAD]
   for name, section in _chosen(names):
     lines = [f'### config.{name}\n\n{section.help}\n'] if name else []
@@ -62,7 +62,7 @@ def _chosen(names: Sequence[str]) -> Iterator[tuple[str, Section]]:
 
 
 def _fields(prefix: str, section: Section) -> Iterator[tuple[str, Field]]:
-  """The section's own fields by dotted name."""
+  """Yields the fields of a section with their dotted names, without those of nested sections."""
   for name, entry in section.entries.items():
     if isinstance(entry, Field):
       yield (f'{prefix}.{name}' if prefix else name), entry

@@ -1,4 +1,4 @@
-"""What to lower where memory has run out: fields with values that take less, each of them valid where the others stay."""
+"""Suggests what to lower after memory has run out: fields and values, each of which is valid if the other fields stay."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +9,11 @@ TRAINING = ('warm start', 'calibration', 'rollout', 'score', 'update', 'evaluati
 
 
 def smaller(config: ml_collections.ConfigDict, phase: str) -> dict[str, Any]:
-  """Fields and values under which a phase takes less memory, most effective first.
+  """Returns fields and values with which a phase needs less memory, the most effective first.
 
   Args:
     config: The config of the run that ran out of memory.
-    phase: One of `TRAINING`; for any other name all of them are meant.
+    phase: The phase that ran out of memory. A name that is not in `TRAINING` stands for all phases.
   """
   chosen = [phase] if phase in TRAINING else TRAINING
   return {field: value for name in chosen for field, value in _FIELDS[name](config) if value is not None}
@@ -58,13 +58,13 @@ def _gradient(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
 
 
 def _half(c: ml_collections.ConfigDict, rows: int) -> int | None:
-  """Half as many rows, which the mesh splits evenly; None where there are no fewer."""
+  """Returns about half as many rows, a number that the mesh splits evenly; None if there is no smaller number."""
   half = rows // 2 - rows // 2 % _shards(c)
   return half or None
 
 
 def _more_parts(c: ml_collections.ConfigDict) -> int | None:
-  """The next number of parts that divides a minibatch; None where a part is a row already."""
+  """Returns the next larger number of parts that divides a minibatch; None if each part is already a single row."""
   rows = c.rollout.prompts * c.rollout.samples // c.learner.minibatches
   return next((n for n in range(c.learner.micro_batches + 1, rows + 1) if rows % n == 0), None)
 

@@ -1,7 +1,7 @@
-"""The sections that name methods: what they mean, and whether their options exist. An option not set is the method's default.
+"""Reads and checks the config sections that name methods.
 
-`objective`, `advantage`, `reward` and `exits` are open: beside the fields of the defaults they hold keyword arguments of what
-they name.
+The sections `objective`, `advantage`, `reward` and `exits` are open: besides their own fields they hold keyword arguments of
+the method that they name. An option that is not set has the method's default.
 
 A method is a line of a config. `objective.name = 'grpo + kl_k3'` is one objective and a term beside it, `reward.name = 'hmpo
 & format'` is an expression over rewards, and `advantage.name = ''` is the objective's own. A paper's constants are therefore
@@ -23,40 +23,46 @@ from espo_jax.configs.schema import Section
 
 
 def method_options(config: ml_collections.ConfigDict, section: str) -> dict[str, Any]:
-  """The keyword arguments that a section sets."""
+  """Returns the keyword arguments that a section sets for its method."""
   own = SCHEMA.entries[section]
   assert isinstance(own, Section)
   return {name: value for name, value in config[section].to_dict().items() if name not in own.entries}
 
 
 def advantage_name(config: ml_collections.ConfigDict) -> str:
-  """The advantage that a config names, or the objective's own."""
+  """Returns the advantage that a config names, or the objective's own if the config names none."""
   return config.advantage.name or objectives.default_advantage(config.objective.name)
 
 
 def trains_critic(config: ml_collections.ConfigDict) -> bool:
-  """Whether there is a critic: where advantages come from one."""
+  """Whether there is a critic, which is the case if the advantages are computed from one."""
   return objectives.ADVANTAGES[advantage_name(config)].critic
 
 
 def warmup_updates(config: ml_collections.ConfigDict) -> int:
-  """The most updates of the critic warm-up; without the stage or without a critic one, for the stop rule's moments."""
+  """Returns the most updates that the critic warm-up may take.
+
+  Without that stage or without a critic it is 1, because the stop rule's moments need one update.
+  """
   stage = 'critic_warmup' in config.stages and trains_critic(config)
   return max(1, round(config.gate.force_at * config.learner.updates)) if stage else 1
 
 
 def max_draws(config: ml_collections.ConfigDict) -> int:
-  """The most rollouts a step: as a config says, or as the objective is published."""
+  """Returns the most rollouts per step: the config's number, or the objective's published one if the config sets none."""
   return config.rollout.max_draws or objectives.default_draws(config.objective.name)
 
 
 def uses_reference(config: ml_collections.ConfigDict) -> bool:
-  """Whether the reward or the loss looks at the policy that reinforcement learning started from."""
+  """Whether the reward or the loss needs the policy that reinforcement learning started from."""
   return bool(config.reward.kl_coef or objectives.reads_reference(config.objective.name, method_options(config, 'objective')))
 
 
 def model_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Which unknown names a policy's model cannot do without: that of exits, and the objective's, which decides on a critic."""
+  """Yields the unknown names without which a policy's model cannot be built.
+
+  The model needs the name of the exit policy, and that of the objective, which decides whether there is a critic.
+  """
   looked_up: list[Callable[[], object]] = [lambda: trains_critic(config)]
   if config.exits.every:
     looked_up.append(lambda: exits.get(config.exits.policy))
@@ -68,7 +74,7 @@ def model_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with the names and options of objective, advantage and reward, and with their being together."""
+  """Yields what is wrong with the methods that a config names: their names, their options and their combination."""
   problems: list[str] = []
   named: dict[str, list[Callable[..., Any]]] = {}
 

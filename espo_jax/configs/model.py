@@ -1,4 +1,4 @@
-"""`config.model` as the shape of a decoder."""
+"""Turns `config.model` into the shape of a decoder."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import ml_collections
 
 from espo_jax.model import ExitHeads, Lora, ModelConfig, read_config
 
-# What is the user's to choose beside a `model.path`, as adapters and exit heads are.
+# The fields of `model` that a user may set beside a `model.path`. Adapters and exit heads may be set too.
 OVERRIDES = ('dtype', 'param_dtype', 'scan_layers', 'remat', 'paged_kernels')
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:
-  """The decoder that `config.model` describes, or the one in the directory that `config.model.path` names.
+  """Returns the shape of the decoder that `config.model` describes, or of the one in the directory `config.model.path`.
 
   Raises:
-    ValueError: There is no such decoder; a `WeightsError` where the directory is to blame.
+    ValueError: There is no such decoder. The error is a `WeightsError` if the cause is in the directory.
   """
   if config.model.path:
     return read_config(config.model.path, **model_overrides(config))
@@ -23,7 +23,7 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
 
 
 def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What is the user's to choose about a given model."""
+  """Returns the settings that a user may choose for a given model."""
   chosen = {name: config.model[name] for name in OVERRIDES}
   heads = ExitHeads(config.exits.every, config.exits.kind, config.exits.alone)
   return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}

@@ -1,6 +1,6 @@
-"""Where a config comes from: a file with flags of the command line, or the `config.json` of a run.
+"""Reads a config from a file with command-line flags, or from the `config.json` of a run.
 
-What is wrong with a file, a flag or a field is said in a line, not in a traceback.
+An error in a file, a flag or a field is reported in one line and not as a traceback.
 """
 
 import json
@@ -26,14 +26,16 @@ _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple
 
 
 def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Absl's parser, for `app.run(main, flags_parser=parse_flags)`, after a look at the flags and the fields they set.
+  """Checks the flags and the config fields that they set, then calls absl's parser.
+
+  It is meant for `app.run(main, flags_parser=parse_flags)`.
 
   Args:
     argv: The program's name and its arguments.
-    flag_values: The flags that there are.
+    flag_values: The flags that are defined.
 
   Returns:
-    What is left: the program's name and the arguments that belong to no flag.
+    The program's name and the arguments that belong to no flag.
   """
   given = list(_given(argv[1:], flag_values))
   config, problems = None, []
@@ -52,7 +54,10 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
 
 
 def _given(words: Sequence[str], flag_values: flags.FlagValues) -> Iterator[tuple[str, str]]:
-  """Name and value of each flag up to the first word that is none, as absl reads them; the value '' where there is none."""
+  """Yields the name and value of each flag as absl reads them, up to the first word that is no flag.
+
+  The value is '' for a flag without one.
+  """
   i = 0
   while i < len(words) and re.match('--?[^-]', words[i]):
     name, equals, value = words[i].lstrip('-').partition('=')
@@ -64,7 +69,7 @@ def _given(words: Sequence[str], flag_values: flags.FlagValues) -> Iterator[tupl
 
 
 def _stands_alone(name: str, flag_values: flags.FlagValues) -> bool:
-  """Whether a flag takes no value: a boolean one."""
+  """Whether a flag takes no value, because it is boolean."""
   plain = name.removeprefix('no') if name not in flag_values else name
   if plain in flag_values:
     return bool(flag_values[plain].boolean)
@@ -75,7 +80,7 @@ def _stands_alone(name: str, flag_values: flags.FlagValues) -> bool:
 
 
 def _read_config(path: str) -> tuple[ml_collections.ConfigDict | None, str]:
-  """The config that `--config=PATH` names, or what is wrong with it."""
+  """Returns the config that `--config=PATH` names and '', or None and what is wrong with it."""
   file, *argument = path.split(':', 1)
   if not pathlib.Path(file).is_file():
     return None, f'--config={path}: no such file; fix: --config=FILE, such as experiments/quickstart.py'
@@ -94,7 +99,7 @@ def _read_config(path: str) -> tuple[ml_collections.ConfigDict | None, str]:
 def _flag_problem(
   name: str, value: str, flag_values: flags.FlagValues, config: ml_collections.ConfigDict | None, fields: dict[str, Any]
 ) -> str:
-  """What is wrong with a flag's name; '' where nothing is."""
+  """Returns what is wrong with a flag's name; '' if nothing is."""
   shown = f'--{name}={value}' if value else f'--{name}'
   if match := re.fullmatch(r'(?:no)?config\.(.*)', name):
     return f'{shown}: {problem}' if config is not None and (problem := _field_problem(match[1], config, fields)) else ''
@@ -113,7 +118,7 @@ def _flag_problem(
 
 
 def _field_problem(field: str, config: ml_collections.ConfigDict, fields: dict[str, Any]) -> str:
-  """What is wrong with a field that a flag sets; '' where nothing is."""
+  """Returns what is wrong with a field that a flag sets; '' if nothing is."""
   plain = field.partition('[')[0]
   try:
     found = get_field(config, plain) if plain else None
@@ -132,7 +137,7 @@ def _field_problem(field: str, config: ml_collections.ConfigDict, fields: dict[s
 
 
 def _value_problem(message: str, flag_values: flags.FlagValues, config: ml_collections.ConfigDict | None) -> str:
-  """Absl's message about a value, with the kind of value that the flag takes."""
+  """Adds to absl's message about a value which kind of value the flag takes."""
   match = re.search(r'--([\w.]+)', message)
   if not match:
     return message
@@ -148,7 +153,7 @@ def _value_problem(message: str, flag_values: flags.FlagValues, config: ml_colle
 
 
 def _own(flag_values: flags.FlagValues) -> list[str]:
-  """The flags of the command, absl's own left out."""
+  """Returns the flags of the command without those that absl and ml_collections define."""
   theirs = ('absl.', 'ml_collections.')
   return sorted(
     flag.name
@@ -160,7 +165,7 @@ def _own(flag_values: flags.FlagValues) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
-  """A value as a shell takes it."""
+  """Writes a value as a shell accepts it."""
   return f'"{value}"' if isinstance(value, tuple) else str(value)
 
 
@@ -175,13 +180,13 @@ def _place(error: Exception, file: str) -> str:
 
 
 def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
-  """The config that `monitor.write_run_info` wrote, equal to the one of the run.
+  """Reads the config that `monitor.write_run_info` wrote, equal to the config of the run.
 
-  JSON has no tuples and no infinities: lists become tuples, and null the default where that is infinite, which is the only
-  infinite value that `validate` lets through.
+  JSON has no tuples and no infinities. Lists therefore become tuples. A null becomes the field's default, because the only
+  infinite value that `validate` accepts is an infinite default.
 
   Raises:
-    ConfigError: The file is no JSON object, or holds a field that this version does not know.
+    ConfigError: The file is no JSON object, or it holds a field that this version does not know.
   """
   config = default_config()
   expected = flatten(config)

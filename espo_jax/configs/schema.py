@@ -1,4 +1,4 @@
-"""How a field of a config is declared: a default, what it means, the values it may have, and where the default comes from."""
+"""Declares the fields of a config: a default, a meaning, the allowed values, and a mark for where the default comes from."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -16,9 +16,9 @@ class Range(NamedTuple):
   """The numbers that a field may have.
 
   Attributes:
-    text: What they are, such as 'above 0'.
-    outside: Whether a number is none of them. A nan is not outside, because another check reports it.
-    stage: The stage that alone reads the field; '' where the range always holds.
+    text: The range in words, such as 'above 0'.
+    outside: The test whether a number is out of range. A nan is not outside, because another check reports it.
+    stage: The only stage that reads the field; '' if the range always holds.
   """
 
   text: str
@@ -32,13 +32,13 @@ class Range(NamedTuple):
 
 
 class Names(NamedTuple):
-  """The names that a field may have, or each entry of a tuple.
+  """The names that a field, or each entry of a field that is a tuple, may have.
 
   Attributes:
-    known: The names; a registry may still grow.
-    kind: What they name, such as 'stop rule'; '' where the field says it.
-    checked: Whether the check is made here, and not where the name is used.
-    training: Whether the field is read by training alone, and free where nothing is trained.
+    known: The names. A registry may still grow.
+    kind: The word for what the names name, such as 'stop rule'; '' if the field's own name says it.
+    checked: Whether the name is checked here. Otherwise it is checked where it is used.
+    training: Whether only training reads the field. Then a config that trains nothing may have any name.
   """
 
   known: Collection[str]
@@ -48,7 +48,7 @@ class Names(NamedTuple):
 
   @property
   def text(self) -> str:
-    """All names."""
+    """All names, separated by commas."""
     return ', '.join(self.known)
 
   def problems(self, field: str, value: Any, stages: Collection[str]) -> Iterator[str]:
@@ -72,7 +72,7 @@ BELOW_1 = Range('in [0, 1)', lambda x: x < 0 or x >= 1)
 
 
 def in_stage(stage: str, allowed: Range) -> Range:
-  """A range that holds where the run has this stage, which alone reads the field."""
+  """Returns a range that is checked only in runs with this stage, because no other stage reads the field."""
   return allowed._replace(stage=stage)
 
 
@@ -80,10 +80,10 @@ class Field(NamedTuple):
   """A field of a config.
 
   Attributes:
-    default: The value where nothing sets it, which gives the field its type.
-    help: What it means, in one line.
-    allowed: The values that it may have; None where its type says all, or a check of several fields does.
-    mark: `PUBLISHED`, `UNPUBLISHED` or `OURS`; '' where no paper has to do with it.
+    default: The value of a field that nothing sets. It gives the field its type.
+    help: The meaning of the field, in one line.
+    allowed: The values that the field may have; None if its type or a check across fields is enough.
+    mark: `PUBLISHED`, `UNPUBLISHED` or `OURS`; '' for a field that concerns no paper.
   """
 
   default: Any
@@ -96,9 +96,9 @@ class Section(NamedTuple):
   """A section of a config.
 
   Attributes:
-    help: What its fields are about, in one line.
-    entries: The fields and the sections inside of it, in order.
-    is_open: Whether it also holds options that what it names takes.
+    help: The topic of the section's fields, in one line.
+    entries: The fields and nested sections, in order.
+    is_open: Whether the section also holds options of the method that it names.
   """
 
   help: str
@@ -110,17 +110,17 @@ Entry: TypeAlias = Field | Section
 
 
 def section(help: str, /, **entries: Entry) -> Section:
-  """A section that holds these fields and sections, and nothing else."""
+  """Returns a section that holds these fields and sections only."""
   return Section(help, entries)
 
 
 def open_section(help: str, /, **entries: Entry) -> Section:
-  """A section that also holds options of what it names."""
+  """Returns a section that holds these fields and sections, and options of the method that it names."""
   return Section(help, entries, is_open=True)
 
 
 def sections(top: Section, prefix: str = '') -> Iterator[tuple[str, Section]]:
-  """The section itself and all sections in it by dotted name, in order; the name of the first is `prefix`."""
+  """Yields a section, whose name is `prefix`, and all its nested sections with their dotted names, in order."""
   yield prefix, top
   for name, entry in top.entries.items():
     if isinstance(entry, Section):
@@ -128,7 +128,7 @@ def sections(top: Section, prefix: str = '') -> Iterator[tuple[str, Section]]:
 
 
 def fields(top: Section, prefix: str = '') -> Iterator[tuple[str, Field]]:
-  """All fields by dotted name, in order."""
+  """Yields all fields with their dotted names, in order."""
   for name, entry in top.entries.items():
     dotted = f'{prefix}.{name}' if prefix else name
     if isinstance(entry, Section):
@@ -138,7 +138,7 @@ def fields(top: Section, prefix: str = '') -> Iterator[tuple[str, Field]]:
 
 
 def build(top: Section) -> ml_collections.ConfigDict:
-  """A config in which every field has its default, unlocked."""
+  """Returns an unlocked config in which every field has its default."""
   config = ml_collections.ConfigDict()
   for name, entry in top.entries.items():
     config[name] = build(entry) if isinstance(entry, Section) else entry.default

@@ -1,4 +1,4 @@
-"""`rollout.serial` against the other fields. What its texts are in tokens is checked where there is a tokenizer."""
+"""Checks `rollout.serial` against the other fields. `make_serial` checks its texts, because that needs the tokenizer."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from espo_jax.configs.methods import advantage_name
 
 
 def serial_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What does not go with answers asked for early."""
+  """Yields the settings that cannot be combined with the early answers of `rollout.serial`."""
   serial, samples = config.rollout.serial, config.rollout.samples
   if not serial.inducer:
     if serial.end_of_thinking:
@@ -48,7 +48,7 @@ def serial_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   try:
     advantage = objectives.get_advantage(advantage_name(config))
   except ValueError:
-    return  # the names are reported as such
+    return  # `method_problems` reports unknown names
   if advantage.critic:
     yield (
       f'advantage.name = {advantage_name(config)!r} with {where}: early exits are compared with each other, not with a critic; '

@@ -1,4 +1,4 @@
-"""`config.start_from`: the run whose parameters another one starts from, and whether both have one model and tokenizer."""
+"""Checks `config.start_from`, the run whose parameters another run starts from: both need the same model and tokenizer."""
 
 import json
 import pathlib
@@ -13,11 +13,11 @@ from espo_jax.configs.reading import load_config
 from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
-_MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # how a model computes, not what it is
+_MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # these change how a model computes, not its parameters
 
 
 def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with `start_from`; nothing of the run's parameters is read."""
+  """Yields what is wrong with `start_from`. The parameters of that run are not read."""
   if not config.start_from:
     return
   run, named = pathlib.Path(config.start_from), f'start_from = {config.start_from!r}'
@@ -50,9 +50,9 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def model_differences(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> Iterator[str]:
-  """Where the model of `config` is not the one of the run it starts from."""
+  """Yields the differences between the model of `config` and the model of the run that it starts from."""
   before, now = flatten(theirs.model, 'model.'), flatten(config.model, 'model.')
-  if config.exits.every and 'calibration' in theirs.stages:  # what was learned of other exits is of no use to these
+  if config.exits.every and 'calibration' in theirs.stages:  # heads that were trained for other exits are of no use
     for name in ('every', 'kind'):
       before[f'exits.{name}'], now[f'exits.{name}'] = theirs.exits[name], config.exits[name]
   for field, value in now.items():

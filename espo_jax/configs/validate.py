@@ -1,4 +1,4 @@
-"""Checks that run before any device is touched. Each line of an error names a field, its value and the fix."""
+"""Checks a config before any device is touched. Each line of an error names a field, its value and the fix."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,21 +21,23 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
 
   Args:
     config: The experiment.
-    training: Whether it is to be trained. An evaluation asks for less: it has no stages, no stop rule and no train data.
-    data: Whether tokenizer and data have to be there.
+    training: Whether the experiment is to be trained. An evaluation needs less: no stages, no stop rule and no train data.
+    data: Whether the tokenizer and the data must exist.
 
   Raises:
-    ConfigError: The config has problems; the error lists all of them.
+    ConfigError: The config has problems. The error lists all of them.
   """
   values, expected = flatten(config), flatten(default_config())
   problems = [*_unknown(values, expected), *_mistyped(values, expected)]
-  if all(type(values.get(field)) is type(default) for field, default in expected.items()):  # else the checks could not read it
+  if all(
+    type(values.get(field)) is type(default) for field, default in expected.items()
+  ):  # else the checks below could not read the fields
     for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
     for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
       problems += check(config)
     problems += [] if training else model_problems(config)
-    if training and not problems:  # else there may be no task to ask for its tokenizer
+    if training and not problems:  # else there may be no task that gives a tokenizer
       problems += start_problems(config)
   if problems:
     raise ConfigError(problems)
@@ -57,13 +59,13 @@ def _mistyped(values: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterato
     default = expected.get(field, value)
     if type(value) is not type(default):
       yield f'{field} = {value!r}: {type(value).__name__} instead of {type(default).__name__}; fix: a value such as {default!r}'
-    # An infinity that is not the default could not be told from it in config.json.
+    # config.json writes an infinity as null, which is read back as the default: any other infinity would be lost.
     elif isinstance(value, float) and not math.isfinite(value) and value != expected.get(field):
       yield f'{field} = {value}: not a finite number; fix: a finite one'
 
 
 def field_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Which fields have a value that their declaration does not allow."""
+  """Yields the fields whose value their declaration does not allow."""
   for name, field in FIELDS.items():
     if field.allowed is not None:
       yield from field.allowed.problems(name, get_field(config, name), config.stages)
@@ -128,7 +130,10 @@ def _risk_control(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _can_fire(
   config: ml_collections.ConfigDict, arm: str, own: ml_collections.ConfigDict, scale: float, symbol: str
 ) -> Iterator[str]:
-  """The statistic z is at most `clip (1 - smoothing^t)` after t tokens; the threshold is at least `beta * scale`."""
+  """Yields why a rule can never fire.
+
+  The statistic z is at most `clip (1 - smoothing^t)` after t tokens. The threshold is at least `beta * scale`.
+  """
   s, horizon = config.stop, config.rollout.horizon
   least, first = own.beta_min * scale, own.beta_0 * scale
   field = symbol.partition('_0')[0].removesuffix('.beta')
@@ -158,7 +163,7 @@ def _warmups(config: ml_collections.ConfigDict) -> Iterator[str]:
   if 'warm_start' in config.stages and w.warmup_steps >= w.steps > 0:
     yield f'warm_start.warmup_steps = {w.warmup_steps} is not below warm_start.steps = {w.steps}; fix: lower it'
   if 'rl' not in config.stages or updates <= 0 or not math.isfinite(config.gate.force_at) or any(method_problems(config)):
-    return  # with wrong names there is no telling whether there is a critic
+    return  # wrong names leave open whether there is a critic
   if updates <= (warmup := warmup_updates(config)):
     yield (
       f'learner.updates = {updates}: none is left after a critic warm-up of up to {warmup} (gate.force_at = '
@@ -230,16 +235,17 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if r.parts > 0 and r.prompts % r.parts:
     yield f'rollout.parts = {r.parts} does not divide rollout.prompts = {r.prompts}; fix: a divisor of {r.prompts}'
-  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))  # -1 is 1 at least
+  # An axis of -1 has at least one device.
+  yield from row_problems(config, *(max(size, 1) for size in (config.mesh.data, config.mesh.fsdp)))
 
 
 def row_problems(config: ml_collections.ConfigDict, data: int, fsdp: int) -> Iterator[str]:
-  """Which numbers of rows do not divide by the devices that rows are split over.
+  """Yields the numbers of rows that are not divisible by the number of devices that rows are split over.
 
   Args:
     config: The experiment.
-    data: Devices along the mesh's axis of this name, whatever the config says.
-    fsdp: The size of the mesh axis `fsdp`.
+    data: The size of the mesh axis `data`, used in place of the config's.
+    fsdp: The size of the mesh axis `fsdp`, used in place of the config's.
   """
   r, minibatches, shards = config.rollout, config.learner.minibatches, data * fsdp
   rows = r.prompts * r.samples

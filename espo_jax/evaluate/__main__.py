@@ -3,9 +3,10 @@
   python -m espo_jax.evaluate --checkpoint=runs/quickstart --arm=espo --samples=8
   python -m espo_jax.evaluate --checkpoint=models/Qwen2.5-Math-1.5B --benchmark=math500 --data=test.jsonl --samples=16
 
-The output folder then holds samples.jsonl, an answer a line with its text and its grade, and summary.json: avg@k, pass@k and
-maj@k with 95 % intervals, lengths of right and wrong answers, what was cut off or not graded. The same command goes on with an
-evaluation that was interrupted; on the same processor with as many threads the answers are those of an uninterrupted one.
+The output folder then holds samples.jsonl and summary.json. samples.jsonl has one answer per line with its text and its grade.
+summary.json has avg@k, pass@k and maj@k with 95 % intervals, the lengths of right and wrong answers, and the shares of answers
+that were cut off or not graded. The same command resumes an evaluation that was interrupted. On the same processor with as many
+threads, the answers equal those of an uninterrupted evaluation.
 """
 
 import argparse
@@ -35,7 +36,7 @@ _TOO_MANY_CUT = 0.05
 
 
 def _lower(request: Request, phase: str) -> str:
-  """What to change of an evaluation that ran out of memory."""
+  """Returns what to change about an evaluation that ran out of memory."""
   if phase == READING:
     return lower_flags({'data': 'FILE'}, 'a host with more memory: fewer rows take less')
   narrow = 'bfloat16' if request.dtype in (None, 'float32') else None
@@ -116,9 +117,9 @@ def _report(summary: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """The command."""
+  """Runs the command."""
   request = Request(**vars(_parser().parse_args(argv)))
-  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   with parallel.job(), machine_errors(functools.partial(_lower, request)):
     try:
       report = _report(evaluate(request))

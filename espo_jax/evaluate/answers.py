@@ -1,4 +1,4 @@
-"""Answers to the problems of the test split, without a stop rule: what training and the evaluate command both ask for."""
+"""Samples and grades answers to problems of the test split without a stop rule, for training and for the evaluate command."""
 
 import contextlib
 import time
@@ -19,16 +19,16 @@ class Answer(NamedTuple):
   Attributes:
     problem: the problem's position in the test split.
     id: the problem's id.
-    sample: the number of this answer among those to the problem.
+    sample: the index of this answer among the answers to the problem.
     prompt: the text of the prompt, special tokens included.
     response: the text of the response, as `Experiment.decode` gives it.
-    answer: what the response states, as `Task.stated_answer` spells it.
+    answer: the answer that the response states, as `Task.stated_answer` spells it.
     expected: the problem's own answer.
     correct: whether the response is right.
-    status: the grading's status: 'ok', 'timeout' or 'error'.
-    length: tokens of the response, the end token included.
-    stop_reason: 'eos', or 'length' where the horizon cut it.
-    depth: the share of the model's blocks that its tokens' states ran through; 1 without exits.
+    status: the status of the grading: 'ok', 'timeout' or 'error'.
+    length: the number of tokens of the response, the end token included.
+    stop_reason: 'eos', or 'length' if the horizon cut the response.
+    depth: the share of the model's blocks that the states of the response's tokens ran through; 1 without exits.
   """
 
   problem: int
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 class Answered(NamedTuple):
-  """The answers of a batch, and the seconds that it took to sample them."""
+  """The answers of a batch, and the seconds that sampling them took."""
 
   answers: list[Answer]
   seconds: float
@@ -60,21 +60,22 @@ def evaluate_params(
   exit_level: float | None = None,
   after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, int | float]:
-  """One sampled and one greedy answer to each of `eval.problems` test problems, with a bar, and a line at the end.
+  """Sample one answer and decode one greedy answer to each of `eval.problems` test problems.
 
-  Every policy of a seed is asked the same problems with the same random numbers, so that differences are paired.
+  It shows a progress bar and prints one line at the end. Every policy of a seed gets the same problems with the same random
+  numbers, so that differences between policies are paired.
 
   Args:
     exp: The experiment.
     params: The policy's parameters.
     name: The title of the bar, such as `evaluation of ESPO`.
     exit_level: The level of the exit policy; its own level by default.
-    after_batch: Called after each batch of answers; what it raises ends the evaluation.
+    after_batch: A function that is called after each batch of answers. An exception that it raises ends the evaluation.
 
   Returns:
-    `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean`, `ungraded`: how many answers,
-    sampled or greedy, the grader could not judge, which counts as wrong; and with exits `depth` and `greedy_depth`, the
-    shares of the model's blocks that the answers' tokens ran through.
+    A dictionary with `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean` and `ungraded`.
+    `ungraded` is the number of sampled and greedy answers that could not be graded, which count as wrong. With exits it also
+    has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through.
   """
   c = exp.config
   size = exp.task.size('test')
@@ -113,7 +114,10 @@ def evaluate_params(
 
 
 def prompts_per_batch(exp: Experiment, problems: int, *, samples: int, rows: int) -> int:
-  """How many prompts to sample at a time for about `rows` rows: as many as the mesh splits evenly, one a device at least."""
+  """Returns how many prompts to sample at a time for about `rows` rows.
+
+  The mesh splits this number evenly, and it is at least one prompt per shard.
+  """
   shards = parallel.batch_shards(exp.mesh)
   return shards * max(1, min(rows // samples // shards, -(-problems // shards)))
 
@@ -130,19 +134,19 @@ def sample_answers(
   start: int = 0,
   exit_level: float | None = None,
 ) -> Iterator[Answered]:
-  """Sample and grade, batch by batch, in the order of the problems.
+  """Sample and grade answers batch by batch, in the order of the problems.
 
-  An answer's random numbers follow from the experiment's seed, `seed`, the problem's id and the sample's index alone.
+  The random numbers of an answer depend on the experiment's seed, `seed`, the problem's id and the sample's index only.
 
   Args:
     exp: The experiment.
     params: The policy's parameters.
     problems: The first problems of the test split.
-    prompts: The problems of a batch; the last batch repeats its last problem to keep one shape.
-    samples: The answers to each.
-    temperature: 0 is greedy.
-    seed: Another one draws other answers to the same problems; training has 0.
-    start: The problem to begin with, a multiple of `prompts`.
+    prompts: The number of problems in a batch. The last batch repeats its last problem, so that all batches have one shape.
+    samples: The number of answers to each problem.
+    temperature: The temperature of the sampler; 0 is greedy.
+    seed: The seed of the answers. Training uses 0.
+    start: The position of the first problem to answer, a multiple of `prompts`.
     exit_level: The level of the exit policy; its own level by default.
   """
   sampler = exp.sampler.plain(samples=samples, temperature=temperature, exit_level=exit_level)
@@ -185,12 +189,12 @@ def sample_answers(
 
 
 def _depth(answers: Sequence[Answer]) -> float:
-  """A mean over tokens, not over answers."""
+  """Returns the mean depth over tokens, not over answers."""
   return sum(answer.depth * answer.length for answer in answers) / sum(answer.length for answer in answers)
 
 
 def _verdicts(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
-  """What the grader says of the answers to the problems asked, the first of `rows` rows; each process asks it about its own."""
+  """Grades the answers, which are the first of `rows` rows. Each process grades its own rows, and all get every verdict."""
   mine = parallel.my_rows(exp.mesh, rows)
   own = [i for i in mine if i < len(texts)]
   coded = np.zeros((len(mine), 2), np.int32)

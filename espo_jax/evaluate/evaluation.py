@@ -1,4 +1,4 @@
-"""An evaluation: what is missing of the answers is sampled and graded, and all of them are brought together."""
+"""Runs an evaluation: samples and grades the answers that are missing, then summarises all of them."""
 
 import contextlib
 import datetime
@@ -22,22 +22,22 @@ from espo_jax.stages.loop import Interrupted, interruption
 
 
 def evaluate(request: Request) -> dict[str, Any]:
-  """Sample and grade what is not there yet, then bring it together.
+  """Sample and grade the answers that are missing, then summarise all of them.
 
   Returns:
-    What `monitor.summarise_samples` returns, with `settings`, all that the answers depend on, and `session`: rows, tokens and
-    seconds of the last session that sampled any.
+    The summary of `monitor.summarise_samples`, with two more entries. `settings` has all settings that the answers depend on.
+    `session` has the rows, tokens and seconds of the last session that sampled answers.
 
   Raises:
-    RequestError: What was asked for does not exist, does not go together or does not fit this machine; the problems cannot be
-      used.
+    RequestError: The request names something that does not exist, is inconsistent or does not fit this machine, or the problems
+      cannot be used.
     ConfigError: The run's config does not fit this version.
     DeviceError: jax finds no device.
     OutOfMemory: A device or the host has no memory left.
     WeightsError: The weights cannot be used.
-    CheckpointError: The checkpoint is damaged, or is another model's.
+    CheckpointError: The checkpoint is damaged, or belongs to another model.
     OutputError: The output folder holds another evaluation.
-    Interrupted: A signal asked for it; the same call goes on.
+    Interrupted: A signal interrupted the evaluation. The same call resumes it.
   """
   check(request)
   checkpoint = pathlib.Path(request.checkpoint).absolute()
@@ -51,7 +51,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   size = exp.task.size('test')
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
   problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
-  if c.task.name == 'math':  # as wide as its longest prompt; a run's own problems at least as wide as the run has them
+  if c.task.name == 'math':  # the width of the longest prompt, and for a run's own problems at least the run's width
     texts = [problem.prompt for problem in exp.tagged(problems)]
     c.rollout.prompt_width = max(width, *map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
   prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)
@@ -96,7 +96,7 @@ def evaluate(request: Request) -> dict[str, Any]:
 def _answer(
   exp: Experiment, policy: Policy, problems: Sequence[tasks.Problem], settings: dict[str, Any], output: pathlib.Path
 ) -> dict[str, Any] | None:
-  """Write the answers that are missing, and tell what that took; None where none is missing."""
+  """Write the answers that are missing, and return what the session took; None if no answer is missing."""
   prompts, samples = settings['prompts_per_batch'], settings['samples']
   total = len(problems) * samples
   with contextlib.ExitStack() as shown:
@@ -134,7 +134,7 @@ def _answer(
     return {
       'answers': total - start,
       'tokens': tokens,
-      'seconds': seconds,  # the compiler's among them
+      'seconds': seconds,  # compilation included
       'tokens_per_second': tokens / seconds,
       'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       **monitor.machine(),
@@ -144,17 +144,21 @@ def _answer(
 def _default_output(checkpoint: pathlib.Path, policy: Policy, benchmark: str | None) -> pathlib.Path:
   if policy.is_run:
     return checkpoint / 'evaluations' / f'{policy.arm}-{policy.step}-{benchmark or "test"}'
-  return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'  # here: a model's directory may not be one's own
+  # A model's directory may belong to someone else, so nothing is written there.
+  return pathlib.Path('evaluations') / f'{checkpoint.name}-{benchmark}'
 
 
 def _day_begun(output: pathlib.Path) -> str:
-  """The day on which the evaluation in a folder was begun, today where there is none; '' where the folder does not say."""
+  """Returns the date on which the evaluation in a folder was begun.
+
+  It is today if the folder has no evaluation, and '' if the folder's settings have no date.
+  """
   path = output / SETTINGS
   if not path.exists():
     return datetime.date.today().isoformat()
   try:
     return str(json.loads(path.read_text()).get('today', ''))
-  except (ValueError, AttributeError):  # said when the folder is claimed
+  except (ValueError, AttributeError):  # reported when the folder is claimed
     return ''
 
 

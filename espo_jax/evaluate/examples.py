@@ -1,4 +1,4 @@
-"""A few rollouts under an arm's stop rule, token by token, for the plots and for reading."""
+"""Records a few rollouts under an arm's stop rule token by token, for plots and for reading."""
 
 import pathlib
 
@@ -12,7 +12,10 @@ from espo_jax.types import StopReason
 
 
 def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pathlib.Path) -> None:
-  """Write up to `eval.batch` rollouts on the first of `eval.problems`; stopped rows go on, so that their fate is known."""
+  """Write up to `eval.batch` rollouts on the first of `eval.problems`.
+
+  Stopped rows are decoded to their end, so that it is known whether they would have been right.
+  """
   size, most = exp.task.size('test'), min(exp.config.eval.batch, exp.config.eval.problems)
   problems = exp.problems('test', 0, most if size is None else min(most, size))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]

@@ -1,4 +1,4 @@
-"""A policy to evaluate: a checkpoint of a run, or a Hugging Face model directory."""
+"""Opens a policy for evaluation: a checkpoint of a run, or a Hugging Face model directory."""
 
 import datetime
 import json
@@ -22,27 +22,28 @@ from espo_jax.parallel.memory import LOADING, during
 from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.tasks import DataError
 
-_HEADS = ('critic', 'value', 'exit_heads')  # what a policy is a policy without
+_HEADS = ('critic', 'value', 'exit_heads')  # parameters that a policy can lack
 _ADAPTERS = ('lora_a', 'lora_b')
 
-PLUGINS = 'plugins.json'  # the users' files that a run was begun with
-HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # of a Hugging Face directory, which names none
+PLUGINS = 'plugins.json'  # lists the users' files with which a run was begun
+HORIZON, TEMPERATURE, DTYPE, PROMPT = 4096, 0.6, 'bfloat16', 'chat'  # the settings for a Hugging Face directory, which has none
 
 
 class RequestError(ValueError):
-  """An evaluation that cannot be had as it was asked for; the message names the flag, its value and the fix."""
+  """A request for an evaluation that cannot be met. The message names the flag, its value and the fix."""
 
 
 class Policy(NamedTuple):
-  """What is evaluated.
+  """The policy that is evaluated.
 
   Attributes:
     config: the run's config, or the defaults for a Hugging Face directory.
-    is_run: whether it is a run and not a Hugging Face directory.
+    is_run: whether the policy comes from a run and not from a Hugging Face directory.
     arm: the arm or stage of the run; '' without a run.
     step: the checkpoint's step; None without a run.
-    weights: what tells whether the files have changed.
-    load: reads the parameters to the experiment's mesh; CheckpointError where they cannot be read or are another model's.
+    weights: a description of the files, which changes when the files change.
+    load: the function that reads the parameters to the experiment's mesh. It raises CheckpointError if they cannot be read or
+      belong to another model.
   """
 
   config: ml_collections.ConfigDict
@@ -54,19 +55,20 @@ class Policy(NamedTuple):
 
 
 def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | None = None) -> Policy:
-  """Find a policy; its parameters are read later, from the same place whatever the working directory is then.
+  """Find a policy. Its parameters are read later, and the working directory may change until then.
 
   Args:
     checkpoint: The folder of a run, or a Hugging Face directory.
-    arm: An arm of the run or a stage before the arms; None for its main arm, or the warm start where there are no arms.
-    step: A step that has a checkpoint; None for the newest that is whole: newer ones are left alone, and a warning names each.
+    arm: An arm of the run, or a stage before the arms; None for the main arm, or for the last stage if there are no arms.
+    step: A step that has a checkpoint; None for the newest complete one. Newer checkpoints that are incomplete are left alone,
+      and a warning names each.
 
   Raises:
     RequestError: There is no such folder, arm or step.
     ConfigError: The run's config does not fit this version.
-    CheckpointError: The checkpoint is damaged, or all are.
+    CheckpointError: The checkpoint is damaged, or all checkpoints are.
   """
-  checkpoint = checkpoint.absolute()  # which orbax asks for
+  checkpoint = checkpoint.absolute()  # orbax needs an absolute path
   path = checkpoint / 'config.json'
   if name := hub_name(checkpoint):
     raise RequestError(f'--checkpoint={name}: no such folder here; fix: the folder of a run, or for a model: {download(name)}')
@@ -95,16 +97,16 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
 
 
 def plugins_of(workdir: pathlib.Path) -> list[Plugin]:
-  """The users' files that a run was begun with."""
+  """Returns the users' files with which a run was begun."""
   path = workdir / PLUGINS
   return [Plugin(**found) for found in json.loads(path.read_text())] if path.exists() else []
 
 
 def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:
-  """The experiment of a run's policy, as the run had it.
+  """Makes the experiment of a run's policy from the run's config.
 
   Raises:
-    RequestError: The run's config does not fit this machine, or its data, which brings its tokenizer, cannot be used.
+    RequestError: The run's config does not fit this machine, or its data, from which the tokenizer comes, cannot be used.
   """
   try:
     validate(policy.config, training=False)
@@ -116,13 +118,15 @@ def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:
 def in_words_of(
   checkpoint: pathlib.Path, error: ValueError, *, is_run: bool, flags: Iterable[tuple[str, str]] = ()
 ) -> RequestError:
-  """An error about fields of a config for a command that takes none: in its own flags, or by the run's file that has them.
+  """Rewrites an error about config fields for a command that has no config fields.
+
+  The message names the command's own flags, or the config.json of the run that has the fields.
 
   Args:
     checkpoint: The folder of the run, or the Hugging Face directory.
-    error: What was found wrong.
+    error: The error about the config.
     is_run: Whether the checkpoint is a run and not a Hugging Face directory.
-    flags: Pairs of what the error may say and what the command has for it.
+    flags: Pairs of a field as the error may write it and the command's flag for it.
   """
   message = '\n'.join(error.problems) if isinstance(error, ConfigError) else str(error)
   for field, flag in flags:
@@ -140,10 +144,10 @@ def in_words_of(
 
 @during(LOADING)
 def start_params(exp: Experiment) -> Params:
-  """The last parameters of the run `start_from`; heads and adapters that it has not are as in a run from nothing.
+  """Reads the last parameters of the run `start_from`. Heads and adapters that this run lacks are newly initialised.
 
   Raises:
-    ConfigError: That run is not done, or is another model's.
+    ConfigError: That run is not done, or belongs to another model.
   """
   run = pathlib.Path(exp.config.start_from).absolute()
   named = f'start_from = {exp.config.start_from!r}'
@@ -169,7 +173,7 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   checkpoint = directory / str(step)
   config.stages, config.start_from = (), ''  # nothing is trained
   if arm == 'warm_start':
-    config.exits.policy = 'never'  # its exits have learned nothing
+    config.exits.policy = 'never'  # the exits are not trained yet
   if config.data.eval_path:
     config.data.eval_benchmark = config.data.eval_benchmark or config.data.benchmark
     config.data.path = config.data.benchmark = ''  # the train split may not be at hand
@@ -197,7 +201,7 @@ def _whole_step(directory: pathlib.Path, arm: str, step: int | None) -> int:
 
 @during(LOADING)
 def _load(checkpoint: pathlib.Path, exp: Experiment, lacking: Sequence[str] = ()) -> Params:
-  """The parameters that are there, or one error on all processes where one of them cannot read its part."""
+  """Reads the parameters of a checkpoint. If one process cannot read its part, all processes raise the error."""
   reason, loaded = '', None
   try:
     loaded = load(checkpoint, {'params': exp.abstract_params()}, extra=_HEADS, lacking=lacking)
@@ -211,13 +215,13 @@ def _load(checkpoint: pathlib.Path, exp: Experiment, lacking: Sequence[str] = ()
 
 
 def _stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The folders of a run that have checkpoints, by the name of their stage or arm."""
+  """Returns the folders of a run that have checkpoints, by the name of the stage or arm."""
   folders = [*(workdir / stage for stage in STAGES), *sorted((workdir / 'arms').glob('*'))]
   return {path.name: path for path in folders if any(found.name.isdecimal() for found in (path / 'checkpoints').glob('*'))}
 
 
 def _stamp(directory: pathlib.Path, pattern: str) -> str:
-  """Size and age of some files, which other weights in their place would not have: reading them all would take long."""
+  """Describes files by size and modification time, which differ for other weights. Hashing the content would take long."""
   stats: list[Any] = [path.stat() for path in directory.glob(pattern) if path.is_file()]
   newest = datetime.datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), datetime.UTC)
   return f'{sum(stat.st_size for stat in stats)} bytes in {len(stats)} files, the newest of {newest.isoformat()}'

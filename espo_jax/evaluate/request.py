@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, flag by flag, and the experiment that this makes of a policy."""
+"""Holds the flags of an evaluation, and makes the experiment for a policy from them."""
 
 import dataclasses
 import pathlib
@@ -13,7 +13,7 @@ from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
-_ANY_WIDTH = 2**20  # tokens of a prompt: those that are asked are padded to their longest
+_ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
   *((name, lambda x: x < 0, 'of at least 0') for name in ('top_k', 'slots')),
@@ -22,7 +22,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ('min_p', lambda x: not 0 <= x <= 1, 'in [0, 1]'),
   ('seed', lambda x: not 0 <= x < 2**32, f'from 0 to {2**32 - 1}'),
 )
-# The flags that set what messages about a config call by its fields; what a run's own data set is, its config alone says.
+# Config fields in messages and the flags that set them. No flag sets a run's own data set.
 _SKIP = (('--config.data.on_error', '--on_error'),)
 _ASKED = (
   ('--config.data.eval_path', '--data'),
@@ -41,27 +41,27 @@ _OF_DIRECTORY = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """An evaluation, flag by flag. None leaves a choice to the run, or to the defaults for a Hugging Face directory.
+  """The flags of an evaluation. None means the run's own setting, or the default for a Hugging Face directory.
 
   Attributes:
     checkpoint: the folder of a run, or a Hugging Face directory.
     arm: an arm of a run, or a stage before the arms.
     step: a step of a run that has a checkpoint.
-    benchmark: a name in `tasks.BENCHMARKS`, or 'jsonl' for records of one's own, asked in place of the run's own test split.
-    data: where the benchmark's problems are; None for the Hugging Face Hub.
-    problem_field: where the benchmark is 'jsonl', the field that holds the problem; None for the run's `data.problem_field`.
-    answer_field: where the benchmark is 'jsonl', the field that holds the final answer; None for the run's.
-    on_error: 'raise' for the first malformed row, or 'skip' to ask the others and list those left out in `skipped.jsonl`.
-    prompt: the form in which a Hugging Face directory is asked a problem.
-    samples: answers to each problem.
-    problems: how many problems at most, the first ones.
-    temperature: 0 is greedy.
+    benchmark: a name in `tasks.BENCHMARKS`, or 'jsonl' for records of the user's own. It replaces the run's own test split.
+    data: the place of the benchmark's problems; None for the Hugging Face Hub.
+    problem_field: the field of 'jsonl' that holds the problem; None for the run's `data.problem_field`.
+    answer_field: the field of 'jsonl' that holds the final answer; None for the run's `data.answer_field`.
+    on_error: 'raise' to stop at the first malformed row, or 'skip' to leave such rows out and list them in `skipped.jsonl`.
+    prompt: the form of the prompts for a Hugging Face directory.
+    samples: the number of answers to each problem.
+    problems: the most problems, counted from the first.
+    temperature: the temperature of the sampler; 0 is greedy.
     top_p: the share of the distribution that is sampled.
     top_k: the number of tokens that are sampled from; 0 is all.
-    min_p: the least probability of a token, in parts of the likeliest one's.
-    horizon: tokens that an answer may have.
-    batch: answers to write at a time, about.
-    slots: answers to decode at a time, where a finished one gives its place to the next; 0 is all of a batch.
+    min_p: the least probability of a token, relative to that of the likeliest token.
+    horizon: the most tokens of an answer.
+    batch: the approximate number of answers that are written at a time.
+    slots: the number of answers that are decoded at a time. A finished one gives its slot to the next. 0 is the whole batch.
     seed: the seed of the answers; the problems do not depend on it.
     dtype: the type of weights and activations.
     output: the folder to write.
@@ -91,7 +91,7 @@ class Request:
 
 
 def check(request: Request) -> None:
-  """What can be told from the flags alone."""
+  """Checks what the flags alone determine."""
   for name, bad, wanted in _RANGES:
     value = getattr(request, name)
     if value is not None and bad(value):
@@ -108,10 +108,10 @@ def check(request: Request) -> None:
 
 
 def experiment_for(policy: Policy, request: Request) -> Experiment:
-  """The policy's experiment with the test set and the lengths that were asked for."""
+  """Makes the policy's experiment with the test set and the lengths of the request."""
   config = policy.config
   if -1 not in config.mesh.values():
-    config.mesh.data = -1  # as many devices as there are, not as there were
+    config.mesh.data = -1  # all devices of this machine, not those of the run's machine
   if request.dtype:
     config.model.dtype = config.model.param_dtype = request.dtype
   if request.prompt:
@@ -131,7 +131,8 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     config.rollout.prompt_width = _ANY_WIDTH
   try:
     validate(config, training=False)
-    for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):  # after the checks: it may be short of a task's solutions
+    # These are set after the checks, because the horizon may be shorter than a task's solutions.
+    for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):
       if getattr(request, name) is not None:
         config.rollout[name] = getattr(request, name)
     return make_experiment(config)

@@ -1,7 +1,7 @@
-"""What a run tells its reader: metrics on disk, progress in the terminal, intervals, reports, plots.
+"""Reports on a run: metrics on disk, progress in the terminal, confidence intervals, reports and plots.
 
-Host side only: plain numbers in, files and text out. `espo_jax.monitor.plots` is imported on its own, because it pulls in
-matplotlib.
+This room runs on the host only. It takes plain numbers and writes files and text. `espo_jax.monitor.plots` is imported
+separately, because it imports matplotlib.
 """
 
 from espo_jax.monitor.environment import describe, machine, write_run_info

@@ -1,4 +1,4 @@
-"""A picture of a comparison over seeds: learning curves with the seeds' spread, and where the arms end."""
+"""Draws a comparison over seeds: learning curves with the spread over seeds, and the final results of the arms."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,15 +19,15 @@ from espo_jax.monitor.style import BASELINE, COLOURS, STYLE, keep_to_shares
 
 @runtime_checkable
 class Recorded(Protocol):
-  """One run: `metrics`, the lines of its metrics, and `summary`, its results."""
+  """A run whose metrics and results are recorded."""
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
-    """By update."""
+    """The metrics, one entry per update."""
 
   @property
   def summary(self) -> Mapping[str, Any]:
-    """By name."""
+    """The results, by name."""
 
 
 def plot_arms(
@@ -37,14 +37,14 @@ def plot_arms(
   curves: Sequence[str],
   scatter: tuple[str, str],
 ) -> None:
-  """Draw a panel for each metric over the updates, and one for two results against each other.
+  """Draw one panel per metric over the updates, and one panel of two results against each other.
 
   Args:
     path: The path of the PNG.
-    arms: The runs of each arm by its name, one run per seed.
-    baseline: The arm in grey.
-    curves: Metrics. The mean over seeds, smoothed, in a band from the lowest to the highest seed.
-    scatter: Results: a point a seed, and the mean with its 95 % intervals.
+    arms: The runs of each arm by the arm's name, one run per seed.
+    baseline: The arm that is drawn in grey.
+    curves: The metrics. A curve is smoothed and averaged over seeds, in a band from the lowest to the highest seed.
+    scatter: The two results. Each seed is a point, and the mean has 95 % intervals.
   """
   others = [arm for arm in arms if arm != baseline]
   colours = {baseline: BASELINE, **{arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(others)}}
@@ -62,7 +62,7 @@ def plot_arms(
     panels[-1].set_title(f'{scatter[1]} over {scatter[0]}')
     panels[-1].set_xlabel(scatter[0])
     for axes, name in zip(panels, (*curves, scatter[1]), strict=True):
-      if name.endswith('accuracy'):  # a share; differences of accuracies are points
+      if name.endswith('accuracy'):  # an accuracy is a share; a difference of accuracies is in points
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         keep_to_shares(axes, 'y')
     handles, labels = panels[0].get_legend_handles_labels()
@@ -86,5 +86,5 @@ def _points(axes: Axes, runs: Sequence[Recorded], scatter: tuple[str, str], colo
   x, y = (np.array([run.summary[name] for run in runs], float) for name in scatter)
   axes.plot(x, y, 'o', color=colour, alpha=0.4, markersize=4)
   (x_mean, x_half), (y_mean, y_half) = mean_interval(x), mean_interval(y)
-  x_error, y_error = (x_half, y_half) if len(runs) > 1 else (None, None)  # a single run says nothing of the spread
+  x_error, y_error = (x_half, y_half) if len(runs) > 1 else (None, None)  # a single run has no spread
   axes.errorbar(x_mean, y_mean, y_error, x_error, fmt='o', color=colour, markersize=8, markeredgecolor='white', linewidth=1)

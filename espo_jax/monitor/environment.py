@@ -1,4 +1,4 @@
-"""What a run was: its resolved config, the code and the libraries that ran it, the machine."""
+"""Records the environment of a run: its resolved config, the code, the libraries and the machine."""
 
 import importlib.metadata
 import os
@@ -14,10 +14,11 @@ _PACKAGES = ('espo_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', '
 
 
 def describe(device_kind: str | None = None) -> dict[str, Any]:
-  """The code's git state, the versions of what it stands on, and the machine.
+  """Returns the git state of the code, the versions of Python and of the main packages, and a description of the machine.
 
   Args:
-    device_kind: the accelerator in words, such as `jax.devices()[0].device_kind`; this room does not start jax.
+    device_kind: the name of the accelerator, such as `jax.devices()[0].device_kind`. It is passed in because this function does
+      not start jax.
   """
   return {
     'git': _git(),
@@ -31,18 +32,18 @@ def describe(device_kind: str | None = None) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-  """What numbers depend on beside the code: the processor's model, and the threads that XLA computes with on it."""
+  """Returns what numbers depend on besides the code: the processor's model, and the number of XLA's threads on it."""
   return {'processor': _processor(), 'threads': _threads(os.environ)}
 
 
 def write_run_info(workdir: str | os.PathLike[str], config_dict: Mapping[str, Any], device_kind: str | None = None) -> None:
-  """Writes `<workdir>/config.json` and `<workdir>/environment.json`; an infinite number in the config reads null."""
+  """Writes `<workdir>/config.json` and `<workdir>/environment.json`. An infinite number in the config is written as null."""
   atomic_write_text(Path(workdir) / 'config.json', to_json(config_dict, indent=2) + '\n')
   atomic_write_text(Path(workdir) / 'environment.json', to_json(describe(device_kind), indent=2) + '\n')
 
 
 def _processor(info: Path = Path('/proc/cpuinfo')) -> str:
-  """The processor in words, the instruction set where nothing names a model."""
+  """Returns the name of the processor's model, or the instruction set if no model is named."""
   try:
     lines = [line.partition(':') for line in info.read_text().splitlines()]
   except OSError:
@@ -52,7 +53,7 @@ def _processor(info: Path = Path('/proc/cpuinfo')) -> str:
 
 
 def _threads(environment: Mapping[str, str]) -> int:
-  """Those of XLA's pool on the processor: `NPROC`, or as many as the process has cores."""
+  """Returns the number of threads of XLA's CPU pool: `NPROC` if it is set, else the number of the process's cores."""
   asked = environment.get('NPROC', '')
   if asked.isdecimal() and int(asked) > 0:
     return int(asked)
@@ -67,7 +68,10 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-  """Commit and dirty flag of the checkout this file is tracked in: an installed copy may lie in somebody else's."""
+  """Returns the commit and the dirty flag of the checkout that tracks this file.
+
+  The result is None if git does not track the file, because an installed copy may lie inside another project's checkout.
+  """
   here = Path(__file__)
 
   def run(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Recorded rollouts of an arm: reading them, choosing some to show, drawing one, and one as HTML for a notebook."""
+"""Reads the recorded example rollouts of an arm, chooses some to show, and shows one as a plot or as HTML for a notebook."""
 
 import html
 import json
@@ -17,19 +17,19 @@ from espo_jax.monitor.style import BASELINE, MONO, shortened, visible
 REGRET, Z, THRESHOLD, STOP = '#A9B7C6', '#0072B2', '#D55E00', '#111111'
 _MAX_TOKENS = 48  # more do not fit below an axis
 _MAX_LABEL = 8  # characters
-_BEFORE = 32  # of the tokens shown of a longer rollout, those before the one that matters
+_BEFORE = 32  # if a longer rollout is shown in part: the tokens before the token of interest
 _UNREACHABLE = 1e30  # a rule that never stops has no threshold
-_COLOUR = '213, 94, 0'  # vermillion of Okabe and Ito, the ground of a token in HTML
+_COLOUR = '213, 94, 0'  # vermillion of Okabe and Ito, the background of a token in HTML
 _BREAK = '↵\n'
 _QUESTION: dict[str, Any] = {'family': MONO, 'fontsize': 9, 'color': BASELINE, 'parse_math': False}
 
 
 @dataclass(frozen=True)
 class Example:
-  """One rollout with the statistics of its stop rule; `correct` is None where its end was never seen."""
+  """One rollout with the statistics of its stop rule. `correct` is None if the end of the rollout is not known."""
 
   question: str
-  tokens: tuple[str, ...]  # the text of each
+  tokens: tuple[str, ...]  # the text of each token
   regret: Float[np.ndarray, ' T']
   z: Float[np.ndarray, ' T']
   threshold: Float[np.ndarray, ' T']
@@ -40,12 +40,12 @@ class Example:
 
   @property
   def stopped(self) -> bool:
-    """Whether the stop rule ended it."""
+    """Whether the stop rule ended the rollout."""
     return self.stop_reason == 'stopped'
 
   @property
   def outcome(self) -> str:
-    """How it ended, in words."""
+    """A description of how the rollout ended."""
     if not self.stopped:
       verdict = {True: 'Right', False: 'Wrong', None: 'Not graded'}[self.correct]
       return f'{verdict}, {"cut at the horizon" if self.stop_reason == "length" else f"ended after {self.length} tokens"}'
@@ -56,12 +56,12 @@ class Example:
 
 
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
-  """The rollouts in a file `examples.json`; those that lack a key of the stop rule are left out."""
+  """Reads the rollouts in a file `examples.json`. Rollouts without the statistics of a stop rule are left out."""
   return [example for item in json.loads(Path(path).read_text()) if (example := _example(item)) is not None]
 
 
 def choose(examples: Sequence[Example], count: int) -> list[Example]:
-  """At most `count` rollouts, kinds of outcome in turn: stopped, right, stopped, wrong."""
+  """Chooses at most `count` rollouts, taking outcomes in turn: stopped, right, stopped, wrong."""
   stopped = sorted((e for e in examples if e.stopped), key=_tells_most, reverse=True)
   right = [e for e in examples if not e.stopped and e.correct]
   wrong = [e for e in examples if not e.stopped and not e.correct]
@@ -74,17 +74,18 @@ def choose(examples: Sequence[Example], count: int) -> list[Example]:
 
 
 def draw(axes: Axes, example: Example, question_width: int) -> dict[str, Any]:
-  """Draws regret as bars, z against its threshold as lines, the stop as a marker; what was not trained on is shaded.
+  """Draws the regret as bars, z and its threshold as lines, and the stop as a marker. Tokens not trained on are shaded.
 
-  Of a long rollout those tokens are shown, with their text, that lie around the stop, or else around the closest call.
+  A long rollout is shown in part: the tokens around the stop or, without a stop, those around the point where z came closest to
+  the threshold.
 
   Args:
-    axes: where; the outcome becomes its title, with the question below.
+    axes: the axes to draw on. The outcome becomes their title, with the question below it.
     example: the rollout.
-    question_width: the characters that fit across it.
+    question_width: the number of characters that fit across the axes.
 
   Returns:
-    The entries of its legend, by label.
+    The entries of the legend, by label.
   """
   count, end = len(example.regret), example.length
   labelled = len(example.tokens) >= count
@@ -121,10 +122,10 @@ def draw(axes: Axes, example: Example, question_width: int) -> dict[str, Any]:
 
 
 def coloured(example: Example) -> str:
-  """A rollout as HTML: the question and the tokens, coloured by regret.
+  """Returns a rollout as HTML: the question and the tokens, coloured by regret.
 
-  A token stands on a ground that is full where the regret is the rollout's largest, and white at 0. Its title has its numbers.
-  A line break is marked. What was decoded behind a stop, for measurement only, is grey.
+  The background of a token is white for a regret of 0 and has full colour for the largest regret of the rollout. The numbers of
+  a token are in its title. Line breaks are marked. Tokens decoded after a stop, for measurement only, are grey.
   """
   regret = np.nan_to_num(example.regret)
   most = max(float(regret.max()), 1e-9)
@@ -142,7 +143,7 @@ def coloured(example: Example) -> str:
 
 
 def _window(example: Example) -> tuple[int, int]:
-  """The tokens to show, from and up to: all where they fit."""
+  """Returns the first token to show and the one after the last; all tokens are shown if they fit."""
   count = len(example.regret)
   if count <= _MAX_TOKENS:
     return 0, count

@@ -1,4 +1,4 @@
-"""Pictures of how deep tokens are read: accuracy against depth, and tokens coloured by where they left."""
+"""Draws the depth of early exits: accuracy against depth, and tokens coloured by the number of blocks they ran through."""
 
 import itertools
 import os
@@ -13,15 +13,15 @@ from espo_jax.monitor.files import atomic_write_figure
 from espo_jax.monitor.style import MONO, STYLE, keep_to_shares, shortened, visible
 
 _COLUMNS = 32  # tokens in a line of the grid
-_MOST_LINES = 12  # of a rollout
+_MOST_LINES = 12  # the most lines of a rollout in the grid
 _LABEL, _QUESTION = 6, 80  # characters
 
 
 def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-  """Accuracy, sampled and greedy, against the share of the model's blocks that run.
+  """Draw the accuracy, sampled and greedy, against the share of the model's blocks that run.
 
   Args:
-    curve: One entry per threshold: `level`, None at full depth; `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
+    curve: One entry per threshold with `level` (None at full depth), `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
     path: The path of the PNG.
   """
   with matplotlib.rc_context(STYLE):
@@ -32,7 +32,7 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
       x, y, *_ = zip(*points, strict=True)
       axes.plot(x, y, marker='o', markersize=4, color=colour, label=label, clip_on=False)
       for place, tied in itertools.groupby(points if not prefix else (), key=lambda point: point[:2]):
-        text = ', '.join(name for *_, name in tied)  # thresholds that come to the same share a label
+        text = ', '.join(name for *_, name in tied)  # thresholds with the same result share a label
         axes.annotate(text, place, textcoords='offset points', xytext=(0, 7), ha='center', fontsize=8)
     axes.set(xlabel='blocks run, % of all', ylabel='test accuracy, %')
     axes.set_title('Exits by a threshold on their heads', pad=20)  # room for the labels of points at the top
@@ -43,17 +43,19 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
 
 
 def _level(level: float | None) -> tuple[float, str]:
-  """A threshold's place among those that tie, full depth behind all, and its name."""
+  """Returns the key by which tied thresholds are sorted, with full depth last, and the label of the threshold."""
   return (np.inf, 'full depth') if level is None else (level, f'{level:g}')
 
 
 def plot_depth(rows: Sequence[Mapping[str, Any]], layers: int, path: str | os.PathLike[str]) -> None:
-  """A grid of tokens coloured by the blocks that the states they were drawn from ran through, and depth against entropy.
+  """Draw a grid of tokens coloured by depth, and depth against entropy.
+
+  The depth of a token is the number of blocks that the state from which it was drawn ran through.
 
   Args:
-    rows: Rollouts: `question`, `tokens` (texts), `blocks`, `entropy` (nats), `outcome`; lists have an entry a token. Of a long
-      rollout the grid shows the first tokens.
-    layers: Blocks of the model.
+    rows: The rollouts, each with `question`, `tokens` (texts), `blocks`, `entropy` (nats) and `outcome`. Lists have one entry
+      per token. The grid shows the first tokens of a long rollout.
+    layers: The number of blocks of the model.
     path: The file of the picture.
   """
   lines = [min(-(-len(row['tokens']) // _COLUMNS), _MOST_LINES) for row in rows]

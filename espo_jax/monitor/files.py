@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves either the old one or the new one, and JSON that every reader accepts."""
+"""Writes files atomically, so that a killed process leaves the old file or the new one, and JSON that every reader accepts."""
 
 import json
 import math
@@ -15,28 +15,35 @@ if TYPE_CHECKING:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Replaces the file at `path` by `text` in one step; its folder is created."""
+  """Replaces the file at `path` by `text` in one step. Its folder is created if it is missing."""
   _atomic_write(Path(path), lambda file: file.write(text.encode()))
 
 
 def atomic_write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-  """Replaces the NumPy archive at `path` in one step; equal arrays make equal files. Its folder is created."""
+  """Replaces the NumPy archive at `path` in one step. Equal arrays give equal files. Its folder is created if it is missing."""
   _atomic_write(Path(path), lambda file: np.savez_compressed(file, **arrays))
 
 
 def atomic_write_figure(path: str | os.PathLike[str], figure: 'Figure') -> None:
-  """Replaces the picture at `path` in one step, in the format that its suffix names; its folder is created."""
+  """Replaces the picture at `path` in one step, in the format of its suffix. Its folder is created if it is missing."""
 
   def write(file: BinaryIO) -> None:
     with warnings.catch_warnings():
-      warnings.filterwarnings('ignore', r'Glyph \d+ ')  # text may be of any script; a letter that no font has is an empty box
+      warnings.filterwarnings('ignore', r'Glyph \d+ ')  # text may be in any script; a letter without a glyph is drawn as a box
       figure.savefig(file, format=Path(path).suffix.removeprefix('.'))
 
   _atomic_write(Path(path), write)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-  """Strict JSON: NaN and infinities become null, numpy numbers and arrays plain ones, whatever else its `str`."""
+  """Returns strict JSON.
+
+  | value | becomes |
+  |---|---|
+  | NaN or an infinity | null |
+  | a NumPy number or array | a plain number or list |
+  | any other object | its `str` |
+  """
   return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 

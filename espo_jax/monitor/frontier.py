@@ -1,4 +1,4 @@
-"""A picture of what stop rules save and lose."""
+"""Draws what stop rules save and lose."""
 
 import itertools
 import math
@@ -24,18 +24,18 @@ def plot_frontier(
   unstopped: float,
   path: str | os.PathLike[str],
 ) -> None:
-  """Solved problems lost against tokens saved, and tokens per solved problem against tokens saved.
+  """Draw solved problems lost against tokens saved, and tokens per solved problem against tokens saved.
 
-  The studied rule lies on top: a dashed line, and marks with a black outline. Each rule below it has a wider line and larger
-  marks, so that rules which agree are all seen.
+  The studied rule is drawn on top, with a dashed line and black outlines of its marks. Each rule below it has a wider line and
+  larger marks, so that rules with equal results are all visible.
 
   Args:
-    points: The points `saved`, `false_positives`, `tokens_per_solved` of each rule. The left panel joins the points that no
-      other point of their rule beats in both.
-    best: The point of each rule that is marked.
-    reference: The rule in grey, at the bottom.
-    studied: The rule on top.
-    unstopped: Tokens per solved problem without a rule.
+    points: The points of each rule, with `saved`, `false_positives` and `tokens_per_solved`. The left panel joins the points
+      that no other point of their rule beats in both measures.
+    best: The marked point of each rule.
+    reference: The rule that is drawn in grey, at the bottom.
+    studied: The rule that is drawn on top.
+    unstopped: The tokens per solved problem without a stop rule.
     path: The path of the PNG.
   """
   points = {rule: its for rule, its in points.items() if its}
@@ -45,7 +45,7 @@ def plot_frontier(
     figure = Figure(figsize=(11, 4.2), layout='constrained')
     lost, cost = figure.subplots(1, 2)
     for level, rule in enumerate(order):
-      below = len(order) - 1 - level  # how many lie above it
+      below = len(order) - 1 - level  # the number of rules above this one
       shape, dashes, edge = ('o', '--', 'black') if rule == studied else (_MARKERS[level % len(_MARKERS)], '-', 'white')
       look: dict[str, Any] = {'marker': shape, 'color': colours.get(rule, BASELINE)}
       for axes, name, scale in ((lost, 'false_positives', 100), (cost, 'tokens_per_solved', 1)):
@@ -62,7 +62,7 @@ def plot_frontier(
       keep_to_shares(axes, 'x', 100)
     keep_to_shares(lost, 'y', 100)
     for line in lost.lines:
-      line.set_clip_on(False)  # marks at the ends of the axes are seen whole
+      line.set_clip_on(False)  # marks at the ends of the axes are not cut off
     lost.set(xlabel='tokens saved, %', ylabel='solved problems lost, %', title='What is lost for what is saved')
     cost.set(xlabel='tokens saved, %', ylabel='tokens', title='Expected tokens per solved problem')
     handles = dict(zip(*reversed(lost.get_legend_handles_labels()), strict=True))
@@ -71,7 +71,7 @@ def plot_frontier(
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """The points for which no other one has as much of the first and less of the second, in order."""
+  """Returns, in order, the points for which no other point has at least as large an x and a smaller y."""
   front: list[tuple[float, float]] = []
   for x, y in sorted(points, key=lambda point: (-point[0], point[1])):
     if not front or y <= front[-1][1]:

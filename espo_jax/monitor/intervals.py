@@ -1,4 +1,4 @@
-"""Confidence intervals for what a run measures: shares and means."""
+"""Computes confidence intervals of shares and means."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 def wilson(successes: int | np.integer, n: int | np.integer, confidence: float = 0.95) -> tuple[float, float]:
-  """Wilson's score interval of a share; unlike `p ± z s` it holds at 0, at 1 and for small `n`. No trial: (0, 1)."""
+  """Returns Wilson's score interval of a share; without a trial it is (0, 1).
+
+  Unlike `p ± z s` it is also valid for shares of 0 and 1 and for small `n`.
+  """
   if not 0 <= successes <= n:
     raise ValueError(f'need 0 <= successes <= n, got {successes} of {n}')
   if n == 0:
     return 0.0, 1.0
-  successes, n = int(successes), int(n)  # a count of NumPy's may be too narrow for its square
+  successes, n = int(successes), int(n)  # the square of a NumPy integer may overflow
   z = NormalDist().inv_cdf((1 + confidence) / 2)
   share = successes / n
   centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -26,7 +29,7 @@ def wilson(successes: int | np.integer, n: int | np.integer, confidence: float =
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-  """The mean and the half width of its Student-t interval; a single value says nothing of the spread: infinite."""
+  """Returns the mean and the half width of its Student-t interval. For a single value the half width is infinite."""
   n = len(values)
   if n == 0:
     raise ValueError('no values')
@@ -38,10 +41,10 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
 
 def _t_quantile(p: float, dof: int) -> float:
-  """The `p` quantile, `p >= 0.5`, of Student's t: its distribution function inverted by bisection.
+  """Returns the `p` quantile, `p >= 0.5`, of Student's t. It inverts the distribution function by bisection.
 
-  With `t = sqrt(dof) tan(theta)` the density is proportional to `cos(theta)^(dof - 1)`: smooth on a short interval, so
-  Gauss-Legendre integrates it to rounding error.
+  With `t = sqrt(dof) tan(theta)` the density is proportional to `cos(theta)^(dof - 1)`. This is smooth on a short interval, so
+  Gauss-Legendre quadrature integrates it to rounding error.
   """
   scale = math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
 

@@ -1,4 +1,4 @@
-"""Metrics on disk: one JSON object a line, which a killed and resumed run continues without a seam."""
+"""Writes and reads metrics as one JSON object per line. A run that is killed and resumed continues the file without a gap."""
 
 import json
 import os
@@ -20,8 +20,8 @@ _FILE = 'metrics.jsonl'
 class MetricWriter:
   """Appends metrics to `<directory>/metrics.jsonl` and mirrors them to TensorBoard in `<directory>/tensorboard`.
 
-  Each line is handed to the operating system before `write` returns, so a killed process loses none. The mirror writes from a
-  thread of its own and may miss the last few seconds.
+  Each line is handed to the operating system before `write` returns, so a killed process loses no line. TensorBoard's files are
+  written from a separate thread and may miss the last few seconds.
   """
 
   def __init__(self, directory: str | os.PathLike[str], resume_step: int):
@@ -29,8 +29,8 @@ class MetricWriter:
 
     Args:
       directory: the run's folder; created if missing.
-      resume_step: the last step whose state was restored. Later lines are dropped: they are about to be written again. A fresh
-        run that counts from 1 passes 0, one that also writes step 0 passes -1.
+      resume_step: the last step whose state was restored. Later lines are dropped, because they will be written again. A new
+        run that counts from 1 passes 0. A new run that also writes step 0 passes -1.
     """
     directory = Path(directory)
     path = directory / _FILE
@@ -42,14 +42,14 @@ class MetricWriter:
       str(directory / 'tensorboard'),
       purge_step=max(resume_step + 1, 0),
       flush_secs=5,
-      filename_suffix=f'.{time.time_ns()}',  # the default name counts seconds: a quick restart would overwrite its own file
+      filename_suffix=f'.{time.time_ns()}',  # the default suffix counts seconds, and a quick restart would overwrite its file
     )
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Appends one line; non-finite numbers become null, and a `step` among the metrics gives way to the argument.
+    """Appends one line. Non-finite numbers become null. The argument `step` replaces a `step` among the metrics.
 
     Raises:
-      ValueError: if `step` is not greater than the step before it.
+      ValueError: `step` is not greater than the step before it.
     """
     step = int(step)
     if step <= self._last_step:
@@ -62,7 +62,7 @@ class MetricWriter:
       self._tensorboard.add_scalar(name, value, step)
 
   def close(self) -> None:
-    """Closes both outputs; calling it again does nothing."""
+    """Closes both outputs. Calling it again does nothing."""
     if not self._file.closed:
       self._file.close()
       self._tensorboard.close()
@@ -75,22 +75,22 @@ class MetricWriter:
 
 
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """The lines of `<directory>/metrics.jsonl`, null read as NaN; the run may still be writing."""
+  """Reads the lines of `<directory>/metrics.jsonl`, with null as NaN. The run may still be writing the file."""
   rows = [row for row, _ in _parse(Path(directory) / _FILE)]
   return [{name: float('nan') if value is None else value for name, value in row.items()} for row in rows]
 
 
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, ' rows']:
-  """One metric over all lines, NaN where a line lacks it."""
+  """Returns one metric over all lines, with NaN for a line that lacks it."""
   return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
 
 
 def _summary_writer() -> Any:
-  """TensorBoard's writer. It is imported when a run needs it, and without torch: that takes seconds, and scalars need none."""
+  """Imports TensorBoard's writer without torch, because importing torch takes seconds and scalars do not need it."""
   if 'torch' in sys.modules:
     from tensorboardX import SummaryWriter
   else:
-    sys.modules['torch'] = None  # type: ignore[assignment]  # as if it were not installed
+    sys.modules['torch'] = None  # type: ignore[assignment]  # as if torch were not installed
     try:
       from tensorboardX import SummaryWriter
     finally:
@@ -99,7 +99,7 @@ def _summary_writer() -> Any:
 
 
 def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
-  """Each line as its object and its text, without a last line that a kill cut off."""
+  """Returns the object and the text of each line, without an incomplete last line of a killed process."""
   lines = path.read_bytes().split(b'\n')
   parsed = []
   for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""Pictures come last: what they show is on disk before them, and one that fails costs a warning."""
+"""Protects a run from failing pictures. A picture is drawn after its data is on disk, so a failure only costs a warning."""
 
 import contextlib
 import logging
@@ -10,10 +10,10 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def spared(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Lets a run survive the picture that is drawn inside, imports of matplotlib included: an error becomes a warning.
+  """Turns any error of the picture that is drawn inside into a warning, errors of matplotlib's import included.
 
   Args:
-    path: the picture, which the warning names beside the reason.
+    path: the path of the picture. The warning names it and the reason.
   """
   try:
     yield

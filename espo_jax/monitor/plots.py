@@ -1,4 +1,4 @@
-"""Pictures of a finished or running experiment, as PNGs in `<workdir>/plots`."""
+"""Draws pictures of a finished or running experiment, as PNGs in `<workdir>/plots`."""
 
 import itertools
 import logging
@@ -49,7 +49,7 @@ class _Arm:
 
   @property
   def tokens(self) -> Float[np.ndarray, ' rows']:
-    """Rollout tokens paid up to and with each update."""
+    """The rollout tokens up to each update, the update's own tokens included."""
     return np.cumsum(np.nan_to_num(self.column('rollout/tokens')))
 
 
@@ -57,13 +57,13 @@ def plot_all(workdir: str | os.PathLike[str], arms: Sequence[str], baseline: str
   """Draws every picture that the recorded files allow.
 
   Args:
-    workdir: holds `arms/<arm>/metrics.jsonl` and, for the rollouts, `arms/<arm>/examples.json`.
+    workdir: the folder with `arms/<arm>/metrics.jsonl` and, for the rollouts, `arms/<arm>/examples.json`.
     arms: the arms to show.
     baseline: the arm that savings refer to.
 
   Returns:
-    The files written. What is missing is noted in the log and in the panel that it would have filled; a picture that cannot be
-    drawn is a warning.
+    The files written. Missing data is noted in the log and in the panel that would have shown it. A picture that cannot be
+    drawn gives a warning.
   """
   folder = Path(workdir) / 'plots'
   loaded = _load(Path(workdir), arms, baseline)
@@ -99,7 +99,7 @@ def _load(workdir: Path, arms: Sequence[str], baseline: str) -> list[_Arm]:
 
 
 def _load_examples(workdir: Path, arms: Sequence[str]) -> list[Example]:
-  """Of ESPO, else of the first arm that has any."""
+  """Reads the example rollouts of ESPO, or of the first arm that has any if ESPO has none."""
   for name in sorted(arms, key=lambda arm: arm != _METHOD):
     path = workdir / 'arms' / name / 'examples.json'
     if path.exists():
@@ -136,7 +136,7 @@ def _tokens_saved(arms: Sequence[_Arm], baseline: str) -> Figure:
     _finish(axes, f'{title} (against {arm_label(baseline)})', bool(references and others))
     axes.set_xlabel('update')
     axes.axhline(0, color='0.6', linewidth=0.8, zorder=0)
-  if any(np.any(np.less(line.get_ydata(), 0)) for line in left.lines):  # more tokens than the baseline: a share below 0
+  if any(np.any(np.less(line.get_ydata(), 0)) for line in left.lines):  # more tokens than the baseline give a share below 0
     left.yaxis.set_major_formatter(PercentFormatter(1.0))
   else:
     _percent(left)
@@ -204,7 +204,7 @@ def _curves(axes: Axes, arms: Sequence[_Arm], name: str, title: str, smooth: boo
 def _curve(
   axes: Axes, arm: _Arm, x: Float[np.ndarray, ' rows'], name: str, label: str, smooth: bool = True
 ) -> tuple[Float[np.ndarray, ' points'], Float[np.ndarray, ' points']]:
-  """Draws a metric where it is recorded: smoothed, over a faint line of what was measured. Returns the drawn points."""
+  """Draws the recorded values of a metric as a smoothed line over a faint line of the raw values. Returns the drawn points."""
   y = arm.column(name)
   x, y = x[np.isfinite(y)], y[np.isfinite(y)]
   if smooth:
@@ -229,6 +229,6 @@ def _finish(axes: Axes, title: str, drawn: bool) -> None:
 
 
 def smoothed(values: Float[np.ndarray, ' points']) -> Float[np.ndarray, ' points']:
-  """Centred running mean over a twentieth of the curve; the window shrinks at the ends."""
+  """Returns the centred running mean over a twentieth of the curve. The window shrinks at the ends."""
   reach = len(values) // 40
   return np.array([values[max(i - reach, 0) : i + reach + 1].mean() for i in range(len(values))])

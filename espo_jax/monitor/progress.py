@@ -1,4 +1,4 @@
-"""A progress bar for each stage of a run: a live bar on a terminal, a line now and then in a log file."""
+"""Shows the progress of each stage of a run, as a live bar on a terminal and as occasional lines in a log file."""
 
 import io
 import math
@@ -53,8 +53,8 @@ class Progress:
     Args:
       stage: the title of the stage.
       total: the last step.
-      initial: the steps done before a resume; they do not count in the rate.
-      unit: what is counted, in one word.
+      initial: the steps done before the run was resumed. They do not count in the rate.
+      unit: the word for one step.
     """
     terminal = sys.stderr.isatty()
     self._bar = tqdm(
@@ -71,7 +71,7 @@ class Progress:
     )
 
   def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-    """Moves the bar to `step` and shows those of the metrics that it knows."""
+    """Moves the bar to `step` and shows the metrics that have a label in `_SHOWN`."""
     metrics = metrics or {}
     shown = [(label, float(metrics[name]), form) for name, label, form in _SHOWN if name in metrics]
     postfix = ', '.join(f'{label} {form(value)}' for label, value, form in shown if math.isfinite(value))
@@ -79,7 +79,7 @@ class Progress:
     self._bar.update(step - self._bar.n)
 
   def close(self) -> None:
-    """Leaves the bar as it stands; calling it again does nothing."""
+    """Closes the bar, which stays visible. Calling it again does nothing."""
     self._bar.close()
 
   def __enter__(self) -> 'Progress':

@@ -1,4 +1,4 @@
-"""What the arms of an experiment cost and what they reached: one summary for machines, one table for people."""
+"""Summarises the costs and results of an experiment's arms, as a summary for programs and a table for people."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,25 +30,26 @@ Rows = list[dict[str, Any]]
 
 
 def arm_label(arm: str) -> str:
-  """How an arm is called in tables and plots: the stop rule `never` is plain PPO."""
+  """Returns the name of an arm in tables and plots. The stop rule `never` is plain PPO."""
   return _LABELS.get(arm, arm)
 
 
 def summarise(
   workdir: str | os.PathLike[str], arms: Sequence[str], evaluations: Mapping[str, Mapping[str, Any]], baseline: str
 ) -> dict[str, Any]:
-  """Brings the arms' metrics and their test results together.
+  """Combines the metrics of the arms with their test results.
 
   Args:
-    workdir: holds `arms/<arm>/metrics.jsonl`.
+    workdir: the folder with `arms/<arm>/metrics.jsonl`.
     arms: the arms, in the order of the table.
     evaluations: the results of each arm and of `warm_start` on the test split: `accuracy`, `correct`, `problems`,
       `greedy_accuracy`, `greedy_correct`, `tokens_mean`.
     baseline: the arm that savings and differences refer to.
 
   Returns:
-    `baseline`, `warm_start` (test results) and `arms`: by arm its test results and costs. Shares and savings are fractions of
-    one, names in `_points` percentage points, intervals 95 % Wilson. None where the metrics do not tell.
+    A dictionary with `baseline`, `warm_start` (its test results) and `arms` (test results and costs by arm). Shares and savings
+    are fractions of one. Entries that end in `_points` are in percentage points. Intervals are 95 % Wilson intervals. An entry
+    that the metrics do not determine is None.
   """
   if baseline not in arms:
     raise ValueError(f'the baseline {baseline!r} is none of the arms {list(arms)}')
@@ -73,7 +74,7 @@ def write_summary(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-  """The summary as an aligned markdown table, with what its columns mean below."""
+  """Formats the summary as an aligned Markdown table, with an explanation of its columns below."""
   warm = summary[WARM_START]
   cells = [_HEADER, (arm_label(WARM_START), *_accuracies(warm), *['-'] * (len(_HEADER) - 3))]
   cells += [_table_row(entry) for entry in summary['arms'].values()]

@@ -1,11 +1,11 @@
-"""What this process has taken so far: programs compiled, seconds spent on it, memory at its peak."""
+"""Measures the resources of this process so far: compiled programs, seconds of compilation and peak memory."""
 
 import resource
 import sys
 
 import jax
 
-_COMPILED: list[float] = []  # seconds of each program; one read from the persistent cache counts with the time of reading it
+_COMPILED: list[float] = []  # seconds of each program; a program read from the persistent cache counts with its reading time
 
 
 def _note(event: str, duration_secs: float, **_: str | int) -> None:
@@ -17,7 +17,10 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def process_metrics() -> dict[str, float]:
-  """Compiled programs, the seconds they took, and the peak memory in GiB: of the first accelerator, on a CPU of the process."""
+  """Returns the number of compiled programs, their compile time in seconds, and the peak memory in GiB.
+
+  The peak is that of the first accelerator. On a CPU it is that of the process.
+  """
   return {
     'process/compiled_programs': float(len(_COMPILED)),
     'process/compile_seconds': sum(_COMPILED),

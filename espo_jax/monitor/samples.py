@@ -1,4 +1,4 @@
-"""The answers of an evaluation on disk: one JSON object a line, which an interrupted evaluation continues without a seam."""
+"""Writes and reads the answers of an evaluation as one JSON object per line. An interrupted evaluation continues the file."""
 
 import fcntl
 import json
@@ -14,15 +14,14 @@ SAMPLES, SETTINGS = 'samples.jsonl', 'settings.json'
 
 
 class OutputError(ValueError):
-  """A folder that an evaluation cannot write to; the message says why and what to do."""
+  """A folder that an evaluation cannot write to. The message says why and what to do."""
 
 
 class SampleWriter:
   """Appends answers to `<directory>/samples.jsonl`, batch by batch.
 
-  A batch is handed to the operating system before `write` returns. What a killed process left of an unfinished one is cut off
-  when the file is opened again: a batch is sampled as a whole or not at all, so that its numbers come out the same to the last
-  bit.
+  A batch is handed to the operating system before `write` returns. When the file is opened again, the lines of an unfinished
+  batch are cut off. A batch is always sampled as a whole, so that its numbers are the same to the last bit.
   """
 
   def __init__(self, directory: str | os.PathLike[str], settings: Mapping[str, Any], *, batch: int, total: int):
@@ -30,9 +29,9 @@ class SampleWriter:
 
     Args:
       directory: the evaluation's folder; created if missing.
-      settings: all that the answers depend on, kept in `settings.json`. A folder with other ones is left alone.
-      batch: the lines of a batch.
-      total: the lines in the end; the last batch may have fewer.
+      settings: all settings that the answers depend on, kept in `settings.json`. A folder with other settings is refused.
+      batch: the number of lines per batch. The last batch may have fewer.
+      total: the number of lines of the whole evaluation.
 
     Raises:
       OutputError: The folder holds something else, or another process is writing to it.
@@ -53,7 +52,7 @@ class SampleWriter:
           break
         ends.append(ends[-1] + len(line))
     whole = len(ends) - 1
-    self.lines = whole if whole == total else whole - whole % batch  # those that are there
+    self.lines = whole if whole == total else whole - whole % batch  # complete lines that are kept
     self._file.truncate(ends[self.lines])
 
   def write(self, answers: Iterable[Mapping[str, Any]]) -> None:
@@ -64,7 +63,7 @@ class SampleWriter:
     self.lines += len(lines)
 
   def close(self) -> None:
-    """Lets go of the file; calling it again does nothing."""
+    """Closes the file. Calling it again does nothing."""
     self._file.close()
 
   def __enter__(self) -> 'SampleWriter':
@@ -75,7 +74,7 @@ class SampleWriter:
 
 
 def read_samples(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-  """The answers in a folder, one at a time: together they may be larger than the memory.
+  """Yields the answers in a folder one at a time, because together they may be larger than the memory.
 
   Raises:
     OutputError: A line is damaged.
@@ -92,7 +91,7 @@ def read_samples(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
-  """Makes the folder that of an evaluation, unless it is another one's."""
+  """Writes the settings of an evaluation to its folder, or checks that the folder belongs to this evaluation."""
   path = directory / SETTINGS
   if not path.exists():
     if (directory / SAMPLES).exists():

@@ -1,4 +1,4 @@
-"""An evaluation's answers brought together: accuracies with intervals, lengths, what was cut off or could not be graded."""
+"""Summarises the answers of an evaluation: accuracies with intervals, lengths, and the shares cut off or not graded."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,17 +13,26 @@ _LENGTHS = ('mean', *(f'p{q}' for q in QUANTILES))
 
 
 def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dict[str, Any]:
-  """Brings together `samples` answers to each problem.
+  """Summarises `samples` answers to each problem.
 
   Args:
-    answers: records with `correct`, `answer`, `status`, `length` and `stop_reason`; those to one problem one after the other.
-    samples: the answers to each problem.
+    answers: the records with `correct`, `answer`, `status`, `length` and `stop_reason`. Answers to one problem are adjacent.
+    samples: the number of answers to each problem.
 
   Returns:
-    `problems`, `samples`; `scores`: by name (`avg@n`, `pass@k` for k in powers of two, `maj@n`) the value and its 95 %
-    bootstrap interval over problems (Wilson's where all is wrong or all right, for there is no spread to resample);
-    `lengths`: of `right` and `wrong` answers number, mean and quantiles in tokens; and as shares of all answers `truncated`
-    (cut by the horizon), `no_answer` (none stated), `timeouts` and `errors` of the grading.
+    A dictionary with these entries:
+
+    | entry | content |
+    |---|---|
+    | `problems`, `samples` | the number of problems, and of answers to each |
+    | `scores` | the value and the 95 % interval of `avg@n`, of `pass@k` for k in powers of two, and of `maj@n` |
+    | `lengths` | the number of `right` and of `wrong` answers, and the mean and quantiles of their lengths in tokens |
+    | `truncated` | the share of answers that the horizon cut off |
+    | `no_answer` | the share of responses that state no answer |
+    | `timeouts`, `errors` | the shares of answers whose grading timed out or failed |
+
+    Intervals are bootstrap intervals over problems. If all answers are wrong or all are right, Wilson's interval is used,
+    because there is no spread to resample.
   """
   columns: dict[str, list[Any]] = {name: [] for name in ('correct', 'answer', 'status', 'length', 'stop_reason')}
   for row in answers:
@@ -54,7 +63,7 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
 
 
 def format_scores(summary: Mapping[str, Any]) -> str:
-  """The summary as two small tables and a line of shares."""
+  """Formats the summary as two small tables and a line of shares."""
   rows = [
     (name, f'{100 * score["value"]:.1f}', '[{:.1f}, {:.1f}]'.format(*(100 * end for end in score['interval'])))
     for name, score in summary['scores'].items()

@@ -1,4 +1,4 @@
-"""What all pictures have in common: their look, axes of percentages, and text as it can be shown."""
+"""Defines what all pictures share: their style, axes of percentages, and text that can be shown."""
 
 from typing import Any, Literal
 
@@ -31,11 +31,11 @@ _MARKS = str.maketrans({' ': '␣', '\n': '↵', '\t': '⇥'})
 
 
 def keep_to_shares(axes: Axes, axis: Literal['x', 'y'], whole: float = 1.0) -> None:
-  """Ends an axis of shares at 0 and at `whole`, beyond which the margins of a drawing would go.
+  """Limits an axis of shares to [0, `whole`], because the margins of a drawing would extend beyond it.
 
   Args:
-    axes: what has been drawn.
-    axis: the name of one of its axes.
+    axes: the axes, after everything is drawn.
+    axis: the axis to limit, 'x' or 'y'.
     whole: 1 for shares, 100 for percentages.
   """
   low, high = getattr(axes, f'get_{axis}lim')()
@@ -43,19 +43,25 @@ def keep_to_shares(axes: Axes, axis: Literal['x', 'y'], whole: float = 1.0) -> N
 
 
 def visible(token: str, width: int) -> str:
-  """A token's text as a label of at most `width` characters: blanks and line breaks have marks, what cannot be shown a dot."""
+  """Returns a token's text as a label of at most `width` characters.
+
+  Blanks, tabs and line breaks are shown as marks. A character that cannot be shown is a dot.
+  """
   text = ''.join(letter if letter.isprintable() else '·' for letter in token.translate(_MARKS)) or '·'
   return text if len(text) <= width else text[: width - 1] + '…'
 
 
 def shortened(text: str, width: int) -> str:
-  """One line of at most `width` characters: of a longer text its beginning and its end, where a problem asks its question."""
+  """Shortens a text to one line of at most `width` characters.
+
+  A longer text keeps its beginning and its end, because a problem asks its question at the end.
+  """
   line = ' '.join(text.split())
   if len(line) <= width:
     return line
   tail = (width - 3) * 2 // 5
   head, end = line[: width - 3 - tail], line[len(line) - tail :]
-  if line[len(head)] != ' ':  # words are kept whole where there are any
+  if line[len(head)] != ' ':  # words are kept whole if there are any
     head = head.rpartition(' ')[0] or head
   if line[-tail - 1] != ' ':
     end = end.partition(' ')[2] or end

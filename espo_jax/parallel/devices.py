@@ -1,4 +1,4 @@
-"""The devices that jax finds: an error that says what to do where it finds none, a warning where it overlooks one."""
+"""Finds the devices of jax, with an error that says what to do if there are none, and a warning if jax misses one."""
 
 import functools
 import os
@@ -10,30 +10,30 @@ from absl import logging
 
 from espo_jax.names import nearest
 
-_PLATFORMS = {  # by the name that JAX_PLATFORMS has for them: what they take
+_PLATFORMS = {  # what each value of JAX_PLATFORMS needs
   'cpu': 'every machine',
   'cuda': "a machine with an NVIDIA GPU and its driver, and pip install -e '.[cuda]'",
   'gpu': "a machine with a GPU and its driver, and for an NVIDIA one pip install -e '.[cuda]'",
   'rocm': "a machine with an AMD GPU and its driver, and jax's ROCm plugin",
   'tpu': "a TPU VM, and pip install -e '.[tpu]'",
 }
-_SIGNS = (  # files that a machine has beside such a device, and what lets jax see it
+_SIGNS = (  # a device, the files by which it is recognised, its platform, and what lets jax see it
   ('an NVIDIA GPU', ('/dev/nvidia0', '/proc/driver/nvidia/version'), 'cuda', "pip install -e '.[cuda]'"),
   ('a TPU', ('/dev/accel0', '/dev/vfio/0'), 'tpu', "pip install -e '.[tpu]'"),
   ('an AMD GPU', ('/dev/kfd',), 'rocm', "jax's ROCm plugin"),
 )
-_HIDDEN = ('', '-1')  # CUDA_VISIBLE_DEVICES of somebody who wants to see none
+_HIDDEN = ('', '-1')  # values of CUDA_VISIBLE_DEVICES that hide all devices
 
 
 class DeviceError(RuntimeError):
-  """There is no device to run on; the message names the variable, its value and the fix."""
+  """There is no device to run on. The message names the variable, its value and the fix."""
 
 
 def find_devices() -> list[jax.Device]:
-  """All devices of the job; the first call warns of an accelerator that jax does not see.
+  """Returns all devices of the job. The first call warns of an accelerator that jax does not see.
 
   Raises:
-    DeviceError: There is none.
+    DeviceError: jax finds no device.
   """
   try:
     devices = jax.devices()
@@ -44,12 +44,12 @@ def find_devices() -> list[jax.Device]:
 
 
 def no_device(platforms: str, reason: str, environment: Mapping[str, str]) -> str:
-  """What to say where jax finds no device.
+  """Returns the error message for a machine on which jax finds no device.
 
   Args:
     platforms: The value of `JAX_PLATFORMS`.
-    reason: What jax says, of which the first line is kept.
-    environment: The process's variables.
+    reason: The error message of jax, of which the first line is kept.
+    environment: The environment variables of the process.
   """
   said = f' ({reason.strip().splitlines()[0]})' if reason.strip() else ''
   if not platforms:
@@ -80,13 +80,13 @@ def overlooked(
   exists: Callable[[str], bool] = os.path.exists,
   which: Callable[[str], str | None] = shutil.which,
 ) -> str:
-  """A warning where the machine has an accelerator and jax runs on the processor without being asked to; '' elsewhere.
+  """Returns a warning if the machine has an accelerator and jax runs on the CPU without being asked to; '' otherwise.
 
   Args:
-    platform: That jax runs on.
-    environment: The process's variables.
-    exists: Whether a file is there.
-    which: The path of a program, None where there is none.
+    platform: The platform that jax runs on.
+    environment: The environment variables of the process.
+    exists: The function that tells whether a file exists.
+    which: The function that returns the path of a program; None if there is no such program.
   """
   if platform != 'cpu' or environment.get('JAX_PLATFORMS', '').split(',')[0] == 'cpu':
     return ''

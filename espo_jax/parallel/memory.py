@@ -1,4 +1,4 @@
-"""What there is of memory, and an error that says what was under way when it ran out."""
+"""Measures memory, and defines the error that names the phase in which memory ran out."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ class OutOfMemory(MemoryError):
   """A device or the host has no memory left.
 
   Attributes:
-    phase: What was under way; '' where nobody has said it.
+    phase: The phase in which memory ran out; '' if no phase is known.
     reason: The first line of the original message.
   """
 
@@ -26,10 +26,10 @@ class OutOfMemory(MemoryError):
 
 @contextlib.contextmanager
 def during(phase: str) -> Iterator[None]:
-  """Name what is under way inside; of names inside each other the innermost is told.
+  """Name the phase of the code inside. If phases are nested, the error has the innermost name.
 
   Raises:
-    OutOfMemory: A device or the host has no memory left; jax or Python raised an error of its own.
+    OutOfMemory: A device or the host has no memory left. It replaces the error that jax or Python raised.
   """
   try:
     yield
@@ -42,7 +42,10 @@ def during(phase: str) -> Iterator[None]:
 
 
 def device_bytes() -> int:
-  """The memory of the first device: the accelerator's as jax tells it, on a CPU an equal share of the host's."""
+  """Returns the bytes of memory of the first device.
+
+  For an accelerator jax reports them. For a CPU they are an equal share of the host's memory.
+  """
   stats = jax.local_devices()[0].memory_stats() or {}  # none on a CPU
   host = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   return stats.get('bytes_limit', host // jax.local_device_count())

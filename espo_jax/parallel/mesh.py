@@ -1,4 +1,4 @@
-"""The device mesh and how arrays lie on it. Weights name logical axes; one table maps them."""
+"""Makes the device mesh and the shardings of arrays. Weights name logical axes, which one table maps to mesh axes."""
 
 import math
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ RULES = (
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
-  """The mesh's extents with a single -1 filled in.
+  """Returns the sizes of the mesh axes, with a single -1 replaced by the number of remaining devices.
 
   Raises:
-    ValueError: They do not multiply to the number of devices, or more than one is -1.
+    ValueError: The axes do not fit the number of devices, or more than one is -1.
   """
   sizes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
   open_axes = [name for name, size in sizes.items() if size == -1]
@@ -50,11 +50,13 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A mesh over the first of the devices, all that there are by default, its axes left to the compiler (GSPMD).
+  """Makes a mesh over as many of the devices as its axes need, with shardings left to the compiler (GSPMD).
+
+  By default the devices are all devices of the job, and the mesh takes the first of them.
 
   Raises:
     DeviceError: There is no device.
-    ValueError: The axes do not multiply to the number of devices.
+    ValueError: The axes do not fit the number of devices.
   """
   devices = find_devices() if devices is None else devices
   shape = mesh_shape(data, fsdp, tensor, len(devices))
@@ -63,29 +65,30 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
 
 
 def param_shardings(boxed: PyTree, mesh: Mesh, *, gathered: bool = False) -> PyTree:
-  """The sharding of every parameter, from the logical axes in their boxes.
+  """Returns the sharding of every parameter, from the logical axes in its box.
 
   Args:
     boxed: The parameters, or their shapes.
-    mesh: The devices.
-    gathered: Leave the fsdp axis out: what a program reads again and again it had better not gather each time.
+    mesh: The device mesh.
+    gathered: Whether the fsdp axis is left out. A program that reads the weights many times then need not gather each time.
   """
   rules = tuple((name, None if gathered and axis == 'fsdp' else axis) for name, axis in RULES)
   return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, rules)
 
 
 def gathering(boxed: PyTree, mesh: Mesh) -> jax.stages.Wrapped:
-  """The program that gathers parameters, boxed or their shapes, over the fsdp axis: split over the tensor axis alone."""
+  """Returns the program that gathers parameters over the fsdp axis. Its results are split over the tensor axis alone."""
   return jax.jit(lambda params: params, out_shardings=param_shardings(boxed, mesh, gathered=True))
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-  """An activation laid out as its logical axes say, None for one that is not split. Without a mesh it is left alone.
+  """Constrains the sharding of an activation to its logical axes.
 
-  An axis that does not divide, as that of a few prompts left over, is not split either.
+  An axis named None is not split. An axis whose size is not divisible, such as that of a few remaining prompts, is not split
+  either. Without a mesh the array is returned unchanged.
 
-  While a program is traced, an array knows the mesh of the arrays that it comes from. Left to itself the compiler may follow a
-  parameter instead, and then every device computes all rows.
+  While a program is traced, an array knows the mesh of the arrays that it is computed from. Without the constraint the compiler
+  may propagate the sharding of a parameter instead, and then every device computes all rows.
   """
   mesh = jax.typeof(x).sharding.mesh
   if mesh.empty:
@@ -97,10 +100,10 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same on every device."""
+  """Returns the sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-  """Rows split over the data and fsdp axes."""
+  """Returns the sharding of rows that are split over the data and fsdp axes."""
   return NamedSharding(mesh, BATCH)

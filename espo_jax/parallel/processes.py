@@ -1,4 +1,4 @@
-"""Several processes as one job: found from the environment, told the same, ended together.
+"""Runs several processes as one job: it finds them from the environment, shares facts among them, and ends them together.
 
 Every process computes every decision from the same full arrays: which lengths are packed, which groups have equal scores,
 whether the gate is open. Facts that only one process knows are broadcast: a signal by `any_process`, once per step, and what
@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # says where the others are expected; jax tells it nowhere else
+from jax._src import distributed  # has the coordinator's address, which jax has no public API for
 from jax.experimental import multihost_utils
 
 T = TypeVar('T')
 
 _ADDRESS, _COUNT, _INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
-_OMPI_4 = 'OMPI_MCA_orte_hnp_uri'  # by which jax finds the first process
+_OMPI_4 = 'OMPI_MCA_orte_hnp_uri'  # jax finds the first process with it
 _TOLD_EVERY = 15  # seconds between the lines of a process that waits for others
 _TABLES, _ESTABLISHED = (pathlib.Path('/proc/net/tcp'), pathlib.Path('/proc/net/tcp6')), '01'
 _SILENCE = 30  # seconds without a sign of life after which a process counts as dead, or is not waited for at the end
@@ -36,10 +36,11 @@ _LOST = (
 
 @contextmanager
 def job() -> Iterator[None]:
-  """Whatever runs inside is a part of one job with the processes beside it, if there are any; entered once, before devices.
+  """Runs the code inside as part of one job with the other processes, if there are any.
 
-  They find each other by `process_arguments`. When one of them fails or dies, all end: the failing one at once and with its own
-  message, the others when a collective fails or, after 30 seconds without a sign of life, with jax's message.
+  It is entered once, before devices are used. The processes find each other by `process_arguments`. If one of them fails or
+  dies, all end. The failing process ends at once with its own message. The others end when a collective fails or, with jax's
+  message, after 30 seconds without a sign of life.
   """
   try:
     arguments = process_arguments(os.environ)
@@ -64,15 +65,18 @@ def job() -> Iterator[None]:
 
 
 def process_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
-  """The arguments of `jax.distributed.initialize` that follow from the environment; None where there is one process.
+  """Returns the arguments of `jax.distributed.initialize` that the environment determines; None for a single process.
 
-  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together say all, `JAX_NUM_PROCESSES=1` that there is no
-  other. Without them jax asks what started it: a TPU pod, GKE, SLURM, Open MPI. Of SLURM it asks for the tasks of the whole
-  allocation; what counts is those of the step, one in the shell that `salloc` opens. Open MPI 5 no longer says where its first
-  process is, and takes the address beside it.
+  | environment | processes |
+  |---|---|
+  | `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` | as these variables say |
+  | `JAX_NUM_PROCESSES=1` | this process alone |
+  | SLURM | the tasks of the step, which is one task in the shell that `salloc` opens; jax itself would count the allocation |
+  | Open MPI 5 | as Open MPI says, with `JAX_COORDINATOR_ADDRESS`, because it no longer gives the first process's address |
+  | a TPU pod, GKE, Open MPI 4 | as jax detects them |
 
   Raises:
-    ValueError: What is there does not say enough.
+    ValueError: The environment does not say enough.
   """
   named = {name: environment[name] for name in (_ADDRESS, _COUNT, _INDEX) if environment.get(name)}
   if named.get(_COUNT) == '1':
@@ -89,7 +93,7 @@ def process_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
       'process_id': index,
       'cluster_detection_method': 'deactivate',
     }
-  if 'OMPI_COMM_WORLD_SIZE' in environment:  # mpirun may run inside of a SLURM step, which then says nothing of the job
+  if 'OMPI_COMM_WORLD_SIZE' in environment:  # mpirun may run inside a SLURM step, whose variables then do not count
     count = _whole('OMPI_COMM_WORLD_SIZE', environment['OMPI_COMM_WORLD_SIZE'])
     if count == 1:
       return None
@@ -123,7 +127,7 @@ def _whole(name: str, value: str) -> int:
 
 
 def _initialized(arguments: dict[str, Any] | None) -> bool:
-  """Join the others; False where there are none."""
+  """Join the other processes; False if there are none."""
   if arguments is None:
     return False
   jax.config.update('jax_enable_preemption_service', False)  # its handler would take the SIGTERM that `stages.loop` answers
@@ -139,13 +143,13 @@ def _initialized(arguments: dict[str, Any] | None) -> bool:
   except RuntimeError:
     if arguments:
       raise
-    return False  # jax is in use already, as in a notebook, and nobody has said that there are others
+    return False  # jax is already in use, as in a notebook, and no other processes are configured
   return True
 
 
 @contextmanager
 def _telling() -> Iterator[None]:
-  """While the processes wait for each other, a line every so often says so."""
+  """Prints a line at intervals while the processes wait for each other."""
   there, began = threading.Event(), time.monotonic()
 
   def tell() -> None:
@@ -162,13 +166,15 @@ def _telling() -> Iterator[None]:
 
 
 def waiting(index: int, count: int | None, address: str | None, seconds: float) -> str:
-  """What a process that waits for the others says; the first one counts who has connected to it, where Linux tells.
+  """Returns the message of a process that waits for the others.
+
+  The first process counts the processes that have connected to it, if Linux's connection tables can be read.
 
   Args:
-    index: The number of this process.
-    count: Processes that are expected; None while jax is still asking.
-    address: `HOST:PORT` of the first process.
-    seconds: Since the wait began.
+    index: The index of this process.
+    count: The number of expected processes; None while jax does not know it yet.
+    address: The address `HOST:PORT` of the first process.
+    seconds: The seconds since the wait began.
   """
   after = f'after {seconds:.0f} s; {_COUNT}=1 runs this process alone'
   if count is None or address is None:
@@ -181,7 +187,7 @@ def waiting(index: int, count: int | None, address: str | None, seconds: float) 
 
 
 def _connections(address: str) -> int | None:
-  """How many have connected to a port of this machine; None where it cannot be seen."""
+  """Returns how many connections a port of this machine has; None if none can be seen."""
   port, joined = f'{int(address.rpartition(":")[2]):04X}', set()
   for table in _TABLES:
     if table.is_file():
@@ -198,17 +204,17 @@ def is_first() -> bool:
 
 
 def from_first(value: Callable[[], T]) -> T:
-  """What `value()` gives on the first process, on all of them once it is known; the others do not call it.
+  """Calls `value` on the first process only, and returns its result on all processes.
 
   Args:
-    value: A function without arguments that gives what JSON can hold.
+    value: A function without arguments whose result JSON can hold.
   """
   if jax.process_count() == 1:
     return value()
   text = json.dumps(value()).encode() if is_first() else b''
   with jax.transfer_guard('allow'):
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, for each is a program
+    room = np.zeros(1 << max(8, size.bit_length()), np.uint8)  # few sizes, because each compiles a program
     room[: len(text)] = np.frombuffer(text, np.uint8)
     told = np.asarray(multihost_utils.broadcast_one_to_all(room), np.uint8)
   return json.loads(told[:size].tobytes())

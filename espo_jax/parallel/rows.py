@@ -1,4 +1,7 @@
-"""Arrays between host and mesh. A process has the rows of a batch that lie on its devices; it reads and grades no others."""
+"""Moves arrays between host and mesh.
+
+A process has the rows of a batch that lie on its devices. It reads and grades no other rows.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,12 +15,14 @@ from espo_jax.parallel.mesh import over_batch, replicated
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:
-  """Into how many blocks the rows of a batch are split."""
+  """Returns the number of blocks into which the rows of a batch are split."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def my_rows(mesh: jax.sharding.Mesh, count: int) -> Int[np.ndarray, 'mine']:
-  """Which of a batch's `count` rows this process has, in order. Along the tensor axis several processes may have the same ones.
+  """Returns the indices of the rows that this process has of a batch with `count` rows, in order.
+
+  Along the tensor axis several processes may have the same rows.
 
   Raises:
     ValueError: The rows do not split evenly.
@@ -35,7 +40,7 @@ def my_rows(mesh: jax.sharding.Mesh, count: int) -> Int[np.ndarray, 'mine']:
 
 
 def put(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
-  """Arrays that every process has whole, to where `sharding` wants them. Explicit: it passes a transfer guard."""
+  """Puts arrays that every process holds whole onto devices with `sharding`. A transfer guard allows it."""
 
   def one(x: Any) -> Array:
     x = np.asarray(jax.device_get(x))
@@ -45,7 +50,10 @@ def put(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
 
 
 def put_rows(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-  """The rows of this process, in their order, to the mesh; what comes back are the arrays of all rows. Explicit, as `put`."""
+  """Puts the rows of this process onto the mesh, in their order, and returns the arrays of all rows.
+
+  Like `put` it passes a transfer guard.
+  """
   shards = batch_shards(mesh)
   held = len(my_rows(mesh, shards))
 
@@ -59,19 +67,19 @@ def put_rows(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
 
 
 def take_rows(x: Shaped[Array, 'N *rest'], mesh: jax.sharding.Mesh) -> Shaped[np.ndarray, 'mine *rest']:
-  """The rows of this process of an array that is split over the batch axes."""
+  """Returns this process's rows of an array that is split over the batch axes."""
   assert x.sharding.is_equivalent_to(over_batch(mesh), x.ndim), x.sharding
   blocks = {shard.index[0].indices(x.shape[0])[0]: shard.data for shard in x.addressable_shards}
   return np.concatenate(jax.device_get([blocks[start] for start in sorted(blocks)]))
 
 
 def fetch(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-  """Whole arrays on every host; a collective where there are several."""
+  """Returns whole arrays on every host. With several processes this is a collective, which all of them have to call."""
   return jax.device_get(tree if jax.process_count() == 1 else lay(tree, replicated(mesh)))
 
 
 def lay(tree: PyTree, sharding: jax.sharding.NamedSharding) -> PyTree:
-  """Arrays that are on the mesh as `sharding` wants them, in one program for all."""
+  """Reshards arrays that are on the mesh to `sharding`, all in one program."""
   return tree if sharding.mesh.size == 1 else _identity(sharding)(tree)
 
 

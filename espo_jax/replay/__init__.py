@@ -1,4 +1,7 @@
-"""Stop rules on recorded rollouts: where each would have ended the rows, and what that saves and loses. Nothing is trained."""
+"""Replays stop rules on recorded rollouts: where each rule would have ended the rows, and what that saves and loses.
+
+Nothing is trained.
+"""
 
 from espo_jax.replay.flags import pasted_flags, pasted_values
 from espo_jax.replay.measures import Measured, expected_tokens, measure

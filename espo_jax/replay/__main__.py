@@ -2,14 +2,14 @@
 
   python -m espo_jax.replay --rollouts=runs/recorded
 
-`--config.rollout.record=10` lets espo_jax.train write every tenth update's rollout down; with `--config.stop.name=never` and
-`--config.baselines="()"` the run is plain PPO. Every registered rule is replayed by its own updates, over a grid of its
-constants and of the share of rows that it stops. The constants of the fewest expected tokens per solved problem, among those
-that lose few, are chosen by one half of the problems and measured on the other. The output folder then holds frontier.json,
-with every point of the grid, and frontier.png.
+With `--config.rollout.record=10` espo_jax.train records the rollout of every tenth update. With `--config.stop.name=never` and
+`--config.baselines="()"` the run is plain PPO. The replay runs every registered rule's own updates, over a grid of the rule's
+constants and of the share of rows that it stops. For each rule, one half of the problems is used to choose the constants: among
+those that stop few right rows, the ones with the fewest expected tokens per solved problem. The other half measures them. The
+output folder then holds frontier.json, with every point of the grid, and frontier.png.
 
-A replay has the rows of a policy that was trained otherwise: it says what the rule would have cut from them, and nothing of
-what training under it comes to.
+The recorded policy was not trained with the replayed rule. A replay therefore shows what the rule would have cut from these
+rows, and not what training with the rule would give.
 """
 
 import argparse
@@ -38,17 +38,17 @@ def compare(
   rates: Sequence[float] = RATES,
   most_lost: float = MOST_LOST,
 ) -> dict[str, Any]:
-  """Replay every rule, write what came of it and draw it.
+  """Replay every rule, write the results and draw them.
 
   Args:
     folder: The folder of a run with recorded rollouts, or a part of it.
     output: The folder to write.
-    grid: The values to try for each constant; a constant that is not named keeps the run's own value.
-    rates: Shares of rows to stop.
-    most_lost: The share of right rows that chosen constants may stop.
+    grid: The values to try for each constant. A constant that is not named keeps the run's own value.
+    rates: The shares of rows to stop.
+    most_lost: The largest share of right rows that the chosen constants may stop.
 
   Returns:
-    What frontier.json holds.
+    The content of frontier.json.
 
   Raises:
     RecordingsError: The recordings cannot be used.
@@ -94,7 +94,7 @@ def compare(
 
 
 def format_frontier(record: Mapping[str, Any]) -> str:
-  """A markdown table, a line a rule, and the flags of each."""
+  """Formats a Markdown table with one row per rule, and the flags for training with each rule."""
   heads = (
     'rule',
     'constants',
@@ -162,13 +162,13 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _lower(rates: int, phase: str) -> str:
-  """What to change of a replay that ran out of memory."""
+  """Returns what to change about a replay that ran out of memory."""
   fewer = ','.join(f'{rate:g}' for rate in RATES[::2]) if rates > 1 and phase != READING else None
   return lower_flags({'rates': fewer}, '--rollouts=RUN/arms/RULE/rollouts, a folder with fewer recordings')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """The command."""
+  """Runs the command."""
   shown = ' '.join(f'{name}={",".join(map(str, values))}' for name, values in GRID.items())
   parser = CommandParser(
     prog='python -m espo_jax.replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

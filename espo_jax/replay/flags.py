@@ -1,19 +1,19 @@
-"""A rule with constants as the config's fields that ask for it."""
+"""Writes a rule with its constants as the config fields that select it."""
 
 import ml_collections
 
 from espo_jax import stops
 from espo_jax.replay.search import Point
 
-_LEAST_BUDGET = 0.01  # a smaller one takes more than 100 right answers to show
+_LEAST_BUDGET = 0.01  # a smaller budget cannot be measured with 100 right answers
 
 
 def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, str | float]:
-  """The fields, by name, that make a run start at the point and steer for what it stops, or for what it loses.
+  """Returns the fields with which a run starts at a point and holds its stop rate, or the share of right rows that it loses.
 
   Args:
-    config: The config of the run that was recorded; what it already says of the bounds of beta stays where it can.
-    point: The rule.
+    config: The config of the recorded run. Its bounds of beta are kept unless the point's beta is outside of them.
+    point: The rule with its constants.
   """
 
   def field(constant: str) -> str:
@@ -35,5 +35,5 @@ def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, 
 
 
 def pasted_flags(values: dict[str, str | float]) -> str:
-  """For the command line of `espo_jax.train`."""
+  """Writes the fields as flags for the command line of `espo_jax.train`."""
   return ' '.join(f'--config.{field}={value}' for field, value in values.items())

@@ -1,4 +1,4 @@
-"""What ending rows early saves and loses, as shares of all rows and in tokens per solved problem."""
+"""Measures what ending rows early saves and loses, as shares of rows and in tokens per solved problem."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,15 +8,18 @@ from jaxtyping import Array, Bool, Float, Integer
 
 
 class Measured(NamedTuple):
-  """Of rows under a stop rule, against the same rows unstopped. Shares are fractions of one, nan where there is no such row."""
+  """Measures of rows under a stop rule against the same rows unstopped.
+
+  Shares are fractions of one. A share is nan if there are no rows to take it of.
+  """
 
   stop_rate: float
-  saved: float  # of all tokens
-  true_positives: float  # rows stopped, of those that would have been wrong
-  false_positives: float  # rows stopped, of those that would have been right: what is lost
-  wrongly_stopped: float  # rows that would have been right, of those stopped
+  saved: float  # the share of all tokens that is saved
+  true_positives: float  # the share of the wrong rows that is stopped
+  false_positives: float  # the share of the right rows that is stopped, which is what is lost
+  wrongly_stopped: float  # the share of the stopped rows that would have been right
   tokens_per_solved: float
-  solved: float  # rows that are right and not stopped, of all rows
+  solved: float  # the share of all rows that is right and not stopped
 
 
 def measure(
@@ -26,14 +29,14 @@ def measure(
   correct: Float[Array | np.ndarray, 'N'],
   weight: Float[Array | np.ndarray, 'N'],
 ) -> list[Measured]:
-  """What each of some ways to end the rows comes to.
+  """Measures one or several ways to end the same rows.
 
   Args:
-    length: Tokens that count.
+    length: The tokens of each row that count.
     stopped: Whether the rule ended the row.
-    full_length: Tokens up to the row's own end.
-    correct: 1 where the row, not stopped, is right.
-    weight: How many rows a row stands for.
+    full_length: The tokens of each row up to its own end.
+    correct: 1 for a row that is right if it is not stopped, else 0.
+    weight: The number of rows that each row stands for.
   """
   length, full_length, correct, weight = (np.asarray(x, np.float64) for x in (length, full_length, correct, weight))
   right, wrong = weight * correct, weight * (1 - correct)
@@ -72,20 +75,20 @@ def expected_tokens(
   false_alarm_tokens: float,
   reset_tokens: float = 0.0,
 ) -> float:
-  """The tokens that attempts take until one succeeds, if attempts are stopped on an alarm (after arXiv 2301.10846).
+  """Computes the expected tokens until an attempt succeeds, if attempts are stopped on an alarm (after arXiv 2301.10846).
 
-  Each attempt is independent of those before it. Without a reset cost it is the tokens of an attempt over the chance that it
-  ends in success; an alarm of no kind makes its own tokens irrelevant.
+  Each attempt is independent of those before it. Without a reset cost the result is the expected tokens of an attempt divided
+  by the probability that it ends in success. The tokens of an alarm that never occurs are ignored.
 
   Args:
-    success: The chance of an attempt that is not stopped.
+    success: The probability that an attempt succeeds if it is not stopped.
     success_tokens: The tokens of an attempt that succeeds and is not stopped.
     failure_tokens: The tokens of an attempt that fails and is not stopped.
     true_positives: The share of failures that are stopped.
     false_positives: The share of successes that are stopped.
-    true_alarm_tokens: Until a failure is stopped.
-    false_alarm_tokens: Until a success is stopped.
-    reset_tokens: What it takes to begin another attempt.
+    true_alarm_tokens: The tokens until a failure is stopped.
+    false_alarm_tokens: The tokens until a success is stopped.
+    reset_tokens: The cost of beginning another attempt.
   """
   right_alarm = true_positives * (true_alarm_tokens + reset_tokens) if true_positives > 0 else 0.0
   wrong_alarm = false_positives * (false_alarm_tokens + reset_tokens) if false_positives > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Recorded rollouts, read back."""
+"""Reads recorded rollouts."""
 
 import pathlib
 import zipfile
@@ -11,28 +11,32 @@ _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
 
 
 class RecordingsError(ValueError):
-  """A folder whose recordings cannot be used; the message names it and the fix."""
+  """A folder whose recordings cannot be used. The message names the folder and the fix."""
 
 
 class Recordings(NamedTuple):
-  """`F` rollouts of `N` rows. A row that a stop rule ended counts if it went on in its shadow, for all such rows."""
+  """The recordings of `F` rollouts with `N` rows each.
+
+  If a stop rule ended rows, only those of them count that were decoded on as shadow rows. They stand for all stopped rows.
+  """
 
   regret: Float[Array | np.ndarray, 'F N T']
-  values: Float[Array | np.ndarray, 'F N T']  # those that the rule saw
+  values: Float[Array | np.ndarray, 'F N T']  # the critic's values as the rule saw them
   full_length: Int[Array | np.ndarray, 'F N']
-  ended: Bool[Array | np.ndarray, 'F N']  # by an end token; the horizon cut the others
+  ended: Bool[Array | np.ndarray, 'F N']  # whether an end token ended the row; the horizon cut the others
   correct: Float[Array | np.ndarray, 'F N']  # 0 or 1
-  weight: Float[Array | np.ndarray, 'F N']  # how many rows of the policy a row stands for; 0 where its end was not seen
-  problem: Int[Array | np.ndarray, 'F N']  # of the rollout
+  weight: Float[Array | np.ndarray, 'F N']  # the number of rows that a row stands for; 0 if its end is not known
+  problem: Int[Array | np.ndarray, 'F N']  # the index of the row's problem in its rollout
   mu: Float[Array | np.ndarray, 'F']
   var: Float[Array | np.ndarray, 'F']
 
 
 def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path]]:
-  """Every recording below a folder, and their files in order.
+  """Reads every recording below a folder, and returns the recordings and their files in order.
 
   Raises:
-    RecordingsError: There is none, or they do not go together, or no row tells right from wrong.
+    RecordingsError: There is no recording, a file cannot be used, the files differ in the number of rows, or all rows are right
+      or all are wrong.
   """
   named = f'--rollouts={folder}'
   if not folder.is_dir():
@@ -81,7 +85,11 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _weight(found: dict[str, np.ndarray], file: pathlib.Path) -> Float[np.ndarray, 'N']:
-  """Of a stopped row that has no shadow, nobody knows the end; those that have one stand for it."""
+  """Returns the weight of each row.
+
+  The end of a stopped row without a shadow is not known, so its weight is 0. The stopped rows with a shadow stand for all of
+  them.
+  """
   if found['stopped'].any() and not found['shadow_share']:
     raise RecordingsError(
       f"{file}: rows were stopped and none went on; fix: record with --config.stop.shadow_share=1.0, or in the arm 'never'"

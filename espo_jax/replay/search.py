@@ -1,4 +1,4 @@
-"""Every rule that has a score and a threshold, over its constants and over how many rows it stops."""
+"""Searches the constants and thresholds of every stop rule that has a score and a threshold."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from espo_jax.replay.recordings import Recordings
 from espo_jax.replay.stopping import replay_all
 from espo_jax.stops import StopRule
 
-REFERENCE = 'random'  # what a rule is worth is seen against it; nobody would choose it
-_HALVINGS = 26  # of the interval in which a threshold is sought
+REFERENCE = 'random'  # the rule that others are compared with, which is not proposed for training
+_HALVINGS = 26  # the steps of the bisection that finds a threshold
 _CONTROLLER = {
   'beta_0',
   'beta_min',
@@ -28,11 +28,11 @@ _CONTROLLER = {
   'budget',
   'memory',
   'momentum',
-}  # takes no part in a replay
+}  # constants that a replay does not use
 
 
 class Candidate(NamedTuple):
-  """A rule with constants, its threshold left open."""
+  """A rule with its constants except the scale of its threshold, beta."""
 
   name: str
   constants: dict[str, float]
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
 
 
 class Point(NamedTuple):
-  """A rule with all its constants, and what it comes to: on the problems that it may be chosen by, and on the others."""
+  """A rule with all its constants, and its measures on the problems used to choose it (`seen`) and on the others."""
 
   name: str
   constants: dict[str, float]
@@ -51,15 +51,15 @@ class Point(NamedTuple):
 
 
 def rules() -> dict[str, frozenset[str]]:
-  """The registered rules whose threshold has a scale, and of each the constants that a grid may have."""
+  """Returns the registered rules whose threshold has a scale, each with the constants that a grid may vary."""
   return {name: stops.arguments(name) - _CONTROLLER for name in stops.REGISTRY if 'beta_max' in stops.arguments(name)}
 
 
 def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[float]]) -> list[Candidate]:
-  """Every rule with every combination of those constants of the grid that it takes.
+  """Returns every rule with every combination of the grid's constants that the rule takes.
 
   Args:
-    config: Says the constants that the grid does not.
+    config: The config with the constants that the grid does not name.
     grid: The values to try for each constant.
   """
   found = []
@@ -74,15 +74,15 @@ def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[fl
 
 
 def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float], seed: int = 0) -> list[Point]:
-  """What a candidate comes to at the thresholds that stop given shares of the rows.
+  """Measures a candidate at the thresholds that stop given shares of the rows.
 
-  A threshold that stops as many rows as another one, because the rule cannot stop more or fewer, is left out.
+  If several thresholds stop equally many rows, only one of them is kept.
 
   Args:
     candidate: The rule.
-    recordings: The rows. A threshold is sought, and may be chosen, by the even problems; the odd ones are held out.
-    rates: Shares of the rows.
-    seed: The seed of the rule's own draws.
+    recordings: The rows. The even problems determine and choose the thresholds. The odd problems are held out.
+    rates: The shares of rows to stop.
+    seed: The seed of the rule's own random draws.
   """
   noise = jnp.asarray(np.random.default_rng(seed).random(recordings.regret.shape, np.float32))
   on_device = jax.tree.map(jnp.asarray, recordings)
@@ -97,7 +97,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
     return np.average(ends(betas)[1], axis=1, weights=halves[0].reshape(-1))
 
   def edge(stops_enough: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """By rate, where the stopped share, which falls with beta, no longer satisfies a condition."""
+    """Returns per rate the beta at which the stopped share no longer satisfies a condition. The share falls with beta."""
     low, high = (np.full(len(rates), bound) for bound in candidate.bounds)
     for _ in range(_HALVINGS):
       middle = (low + high) / 2
@@ -107,7 +107,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
 
   lowest = edge(lambda found: found > rates)
   reached = share(lowest)
-  # As many rows are stopped up to the next edge: the threshold stands as far from one as from the other.
+  # Up to the next edge the same rows are stopped, so the threshold is set halfway between the two edges.
   betas = np.unique(((lowest + edge(lambda found: found >= reached)) / 2).astype(np.float32))
   length, stopped = ends(betas)
   facts = recordings.full_length.reshape(-1), recordings.correct.reshape(-1)
@@ -121,13 +121,14 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
 
 
 def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:
-  """By rule, the point of the fewest expected tokens per solved problem; rules that lose too much everywhere are left out.
+  """Returns per rule the point with the fewest expected tokens per solved problem.
 
-  Without a bound on what is lost, a rule does best to give up on every problem that takes long.
+  A rule whose points all stop too many right rows is left out. Without this bound, the best point of a rule would give up on
+  every problem that takes long.
 
   Args:
     points: The points of all rules.
-    most_lost: The share of right rows that may be stopped.
+    most_lost: The largest share of right rows that may be stopped.
   """
   best: dict[str, Point] = {}
   for point in points:
@@ -138,6 +139,6 @@ def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:
 
 
 def as_record(point: Point) -> dict[str, Any]:
-  """For JSON."""
+  """Converts a point for JSON."""
   measured = {'seen': point.seen._asdict(), 'held_out': point.held_out._asdict()}
   return {'rule': point.name, 'constants': point.constants, 'beta': point.beta} | measured

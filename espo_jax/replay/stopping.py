@@ -1,4 +1,4 @@
-"""A stop rule over rows whose every token is known: where it ends each of them."""
+"""Runs a stop rule over complete rows, and finds where it ends each of them."""
 
 import functools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from espo_jax.types import takes_numpy
 
 
 class Ends(NamedTuple):
-  """Where rows end: how many tokens count, and whether the rule ended the row."""
+  """The ends of rows: how many tokens count, and whether the rule ended the row."""
 
   length: Int[Array, '*batch N']
   stopped: Bool[Array, '*batch N']
@@ -24,16 +24,16 @@ class Ends(NamedTuple):
 def replay(
   rule: StopRule, adaptive: Adaptive, observed: Observation, full_length: Int[Array, 'N'], ended: Bool[Array | np.ndarray, 'N']
 ) -> Ends:
-  """The rule's own updates over a rollout's rows, as the engine makes them.
+  """Runs the rule's own updates over the rows of a rollout, in the way of the rollout engine.
 
-  The token that triggers a stop counts; a row whose end token would trigger one has come to its end.
+  The token that triggers a stop counts as a token of the row. An end token cannot trigger a stop, because it ends the row.
 
   Args:
     rule: The rule.
     adaptive: The state that the rule carries from batch to batch.
-    observed: What it sees, `[N, T]`.
-    full_length: Tokens of a row up to its own end.
-    ended: Whether the last of them is an end token; the horizon cut the others.
+    observed: The observations of the rule, `[N, T]`.
+    full_length: The tokens of each row up to its own end.
+    ended: Whether an end token is the last of them. The horizon cut the other rows.
   """
 
   def step(carry: tuple, seen: tuple[Array, Observation]) -> tuple[tuple, None]:
@@ -53,10 +53,10 @@ def replay(
 def replay_all(
   rule: StopRule, betas: Float[Array, 'K'], recordings: Recordings, noise: Float[Array, 'F N T']
 ) -> tuple[Int[Array, 'K F N'], Bool[Array, 'K F N']]:
-  """Where the rule ends every recorded row at each of some thresholds: lengths, and whether it did.
+  """Returns the length of every recorded row at each of several thresholds, and whether the rule ended the row.
 
   Args:
-    rule: The rule; its controller takes no part.
+    rule: The rule, whose controller is not used.
     betas: The values of beta, which scales the threshold.
     recordings: The recorded rollouts, each with the moments that the rule had in it.
     noise: The rule's own uniform draws.

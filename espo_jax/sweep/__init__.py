@@ -1,4 +1,4 @@
-"""Comparisons over seeds: arms that start from what a seed shares, run in sequence, and what came of them as one table.
+"""Runs comparisons over seeds: the arms of a seed start from shared stages and run in sequence; one table has the results.
 
 A comparison consists of runs of `espo_jax.train` and nothing else. What the arms of a seed share is a run with `stages` of
 its own. The arms name its folder in `start_from` and leave those stages out, so that each arm equals the arm of one joint run

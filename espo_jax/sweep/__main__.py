@@ -1,11 +1,11 @@
-"""Compare arms over seeds, each seed's from one warm start, and write the table, the plots and the numbers.
+"""Compare arms over seeds and write the table, the plots and the numbers. The arms of a seed start from one warm start.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/NAME.py --workdir=runs/NAME --output=experiments/results/NAME
 
-The same command goes on with a comparison that was interrupted, skips the runs that are done, and writes NAME.md, NAME.json and
-NAME.png once all are. Each run's own command is printed and stands in NAME.json: run alone on the same
-processor with as many threads, it gives the same numbers. NAME.json says which processor and how many threads that were. With
---seeds several processes can share the work.
+The same command resumes a comparison that was interrupted and skips the runs that are done. Once all runs are done it writes
+NAME.md, NAME.json and NAME.png. The command of each run is printed and stored in NAME.json. On the same processor with as many
+threads, that command alone gives the same numbers. NAME.json names the processor and the number of threads. With --seeds
+several processes can share the work.
 """
 
 import argparse
@@ -29,22 +29,22 @@ from espo_jax.train import keep_compiled
 
 
 def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: Sequence[int] | None = None) -> dict | None:
-  """Run what is lacking and report once everything is there.
+  """Run what is missing, and write the report once all runs are done.
 
   Args:
     file: The comparison's file.
-    workdir: The runs' folders.
+    workdir: The folder that holds the folders of the runs.
     output: The path of the page, the numbers and the picture, without their suffixes.
     seeds: The seeds to run now; None for all.
 
   Returns:
-    What NAME.json holds; None while runs are missing.
+    The content of NAME.json; None while runs are missing.
 
   Raises:
-    ConfigError: Before anything is run.
-    Interrupted: A signal asked for it; the same call goes on.
-    TrainingFailed: What a seed shares could not be trained.
-    CheckpointError: A run has checkpoints and none is whole.
+    ConfigError: The comparison cannot run. It is raised before anything is run.
+    Interrupted: A signal interrupted a run. The same call resumes it.
+    TrainingFailed: The stages that the arms of a seed share could not be trained.
+    CheckpointError: A run has checkpoints and none is complete.
     DataError: A data file cannot be used.
   """
   spec, title = sweep.load_sweep(file)
@@ -78,7 +78,7 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
 
 
 def _lower(file: str, phase: str) -> str:
-  """What to change of a comparison that ran out of memory: fields of its file, for it takes no others."""
+  """Returns what to change about a comparison that ran out of memory: fields in its file, because it has no such flags."""
   spec, _ = sweep.load_sweep(file)
   config = sweep.configured(spec.base, spec.common)
   return f'in common of {file}: {lower_fields(config, phase, "{!r}: {!r}")}'
@@ -92,7 +92,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """The command."""
+  """Runs the command."""
   parser = CommandParser(
     prog='python -m espo_jax.sweep', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     help='compiled programs are kept here; empty for nowhere',
   )
   args = parser.parse_args(argv)
-  logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
+  logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   keep_compiled(args.compilation_cache_dir)
   try:
     with machine_errors(lambda phase: _lower(args.sweep, phase)):

@@ -1,4 +1,4 @@
-"""What a comparison measures of each run: the columns of its table."""
+"""Defines the columns of a comparison's table: what is measured about each run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ from espo_jax.monitor import column
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-  """What one arm came to under one seed.
+  """The result of one arm with one seed.
 
   Attributes:
-    arm: The arm's name; '' for what all arms of the seed started from.
+    arm: The arm's name; '' for the start, which all arms of the seed share.
     seed: The run's seed.
-    summary: The arm's entry in the run's `summary.json`; of the start, its results on the test split.
-    start: The results on the test split that the arm started from.
-    metrics: The lines of its `metrics.jsonl`, the critic warm-up's included; none of the start.
+    summary: The arm's entry in the run's `summary.json`. For the start it has the results on the test split.
+    start: The start's results on the test split.
+    metrics: The lines of the arm's `metrics.jsonl`, the critic warm-up's included. The start has none.
     peers: All arms of the same seed by name, this one included.
   """
 
@@ -32,15 +32,15 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """A number of each run, given as its mean over seeds with a 95 % interval.
+  """A number per run, shown as its mean over seeds with a 95 % interval.
 
   Attributes:
     label: The column's head, with the unit.
-    value: A field of `Outcome.summary`, or a function of the outcome; None where there is no such number, as for the start.
-    scale: Multiplies the number.
-    digits: Behind the point.
-    against: Adds a column that pairs each run with the baseline's of its seed: their 'difference', or what is 'saved' of the
-      baseline's number, in per cent of it.
+    value: A field of `Outcome.summary`, or a function of the outcome that may return None. The start has no function values.
+    scale: The factor by which the number is multiplied.
+    digits: The number of digits after the decimal point.
+    against: The comparison with the baseline's run of the same seed in a further column: the 'difference', or what is 'saved',
+      in per cent of the baseline's number.
   """
 
   label: str
@@ -50,7 +50,7 @@ class Column:
   against: Literal['', 'difference', 'saved'] = ''
 
   def of(self, outcome: Outcome) -> float | None:
-    """The scaled number; None where the outcome has none."""
+    """Returns the scaled number; None if the outcome has none."""
     if isinstance(self.value, str):
       return self._scaled(outcome.summary.get(self.value))
     return self._scaled(self.value(outcome)) if outcome.arm else None
@@ -61,11 +61,11 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """A share of rare cases, pooled over seeds: a run alone has too few of them for a share of its own.
+  """A share of rare cases, pooled over seeds because a single run has too few of them.
 
   Attributes:
     label: The column's head.
-    value: Cases and trials of an outcome; None where there are no trials.
+    value: The function that returns the cases and the trials of an outcome; None if there are no trials.
   """
 
   label: str
@@ -82,7 +82,10 @@ def _final_entropy(outcome: Outcome) -> float:
 
 
 def _seconds(outcome: Outcome) -> float | None:
-  """Of all updates; one in which a program was compiled counts as the mean of the others, of which there may be none."""
+  """Returns the seconds of all updates.
+
+  An update in which a program was compiled counts as the mean of the others. The result is None if there are no others.
+  """
   taken = [sum(x for name, x in row.items() if name.startswith('seconds/')) for row in outcome.metrics]
   compiled = [row['process/compiled_programs'] for row in outcome.metrics]
   warm = [x for x, now, before in zip(taken, compiled, [0.0, *compiled[:-1]], strict=True) if now == before]

@@ -1,4 +1,4 @@
-"""A comparison as files: a page for people, JSON for programs, a picture."""
+"""Writes a comparison to files: a page for people and JSON for programs."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ CLOSE = '<!-- End of what espo_jax.sweep wrote. -->'
 
 
 def _all(environments: Sequence[Mapping[str, Any]], name: str) -> str:
-  """What the runs had there, each value once; a run that was made before it was recorded is 'unknown'."""
+  """Joins the runs' different values of an entry. A run from before the entry was recorded has 'unknown'."""
   return ' or '.join(dict.fromkeys(str(environment.get(name, 'unknown')) for environment in environments))
 
 
 def check_page(path: pathlib.Path) -> None:
-  """Refuse a page that holds no part of ours.
+  """Refuse to write to a page that has no part written by this command.
 
   Raises:
-    ConfigError: There is such a page.
+    ConfigError: The page exists and has no such part.
   """
   if path.exists() and not (OPEN in (text := path.read_text()) and CLOSE in text):
     raise ConfigError([f'--output={path.with_suffix("")}: {path} was not written by espo_jax.sweep; fix: another name'])
 
 
 def write_page(path: pathlib.Path, title: str, body: str) -> None:
-  """Write a page, or the part of it that is ours."""
+  """Write a new page, or replace the part of an existing page that this command wrote."""
   part = f'{OPEN}\n\n{body}\n\n{CLOSE}'
   if path.exists():
     before, _, rest = path.read_text().partition(OPEN)
@@ -41,7 +41,7 @@ def write_page(path: pathlib.Path, title: str, body: str) -> None:
 
 
 def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> str:
-  """What was run, where, and what came of it."""
+  """Returns the text of the page: what was run, on which machine, and the results."""
   hardware = record['hardware']
   commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
   changed = ', the working tree changed since' if record['dirty'] else ''
@@ -73,7 +73,7 @@ def record_of(
   environments: Sequence[Mapping[str, Any]],
   compared: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """The JSON: what was run and everything that was measured."""
+  """Returns the content of the JSON file: what was run and everything that was measured."""
   statuses = [Status.of(run) for run in runs]
   gits = [environment.get('git') or {} for environment in environments]
   last = environments[-1]

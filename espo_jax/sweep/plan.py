@@ -1,4 +1,4 @@
-"""The runs of a comparison: their configs, folders and commands."""
+"""Plans the runs of a comparison: their configs, folders and commands."""
 
 import dataclasses
 import pathlib
@@ -20,9 +20,9 @@ class Run:
   """One run of `espo_jax.train`.
 
   Attributes:
-    name: The name of its folder: `start`, or the first arm that it serves.
+    name: The name of the run's folder: `start`, or the first arm that the run serves.
     seed: The run's seed.
-    arms: The arms that it serves, by name the stop rule whose results are theirs; none for the start.
+    arms: The arms that the run serves, each with the stop rule whose results the arm has. The start serves no arm.
     config: The whole config.
     workdir: The run's folder.
     command: The command that runs it alone.
@@ -37,10 +37,10 @@ class Run:
 
 
 def plan(sweep: Sweep, workdir: pathlib.Path) -> list[Run]:
-  """Every run of every seed in order, a seed's start before its arms; checked before any of them is there.
+  """Returns every run of every seed in order, with a seed's start before its arms. All configs are checked first.
 
   Raises:
-    ConfigError: A config cannot run; each line names the arm.
+    ConfigError: A config cannot run. Each line of the message names the arm.
   """
   problems = [problem for arm in _configs(sweep) for problem in _config_problems(sweep, arm)]
   if problems:
@@ -68,7 +68,7 @@ def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:
 
 
 def _configs(sweep: Sweep) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
-  """By name the overrides of the start and of each arm, and the arm's stop rule."""
+  """Returns the overrides of the start and of each arm by name, with the arm's stop rule."""
   stages = tuple(configured(sweep.base, sweep.common).stages)
   rest = {'stages': tuple(stage for stage in stages if stage not in sweep.shared_stages)}
   configs: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
@@ -110,7 +110,7 @@ def _config_problems(sweep: Sweep, name: str) -> Iterator[str]:
 
 
 def configured(base: str, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """The config of a file with some fields set, as `espo_jax.train` would have it."""
+  """Returns the config of a file with some fields set, equal to the one of `espo_jax.train` with the same flags."""
   file, *argument = base.split(':', 1)
   try:
     config = runpy.run_path(file)['get_config'](*argument)

@@ -1,4 +1,4 @@
-"""Ending runs early by Optuna's pruners. Optuna is an optional extra and is imported where it is asked for."""
+"""Ends runs early with Optuna's pruners. Optuna is an optional extra, which is imported only if a sweep names a pruner."""
 
 import pathlib
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class Pruned(Exception):
 
 
 def make_pruner(sweep: Sweep) -> Any:
-  """The pruner that a sweep names.
+  """Makes the pruner that a sweep names.
 
   Raises:
-    ConfigError: There is no Optuna, no such pruner, or it has no such options.
+    ConfigError: Optuna is not installed, the pruner does not exist, or it does not take the options.
   """
   try:
     import optuna
@@ -35,14 +35,14 @@ def make_pruner(sweep: Sweep) -> Any:
 
 
 def watching(pruner: Any, earlier: Sequence[tuple[pathlib.Path, bool]], mine: pathlib.Path) -> Watch:
-  """What tells a pruner of a run's updates, and ends the run when the pruner says so.
+  """Returns a function that reports a run's updates to a pruner, and ends the run if the pruner decides so.
 
-  The study is made anew from the recorded metrics, so that a resumed sweep decides as an uninterrupted one.
+  The study is rebuilt from the recorded metrics, so that a resumed sweep decides like an uninterrupted one.
 
   Args:
     pruner: A pruner of Optuna.
-    earlier: The folders of metrics of the same seed's earlier arms, each with whether it was pruned.
-    mine: That of the run at hand; what it recorded before an interruption is told first.
+    earlier: The metrics folders of the same seed's earlier arms, each with whether the arm was pruned.
+    mine: The metrics folder of this run. Metrics recorded before an interruption are reported first.
   """
   import optuna
 
@@ -71,5 +71,5 @@ def _report(trial: Any, directory: pathlib.Path, before: float = float('inf')) -
   rows = [row for row in read_metrics(directory) if row['step'] < before]
   for row in rows:
     trial.report(row['accuracy'], int(row['step']))
-    trial.should_prune()  # some pruners keep account of what they were asked
+    trial.should_prune()  # some pruners change state with each call
   return rows[-1]['accuracy'] if rows else 0.0

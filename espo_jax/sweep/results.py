@@ -1,4 +1,4 @@
-"""What a comparison found: means over seeds, 95 % intervals, differences from the baseline paired by seed."""
+"""Computes the results of a comparison: means over seeds, 95 % intervals, and differences from the baseline paired by seed."""
 
 import json
 import math
@@ -16,7 +16,7 @@ Outcomes = dict[str, dict[int, Outcome]]  # by arm, the start among them, then b
 
 
 def collect(sweep: Sweep, runs: Sequence[Run]) -> Outcomes:
-  """What the finished runs came to."""
+  """Reads the results of the finished runs."""
   outcomes: Outcomes = {START: {}, **{arm: {} for arm in sweep.arms}}
   peers: dict[int, dict[str, Outcome]] = {seed: {} for seed in sweep.seeds}
   for run in runs:
@@ -33,11 +33,11 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> Outcomes:
 
 
 def compare(sweep: Sweep, outcomes: Outcomes) -> dict[str, dict[str, Any]]:
-  """By arm, the start's row among them, and by column: what was measured.
+  """Returns the measurements by arm and column. The start is one of the arms.
 
-  A `Column` is `values` by seed, their `mean` and the `half` width of its 95 % interval (Student's t; None for a single seed),
-  and under `against` the same of the differences or savings. `Counts` are `cases` and `trials` over all seeds. None where no
-  run has the number.
+  A `Column` has `values` by seed, their `mean`, and the `half` width of its 95 % interval (Student's t; None for one seed).
+  Its entry `against` has the same for the differences or savings. `Counts` have the `cases` and `trials` over all seeds. An
+  entry is None if no run has the number.
   """
   return {
     arm: {column.label: _measured(column, by_seed, outcomes[sweep.baseline]) for column in sweep.columns}
@@ -72,12 +72,12 @@ def _statistics(values: Mapping[int, float]) -> dict[str, Any]:
 
 
 def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], states: Mapping[str, Sequence[Status]]) -> str:
-  """A markdown table with a row for the start and for each arm.
+  """Formats a Markdown table with a row for the start and a row per arm.
 
   Args:
     sweep: The comparison.
-    compared: The columns that `compare` gave.
-    states: How the runs of each arm ended, by arm.
+    compared: The measurements that `compare` returned.
+    states: The final states of each arm's runs, by arm.
   """
   heads = ['arm']
   for column in sweep.columns:
@@ -118,7 +118,7 @@ def _interval(entry: Mapping[str, Any] | None, digits: int, sign: str = '') -> s
 
 
 def _ended(states: Sequence[Status]) -> str:
-  """What is to be said of an arm whose runs did not all come to their end: its means are over the others."""
+  """Describes how many runs of an arm were pruned or failed, because the arm's means are over the other runs only."""
   counts = {state: sum(status.state == state for status in states) for state in ('pruned', 'failed')}
   said = ', '.join(f'{count} of {len(states)} {state}' for state, count in counts.items() if count)
   return f' ({said})' if said else ''

@@ -1,4 +1,4 @@
-"""Running what a comparison lacks: one run after another, each to its end, none twice."""
+"""Runs the missing runs of a comparison one after another. A run that has ended is not repeated."""
 
 import json
 import os
@@ -21,13 +21,13 @@ FINAL = ('done', 'failed', 'pruned')
 
 
 class Status(NamedTuple):
-  """How far a run is.
+  """The state of a run.
 
   Attributes:
     state: 'waiting', 'interrupted', or one of `FINAL`.
-    seconds: Wall time so far, compilation and evaluation included.
-    cores: That the process could use when the run was last under way.
-    message: Why it failed or was pruned.
+    seconds: The wall time so far, compilation and evaluation included.
+    cores: The number of cores that the process could use in the run's last session.
+    message: The reason why the run failed or was pruned.
   """
 
   state: str
@@ -37,18 +37,18 @@ class Status(NamedTuple):
 
   @classmethod
   def of(cls, run: Run) -> 'Status':
-    """As recorded in the run's folder."""
+    """Reads the status in the run's folder."""
     path = run.workdir / 'sweep.json'
     return cls(**json.loads(path.read_text())) if path.exists() else cls('waiting')
 
 
 def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
-  """Run what is not yet done, and say so of what is.
+  """Run the runs that have not ended, and print which ones are skipped.
 
   Raises:
-    ConfigError: A run's folder is that of another config; the pruner cannot be had.
-    Interrupted: A signal asked for it; the same call goes on.
-    TrainingFailed: What a seed shares could not be trained. An arm that fails is a result.
+    ConfigError: A run's folder belongs to another config, or the pruner cannot be made.
+    Interrupted: A signal interrupted a run. The same call resumes it.
+    TrainingFailed: The stages that the arms of a seed share could not be trained. An arm that fails is a result, not an error.
   """
   pruner = make_pruner(sweep) if sweep.pruner else None
   for run in runs:
@@ -81,7 +81,7 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
 
 
 def _earlier(runs: Sequence[Run], run: Run) -> list[tuple[pathlib.Path, bool]]:
-  """The metrics of the arms that came before the run under its seed, and whether they were pruned."""
+  """Returns the metrics folders of the earlier arms of the run's seed, each with whether the arm was pruned."""
   before = [other for other in runs[: runs.index(run)] if other.seed == run.seed and other.arms]
   return [(_metrics(other), Status.of(other).state == 'pruned') for other in before if Status.of(other).state != 'failed']
 

@@ -1,4 +1,4 @@
-"""A comparison as data: a file with `get_sweep()`, read and checked before anything runs."""
+"""Describes a comparison as data: a file with `get_sweep()`, which is read and checked before anything runs."""
 
 import dataclasses
 import pathlib
@@ -10,28 +10,28 @@ from typing import Any
 from espo_jax.configs import ConfigError
 from espo_jax.sweep.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
 
-START = 'start'  # the folder of what a seed shares, and the name of its row
+START = 'start'  # the folder of the stages that a seed's arms share, and the name of their row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-  """Arms over seeds.
+  """A comparison of arms over seeds.
 
   Attributes:
     base: The experiment's config as `--config` takes it, such as 'experiments/quickstart.py' or '...:smoke'.
-    common: Fields that all arms override, `{'learner.updates': 40}`.
-    arms: The fields that each arm overrides besides, by the name of the arm. Arms whose fields are equal are one run.
+    common: The fields that all arms override, such as `{'learner.updates': 40}`.
+    arms: The further fields that each arm overrides, by the name of the arm. Arms with equal fields share one run.
     seeds: The seeds of the runs.
     baseline: The arm that differences refer to.
-    shared_stages: What is trained once a seed, and what every arm starts from; `()` for nothing. An arm has the config's other
-      stages unless it names its own.
-    rules: The stop rule that an arm stands for, by arm; `stop.name` where an arm is not named. A run also trains the rules in
-      its `baselines`, from one critic warm-up.
+    shared_stages: The stages that are trained once per seed and from which every arm starts; `()` for none. An arm runs the
+      config's other stages unless it names its own.
+    rules: The stop rule that each arm stands for. An arm that is not named stands for its `stop.name`. A run also trains the
+      rules in its `baselines`, from one critic warm-up.
     columns: The table's columns.
-    curves: Metrics of an update that are drawn over the updates.
-    scatter: Two fields of an arm's entry in `summary.json` that are drawn against each other.
-    pruner: A class of `optuna.pruners` that ends runs early by their training accuracy, against the earlier arms of their seed;
-      '' for none. The baseline's runs are not ended.
+    curves: The metrics that are drawn over the updates.
+    scatter: The two fields of an arm's entry in `summary.json` that are drawn against each other.
+    pruner: A class of `optuna.pruners` that ends a run early if its training accuracy is low against the earlier arms of its
+      seed; '' for none. The baseline's runs are never pruned.
     pruner_options: The pruner's keyword arguments.
   """
 
@@ -50,10 +50,10 @@ class Sweep:
 
 
 def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
-  """The comparison in a file, and its title: the first line of the file's docstring.
+  """Reads the comparison in a file, and its title, which is the first line of the file's docstring.
 
   Raises:
-    ConfigError: The file or its `get_sweep` does not work, or the comparison has no baseline, no seeds or impossible names.
+    ConfigError: The file or its `get_sweep` fails, or the comparison has no baseline, no seeds or invalid names.
   """
   if not pathlib.Path(path).is_file():
     raise ConfigError([f'--sweep={path}: no such file; fix: a file with get_sweep(), such as experiments/sweeps/quickstart.py'])

@@ -1,4 +1,4 @@
-"""From text to arrays and back."""
+"""Encodes text into token arrays and decodes them back into text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -51,13 +51,13 @@ def decode_responses(
   lengths: Int[np.ndarray, 'N'],
   tags: frozenset[str] = TAGS,
 ) -> list[str]:
-  """The text of each row's first `length` tokens, without the special tokens that are no text: end, pad, turns of a chat.
+  """Decodes the first `length` tokens of each row without special tokens such as end, padding and chat turns.
 
   Args:
     tokenizer: the tokenizer of the tokens.
     tokens: the token ids.
-    lengths: the number of tokens of each row that count.
-    tags: the special tokens that are text all the same, because a grader or a reward reads them.
+    lengths: the number of tokens per row that are decoded.
+    tags: the special tokens that are kept in the text, because a grader or a reward reads them.
   """
   added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
   roles = {token for token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) if token}
@@ -74,14 +74,14 @@ def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list
 
 
 def encode_text(tokenizer: 'PreTrainedTokenizerFast', text: str) -> list[int]:
-  """The tokens of a text, none added.
+  """Encodes a text without adding special tokens.
 
   Raises:
-    ValueError: A part of it has no token.
+    ValueError: A part of the text has no token.
   """
   try:
     return tokenizer.encode(text, add_special_tokens=False)
-  except Exception as error:  # tokenizers raises nothing narrower, and does not say for which text
+  except Exception as error:  # tokenizers raises nothing narrower, and does not name the text
     raise ValueError(f'the tokenizer has no token for a part of {text!r}; fix: use the tokenizer of the task') from error
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: where each is published, and how one of its records becomes a problem and an answer."""
+"""Describes the benchmarks: where each is published, and how its records become problems with answers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ _DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after 
 
 
 class Row(NamedTuple):
-  """A problem of a benchmark, whatever its records look like.
+  """A problem of a benchmark in the form that all benchmarks share.
 
   Attributes:
-    place: where it stands, `FILE:LINE`.
+    place: the position of the record, `FILE:LINE`.
     problem: the bare problem, without instructions.
-    solution: the solution as written, ending in a form that the grader reads; None where the benchmark has none.
+    solution: the written solution, which ends in a form that the grader reads; None if the benchmark has no solutions.
     answer: the final answer alone.
   """
 
@@ -37,12 +37,12 @@ class Benchmark(NamedTuple):
   """A benchmark.
 
   Attributes:
-    name: what `data.benchmark` calls it.
-    parse: makes a row of a record; takes the record's place, and raises DataError for one that is malformed.
+    name: the benchmark's name in `data.benchmark`.
+    parse: the function that turns a record and its place into a row. It raises DataError for a malformed record.
     hub: the benchmark's name on the Hugging Face Hub.
-    files: the files there, by split.
+    files: the files on the Hub, by split.
     has_solutions: whether its rows have written solutions.
-    repeats: whether its file holds every problem many times, of which one is taken.
+    repeats: whether its file holds each problem many times. Then only the first copy is kept.
   """
 
   name: str
@@ -54,9 +54,10 @@ class Benchmark(NamedTuple):
 
 
 def last_box(solution: str) -> tuple[int, str, int] | None:
-  r"""Where the last `\boxed{...}` or `\fbox{...}` starts, what it holds by matching braces, and where it ends.
+  r"""Finds the last `\boxed{...}` or `\fbox{...}`, matching braces, and returns its start, its content and its end.
 
-  A box without braces holds one character, or one command. None when there is no box, or the last one is empty or never closes.
+  A box without braces holds one character or one command. The result is None if there is no box, or if the last box is empty or
+  is never closed.
   """
   *_, start = [None, *_BOX.finditer(solution)]
   if start is None:
@@ -84,7 +85,10 @@ def _gsm8k(place: str, record: Record) -> Row:
 
 
 def _math(place: str, record: Record) -> Row:
-  """The last box holds the answer, as everywhere with MATH; what is boxed before it is freed, lest a grader reads a list."""
+  """Parses a record of MATH, in which the last box holds the answer.
+
+  Earlier boxes are removed and their content is kept, because a grader would read several boxes as a list.
+  """
   problem, written = text(place, record, 'problem'), text(place, record, 'solution')
   box = last_box(written)
   if box is None:
@@ -103,7 +107,11 @@ def _math500(place: str, record: Record) -> Row:
 
 
 def _contest(place: str, record: Record) -> Row:
-  """AIME and AMC: some copies call the problem `problem`, some `question`; what solutions they have are many people's notes."""
+  """Parses a record of AIME or AMC.
+
+  Some copies name the problem's field `problem`, others `question`. Solutions are not read, because they are notes of many
+  people.
+  """
   problem = text(place, record, 'problem' if 'problem' in record else 'question')
   answer = number_or_text(place, record, 'answer')
   if not re.fullmatch('-?[0-9]{1,12}', answer):

@@ -1,11 +1,13 @@
-"""Chain arithmetic: a running sum modulo a number, every step written down.
+"""Chain arithmetic: a running sum modulo a number, in which every step is written down.
 
-The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`: for every operation its label, the operator, the operand,
-`=` and the running result; at the end `#` and the answer. The labels tell a small model where it is. One wrong step dooms the
-row, as in a long derivation: the verifier asks for every step, because the answer alone is hit by luck once in `modulus` tries,
-and a lucky hit after a slip rewards the slip.
+The prompt `3a+4b-7c+5=` asks for the response `a+4=7b-7=0c+5=5#5`. For each operation the response has its label, the operator,
+the operand, `=` and the running result. At the end it has `#` and the answer. The labels tell a small model which step comes
+next.
 
-With `rechecks` a step may be written several times over, `a+4=7a+4=7b-7=0...`: right, and needlessly long.
+One wrong step makes the whole response wrong, as in a long derivation. The verifier checks every step, because the answer alone
+is right by chance once in `modulus` tries, and such a lucky answer after a wrong step would reward the wrong step.
+
+With `rechecks` a step may be written several times, `a+4=7a+4=7b-7=0...`. Such a response is right and needlessly long.
 """
 
 import functools
@@ -25,10 +27,13 @@ if TYPE_CHECKING:
 
 
 class ChainSettings(NamedTuple):
-  """What a difficulty fixes. Operations are drawn uniformly from [min_ops, max_ops], operands from [1, max_operand].
+  """The settings of a difficulty.
 
-  Small operands are what makes `easy` easy to learn: a result then says something about the one before it even to a model that
-  does not yet see the operand. With operands from the whole range all three must be seen at once before any of them helps.
+  The number of operations is drawn uniformly from [min_ops, max_ops], and each operand from [1, max_operand].
+
+  Small operands make `easy` easy to learn: a result is then close to the one before it, which helps even a model that does not
+  yet read the operand. With operands from the whole range a model must read the previous result, the operator and the operand
+  before any of them helps.
   """
 
   digits: int
@@ -37,7 +42,7 @@ class ChainSettings(NamedTuple):
   max_ops: int
 
 
-_LABELS = string.ascii_letters + ''.join(map(chr, range(0x100, 0x250)))  # then accented ones
+_LABELS = string.ascii_letters + ''.join(map(chr, range(0x100, 0x250)))  # accented letters follow
 
 DIFFICULTIES = {
   'easy': ChainSettings(digits=1, max_operand=3, min_ops=4, max_ops=12),
@@ -54,13 +59,13 @@ class Chain(Task):
   Attributes:
     difficulty: 'easy', 'medium' or 'hard'.
     seed: the seed of the problems.
-    noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, from which the chain goes on. It
-      warm-starts a policy that makes slips.
-    rechecks: how many times at most a step may be written once more, in any response.
-    recheck_rate: the probability with which a step of `solution` is written once more, each time, up to `rechecks` times. It
-      warm-starts a policy that writes more than it needs.
-    min_ops: overrides the difficulty's fewest operations.
-    max_ops: overrides the difficulty's most operations.
+    noise: the probability that a step of `solution` gets a uniformly drawn wrong result, from which the chain goes on. A warm
+      start on such solutions gives a policy that makes slips.
+    rechecks: the most times that a step may be repeated, in any response.
+    recheck_rate: the probability that a step of `solution` is repeated once more, up to `rechecks` times. A warm start on such
+      solutions gives a policy that writes more than it needs.
+    min_ops: the fewest operations, in place of the difficulty's.
+    max_ops: the most operations, in place of the difficulty's.
   """
 
   difficulty: str = 'easy'
@@ -87,7 +92,7 @@ class Chain(Task):
 
   @functools.cached_property
   def settings(self) -> ChainSettings:
-    """The difficulty with the overrides in place."""
+    """The settings of the difficulty, with `min_ops` and `max_ops` replaced where they are given."""
     base = lookup('difficulty', self.difficulty, DIFFICULTIES)
     return base._replace(
       min_ops=base.min_ops if self.min_ops is None else self.min_ops,
@@ -96,23 +101,30 @@ class Chain(Task):
 
   @property
   def modulus(self) -> int:
-    """All arithmetic is modulo this."""
+    """The modulus of all arithmetic."""
     return 10**self.settings.digits
 
   @property
   def max_prompt_tokens(self) -> int:
-    """A first number, then a label, an operator and a number for each operation, then `=`."""
+    """The length of the longest prompt.
+
+    A prompt is a first number, then a label, an operator and a number per operation, then `=`.
+    """
     digits = self.settings.digits
     return digits + self.settings.max_ops * (2 + digits) + 1
 
   @property
   def max_response_tokens(self) -> int:
-    """Label, operator, operand, `=` and result for each writing of an operation, then `#`, the answer and the end token."""
+    """The length of the longest response.
+
+    A response has label, operator, operand, `=` and result for each time that an operation is written, then `#`, the answer
+    and the end token.
+    """
     digits = self.settings.digits
     return self.settings.max_ops * (1 + self.rechecks) * (3 + 2 * digits) + 1 + digits + 1
 
   def problem(self, split: str, index: int) -> Problem:
-    """The problem at `index` of `split`; drawn until the hash of its prompt falls in the split."""
+    """Draws the problem at `index` of `split`, again and again until the hash of its prompt falls in the split."""
     identity = problem_id(split, index)
     rng = problem_rng(self.seed, split, index)
     while True:
@@ -121,7 +133,11 @@ class Chain(Task):
         return Problem(identity, prompt, self._respond(prompt).rpartition('#')[2])
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """Every step and the answer; with `noise`, some steps wrong and what follows consistent with them; some steps repeated."""
+    """Writes every step and the answer.
+
+    With `noise` some steps are wrong, and the steps after them are consistent with the wrong result. With `rechecks` some steps
+    are repeated.
+    """
     return self._respond(problem.prompt, rng)
 
   def verify(self, problem: Problem, response: str) -> bool:
@@ -131,16 +147,16 @@ class Chain(Task):
     return re.fullmatch(pattern + answer, response) is not None
 
   def stated_answer(self, response: str) -> str:
-    """What follows the last `#`."""
+    """Returns the text after the last `#`."""
     _, mark, answer = response.rpartition('#')
     return answer if mark else ''
 
   def size(self, split: str) -> int | None:
-    """Endless."""
+    """Returns None, because there is no end of problems."""
     return None
 
   def tokenizer(self) -> 'PreTrainedTokenizerFast':
-    """One token a character."""
+    """Returns a tokenizer with one token per character."""
     return character_tokenizer('0123456789+-=#' + _LABELS[: self.settings.max_ops])
 
   def _draw(self, rng: np.random.Generator) -> str:
@@ -154,7 +170,7 @@ class Chain(Task):
     return ''.join(parts) + '='
 
   def _respond(self, prompt: str, rng: np.random.Generator | None = None) -> str:
-    """The response to a prompt; where `rng` is given, steps slip and are repeated with their probabilities."""
+    """Writes the response to a prompt; with an `rng`, steps go wrong and are repeated with their probabilities."""
     first, *terms = re.findall(r'[+-]?[0-9]+', prompt)
     value = int(first)
     parts = []

@@ -1,8 +1,9 @@
-"""Countdown as a written search: reach the target using every number once, attempt after attempt.
+"""Countdown as a written search: attempts to reach a target with every given number used once.
 
-The prompt `3 7 2=17:` asks for a response such as `3+2=5,7*5=35;7*2=14,14+3=17!`. An attempt combines two of the values at hand
-until one is left; `;` says that it failed, and the search goes on; `!` says that it reached the target, and ends the search. So
-a policy that fails can keep trying until the horizon. Numbers are single tokens, and every value stays in 0 .. max_value.
+The prompt `3 7 2=17:` asks for a response such as `3+2=5,7*5=35;7*2=14,14+3=17!`. An attempt combines two of the available
+values until one is left. `;` marks a failed attempt, after which the search goes on. `!` marks an attempt that reached the
+target, and ends the search. A policy that fails can therefore keep trying until the horizon. Each number is a single token, and
+every value stays in 0 .. max_value.
 """
 
 import functools
@@ -19,7 +20,7 @@ from espo_jax.tasks.tokenizer import character_tokenizer
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
-State = tuple[int, ...]  # the values at hand, sorted
+State = tuple[int, ...]  # the available values, sorted
 
 _NUMBER = '(0|[1-9][0-9]{0,3})'
 _STEP = f'{_NUMBER}([-+*/]){_NUMBER}={_NUMBER}'
@@ -28,7 +29,7 @@ _RESPONSE = re.compile(f'(?:{_ATTEMPT};)*(?P<last>{_ATTEMPT})!')
 
 
 class CountdownSettings(NamedTuple):
-  """What a difficulty fixes. Numbers are drawn from 1 .. largest, every value stays in 0 .. max_value."""
+  """The settings of a difficulty. Numbers are drawn from 1 .. largest. Every value stays in 0 .. max_value."""
 
   numbers: int
   largest: int
@@ -45,7 +46,7 @@ DIFFICULTIES = {
 
 
 class Move(NamedTuple):
-  """One combining step and the values at hand after it."""
+  """One step that combines two values, and the available values after it."""
 
   left: int
   operator: str
@@ -55,7 +56,7 @@ class Move(NamedTuple):
 
 
 def combine(left: int, operator: str, right: int, max_value: int) -> int | None:
-  """The result of one step; None where a rule forbids it: negative, not a whole number, or above `max_value`."""
+  """Returns the result of one step; None if the result is forbidden: negative, not a whole number, or above `max_value`."""
   match operator:
     case '+':
       result = left + right
@@ -72,7 +73,10 @@ def combine(left: int, operator: str, right: int, max_value: int) -> int | None:
 
 @functools.lru_cache(maxsize=2**13)
 def moves(state: State, operators: str, max_value: int) -> tuple[Move, ...]:
-  """Every different step from `state`, the larger operand first. There is always one: the larger minus the smaller."""
+  """Returns every different step from `state`, the larger operand first.
+
+  There is always a step, because the smaller value can be subtracted from the larger one.
+  """
   found = {}
   for j, left in enumerate(state):
     for i, right in enumerate(state[:j]):
@@ -88,7 +92,7 @@ def moves(state: State, operators: str, max_value: int) -> tuple[Move, ...]:
 
 @functools.lru_cache(maxsize=2**16)
 def reachable(state: State, operators: str, max_value: int) -> int:
-  """The values a complete attempt from `state` can end on, as a bit set: small enough to cache by the thousand."""
+  """Returns the values on which a complete attempt from `state` can end, as a bit set, which is small enough to be cached."""
   if len(state) == 1:
     return 1 << state[0]
   bits = 0
@@ -107,8 +111,8 @@ class Countdown(Task):
   Attributes:
     difficulty: 'easy', 'medium' or 'hard'.
     seed: the seed of the problems.
-    noise: the probability that a step of `solution` slips to a uniformly drawn wrong result, which later steps use.
-    max_attempts: overrides the difficulty's bound on the attempts of a solution. A policy may make more.
+    noise: the probability that a step of `solution` gets a uniformly drawn wrong result, which later steps use.
+    max_attempts: the most attempts of a solution, in place of the difficulty's. A policy may make more.
   """
 
   difficulty: str = 'easy'
@@ -126,22 +130,22 @@ class Countdown(Task):
 
   @functools.cached_property
   def settings(self) -> CountdownSettings:
-    """The difficulty with the override in place."""
+    """The settings of the difficulty, with `max_attempts` replaced if it is given."""
     base = lookup('difficulty', self.difficulty, DIFFICULTIES)
     return base if self.max_attempts is None else base._replace(max_attempts=self.max_attempts)
 
   @property
   def max_prompt_tokens(self) -> int:
-    """The numbers with spaces between, `=`, the target and `:`."""
+    """The length of every prompt: the numbers with spaces between them, `=`, the target and `:`."""
     return 2 * self.settings.numbers + 2
 
   @property
   def max_response_tokens(self) -> int:
-    """Five tokens a step and one after it, `max_attempts` times, then the end token."""
+    """The length of the longest solution: `max_attempts` attempts with six tokens per step, then the end token."""
     return 6 * (self.settings.numbers - 1) * self.settings.max_attempts + 1
 
   def problem(self, split: str, index: int) -> Problem:
-    """The problem at `index` of `split`; the target is any that can be reached but 0 and the numbers themselves."""
+    """Draws the problem at `index` of `split`. The target can be reached, and is neither 0 nor one of the numbers."""
     identity = problem_id(split, index)
     rng = problem_rng(self.seed, split, index)
     while True:
@@ -156,9 +160,9 @@ class Countdown(Task):
         return Problem(identity, _write_prompt(numbers, target), str(target))
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """A search in random order, no attempt twice, until it reaches the target.
+    """Writes a search in random order without repeated attempts, until it reaches the target.
 
-    It may make a number of attempts drawn from 1 .. max_attempts; the last of these is a right one, free of noise.
+    The most attempts are drawn from 1 .. max_attempts. The last attempt is right and free of noise.
     """
     numbers, target = _read_prompt(problem.prompt)
     state = tuple(sorted(numbers))
@@ -178,7 +182,7 @@ class Countdown(Task):
     """Whether the response ends with `!` right after an attempt that is right in every step.
 
     That attempt uses exactly the given numbers, each once, by the rules of the task, and ends on the target. Operands may come
-    in either order. The failed attempts before it need only be written as steps: what they compute is the policy's affair.
+    in either order. The failed attempts before it only have to be written as steps. What they compute is not checked.
     """
     match = _RESPONSE.fullmatch(response)
     if match is None:
@@ -197,16 +201,16 @@ class Countdown(Task):
     return values == [target]
 
   def stated_answer(self, response: str) -> str:
-    """The attempt that ends the search, as written."""
+    """Returns the attempt that ends the search, as it is written."""
     match = _RESPONSE.fullmatch(response)
     return match['last'] if match else ''
 
   def size(self, split: str) -> int | None:
-    """Endless: problems are drawn, and do repeat."""
+    """Returns None, because problems are drawn without end. They can repeat."""
     return None
 
   def tokenizer(self) -> 'PreTrainedTokenizerFast':
-    """One token a number from 0 to max_value, one a sign."""
+    """Returns a tokenizer with one token per number from 0 to max_value and one per sign."""
     numbers = (str(value) for value in range(self.settings.max_value + 1))
     return character_tokenizer([*numbers, *' =:,;!', *self.settings.operators], pattern=r'\d+|.')
 
@@ -214,7 +218,7 @@ class Countdown(Task):
     return reachable(state, self.settings.operators, self.settings.max_value)
 
   def _attempt(self, state: State, rng: np.random.Generator, noise: float = 0.0, goal: int | None = None) -> tuple[str, int]:
-    """A random complete attempt and the value it ends on; with `goal`, one that ends on the goal."""
+    """Draws a complete attempt and returns it with its final value; with `goal` the attempt ends on the goal."""
     steps = []
     while len(state) > 1:
       options = moves(state, self.settings.operators, self.settings.max_value)

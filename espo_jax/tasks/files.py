@@ -1,4 +1,7 @@
-"""Records of a local file: JSON lines, a JSON array or Parquet, gzipped or not. Content tells the kind, whatever the name."""
+"""Reads the records of a local file: JSON lines, a JSON array or Parquet, gzipped or not.
+
+The kind of a file is recognised by its content and not by its name.
+"""
 
 import gzip
 import io
@@ -12,13 +15,13 @@ from espo_jax.tasks.records import Record
 from espo_jax.tasks.task import DataError
 
 FORMATS = 'JSON lines, a JSON array or Parquet, gzipped or not'
-_HEAD = 4096  # bytes that tell the kind
+_HEAD = 4096  # bytes by which the kind is recognised
 _MARK = b'\xef\xbb\xbf'  # of UTF-8, which some editors write
 _GZIP, _PARQUET = b'\x1f\x8b', b'PAR1'
 _UNPACK = 'unpack it, and name the file that it holds'
 _EXPORT = f'export it as {FORMATS}'
 _UTF8 = 'save it as UTF-8'
-# How other kinds begin, what they are, and what to do.
+# The first bytes of files of other kinds, the kind, and the fix.
 _OTHERS = (
   (b'PK\x03\x04', 'a ZIP archive or a spreadsheet', _UNPACK),
   (b'PK\x05\x06', 'an empty ZIP archive', _UNPACK),
@@ -49,9 +52,10 @@ _HEADER = re.compile(rb'%b(?:[,;\t]%b)+' % (_COLUMN, _COLUMN))
 
 
 def file_problem(path: str) -> str | None:
-  """What kind of file `path` is, and the fix, where it is none that `read_records` reads; None where it may be one.
+  """Returns the kind of the file and the fix if `read_records` cannot read it; None if it may be readable.
 
-  Only the file's head is read, decompressed where it is gzipped. A file that cannot be opened is left to `read_records`.
+  Only the head of the file is read, decompressed if the file is gzipped. A file that cannot be opened gives None, because
+  `read_records` reports it.
   """
   try:
     with _opened(path) as file:
@@ -63,16 +67,17 @@ def file_problem(path: str) -> str | None:
 
 
 def read_records(path: str, field: str) -> Iterator[tuple[int, bytes | Record]]:
-  """Every record with its number, from 1 on: the line of a JSON-lines file, elsewhere the place among the records.
+  """Yields every record with its number, counted from 1.
 
-  JSON is left undecoded, so that a malformed record fails alone.
+  In a JSON-lines file the number is the line, elsewhere the position among the records. JSON is left undecoded, so that one
+  malformed record does not affect the others.
 
   Args:
     path: a local file.
     field: the configuration field that named the file, for the messages.
 
   Raises:
-    DataError: The file is of another kind, damaged or not readable; the message says which and what to do.
+    DataError: The file is of another kind, damaged or not readable. The message says which it is and what to do.
   """
   if problem := file_problem(path):
     raise DataError(f'{field} = {path!r}: {problem}')
@@ -105,7 +110,7 @@ def _opened(path: str) -> io.BufferedIOBase:
 
 
 def _kind(head: bytes, suffix: str) -> tuple[str, str] | None:
-  """What the file is that begins so, and the fix, where it holds no records that can be read."""
+  """Returns the kind of a file with this head and the fix, if its records cannot be read; None otherwise."""
   if not head:
     return 'an empty file', f'a file of {FORMATS}'
   for begin, kind, fix in _OTHERS:
@@ -133,7 +138,7 @@ def _lines(file: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
 
 
 def _array(path: str, field: str, content: bytes) -> Iterator[tuple[int, bytes]]:
-  """The elements of an array as they are written; the lines, where there is more than one JSON value."""
+  """Yields the elements of an array as they are written, or the lines if the file has more than one JSON value."""
   try:
     text = content.removeprefix(_MARK).decode()
   except UnicodeDecodeError as error:
@@ -148,7 +153,7 @@ def _array(path: str, field: str, content: bytes) -> Iterator[tuple[int, bytes]]
 
 
 def _read_array(text: str, elements: list[bytes]) -> int:
-  """Appends the elements of the array that a text begins with, and gives the place behind it."""
+  """Appends the elements of the array with which a text begins to `elements`, and returns the position behind the array."""
   decoder, space = json.JSONDecoder(), re.compile(r'\s*')
 
   def skipped(position: int) -> int:

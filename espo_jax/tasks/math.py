@@ -1,4 +1,4 @@
-"""Mathematical word problems from a benchmark, asked of a pretrained model in its own words, graded as free text."""
+"""Mathematical word problems of a benchmark, posed to a pretrained model in its own prompt format and graded as free text."""
 
 import atexit
 import functools
@@ -27,10 +27,11 @@ HELD_OUT = 10  # one row in ten is the test split where there is no test data
 
 @register('math')
 class Math(Task):
-  """Problems in epochs: train index i is row `order[i % n]` of epoch `i // n`, shuffled per (seed, epoch).
+  """The problems of a benchmark, in epochs.
 
-  Rows of the train split that are too long are left out, counted and listed in `findings`. A prompt of the test split that is
-  too long and will be asked is an error: leaving it out would change the benchmark.
+  Train index i is row `order[i % n]` of epoch `i // n`, where the order is shuffled per (seed, epoch). Rows of the train split
+  that are too long are left out, counted and listed in `findings`. A prompt of the test split that is too long and will be used
+  is an error, because leaving it out would change the benchmark.
   """
 
   name = 'math'
@@ -63,8 +64,8 @@ class Math(Task):
     Args:
       tokenizer_path: a Hugging Face directory, or a name on the Hub.
       benchmark: the benchmark of the train split, a name in `BENCHMARKS`, or 'jsonl' for records of one's own.
-      path: the train split: a file, a prepared directory, or the benchmark's name on the Hub; '' beside an `eval_path` for
-        no train split, as an evaluation needs none.
+      path: the train split: a file, a prepared directory, or the benchmark's name on the Hub. '' together with an `eval_path`
+        means no train split, which an evaluation does not need.
       eval_benchmark: the benchmark of the test split; by default that of the train split.
       eval_path: the place of the test split; by default one row in ten of `path`, by the hash of its problem.
       problem_field: where the benchmark is 'jsonl', the field that holds the problem, as in `find_benchmark`.
@@ -72,20 +73,20 @@ class Math(Task):
       solution_field: the field that holds a written solution, read where solutions are needed.
       on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
       prompt: how a problem is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`.
-      instruction: follows the problem in a chat.
-      max_prompt_tokens: the limit of a prompt.
-      max_response_tokens: the limit of a written solution with its end token.
-      needs_solutions: whether `solution` will be asked; if so, a train row whose solution is too long is left out as well.
-      test_problems: the number of test rows that will be asked, from the first on; None for all. The limits apply to these.
-      tags: texts one of which stands behind each prompt and counts with it.
-      today: the day that a chat template writes, YYYY-MM-DD; '' for the one on which the task is made.
-      grade_workers: processes that grade responses.
-      grade_deadline: seconds that a worker has for one response.
+      instruction: the text that follows the problem in a chat.
+      max_prompt_tokens: the most tokens of a prompt.
+      max_response_tokens: the most tokens of a written solution with its end token.
+      needs_solutions: whether `solution` will be called. Then a train row whose solution is too long is left out as well.
+      test_problems: the number of test rows that will be used, from the first on; None for all. The limits apply to these rows.
+      tags: the texts of which one is appended to each prompt. Its tokens count as tokens of the prompt.
+      today: the date that a chat template writes, YYYY-MM-DD; '' for the day on which the task is made.
+      grade_workers: the number of processes that grade responses.
+      grade_deadline: the seconds that a worker has for one response.
       seed: the seed of the shuffles.
 
     Raises:
       DataError: The tokenizer or the data cannot be used; the message says why and what to do.
-      ValueError: An unknown benchmark or prompt.
+      ValueError: The benchmark or the prompt is unknown.
     """
     self._seed, self._limits = seed, (max_prompt_tokens, max_response_tokens)
     self._tokenizer = load_tokenizer(tokenizer_path)
@@ -119,26 +120,26 @@ class Math(Task):
 
   @property
   def max_prompt_tokens(self) -> int:
-    """The limit that rows were held to."""
+    """The most tokens of a prompt."""
     return self._limits[0]
 
   @property
   def max_response_tokens(self) -> int:
-    """The limit that written solutions were held to."""
+    """The most tokens of a written solution."""
     return self._limits[1]
 
   def problem(self, split: str, index: int) -> Problem:
-    """The problem at `index`: endless epochs of the train split, the test split once in file order."""
+    """Returns the problem at `index`. The train split has endless epochs. The test split is in file order, without repeats."""
     identity = problem_id(split, index)
     row = self._row(split, index)
     return Problem(identity, self._write(row.problem), row.answer)
 
   def question(self, problem: Problem) -> str:
-    """The problem as the benchmark has it: no chat template, no instruction."""
+    """Returns the problem as the benchmark has it, without chat template and instruction."""
     return self._row_of(problem).problem
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """The written solution; where the prompt opens a thought, it closes the thought and repeats the answer in a box.
+    """Returns the written solution. If the prompt opens a thought, the thought is closed and the answer repeated in a box.
 
     Raises:
       DataError: The benchmark has no written solutions.
@@ -153,15 +154,16 @@ class Math(Task):
     return bool(self.verify_all([problem], [response])[0].correct)
 
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
-    """Grades in worker processes under a deadline; what they cannot grade in time is wrong and says so.
+    """Grades in worker processes under a deadline.
 
-    A response that ends inside a thought has not answered yet, whether the prompt or the response opened the thought.
+    A response that cannot be graded in time counts as wrong, and its status says so.
+    A response that ends inside a thought has no answer yet, whether the prompt or the response opened the thought.
     """
     pairs = [(self._turn(response), problem.answer) for problem, response in zip(problems, responses, strict=True)]
     return self._grader.grade_all(pairs)
 
   def stated_answer(self, response: str) -> str:
-    """The final answer of the text, '' where the text ends inside a thought; equal answers are mostly spelled alike."""
+    """Returns the final answer of the text; '' if the text ends inside a thought. Equal answers mostly have one spelling."""
     return pooled_answer(self._turn(response))
 
   def size(self, split: str) -> int | None:
@@ -170,11 +172,11 @@ class Math(Task):
     return len(self._rows[split])
 
   def tokenizer(self) -> 'PreTrainedTokenizerFast':
-    """The model's own."""
+    """Returns the tokenizer of the model."""
     return self._tokenizer
 
   def findings(self) -> list[Finding]:
-    """The rows that were left out, and the test problems that also stand in the train split."""
+    """Reports the rows that were left out, and the test problems that are also in the train split."""
     sizes = {split: len(rows) for split, rows in self._rows.items()}
     left_out = sum(entry['rows'] for entry in self._left_out)
     overlaps = find_overlaps(self._rows['train'], self._rows['test'])
@@ -221,7 +223,7 @@ class Math(Task):
     return rows[index]
 
   def _turn(self, response: str) -> str:
-    """The response behind the tag that its prompt left open, in the grader's spelling of tags."""
+    """Puts the tag that the prompt left open in front of the response, and spells all tags as the grader reads them."""
     return one_spelling(self._opened + response)
 
   def _response(self, row: Row) -> str:
@@ -230,7 +232,7 @@ class Math(Task):
     return f'{row.solution}\n{closing_tag(self._opened)}\n\n\\boxed{{{row.answer}}}'
 
   def _that_fit(self, rows: list[Row], with_solutions: bool) -> list[Row]:
-    """The train rows within the limits; the others are listed."""
+    """Returns the train rows within the limits, and adds the others to the list of rows left out."""
     lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._prompt_tokens(rows))]
     if with_solutions:  # the end token counts
       responses = self._count([self._response(row) + self._tokenizer.eos_token for row in rows])
@@ -245,7 +247,7 @@ class Math(Task):
     return kept
 
   def _all_fit(self, rows: list[Row], asked: int | None) -> list[Row]:
-    """The test rows, of which those that will be asked may not exceed the limit."""
+    """Returns the test rows after checking that none of the rows that will be used exceeds the limit."""
     counts, limit = self._prompt_tokens(rows[:asked]), self._limits[0]
     long = [i for i, count in enumerate(counts) if count > limit]
     if long:
@@ -258,7 +260,7 @@ class Math(Task):
     return rows
 
   def _prompt_tokens(self, rows: list[Row]) -> list[int]:
-    """The tokens of each row's prompt with the tag that makes it longest."""
+    """Counts the tokens of each row's prompt with the tag that makes the prompt longest."""
     prompts = [self._write(row.problem) for row in rows]
     return [max(counts) for counts in zip(*(self._count([text + tag for text in prompts]) for tag in self._tags), strict=True)]
 
@@ -267,7 +269,7 @@ class Math(Task):
 
 
 def _left_out(found: Rows, split: str, path: str) -> list[dict[str, Any]]:
-  """The malformed rows one by one, and the repeated ones, which may be a million, as one entry."""
+  """Lists the malformed rows one by one. Repeated rows, which may be a million, are one entry."""
   entries = [{'split': split, 'place': place, 'rows': 1, 'reason': reason} for place, reason in found.skipped]
   if found.repeats:
     entries.append({'split': split, 'place': path, 'rows': found.repeats, 'reason': 'repeats of earlier rows'})

@@ -1,8 +1,9 @@
-"""Evaluation problems that also stand in the training set, found by the runs of words that they share.
+"""Finds evaluation problems that are also in the training set, by the runs of words that they share.
 
-Texts are compared as words: lower-case letters and digits, without LaTeX commands, punctuation and space. A problem overlaps if
-it shares 13 words in a row with a training problem, a length at which ordinary phrases no longer coincide; one with fewer words
-overlaps if a training problem is the same, whole. How many of its runs are found tells a copy (all) from a common opening.
+Texts are compared as words of lower-case letters and digits, without LaTeX commands, punctuation and space. A problem overlaps
+if it shares 13 words in a row with a training problem. Ordinary phrases no longer coincide over this length. A problem with
+fewer words overlaps if a training problem has exactly the same words. The share of its runs that are found tells a copy, where
+all are found, from a common opening.
 """
 
 import re
@@ -20,12 +21,12 @@ _WORD = re.compile(r'[^\W_]+')
 
 
 class Overlap(NamedTuple):
-  """An evaluation problem and the training problem that shares most with it.
+  """An evaluation problem and the training problem that shares the most runs of words with it.
 
   Attributes:
     test: the evaluation row.
     train: the training row.
-    share: the share of the evaluation problem's runs of words that the training row has.
+    share: the share of the evaluation problem's runs that the training row also has.
   """
 
   test: Row
@@ -34,12 +35,12 @@ class Overlap(NamedTuple):
 
 
 def words_of(problem: str) -> list[str]:
-  """The words of a problem as they are compared."""
+  """Returns the words of a problem in the form in which they are compared."""
   return _WORD.findall(_COMMAND.sub(' ', unicodedata.normalize('NFKC', problem).lower()))
 
 
 def find_overlaps(train: Sequence[Row], test: Sequence[Row]) -> list[Overlap]:
-  """The evaluation rows that overlap with the training rows, in their order; linear in the length of both."""
+  """Returns the evaluation rows that overlap with training rows, in their order. The time is linear in the size of both."""
   runs_of = [set(_runs(words_of(row.problem))) for row in test]
   holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
   for i, runs in enumerate(runs_of):
@@ -55,5 +56,5 @@ def find_overlaps(train: Sequence[Row], test: Sequence[Row]) -> list[Overlap]:
 
 
 def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
-  """All runs of `WORDS` words, or all words as one where they are fewer."""
+  """Returns all runs of `WORDS` words, or a single run of all words if there are fewer."""
   return [tuple(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1))] if words else []

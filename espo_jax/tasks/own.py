@@ -1,4 +1,4 @@
-"""Data of the user's own: records in which the user names the fields, for `data.benchmark = 'jsonl'`."""
+"""Reads data of the user's own, `data.benchmark = 'jsonl'`: records whose fields the user names."""
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -19,19 +19,19 @@ _KINDS = {type(None): 'null', bool: 'true or false', list: 'a list', dict: 'an o
 
 
 def find_benchmark(name: str, problem_field: str = '', answer_field: str = '', solution_field: str = '') -> Benchmark:
-  """The benchmark of a name: one of `BENCHMARKS`, or 'jsonl' for records of the user's own.
+  """Returns the benchmark with a name: one of `BENCHMARKS`, or 'jsonl' for records of the user's own.
 
-  A field is named as it stands in the record, or by a path into it: `problem.text`, `messages.0.content`, `answers.-1`.
+  A field's name is its key in the record, or a path into the record: `problem.text`, `messages.0.content`, `answers.-1`.
 
   Args:
-    name: The benchmark.
+    name: The benchmark's name.
     problem_field: The field of 'jsonl' that holds the problem, a text.
     answer_field: The field of 'jsonl' that holds the final answer: a number, a text, or a text with the answer behind `####` or
       in a box.
-    solution_field: The field of 'jsonl' that holds a written solution; '' where no solution is read.
+    solution_field: The field of 'jsonl' that holds a written solution; '' if no solution is read.
 
   Raises:
-    ValueError: There is no such benchmark; the message has the nearest name.
+    ValueError: There is no such benchmark. The message has the nearest name.
   """
 
   def parse(place: str, record: Record) -> Row:
@@ -45,7 +45,7 @@ def find_benchmark(name: str, problem_field: str = '', answer_field: str = '', s
 
 
 def _final(place: str, field: str, written: str) -> str:
-  """The answer in a text, which holds nothing else or marks it as the grader reads it."""
+  """Returns the answer in a text. The text is the answer alone, or marks the answer as the grader reads it."""
   answer = final_answer(written)[1] if MARK in written or last_box(written) else written
   if not answer or len(answer) > MAX_ANSWER:
     said = f'an answer of {len(answer)} characters, which cannot be graded'
@@ -54,12 +54,12 @@ def _final(place: str, field: str, written: str) -> str:
 
 
 def _that_answers(solution: str, answer: str) -> str:
-  """The solution, with the answer in a box behind it where it has neither a box nor a mark for the grader to read."""
+  """Returns the solution. If it has neither a box nor a mark that the grader reads, the answer is appended in a box."""
   return solution if MARK in solution or last_box(solution) else f'{solution}\n\\boxed{{{answer}}}'
 
 
 def _read(place: str, record: Record, field: str, option: str, *, numbers: bool = False) -> str:
-  """The text at a field that the user named; a number counts where `numbers` says so."""
+  """Reads the text at a field that the user named; with `numbers` the field may also hold a number."""
   flag, wanted = f'--config.data.{option}', 'text or a number' if numbers else 'text'
   try:
     found = value(place, record, field)
@@ -77,21 +77,21 @@ def _read(place: str, record: Record, field: str, option: str, *, numbers: bool 
 
 
 def _refused(place: str, record: Record, field: str, said: str, fix: str) -> DataError:
-  """The error of a field, with the fields that there are."""
+  """Makes the error for a field, which lists the fields of the record."""
   known = [*_leaves(record)]
   listed = ', '.join(known[:_SHOWN]) + (', ...' if len(known) > _SHOWN else '')
   return DataError(f'{place}: field {field!r}: {said}; the record has {listed or "no fields"}; fix: {fix}')
 
 
 def _meant(field: str, record: Record) -> str:
-  """The field of the record that a name misspells, by its whole path or by the path's end."""
+  """Returns the field of the record that a name probably means, compared by the whole path or by the path's end."""
   known = [*_leaves(record)]
   ends = {other.rpartition('.')[2]: other for other in reversed(known)}
   return nearest(field, known) or ends.get(nearest(field.rpartition('.')[2], ends) or '') or 'NAME, one of these'
 
 
 def _leaves(found: Any, depth: int = 0) -> Iterator[str]:
-  """The paths to what a record holds; the first item stands for a list."""
+  """Yields the paths to the values in a record. Only the first item of a list is followed."""
   parts = found.items() if isinstance(found, Mapping) else [('0', found[0])] if isinstance(found, list) and found else []
   for name, part in parts:
     inside = [*_leaves(part, depth + 1)] if depth + 1 < _DEPTH else []

@@ -1,4 +1,4 @@
-"""A response token by token, as text."""
+"""Splits a response into the texts of its tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
-_BROKEN = '\ufffd'  # what a tokenizer writes for bytes that are no whole character
-_MOST_BYTES = 4  # of a character
+_BROKEN = '\ufffd'  # what a tokenizer writes for bytes that are not a whole character
+_MOST_BYTES = 4  # the most bytes of a character in UTF-8
 
 
 def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> list[str]:
-  """The text of each token, special ones included; joined they are the text of all.
+  """Returns the text of each token, special tokens included. The texts joined are the text of the whole response.
 
-  A character whose bytes are spread over several tokens is the text of the last of them, and the others have none.
+  If the bytes of a character are spread over several tokens, the last of these tokens has the character as its text, and the
+  others have an empty text.
 
   Args:
-    tokenizer: a tokenizer of any kind: byte-level BPE writes a blank as `Ġ`, others as `▁`, and here it is a blank.
-    tokens: ids.
+    tokenizer: a tokenizer of any kind. A blank is returned as a blank, whether the tokenizer stores it as `Ġ` or as `▁`.
+    tokens: the token ids.
   """
   alone: dict[int, str] = {}
   texts: list[str] = []
@@ -39,7 +40,7 @@ def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> 
 
 
 def _alone(tokenizer: 'PreTrainedTokenizerFast', token: int) -> str:
-  """A token's text behind itself: at the front of a text many tokenizers leave out its blank."""
+  """Returns a token's text as it is after another token, because many tokenizers drop the blank at the front of a text."""
   once, twice = _decode(tokenizer, [token]), _decode(tokenizer, [token, token])
   return twice.removeprefix(once) if twice.startswith(once) else once
 

@@ -1,4 +1,4 @@
-"""Rows as a tensorflow-datasets data set over ArrayRecord files, written and read without TensorFlow."""
+"""Writes and reads rows as a tensorflow-datasets data set over ArrayRecord files, without TensorFlow."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
 
 def write_prepared(benchmark: str, split: str, rows: Sequence[Row], output: str) -> None:
-  """Writes rows to the directory `output`, which is there in the end or not at all.
+  """Writes rows to the directory `output`. If writing fails, the directory does not appear.
 
   Raises:
     DataError: The directory exists and is not empty, or cannot be written.
@@ -61,7 +61,7 @@ def write_prepared(benchmark: str, split: str, rows: Sequence[Row], output: str)
 
 
 def read_prepared(path: str, benchmark: str, field: str) -> list[Row]:
-  """The rows of a directory, as they were when it was written.
+  """Reads the rows that `write_prepared` wrote to a directory.
 
   Args:
     path: the directory.
@@ -69,7 +69,7 @@ def read_prepared(path: str, benchmark: str, field: str) -> list[Row]:
     field: the configuration field that named the directory, for the messages.
 
   Raises:
-    DataError: The directory is damaged, or holds something else; the message says what and what to do.
+    DataError: The directory is damaged, or holds something else. The message says which and what to do.
   """
   again = 'fix: write it anew with python -m espo_jax.prepare_data'
   try:

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face model directory, and prompts as its model expects them."""
+"""Loads the tokenizer of a Hugging Face model directory, and writes prompts in the form that the model expects."""
 
 import datetime
 import os
@@ -29,7 +29,7 @@ _FIELD = 'model.path'
 
 
 def tokenizer_problem(path: str) -> str | None:
-  """What is wrong with the place of a tokenizer, `FIELD = VALUE: PROBLEM; fix: ...`; None when it may hold one."""
+  """Returns what is wrong with the path of a tokenizer, `FIELD = VALUE: PROBLEM; fix: ...`; None if it may hold one."""
   if Path(path).is_dir():
     if (Path(path) / 'tokenizer.json').is_file():
       return None
@@ -43,24 +43,27 @@ def tokenizer_problem(path: str) -> str | None:
 
 
 def load_tokenizer(path: str) -> 'PreTrainedTokenizerFast':
-  """Loads a tokenizer as its `tokenizer.json` says; no code that comes with it is run.
+  """Loads a tokenizer from its `tokenizer.json`. No code that comes with it is run.
 
-  Special tokens are recognised in text, as a chat template writes them. Where there is no pad token, the end token pads.
+  Special tokens are recognised in text, because a chat template writes them as text. A tokenizer without a padding token pads
+  with its end token.
 
   Args:
     path: a Hugging Face directory, read without the network, or a name on the Hub.
 
   Raises:
-    DataError: There is no usable tokenizer; the message says why and what to do.
+    DataError: There is no usable tokenizer. The message says why and what to do.
   """
   if problem := tokenizer_problem(path):
     raise DataError(problem)
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that there is no torch: none is needed
-  from transformers import PreTrainedTokenizerFast  # here, for it takes a second to import
+  os.environ.setdefault(
+    'TRANSFORMERS_NO_ADVISORY_WARNINGS', '1'
+  )  # no warning that torch is missing, because torch is not needed
+  from transformers import PreTrainedTokenizerFast  # imported here because it takes a second
 
   local = Path(path).is_dir()
   try:
-    # Not AutoTokenizer: it goes by the model's family, and puts the family's way to split words in place of the file's.
+    # AutoTokenizer goes by the model's family, and would replace the file's way to split words by the family's.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=local, split_special_tokens=False)
   except Exception as error:  # a damaged file may raise anything, tokenizers' own Exception among it
     fix = 'the tokenizer files as they were published' if local else f'where there is a network {download(path)}'
@@ -76,24 +79,30 @@ def load_tokenizer(path: str) -> 'PreTrainedTokenizerFast':
 
 
 def special_tokens(tokenizer: 'PreTrainedTokenizerFast') -> tuple[str, ...]:
-  """The texts that the tokenizer reads as special tokens wherever they stand."""
+  """Returns the texts that the tokenizer reads as special tokens wherever they occur."""
   return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: str, today: str = '') -> Callable[[str], str]:
-  """The function that makes a problem the text of a prompt, special tokens included, to be encoded without adding any.
+  """Returns the function that turns a problem into the text of a prompt.
+
+  The text includes all special tokens. It is to be encoded without adding any.
+
+  | kind | prompt |
+  |---|---|
+  | 'chat' | one user message in the chat template |
+  | 'r1' | the same, then an opened thought unless the template opens one; it replaces an empty thought (thinking turned off) |
+  | 'plain' | the problem on a line of its own, after the tokenizer's first token if it adds one |
 
   Args:
-    kind: 'chat' writes one message of the user with the chat template; 'r1' opens a thought behind it as well, unless the
-      template does, and in place of an empty thought, by which a template turns thinking off; 'plain' is the problem on a line
-      of its own, after the tokenizer's first token if it adds one.
-    tokenizer: whose template and special tokens are used.
-    instruction: follows the problem in a chat; '' for none.
-    today: the day that the template writes where it writes one, YYYY-MM-DD; '' for this one.
+    kind: 'chat', 'r1' or 'plain'.
+    tokenizer: the tokenizer whose template and special tokens are used.
+    instruction: the text that follows the problem in a chat; '' for none.
+    today: the date for templates that write one, YYYY-MM-DD; '' for the current day.
 
   Raises:
-    DataError: The tokenizer has no chat template, or one that cannot take a single message of the user.
-    ValueError: An unknown `kind`.
+    DataError: The tokenizer has no chat template, or its template cannot take a single user message.
+    ValueError: The `kind` is unknown.
   """
   lookup('prompt', kind, dict.fromkeys(PROMPTS))
   if kind == 'plain':
@@ -126,9 +135,10 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
 
 
 def _on_day(template: str, today: str) -> dict[str, Any]:
-  """The arguments by which a template that asks for the time is told that it is the first minute of a day.
+  """Returns the arguments that make a template which asks for the time see the first minute of a day.
 
-  It asks by the function `strftime_now`, in whose place stands a macro: a template may be given data, but no functions.
+  A template asks for the time with the function `strftime_now`. A macro replaces that function, because data can be passed to a
+  template and functions cannot.
   """
   if 'strftime_now' not in template:
     return {}
@@ -141,7 +151,7 @@ def _on_day(template: str, today: str) -> dict[str, Any]:
 
 
 def behind_message(prompt: str, problem: str, instruction: str) -> str:
-  """What a prompt holds behind the words of the user: the beginning of the assistant's turn."""
+  """Returns the part of a prompt behind the user's message, with which the assistant's turn begins."""
   return prompt.rpartition(instruction.strip() or problem.strip())[2]
 
 

@@ -1,4 +1,4 @@
-"""The tags that models put around their reasoning and their answers, however a family spells them.
+"""Knows the tags that models put around their reasoning and their answers, in the spelling of each model family.
 
 A decoded response keeps the tags that something reads, whether they are special tokens or not: the tags listed here, and
 those that `reward.format`, `reward.reasoning` and `rollout.serial` name. Other special tokens are left out of the text.
@@ -20,14 +20,14 @@ _CLOSING = {
   '<|START_THINKING|>': '<|END_THINKING|>',
   '<|begin_of_thought|>': '<|end_of_thought|>',
 }
-TAGS = frozenset({*_CLOSING, *_CLOSING.values(), '<answer>', '</answer>'})  # all that grading looks at
+TAGS = frozenset({*_CLOSING, *_CLOSING.values(), '<answer>', '</answer>'})  # all tags that grading reads
 _SPELLING = {closing: _CLOSING[THINK] for closing in _CLOSING.values()} | dict.fromkeys(_CLOSING, THINK)
 _THOUGHT_TAG = re.compile('|'.join(map(re.escape, _SPELLING)))
 _ESCAPED = re.compile(r'\\(\W)')
 
 
 def one_spelling(text: str) -> str:
-  """The text with every tag around a thought written `<think>` or `</think>`."""
+  """Returns the text with every tag around a thought spelled `<think>` or `</think>`."""
   return _THOUGHT_TAG.sub(lambda match: _SPELLING[match[0]], text)
 
 
@@ -37,17 +37,17 @@ def has_thought_tag(text: str) -> bool:
 
 
 def open_thought(text: str) -> str:
-  """The tag of the thought that begins in the text and does not end there; '' where there is none."""
+  """Returns the tag of a thought that begins in the text and does not end there; '' if there is none."""
   *_, last = ['', *_THOUGHT_TAG.findall(text)]
   return last if last in _CLOSING else ''
 
 
 def closing_tag(opening: str) -> str:
-  """The tag that ends the thought that `opening` begins."""
+  """Returns the tag that closes a thought opened by `opening`."""
   return _CLOSING[opening]
 
 
 def named_in(patterns: tuple[str, ...], tokens: tuple[str, ...]) -> frozenset[str]:
-  r"""Those of the tokens that stand in a regular expression or a text, escaped or not: `<\|plan\|>` names `<|plan|>`."""
+  r"""Returns the tokens that occur in a regular expression or a text, escaped or not: `<\|plan\|>` names `<|plan|>`."""
   plain = [_ESCAPED.sub(r'\1', pattern) for pattern in patterns]
   return frozenset(token for token in tokens if any(token in text for text in plain))

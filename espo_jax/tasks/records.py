@@ -1,4 +1,4 @@
-"""Fields of a record that someone else wrote: read with checks, and complained about by place and name."""
+"""Reads the fields of a record with checks. An error names the record's place and the field."""
 
 import json
 import math
@@ -14,10 +14,10 @@ _INDEX = re.compile(r'-?[0-9]{1,9}')
 
 
 def parse_line(place: str, line: bytes) -> Record:
-  """The JSON object on a line of a file.
+  """Parses the JSON object on a line of a file.
 
   Raises:
-    DataError: The line is not UTF-8, not JSON (a NaN is none), or not an object.
+    DataError: The line is not UTF-8, not JSON (NaN is not JSON), or not an object.
   """
   try:
     record = json.loads(line.decode(), parse_constant=_no_constant)
@@ -29,12 +29,12 @@ def parse_line(place: str, line: bytes) -> Record:
 
 
 def value(place: str, record: Record, field: str) -> Any:
-  """The value at a dotted name: `reward_model.ground_truth`, or `prompt.0.content` with an item of a list.
+  """Returns the value at a dotted name: `reward_model.ground_truth`, or `prompt.0.content` with an item of a list.
 
-  A name that the record has as it stands, dots and all, goes first.
+  If the record has a key that equals the whole name, dots included, that key is used.
 
   Raises:
-    DataError: There is none.
+    DataError: The record has no such value.
   """
   if field in record:
     return record[field]
@@ -50,10 +50,10 @@ def value(place: str, record: Record, field: str) -> Any:
 
 
 def text(place: str, record: Record, field: str) -> str:
-  """The text at a dotted name, without space around it.
+  """Returns the text at a dotted name, without space around it.
 
   Raises:
-    DataError: It is missing, not a string, empty, or not valid Unicode.
+    DataError: The value is missing, not a string, empty, or not valid Unicode.
   """
   found = value(place, record, field)
   if not isinstance(found, str):
@@ -68,10 +68,12 @@ def text(place: str, record: Record, field: str) -> str:
 
 
 def number_or_text(place: str, record: Record, field: str) -> str:
-  """The answer at a dotted name, as text; a whole number is written without a fraction, for `27.0` is the answer 27.
+  """Returns the answer at a dotted name as text.
+
+  A whole number is written without a fraction, because `27.0` means the answer 27.
 
   Raises:
-    DataError: It is missing, empty, not finite, or neither a number nor text.
+    DataError: The value is missing, empty, not finite, or neither a number nor text.
   """
   found = value(place, record, field)
   if isinstance(found, bool) or not isinstance(found, int | float | Decimal):

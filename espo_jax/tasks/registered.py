@@ -9,15 +9,15 @@ from espo_jax.tasks.task import Task, lookup
 
 TASKS: Register[Callable[..., Task]] = Register('task', 'task.name')
 
-_OWN = ('problem', 'solution', 'verify', 'stated_answer', 'size', 'tokenizer')  # what `Task` leaves to a task
+_OWN = ('problem', 'solution', 'verify', 'stated_answer', 'size', 'tokenizer')  # methods without a default in `Task`
 _INHERITED = ('question', 'verify_all', 'findings')
 
 
 def register(name: str) -> Callable[[Method], Method]:
-  """Makes a task known as `task.name`.
+  """Registers a task under the name by which `task.name` asks for it.
 
-  What registers is a class, or a function that makes a task. Its keyword arguments are `config.task.options`; those named as a
-  field of `config.data`, or `seed`, take the config's.
+  It decorates a class, or a function that makes a task. The keyword arguments are set by `config.task.options`. An argument
+  named like a field of `config.data`, or `seed`, gets the config's value.
 
   Raises:
     RegistryError: The name cannot be used, or a class lacks a method of `Task`.
@@ -40,7 +40,7 @@ def get(name: str, **kwargs: Any) -> Task:
 
 
 def _missing(task: type) -> str:
-  """The first method of `Task` that a class neither writes nor inherits; '' for a whole task."""
+  """Returns the first method of `Task` that a class neither defines nor inherits; '' if none is missing."""
   for method in (*_OWN, *_INHERITED):
     found = inspect.getattr_static(task, method, None)
     if found is None or (method in _OWN and found is inspect.getattr_static(Task, method)):

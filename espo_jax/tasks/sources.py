@@ -1,4 +1,4 @@
-"""Where rows come from: a local file, a directory that `espo_jax.prepare_data` wrote, or the Hugging Face Hub."""
+"""Reads rows from a local file, from a directory that `espo_jax.prepare_data` wrote, or from the Hugging Face Hub."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from espo_jax.tasks.records import Record, parse_line
 from espo_jax.tasks.task import DataError
 
 ON_ERROR = ('raise', 'skip')
-INFO_FILE = 'dataset_info.json'  # what makes a directory a tensorflow-datasets data set
+INFO_FILE = 'dataset_info.json'  # every directory of a tensorflow-datasets data set has this file
 _OF_DATASETS = ('state.json', 'dataset_dict.json')  # what `save_to_disk` of the package datasets writes
 
 
@@ -24,12 +24,12 @@ class Skipped(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """What was read.
+  """The rows of a source, and what was left out.
 
   Attributes:
     rows: the rows in the order of the source.
-    skipped: malformed rows, where `on_error` says to go on.
-    repeats: how many rows repeated an earlier one, in a benchmark whose file holds every problem many times.
+    skipped: the malformed rows, if `on_error` is 'skip'.
+    repeats: the number of rows left out as repeats, in a benchmark whose file holds each problem many times.
   """
 
   rows: list[Row]
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 
 def path_problem(benchmark: Benchmark, path: str, split: str) -> str | None:
-  """What is wrong with a path, as `VALUE: PROBLEM; fix: ...`, told without reading a row; None when nothing is."""
+  """Returns what is wrong with a path, as `VALUE: PROBLEM; fix: ...`, without reading a row; None if nothing is."""
   if Path(path).is_file():
     return f'{path!r}: {problem}' if (problem := file_problem(path)) else None
   if any((Path(path) / name).is_file() for name in _OF_DATASETS):
@@ -66,16 +66,16 @@ def read_rows(
   """Reads and checks all rows of a source.
 
   Args:
-    benchmark: whose records these are.
+    benchmark: the benchmark that the records belong to.
     path: a file, a prepared directory, the benchmark's name on the Hub, or an address `hf://datasets/OWNER/NAME/FILE`.
-    split: 'train' or 'test': which of the files on the Hub; of no matter to a file or directory, which holds one split.
+    split: 'train' or 'test', which selects the files on the Hub. A file or a directory holds one split, so it is ignored there.
     field: the configuration field that named the path, for the messages.
     on_error: what to do with a malformed row: 'raise', or 'skip' and list it.
-    forbidden: what no problem or solution may hold, for the tokenizer would take it for a special token; tags of reasoning are
-      text in a solution.
+    forbidden: the texts that no problem or solution may hold, because the tokenizer would read them as special tokens. Tags of
+      reasoning are allowed in a solution.
 
   Raises:
-    DataError: The source cannot be read or holds no rows, or a row is malformed; the message says which and what to do.
+    DataError: The source cannot be read or holds no rows, or a row is malformed. The message says which and what to do.
   """
   if problem := path_problem(benchmark, path, split):
     raise DataError(f'{field} = {problem}')
@@ -116,9 +116,9 @@ def _check_special(row: Row, forbidden: Sequence[str]) -> None:
 
 
 def _records(benchmark: Benchmark, path: str, split: str, field: str) -> Iterator[tuple[str, bytes | Record | Row]]:
-  """Every record with its place; a line is left undecoded, so that a malformed one fails alone."""
+  """Yields every record with its place. A line is left undecoded, so that one malformed line does not affect the others."""
   if Path(path).is_dir():
-    from espo_jax.tasks.prepared import read_prepared  # a second to import, and only needed here
+    from espo_jax.tasks.prepared import read_prepared  # the import takes a second, and is only needed here
 
     yield from ((row.place, row) for row in read_prepared(path, benchmark.name, field))
   elif Path(path).is_file():
@@ -140,7 +140,7 @@ def _file(path: str, shown: str, field: str) -> Iterator[tuple[str, bytes | Reco
 
 
 def _fetch(repository: str, name: str, said: str, fix: str) -> str:
-  """The local copy of a file on the Hub, downloaded once."""
+  """Returns the path of the local copy of a file on the Hub, which is downloaded only once."""
   import huggingface_hub  # slow to import, and only needed here
 
   try:

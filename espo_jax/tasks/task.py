@@ -1,4 +1,4 @@
-"""What a task is: problems by number, a written solution, an exact verifier, a tokenizer."""
+"""Defines what a task provides: problems by number, written solutions, an exact verifier and a tokenizer."""
 
 import difflib
 import hashlib
@@ -17,11 +17,11 @@ T = TypeVar('T')
 
 
 class DataError(ValueError):
-  """A data file that cannot be used; the message names the place and the fix."""
+  """A data file that cannot be used. The message names the place and the fix."""
 
 
 class Problem(NamedTuple):
-  """One problem. `id` fits in uint32 and is unique per (split, index)."""
+  """One problem. Its `id` fits in uint32 and is unique per (split, index)."""
 
   id: int
   prompt: str
@@ -29,9 +29,9 @@ class Problem(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """How right a response is, and whether the grader could tell: 'ok', 'timeout' or 'error'.
+  """The grade of a response, and the grader's status: 'ok', 'timeout' or 'error'.
 
-  A score between 0 and 1 is what training earns for it; to an evaluation only 1 is right.
+  In training a score between 0 and 1 counts as it is. In an evaluation only a score of 1 is right.
   """
 
   correct: bool | float
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 
 
 class Finding(NamedTuple):
-  """Something about a task's data that a run should say: a line for its log, and a list for its folder."""
+  """A fact about a task's data that a run reports: a message for its log, and entries for a file in its folder."""
 
   file: str
   message: str
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-  """A stateless source of problems: a position in the data is an integer, so a resume needs nothing else."""
+  """A stateless source of problems. A position in the data is an integer, so a run that is resumed needs nothing else."""
 
   @property
   def name(self) -> str:
@@ -56,40 +56,43 @@ class Task(Protocol):
 
   @property
   def max_prompt_tokens(self) -> int:
-    """Upper bound of a prompt's tokens."""
+    """An upper bound on the tokens of a prompt."""
 
   @property
   def max_response_tokens(self) -> int:
-    """Upper bound of a supervised solution's tokens, the end token included."""
+    """An upper bound on the tokens of a supervised solution, the end token included."""
 
   def problem(self, split: str, index: int) -> Problem:
-    """The problem at `index` of `split` ('train' or 'test'), a pure function of (the task's seed, split, index)."""
+    """Returns the problem at `index` of `split` ('train' or 'test'), a pure function of the task's seed, split and index."""
 
   def question(self, problem: Problem) -> str:
-    """The problem for a person to read: without what the prompt has around it for the model."""
+    """Returns the problem for a person to read, without the text that the prompt adds for the model."""
     return problem.prompt
 
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
-    """A supervised response, without the end token."""
+    """Returns a supervised response without the end token."""
 
   def verify(self, problem: Problem, response: str) -> bool | float:
-    """Whether decoded text, without the end token, solves the problem, or how far, in [0, 1]. Any text is safe to pass."""
+    """Returns whether a decoded response, without the end token, solves the problem, or a score in [0, 1].
+
+    Every text must be accepted.
+    """
 
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
-    """One verdict a response; a task whose grading can fail says so in the status."""
+    """Returns one verdict per response. A task whose grading can fail reports a failure in the status."""
     return [Verdict(self.verify(problem, response), 'ok') for problem, response in zip(problems, responses, strict=True)]
 
   def stated_answer(self, response: str) -> str:
-    """The final answer that any text states, spelled so that equal answers are equal; '' where it states none."""
+    """Returns the final answer that a text states, spelled so that equal answers are equal strings; '' if it states none."""
 
   def size(self, split: str) -> int | None:
-    """The number of different problems of a split; None when endless."""
+    """Returns the number of different problems of a split; None if it is endless."""
 
   def tokenizer(self) -> 'PreTrainedTokenizerFast':
-    """The tokenizer that covers every prompt and solution."""
+    """Returns a tokenizer that can encode every prompt and solution."""
 
   def findings(self) -> list[Finding]:
-    """What a run should say about the data before it begins; for a task that draws its problems, nothing."""
+    """Returns what a run reports about the data before it begins. A task that draws its problems has nothing to report."""
     return []
 
 
@@ -103,7 +106,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def problem_id(split: str, index: int) -> int:
-  """The uint32 id of (split, index): the low bit is the split."""
+  """Returns the uint32 id of (split, index), whose lowest bit is the split."""
   bit = split_bit(split)
   if not 0 <= index < 2**31:
     raise ValueError(f'problem index {index} is outside 0 .. 2**31 - 1')
@@ -111,17 +114,17 @@ def problem_id(split: str, index: int) -> int:
 
 
 def split_bit(split: str) -> int:
-  """0 for 'train', 1 for 'test'; anything else raises ValueError."""
+  """Returns 0 for 'train' and 1 for 'test', and raises ValueError for any other name."""
   return lookup('split', split, {name: bit for bit, name in enumerate(SPLITS)})
 
 
 def in_test(prompt: str, share: int = TEST_SHARE) -> bool:
-  """Whether a prompt belongs to the test split: by a stable hash, so the splits are disjoint whatever the seed."""
+  """Whether a prompt belongs to the test split. A stable hash decides, so the splits are disjoint for every seed."""
   return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest()) % share == 0
 
 
 def problem_rng(seed: int, split: str, index: int) -> np.random.Generator:
-  """The generator that draws problem (seed, split, index)."""
+  """Returns the random generator that draws the problem (seed, split, index)."""
   return np.random.default_rng([seed, split_bit(split), index])
 
 

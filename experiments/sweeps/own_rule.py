@@ -2,11 +2,11 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule.py --workdir=runs/ablation --output=experiments/results/own_rule
 
-The workdir is that of `ablation.py`: `PPO`, `random` and `ESPO` are its runs, with its warm starts, and are not run again where
-they are there. `ESPO` has constants chosen for this task, `ours` its smoothing and nothing else that is.
+The workdir is that of `ablation.py`. `PPO`, `random` and `ESPO` are runs of that comparison, with its warm starts, and are not
+repeated if they are there. The constants of `ESPO` were chosen for this task. `ours` shares only the smoothing with it.
 
-Our rule needs rows that go on after a stop, one in ten here. `needed tokens` counts them where the rule is ours; for the others
-they are a measurement.
+Our rule needs rows that are decoded on after a stop, here one in ten stopped rows. `needed tokens` counts their tokens for our
+rule. For the other rules such rows are only a measurement. All runs together took 34.5 minutes, one core each.
 """
 
 from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep

@@ -2,7 +2,7 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/quickstart.py --workdir=runs/quickstart_seeds
 
-The three stop rules are one run a seed, from one critic warm-up: `random` stops as often as ESPO did in its run.
+Each seed is one run, which trains the three stop rules from one critic warm-up. `random` stops as often as ESPO did in it.
 """
 
 from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, Sweep

@@ -2,10 +2,11 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/tepo.py --workdir=runs/tepo --output=experiments/results/tepo
 
-No clip of TEPO's is published: `tepo` has GSPO's, which is our default, and `tepo_0.2` has GRPO's.
+TEPO's paper publishes no clip range. `tepo` has GSPO's, which is our default, and `tepo_0.2` has GRPO's.
 
-`updates to 90 %`: the first update at which the mean training accuracy of the last five reaches 90 % of the seed's final one:
-the mean of the last ten updates, in the arm where it is highest. An arm that does not get there counts all its updates.
+`updates to 90 %` is the first update at which the mean training accuracy of the last five updates reaches 90 % of the seed's
+final accuracy. The final accuracy is the mean of the last ten updates in the best arm of the seed. An arm that does not reach
+90 % of it counts all its updates. All runs together took 24.4 minutes.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def final_accuracy(outcome):
 
 
 def crossing(outcome):
-  """The update, and whether it was reached."""
+  """Returns the update at which 90 % are reached, and whether they are reached (1 or 0)."""
   target = 0.9 * max(final_accuracy(peer) for peer in outcome.peers.values())
   accuracy = column(outcome.metrics, 'accuracy')
   smooth = np.convolve(accuracy, np.ones(5) / 5, mode='valid')  # of the updates 1-5, 2-6, ...

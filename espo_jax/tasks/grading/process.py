@@ -37,10 +37,10 @@ class WorkerProcess:
 
     Args:
       file: the file that the process runs.
-      arguments: the other arguments of the file.
-      deadline: seconds for a question, after which the process is killed.
-      recycle_after: answers after which the process is replaced.
-      environment: the environment of the process; by default the parent's.
+      arguments: the further arguments of the process.
+      deadline: the seconds that the process has for a question. A process that takes longer is killed.
+      recycle_after: the number of answers after which the process is replaced.
+      environment: the environment variables of the process; by default the parent's.
     """
     self._file, self._environment = file, environment
     self._deadline = deadline
