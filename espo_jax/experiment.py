@@ -327,18 +327,17 @@ def make_sampler(
     pad_token: The token that fills the columns after a response.
     serial: The settings of the serial rollout; None if training has none.
   """
-  r = config.rollout
   return Sampler(
     model=model,
     mesh=mesh,
-    samples=r.samples,
-    horizon=r.horizon,
+    samples=config.rollout.samples,
+    horizon=config.rollout.horizon,
     end_tokens=end_tokens,
     pad_token=pad_token,
-    sampling=Sampling(r.temperature, r.top_p, r.top_k, r.min_p),
+    sampling=Sampling(config.rollout.temperature, config.rollout.top_p, config.rollout.top_k, config.rollout.min_p),
     shadow_share=config.stop.shadow_share,
-    slots=r.slots,
-    scan_length=r.scan_length,
+    slots=config.rollout.slots,
+    scan_length=config.rollout.scan_length,
     critic_every=config.critic.every,
     draft_blocks=config.eval.draft_blocks,
     draft_tokens=config.eval.draft_tokens,

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from small import randomised
 
-from espo_jax import evaluate
 from espo_jax.configs import default_config
 from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
@@ -172,7 +171,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_bytes(start, workdir, tmp
 def test_a_signal_keeps_the_batch_at_hand_and_says_how_to_go_on(number, workdir, tmp_path, monkeypatch, capfd):
   flags = [f'--checkpoint={workdir}', '--samples=1', '--batch=8', '--problems=11', '--slots=4']
   evaluate_main([*flags, f'--output={tmp_path / "whole"}'])
-  sample = evaluate.sample_answers
+  sample = evaluation.sample_answers
 
   def signalled(*args, **kwargs):
     for batch in sample(*args, **kwargs):

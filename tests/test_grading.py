@@ -186,7 +186,7 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch, tmp_path):
     ('import time; time.sleep(60)', 'no sign of life for 1 seconds'),
   ):
     worker.write_text(code)
-    monkeypatch.setattr(process, '_WORKER', worker)
+    monkeypatch.setattr(grader_module, '_WORKER', worker)
     monkeypatch.setattr(process, 'STARTUP_SECONDS', 1.0)
     with Grader() as grader, pytest.raises(RuntimeError, match=reason):
       grader.grade_all([SYMBOLIC])
@@ -225,7 +225,7 @@ def test_a_script_without_a_main_guard_can_grade():
 
 def test_a_worker_imports_neither_jax_nor_numpy():
   result = subprocess.run(
-    [sys.executable, '-P', '-X', 'importtime', str(process._WORKER), str(2**30), '60'],
+    [sys.executable, '-P', '-X', 'importtime', str(grader_module._WORKER), '60', str(2**30)],
     input='["\\\\sqrt{8}", "2\\\\sqrt{2}"]\n',
     capture_output=True,
     text=True,
@@ -245,7 +245,7 @@ from espo_jax.tasks.grading import Grader
 
 grader = Grader(workers=2, deadline=1.0)
 grader.grade_all([(r'\boxed{\sqrt{8}}', r'2\sqrt{2}'), (r'\boxed{\sqrt{9} + x}', '3 + x')])
-processes = [grader._idle.get()._process for _ in range(2)]
+processes = [grader._pool._idle.get()._process for _ in range(2)]
 processes[0].stdin.write(json.dumps([r'\binom{10^{10}}{10^9}', '18']).encode() + b'\n')
 time.sleep(0.2)
 print(*(process.pid for process in processes), flush=True)
