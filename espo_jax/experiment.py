@@ -346,8 +346,12 @@ def make_sampler(
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
-  """Makes the stop rule `name` with the config's constants that it takes. Its own section of `config.stop` has precedence."""
-  constants = config.stop.to_dict() | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
+  """Makes the stop rule `name` with the config's constants that it takes.
+
+  The rule's own section of `config.stop` has precedence over `config.stop`. A user's rule takes those of its section alone.
+  """
+  shared = {} if stops.is_users(name) else config.stop.to_dict()
+  constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
   return stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
 
 

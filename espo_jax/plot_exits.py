@@ -14,7 +14,6 @@ from absl import app, flags, logging
 
 from espo_jax import stops, tasks
 from espo_jax.commands import lower_flags, machine_errors
-from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, parse_flags
 from espo_jax.evaluate.policies import RequestError, experiment_of, open_policy
 from espo_jax.experiment import Experiment
@@ -69,7 +68,6 @@ def main(argv: list[str]) -> None:
   """Runs the command."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments {argv[1:]}')
-  load_plugins()
   logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   if not _CHECKPOINT.value:
     sys.exit('error: --checkpoint is missing; fix: --checkpoint=runs/exits, the folder of a run')

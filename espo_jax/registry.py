@@ -211,6 +211,7 @@ class Plugin(NamedTuple):
   digest: str  # a hash of the file's bytes
 
 
+PLUGINS_HELP = 'A Python file of your own that registers tasks, rewards, stop rules and their like. May be repeated.'
 _PLUGINS: dict[str, Plugin] = {}
 
 

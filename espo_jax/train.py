@@ -20,7 +20,6 @@ from ml_collections import config_flags
 
 from espo_jax import monitor, parallel
 from espo_jax.commands import lower_fields, machine_errors
-from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, with_day
 from espo_jax.evaluate.examples import write_examples
 from espo_jax.evaluate.policies import PLUGINS, plugins_of
@@ -147,7 +146,6 @@ def main(argv: list[str]) -> None:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   keep_compiled(_CACHE.value)
-  load_plugins()
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
       train(_CONFIG.value.lock(), str(_WORKDIR.value))

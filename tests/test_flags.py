@@ -123,7 +123,7 @@ def parse(monkeypatch):
     ('--learner.lr=1', 'no such flag; did you mean --config.learner.learning_rate?'),
     ('--cofnig.seed=5', 'no such flag; did you mean --config.seed?'),
     ('--seed=1', 'no such flag; did you mean --config.seed?'),
-    ('--foo', 'no such flag; known: --compilation_cache_dir, --config, --rows, --workdir'),
+    ('--foo', 'no such flag; known: --compilation_cache_dir, --config, --plugins, --rows, --workdir'),
   ],
 )
 def test_a_flag_of_a_training_is_answered_with_what_was_meant(parse, word, said):

@@ -12,7 +12,8 @@ from tiny import tiny_experiment
 
 from espo_jax import rewards
 from espo_jax.commands import CommandParser
-from espo_jax.configs import ConfigError
+from espo_jax.configs import ConfigError, default_config, validate
+from espo_jax.experiment import make_rule
 from espo_jax.registry import PluginError, load_plugin, loaded_plugins
 from espo_jax.rewards import RewardError, TextScorer
 from espo_jax.tasks import Chain, DataError
@@ -34,7 +35,8 @@ def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_tr
   training = [
     *(f'--config={EXAMPLES / "small.py"}', f'--workdir={run}', f'--compilation_cache_dir={cache}'),
     *('--config.task.name=parity', '--config.reward.name=few_words', '--config.reward.most=6'),
-    *('--config.stop.name=first_regret', '--config.baselines=()', '--config.warm_start.steps=3'),
+    *('--config.stop.name=first_regret', '--config.stop.first_regret.delta=1e-6'),
+    *('--config.baselines=()', '--config.warm_start.steps=3'),
     *('--config.warm_start.warmup_steps=1', '--config.learner.updates=3', '--config.eval.problems=8', '--config.eval.batch=8'),
   ]
 
@@ -48,11 +50,12 @@ def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_tr
   command('train', PARITY, FEW_WORDS, FIRST_REGRET, *training)
   kept = json.loads((run / 'plugins.json').read_text())
   assert [pathlib.Path(plugin['path']).stem for plugin in kept] == ['parity', 'few_words', 'first_regret']
+  assert json.loads((run / 'config.json').read_text())['stop']['first_regret'] == {'delta': 1e-6}
   lines = [json.loads(line) for line in (run / 'arms/first_regret/metrics.jsonl').read_text().splitlines()]
   assert all('reward/few_words' in line and line['grading/errors'] == 0 for line in lines)
 
   told = command('train', PARITY, FEW_WORDS, *training, status=1)
-  assert "stop.name = 'first_regret': unknown stop rule 'first_regret'" in told
+  assert '--config.stop.first_regret.delta=1e-6: no such field' in told
   told = command('convert', f'--checkpoint={run}', f'--output={tmp_path / "hf"}', status=1)
   assert "unknown task 'parity'" in told and f'fix: {PARITY} {FEW_WORDS} {FIRST_REGRET}, if you trust them' in told
   command('convert', PARITY, f'--checkpoint={run}', f'--output={tmp_path / "hf"}')
@@ -66,6 +69,25 @@ def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_tr
 def test_an_example_is_short_and_has_its_command(name):
   text = (EXAMPLES / f'{name}.py').read_text()
   assert text.count('\n') < 40 and f'--plugins=experiments/plugins/{name}.py' in text
+
+
+@pytest.mark.quick
+def test_a_users_rule_takes_its_own_section_and_its_own_defaults(tmp_path):
+  load_plugin(EXAMPLES / 'first_regret.py')
+  c = default_config()
+  c.rollout.update(prompt_width=38, horizon=128)
+  c.stop.name = 'first_regret'
+  assert float(make_rule(c, 'first_regret').init(1).adaptive.beta) == 2.0  # not ESPO's 7
+  c.stop.first_regret.beta_0 = 3.0
+  validate(c)
+  assert float(make_rule(c, 'first_regret').init(1).adaptive.beta) == 3.0
+  c.stop.first_regret.beta_0 = 3
+  with pytest.raises(ConfigError, match=r'stop\.first_regret\.beta_0 = 3: int instead of float; fix: a value such as 2.0'):
+    validate(c)
+  del c.stop.first_regret['beta_0']
+  c.stop.first_regret.delat = 0.1
+  with pytest.raises(ConfigError, match=r'stop\.first_regret\.delat = 0.1: no such field'):
+    validate(c)
 
 
 # -------------------------------------------------------------------------------------------------------------------- loading

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from espo_jax.names import nearest
-from espo_jax.registry import PluginError, load_plugin
+from espo_jax.registry import PLUGINS_HELP, PluginError, load_plugin
 
-PLUGINS_HELP = (
-  'A Python file of your own that registers tasks, rewards, stop rules, exits, objectives or advantages. May be repeated.'
-)
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
 

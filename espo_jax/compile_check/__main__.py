@@ -20,7 +20,6 @@ from ml_collections import config_flags
 
 from espo_jax import compile_check
 from espo_jax.commands import lower_fields, machine_errors
-from espo_jax.commands.plugins import load_plugins
 from espo_jax.configs import ConfigError, parse_flags, validate
 from espo_jax.tasks import DataError
 
@@ -39,7 +38,6 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments {argv[1:]}; every option is a flag, as --config.mesh.fsdp=4')
   if not _CONFIG.value:
     sys.exit('error: --config is missing; fix: --config=..., such as experiments/quickstart.py')
-  load_plugins()
   logging.set_verbosity(logging.WARNING)  # jax logs every missing platform at INFO
   with machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     compile_programs(_CONFIG.value, _TOPOLOGY.value)

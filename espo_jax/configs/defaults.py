@@ -288,4 +288,8 @@ FIELDS: dict[str, Field] = dict(fields(SCHEMA))
 
 def default_config() -> ml_collections.ConfigDict:
   """Returns the defaults as an unlocked config, so that an experiment can fill them in. `espo_jax.train` locks the config."""
-  return build(SCHEMA)
+  config = build(SCHEMA)
+  for rule in stops.REGISTRY:
+    if stops.is_users(rule):
+      config.stop[rule] = ml_collections.ConfigDict()  # room for its options
+  return config

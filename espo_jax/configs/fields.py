@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from espo_jax import stops
 from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.schema import sections
 from espo_jax.names import nearest
@@ -39,8 +40,14 @@ def get_field(config: ml_collections.ConfigDict, field: str) -> Any:
 
 
 def is_known(field: str, known: Iterable[str]) -> bool:
-  """Whether `field` is a known field or belongs to an open section."""
-  return field in known or field.startswith(tuple(f'{section}.' for section in OPEN_SECTIONS))
+  """Whether `field` is a known field, belongs to an open section, or is an option of a user's stop rule."""
+  return field in known or field.startswith(tuple(f'{section}.' for section in OPEN_SECTIONS)) or _is_users(field)
+
+
+def _is_users(field: str) -> bool:
+  section, _, option = field.rpartition('.')
+  rule = section.removeprefix('stop.')
+  return rule in stops.REGISTRY and section != rule and stops.is_users(rule) and option in stops.arguments(rule)
 
 
 def near_field(field: str, known: Iterable[str]) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from espo_jax import stops
 from espo_jax.configs.defaults import default_config
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.names import nearest
+from espo_jax.registry import PLUGINS_HELP, PluginError, load_plugin
 
 _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple: 'a tuple', str: 'a text'}
 
@@ -26,7 +28,7 @@ _KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', tuple
 
 
 def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Checks the flags and the config fields that they set, then calls absl's parser.
+  """Loads the user's files of `--plugins`, checks the flags and the config fields that they set, then calls absl's parser.
 
   It is meant for `app.run(main, flags_parser=parse_flags)`.
 
@@ -37,7 +39,14 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
   Returns:
     The program's name and the arguments that belong to no flag.
   """
+  if 'plugins' not in flag_values:
+    flags.DEFINE_multi_string('plugins', [], PLUGINS_HELP, flag_values)
   given = list(_given(argv[1:], flag_values))
+  for file in [value for name, value in given if name == 'plugins']:
+    try:
+      load_plugin(file)  # before its options are looked for
+    except PluginError as error:
+      sys.exit(f'error: {error}')
   config, problems = None, []
   for path in [value for name, value in given if name == 'config']:
     config, problem = _read_config(path)
@@ -190,7 +199,7 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   config = default_config()
   expected = flatten(config)
-  saved = flatten(_read_json(pathlib.Path(path)))
+  saved = {field: x for field, x in flatten(_read_json(pathlib.Path(path))).items() if not _is_of_absent_rule(field, config)}
   if unknown := [field for field in saved if not is_known(field, expected)]:
     raise ConfigError([f'{field} in {path}: no such field in this version; {near_field(field, expected)}' for field in unknown])
   for field, value in saved.items():
@@ -198,6 +207,12 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
     holder = get_field(config, section) if section else config
     holder[name] = _restored(value, expected.get(field))
   return config.lock()
+
+
+def _is_of_absent_rule(field: str, config: ml_collections.ConfigDict) -> bool:
+  """Whether a field is an option of a user's stop rule whose file is not loaded, because only training reads the option."""
+  section, _, rule = field.rpartition('.')[0].partition('.')
+  return section == 'stop' and bool(rule) and rule not in config.stop and rule not in stops.REGISTRY
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from espo_jax import registry, stops
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.exits import draft_problems, exit_problems
@@ -34,7 +35,8 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
   ):  # else the checks below could not read the fields
     for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
-    for check in (_stages, _stop, _warmups, _rows, method_problems, exit_problems, serial_problems) if training else ():
+    trained = (_stages, _stop, _users_rules, _warmups, _rows, method_problems, exit_problems, serial_problems)
+    for check in trained if training else ():
       problems += check(config)
     problems += [] if training else model_problems(config)
     if training and not problems:  # else there may be no task that gives a tokenizer
@@ -114,6 +116,17 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
       f"stop.name = {s.name!r}: the arm 'random' stops as often as stop.name's arm does; "
       "fix: stop.name = 'espo' with 'random' among baselines"
     )
+
+
+def _users_rules(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Which options of users' stop rules have a value of another type than their default."""
+  for rule in {*config.baselines, config.stop.name} & set(stops.REGISTRY):
+    defaults = registry.defaults(stops.REGISTRY[rule]) if stops.is_users(rule) else {}
+    for option, value in config.stop.get(rule, {}).items() if defaults else ():
+      if option in defaults and type(value) is not type(defaults[option]):
+        wanted = type(defaults[option]).__name__
+        fix = f'fix: a value such as {defaults[option]!r}'
+        yield f'stop.{rule}.{option} = {value!r}: {type(value).__name__} instead of {wanted}; {fix}'
 
 
 def _risk_control(config: ml_collections.ConfigDict) -> Iterator[str]:

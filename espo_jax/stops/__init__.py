@@ -18,7 +18,7 @@ from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.controller import Control, at_beta, controlled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
-from espo_jax.stops.registered import REGISTRY, arguments, register
+from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState, adaptive
@@ -40,6 +40,7 @@ __all__ = [
   'controlled',
   'espo',
   'init_gate',
+  'is_users',
   'never',
   'random_stop',
   'register',
