@@ -81,10 +81,10 @@ def test_a_users_rule_takes_its_own_section_and_its_own_defaults(tmp_path):
   c.stop.first_regret.beta_0 = 3.0
   validate(c)
   assert float(make_rule(c, 'first_regret').init(1).adaptive.beta) == 3.0
-  c.stop.first_regret.beta_0 = 3
-  with pytest.raises(ConfigError, match=r'stop\.first_regret\.beta_0 = 3: int instead of float; fix: a value such as 2.0'):
+  c.stop.first_regret.delta = 1
+  with pytest.raises(ConfigError, match=r'stop\.first_regret\.delta = 1: int instead of float; fix: a value such as 1e-08'):
     validate(c)
-  del c.stop.first_regret['beta_0']
+  del c.stop.first_regret['delta']
   c.stop.first_regret.delat = 0.1
   with pytest.raises(ConfigError, match=r'stop\.first_regret\.delat = 0.1: no such field'):
     validate(c)
