@@ -10,6 +10,7 @@ our choice, because the paper does not publish it.
 
 import inspect
 import re
+import signal
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -125,4 +126,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the command without a traceback
   main()

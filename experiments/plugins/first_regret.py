@@ -2,7 +2,7 @@
 
 python -m espo_jax.train --plugins=experiments/plugins/parity.py --plugins=experiments/plugins/first_regret.py \
     --config=experiments/plugins/small.py --config.task.name=parity --workdir=runs/first_regret \
-    --config.stop.name=first_regret
+    --config.stop.name=first_regret --config.stop.first_regret.beta_0=1.5
 """
 
 import jax.numpy as jnp
