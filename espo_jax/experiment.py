@@ -178,22 +178,34 @@ class Experiment:
     )
     levels = np.repeat(self.levels(problems), samples)
     verdicts = Verdicts(correct, formatted, reasoned, levels, statuses == 'timeout', statuses == 'error')
-    return verdicts if self._text_scorer is None else self._with_scores(problems, rows, verdicts)
+    return verdicts if self._text_scorer is None else self._with_scores(problems, rows, verdicts, texts)
 
-  def _with_scores(self, problems: Sequence[tasks.Problem], rows: Trajectories, verdicts: Verdicts) -> Verdicts:
-    """Adds to the verdicts the scores that rewards which read text give this process's rows."""
+  def _with_scores(
+    self, problems: Sequence[tasks.Problem], rows: Trajectories, verdicts: Verdicts, texts: Sequence[str]
+  ) -> Verdicts:
+    """Adds to the verdicts the scores that rewards which read text give this process's rows.
+
+    Args:
+      problems: This process's share of the problems.
+      rows: The rows of all processes.
+      verdicts: The verdicts on this process's rows.
+      texts: The whole texts of these rows. Those of shadow rows are cut at the stop here.
+    """
     assert self._text_scorer is not None
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
     samples = len(mine.length) // len(problems)
     with jax.transfer_guard('allow'):  # a few numbers, on whatever device comes first
       seen = jax.device_get(rewards.observed(mine, verdicts, samples, self.model.config.num_layers))
-    responses = self.decode(mine.tokens, mine.length)
-    texts: dict[str, list[Any]] = {
+    responses = list(texts)
+    (cut,) = np.nonzero(mine.shadow)
+    for i, text in zip(cut, self.decode(mine.tokens[cut], mine.length[cut]), strict=True):
+      responses[i] = text
+    read: dict[str, list[Any]] = {
       'questions': [self.task.question(problem) for problem in problems],
       'responses': [responses[i : i + samples] for i in range(0, len(responses), samples)],
       'answers': [problem.answer for problem in problems],
     }
-    values, timeout, error = self._text_scorer.score(seen, texts)
+    values, timeout, error = self._text_scorer.score(seen, read)
     return verdicts.replace(
       scores={name: value.reshape(-1) for name, value in values.items()},
       timeout=verdicts.timeout | timeout.reshape(-1),

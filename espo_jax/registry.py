@@ -14,7 +14,6 @@ A file of a user's own registers methods in the same way. The flag `--plugins=FI
 No file is ever run because a run's folder names it.
 """
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -184,8 +183,8 @@ def chosen(method: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]
 
 def unknown(field: str, value: str, name: str, known: Iterable[str]) -> str:
   """Returns the message for a name that is not registered."""
-  near = difflib.get_close_matches(name, known := sorted(known), n=1)
-  hint = f' did you mean {near[0]!r}?' if near else ''
+  near = nearest(name, known := sorted(known))
+  hint = f' did you mean {near!r}?' if near else ''
   return f'{field} = {value!r}: {name!r} is unknown;{hint} known: {", ".join(known)}'
 
 

@@ -1,5 +1,6 @@
 """Files of a user's own: the examples through the commands, every error with its file and line, and rewards that read text."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -8,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from tiny import tiny_experiment
+from tiny import rolled_out, tiny_experiment
 
 from espo_jax import rewards
 from espo_jax.commands import CommandParser
@@ -244,6 +245,13 @@ def test_a_reward_that_fails_is_told_with_its_place(mine, name, told):
     TextScorer(name, {}, deadline=20.0).score(SEEN, TEXTS)
 
 
+def test_a_file_that_is_gone_by_the_time_a_reward_is_called_ends_in_an_error_of_that_reward(mine):
+  scorer = TextScorer('found', {}, deadline=20.0)
+  pathlib.Path(mine.path).unlink()
+  with pytest.raises(RewardError, match=r"reward 'found': the worker .* did not start: PluginError: .*mine.py: No such file"):
+    scorer.score(SEEN, TEXTS)
+
+
 # ------------------------------------------------------------------------------------------------------------ scores of a task
 
 
@@ -267,10 +275,6 @@ def test_a_score_is_what_training_earns():
 
 
 def graded(score):
-  import dataclasses
-
-  from tiny import rolled_out
-
   exp = tiny_experiment()
   _, rows, _ = rolled_out(exp)
   task = Graded(min_ops=2, max_ops=4)

@@ -214,6 +214,7 @@ class TestBatching:
   def test_decoding_stops_at_the_length_and_skips_end_and_pad(self):
     tokens = np.array([[2, 3, 1, 2], [2, 0, 3, 1], [2, 2, 2, 2]], np.int32)
     assert tasks.decode_responses(CHARACTERS, tokens, np.array([3, 4, 0])) == ['ab', 'ab', '']
+    assert tasks.decode_responses(CHARACTERS, tokens[:0], np.zeros(0, int)) == []
 
 
 CHARACTERS = tasks.character_tokenizer('ab +\n')

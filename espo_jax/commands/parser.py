@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from espo_jax.configs.reading import load_plugins
 from espo_jax.names import nearest
-from espo_jax.registry import PLUGINS_HELP, PluginError, load_plugin
+from espo_jax.registry import PLUGINS_HELP
 
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
@@ -38,11 +39,7 @@ class CommandParser(argparse.ArgumentParser):
         hint = f'did you mean --{meant}?' if meant else f'known: {", ".join(own)}'
         sys.exit(f'error: {word}: no such flag of {self.prog}; {hint}')
     found = super().parse_args(words, namespace)
-    for file in vars(found).pop('plugins'):
-      try:
-        load_plugin(file)
-      except PluginError as error:
-        sys.exit(f'error: {error}')
+    load_plugins(vars(found).pop('plugins'))
     return found
 
   def error(self, message: str) -> NoReturn:

@@ -9,7 +9,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -42,11 +42,7 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
   if 'plugins' not in flag_values:
     flags.DEFINE_multi_string('plugins', [], PLUGINS_HELP, flag_values)
   given = list(_given(argv[1:], flag_values))
-  for file in [value for name, value in given if name == 'plugins']:
-    try:
-      load_plugin(file)  # before its options are looked for
-    except PluginError as error:
-      sys.exit(f'error: {error}')
+  load_plugins([value for name, value in given if name == 'plugins'])  # before the options in them are looked for
   config, problems = None, []
   for path in [value for name, value in given if name == 'config']:
     config, problem = _read_config(path)
@@ -60,6 +56,15 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
     return flag_values(list(argv))
   except (flags.Error, ValueError, TypeError, LookupError) as error:
     sys.exit(f'error: {_value_problem(str(error), flag_values, config)}')
+
+
+def load_plugins(files: Iterable[str]) -> None:
+  """Loads the user's files that a command's flags name. A file that cannot be loaded ends the command with one line."""
+  for file in files:
+    try:
+      load_plugin(file)
+    except PluginError as error:
+      sys.exit(f'error: {error}')
 
 
 def _given(words: Sequence[str], flag_values: flags.FlagValues) -> Iterator[tuple[str, str]]:

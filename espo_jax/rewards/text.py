@@ -43,7 +43,9 @@ class TextScorer:
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
     files = [plugin.path for plugin in loaded_plugins()]
     workers = [
-      WorkerProcess(_WORKER, files, deadline=deadline, recycle_after=sys.maxsize, environment=environment)
+      WorkerProcess(
+        _WORKER, files, deadline=deadline, recycle_after=sys.maxsize, fix='the files of --plugins', environment=environment
+      )
       for _ in range(_WORKERS)
     ]
     self._pool = WorkerPool(workers)
@@ -62,8 +64,7 @@ class TextScorer:
       The values by name; where a reward ran out of time; where a process failed.
 
     Raises:
-      RewardError: A reward raised an error, or did not return one finite number per response.
-      RuntimeError: The processes do not start at all.
+      RewardError: A reward raised an error, or did not return one finite number per response; or no process starts.
     """
     shape = seen['correct'].shape
     asked = {
@@ -74,7 +75,10 @@ class TextScorer:
     values = {name: np.zeros(shape, np.float32) for name in self._options}
     timeout, error = np.zeros(shape, bool), np.zeros(shape, bool)
     for (name, p), future in asked.items():
-      reply, status = future.result()
+      try:
+        reply, status = future.result()
+      except RuntimeError as failed:  # no process starts
+        raise RewardError(f'reward {name!r}: {failed}') from failed
       if reply is None:
         timeout[p] |= status == 'timeout'
         error[p] |= status == 'error'

@@ -5,49 +5,41 @@ ready it writes `{}` or `{"error": ...}` once. After that it reads `[name, optio
 `{"error": ...}`, call by call.
 """
 
-import json
-import os
-import signal
+import runpy
 import sys
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+_SERVER = Path(__file__).parents[1] / 'tasks' / 'grading' / 'worker.py'
 
 
 def main() -> None:
-  """Serve calls until the input ends."""
+  """Serves calls until the input ends."""
   seconds, *files = sys.argv[1:]
-  for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles signals to the job; it may still need this process
-    signal.signal(number, signal.SIG_IGN)
-  replies = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what a reward prints goes to stderr, not among the replies
-
-  def send(message: dict[str, Any]) -> None:
-    replies.write(json.dumps(message) + '\n')
-    replies.flush()
-
-  try:
-    from espo_jax.registry import load_plugin
-    from espo_jax.rewards import REGISTRY
-
-    for file in files:
-      load_plugin(file)
-  except Exception as error:
-    send({'error': f'{type(error).__name__}: {error}'})
-    return
-  send({})
-  for line in sys.stdin:
-    signal.alarm(int(seconds))  # the unhandled alarm ends the process, so an orphan stops computing
-    name, options, arguments = json.loads(line)
-    send(_called(REGISTRY[name], options, arguments))
-    signal.alarm(0)
+  runpy.run_path(str(_SERVER))['serve'](int(seconds), lambda: _load(files))  # by path: signals are ignored before the imports
 
 
-def _called(reward: Any, options: dict[str, Any], arguments: list[Any]) -> dict[str, Any]:
+def _load(files: list[str]) -> Callable[[Any], object]:
+  """Imports the rewards and the users' files, and returns the function from a question to its reply."""
+  from espo_jax.registry import load_plugin
+
+  for file in files:
+    load_plugin(file)
+  return _called
+
+
+def _called(question: tuple[str, dict[str, Any], list[Any]]) -> dict[str, Any]:
+  """The value of a reward as nested lists, or the error that it raised with its place."""
   import numpy as np
 
+  from espo_jax.rewards import REGISTRY
+
+  name, options, arguments = question
+  read = [np.asarray(x['array'], x['dtype']) if isinstance(x, dict) else x for x in arguments]
   try:
-    read = [np.asarray(x['array'], x['dtype']) if isinstance(x, dict) else x for x in arguments]
-    return {'value': np.asarray(reward(*read, **options), np.float32).tolist()}
+    return {'value': np.asarray(REGISTRY[name](*read, **options), np.float32).tolist()}
   except Exception as error:  # a user's code may raise anything
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return {'error': f'{frame.filename}:{frame.lineno}: {type(error).__name__}: {error}'}

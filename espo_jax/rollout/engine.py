@@ -244,9 +244,8 @@ def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pendi
     The slots with the critic's newest states, and the tokens with the value of the state that each was drawn from.
   """
   model, tokens = setup.model, new.tokens.tokens
-  longest = jnp.where(
-    new.row[0] < setup.rows, slots.caches.policy.lengths, 1
-  ).max()  # over rows that were alive before the group
+  alive = new.row[0] < setup.rows  # before the group
+  longest = jnp.where(alive, slots.caches.policy.lengths, 1).max()
   counts = jnp.full(setup.slots, setup.group, jnp.int32)
   hidden, caches = model.extend_critic(setup.params, tokens.T, counts, slots.caches, longest)
   slots = slots.replace(states=slots.states.replace(critic=hidden[:, -1]), caches=caches)

@@ -66,6 +66,8 @@ def decode_responses(
     [token for token in row[:length].tolist() if token not in left_out]
     for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)
   ]
+  if not rows:
+    return []  # `batch_decode` makes one text of no rows
   return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

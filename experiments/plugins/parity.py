@@ -1,4 +1,4 @@
-"""A task of one's own: the running parity of some bits, then that of all. A minute on two CPU cores; no result is claimed.
+"""A task of one's own: the running parity of some bits, then that of all. Half a minute on two CPU cores; no result is claimed.
 
 python -m espo_jax.train --plugins=experiments/plugins/parity.py --config=experiments/plugins/small.py --workdir=runs/parity \
     --config.task.name=parity

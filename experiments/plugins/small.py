@@ -1,4 +1,4 @@
-"""The config that the examples of plugin files are tried with: the quickstart in a minute, for whatever task is named."""
+"""The config that the examples of plugin files are tried with: a small model and few updates, for whatever task is named."""
 
 from espo_jax.configs import default_config
 

@@ -47,9 +47,9 @@ class Grader:
         raise ValueError(f'{name} = {value} is too small; fix: {name} >= {least}')
     if not 0 < deadline < math.inf:
       raise ValueError(f'deadline = {deadline} is not a number of seconds; fix: deadline > 0')
-    self._pool = WorkerPool(
-      [WorkerProcess(_WORKER, [str(memory_mb * 2**20)], deadline=deadline, recycle_after=recycle_after) for _ in range(workers)]
-    )
+    fix = f'pip install -r requirements.txt, or memory_mb > {memory_mb}'
+    worker = functools.partial(WorkerProcess, deadline=deadline, recycle_after=recycle_after, fix=fix)
+    self._pool = WorkerPool([worker(_WORKER, [str(memory_mb * 2**20)]) for _ in range(workers)])
 
   def grade_all(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
     """Grades (prediction, answer) pairs and returns their verdicts in order; see `grade` for what counts as equal.

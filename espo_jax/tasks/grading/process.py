@@ -31,6 +31,7 @@ class WorkerProcess:
     *,
     deadline: float,
     recycle_after: int,
+    fix: str,
     environment: Mapping[str, str] | None = None,
   ) -> None:
     """Starts nothing yet.
@@ -40,11 +41,13 @@ class WorkerProcess:
       arguments: the further arguments of the process.
       deadline: the seconds that the process has for a question. A process that takes longer is killed.
       recycle_after: the number of answers after which the process is replaced.
+      fix: what to do where the process does not start.
       environment: the environment variables of the process; by default the parent's.
     """
     self._file, self._environment = file, environment
     self._deadline = deadline
     self._recycle_after = recycle_after
+    self._fix = fix
     # The alarm is for a worker whose parent is gone; twice the deadline, so that it never comes before the parent's.
     self._arguments = [str(math.ceil(2 * deadline) + 1), *arguments]
     self._process: subprocess.Popen[bytes] | None = None
@@ -111,11 +114,9 @@ class WorkerProcess:
       except TimeoutError:
         problem = f'no sign of life for {STARTUP_SECONDS:.0f} seconds'
       except OSError:
-        problem = f'it died at once, with exit status {process.wait()}; is memory_mb large enough?'
+        problem = f'it died at once, with exit status {process.wait()}'
       if problem:
-        raise RuntimeError(
-          f'the grading worker {sys.executable} {self._file} did not start: {problem}; fix: pip install -r requirements.txt'
-        )
+        raise RuntimeError(f'the worker {sys.executable} {self._file} did not start: {problem}; fix: {self._fix}')
       self._ready = self._proven = True
     return process
 
