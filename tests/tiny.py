@@ -35,6 +35,7 @@ def tiny_experiment(configure=lambda c: None, **mesh) -> Experiment:
   c.model.update(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
   c.rollout.update(prompts=8, samples=2, prompt_width=14, horizon=16, scan_length=8, temperature=0.8)
   c.learner.update(epochs=2, minibatches=2, learning_rate=3e-3, warmup_steps=2, weight_decay=0.01)
+  c.learner.pack_sizes = 1  # one program per experiment; test_packing has more
   c.critic.learning_rate = 1e-2
   c.stop.update(smoothing=0.5, beta_0=2.5, shadow_share=0.5)
   c.mesh.update(mesh)
