@@ -84,6 +84,7 @@ def _smoke(c):
   c.calibration.levels = (0.5,)
   c.learner.updates = 4
   c.learner.minibatches = 2
+  c.learner.pack_sizes = 1  # fewer programs
   c.gate.force_at = 0.3
   c.eval.problems = 16
   c.eval.batch = 16

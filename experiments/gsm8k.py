@@ -50,6 +50,7 @@ def _tiny(c):
   c.rollout.slots = 0
   c.learner.updates = 5
   c.learner.minibatches = 2
+  c.learner.pack_sizes = 1  # fewer programs
   c.gate.force_at = 0.2
   c.stop.beta_0 = 3.0  # with 7, z of this uncertain model does not reach the threshold within five updates
   c.eval.problems = 1319

@@ -71,6 +71,7 @@ def _smoke(c):
   c.warm_start.warmup_steps = 4
   c.learner.updates = 10
   c.learner.minibatches = 2
+  c.learner.pack_sizes = 1  # fewer programs
   c.gate.force_at = 0.3
   c.gate.patience = 100  # the gate opens by force, so that every stage has a few steps
   c.gate.change_below = 0.0
