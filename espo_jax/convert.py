@@ -22,7 +22,7 @@ from espo_jax.model import WeightsError, save_hf
 def convert(
   checkpoint: str | pathlib.Path, output: str | pathlib.Path, arm: str | None = None, step: int | None = None
 ) -> None:
-  """Write the policy of `arm` after `step`, with its tokenizer and its end tokens.
+  """Writes the policy of `arm` after `step`, with its tokenizer and its end tokens.
 
   Args:
     checkpoint: The folder of a run.

@@ -103,7 +103,7 @@ class Experiment:
 
   @functools.cached_property
   def gather(self) -> Callable[[Params], Params]:
-    """The program that gathers parameters for a rollout with `rollout.gather_weights`: split over the tensor axis alone."""
+    """The program that gathers parameters for a rollout with `rollout.gather_weights`. They stay split over the tensor axis."""
     return parallel.gathering(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
 
   @functools.cached_property
@@ -123,7 +123,7 @@ class Experiment:
     return [self.task.problem(split, start + i) for i in range(count)]
 
   def my_problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
-    """Returns those of `count` problems from position `start` on whose rows this process has. No others are read."""
+    """Returns those of the `count` problems from `start` on whose rows this process has. The others are not read."""
     return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
 
   def prompts(self, problems: Sequence[tasks.Problem]) -> Prompts:
@@ -183,13 +183,13 @@ class Experiment:
   def _with_scores(
     self, problems: Sequence[tasks.Problem], rows: Trajectories, verdicts: Verdicts, texts: Sequence[str]
   ) -> Verdicts:
-    """Adds to the verdicts the scores that rewards which read text give this process's rows.
+    """Adds the scores of rewards that read text to the verdicts on this process's rows.
 
     Args:
       problems: This process's share of the problems.
       rows: The rows of all processes.
       verdicts: The verdicts on this process's rows.
-      texts: The whole texts of these rows. Those of shadow rows are cut at the stop here.
+      texts: The whole texts of these rows. The rewards see the texts of shadow rows up to the stop.
     """
     assert self._text_scorer is not None
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
@@ -281,7 +281,7 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
 
 
 def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  """Checks what `validate` could not know: the sizes of axes that were -1, and the devices of every process.
+  """Checks what `validate` does not know: the sizes of mesh axes that were -1, and the devices of every process.
 
   Raises:
     ConfigError: Rows do not divide evenly, a process has no device of the mesh, or devices cannot offload the optimizer.
@@ -358,9 +358,9 @@ def make_sampler(
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
-  """Makes the stop rule `name` with the config's constants that it takes.
+  """Makes the stop rule `name` with those constants of the config that it takes.
 
-  The rule's own section of `config.stop` has precedence over `config.stop`. A user's rule takes those of its section alone.
+  Constants in the rule's own section replace those of `config.stop`. A user's rule takes constants from its own section only.
   """
   shared = {} if stops.is_users(name) else config.stop.to_dict()
   constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides

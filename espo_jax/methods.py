@@ -81,12 +81,7 @@ def section(method: Method) -> str:
   lines = [f'### `{method.name}`\n', f'{paper}{method.note}\n', f'{text}\n']
   if not (defaults := registry.defaults(method.function)):
     return '\n'.join(lines)
-  # An option that several methods have is explained by the first that documents it: this method, its file, then any other.
-  relatives = sorted(
-    (m.function for m in methods() if m.kind == method.kind),
-    key=lambda f: (f is method.function, f.__module__ == method.function.__module__),
-  )
-  meanings = dict(pair for f in relatives for pair in _meanings(f).items())
+  meanings = meanings_of(method.function)
   lines += ['| option | default | of the paper | meaning |', '|---|---|---|---|']
   for name, value in defaults.items():
     yes = 'yes' if name in published else ''
@@ -94,7 +89,7 @@ def section(method: Method) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _meanings(function: Callable[..., Any]) -> dict[str, str]:
+def meanings_of(function: Callable[..., Any]) -> dict[str, str]:
   """Returns the docstring's entry for each argument, on one line and escaped for a table."""
   entries = (inspect.getdoc(function) or '').partition('\nArgs:\n')[2]
   found = re.findall(r'^  (\w+): ((?:.|\n    )+)', entries, re.MULTILINE)

@@ -19,7 +19,7 @@ from espo_jax.tasks.sources import ON_ERROR, Rows, read_rows
 
 
 def prepare(benchmark: str, data: str, split: str, output: str, on_error: str = 'raise') -> Rows:
-  """Read, check and write a split of a benchmark.
+  """Reads, checks and writes a split of a benchmark.
 
   Args:
     benchmark: a name in `tasks.BENCHMARKS`.

@@ -46,7 +46,7 @@ _CACHE = flags.DEFINE_string(
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
-  """Run all stages that `config.stages` names and report on them.
+  """Runs all stages that `config.stages` names and reports on them.
 
   Args:
     config: The experiment.
@@ -131,7 +131,7 @@ def _listed(plugins: Sequence[Plugin]) -> str:
 
 
 def keep_compiled(directory: str) -> None:
-  """Keep compiled programs in `directory`; with '' they are not kept."""
+  """Keeps compiled programs in `directory`; with '' they are not kept."""
   if directory:
     jax.config.update('jax_compilation_cache_dir', directory)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

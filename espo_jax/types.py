@@ -92,7 +92,7 @@ class Trajectories(flax.struct.PyTreeNode):
     return self.logprobs if self.depth is None else self.logprobs + self.depth.logprobs
 
   def depth_share(self, layers: int) -> Float[Array, 'N']:
-    """The mean share of the `layers` blocks that a row's token states ran through; 1 without exits."""
+    """Returns the mean share of the `layers` blocks that a row's token states ran through; 1 without exits."""
     if self.depth is None:
       return jnp.ones(self.length.shape)
     ran = jnp.where(self.mask, self.depth.blocks, 0).sum(axis=1)

@@ -4,7 +4,7 @@
 
 A decoder of 38 million parameters learns chain arithmetic of up to 200 steps from written solutions, in which one step in 200
 is wrong. It is then trained by reinforcement learning in bfloat16. The sizes are meant for half an hour of an H200 with the
-three seeds of experiments/sweeps/scale.py. Nobody has run it. `:smoke` is the same in seconds, on a model too small to learn
+three seeds of experiments/sweeps/scale.py. We have not run it. `:smoke` is the same in seconds, on a model too small to learn
 anything.
 """
 

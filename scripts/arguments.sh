@@ -1,25 +1,25 @@
-# Sourced by the launch scripts, without arguments: takes --dry-run out of the script's arguments, wherever it stands, and has
-# the functions that refuse unknown words. No tool is called before every word has been looked at.
+# The launch scripts source this file without arguments. It removes --dry-run from the script's arguments, in any position, and
+# defines the functions that refuse unknown arguments. The scripts check every argument before they call a tool.
 
 dry=
-for word in "$@"; do  # every word goes to the back, but for this one
+for word in "$@"; do  # moves every other argument to the back
   shift
   if [ "$word" = --dry-run ]; then dry=1; else set -- "$@" "$word"; fi
 done
 
-# send COMMAND...: runs a command that reads stdin; under --dry-run prints what it would read.
+# send COMMAND...: runs a command that reads stdin; with --dry-run it prints stdin instead.
 send() {
   if [ -n "$dry" ]; then cat; else "$@"; fi
 }
 
-# refuse WORD PROBLEM FIX: ends the script.
+# refuse WORD PROBLEM FIX: prints the error and ends the script.
 refuse() {
   printf 'error: %q: %s; fix: %s\n' "$@" >&2
   exit 2
 }
 
-# check_flags WORD...: each is a flag of espo_jax.train or one of absl's, with its value in the same word. What the fields of the
-# config are, and their values, is left to train.
+# check_flags WORD...: refuses an argument that is no flag of espo_jax.train or absl with its value in the same word. It does not
+# check names and values of config fields, because train does.
 check_flags() {
   local word
   for word in "$@"; do

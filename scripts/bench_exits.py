@@ -1,10 +1,10 @@
-"""What early exits and self-speculation save in time, against the whole model at equal output length.
+"""Measures the time that early exits and self-speculation save against the full model, at equal output length.
 
   PYTHONPATH=. python scripts/bench_exits.py [options]   # about 6 minutes on 2 cores
 
-Writes experiments/benchmarks/exits.json and exits.md. The weights are random, and no row ends before the horizon. Drawn exits
-have the same probability at every head. To measure drafts, the outputs of the blocks behind the drafting ones are scaled up, so
-that drafts agree with the model more or less often. As initialised, these blocks add too little to change a draft.
+It writes experiments/benchmarks/exits.json and exits.md. The weights are random, and no row ends before the horizon. Sampled
+exits have the same probability at every head. For drafts, the outputs of the blocks after the drafting ones are scaled up by a
+factor. A larger factor makes drafts agree with the full model less often. Without it these blocks change almost no token.
 """
 
 import argparse
@@ -27,17 +27,17 @@ from espo_jax.model import ActorCritic, ExitHeads, ModelConfig, Params
 from espo_jax.types import Depth, Prompts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-WIDTH = 8  # prompt tokens
+WIDTH = 8  # the number of prompt tokens
 BLOCKS = 12
 EVERY = 2
-HAZARDS = (0.1, 0.25, 0.6)  # of a drawn exit at each head
+HAZARDS = (0.1, 0.25, 0.6)  # the probability of a sampled exit at each head
 _NEVER = stops.never()
 
 Run = Callable[[int], Any]
 
 
 def qwen2_shaped(hidden: int) -> ModelConfig:
-  """The model."""
+  """Returns the shape of the model, with exit heads."""
   return ModelConfig(
     vocab_size=2048,
     hidden_size=hidden,
@@ -52,13 +52,13 @@ def qwen2_shaped(hidden: int) -> ModelConfig:
 
 
 def prompts_of(batch: int, config: ModelConfig, seed: int) -> Prompts:
-  """Random prompts."""
+  """Makes random prompts of the same length."""
   tokens = np.random.default_rng(seed).integers(2, config.vocab_size, (batch, WIDTH), dtype=np.int32)
   return jax.device_put(Prompts(tokens, np.full(batch, WIDTH, np.int32), np.arange(batch, dtype=np.uint32)))
 
 
 def decoder(model: ActorCritic, params: Params, prompts: Prompts, horizon: int, policy: exits.ExitPolicy | None) -> Run:
-  """`repeat -> trajectories`."""
+  """Returns a function that decodes the prompts: `repeat -> trajectories`."""
   model = dataclasses.replace(model, exits=policy)
   adaptive = _NEVER.init(1).adaptive
 
@@ -72,7 +72,7 @@ def decoder(model: ActorCritic, params: Params, prompts: Prompts, horizon: int, 
 
 
 def speculator(model: ActorCritic, params: Params, prompts: Prompts, horizon: int, blocks: int, tokens: int) -> Run:
-  """`repeat -> (trajectories, counts)`."""
+  """Returns a function that decodes the prompts by self-speculation: `repeat -> (trajectories, counts)`."""
 
   def run(repeat: int) -> Any:
     key = jax.random.key(repeat)
@@ -84,7 +84,7 @@ def speculator(model: ActorCritic, params: Params, prompts: Prompts, horizon: in
 
 
 def in_turn(runs: dict[str, Run], repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-  """The seconds of each, taking turns, after a run each that compiles; and what each gave last."""
+  """Times functions that take turns, and returns their seconds and last results. The first run of each only compiles."""
   seconds: dict[str, list[float]] = {name: [] for name in runs}
   last = {}
   for repeat in range(repeats + 1):
@@ -97,25 +97,25 @@ def in_turn(runs: dict[str, Run], repeats: int) -> tuple[dict[str, list[float]],
 
 
 def ratio(seconds: dict[str, list[float]], name: str) -> dict[str, float]:
-  """The time against the whole model's, within each repeat."""
+  """Returns mean and half width of the ratio of a time to the full model's time, taken within each repeat."""
   mean, half = monitor.mean_interval(np.divide(seconds[name], seconds['whole']))
   return {'mean': mean, 'half_width': half}
 
 
 def depth_share(depth: Depth) -> float:
-  """The share of the blocks that the states behind the prompts' ran through: the first token of a row has the prompt's."""
+  """Returns the mean share of blocks that ran for all tokens but the first, whose state is the prompt's."""
   return float(depth.blocks[:, 1:].mean()) / BLOCKS
 
 
 def with_hazard(params: Params, q: float) -> Params:
-  """The parameters with heads that all say `q`."""
+  """Returns the parameters with heads that all give the exit probability `q`."""
   policy = params['policy']
   heads = policy['exit_heads'] | {'bias': jnp.full_like(policy['exit_heads']['bias'], math.log(q / (1 - q)))}
   return params | {'policy': policy | {'exit_heads': heads}}
 
 
 def louder(params: Params, blocks: int, factor: float) -> Params:
-  """The parameters with all that the blocks from `blocks` on add scaled."""
+  """Returns the parameters with the outputs of all blocks from `blocks` on scaled by `factor`."""
   policy = dict(params['policy'])
   for block in range(blocks, BLOCKS):
     layer = policy[f'layer_{block}']
@@ -127,7 +127,7 @@ def louder(params: Params, blocks: int, factor: float) -> Params:
 
 
 def measure_exits(args: argparse.Namespace, model: ActorCritic, params: Params) -> list[dict[str, Any]]:
-  """Time against depth, batch by batch."""
+  """Measures time against depth for each exit policy and batch size."""
   entries = []
   for batch in args.batches:
     prompts = prompts_of(batch, model.config, args.seed)
@@ -147,7 +147,7 @@ def measure_exits(args: argparse.Namespace, model: ActorCritic, params: Params) 
 
 
 def measure_speculation(args: argparse.Namespace, model: ActorCritic, params: Params) -> list[dict[str, Any]]:
-  """Tokens a second against the whole model's, by how much the later blocks have to say."""
+  """Measures the speed of self-speculation against the full model's, for each factor and batch size."""
   entries = []
   for factor in args.factors:
     loud = louder(params, args.draft_blocks, factor)
@@ -174,20 +174,20 @@ def measure_speculation(args: argparse.Namespace, model: ActorCritic, params: Pa
 
 
 def page(results: dict[str, Any], args: argparse.Namespace) -> list[str]:
-  """The tables."""
+  """Returns the page with its tables."""
   model = results['model']
   lines = ['# Early exits and self-speculation: depth against time', '', *report.header(results)]
   lines += [
     f'Qwen2-shaped, {results["parameters"] / 1e6:.1f} million random float32 parameters: {BLOCKS} blocks of '
     f'width {model["hidden_size"]}, vocabulary {model["vocab_size"]}. Exits in front of every {EVERY}nd block. '
-    f'Prompts of {WIDTH} tokens, {args.horizon} tokens of response, all rows equally long. Ratios against the whole '
-    f'model within a repeat; ± is half the 95 % interval over {args.repeats} repeats (Student t). '
+    f'Prompts of {WIDTH} tokens, {args.horizon} tokens of response, all rows equally long. Ratios to the full model are '
+    f'taken within a repeat. ± is half the 95 % interval over {args.repeats} repeats (Student t). '
     f'Seeds: weights and prompts {args.seed}, sampling the repeat.',
     '',
     '## Time against depth',
     '',
-    'Blocks are skipped once every row has left; skipped blocks still project keys and values, but for `skipdecode`.',
-    'Aim: time no more than depth + 0.05.',
+    'A block is skipped if every row has exited. Skipped blocks still project keys and values, except under `skipdecode`.',
+    'The aim is a time of at most depth + 0.05, both as shares of the full model.',
     '',
     '| policy | batch | blocks run | time | time - blocks | within 0.05 |',
     '|---|---|---|---|---|---|',
@@ -200,9 +200,10 @@ def page(results: dict[str, Any], args: argparse.Namespace) -> list[str]:
     '',
     '## Self-speculation',
     '',
-    f'{args.draft_blocks} of {BLOCKS} blocks draft up to {args.draft_tokens} tokens. The factor scales what the others add.',
+    f'{args.draft_blocks} of {BLOCKS} blocks draft up to {args.draft_tokens} tokens. '
+    'The factor scales the outputs of the other blocks.',
     '',
-    '| factor | batch | drafts accepted | tokens a pass | speed against the whole model | tokens/s |',
+    '| factor | batch | drafts accepted | tokens per pass | speed against the full model | tokens/s |',
     '|---|---|---|---|---|---|',
   ]
   for e in results['speculation']:
@@ -212,12 +213,12 @@ def page(results: dict[str, Any], args: argparse.Namespace) -> list[str]:
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], tuple]:
-  """A parser of numbers with commas."""
+  """Returns a parser of numbers that are separated by commas."""
   return lambda text: tuple(kind(part) for part in text.split(','))
 
 
 def main(argv: Sequence[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--batches', type=numbers(int), default=(1, 4, 16, 64))
   parser.add_argument('--factors', type=numbers(float), default=(1.0, 2.0, 4.0))

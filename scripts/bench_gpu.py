@@ -1,10 +1,10 @@
-"""One accelerator against its own limits: decoding, the update, and a step of ESPO beside one of PPO.
+"""Measures one accelerator against its own limits: decoding, the update, and a step of ESPO against one of PPO.
 
   PYTHONPATH=. python scripts/bench_gpu.py   # about 20 minutes on one 80 GB GPU
 
-Writes experiments/benchmarks/gpu.json and gpu.md. The weights are random. The limits are measured in the same run. Decoding is
-compared with the bandwidth of a copy (of the bytes of weights and live cache). The gradient is compared with the rate of a
-large matrix product.
+It writes experiments/benchmarks/gpu.json and gpu.md. The weights are random. The limits are measured in the same run. The rate
+at which decoding reads weights and filled cache is compared with the bandwidth of a copy. The gradient's rate of operations is
+compared with that of a large matrix product.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from espo_jax.stages import rl
 from espo_jax.types import Reward
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, head size, vocabulary, tied; those of Qwen2.5
+SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, head size, vocabulary, tied; the first three are Qwen2.5
   '0.5B': (896, 4864, 24, 14, 2, 64, 151_936, True),
   '1.5B': (1536, 8960, 28, 12, 2, 128, 151_936, True),
   '7B': (3584, 18_944, 28, 28, 4, 128, 152_064, False),
   'tiny': (64, 128, 2, 4, 2, 16, 512, True),
 }
 DECODE_STEPS = 32
-STOPPED, STOPPED_AT = 0.4, 0.5  # the share of the rows that ESPO's arm stops, and where
+STOPPED, STOPPED_AT = 0.4, 0.5  # the share of rows that ESPO's arm stops, and the share of their length at the stop
 
 
 def shape(name: str, **overrides: Any) -> ModelConfig:
-  """A decoder of a known size in bfloat16, by default with scanned layers."""
+  """Returns a decoder shape of `SHAPES` in bfloat16, by default with scanned layers."""
   hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, tied = SHAPES[name]
   return ModelConfig(
     vocab_size=vocabulary,
@@ -61,7 +61,7 @@ def shape(name: str, **overrides: Any) -> ModelConfig:
 
 
 def best(run: Callable[[], Any], repeats: int) -> float:
-  """Seconds of the fastest run, after one that compiles."""
+  """Returns the seconds of the fastest run, after one that compiles."""
   jax.block_until_ready(run())
   seconds = []
   for _ in range(repeats):
@@ -72,7 +72,7 @@ def best(run: Callable[[], Any], repeats: int) -> float:
 
 
 def limits(repeats: int, size: int) -> dict[str, float]:
-  """Bytes a second of a copy, read and written, and operations a second of a bfloat16 matrix product."""
+  """Measures the bytes per second that a copy reads and writes, and the operations per second of a bfloat16 product."""
   array = jnp.ones(size * size * 4, jnp.bfloat16)
   copy = jax.jit(lambda x: x + 1)
   matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
@@ -84,9 +84,9 @@ def limits(repeats: int, size: int) -> dict[str, float]:
 
 
 def decode(name: str, batches: list[int], context: int, peak: dict[str, float], repeats: int) -> Iterator[dict[str, Any]]:
-  """Steps of decoding with a cache of `context` tokens a row, by plain XLA and by the paged kernels."""
+  """Times decode steps with a cache of `context` tokens per row, by plain XLA and by the paged kernels."""
   for kernels in (False, True):
-    config = shape(name, paged_kernels=kernels, scan_layers=not kernels)  # a kernel would get a copy of a stack's layer
+    config = shape(name, paged_kernels=kernels, scan_layers=not kernels)  # a kernel copies stacked layers
     params = {'policy': init(config, jax.random.key(0), value_head=True)}
     weights = sum(x.nbytes for x in jax.tree.leaves(params))
     model = ActorCritic(config)
@@ -100,7 +100,7 @@ def decode(name: str, batches: list[int], context: int, peak: dict[str, float], 
       )
       try:
         seconds = best(run, repeats) / DECODE_STEPS
-      except Exception as error:  # out of memory, or a kernel that this device does not take
+      except Exception as error:  # out of memory, or a kernel that this device does not support
         yield {'shape': name, 'kernels': kernels, 'batch': batch, 'failed': str(error).splitlines()[0][:200]}
         continue
       yield {
@@ -129,7 +129,7 @@ def _decode(model: ActorCritic, params: Params, caches: Caches, keys: jax.Array)
 
 
 def update(name: str, rows: int, horizon: int, peak: dict[str, float], repeats: int) -> dict[str, Any]:
-  """The gradient of a policy loss. Operations: six a weight and token, and attention's, all tokens real."""
+  """Times the gradient of a policy loss without padding. It counts six operations per weight and token, and attention's."""
   config = shape(name)
   model = ActorCritic(config)
   params = {'policy': init(config, jax.random.key(0), value_head=True)}
@@ -147,7 +147,8 @@ def update(name: str, rows: int, horizon: int, peak: dict[str, float], repeats: 
     return jax.grad(loss)(params)
 
   seconds = best(lambda: gradient(params), repeats)
-  attention = 12 * config.num_layers * config.num_heads * config.head_dim * horizon / 2  # a token's, half of the pairs
+  # Per token; causal attention has half of the pairs.
+  attention = 12 * config.num_layers * config.num_heads * config.head_dim * horizon / 2
   flops = rows * horizon * (6 * matrices + attention)
   return {
     'shape': name,
@@ -160,7 +161,7 @@ def update(name: str, rows: int, horizon: int, peak: dict[str, float], repeats: 
 
 
 def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> dict[str, Any]:
-  """Times a whole step from rollout to update on the same rows, unstopped and with a rule that stops some of them."""
+  """Times a whole step, rollout and update, on the same rows without a stop rule and with one that stops some rows."""
   config = shape(name)
   c = default_config()
   c.rollout.update(samples=4, prompts=rows // 4, prompt_width=32, horizon=horizon)
@@ -185,7 +186,7 @@ def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> 
       state = _update(c, learner, state, out, mesh)
       jax.block_until_ready(state.params)
       done = time.perf_counter()
-      if repeat:  # the first one compiles
+      if repeat:  # the first repeat compiles
         results[arm].append({'rollout': rolled - start, 'update': done - rolled, 'tokens': float(its.ends.sum())})
   mean = {arm: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]} for arm, runs in results.items()}
   whole = {arm: its['rollout'] + its['update'] for arm, its in mean.items()}
@@ -199,7 +200,7 @@ def step_times(name: str, rows: int, horizon: int, slots: int, repeats: int) -> 
 
 
 def _update(c: Any, learner: Any, state: Any, rows: Any, mesh: jax.sharding.Mesh) -> Any:
-  """One epoch, as `espo_jax.stages.rl` has it, with rewards that mean nothing."""
+  """Makes the update of one step like `espo_jax.stages.rl`, with random rewards."""
   count = rows.length.shape[0]
   lengths = np.asarray(rows.prompt_lengths + rows.length)
   width, parts = rows.prompt_tokens.shape[1] + rows.tokens.shape[1], c.learner.minibatches * c.learner.micro_batches
@@ -213,20 +214,21 @@ def _update(c: Any, learner: Any, state: Any, rows: Any, mesh: jax.sharding.Mesh
 
 
 def page(results: dict[str, Any]) -> list[str]:
-  """The report."""
+  """Returns the page."""
   peak, stepped = results['limits'], results['step']
   lines = [
     '# One accelerator against its limits',
     '',
     f'    {results["command"]}',
     '',
-    f'Commit {(results["git"] or {}).get("commit", "unknown")[:12]}; {results["device"]}. Random weights, seed 0; the best of '
-    f'{results["repeats"]} runs, steps the mean.',
-    f'Copy {peak["copy_bytes_per_second"] / 1e9:.0f} GB/s, matrices {peak["matmul_flops_per_second"] / 1e12:.1f} TFLOP/s.',
+    f'Commit {(results["git"] or {}).get("commit", "unknown")[:12]}; {results["device"]}. Random weights, seed 0. Times are '
+    f'the best of {results["repeats"]} runs, and means for the step.',
+    f'Limits: {peak["copy_bytes_per_second"] / 1e9:.0f} GB/s for a copy, {peak["matmul_flops_per_second"] / 1e12:.1f} TFLOP/s '
+    'for a matrix product.',
     '',
-    f'Decoding at {results["context"]} tokens a row:',
+    f'Decoding with {results["context"]} tokens per row in the cache:',
     '',
-    '| shape | attention | rows | ms a step | tokens/s | of the copy bandwidth |',
+    '| shape | attention | rows | ms per step | tokens/s | share of the copy bandwidth |',
     '|---|---|---|---|---|---|',
   ]
   for its in results['decode']:
@@ -240,7 +242,7 @@ def page(results: dict[str, Any]) -> list[str]:
         f'{its["share_of_copy_bandwidth"]:.2f}',
       ]
     lines.append('| ' + ' | '.join(cells) + ' |')
-  lines += ['', '| gradient of | rows | tokens | ms | of the matrix peak |', '|---|---|---|---|---|']
+  lines += ['', '| gradient of | rows | tokens per row | ms | share of the matrix peak |', '|---|---|---|---|---|']
   for its in results['update']:
     share = f'{its["milliseconds"]:.1f} | {its["share_of_matmul_peak"]:.2f}'
     lines.append(f'| {its["shape"]} | {its["rows"]} | {its["horizon"]} | {share} |')
@@ -255,7 +257,7 @@ def page(results: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--shapes', default='1.5B,7B', help=f'to decode, of {", ".join(SHAPES)}')
   parser.add_argument('--batches', default='1,8,32,128,512')

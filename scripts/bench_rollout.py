@@ -2,9 +2,9 @@
 
   scripts/bench_rollout.sh [options]   # makes the environments, then runs this
 
-Writes experiments/benchmarks/rollout.json and rollout.md. The cases are `skewed` lengths, `equal` lengths, the cost of the stop
-`rule`, and what `stopped` rows save. The other libraries run in environments of their own. TRANSFORMERS_PYTHON and TUNIX_PYTHON
-name other interpreters for them.
+It writes experiments/benchmarks/rollout.json and rollout.md. The cases are `skewed` lengths, `equal` lengths, the cost of the
+stop `rule`, and the time that `stopped` rows save. transformers and tunix run in environments of their own. The variables
+TRANSFORMERS_PYTHON and TUNIX_PYTHON name other interpreters for them.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from bench import forced, measure, report, workload
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CASES = ('skewed', 'equal', 'rule', 'stopped')
-SIGMA = 0.6  # of the logarithm of a length
+SIGMA = 0.6  # the standard deviation of the logarithm of a length
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-  """The options."""
+  """Parses the options."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
   def names(known: tuple[str, ...]):
@@ -35,15 +35,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     return split
 
-  parser.add_argument('--cases', type=names(CASES), default=','.join(CASES), help='some of them, with commas')
+  parser.add_argument('--cases', type=names(CASES), default=','.join(CASES), help='a list with commas')
   parser.add_argument(
-    '--contenders', type=names(tuple(measure.CONTENDERS)), default=','.join(measure.CONTENDERS), help='likewise'
+    '--contenders', type=names(tuple(measure.CONTENDERS)), default=','.join(measure.CONTENDERS), help='a list with commas'
   )
   parser.add_argument('--rows', type=int, default=1000)
-  parser.add_argument('--samples', type=int, default=1, help='rows a prompt, all of one length; divides the three counts')
+  parser.add_argument(
+    '--samples', type=int, default=1, help='rows per prompt, all of the same length; a divisor of the three numbers of rows'
+  )
   parser.add_argument('--equal_rows', type=int, default=512, help='rows of the case `equal`')
   parser.add_argument('--rule_rows', type=int, default=256, help='rows of the case `rule`')
-  parser.add_argument('--slots', type=int, default=64, help='rows decoded at a time, by every contender')
+  parser.add_argument('--slots', type=int, default=64, help='the rows that every contender decodes at a time')
   parser.add_argument('--horizon', type=int, default=256)
   parser.add_argument('--prompt_tokens', type=int, default=32)
   parser.add_argument('--repeats', type=int, default=3)
@@ -52,7 +54,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument('--vocab_size', type=int, default=4096)
   parser.add_argument('--hidden_size', type=int, default=384, help='a multiple of 192')
   parser.add_argument('--layers', type=int, default=6)
-  parser.add_argument('--output', type=pathlib.Path, default=ROOT / 'experiments/benchmarks/rollout', help='without .json')
+  parser.add_argument(
+    '--output', type=pathlib.Path, default=ROOT / 'experiments/benchmarks/rollout', help='the path of the page without suffix'
+  )
   args = parser.parse_args(argv)
   for name in ('rows', 'equal_rows', 'rule_rows'):
     if getattr(args, name) % args.samples:
@@ -61,7 +65,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def find_pythons(contenders: list[str]) -> dict[str, str]:
-  """The interpreters of the environments that are needed."""
+  """Returns the interpreter of each environment that the contenders need."""
   pythons = {'ours': sys.executable}
   for name in {measure.CONTENDERS[contender][0] for contender in contenders} - {'ours'}:
     pythons[name] = os.environ.get(f'{name.upper()}_PYTHON', str(ROOT / f'.venv-{name}/bin/python'))
@@ -74,7 +78,7 @@ def find_pythons(contenders: list[str]) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace, bench: measure.Bench) -> dict[str, Any]:
-  """The cases that are asked for."""
+  """Runs the chosen cases, and returns the result of each."""
 
   def rows(lengths: np.ndarray) -> workload.Workload:
     of_prompts = lengths[: len(lengths) // args.samples]
@@ -105,7 +109,7 @@ def run(args: argparse.Namespace, bench: measure.Bench) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   args = parse(argv)
   config = forced.qwen2_shaped(args.vocab_size, args.hidden_size, args.layers)
   pythons = find_pythons(args.contenders)

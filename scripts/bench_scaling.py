@@ -1,9 +1,9 @@
-"""Measures the rollout's time against rows, slots, horizon and vocabulary, varying one at a time.
+"""Measures how the rollout's time depends on rows, slots, horizon and vocabulary, one at a time.
 
   PYTHONPATH=. python scripts/bench_scaling.py [options]   # under 8 minutes on 2 cores
 
-Writes experiments/benchmarks/scaling.json and scaling.md. Lengths are forced by the end token, as in bench_rollout.py; a row's
-length does not depend on the horizon, so that the time against the horizon should be flat.
+It writes experiments/benchmarks/scaling.json and scaling.md. The end token forces the lengths, as in bench_rollout.py. Lengths
+do not depend on the horizon, so the time should not depend on it either.
 """
 
 import argparse
@@ -28,11 +28,11 @@ SWEEPS = {
   'vocabulary': (1024, 4096, 16384, 65536),
 }
 BASE = {'rows': 500, 'slots': 32, 'horizon': 256, 'vocabulary': 1024}
-SIGMA = 0.6  # of the logarithm of a length
+SIGMA = 0.6  # the standard deviation of the logarithm of a length
 
 
 def decoder(vocabulary: int, args: argparse.Namespace) -> ModelConfig:
-  """The model."""
+  """Returns the shape of the model."""
   heads = args.hidden_size // 64
   return ModelConfig(
     vocab_size=vocabulary,
@@ -48,7 +48,7 @@ def decoder(vocabulary: int, args: argparse.Namespace) -> ModelConfig:
 
 
 def sweep(name: str, values: list[int], args: argparse.Namespace) -> list[dict[str, Any]]:
-  """One number varied: its values take turns, after a run each that compiles."""
+  """Times the rollout for several values of one number. The values take turns, after one run each that compiles."""
   rule = stops.never()
   points: list[tuple[int, forced.Forced, Params, workload.Workload]] = []
   entries: list[dict[str, Any]] = []
@@ -94,21 +94,24 @@ def sweep(name: str, values: list[int], args: argparse.Namespace) -> list[dict[s
 
 
 def page(results: dict[str, Any]) -> list[str]:
-  """The report."""
+  """Returns the page."""
   model, work = results['model'], results['lengths']
   lines = [
     '# How the rollout scales',
     '',
     *report.header(results),
     f'Qwen2-shaped decoder of {model["num_layers"]} layers, hidden {model["hidden_size"]}, random float32 weights.',
-    f'Unless varied: {", ".join(f"{name} {value}" for name, value in BASE.items())}, prompts of {work["prompt_tokens"]}.',
-    f'Lengths: log-normal with mean {work["mean"]:g} and sigma {SIGMA}, at most {work["longest"]}, forced by the end token.',
+    f'Values that do not vary: {", ".join(f"{name} {value}" for name, value in BASE.items())}, prompts of '
+    f'{work["prompt_tokens"]} tokens.',
+    f'Lengths are log-normal with mean {work["mean"]:g} and sigma {SIGMA}, at most {work["longest"]}, and forced by the end '
+    'token.',
     f'Seed {results["seed"]}; ± is half the 95 % interval over {results["repeats"]} repeats (Student t), without compilation.',
   ]
   for name, entries in results['sweeps'].items():
     lines += [
       '',
-      f'| {name} | seconds | of the first | ms a step | tokens/s | utilisation | row-steps / list scheduling | first run, s |',
+      f'| {name} | seconds | ratio to the first | ms per step | tokens/s | utilisation | row-steps / list scheduling '
+      '| first run, s |',
       '|---|---|---|---|---|---|---|---|',
     ]
     for entry in entries:
@@ -127,10 +130,10 @@ def page(results: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--sweeps', default=','.join(SWEEPS), help='some of them, with commas')
-  parser.add_argument('--values', default='', help='of the sweeps, with commas; their own by default')
+  parser.add_argument('--sweeps', default=','.join(SWEEPS), help='a list with commas')
+  parser.add_argument('--values', default='', help='the values of each sweep, with commas; by default those of SWEEPS')
   parser.add_argument('--repeats', type=int, default=3)
   parser.add_argument('--mean_length', type=float, default=64)
   parser.add_argument('--longest', type=int, default=256)
@@ -138,7 +141,9 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--hidden_size', type=int, default=128, help='a multiple of 64')
   parser.add_argument('--layers', type=int, default=4)
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--output', type=pathlib.Path, default=ROOT / 'experiments/benchmarks/scaling', help='without .json')
+  parser.add_argument(
+    '--output', type=pathlib.Path, default=ROOT / 'experiments/benchmarks/scaling', help='the path of the page without suffix'
+  )
   args = parser.parse_args(argv)
   names = args.sweeps.split(',')
   if unknown := set(names) - set(SWEEPS):

@@ -1,9 +1,9 @@
-"""Three sizes of Qwen2.5 on six TPU slices, compiled and not run: what fits, and what a step costs a chip.
+"""Compiles three sizes of Qwen2.5 for six TPU slices without running them: what fits, and what a step costs per chip.
 
-  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about an hour on one core; goes on where it was interrupted
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about an hour on one core; an interrupted run resumes
 
-Needs libtpu (`pip install libtpu`). Writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure comes
-from the compiled program: nothing has run. `--shapes`, `--slices` and `--programs` compile some of them.
+It needs libtpu (`pip install libtpu`). It writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure
+comes from a compiled program, and no program runs. `--shapes`, `--slices` and `--programs` choose what is compiled.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from espo_jax.configs import default_config, validate
 
 COMMAND = 'PYTHONPATH=.:.venv/tpu python scripts/compile_table.py'
 PAGE = pathlib.Path(__file__).resolve().parents[1] / 'experiments/benchmarks/compile_check'
-SLICES = {'v5p:2x2x2': 8, 'v5p:2x2x4': 16, 'v5p:4x4x4': 64, 'v5p:4x4x8': 128, 'v5e:4x4': 16, 'v6e:4x4': 16}  # and their chips
-TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and gradients alone take more than their memory
-SLOTS = {('32B', 'v5p:2x2x2'): 128}  # else 256
+SLICES = {'v5p:2x2x2': 8, 'v5p:2x2x4': 16, 'v5p:4x4x4': 64, 'v5p:4x4x8': 128, 'v5e:4x4': 16, 'v6e:4x4': 16}  # chips per slice
+TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and gradients do not fit
+SLOTS = {('32B', 'v5p:2x2x2'): 128}  # 256 otherwise
 ROWS, MINIBATCHES = 512, 4
 PROGRAMS = ('rollout', 'prepare', 'update')
 
 
 def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDict:
-  """ESPO with a value head on the policy, horizon 8192, all chips along fsdp, a sequence a chip at a time."""
+  """Returns the config: ESPO with a value head, horizon 8192, all chips along `fsdp`, one sequence per chip at a time."""
   pathlib.Path(folder, 'config.json').write_text(json.dumps(CONFIGS[shape]))
   c = default_config()
   c.stages = ('critic_warmup', 'rl')
@@ -45,7 +45,7 @@ def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDic
 
 
 def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
-  """Compile one program and write down what there is to know."""
+  """Compiles one program, and returns its memory, costs and checks."""
   with tempfile.TemporaryDirectory() as folder:
     config = experiment(shape, slice_, folder)
     validate(config, data=False)
@@ -85,7 +85,7 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> list[str]:
-  """The tables."""
+  """Returns the page with its tables."""
   entries = results['entries']
   commits = sorted({entry['commit'] for entry in entries})
   hardware = results['hardware']
@@ -95,17 +95,19 @@ def page(results: dict[str, Any]) -> list[str]:
     f'    {results["command"]}',
     '',
     f'Commit {", ".join(commits)}; libtpu {results["libtpu"]}, on one of {hardware["cores"]} cores of {hardware["cpu"]}. '
-    '**Nothing here has run on a TPU**: every figure is read from the compiled program, and times are those at the published '
-    'peaks, each thing alone; the longest is the least time of a step. How they are counted: `espo_jax/compile_check/cost.py`.',
+    '**Nothing here has run on a TPU.** Every figure is computed from a compiled program. The times are those of compute, '
+    'memory and links alone at their published peaks, and the longest of the three is the least time of a step. '
+    '`espo_jax/compile_check/cost.py` says how they are counted.',
     '',
-    f'Qwen2.5 shapes with a value head, ESPO; {ROWS} rows a step, prompts of 1024 and responses of 8192 tokens, all of full '
-    f'length; {ROWS // MINIBATCHES} rows an update, {ROWS} in the log-probability pass; parameters and moments in float32, '
-    "activations in bfloat16, layers scanned, `model.remat = 'full'`, all chips along `fsdp`, one sequence a chip at a time "
-    '(`learner.micro_batches` makes up for the number of chips). All figures are of one chip. Beside a program is what '
-    'training keeps on the chip while it runs: the moments.',
+    f'The programs are those of ESPO for Qwen2.5 shapes with a value head. A step has {ROWS} rows with prompts of 1024 and '
+    f'responses of 8192 tokens, all of full length. An update has {ROWS // MINIBATCHES} rows, and the log-probability pass '
+    f'{ROWS}. Parameters and moments are in float32, activations in bfloat16. Layers are scanned, with '
+    "`model.remat = 'full'`. All chips are along `fsdp`, with one sequence per chip at a time (`learner.micro_batches` depends "
+    'on the number of chips). All figures are per chip. The column `beside` has the moments, which training keeps on the chip '
+    'while the program runs.',
     '',
-    '32B on v5e 4x4 and v6e 4x4 is left out: parameters, moments and gradients alone take 20 bytes a parameter, 610 GiB, of '
-    'their 256 and 512 GiB.',
+    '32B on v5e 4x4 and v6e 4x4 is left out. Parameters, moments and gradients take 20 bytes per parameter, which is 610 GiB, '
+    'and these slices have 256 and 512 GiB.',
   ]
   missing: dict[str, list[str]] = {}
   for shape, slice_, name in _all():
@@ -117,11 +119,11 @@ def page(results: dict[str, Any]) -> list[str]:
     found = [entry for entry in entries if entry['program'] == program]
     if found:
       lines += ['', f'## {title}', '', *(_rollout(found) if program == 'rollout' else _whole(found))]
-  return [*lines, '', '## All of them', '', *_verdicts(entries)]
+  return [*lines, '', '## All programs', '', *_verdicts(entries)]
 
 
 def _verdicts(entries: list[dict[str, Any]]) -> list[str]:
-  """What holds of every program, and where it does not."""
+  """Returns the findings about all programs, with the exceptions."""
 
   def where(bad: list[dict[str, Any]]) -> str:
     return ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}' for entry in bad) or 'none'
@@ -131,18 +133,19 @@ def _verdicts(entries: list[dict[str, Any]]) -> list[str]:
     shares.setdefault(entry['slice'].partition(':')[0], []).append(_share(entry, entries))
   ranges = ', '.join(f'{min(found):.4f} to {max(found):.4f} on {chip}' for chip, found in shares.items())
   return [
-    f'- Compiled: {len(entries)} of {len(_all())}. Do not fit: {where([entry for entry in entries if not entry["fits"]])}.',
-    "- A chip's products times the chips, in parts of those on the first slice of a shape (of a rollout those of a turn, by "
-    f'the slot): {ranges}.',
+    f'- Compiled programs: {len(entries)} of {len(_all())}. Programs that do not fit: '
+    f'{where([entry for entry in entries if not entry["fits"]])}.',
+    "- A chip's products times the number of chips, relative to the first slice of the same shape (for a rollout, the products "
+    f'per loop iteration and slot): {ranges}.',
     "- All-gathers whose result is as large as a layer's keys of all rows and columns: "
     f'{where([entry for entry in entries if entry["gathers_cache"]])}.',
-    '- Arrays with an entry of the vocabulary for every column of the responses: '
+    '- Arrays with logits over the vocabulary for every column of the responses: '
     f'{where([entry for entry in entries if entry["holds_logits"]])}.',
   ]
 
 
 def _share(entry: dict[str, Any], entries: list[dict[str, Any]]) -> float:
-  """The products of all chips, in parts of those on the first slice that its shape was compiled for."""
+  """Returns the products of all chips, relative to those on the first slice that this shape was compiled for."""
 
   def products(its: dict[str, Any]) -> float:
     rollout = its['program'] == 'rollout'
@@ -181,10 +184,10 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
     'temporaries',
     'beside',
     'peak',
-    'of',
+    'memory of the chip',
     'fits',
     'PFLOP',
-    'x chips, to the first',
+    'times chips, relative to the first slice',
     'sent, GiB',
   ]
   heads += ['compute, s', 'memory', 'links', 'bound by', 'compiled in, s']
@@ -211,14 +214,14 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
     'temporaries',
     'beside',
     'peak',
-    'of',
+    'memory of the chip',
     'fits',
     'slots',
     'caches, GiB',
-    'prefill at best, s',
+    'least time of prefill, s',
   ]
   heads += [
-    'products of a turn x chips, to the first',
+    'products per iteration times chips, relative to the first slice',
     'a decode step and a refill: compute, ms',
     'memory',
     'links',
@@ -235,19 +238,19 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def write(entries: list[dict[str, Any]]) -> None:
-  """Both files."""
+  """Writes both files."""
   results = report.environment(COMMAND, []) | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
   report.write(PAGE, results, page(results))
 
 
 def _entries() -> list[dict[str, Any]]:
-  """What has been compiled so far."""
+  """Reads the entries of the programs that have been compiled."""
   path = PAGE.with_suffix('.json')
   return json.loads(path.read_text())['entries'] if path.exists() else []
 
 
 def _all() -> list[tuple[str, str, str]]:
-  """What is to be compiled."""
+  """Returns shape, slice and name of every program of the table."""
   pairs = [(shape, slice_) for shape in CONFIGS for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
   return [(*pair, name) for pair in pairs for name in PROGRAMS]
 
@@ -257,7 +260,7 @@ def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--shapes', nargs='+', default=list(CONFIGS), choices=CONFIGS)
   parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)

@@ -1,7 +1,9 @@
-# Sourced by the other scripts, from the repository's root: makes .venv, or $VENV, once and installs what a requirements file pins.
-# It sets $venv to the folder.
-# Usage: source scripts/environment.sh requirements.txt [more.txt ...]   What a file named *-nodeps.txt pins comes alone, what one
-# named *-tpu.txt or *-transformers4.txt pins goes to .venv/tpu or .venv/transformers4.
+# The other scripts source this file in the repository's root. It makes .venv, or $VENV, and installs the packages of requirements
+# files, if that has not been done yet. It sets $venv to the folder.
+# Usage: source scripts/environment.sh requirements.txt [more.txt ...]
+#
+#   *-nodeps.txt                     is installed without dependencies
+#   *-tpu.txt, *-transformers4.txt   is installed into .venv/tpu or .venv/transformers4
 
 find_python() {
   local candidate

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# One training job on a GKE cluster with TPU slices, as a JobSet: a pod a host, which jax finds from what GKE sets.
+# Starts one training job on a GKE cluster with TPU slices, as a JobSet with one pod per host. JAX finds the hosts by variables
+# that GKE sets.
 #
 #   scripts/launch_gke.sh [--dry-run] --config=experiments/gsm8k.py --workdir=/runs/gsm8k --config.mesh.fsdp=-1 [...]
 #
-# --dry-run, wherever it stands, prints the manifest instead of applying it. When a pod ends badly the JobSet starts all of them
-# again, up to RESTARTS times, and the run goes on. Settings are variables: IMAGE, with this repository at /espo_jax and its
-# requirements and jax[tpu] installed, and CLAIM, a ReadWriteMany volume claim that becomes /runs, have no default; NAME=espo,
-# ACCELERATOR=tpu-v5-lite-podslice, TOPOLOGY=4x4, HOSTS=4, CHIPS=4 (a host), SLICES=1, RESTARTS=10.
+# --dry-run, in any position, prints the manifest instead of applying it. If a pod fails, the JobSet restarts all pods, up to
+# RESTARTS times, and the run resumes. Environment variables are the settings:
+#
+#   IMAGE        an image with this repository at /espo_jax, its requirements and jax[tpu]; there is no default
+#   CLAIM        a ReadWriteMany volume claim, which is mounted at /runs; there is no default
+#   NAME=espo  ACCELERATOR=tpu-v5-lite-podslice  TOPOLOGY=4x4  HOSTS=4  CHIPS=4 (per host)  SLICES=1  RESTARTS=10
+#
 # On a cluster made by XPK: xpk workload create --workload=espo --tpu-type=v5litepod-16 --docker-image=IMAGE --command='...'.
 set -euo pipefail
 
@@ -20,7 +24,7 @@ check_flags "$@"
 : "${IMAGE:?IMAGE is not set; fix: IMAGE=region-docker.pkg.dev/project/repository/espo_jax}"
 : "${CLAIM:?CLAIM is not set; fix: CLAIM=NAME of a ReadWriteMany PersistentVolumeClaim}"
 
-# A YAML list of strings: JSON's quoting is YAML's.
+# quoted VALUE...: prints a YAML list of strings with JSON's quoting, which YAML accepts.
 quoted() {
   local out='' value
   for value in "$@"; do

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One training job on SLURM: a process a GPU, which jax finds from what srun sets. A job that is cut off by its time limit is
-# queued again and goes on; the flags again go on with one that failed.
+# Starts one training job on SLURM, with one process per GPU. JAX finds the processes by the variables that srun sets. A job that
+# reaches its time limit is queued again and resumes. After a failure, the same command resumes the run.
 #
 #   scripts/launch_slurm.sh [--dry-run] --config=experiments/gsm8k.py --workdir=runs/gsm8k --config.mesh.data=-1 [...]
 #
-# --dry-run, wherever it stands, prints the batch script instead of submitting it. Settings are variables: NODES=1, GPUS=8 (a
-# node), HOURS=24, and SBATCH_PARTITION, SBATCH_ACCOUNT and the like, which sbatch reads itself. The workdir lies on a file
-# system of all nodes; .venv is that of scripts/environment.sh, with jax[cuda13] installed.
+# --dry-run, in any position, prints the batch script instead of submitting it. Environment variables are the settings: NODES=1,
+# GPUS=8 (per node), HOURS=24, and variables that sbatch reads, such as SBATCH_PARTITION and SBATCH_ACCOUNT. The workdir must be
+# on a file system that all nodes share. scripts/environment.sh must have made .venv, with jax[cuda13] installed in addition.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ send sbatch <<SCRIPT
 #SBATCH --open-mode=append
 #SBATCH --output=espo-%j.log
 #SBATCH --chdir=$(printf %q "$PWD")
-# Five minutes before the limit every process is told to save and to end with status 143; the job then queues itself again.
+# Five minutes before the limit SLURM tells every process to save and to end with status 143. The job then queues itself again.
 #SBATCH --signal=TERM@300
 srun --kill-on-bad-exit=1 .venv/bin/python -m espo_jax.train $flags
 status=\$?

@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
-# A TPU pod slice on Google Cloud, all workers at once. Every command may be given again: it does what is not done yet.
+# Trains on a TPU pod slice on Google Cloud, with all workers at once. Every command can be repeated, and then does only what is
+# not done yet.
 #
-#   scripts/launch_tpu_pod.sh create            # the slice
-#   scripts/launch_tpu_pod.sh install           # this checkout, its environment, and the file share, on every worker
+#   scripts/launch_tpu_pod.sh create            # makes the slice
+#   scripts/launch_tpu_pod.sh install           # copies this commit to every worker, makes its environment and mounts SHARE
 #   scripts/launch_tpu_pod.sh start --config=experiments/gsm8k.py --workdir=gsm8k [--config.seed=1 ...]
-#   scripts/launch_tpu_pod.sh tail              # the first worker's log, which is the one with progress and metrics
-#   scripts/launch_tpu_pod.sh stop              # saves after the step at hand; start with the same flags goes on
-#   scripts/launch_tpu_pod.sh delete
+#   scripts/launch_tpu_pod.sh tail              # shows the first worker's log, which has progress and metrics
+#   scripts/launch_tpu_pod.sh stop              # saves and ends after the current step; start with the same flags resumes
+#   scripts/launch_tpu_pod.sh delete            # deletes the slice
 #
-# --dry-run, wherever it stands, prints what would be run. Settings are variables: ZONE and SHARE have no default; NAME=espo,
-# TYPE=v5litepod-16, VERSION=v2-alpha-tpuv5-lite. SHARE is an NFS export such as Filestore's 10.0.0.2:/runs; it becomes ~/runs
-# on every worker, where workdirs are: all processes read and write the same checkpoints.
+# --dry-run, in any position, prints the commands instead of running them. Environment variables are the settings:
+#
+#   ZONE         the zone of the slice; there is no default
+#   SHARE        an NFS export such as Filestore's 10.0.0.2:/runs, mounted at ~/runs on every worker; there is no default
+#   NAME=espo  TYPE=v5litepod-16  VERSION=v2-alpha-tpuv5-lite
+#
+# A workdir is relative to ~/runs, so that all processes read and write the same checkpoints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

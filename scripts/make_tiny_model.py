@@ -1,8 +1,8 @@
-"""Write a random model of a few million parameters in Qwen2's format, with a byte-level tokenizer trained on data of yours.
+"""Writes a random model of a few million parameters in Qwen2's format, with a byte-level tokenizer trained on your data.
 
   PYTHONPATH=. python scripts/make_tiny_model.py --data=train.jsonl --output=runs/tiny_qwen2
 
-It replaces real weights where none are available. Everything that reads a Hugging Face directory can read it.
+The model replaces real weights where none are available. Everything that reads a Hugging Face directory can read it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from espo_jax.model import ModelConfig, init, save_hf
 from espo_jax.tasks.files import FORMATS, read_records
 from espo_jax.tasks.records import parse_line
 
-# One turn of each speaker a line; what the model is asked to write ends with the end token.
+# Each turn is one line. The assistant's turns end with the end token.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ message['role'] + ': ' + message['content'] + (eos_token if message['role'] == 'assistant' else '') + '\\n' }}
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = """\
 
 
 def texts(path: str) -> Iterator[str]:
-  """Every string in the records of a file that training reads."""
+  """Yields every string in the records of a data file."""
   for number, raw in read_records(path, '--data'):
     yield from _strings(parse_line(f'{path}:{number}', raw) if isinstance(raw, bytes) else raw)
 
@@ -41,9 +41,9 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--data', required=True, help=f'what the tokenizer is trained on: a file of {FORMATS}')
+  parser.add_argument('--data', required=True, help=f'the training data of the tokenizer: a file of {FORMATS}')
   parser.add_argument('--output', required=True, type=pathlib.Path, help='the directory to write')
   parser.add_argument('--vocab_size', type=int, default=2048)
   parser.add_argument('--hidden_size', type=int, default=192)

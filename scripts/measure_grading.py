@@ -1,9 +1,9 @@
-"""Measures the grader on gold answers in many styles: agreement, false positives, speed; prints the table.
+"""Measures the grader on gold answers in many styles, and prints tables of agreement, false positives and speed.
 
 PYTHONPATH=.:tests python scripts/measure_grading.py --data=FOLDER [--sample=500] [--failures=FILE]
 
-FOLDER has gsm8k_test.jsonl, gsm8k_train.jsonl, math500_test.jsonl, aime24_test.jsonl and amc23_test.jsonl; without it only the
-answers of tests/grading_answers.txt are measured. --sample limits the answers taken of each file.
+FOLDER has gsm8k_test.jsonl, gsm8k_train.jsonl, math500_test.jsonl, aime24_test.jsonl and amc23_test.jsonl. Without it only the
+answers of tests/grading_answers.txt are measured. --sample limits the number of answers per file.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from espo_jax.tasks import Grader
 
 
 def main() -> None:
-  """Prints a row a style, then the shifted pairs and the speed."""
+  """Prints one row per style, then the false positives among shifted pairs and the speed."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--data', type=pathlib.Path, default=find_data())
   parser.add_argument('--sample', type=int, default=10**9)
@@ -26,7 +26,7 @@ def main() -> None:
   golds = {name: answers[: args.sample] for name, answers in read_golds(args.data).items()}
   failures: list[str] = []
   with Grader() as grader:
-    grader.grade_all([(r'\sqrt{8}', r'2\sqrt{2}')])  # the workers are up
+    grader.grade_all([(r'\sqrt{8}', r'2\sqrt{2}')])  # starts the workers
     print('| style | of | agree | % | not ok |\n|---|---|---|---|---|')
     total: collections.Counter[str] = collections.Counter()
     cases = collections.defaultdict(list)

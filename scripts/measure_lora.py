@@ -1,4 +1,4 @@
-"""Measures our adapters against those of qwix, with a gradient step of the same decoder.
+"""Compares our LoRA adapters with those of qwix by the time of a gradient of the same decoder.
 
   pip install qwix==0.1.8
   PYTHONPATH=. python scripts/measure_lora.py
@@ -28,13 +28,13 @@ INPUTS = (TOKENS, jnp.broadcast_to(jnp.arange(128), TOKENS.shape), jnp.ones_like
 
 
 def dense(config: ModelConfig, features: int, axes: Any, use_bias: bool = False, scale: float = 1.0, *, name: str) -> nn.Dense:
-  """What `Projection` is without adapters."""
+  """Makes the `nn.Dense` that replaces `Projection`, for qwix to add adapters to."""
   del config, axes, scale
   return nn.Dense(features, use_bias=use_bias, name=name)
 
 
 def step(model: Any) -> tuple[Any, Any]:
-  """The jitted gradient of a decoder's states, its base frozen, and parameters."""
+  """Returns a jitted gradient of a decoder whose base is frozen, and the decoder's parameters."""
   params = nn.unbox(model.init(jax.random.key(0), *INPUTS)['params'])
 
   def loss(params: Any) -> jax.Array:
@@ -45,24 +45,24 @@ def step(model: Any) -> tuple[Any, Any]:
 
 
 def adapts(path: Any) -> bool:
-  """Whether a parameter is an adapter's, by either's names."""
+  """Returns whether a parameter belongs to an adapter, by our names or by qwix's."""
   return 'lora' in jax.tree_util.keystr(path)
 
 
 def adapters(params: Any) -> int:
-  """Parameters of the adapters."""
+  """Counts the parameters of the adapters."""
   return sum(x.size for path, x in jax.tree_util.tree_leaves_with_path(params) if adapts(path))
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   for scan in (False, True):
     ours = step(Decoder(ModelConfig(4096, **SHAPE, scan_layers=scan, lora=Lora(rank=RANK))))
     with mock.patch('espo_jax.model.layers.Projection', dense):
       provider = qwix.LoraProvider(module_path=f'.*({"|".join(PROJECTIONS)})', rank=RANK, alpha=16.0)
       theirs = step(qwix.apply_lora_to_model(Decoder(ModelConfig(4096, **SHAPE, scan_layers=scan)), provider))
-      jax.block_until_ready(theirs[0](theirs[1]))  # traced while the patch is there
+      jax.block_until_ready(theirs[0](theirs[1]))  # traces under the patch
     jax.block_until_ready(ours[0](ours[1]))
     seconds: dict[str, list[float]] = {'ours': [], 'qwix': []}
     for _ in range(REPEATS):

@@ -1,9 +1,9 @@
-"""How far the learner's log-probabilities are from the sampler's, in float32 and in bfloat16, packed as an update packs them.
+"""Measures how far the learner's log-probabilities are from the sampler's, in float32 and in bfloat16.
 
   PYTHONPATH=. python scripts/measure_sampler_gap.py   # two minutes on 2 cores
 
-Writes experiments/benchmarks/sampler_gap.json and sampler_gap.md. The model is Qwen2-shaped with random weights; rows end where
-an end token is drawn, or at the horizon.
+It writes experiments/benchmarks/sampler_gap.json and sampler_gap.md. The model is Qwen2-shaped with random weights. Rows end at
+an end token or at the horizon. The learner scores them packed, as in an update.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PROMPTS, SAMPLES, WIDTH, HORIZON, SLOTS = 16, 8, 32, 192, 32
 
 
 def gaps(dtype: str, seed: int) -> np.ndarray:
-  """The absolute difference of every sampled token's two log-probabilities."""
+  """Returns the absolute difference between the two log-probabilities of each sampled token."""
   config = forced.qwen2_shaped(dtype=dtype, param_dtype=dtype)
   model, rule = ActorCritic(config), stops.never()
   params = {'policy': init(config, jax.random.key(seed), value_head=True)}
@@ -42,7 +42,7 @@ def gaps(dtype: str, seed: int) -> np.ndarray:
     jax.random.key(seed),
     samples=SAMPLES,
     horizon=HORIZON,
-    end_tokens=tuple(range(16)),  # now and then one of them is drawn
+    end_tokens=tuple(range(16)),  # so many that one of them is sampled now and then
     slots=SLOTS,
   )
   packing = pack(np.asarray(rows.prompt_lengths + rows.length)[None], WIDTH + HORIZON, sizes=PROMPTS * SAMPLES, multiple=1)
@@ -57,7 +57,7 @@ def gaps(dtype: str, seed: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   results: dict[str, Any] = report.environment('PYTHONPATH=. python scripts/measure_sampler_gap.py', argv) | {'gaps': {}}
   for dtype in ('float32', 'bfloat16'):
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> None:
     '# Sampler and learner',
     '',
     *report.header(results),
-    'The absolute difference of the two log-probabilities of each sampled token, nats: 11 million random weights, seed 0, '
-    f'{PROMPTS * SAMPLES} rows on {SLOTS} slots, packed for the learner.',
+    'The table has the absolute difference between the two log-probabilities of each sampled token, in nats. The model has 11 '
+    f'million random weights (seed 0). {PROMPTS * SAMPLES} rows were sampled on {SLOTS} slots and packed for the learner.',
     '',
     '| activations and weights | tokens | mean | 95th percentile | largest |',
     '|---|---|---|---|---|',

@@ -1,9 +1,9 @@
-"""Where a decode step's time goes on a CPU: the compiled rollout's operations, traced and summed by what they are for.
+"""Profiles a decode step on a CPU: traces the operations of the compiled rollout, and sums their times by purpose.
 
   PYTHONPATH=. python scripts/profile_rollout.py   # one minute on 2 cores
 
-Writes experiments/benchmarks/profile.json and profile.md. Model and lengths are those of bench_rollout.py. Operations run on
-several threads, so their times may add up to more than the clock's.
+It writes experiments/benchmarks/profile.json and profile.md. Model and lengths are those of bench_rollout.py. Operations run on
+several threads, so their times may add up to more than the elapsed time.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from espo_jax.types import Prompts
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = forced.qwen2_shaped()
 ROWS, SLOTS, HORIZON, WIDTH, SIGMA = 256, 64, 256, 32, 0.6
-KINDS = (  # the first whose pattern stands in an operation's name
+KINDS = (  # an operation is of the first kind whose pattern is found in its name
   ('prefill', r'Decoder/Decoder\._trunk'),
   ('attention over the cache', r'/attention/cond/.*(dot_general|slice)'),
   ('softmax, masks and transposes of attention', r'/attention/cond/'),
@@ -42,17 +42,17 @@ KINDS = (  # the first whose pattern stands in an operation's name
 
 
 def operations(text: str) -> dict[str, str]:
-  """The name that each instruction of a compiled program was given when it was traced."""
+  """Returns the traced name (`op_name`) of each instruction of a compiled program."""
   return dict(re.findall(r'%?([\w.-]+) = .*?op_name="([^"]*)"', text))
 
 
 def kind_of(name: str) -> str:
-  """What an operation is for."""
+  """Returns the purpose of an operation, one of `KINDS`."""
   return next((kind for kind, pattern in KINDS if re.search(pattern, name)), 'the rest')
 
 
 def main(argv: list[str]) -> None:
-  """The command."""
+  """Runs the command."""
   argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
   lengths = workload.log_normal(1000, HORIZON / 2, HORIZON, SIGMA, 0)[:ROWS]
   work = workload.make(lengths, slots=SLOTS, horizon=HORIZON, width=WIDTH, vocabulary=CONFIG.vocab_size, seed=0)
@@ -92,8 +92,8 @@ def main(argv: list[str]) -> None:
     '# Where a decode step spends its time',
     '',
     *report.header(results),
-    f'{ROWS} rows on {SLOTS} slots, model and lengths of `bench_rollout`: {untraced:.1f} ms a step by the clock, {traced:.1f} '
-    'while traced. All threads together, a step:',
+    f'{ROWS} rows were decoded on {SLOTS} slots, with model and lengths of `bench_rollout`. A step took {untraced:.1f} ms, and '
+    f'{traced:.1f} ms under the profiler. The table has the time per step, summed over all threads:',
     '',
     '| | ms |',
     '|---|---|',

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained reasoner: environment, PPO against ESPO from one warm start, the table and the plots.
-# Usage: scripts/quickstart.sh [--config.seed=1 ...]   A second run goes on where the first one stopped.
+# Makes the environment, trains PPO and ESPO from one warm start, and writes a table and plots.
+# Usage: scripts/quickstart.sh [--config.seed=1 ...]   The same command resumes a run that was interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt

@@ -1,15 +1,14 @@
-"""Whether a change of the code left the programs and the numbers of a training as they were.
+"""Checks that a change of the code altered neither the compiled programs nor the numbers of small trainings.
 
-  python scripts/same_programs.py record /tmp/before            # in a checkout of the commit before
-  python scripts/same_programs.py record /tmp/after             # in this one
+  python scripts/same_programs.py record /tmp/before            # in a checkout of the old commit
+  python scripts/same_programs.py record /tmp/after             # in a checkout of the new one
   python scripts/same_programs.py compare /tmp/before /tmp/after
 
-`record` runs small trainings, which between them have every stage, and compiles the programs of the 7B config for a TPU slice
-that is not there. It keeps the StableHLO of every program that is compiled on the way, and each training's metrics and
-evaluations. `compare` holds two such records against each other. Names of functions and places in the source may change, and
-so may seconds. It ends with status 1 where anything else differs.
+`record` runs small trainings that together have every stage, and compiles the programs of the 7B config for a TPU slice. It
+saves the StableHLO of every program that these compile, and each training's metrics and evaluations. `compare` compares two
+such records. Names of functions, places in the source, and seconds may differ. If anything else differs, its exit status is 1.
 
-The commands run in the current folder, which is a checkout of the code to be recorded.
+`record` must be started in the root of the checkout to be recorded.
 """
 
 import argparse
@@ -36,7 +35,7 @@ RESULTS = ('metrics.jsonl', 'evaluation.json', 'curve.json', 'examples.json')
 
 
 def record(folder: pathlib.Path) -> None:
-  """Run everything and keep its programs under `folder/programs` and its results under `folder/results`."""
+  """Runs all trainings, and saves programs under `folder/programs` and results under `folder/results`."""
   folder.mkdir(parents=True)
   for name, flags in TRAININGS.items():
     run = folder / 'runs' / name
@@ -54,7 +53,7 @@ def record(folder: pathlib.Path) -> None:
 
 
 def compare(before: pathlib.Path, after: pathlib.Path) -> bool:
-  """Print what differs, program by program and file by file, and say whether nothing does."""
+  """Prints the programs and files that differ, and returns whether there are none."""
   same = True
   for name in (*TRAININGS, '7b'):
     counts = [_programs(folder / 'programs' / name) for folder in (before, after)]
@@ -77,11 +76,11 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> bool:
 
 
 def _run(name: str, folder: pathlib.Path, module: str, *flags: str) -> None:
-  """A command whose programs go to `folder/programs/name`."""
+  """Runs a command that writes its programs to `folder/programs/name`."""
   environment = os.environ | {
     'JAX_DUMP_IR_TO': str(folder / 'programs' / name),
     'JAX_DUMP_IR_MODES': 'stablehlo',
-    'JAX_INCLUDE_DEBUG_INFO_IN_DUMPS': '0',  # no places in the source
+    'JAX_INCLUDE_DEBUG_INFO_IN_DUMPS': '0',  # leaves out places in the source
     'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': os.pathsep.join([str(pathlib.Path.cwd()), str(pathlib.Path(sys.prefix) / 'tpu')]),
   }
@@ -90,20 +89,20 @@ def _run(name: str, folder: pathlib.Path, module: str, *flags: str) -> None:
 
 
 def _programs(folder: pathlib.Path) -> collections.Counter[str]:
-  """The programs in a folder, each as often as it was compiled; operations outside of a program are left out."""
+  """Counts the equal programs in a folder, without those of single operations."""
   texts = (path.read_text() for path in folder.rglob('*.mlir'))
   return collections.Counter(_normal(text) for text in texts if text.count('\n') > 20)
 
 
 def _normal(text: str) -> str:
-  """A program without its name and those of its results; its functions are numbered in the order in which they are named."""
+  """Removes the names of a program and its results, and numbers its functions in the order of their first mention."""
   text = re.sub(r'jax\.(result|arg)_info = "[^"]*"', '', re.sub(r'module @[\w.$<>-]+', 'module', text))
   number: dict[str, str] = collections.defaultdict(lambda: f'@f{len(number)}')
   return re.sub(r'(?<!custom_call )@[\w.$<>-]+', lambda found: number[found[0]], text)
 
 
 def _without_seconds(text: str) -> str:
-  """The lines of a file of results, in which no figure is of the process that wrote them."""
+  """Removes the figures of a file of results that depend on the process, such as seconds."""
 
   def stripped(x):
     if isinstance(x, dict):
@@ -117,7 +116,7 @@ def _without_seconds(text: str) -> str:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(required=True, dest='command')
   commands.add_parser('record').add_argument('folder', type=pathlib.Path)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lint, types and tests. Usage: scripts/test.sh [pytest arguments]
+# Checks format, lint and types, and runs the tests. Usage: scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt \

@@ -83,6 +83,11 @@ def test_every_method_says_where_it_comes_from():
       assert value and value[0].endswith('[U]') != (name in published), (method.name, name)
 
 
+def test_every_option_is_explained_in_the_docstring_of_its_method():
+  for method in methods.methods():
+    assert registry.options(method.function).keys() <= methods.meanings_of(method.function).keys(), method.name
+
+
 def test_every_option_has_a_default_of_a_type_that_the_config_checks():
   for method in methods.methods():
     for name, parameter in registry.options(method.function).items():

@@ -1,4 +1,4 @@
-"""Reports that the machine has no device or no memory left, with what to change."""
+"""Reports a missing device or a lack of memory, and says what to change."""
 
 import contextlib
 import sys

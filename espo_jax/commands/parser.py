@@ -26,7 +26,7 @@ class CommandParser(argparse.ArgumentParser):
     self.add_argument('--plugins', action='append', default=[], metavar='FILE', help=PLUGINS_HELP)
 
   def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-    """Parses like the base class. An unknown flag is reported before a missing one, which it may be, misspelt."""
+    """Parses like the base class. An unknown flag is reported before a missing one, because it may be its misspelling."""
     words = sys.argv[1:] if args is None else list(args)
     own = [name for name in self._option_string_actions if name.startswith('--')]
     for word in words:
@@ -43,7 +43,7 @@ class CommandParser(argparse.ArgumentParser):
     return found
 
   def error(self, message: str) -> NoReturn:
-    """End the command with one line."""
+    """Ends the command with one line."""
     if match := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message, re.DOTALL):
       flag, kind, value = match.groups()
       default = self.get_default(flag.lstrip('-'))

@@ -14,14 +14,14 @@ from espo_jax.types import takes_numpy
 def calm_threshold(
   position: Int[Array, '...'], level: Float[Array, ''] | float, decay: float, horizon: int
 ) -> Float[Array, '...']:
-  """`clip(0.9 level + 0.1 exp(-decay t / horizon), 0, 1)` at response position `t` (CALM, arXiv 2207.07061)."""
+  """Computes `clip(0.9 level + 0.1 exp(-decay t / horizon), 0, 1)` at response position `t` (CALM, arXiv 2207.07061)."""
   return jnp.clip(0.9 * level + 0.1 * jnp.exp(-decay * position / horizon), 0.0, 1.0)
 
 
 @register('calm_margin')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
-  """Exit where the two highest probabilities of the readout differ by at least `calm_threshold`.
+  """Exits where the two highest probabilities of the readout differ by at least `calm_threshold`.
 
   Args:
     level: The level of the threshold.
@@ -40,9 +40,15 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
 @register('calm_cosine')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
-  """Exit where the last block has changed the direction of the residual stream little.
+  """Exits where the last block has changed the direction of the residual stream little.
 
-  The confidence is the cosine between the streams before and after that block. The options are those of `calm_margin`.
+  The confidence is the cosine between the streams before and after that block. A token exits where the confidence is at least
+  `calm_threshold`.
+
+  Args:
+    level: The level of the threshold [U].
+    decay: The rate at which the threshold decays.
+    horizon: The number of tokens that the decay rate refers to [U].
   """
 
   @takes_numpy

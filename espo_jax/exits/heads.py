@@ -13,7 +13,7 @@ from espo_jax.types import takes_numpy
 @register('sampled')
 @source('arXiv 2603.21376', 'level')
 def sampled(*, level: float = 0.1) -> ExitPolicy:
-  """Exit at a block with the probability `q = sigmoid(logit)` of its head. A `q` below `level` counts as 0.
+  """Exits at a block with the probability `q = sigmoid(logit)` of its head. A `q` below `level` counts as 0.
 
   Args:
     level: The least probability at which a token may exit.
@@ -36,7 +36,7 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
 @register('threshold')
 @source('ours')
 def threshold(*, level: float = 0.5) -> ExitPolicy:
-  """Exit at the first block whose head gives a probability above `level`.
+  """Exits at the first block whose head gives a probability above `level`.
 
   Args:
     level: The threshold on the probability of a head.
@@ -52,7 +52,7 @@ def threshold(*, level: float = 0.5) -> ExitPolicy:
 @register('dynamax')
 @source('DYNAMAX, arXiv 2504.20922')
 def dynamax(*, level: float = 0.5) -> ExitPolicy:
-  """Exit like `threshold`, but skipped blocks copy the keys and values of the last block that ran.
+  """Exits like `threshold`, but skipped blocks copy the keys and values of the last block that ran.
 
   Args:
     level: The threshold on the probability of a head.
@@ -63,7 +63,7 @@ def dynamax(*, level: float = 0.5) -> ExitPolicy:
 @register('ponder_q')
 @source('PALBERT, arXiv 2204.03276', 'level')
 def ponder_q(*, level: float = 0.5) -> ExitPolicy:
-  """Exit at the first block where the cumulative exit probability of the heads exceeds `level` (Q-exit).
+  """Exits at the first block where the cumulative exit probability of the heads exceeds `level` (Q-exit).
 
   Args:
     level: The threshold on the cumulative probability.

@@ -39,7 +39,7 @@ Choice = Callable[[Float[Array, '...'], Float[Array, '']], tuple[Float[Array, '.
 
 @takes_numpy
 def certain(logit: Float[Array, '...'], level: Float[Array, '']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
-  """The log-probabilities of exiting and staying under a policy without randomness: both are 0."""
+  """Returns the log-probabilities of exiting and staying under a policy without randomness: both are 0."""
   del level
   return jnp.zeros_like(logit), jnp.zeros_like(logit)
 
@@ -70,7 +70,7 @@ class ExitPolicy(NamedTuple):
   bottom: int = -1
 
   def runs(self, block: Int[Array, ''] | int, blocks: Int[Array, '...'], count: int) -> Array:
-    """Whether a token that runs through `blocks` of `count` blocks runs through block number `block`."""
+    """Returns whether a token that runs through `blocks` of `count` blocks runs through block number `block`."""
     if self.bottom < 0:
       return block < blocks
     return (block < self.bottom) | (block >= count - (blocks - self.bottom))
@@ -78,7 +78,7 @@ class ExitPolicy(NamedTuple):
 
 @takes_numpy
 def exit_pmf(hazards: Float[Array, '... E']) -> Float[Array, '... E+1']:
-  """The probabilities of exiting at each of `E` blocks, and of not exiting, by stick breaking.
+  """Returns the probabilities of exiting at each of `E` blocks, and of not exiting, by stick breaking.
 
   `P(l) = q_l prod_{m < l} (1 - q_m)`; the rest is the probability of no exit (arXiv 2603.21376).
   """
@@ -88,5 +88,5 @@ def exit_pmf(hazards: Float[Array, '... E']) -> Float[Array, '... E+1']:
 
 
 def log_choice(logit: Float[Array, '...']) -> tuple[Float[Array, '...'], Float[Array, '...']]:
-  """`log q` and `log (1 - q)` of `q = sigmoid(logit)`."""
+  """Computes `log q` and `log (1 - q)` of `q = sigmoid(logit)`."""
   return jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit)

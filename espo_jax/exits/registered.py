@@ -20,7 +20,7 @@ def register(name: str) -> Callable[[Method], Method]:
 
 
 def get(name: str) -> Callable[..., ExitPolicy]:
-  """The policy registered as `name`.
+  """Returns the policy registered as `name`.
 
   Raises:
     ValueError: No policy has that name.

@@ -12,7 +12,7 @@ from espo_jax.types import takes_numpy
 @register('never')
 @source('the model as it is')
 def never() -> ExitPolicy:
-  """Run every token through every block."""
+  """Runs every token through every block."""
 
   @takes_numpy
   def schedule(position: Int[Array, '...'], count: int, level: Float[Array, '']) -> Int[Array, '...']:
@@ -25,7 +25,7 @@ def never() -> ExitPolicy:
 @register('fixed')
 @source('the model cut off')
 def fixed(*, level: float = 1.0) -> ExitPolicy:
-  """Run every token through the first `level` blocks.
+  """Runs every token through the first `level` blocks.
 
   Args:
     level: The number of blocks that run.
@@ -40,7 +40,7 @@ def fixed(*, level: float = 1.0) -> ExitPolicy:
 
 @takes_numpy
 def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, start: int, end: int) -> Int[Array, '...']:
-  """The number of blocks at a position: `most` up to `start`, `least` from `end` on, and linear between them, rounded down.
+  """Returns the number of blocks at a position: `most` up to `start`, `least` from `end` on, and linear between, rounded down.
 
   The number never increases with the position.
   """
@@ -52,7 +52,7 @@ def linear_decay(position: Int[Array, '...'], most: int, least: Array | float, s
 @register('skipdecode')
 @source('SkipDecode, arXiv 2307.02628')
 def skipdecode(*, level: float = 1.0, bottom: int = 1, start: int = 0, end: int = 64) -> ExitPolicy:
-  """Run the first `bottom` blocks and as many of the last ones as the position's depth allows.
+  """Runs the first `bottom` blocks and as many of the last ones as the position's depth allows.
 
   The depth is the same for the whole batch and never increases with the position.
 

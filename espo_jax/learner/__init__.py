@@ -1,4 +1,4 @@
-"""The train state, update steps, the optimizer and checkpoints. This package knows nothing of tasks."""
+"""The train state, update steps, the optimizer and checkpoints. This package does not depend on tasks."""
 
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore

@@ -69,7 +69,7 @@ class Calibration:
 
   @jit_update
   def update(self, state: TrainState, teacher: Params, rows: Trajectories, key: Key[Array, '']) -> tuple[TrainState, Metrics]:
-    """One optimizer step on responses that the teacher has sampled.
+    """Makes one optimizer step on responses that the teacher has sampled.
 
     Args:
       state: The state before the step. Its buffers are donated.
@@ -104,14 +104,14 @@ class Calibration:
     return state, metrics | step_metrics | {'exits/depth': depth}
 
   def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: _Sequences) -> Float[Array, 'N W E']:
-    """The target hazards. They come from the divergence between teacher and each exit in the student's full-depth pass."""
+    """Returns the target hazards, from the divergence between the teacher and each exit of the student at full depth."""
     params = jax.lax.stop_gradient(params)
     entered = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
     apart = [self._divergence(params, teacher, exit, told, reverse=False) for exit in entered]
     return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
 
   def _draw(self, hazards: Float[Array, 'N W E'], key: Key[Array, '']) -> Int[Array, 'K N W']:
-    """The patterns as numbers of blocks: first those from the target hazards, then uniform ones, then whole ones."""
+    """Draws the patterns as numbers of blocks: first those from the target hazards, then uniform ones, then whole ones."""
     kinds = (self.patterns, self.uniform_patterns, self.whole_patterns)
     noise = jax.random.uniform(key, (sum(kinds[:2]), *hazards.shape[:-1]))
     later = (jnp.cumsum(exit_pmf(hazards)[..., :-1], axis=-1) <= noise[: kinds[0], ..., None]).sum(-1)
@@ -130,7 +130,7 @@ class Calibration:
     *,
     reverse: bool,
   ) -> Float[Array, 'N W']:
-    """KL(teacher || student) of the next-token distributions, or the reverse, in nats. It is computed chunk by chunk."""
+    """Returns KL(teacher || student) of the next-token distributions, or the reverse, in nats, computed by chunks."""
 
     def divergence(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
       q, p = (
@@ -143,7 +143,7 @@ class Calibration:
 
 
 def _by_chunk(function: Callable[..., Float[Array, 'N C']], chunk: int, *xs: Float[Array, 'N W D']) -> Float[Array, 'N W']:
-  """`function` over `chunk` columns at a time. The gradient recomputes each chunk."""
+  """Applies `function` to `chunk` columns at a time. The gradient recomputes each chunk."""
   width = xs[0].shape[1]
   if chunk >= width:
     return function(*xs)

@@ -66,7 +66,7 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: Any, *, done: bool, accuracy: float | None = None) -> None:
-    """Start writing `state`, and return as soon as its buffers may be reused."""
+    """Starts writing `state`, and returns as soon as its buffers may be reused."""
     self._checkpointer.save_async(
       step,
       state,
@@ -76,7 +76,7 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Wait until all checkpoints are written."""
+    """Waits until all checkpoints are written."""
     self._checkpointer.close()
 
   def __enter__(self) -> 'Checkpoints':
@@ -87,7 +87,7 @@ class Checkpoints:
 
 
 def survey(directory: pathlib.Path) -> dict[int, str]:
-  """The steps that have a checkpoint under `directory`, oldest first, each with the damage that its files show; '' for none."""
+  """Returns the damage of each checkpoint under `directory` by its step, oldest first; '' for an intact one."""
   directory = directory.absolute()
 
   def look() -> list[tuple[int, str]]:
@@ -99,7 +99,7 @@ def survey(directory: pathlib.Path) -> dict[int, str]:
 
 
 def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
-  """The newest intact checkpoint under `directory`, the same on all processes; None where there is no checkpoint.
+  """Reads the newest intact checkpoint under `directory`, the same on all processes; None if there is no checkpoint.
 
   Damaged checkpoints are renamed to `damaged-STEP`, so that nothing overwrites or deletes them. A warning names each of them.
 
@@ -125,13 +125,13 @@ def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
 
 
 def none_whole(directory: pathlib.Path, found: Mapping[int, str]) -> str:
-  """The message that says why none of the checkpoints that `survey` found can be read."""
+  """Returns the error message if none of the checkpoints that `survey` found can be read."""
   each = '; '.join(f'{directory / str(step)}: {reason}' for step, reason in found.items())
   return f'no checkpoint under {directory} is whole: {each}'
 
 
 def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking: Sequence[str] = ()) -> Any:
-  """The state in a checkpoint's folder, or some of its top entries. Each process reads it independently.
+  """Reads the state in a checkpoint's folder, or some of its top entries. Each process reads it independently.
 
   Args:
     folder: The folder of one checkpoint, in which `survey` found no damage.
@@ -167,7 +167,7 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
 
 
 def _attempt(folder: pathlib.Path, like: Any) -> tuple[Any, str]:
-  """The state of a checkpoint, or the reason why it cannot be read. Either all processes read it or none does."""
+  """Reads a checkpoint, or returns the reason why it cannot be read. Either all processes read it or none does."""
   state, reason = None, ''
   try:
     state = load(folder, like)
@@ -198,7 +198,7 @@ def _check_shapes(folder: pathlib.Path, there: Shapes, here: Shapes, extra: Sequ
 
 
 def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -> bool:
-  """Rename the damaged checkpoints; return whether the stage was complete with the one that is used."""
+  """Renames the damaged checkpoints, and returns whether the stage was complete at the checkpoint that is used."""
   for step, reason in found.items():
     if reason:
       names = (f'damaged-{step}' + (f'-{i}' if i else '') for i in range(len(list(directory.iterdir())) + 1))
@@ -210,7 +210,7 @@ def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-  """An error and its chain of causes, the first cause last."""
+  """Returns an error and its chain of causes, the first cause last."""
   causes = [error]
   while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
     causes.append(cause)
@@ -218,7 +218,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _shapes(tree: Any) -> Shapes:
-  """The shape of each array by its path, such as `params/policy/embedding`."""
+  """Returns the shape of each array by its path, such as `params/policy/embedding`."""
   paths = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in paths if hasattr(x, 'shape')}
 

@@ -27,7 +27,7 @@ class _Damage(Exception):
 
 
 def damage(folder: pathlib.Path) -> str:
-  """The reason why the checkpoint in a folder cannot be read, in one line; '' where no damage is found."""
+  """Returns the reason why the checkpoint in a folder cannot be read, in one line; '' if no damage is found."""
   try:
     is_done(folder)
     trees = sorted(folder.glob(f'*/{_TREE}'))
@@ -45,7 +45,7 @@ def damage(folder: pathlib.Path) -> str:
 
 
 def is_done(folder: pathlib.Path) -> bool:
-  """Whether the checkpoint says that its stage was complete."""
+  """Returns whether the checkpoint says that its stage was complete."""
   path = folder / _CHECKPOINT
   if not path.exists():
     raise _Damage(f'no {_CHECKPOINT} in it')
@@ -69,7 +69,7 @@ def _read(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
-  """Compare the index of an item's arrays with the files that it refers to."""
+  """Compares the index of an item's arrays with the files that it refers to."""
   base = ts.KvStore.open({'driver': 'file', 'path': f'{item.resolve()}/'}).result()
   try:
     manifest = ts.ocdbt.dump(base).result()
@@ -88,7 +88,7 @@ def _check_values(folder: pathlib.Path, item: pathlib.Path) -> None:
 
 
 def _places(base: ts.KvStore, entry: dict[str, Any]) -> Iterator[tuple[str, int]]:
-  """The file that holds each value under an index entry, with the byte at which the value ends."""
+  """Yields the file that holds each value under an index entry, and the byte at which the value ends."""
   if 'indirect_value' in entry:
     _, folder, place = entry['indirect_value'].split(':', 2)
     file, offset, length = place.rsplit(':', 2)

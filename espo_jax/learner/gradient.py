@@ -21,7 +21,7 @@ PartLoss: TypeAlias = Callable[[Params, Any], tuple[Terms, Metrics]]
 
 
 def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Float[Array, ''], Params, Metrics]:
-  """The loss of all parts together, its gradient, and metrics.
+  """Returns the loss of all parts together, its gradient, and metrics.
 
   Only one part's activations are in memory at a time. A first pass computes the denominators. XLA prunes it to the masks,
   because nothing else feeds a denominator, unless the denominator of a term reads the current policy.
@@ -54,7 +54,7 @@ def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Floa
 
 
 def _weighed(loss: PartLoss) -> Callable[..., tuple[Float[Array, ''], Metrics]]:
-  """The loss as a scalar. Its terms are divided by the given denominators, or by their own where none are given."""
+  """Makes a scalar loss, whose terms are divided by the given denominators, or by their own if none are given."""
 
   def number(params: Params, part: Any, totals: dict[str, Float[Array, '']] | None) -> tuple[Float[Array, ''], Metrics]:
     terms, metrics = loss(params, part)

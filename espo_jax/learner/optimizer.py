@@ -1,7 +1,6 @@
 """AdamW with a linear warm-up, an optional linear decay and a global-norm clip. Policy and critic have separate learning rates.
 
-Frozen parameters have no optimizer state. A step with a non-finite loss or gradient is skipped and
-counted.
+Frozen parameters have no optimizer state. A step with a non-finite loss or gradient is skipped and counted.
 """
 
 import functools
@@ -29,7 +28,7 @@ def make_optimizer(
   b1: float,
   b2: float,
 ) -> optax.GradientTransformation:
-  """The optimizer of a stage.
+  """Returns the optimizer of a stage.
 
   Args:
     learning_rate: The policy's learning rate after the warm-up.
@@ -67,7 +66,7 @@ def make_optimizer(
 def guarded_step(
   state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params
 ) -> tuple[TrainState, Metrics]:
-  """Apply the gradients if loss and gradients are finite; otherwise keep parameters and optimizer state unchanged."""
+  """Applies the gradients if loss and gradients are finite, and otherwise leaves parameters and optimizer state unchanged."""
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   before = jax.device_put(state.opt_state, jax.memory.Space.Device)  # an offloaded state is in host memory

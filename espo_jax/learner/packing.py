@@ -33,7 +33,7 @@ class Packing(flax.struct.PyTreeNode):
 
 
 def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packing:
-  """A packing with one sequence per row, which includes all `horizon` response columns.
+  """Returns a packing with one sequence per row, which includes all `horizon` response columns.
 
   Args:
     prompt_lengths: The number of prompt tokens of each row.
@@ -48,13 +48,13 @@ def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packi
 
 
 def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, multiple: int) -> Packing:
-  """Pack the rows of each part by first fit: longest first, each into the first sequence that has room for it.
+  """Packs the rows of each part by first fit: longest first, each into the first sequence that has room for it.
 
   Args:
     lengths: The number of tokens of each row, prompt included, at most `width`.
     width: The number of columns of a sequence.
-    sizes: How many sizes the number of sequences may take. It is rounded up to one of them, and each size compiles a program.
-      With 1 there is one sequence per row.
+    sizes: The number of sizes to which the number of sequences is rounded up. Each size compiles a program. With 1 there is one
+      sequence per row.
     multiple: The number of devices that sequences are split over; the number of sequences is a multiple of it.
 
   Returns:
@@ -84,11 +84,11 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
 
 
 def put_packing(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:
-  """Put stacked packings on the mesh."""
+  """Puts stacked packings on the mesh."""
   return jax.tree.map(parallel.put, packing, packing_shardings(mesh))
 
 
 def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:
-  """The shardings of stacked packings. Sequences are split over the batch axes; arrays over rows are on every device."""
+  """Returns the shardings of stacked packings: sequences are split over the batch axes, and arrays of rows replicated."""
   split, whole = NamedSharding(mesh, PartitionSpec(None, *parallel.BATCH)), parallel.replicated(mesh)
   return Packing(row=split, index=split, real=split, sequence=whole, start=whole)  # type: ignore[arg-type]

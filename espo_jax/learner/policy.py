@@ -2,8 +2,8 @@
 
 The old log-probabilities and values of an update are those that the sampler recorded. Each step a scoring pass recomputes the
 log-probabilities and logs the gap as `sampler_gap/*`. With `learner.importance_cap` the recomputed ones become the old ones,
-and the correction for the gap scales the advantages. Every surrogate is linear in the advantage, so that no objective needs
-to know of the correction.
+and the correction for the gap scales the advantages. Every surrogate is linear in the advantage, so the objectives do not
+depend on the correction.
 
 The reference is scored at full depth. The policy's exit log-probabilities are added to the reference's without a gradient, so
 that the value of a divergence measures tokens only.
@@ -116,7 +116,7 @@ class Reinforcement:
     *,
     full_depth: bool = False,
   ) -> Scored:
-    """Score the rows under `params`, each token to the depth it was sampled at, or to full depth."""
+    """Scores the rows under `params`, each token to the depth it was sampled at, or to full depth."""
     return score(
       self.model,
       params,
@@ -140,7 +140,7 @@ class Reinforcement:
     *,
     full_depth: bool = False,
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N'], Float[Array, 'N T'] | None]:
-    """Score all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
+    """Scores all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
 
     Returns:
       The joint log-probabilities of tokens and exits, the entropy, the final values, and the divergence from `against`.
@@ -167,7 +167,7 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
-    """The rewards of the rows, whether the scores of each group differ, and metrics. Scores include `fail_reward` on stops."""
+    """Returns the rewards of rows, whether the scores of each group differ, and metrics. A stop scores `fail_reward`."""
     seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
@@ -187,7 +187,7 @@ class Reinforcement:
     reward: Reward,
     packing: Packing | None = None,
   ) -> tuple[Batch, Metrics]:
-    """Rewards per token, advantages and returns, with metrics that compare the learner's log-probabilities to the sampler's.
+    """Computes rewards per token, advantages and returns, and metrics of the gap between learner and sampler.
 
     Args:
       params: The parameters of policy and critic.
@@ -244,7 +244,7 @@ class Reinforcement:
     return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
   def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
-    """How the sampler's log-probabilities differ from the learner's. Ideally every ratio at the start of an update is 1."""
+    """Returns metrics of the gap between sampler and learner. Ideally every ratio at the start of an update is 1."""
     size = jnp.where(mask, jnp.abs(difference), jnp.nan)
     ratio = jnp.exp(difference)
     settings = objectives.settings(self.objective, self.options)
@@ -260,7 +260,7 @@ class Reinforcement:
   def update(
     self, state: TrainState, batch: Batch, reference: Params | None, rows: Int[Array, 'parts M'], packing: Packing
   ) -> tuple[TrainState, Metrics]:
-    """One optimizer step on the rows of a minibatch, one micro-batch at a time.
+    """Makes one optimizer step on the rows of a minibatch, one micro-batch at a time.
 
     Args:
       state: The state before the step. Its buffers are donated.
@@ -306,10 +306,10 @@ class Reinforcement:
   def finish(
     self, state: TrainState, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], metrics: Metrics
   ) -> TrainState:
-    """The updates that happen once per batch.
+    """Makes the updates that happen once per batch.
 
-    They update the running moments of the regret, the controller of the stop rule, the gate of the critic warm-up, the history,
-    and the running success rate where the model is critic-free.
+    They change the running moments of the regret, the controller of the stop rule, the gate of the critic warm-up, the history,
+    and the running success rate if the model is critic-free.
 
     Args:
       state: The state after the minibatch updates.
@@ -326,7 +326,7 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def _success(self, success: Float[Array, ''], accuracy: Float[Array, ''], batches: Int[Array, '']) -> Float[Array, '']:
-    """The running success rate, which the first batch initialises. A stopped row does not count as a success."""
+    """Returns the running success rate, which the first batch initialises. A stopped row does not count as a success."""
     keep = jnp.where(batches == 0, 0.0, self.success_momentum)
     return keep * success + (1 - keep) * accuracy
 
@@ -352,7 +352,7 @@ class Reinforcement:
 
 
 def decision_tokens(prompt_tokens: Int[Array, 'N L'], tokens: Int[Array, 'N T'], opening: int) -> Bool[Array, 'N T']:
-  """True on the first token of each row that follows the token `opening`, such as `<think>`, which may end the prompt.
+  """Marks the first token of each row after the token `opening`, such as `<think>`, which may end the prompt.
 
   That token decides whether to reason. AdaCoT's selective loss (arXiv 2505.11896) gives it no gradient, so that the policy
   keeps its initial decision boundary.
@@ -362,11 +362,11 @@ def decision_tokens(prompt_tokens: Int[Array, 'N L'], tokens: Int[Array, 'N T'],
 
 
 def held(x: Float[Array, 'N T'], where: Bool[Array, 'N T']) -> Float[Array, 'N T']:
-  """`x` with no gradient where `where` is true."""
+  """Returns `x` without a gradient where `where` is true."""
   return jnp.where(where, jax.lax.stop_gradient(x), x)
 
 
 def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:
-  """Row indices `int32[epochs * count, rows / count]`: each epoch is a permutation that depends on (seed, step, epoch) only."""
+  """Draws row indices `int32[epochs * count, rows / count]`. Each epoch is a permutation by (seed, step, epoch)."""
   order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
   return np.concatenate(order).reshape(epochs * count, rows // count).astype(np.int32)

@@ -45,7 +45,7 @@ def score(
   blocks: Int[Array, 'N T'] | None = None,
   exit_level: float = 0.0,
 ) -> Scored:
-  """Score responses under the distribution that samples at `temperature`.
+  """Scores responses under the distribution that samples at `temperature`.
 
   Args:
     model: Policy and critic.

@@ -39,7 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule) -> TrainState:
-  """The state of a stage before its first step, with the given parameters."""
+  """Returns the state of a stage before its first step, with the given parameters."""
   return TrainState(
     params=params,
     opt_state=optimizer.init(params),
@@ -52,7 +52,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, rule: St
 
 
 def jit_update(update: Callable[..., tuple[TrainState, Metrics]]) -> Any:
-  """`jax.jit` for a method `(self, state, *arrays) -> (state, metrics)`. The state is donated.
+  """Applies `jax.jit` to a method `(self, state, *arrays) -> (state, metrics)`. The state is donated.
 
   The new state has the shardings of the old one. Without this constraint XLA chooses other shardings for some results, and
   every program that reads them is compiled a second time. Like the result of `jax.jit`, the method can be lowered for abstract

@@ -32,7 +32,7 @@ class SupervisedLearner:
 
   @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
-    """One optimizer step on the mean negative log-likelihood of the response tokens, including the end token."""
+    """Makes one optimizer step on the mean negative log-likelihood of the response tokens, including the end token."""
     tokens, prompt_lengths, response_lengths = (jnp.asarray(x) for x in batch)
     prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]

@@ -1,4 +1,4 @@
-"""Advantages and loss terms. They are functions of arrays and know nothing of models and rollouts.
+"""Advantages and loss terms. They are functions of arrays and do not depend on models and rollouts.
 
 Each file registers the objectives of one paper. `registered.ARRAYS` lists what an objective may read, `advantages.OF_CRITIC`
 and `advantages.OF_GROUP` what an advantage may read.

@@ -23,6 +23,6 @@ def entropy(
     entropy: The entropy of the current policy, in nats.
     mask: True on the tokens that count.
     entropy_coef: Weight of the bonus [U].
-    aggregation: The kind of mean, named as in `grpo`; by default the objective's in the sum, or 'token' where it has none.
+    aggregation: The kind of mean, as in `grpo`; by default that of the objective in the sum, or 'token' if it has none [U].
   """
   return {'entropy': (-entropy_coef, AGGREGATIONS[aggregation](entropy, mask))}, {}

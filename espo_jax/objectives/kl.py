@@ -56,7 +56,14 @@ def kl_k1(
 ) -> tuple[Terms, Metrics]:
   """The estimate `k1` as a loss: `loss = kl_coef mean_t d_t`, `d_t = log pi_t - log pi_ref_t`.
 
-  The options are those of `kl_k3`. The term is meant for comparisons: the mean of its gradient is 0, so it adds only noise.
+  The term is meant for comparisons: the mean of its gradient is 0, so it adds only noise.
+
+  Args:
+    logprobs: Log-probabilities of the tokens under the current policy.
+    reference_logprobs: Log-probabilities of the tokens under the reference policy.
+    mask: True on the tokens that count.
+    kl_coef: The weight of the divergence; the default is HMPO's, GRPO has 0.04 [U].
+    aggregation: The kind of mean, as in `grpo`; by default that of the objective in the sum, or 'token' if it has none [U].
   """
   kl = estimated_kl('k1', logprobs, reference_logprobs, mask)
   return {'kl_k1': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
@@ -74,7 +81,12 @@ def kl_k2(
 ) -> tuple[Terms, Metrics]:
   """The estimate `k2` as a loss: `loss = kl_coef mean_t d_t^2 / 2`, `d_t = log pi_t - log pi_ref_t`.
 
-  The options are those of `kl_k3`.
+  Args:
+    logprobs: Log-probabilities of the tokens under the current policy.
+    reference_logprobs: Log-probabilities of the tokens under the reference policy.
+    mask: True on the tokens that count.
+    kl_coef: The weight of the divergence; the default is HMPO's, GRPO has 0.04 [U].
+    aggregation: The kind of mean, as in `grpo`; by default that of the objective in the sum, or 'token' if it has none [U].
   """
   kl = estimated_kl('k2', logprobs, reference_logprobs, mask)
   return {'kl_k2': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
@@ -97,7 +109,7 @@ def kl_k3(
     reference_logprobs: Log-probabilities of the tokens under the reference policy.
     mask: True on the tokens that count.
     kl_coef: The weight of the divergence; the default is HMPO's, GRPO has 0.04.
-    aggregation: The kind of mean, named as in `grpo`; by default the objective's in the sum, or 'token' where it has none.
+    aggregation: The kind of mean, as in `grpo`; by default that of the objective in the sum, or 'token' if it has none [U].
   """
   kl = estimated_kl('k3', logprobs, reference_logprobs, mask)
   return {'kl_k3': (kl_coef, AGGREGATIONS[aggregation](kl, mask))}, {}
@@ -114,6 +126,12 @@ def kl_exact(
 ) -> tuple[Terms, Metrics]:
   """The divergence over the whole vocabulary: `loss = kl_coef mean_t KL(pi_t || pi_ref_t)`.
 
-  The options are those of `kl_k3`. Every update needs a forward pass of the reference policy.
+  Every update needs a forward pass of the reference policy.
+
+  Args:
+    reference_kl: The divergence of each token's distribution from that of the reference policy, in nats.
+    mask: True on the tokens that count.
+    kl_coef: The weight of the divergence; the default is HMPO's, GRPO has 0.04 [U].
+    aggregation: The kind of mean, as in `grpo`; by default that of the objective in the sum, or 'token' if it has none [U].
   """
   return {'kl_exact': (kl_coef, AGGREGATIONS[aggregation](reference_kl, mask))}, {}

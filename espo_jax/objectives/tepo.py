@@ -79,7 +79,7 @@ def tepo(
     clip_low: How far below 1 the sequence's ratio counts [U].
     clip_high: How far above 1 the sequence's ratio counts [U].
     likelihood: The sequence's ratio: the geometric 'mean' of its tokens' ratios, or their 'product', whose log is clamped [U].
-    aggregation: The kind of mean, named as in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
+    aggregation: The kind of mean, as in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
     mask_coef: Weight of the masked divergence [U].
     entropy_test: The test for a token that costs entropy. With 'current' its entropy is below that at sampling, which never
       holds in the first minibatch of a rollout. With 'first_order' a step along its own gradient would lower the entropy [U].

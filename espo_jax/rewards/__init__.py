@@ -1,4 +1,4 @@
-"""Rewards: they turn verdicts into one number per row, which is then placed on tokens. They know nothing of models.
+"""Rewards: they turn verdicts into one number per row, which is then placed on tokens. They do not depend on models.
 
 Each file registers the rewards of one paper. `SEEN` and `TEXT` list what a reward may read.
 """

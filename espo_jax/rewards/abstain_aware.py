@@ -10,10 +10,12 @@ from espo_jax.rewards.registered import register
 @register('abstain_aware')
 @source('after the abstention study arXiv 2407.16221, which has metrics; the reward is ours')
 def abstain_aware(correct: Float[Array, 'P G'], ended: Bool[Array, 'P G'], *, kappa: float = 1.0) -> Float[Array, 'P G']:
-  """1 for a correct answer, 0 for none, `-kappa` for a wrong one. Answering pays above the confidence `kappa / (1 + kappa)`.
+  """Gives 1 for a correct answer, 0 for none and `-kappa` for a wrong one.
 
-  A row that the horizon cut gave no answer. A row that a stop rule ended gave none either, but its reward is
-  `stop.fail_reward`: set that to 0.
+  Answering pays if the probability of a correct answer is above `kappa / (1 + kappa)`.
+
+  A row that the horizon cut has no answer. A stopped row has none either, but its reward is `stop.fail_reward`, which should
+  then be 0.
 
   Args:
     correct: Verdicts, 0 or 1.

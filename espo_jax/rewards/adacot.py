@@ -19,7 +19,7 @@ def adacot(
   over_cost: float = 0.1,
   format_cost: float = 1.0,
 ) -> Float[Array, 'P G']:
-  """`R = correct - miss_cost [needed, not reasoned] - over_cost [reasoned, not needed] - format_cost [ill-formed]`.
+  """Computes `R = correct - miss_cost [needed, not reasoned] - over_cost [reasoned, not needed] - format_cost [ill-formed]`.
 
   Args:
     correct: Verdicts, 0 or 1.
@@ -36,6 +36,6 @@ def adacot(
 
 
 def prompts_in_need(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G']) -> Bool[Array, 'P']:
-  """True where at most half of a prompt's responses without reasoning are correct, or none exist (ours, without labels) [U]."""
+  """Marks prompts whose responses without reasoning are correct at most half of the time, or do not exist (ours) [U]."""
   without = (~reasoned).astype(jnp.float32)
   return (correct * without).sum(axis=1) <= 0.5 * without.sum(axis=1)

@@ -10,7 +10,10 @@ from espo_jax.types import takes_numpy
 
 @takes_numpy
 def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], delta: float = 0.05) -> Bool[Array, 'P']:
-  """Whether a prompt's short responses have at least its long ones' accuracy less `delta`. An empty mode has accuracy 0."""
+  """Returns whether a prompt's short responses lose at most `delta` of accuracy against its long ones.
+
+  A mode without responses has accuracy 0.
+  """
   long, short = reasoned.astype(jnp.float32), (~reasoned).astype(jnp.float32)
 
   def accuracy(mode: Float[Array, 'P G']) -> Float[Array, 'P']:
@@ -24,7 +27,7 @@ def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], del
 def adr_modes(
   correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], *, delta: float = 0.05, rho: float = 0.5
 ) -> Float[Array, 'P G']:
-  """A correct answer earns 1 in the mode that suits its prompt, and `1 - rho` in the other mode.
+  """Gives a correct answer 1 in the mode that suits its prompt, and `1 - rho` in the other mode.
 
   The short mode suits a prompt where `short_serves` is true. The paper forces half of each group into each mode by an
   instruction; here each response chooses its mode.

@@ -20,7 +20,7 @@ _NODES = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.Constant, *_OPERATO
 
 
 def names(expression: str) -> tuple[str, ...]:
-  """The names of the rewards in an expression.
+  """Returns the names of the rewards in an expression.
 
   Raises:
     ValueError: The text is not an expression over registered rewards.
@@ -37,7 +37,9 @@ def names(expression: str) -> tuple[str, ...]:
 
 @takes_numpy
 def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
-  """The value of an expression, and the value of each reward in it by name: `float[P, G]`, or `float[P, G, T]` per token.
+  """Returns the value of an expression, and the value of each reward in it by name.
+
+  A value is `float[P, G]`, or `float[P, G, T]` if it is per token.
 
   | operation | value | if one side is per token, the other side is placed on |
   |---|---|---|

@@ -16,10 +16,10 @@ from espo_jax.rewards.registered import register
 def grpo_lambda(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], *, share: float = 0.2, alpha: float = 0.6
 ) -> Float[Array, 'P G']:
-  """`1 - alpha sigmoid(z)` for correct answers to the prompts of highest group accuracy, 1 for other correct ones, else 0.
+  """Gives a correct answer `1 - alpha sigmoid(z)` on the prompts of highest group accuracy and 1 on others; a wrong one gets 0.
 
-  `z` is the length, standardised over the group's correct answers. Prompts are ranked over the whole batch; ties keep their
-  order.
+  `z` is the length, standardised over the group's correct answers. Prompts are ranked over the whole batch. Ties keep the
+  prompts' order.
 
   Args:
     correct: Verdicts, 0 or 1.

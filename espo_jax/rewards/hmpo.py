@@ -10,7 +10,7 @@ from espo_jax.rewards.registered import register
 
 
 def median_budget(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P']:
-  """The median length of each group's correct answers, the midpoint for an even count; 0 for a group without any."""
+  """Returns the median length of each group's correct answers, the midpoint for an even number; 0 without correct answers."""
   right = correct > 0
   count = right.sum(axis=1)
   ordered = jnp.sort(jnp.where(right, lengths, jnp.iinfo(lengths.dtype).max), axis=1).astype(jnp.float32)
@@ -33,7 +33,7 @@ def hmpo(
   combine: Literal['product', 'sum'] = 'product',
   fixed_budget: float = 0.0,
 ) -> Float[Array, 'P G']:
-  """`R = R_acc * clip(cos(pi n / (2 b)) + lam, 0, 1)` for `n <= b` and 0 beyond, with `b` the group's budget.
+  """Computes `R = R_acc * clip(cos(pi n / (2 b)) + lam, 0, 1)` for `n <= b` and 0 beyond, with `b` the group's budget.
 
   This is the form of the released code, which pays `lam` at `n = b`. The paper's text has `n < b`, which would pay nothing to
   the only correct answer of a group. In a group without a correct answer every row earns 0.

@@ -12,9 +12,9 @@ from espo_jax.rewards.registered import register
 def l_grpo(
   correct: Float[Array, 'P G'], lengths: Int[Array, 'P G'], horizon: int, *, beta: float = 0.001
 ) -> Float[Array, 'P G']:
-  """The verdict, plus `beta (1 - n / horizon)` on prompts whose answers are all correct.
+  """Adds `beta (1 - n / horizon)` to the verdicts on prompts whose answers are all correct.
 
-  In such a group only length varies. So beta cancels out under `group_zscore`, but not under `mean_only`.
+  In such a group only the length varies, so `beta` cancels out under `group_zscore`, but not under `mean_only`.
 
   Args:
     correct: Verdicts, 0 or 1.

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int
 
 
 def scaled_lengths(correct: Float[Array, 'P G'], lengths: Int[Array, 'P G']) -> Float[Array, 'P G']:
-  """`(n - mean) / std` with mean and deviation over each group's correct answers; 0 where fewer than two are correct."""
+  """Computes `(n - mean) / std` with mean and deviation of a group's correct answers; 0 if fewer than two are correct."""
   n = lengths.astype(jnp.float32)
   right = (correct > 0).astype(jnp.float32)
   count = right.sum(axis=1, keepdims=True)

@@ -14,7 +14,9 @@ from espo_jax.types import StopReason, Trajectories, Verdicts, takes_numpy
 
 @takes_numpy
 def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) -> dict[str, Any]:
-  """The arrays that `SEEN` lists, by name, and `scores`, the values of rewards that read text. A stopped row counts as wrong.
+  """Returns the arrays that `SEEN` lists, by name, and `scores`, the values of rewards that read text.
+
+  A stopped row counts as wrong.
 
   Args:
     rows: The rows of all prompts.
@@ -45,5 +47,5 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
 
 
 def extras(seen: Mapping[str, Any]) -> dict[str, Bool[Array, 'P']]:
-  """The arrays per prompt that objectives may read in addition to the learner's, by name; `seen` comes from `observed`."""
+  """Returns the arrays per prompt that objectives may read besides the learner's, by name; `seen` is from `observed`."""
   return {'prefers_short': short_serves(seen['correct'], seen['reasoned'])}

@@ -10,7 +10,7 @@ from espo_jax.rewards.registered import register
 @register('overlong')
 @source('DAPO, arXiv 2503.14476, eq. 13', 'buffer')
 def overlong(lengths: Int[Array, 'P G'], horizon: int, *, buffer: float = 0.2) -> Float[Array, 'P G']:
-  """`min(0, -(n - (L_max - L_buf)) / L_buf)`: 0 up to the buffer, then linear to -1 at the horizon.
+  """Computes `min(0, -(n - (L_max - L_buf)) / L_buf)`: 0 up to the buffer, then linear to -1 at the horizon.
 
   It is a term to add to a reward.
 

@@ -8,7 +8,7 @@ from espo_jax.types import Reward, Trajectories, takes_numpy
 
 @takes_numpy
 def token_rewards(trajectories: Trajectories, reward: Reward, *, fail: float = -1.0) -> Float[Array, 'N T']:
-  """The reward of each token.
+  """Returns the reward of each token.
 
   Args:
     trajectories: The rows.

@@ -10,7 +10,7 @@ from espo_jax.rewards.registered import register
 @register('serial_decay')
 @source('S-GRPO, arXiv 2505.07686', 'base')
 def serial_decay(correct: Float[Array, 'P G'], *, base: float = 2.0) -> Float[Array, 'P G']:
-  """`base^-(n - 1)` for the `n`-th correct answer in the order of the group, 0 for a wrong one.
+  """Gives `base^-(n - 1)` for the `n`-th correct answer in the order of the group, and 0 for a wrong one.
 
   Args:
     correct: Verdicts, 0 or 1, in the order of `rollout.serial`: early exits by their cuts, then the full response.

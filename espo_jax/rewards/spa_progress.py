@@ -11,7 +11,7 @@ from espo_jax.rewards.registered import register
 def grounded(
   contributions: Float[Array, '...'], executed: Bool[Array, '...'], *, alpha: float, beta: float
 ) -> Float[Array, '...']:
-  """`alpha c + beta g`: the weighted contributions, and a bonus on actions that the environment could execute."""
+  """Computes `alpha c + beta g`: the weighted contributions, and a bonus on actions that the environment could execute."""
   return alpha * contributions + beta * executed.astype(jnp.float32)
 
 
@@ -27,7 +27,7 @@ def spa_progress(
   beta: float = 0.0,
   segment: int = 16,
 ) -> Float[Array, 'P G T']:
-  """Distribute the verdict over the segments of a response, on the last token of each.
+  """Distributes the verdict over the segments of a response, on the last token of each.
 
   The contribution of a segment is the rise of the critic's value up to the start of the next segment. The last segment gets the
   rest, so with `alpha = 1` and no bonus the rewards of a row sum to the verdict.

@@ -20,7 +20,7 @@ _WORKERS = 2
 
 
 def text_rewards(expression: str) -> tuple[str, ...]:
-  """The names of the rewards in an expression that read text."""
+  """Returns the names of the rewards in an expression that read text."""
   return tuple(name for name in names(expression) if set(inputs(REGISTRY[name])) & set(TEXT))
 
 
@@ -32,7 +32,7 @@ class TextScorer:
   """Calls the rewards of an expression that read text, one prompt at a time. The first call starts the processes."""
 
   def __init__(self, expression: str, options: Mapping[str, Any], deadline: float):
-    """Set up the scorer without starting processes.
+    """Sets up the scorer without starting processes.
 
     Args:
       expression: An expression over registered rewards.
@@ -54,7 +54,7 @@ class TextScorer:
   def score(
     self, seen: Mapping[str, Any], texts: Mapping[str, Sequence[Any]]
   ) -> tuple[dict[str, Float[np.ndarray, 'P G']], Bool[np.ndarray, 'P G'], Bool[np.ndarray, 'P G']]:
-    """The value of each reward that reads text, and where one ran out of time or its process failed; the value there is 0.
+    """Returns the value of each reward that reads text. It is 0 where a reward ran out of time or its process failed.
 
     Args:
       seen: The result of `observed`, as NumPy arrays.
@@ -94,7 +94,7 @@ class TextScorer:
 
 
 def _arguments(name: str, seen: Mapping[str, Any], texts: Mapping[str, Sequence[Any]], p: int) -> list[Any]:
-  """The arguments of a reward for prompt `p`, in the order of its parameters, in a form that JSON can hold."""
+  """Returns the arguments of a reward for prompt `p`, in the order of its parameters, in a form that JSON can hold."""
 
   def one(x: Any) -> Any:
     return x if np.ndim(x) == 0 else {'dtype': str(x.dtype), 'array': x[p : p + 1].tolist()}

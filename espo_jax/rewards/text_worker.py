@@ -1,8 +1,8 @@
-"""The worker process that calls rewards which read text; `text.TextScorer` runs this file.
+"""Runs as the process that calls rewards that read text; `text.TextScorer` starts this file.
 
-The arguments are the seconds that a call may take and the users' files to load. The process talks in lines of JSON. When it is
-ready it writes `{}` or `{"error": ...}` once. After that it reads `[name, options, arguments]` and writes `{"value": [...]}` or
-`{"error": ...}`, call by call.
+The arguments are the seconds that a call may take and the users' files to load. The process communicates by lines of JSON. When
+it is ready it writes `{}` or `{"error": ...}`. After that it reads `[name, options, arguments]` and writes `{"value": [...]}`
+or `{"error": ...}`, call by call.
 """
 
 import runpy
@@ -31,7 +31,7 @@ def _load(files: list[str]) -> Callable[[Any], object]:
 
 
 def _called(question: tuple[str, dict[str, Any], list[Any]]) -> dict[str, Any]:
-  """The value of a reward as nested lists, or the error that it raised with its place."""
+  """Returns the value of a reward as nested lists, or the error that it raised with its place."""
   import numpy as np
 
   from espo_jax.rewards import REGISTRY

@@ -18,7 +18,9 @@ def tldr(
   *,
   weights: tuple[float, ...] = (0.6, 0.3, 0.05),
 ) -> Float[Array, 'P G']:
-  """`correct (1 - w sigmoid(z))`, with `z` the length standardised over the prompt's correct answers and `w` its weight.
+  """Computes `correct (1 - w sigmoid(z))`.
+
+  `z` is the length, standardised over the prompt's correct answers. `w` is the weight of the prompt's level.
 
   Args:
     correct: Verdicts, 0 or 1.

@@ -10,5 +10,5 @@ from espo_jax.rewards.registered import register
 @register('format')
 @source('DeepSeek-R1, arXiv 2501.12948')
 def well_formed(formatted: Bool[Array, 'P G']) -> Float[Array, 'P G']:
-  """1 for a response that ended with an end token and matches `reward.format`, otherwise 0."""
+  """Gives 1 for a response that ended with an end token and matches `reward.format`, and 0 otherwise."""
   return formatted.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Samples trajectories inside one jitted program. This package knows nothing of rewards and losses.
+"""Samples trajectories inside one jitted program. This package does not depend on rewards and losses.
 
 One program decodes all rows. There are `S` slots, each with its part of the cache. A slot takes a row, decodes it token by
 token, and takes the next waiting row when it ends. The whole rollout is one `while_loop` over chunks, without host callbacks.

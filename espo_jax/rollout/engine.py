@@ -75,7 +75,7 @@ def generate(
   pad_token: int = 0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
-  """Sample `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
+  """Samples `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
 
   The end token and the token that triggers a stop are kept with their log-probabilities. The regret is computed under the
   sampling distribution. The stop rule runs inside the loop, and the host does nothing until all rows are done.
@@ -135,7 +135,7 @@ def generate(
 
 
 def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]:
-  """Decode all rows from their starting states. The function is called inside a jitted program.
+  """Decodes all rows from their starting states. The function is called inside a jitted program.
 
   Args:
     setup: The constants of the rollout: the model, the options, and where each row starts.
@@ -166,12 +166,12 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
 
 
 def unfinished(setup: Setup, loop: Loop) -> Bool[Array, '']:
-  """Whether a row is being decoded or waits for a slot."""
+  """Returns whether a row is being decoded or waits for a slot."""
   return loop.slots.row.alive.any() | (loop.next_row < setup.rows)
 
 
 def chunk(setup: Setup, loop: Loop) -> Loop:
-  """Refill the slots, decode a chunk of tokens, and write them out.
+  """Refills the slots, decodes a chunk of tokens, and writes them out.
 
   A chunk ends when a slot is free and a row waits, when `pending` is full, or when no row is alive. So the schedule is greedy
   list scheduling: rows are taken in order, each by the first slot that is free.
@@ -196,13 +196,13 @@ def chunk(setup: Setup, loop: Loop) -> Loop:
 
 
 def decode_group(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
-  """Decode a group of tokens in every slot, and let a separate critic, if there is one, read them in one pass."""
+  """Decodes a group of tokens in every slot. A separate critic, if there is one, reads them in one pass."""
   slots, new = jax.lax.scan(lambda slots, _: decode_token(setup, slots), slots, None, length=setup.group)
   return critic_reads(setup, slots, new) if setup.model.separate_critic else (slots, new)
 
 
 def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
-  """Draw a token in every slot, apply the stop rule to it, and run the policy on it.
+  """Draws a token in every slot, applies the stop rule to it, and runs the policy on it.
 
   If the stop rule fires on an end token, the row counts as ended, because its answer is complete and can be graded.
   """
@@ -233,7 +233,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
 
 
 def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pending]:
-  """Run a separate critic on the tokens of a group.
+  """Runs a separate critic on the tokens of a group.
 
   Args:
     setup: The constants of the rollout.
@@ -255,7 +255,7 @@ def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pendi
 
 
 def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 'S']:
-  """The drawn tokens, replaced by the next inducer token in rows that have not read the whole inducer."""
+  """Replaces the drawn tokens by the next inducer token in rows that have not read the whole inducer."""
   inducer, written = setup.inducer, slots.row.full_length
   if not inducer:
     return tokens
@@ -266,7 +266,7 @@ def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 
 def _policy_reads(
   setup: Setup, slots: Slots, tokens: Int[Array, 'S'], alive: Bool[Array, 'S'], noise: Float[Array, 'S U']
 ) -> tuple[States, Caches]:
-  """The policy's states after `tokens`. The third uniform decides the exits of the rows that are still alive."""
+  """Returns the policy's states after `tokens`. The third uniform decides the exits of the rows that are still alive."""
   model, position = setup.model, slots.row.full_length
   longest = jnp.where(alive, slots.caches.policy.lengths + 1, 1).max()
   deciding = None

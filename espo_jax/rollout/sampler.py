@@ -57,7 +57,7 @@ class Sampler:
   exit_level: float | None = None
 
   def __call__(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
-    """Sample `samples` responses per prompt.
+    """Samples `samples` responses per prompt.
 
     Args:
       params: The parameters of policy and critic.
@@ -80,7 +80,7 @@ class Sampler:
     shadow_share: float = 0.0,
     exit_level: float | None = None,
   ) -> 'Sampler':
-    """A sampler of full responses only, even where training uses the serial rollout.
+    """Returns a sampler of full responses only, even where training uses the serial rollout.
 
     Args:
       samples: The number of responses per prompt.
@@ -94,7 +94,7 @@ class Sampler:
     )
 
   def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
-    """Sample full responses from the full-depth model by speculative decoding, without a stop rule."""
+    """Samples full responses from the full-depth model by speculative decoding, without a stop rule."""
     rows, _ = speculate(
       self.model,
       params,
@@ -111,19 +111,19 @@ class Sampler:
     return self._lay(rows)
 
   def lower(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> jax.stages.Lowered:
-    """The lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings)."""
+    """Returns the lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings)."""
     engine, options = self._engine(self._described)
     return engine.lower(self.model, params, rule, adaptive, prompts, key, **options)
 
   def describe(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> Trajectories:
-    """The shapes, dtypes and shardings of the rows that a call returns, from abstract arguments."""
+    """Returns the shapes, dtypes and shardings of the rows that a call returns, from abstract arguments."""
     engine, options = self._engine(self._described)
     rows = engine.eval_shape(self.model, params, rule, adaptive, prompts, key, **options)
     sharding = parallel.over_batch(self.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), rows)
 
   def _engine(self, place: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
-    """The jitted engine of this sampler and its options. `place` turns the options that are traced into arrays."""
+    """Returns the jitted engine of this sampler and its options. `place` turns the options that are traced into arrays."""
     options = {
       'samples': self.samples,
       'horizon': self.horizon,
@@ -150,7 +150,7 @@ class Sampler:
     return Sampling(np.float32(s.temperature), np.float32(s.top_p), np.int32(s.top_k), np.float32(s.min_p))
 
   def _put(self, tree: Any) -> Any:
-    """Put host numbers on every device. This is explicit because training forbids implicit transfers."""
+    """Puts host numbers on every device. This is explicit because training forbids implicit transfers."""
     return parallel.put(tree, parallel.replicated(self.mesh))
 
   def _described(self, tree: Any) -> Any:

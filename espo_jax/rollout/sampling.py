@@ -1,4 +1,4 @@
-"""Drawing tokens.
+"""Draws tokens from the distribution that the logits and the config define.
 
 The random key of a token folds in the seed, the step, the prompt's id, the sample's index and the position. It does not depend
 on the row's place in the batch, so a sample is the same whatever else is decoded.
@@ -35,14 +35,14 @@ class Sampling(flax.struct.PyTreeNode):
 
 
 def row_keys(key: Key[Array, ''], prompt_ids: UInt32[Array, 'P'], samples: int) -> Key[Array, 'N']:
-  """One key per row, group-major, from the prompt's id and the sample's index."""
+  """Makes one key per row, group-major, from the prompt's id and the sample's index."""
   prompt_keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(prompt_ids)
   per_sample = jax.vmap(lambda k: jax.vmap(lambda g: jax.random.fold_in(k, g))(jnp.arange(samples, dtype=jnp.uint32)))
   return per_sample(prompt_keys).reshape(-1)
 
 
 def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N'], count: int = 2) -> Float[Array, 'N count']:
-  """`count` uniforms for each row's token at `positions`.
+  """Draws `count` uniforms for each row's token at `positions`.
 
   The first draws the token, the second is for the stop rule, and the third for the exit policy. The first ones do not depend on
   `count`.
@@ -51,13 +51,13 @@ def token_noise(keys: Key[Array, 'N'], positions: Int[Array, 'N'], count: int = 
 
 
 def shadow_rows(keys: Key[Array, 'N'], share: Float[Array, '']) -> Array:
-  """True for each row with probability `share`."""
+  """Chooses each row with probability `share`."""
   return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, _SHADOW)))(keys) < share
 
 
 @takes_numpy
 def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[Array, '... V']:
-  """The logits of the sampling distribution, `-inf` where it has no mass. Greedy decoding returns those of temperature 1."""
+  """Returns the logits of the sampling distribution, `-inf` without mass. Greedy decoding has those of temperature 1."""
   temperature, top_p, top_k, min_p = (
     jnp.asarray(x) for x in (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
   )
@@ -79,7 +79,7 @@ def sampled_logits(logits: Float[Array, '... V'], sampling: Sampling) -> Float[A
 
 
 def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array) -> tuple[Int[Array, 'N'], Float[Array, 'N']]:
-  """Draw tokens by inverse CDF. It needs one uniform per row; Gumbel noise would need one per vocabulary entry.
+  """Draws tokens by inverse CDF. It needs one uniform per row; Gumbel noise would need one per vocabulary entry.
 
   The CDF is searched in two levels, first over blocks and then within one block, because a cumulative sum over the whole
   vocabulary costs more than the logits.
@@ -111,12 +111,12 @@ def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array)
 
 
 def is_greedy(sampling: Sampling) -> Array:
-  """Whether decoding is greedy."""
+  """Returns whether decoding is greedy."""
   return jnp.asarray(sampling.temperature) < _GREEDY_BELOW
 
 
 def _threshold(weights, measure, wanted):
-  """The largest weight `x` for which `measure(weights >= x)` is at least `wanted`.
+  """Returns the largest weight `x` for which `measure(weights >= x)` is at least `wanted`.
 
   The search sets one bit at a time, in 31 passes over the weights, instead of a sort. It works because positive floats are
   ordered like their bit patterns.

@@ -74,7 +74,7 @@ def generate_serial(
   pad_token: int = 0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
-  """Sample groups of `samples - 1` early exits, in the order of their cuts, and the full response (S-GRPO, arXiv 2505.07686).
+  """Samples groups of `samples - 1` early exits, in the order of their cuts, and the full response (S-GRPO, arXiv 2505.07686).
 
   An early exit copies the cache columns before its cut and recomputes nothing. Then it reads the inducer and decodes an answer.
   Only tokens that a row sampled itself are trained on; the paper leaves that open [U]. The full response equals sample 0 of
@@ -138,7 +138,7 @@ def generate_serial(
 def _cut(
   start: Start, paths: Trajectories, caches: Caches, keys: Key[Array, 'P G'], serial: Serial, horizon: int
 ) -> tuple[Start, Int[Array, 'P E']]:
-  """Where the early exits start.
+  """Returns where the early exits start.
 
   Args:
     start: Where the full responses started.
@@ -170,7 +170,7 @@ def _cut(
 
 
 def _grouped(early: Trajectories, paths: Trajectories, cuts: Int[Array, 'P E']) -> Trajectories:
-  """Groups of early exits and a full response. Exits get the tokens before their cut and the first pass's decode steps."""
+  """Joins early exits and full responses to groups. Exits get the tokens before their cut and the first pass's decode steps."""
   (count, exits), horizon = cuts.shape, paths.tokens.shape[1]
   columns = jnp.arange(horizon)
   shared, sampled = columns < cuts.reshape(-1, 1), columns >= early.trained_from[:, None]
@@ -189,14 +189,14 @@ def _grouped(early: Trajectories, paths: Trajectories, cuts: Int[Array, 'P E']) 
 
 
 def thinking_tokens(paths: Trajectories, end_of_thinking: int) -> Int[Array, 'P']:
-  """The number of thinking tokens per response: up to its first `end_of_thinking`, else up to its end token, else all."""
+  """Counts the thinking tokens per response: up to its first `end_of_thinking`, else up to its end token, else all."""
   ends = paths.mask & (paths.tokens == end_of_thinking)
   written = paths.length - (paths.stop_reason == StopReason.EOS)
   return jnp.where(ends.any(axis=1), ends.argmax(axis=1), written).astype(jnp.int32)
 
 
 def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room: int) -> Int[Array, 'P E']:
-  """The number of response tokens before each cut, uniform over the thinking positions that leave room for an answer.
+  """Draws the number of response tokens before each cut, uniformly over the positions that leave room for an answer.
 
   Args:
     uniform: Uniform draws in [0, 1).
@@ -209,7 +209,7 @@ def cut_positions(uniform: Float[Array, 'P E'], thinking: Int[Array, 'P'], room:
 
 @takes_numpy
 def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, inducer: int) -> Int[Array, '']:
-  """The executed slot steps (decode steps times slots) of `parts` consecutive serial rollouts.
+  """Counts the executed slot steps (decode steps times slots) of `parts` consecutive serial rollouts.
 
   Args:
     rows: The rows of all parts.
@@ -228,6 +228,6 @@ def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, induc
 
 
 def _shortened(caches: Caches, lengths: Int[Array, 'P']) -> Caches:
-  """The caches with each row's length set to its prompt's. The columns of the response are kept."""
+  """Returns the caches with each row's length set to its prompt's. The columns of the response are kept."""
   critic = None if caches.critic is None else caches.critic.replace(lengths=lengths)
   return Caches(caches.policy.replace(lengths=lengths), critic)

@@ -1,4 +1,4 @@
-"""The constants of a rollout: the model, the options, and where each row starts."""
+"""Defines the constants of a rollout: the model, the options, and where each row starts."""
 
 import dataclasses
 
@@ -96,17 +96,17 @@ def start_rows(
   shadow: Bool[Array, 'N'],
   inducer: tuple[int, ...] = (),
 ) -> Start:
-  """Where each row starts. A row is given `first` tokens from the cache and then the inducer."""
+  """Returns where each row starts. A row is given `first` tokens from the cache and then the inducer."""
   return Start(prompts, states, caches, first, limit, keys, shadow, given=first + len(inducer))
 
 
 def slot_count(slots: int, rows: int) -> int:
-  """The number of slots that decode `rows` rows: the requested `slots`, at most one per row; 0 requests one per row."""
+  """Returns the number of slots for `rows` rows: the requested `slots`, at most one per row; 0 requests one per row."""
   return min(slots or rows, rows)
 
 
 def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
-  """Run the model once on each prompt.
+  """Runs the model once on each prompt.
 
   `Prompts` are padded on the left, so that prompt and response concatenate to the sequence that the learner scores. A cache is
   padded on the right, so that token `t` of a row stands in column `t`. This function shifts the prompts.

@@ -69,7 +69,7 @@ class Record(flax.struct.PyTreeNode):
 
 
 def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array, '']) -> tuple[Slots, Int[Array, '']]:
-  """Give waiting rows, in order, to free slots.
+  """Gives waiting rows, in order, to free slots.
 
   A refill copies the columns of the prompts. At most an eighth of the slots takes a row at a time, so that the copy is small.
 
@@ -110,7 +110,7 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
 
 
 def write_out(setup: Setup, record: Record, slots: Slots, pending: Pending, done: Int[Array, '']) -> Record:
-  """The record with the first `done` decode steps of `pending`, and with the progress of each slot's row."""
+  """Writes the first `done` decode steps of `pending` and the progress of each slot's row to the record."""
   index = jnp.where(jnp.arange(setup.steps)[:, None] < done, pending.row, setup.rows)  # later steps are an earlier chunk's
   row = slots.row
   return Record(
@@ -123,7 +123,7 @@ def write_out(setup: Setup, record: Record, slots: Slots, pending: Pending, done
 
 
 def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
-  """Slots without rows.
+  """Returns slots without rows.
 
   Args:
     setup: The constants of the rollout.
@@ -146,14 +146,14 @@ def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
 
 
 def empty_record(setup: Setup) -> Record:
-  """Rows of pad tokens and zeros."""
+  """Returns rows of pad tokens and zeros."""
   tokens = _blank(setup, setup.rows, setup.horizon)
   length, full_length, reason, started = (jnp.zeros(setup.rows, jnp.int32) for _ in range(4))
   return Record(tokens, length, full_length, reason, started)
 
 
 def empty_pending(setup: Setup) -> Pending:
-  """A buffer for the tokens of one chunk."""
+  """Returns a buffer for the tokens of one chunk."""
   shape = (setup.steps, setup.slots)
   return Pending(_blank(setup, *shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
 
@@ -165,12 +165,12 @@ def _blank(setup: Setup, *shape: int) -> TokenRecord:
 
 
 def _spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:
-  """Split the slots over the mesh's batch axes."""
+  """Splits the slots over the mesh's batch axes."""
   return tree if setup.mesh is None else spread_rows(tree, setup.mesh)
 
 
 def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:
-  """The state of the stop rule, reset in the slots `taken`."""
+  """Resets the state of the stop rule in the slots `taken`."""
   fresh = rule.init(taken.shape[0], state.adaptive)
 
   def choose(new: Array, old: Array) -> Array:

@@ -109,7 +109,7 @@ def speculate(
   sampling: Sampling = _PLAIN,
   pad_token: int = 0,
 ) -> tuple[Trajectories, Speculation]:
-  """Sample `samples` responses per prompt from the full model, all rows at once, several tokens per pass.
+  """Samples `samples` responses per prompt from the full model, all rows at once, several tokens per pass.
 
   The draft length adapts to the acceptance rate: of 1 to `draft_tokens` it is the one with the most expected tokens per
   executed block. Samples have the full model's distribution, but the same key gives another sample under another draft length.
@@ -153,7 +153,7 @@ def speculate(
 
 
 def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, pad_token: int) -> _Rows:
-  """The rows with their first token, which is drawn from the logits of the prefill without a draft."""
+  """Draws the first token of each row, from the logits of the prefill without a draft."""
   rows = setup.keys.shape[0]
   logits = draws.sampled_logits(setup.model.logits(setup.params, states), setup.sampling)
   logits, values = (jnp.repeat(x, samples, axis=0) for x in (logits, setup.model.values(setup.params, states)))
@@ -180,7 +180,7 @@ def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, p
 
 
 def _round(setup: _Setup, rows: _Rows) -> _Rows:
-  """Run the full model over each row's last token and some drafts.
+  """Runs the full model over each row's last token and some drafts.
 
   All places are verified whatever the number of drafts, so that one program serves all draft lengths. The next round overwrites
   the columns after the drafts.
@@ -201,7 +201,7 @@ def _round(setup: _Setup, rows: _Rows) -> _Rows:
 def _draft(
   setup: _Setup, rows: _Rows, count: Int[Array, ''], longest: Int[Array, ''], uniforms: Float[Array, 'K N 3']
 ) -> tuple[Float[Array, 'N K D'], _Drawn, Cache]:
-  """Run the first blocks on the last token and `count` drafts; return their streams, the drafts and the cache."""
+  """Runs the first blocks on the last token and on `count` drafts; returns their streams, the drafts and the cache."""
   model, shape = setup.model, (rows.last.shape[0], setup.places)
 
   def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
@@ -221,7 +221,7 @@ def _draft(
 
 
 def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verified) -> _Rows:
-  """Append the tokens of a round with `count` drafts to the record."""
+  """Appends the tokens of a round with `count` drafts to the record."""
   logits, tokens, accepted = verified.logits, verified.tokens, verified.accepted
   place = jnp.arange(setup.places)
   is_end = (tokens[..., None] == setup.ends).any(-1)
@@ -255,7 +255,7 @@ def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verifi
 
 
 def _trajectories(rows: _Rows, prompts: Prompts, prompt_lengths: Int[Array, 'N'], samples: int) -> Trajectories:
-  """The rows in the format of the engine. There was no stop rule."""
+  """Returns the rows in the format of the engine, without stops."""
   zeros = jnp.zeros(rows.length.shape, jnp.int32)
   record = rows.record
   return Trajectories(
@@ -276,7 +276,7 @@ def _trajectories(rows: _Rows, prompts: Prompts, prompt_lengths: Int[Array, 'N']
 
 
 def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[Array, '']:
-  """The draft length from 1 to `most` with the most expected tokens per executed block, at this acceptance probability.
+  """Returns the draft length from 1 to `most` with the most expected tokens per executed block, at this acceptance probability.
 
   A round of `d` drafts gives `1 + a + ... + a^d` tokens in expectation. It runs the drafting blocks `d + 1` times and the
   others once. A pass over a few tokens counts like a pass over one, because reading the weights dominates the cost.
@@ -289,7 +289,7 @@ def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[A
 def _accept(
   logits: Float[Array, 'N K V'], drawn: _Drawn, count: Int[Array, ''], uniforms: Float[Array, 'N K 3'], greedy: Array
 ) -> tuple[Int[Array, 'N'], Int[Array, 'N K']]:
-  """The number of accepted drafts, and the tokens: the drafts, with a newly drawn token after the accepted ones.
+  """Returns the number of accepted drafts, and the tokens: the drafts with a newly drawn token after the accepted ones.
 
   A draft `x` is accepted with probability `min(1, p(x) / q(x))`. The first rejected draft is replaced by a draw from the
   normalised `(p - q)+`. If all drafts are accepted, one more token is drawn from `p` (arXiv 2211.17192, algorithm 1).
@@ -316,7 +316,7 @@ def _accept(
 
 
 def _widened(caches: Caches, samples: int, columns: int) -> Caches:
-  """Each prompt's cache repeated per sample, with room for a response."""
+  """Repeats each prompt's cache for its samples, with room for a response."""
 
   def side(x: Float[Array, 'J P W K']) -> Float[Array, 'J N C K']:
     x = jnp.repeat(x, samples, axis=1)

@@ -15,7 +15,7 @@ from espo_jax.types import Metrics
 
 @during('calibration')
 def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> Params:
-  """Run the stage and return the trained parameters."""
+  """Runs the stage and returns the trained parameters."""
   c = exp.config
   never = make_rule(c, 'never')
   state = exp.on_mesh(init_state(copy_tree(params), calibration_learner(exp).optimizer, never))
@@ -26,7 +26,7 @@ def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals:
 
 
 def calibration_learner(exp: Experiment) -> Calibration:
-  """The learner of the calibration."""
+  """Returns the learner of the calibration."""
   c = exp.config
   rate = c.calibration.learning_rate
   return Calibration(
@@ -44,7 +44,7 @@ def calibration_learner(exp: Experiment) -> Calibration:
 
 
 def calibration_step(exp: Experiment, teacher: Params) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
-  """The function that makes one calibration step, on responses that the teacher samples at full depth.
+  """Returns the function that makes one calibration step, on responses that the teacher samples at full depth.
 
   Args:
     exp: The experiment.

@@ -16,7 +16,7 @@ from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 
 @during('critic warm-up')
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
-  """Update without a stop rule until the gate opens; all arms start from the result. Without a critic, there is one update."""
+  """Trains without a stop rule until the gate opens; without a critic, for one update. All arms start from the result."""
   c = exp.config
   never = make_rule(c, 'never')
   params = exp.model.critic_from_policy(params)

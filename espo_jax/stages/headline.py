@@ -1,4 +1,4 @@
-"""The first line that a run prints: the devices, the model and the memory that its state takes."""
+"""Makes the first line that a run prints: the devices, the model and the memory that its state takes."""
 
 import math
 import pathlib
@@ -16,7 +16,7 @@ _UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
 
 
 def headline(exp: Experiment, workdir: pathlib.Path) -> str:
-  """Device, model, parameters, memory, seed and folder. Nothing is computed or compiled for this line.
+  """Returns the line with device, model, parameters, memory, seed and folder. It needs no computation on a device.
 
   The line gives the memory of parameters and optimizer state on one device, and the device's total memory. Caches,
   gradients and activations come on top of the former.
@@ -34,7 +34,7 @@ def headline(exp: Experiment, workdir: pathlib.Path) -> str:
 
 
 def kept_bytes(exp: Experiment, params: object) -> int:
-  """Bytes of parameters and optimizer state on one device. Moments are sharded like their parameters.
+  """Returns the bytes of parameters and optimizer state on one device. Moments are sharded like their parameters.
 
   Args:
     exp: The experiment.

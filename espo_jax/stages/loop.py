@@ -36,7 +36,7 @@ class Interrupted(Exception):
 
 
 def going_on(stopped: Interrupted, module: str, arguments: Sequence[str]) -> str:
-  """The message after a signal ended a command: what is saved, and the command that resumes the work."""
+  """Returns the message after a signal ended a command. It says what is saved, and which command resumes the work."""
   return f'{stopped}. This goes on from there:\n  python -m {module} {shlex.join(arguments)}'
 
 
@@ -109,7 +109,7 @@ class Stage:
 
 
 def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
-  """Run a stage to its end, from its newest intact checkpoint if it has one.
+  """Runs a stage to its end, from its newest intact checkpoint if it has one.
 
   Args:
     stage: The stage to run.
@@ -165,7 +165,7 @@ def _finite_or_none(value: float | None) -> float | None:
 
 
 def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.Path, **kwargs: Any) -> Stage:
-  """A stage with the checkpoint options of a config. It begins at step 0 unless `first` is given."""
+  """Returns a stage with the checkpoint options of a config. It begins at step 0 unless `first` is given."""
   return Stage(
     name=name,
     directory=directory,
@@ -178,5 +178,5 @@ def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.
 
 
 def copy_tree(tree: Any) -> Any:
-  """A copy. It is needed because a stage donates the buffers of its state, while the original arrays are used again."""
+  """Copies the arrays of a tree. A stage donates the buffers of its state, and the original arrays are used again."""
   return jax.tree.map(lambda x: x.copy(), tree)

@@ -24,7 +24,7 @@ from espo_jax.types import Metrics, Trajectories, Verdicts
 def rollout_metrics(
   rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, serial: Serial | None = None
 ) -> Metrics:
-  """Counts of the rollout, and a checksum of its tokens, so that two runs can be compared token by token.
+  """Returns counts of the rollout, and a checksum of its tokens by which two runs can be compared.
 
   Only sampled tokens are counted. Accuracy, length and truncation are means over full responses. The early exits of a serial
   rollout are left out of them and have metrics of their own.
@@ -71,7 +71,7 @@ def rollout_metrics(
 
 @jax.jit
 def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metrics:
-  """What the stop rule did, and how many of its shadow rows became correct after the stop."""
+  """Returns the metrics of the stop rule, and the share of its shadow rows that became correct after the stop."""
   success = state.params.get('critic', {}).get('success')
   return ({} if success is None else {'stop/success': success}) | {
     'stop/enabled': state.adaptive.enabled,
@@ -86,7 +86,7 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
 
 @functools.partial(jax.jit, static_argnames='config')
 def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
-  """The operations of the tokens that count, by `token_flops`; with exits, also the depth of these tokens."""
+  """Returns the operations of the tokens that count, by `token_flops`; with exits, also the depth of these tokens."""
   count, layers = rows.mask.sum(), config.num_layers
   blocks = count * layers
   exits = {}
@@ -99,7 +99,7 @@ def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
 
 
 def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdicts: Verdicts) -> Metrics:
-  """The metrics of a rollout: those of the policy, of the stop rule and of the grader.
+  """Returns the metrics of a rollout: those of the policy, of the stop rule and of the grader.
 
   Args:
     exp: The experiment.
@@ -118,13 +118,13 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
 
 
 def mean_metrics(parts: Sequence[Metrics]) -> dict[str, float]:
-  """The mean of each metric over the optimizer steps of an update."""
+  """Returns the mean of each metric over the optimizer steps of an update."""
   fetched = jax.device_get(list(parts))
   return {name: float(np.mean([part[name] for part in fetched])) for name in fetched[0]}
 
 
 def state_metrics(state: TrainState, metrics: Mapping[str, Any], clock: 'Clock') -> dict[str, Any]:
-  """The seconds of an update's phases, its tokens per second, and the counters in the state.
+  """Returns the seconds of an update's phases, its tokens per second, and the counters in the state.
 
   Args:
     state: The state after the update.
@@ -144,12 +144,12 @@ class Clock:
   """
 
   def __init__(self) -> None:
-    """Start with no phases."""
+    """Starts with no phases."""
     self.seconds: dict[str, float] = {}
 
   @contextmanager
   def __call__(self, phase: str) -> Iterator[None]:
-    """Measure the time that the body takes."""
+    """Adds the time of the body to a phase."""
     start = time.perf_counter()
     with during(phase):
       yield

@@ -11,7 +11,7 @@ from espo_jax.learner import make_optimizer
 def stage_optimizer(
   c: ml_collections.ConfigDict, learning_rate: float, critic_learning_rate: float, warmup_steps: int, **others: Any
 ) -> optax.GradientTransformation:
-  """The optimizer of a stage.
+  """Returns the optimizer of a stage.
 
   Args:
     c: The config of the experiment.

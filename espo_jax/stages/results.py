@@ -20,7 +20,7 @@ from espo_jax.tasks import Task
 
 @during('evaluation')
 def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
-  """The result on the test split. It is computed once and then read from `evaluation.json`."""
+  """Returns the result on the test split, which is computed once and then read from `evaluation.json`."""
   path = directory / 'evaluation.json'
   if not parallel.from_first(path.exists):
     text = monitor.to_json(_evaluate(exp, params, monitor.arm_label(directory.name), signals), indent=2)
@@ -31,9 +31,9 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
 
 @during('evaluation')
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
-  """Evaluate calibrated exits at each threshold level and at full depth; write and plot accuracy against depth.
+  """Evaluates calibrated exits at each threshold level and at full depth; writes and plots accuracy against depth.
 
-  What an earlier run of the command has written is kept.
+  Results that an earlier run of the command wrote are kept.
   """
   path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
   if not levels:
@@ -55,7 +55,7 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:
-  """Write each finding about the data to a file in the run's folder, and log a warning for it."""
+  """Writes each finding about the data to a file in the run's folder, and logs a warning for it."""
   findings = task.findings()  # every process computes them, so that none waits long for another
   for finding in findings if parallel.is_first() else ():
     lines = (monitor.to_json(entry) + '\n' for entry in finding.entries)
@@ -65,7 +65,7 @@ def report_data(task: Task, workdir: pathlib.Path) -> None:
 
 
 def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
-  """Write `summary.json`, print the table and draw the plots; return the summary."""
+  """Writes `summary.json`, prints the table, draws the plots and returns the summary."""
   summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
   written = monitor.write_summary(workdir, summary)
   print(f'{monitor.format_table(summary)}\nwrote {written}')
@@ -79,7 +79,7 @@ def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[st
 def _evaluate(
   exp: Experiment, params: Params, name: str, signals: Interruption, exit_level: float | None = None
 ) -> dict[str, int | float]:
-  """The result on the test split. A signal interrupts it; the same command then starts the evaluation again."""
+  """Evaluates on the test split. After an interruption by a signal, the same command starts the evaluation again."""
   name = f'evaluation of {name}'
 
   def heed() -> None:

@@ -87,17 +87,17 @@ def step(
 def reinforcement_step(
   exp: Experiment, rule: StopRule, reference: Params | None, record_in: pathlib.Path | None = None
 ) -> Callable[[TrainState, int], tuple[TrainState, dict[str, Any]]]:
-  """The function `(state, number) -> (state, metrics)` that a stage repeats: `step` with its other arguments bound."""
+  """Binds all arguments of `step` except state and number, and returns the function `(state, number) -> (state, metrics)`."""
   return functools.partial(step, exp, reinforcement_learner(exp, rule), reference, record_in)
 
 
 def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
-  """The learner of the critic warm-up and of an arm."""
+  """Returns the learner of the critic warm-up and of an arm."""
   return make_learner(exp.config, exp.model, rule)
 
 
 def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
-  """The learner that a config describes. Neither data nor devices are needed to build it."""
+  """Returns the learner that a config describes. Neither data nor devices are needed to build it."""
   gate = c.gate.to_dict()
   return Reinforcement(
     model=model,
@@ -124,7 +124,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
 
 
 def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
-  """How rows share sequences, from their lengths with the prompts. All processes compute the same packing."""
+  """Packs rows into sequences by their lengths with the prompts. All processes compute the same packing."""
   r = exp.config.rollout
   return pack(
     lengths[rows],
@@ -148,7 +148,7 @@ def reinforce(
   signals: Interruption,
   watch: Watch | None = None,
 ) -> tuple[StopRule, TrainState]:
-  """Run reinforcement learning under the stop rule `arm`. The metrics file begins with those of the critic warm-up.
+  """Runs reinforcement learning under the stop rule `arm`. The metrics file begins with those of the critic warm-up.
 
   Args:
     exp: The experiment.
@@ -182,7 +182,7 @@ def reinforce(
 
 
 def fork(state: TrainState, rule: StopRule) -> TrainState:
-  """The state that an arm starts from: that of the critic warm-up with the gate open and the arm's own first beta."""
+  """Returns the state of the critic warm-up with the gate open and the arm's first beta, from which an arm starts."""
   fresh = rule.init(1).adaptive
   opened = jnp.ones_like(state.gate.open)
   return state.replace(
@@ -201,14 +201,14 @@ def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
 
 
 def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
-  """Copy the metrics of the critic warm-up into the folder of an arm that has not begun."""
+  """Copies the metrics of the critic warm-up into the folder of an arm that has not begun."""
   if not (directory / 'checkpoints').exists():
     directory.mkdir(parents=True, exist_ok=True)
     shutil.copy(warmup / 'metrics.jsonl', directory / 'metrics.jsonl')
 
 
 def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
-  """The arguments with which `random` stops the same share of rows as the arm under `directory` did on average."""
+  """Returns the arguments with which `random` stops the same share of rows as the arm under `directory` did on average."""
   rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
   rate = float(np.mean([row['stop/rate'] for row in rows]))
   length = float(np.mean([row['rollout/length_mean'] for row in rows]))

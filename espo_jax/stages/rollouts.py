@@ -1,4 +1,4 @@
-"""The rollout of a step: choosing the problems, collecting and grading the responses, and dynamic sampling of groups."""
+"""Makes the rollout of a step: chooses problems, collects and grades responses, and samples groups dynamically."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.Problem]]:
-  """This process's share of the problems of a rollout, part by part.
+  """Returns this process's share of the problems of a rollout, part by part.
 
   No two rollouts of a run use the same positions of the data.
 
@@ -39,7 +39,7 @@ def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.P
 
 
 def sampling_params(exp: Experiment, params: Params, timed: Timer) -> Params:
-  """The parameters for the rollout: with `rollout.gather_weights` a copy that is not split along the mesh axis `fsdp`."""
+  """Returns the parameters for the rollout; with `rollout.gather_weights`, a copy that is not split along `fsdp`."""
   if not exp.config.rollout.gather_weights:
     return params
   with timed('reshard'):
@@ -102,10 +102,10 @@ TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/ro
 def informative_batch(
   draw: Callable[[int], Draw], most: int, samples: int, mesh: jax.sharding.Mesh
 ) -> tuple[Trajectories, Reward, Draw, Metrics]:
-  """Dynamic sampling (DAPO, arXiv 2503.14476).
+  """Draws rollouts until the scores of every group differ: dynamic sampling (DAPO, arXiv 2503.14476).
 
-  A group whose scores are all equal has zero advantages and gives no gradient, so a group of a later draw replaces it. Rollouts
-  are drawn until every group has scores that differ, at most `most` times. Groups that could not be replaced stay in the batch.
+  A group whose scores are all equal has zero advantages and gives no gradient, so a group of a later draw replaces it. There
+  are at most `most` draws. Groups that could not be replaced stay in the batch.
 
   Args:
     draw: A function from the number of an attempt to its rollout; each attempt has other problems.
@@ -143,7 +143,7 @@ def informative_batch(
 
 @functools.lru_cache
 def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
-  """The function `(old, new, rows) -> tree` that picks `rows` from `old` followed by `new`; `sharding` lays out the result."""
+  """Returns the function `(old, new, rows) -> tree` that picks `rows` from `old` followed by `new`, with this sharding."""
 
   def choose(old: tuple, new: tuple, rows: Int[Array, 'N']) -> tuple:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[rows], old, new)
@@ -154,7 +154,7 @@ def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
 def write_rollout(
   exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], adaptive: Adaptive, path: pathlib.Path
 ) -> None:
-  """Write a rollout as a NumPy archive. A repeated step writes the same bytes.
+  """Writes a rollout as a NumPy archive. A repeated step writes the same bytes.
 
   Args:
     exp: The experiment.

@@ -22,7 +22,7 @@ from espo_jax.types import Metrics
 
 @during('warm start')
 def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) -> Params:
-  """The parameters that the next stage starts from.
+  """Returns the parameters that the next stage starts from.
 
   With `start_from` they are those of another run. Without the stage they are the initial ones, and otherwise those after
   supervised training on written solutions.
@@ -41,7 +41,7 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
 
 
 def supervised_learner(exp: Experiment) -> SupervisedLearner:
-  """The learner of the warm start."""
+  """Returns the learner of the warm start."""
   c = exp.config
   optimizer = stage_optimizer(
     c,
@@ -57,7 +57,7 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
-  """The function that makes one warm-start step, on newly written solutions."""
+  """Returns the function that makes one warm-start step, on newly written solutions."""
   c, learner = exp.config, supervised_learner(exp)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:

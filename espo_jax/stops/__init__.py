@@ -1,4 +1,4 @@
-"""Stop rules. A rule sees regrets, values and its own state. It knows nothing of models.
+"""Stop rules. A rule sees regrets, values and its own state. It does not depend on models.
 
 These places of the code handle a stopped row, in this order:
 

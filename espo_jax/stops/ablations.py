@@ -17,7 +17,13 @@ from espo_jax.stops.rule import Adaptive, Observation, StopRule, StopState
 @source('ESPO, arXiv 2605.29860, ablation', 'smoothing', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=1.4)
 def regret_only(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-8) -> tuple[Score, Threshold]:
-  """Stop a row once `z_t > beta`, without the critic (ESPO, ablation). The arguments are those of `espo`."""
+  """Stops a row once `z_t > beta`, without the critic (ESPO, ablation).
+
+  Args:
+    smoothing: `a_s`, the smoothing of z, which averages over about `1 / (1 - a_s)` tokens.
+    clip: The bound on the absolute normalised regret, and hence on that of z [U].
+    delta: The constant added to the variance [U].
+  """
 
   def score(state: StopState, obs: Observation) -> Array:
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
@@ -29,7 +35,7 @@ def regret_only(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-
 @source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=-0.2, beta_min=-1.0, beta_max=1.0)
 def value_only() -> tuple[Score, Threshold]:
-  """Stop a row once `V(s_t) < -beta`, without the regret (ESPO, ablation). The score is `-V`."""
+  """Stops a row once `V(s_t) < -beta`, without the regret (ESPO, ablation). The score is `-V`."""
 
   def score(state: StopState, obs: Observation) -> Array:
     del state
@@ -42,7 +48,10 @@ def value_only() -> tuple[Score, Threshold]:
 @source('ESPO, arXiv 2605.29860, ablation', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=5.0)
 def random_stop() -> tuple[Score, Threshold]:
-  """Stop at each token with probability `exp(-beta)`, with the same target rate (ESPO, ablation). The score is Exp(1)."""
+  """Stops at each token with probability `exp(-beta)`, with the same target rate (ESPO, ablation).
+
+  The score is a draw from Exp(1).
+  """
 
   def score(state: StopState, obs: Observation) -> Array:
     del state
@@ -54,7 +63,11 @@ def random_stop() -> tuple[Score, Threshold]:
 @register('never')
 @source('PPO, arXiv 1707.06347', 'momentum')
 def never(*, momentum: float = 0.99) -> StopRule:
-  """Stop no row: ESPO with this rule is plain PPO. The running moments of the regret are still updated."""
+  """Stops no row: ESPO with this rule is plain PPO. The running moments of the regret are still updated.
+
+  Args:
+    momentum: The momentum of the running moments of the regret.
+  """
 
   def score(state: StopState, obs: Observation) -> Array:
     del obs

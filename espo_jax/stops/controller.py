@@ -73,12 +73,12 @@ def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Thres
 
 @takes_numpy
 def at_beta(adaptive: Adaptive, values: Array) -> Array:
-  """The threshold beta, for every value of the critic."""
+  """Returns beta as the threshold for every value of the critic."""
   return jnp.broadcast_to(adaptive.beta, values.shape)
 
 
 def controlled_rule(score: Score, threshold: Threshold, control: Control) -> StopRule:
-  """A rule that stops a row where `score > threshold` and adjusts beta by a controller."""
+  """Makes a rule that stops a row where `score > threshold`, and adjusts beta by a controller."""
 
   @takes_numpy
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
@@ -116,7 +116,7 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control) -> Sto
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:
-  """Update the exponential mean and variance of the regret over real tokens (ESPO); the first batch initialises them [U]."""
+  """Updates the exponential mean and variance of the regret over real tokens (ESPO); the first batch initialises them [U]."""
   count = jnp.maximum(mask.astype(jnp.float32).sum(), 1.0)
   mean = jnp.where(mask, regret, 0.0).sum() / count
   var = jnp.where(mask, jnp.square(regret - mean), 0.0).sum() / count
@@ -129,6 +129,6 @@ def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[
 
 
 def _with_control(docstring: str | None) -> str:
-  """A rule's docstring with the entries of `Control` after its own."""
+  """Returns a docstring with the entries of `Control` after its own entries."""
   own, entries = inspect.cleandoc(docstring or ''), str(inspect.getdoc(Control)).partition('Attributes:\n')[2]
   return f'{own}\n{entries}' if '\nArgs:\n' in own else f'{own}\n\nArgs:\n{entries}'

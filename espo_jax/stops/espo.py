@@ -12,7 +12,7 @@ from espo_jax.stops.rule import Adaptive, Observation, StopState
 def smoothed_regret(
   state: StopState, regret: Float[Array, 'B'], *, smoothing: float, clip: float, delta: float
 ) -> Float[Array, 'B']:
-  """One step of `z_t = a z_{t-1} + (1 - a) clip((g_t - mu) / sqrt(var + delta), -c, c)`."""
+  """Computes one step of `z_t = a z_{t-1} + (1 - a) clip((g_t - mu) / sqrt(var + delta), -c, c)`."""
   adaptive = state.adaptive
   normalised = jnp.clip((regret - adaptive.mu) / jnp.sqrt(adaptive.var + delta), -clip, clip)
   return smoothing * state.z + (1 - smoothing) * normalised
@@ -22,7 +22,7 @@ def smoothed_regret(
 @source('ESPO, arXiv 2605.29860', 'smoothing', 'epsilon', 'beta_0', 'eta', 'target_rate', 'momentum')
 @controlled(beta_0=7.0)
 def espo(*, smoothing: float = 0.9, clip: float = 5.0, delta: float = 1e-8, epsilon: float = 0.2) -> tuple[Score, Threshold]:
-  """Stop a row once `z_t > beta max(V(s_t), epsilon)`. There is no patience and no minimum length.
+  """Stops a row once `z_t > beta max(V(s_t), epsilon)`. There is no patience and no minimum length.
 
   The defaults are published, except those of `clip`, `delta`, `beta_min` and `beta_max`, which the paper leaves out [U].
 

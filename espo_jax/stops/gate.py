@@ -17,7 +17,7 @@ class GateState(flax.struct.PyTreeNode):
 
 
 def init_gate() -> GateState:
-  """A closed gate."""
+  """Returns a closed gate."""
   return GateState(
     open=jnp.asarray(False),
     streak=jnp.zeros((), jnp.int32),
@@ -39,7 +39,7 @@ def update_gate(
   require_both: bool = False,
   min_explained_variance: float = -float('inf'),
 ) -> GateState:
-  """Open the gate once the critic has converged, or after `force_after` updates. An open gate stays open.
+  """Opens the gate once the critic has converged, or after `force_after` updates. An open gate stays open.
 
   | test | published bound |
   |---|---|

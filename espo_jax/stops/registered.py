@@ -23,10 +23,10 @@ def register(name: str) -> Callable[[Method], Method]:
 
 
 def is_users(name: str) -> bool:
-  """Whether the rule `name` was registered outside of this package."""
+  """Returns whether the rule `name` was registered outside of this package."""
   return not inspect.unwrap(REGISTRY[name]).__module__.startswith('espo_jax.')
 
 
 def arguments(name: str) -> frozenset[str]:
-  """The names of the keyword arguments of the rule `name`."""
+  """Returns the names of the keyword arguments of the rule `name`."""
   return frozenset(inspect.signature(REGISTRY[name]).parameters)

@@ -9,7 +9,7 @@ from espo_jax.types import takes_numpy
 
 @takes_numpy
 def surrogate_regret(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -> Float[Array, '...']:
-  """`max_a log pi(a) - log pi(token)` for each token, in nats, never negative (ESPO). It has no gradient.
+  """Computes `max_a log pi(a) - log pi(token)` for each token, in nats, without a gradient (ESPO).
 
   Args:
     logits: The logits over the vocabulary that each token was drawn from, after the temperature; `-inf` where truncation leaves

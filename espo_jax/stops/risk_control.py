@@ -28,7 +28,7 @@ def risk_control(
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:
-  """Stop a row once ESPO's `z_t > beta`, at the lowest beta that loses at most a share `budget` of the correct answers.
+  """Stops a row once ESPO's `z_t > beta`, with the lowest beta that loses at most a share `budget` of the correct answers.
 
   There are 64 candidate thresholds from `beta_min` to `beta_max`. After each batch the rule counts, for each of them, the
   correct rows that it would have stopped, `lost`, and all correct rows, `right`. Rows that were not stopped count, and shadow
@@ -37,8 +37,8 @@ def risk_control(
   Beta is the lowest threshold with `(lost + 1) / (right + 1) <= budget`. It is `beta_0` while there is none, which lasts for
   about `1 / budget` correct answers. The stop rate is not set: it follows from how many failures show up in the regret.
 
-  The rule has no critic, because a threshold proportional to V would move with V, faster than the counts. It needs shadow rows
-  among the stopped rows.
+  The rule reads no critic, because a threshold proportional to V would move with V, faster than the counts. It needs shadow
+  rows among the stopped rows.
 
   Args:
     smoothing: `a_s`, the smoothing of z.

@@ -90,7 +90,7 @@ def adaptive(
   var: Float[Array, ''] | np.floating | float = 1.0,
   enabled: bool = True,
 ) -> Adaptive:
-  """The initial state of a rule outside training. With it the rule stops rows at once; that of `rule.init` is disabled.
+  """Returns the initial state of a rule outside training. With it the rule stops rows at once; with `rule.init`'s it does not.
 
       rule = stops.espo()
       free = generate(model, params, rule, stops.adaptive(rule, enabled=False), prompts, key, ...)  # stops no row

@@ -20,7 +20,7 @@ def _all(environments: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def check_page(path: pathlib.Path) -> None:
-  """Refuse to write to a page that has no part written by this command.
+  """Refuses to write to a page that has no part written by this command.
 
   Raises:
     ConfigError: The page exists and has no such part.
@@ -30,7 +30,7 @@ def check_page(path: pathlib.Path) -> None:
 
 
 def write_page(path: pathlib.Path, title: str, body: str) -> None:
-  """Write a new page, or replace the part of an existing page that this command wrote."""
+  """Writes a new page, or replaces the part of an existing page that this command wrote."""
   part = f'{OPEN}\n\n{body}\n\n{CLOSE}'
   if path.exists():
     before, _, rest = path.read_text().partition(OPEN)
@@ -52,11 +52,11 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> s
     f'Commit {commits}{changed}; jax {hardware["jax"]}, Python {hardware["python"]}; {hardware["device"]}, '
     f'{hardware["platform"]}, {hardware["processor"]} with {hardware["threads"]} threads, {hardware["cpu_count"]} '
     f'cores, of which a run had {hardware["cores"]}. '
-    f'Seeds {" ".join(map(str, sweep.seeds))}. All runs together took {record["seconds"] / 60:.1f} minutes, one after another, '
-    'compilation and evaluation included.',
+    f'Seeds {" ".join(map(str, sweep.seeds))}. The runs took {record["seconds"] / 60:.1f} minutes in all, one after another, '
+    'including compilation and evaluation.',
     '',
-    f"Mean ± half width of the 95 % interval over seeds (Student's t, n = {len(sweep.seeds)}); differences and savings are "
-    f'paired by seed. All numbers, and the command of each run: [{numbers}]({numbers}).',
+    f"The table has the mean ± half width of the 95 % interval over seeds (Student's t, n = {len(sweep.seeds)}). Differences "
+    f'and savings are paired by seed. All numbers and the command of each run are in [{numbers}]({numbers}).',
     '',
     table,
     '',

@@ -67,7 +67,7 @@ def decode_responses(
     for row, length in zip(np.asarray(tokens), np.asarray(lengths), strict=True)
   ]
   if not rows:
-    return []  # `batch_decode` makes one text of no rows
+    return []  # for no rows `batch_decode` returns one text
   return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

@@ -12,7 +12,7 @@ _CALCULATION = re.compile(r'<<[^<>]*>>')  # GSM8K's annotations for a calculator
 _NUMBER = re.compile(r'\$?\s*(-?)\s*\$?\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)')
 _BOX = re.compile(r'\\(?:boxed|fbox)(?![A-Za-z])\s*')
 _TOKEN = re.compile(r'\\[A-Za-z]+|\\.|[\s\S]')  # a command, an escaped character, a character
-# What DAPO's prompts wrap around the problem.
+# The text around the problem in DAPO's prompts.
 _DAPO_BEFORE = re.compile(r'\ASolve the following math problem step by step\.[^\n]*\n\s*')
 _DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z')
 
@@ -172,7 +172,7 @@ BENCHMARKS = {
       name='aime24',
       parse=_contest,
       hub='HuggingFaceH4/aime_2024',
-      files={'test': ('data/train-00000-of-00001.parquet',)},  # its only file
+      files={'test': ('data/train-00000-of-00001.parquet',)},  # the only file
       has_solutions=False,
     ),
     Benchmark(

@@ -141,7 +141,7 @@ class Chain(Task):
     return self._respond(problem.prompt, rng)
 
   def verify(self, problem: Problem, response: str) -> bool:
-    """Whether every step and the answer are right, and no step is repeated more than `rechecks` times."""
+    """Returns whether every step and the answer are right, and no step is repeated more than `rechecks` times."""
     *steps, answer = re.findall('[^-+=0-9][-+=0-9]*', self._respond(problem.prompt))
     pattern = ''.join(f'(?:{re.escape(step)}){{1,{1 + self.rechecks}}}' for step in steps)
     return re.fullmatch(pattern + answer, response) is not None

@@ -15,8 +15,8 @@ from espo_jax.tasks.records import Record
 from espo_jax.tasks.task import DataError
 
 FORMATS = 'JSON lines, a JSON array or Parquet, gzipped or not'
-_HEAD = 4096  # bytes by which the kind is recognised
-_MARK = b'\xef\xbb\xbf'  # of UTF-8, which some editors write
+_HEAD = 4096  # the number of first bytes by which the kind is recognised
+_MARK = b'\xef\xbb\xbf'  # the byte order mark of UTF-8, which some editors write
 _GZIP, _PARQUET = b'\x1f\x8b', b'PAR1'
 _UNPACK = 'unpack it, and name the file that it holds'
 _EXPORT = f'export it as {FORMATS}'

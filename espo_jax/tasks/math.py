@@ -150,7 +150,7 @@ class Math(Task):
     return self._response(row)
 
   def verify(self, problem: Problem, response: str) -> bool:
-    """Whether the response's final answer equals the problem's, as mathematics."""
+    """Returns whether the response's final answer equals the problem's mathematically."""
     return bool(self.verify_all([problem], [response])[0].correct)
 
   def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
@@ -167,7 +167,7 @@ class Math(Task):
     return pooled_answer(self._turn(response))
 
   def size(self, split: str) -> int | None:
-    """The number of rows of a split."""
+    """Returns the number of rows of a split."""
     split_bit(split)
     return len(self._rows[split])
 

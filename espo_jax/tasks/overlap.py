@@ -1,9 +1,9 @@
 """Finds evaluation problems that are also in the training set, by the runs of words that they share.
 
 Texts are compared as words of lower-case letters and digits, without LaTeX commands, punctuation and space. A problem overlaps
-if it shares 13 words in a row with a training problem. Ordinary phrases no longer coincide over this length. A problem with
-fewer words overlaps if a training problem has exactly the same words. The share of its runs that are found tells a copy, where
-all are found, from a common opening.
+if it shares 13 words in a row with a training problem, because ordinary phrases are shorter. A problem with fewer words
+overlaps if a training problem has exactly the same words. The share of its runs that a training problem has is 1 for a copy,
+and small for a common opening.
 """
 
 import re

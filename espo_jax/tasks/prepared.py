@@ -13,14 +13,14 @@ import tensorflow_datasets as tfds
 from espo_jax.tasks.benchmarks import Row
 from espo_jax.tasks.task import DataError
 
-_VERSION = '1.0.0'  # of what the rows hold
+_VERSION = '1.0.0'  # the version of the rows' fields
 
 
 class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Writes the checked rows of one split of a benchmark, in their order."""
 
   VERSION = tfds.core.Version(_VERSION)
-  code_path = None  # serves checksums of downloads alone, and its search needs a package that tfds does not install
+  code_path = None  # only for checksums of downloads; finding it needs a package that tfds does not install
   pkg_dir_path = None
 
   def __init__(self, benchmark: str, split: str, rows: Sequence[Row], data_dir: str):
@@ -53,7 +53,7 @@ def write_prepared(benchmark: str, split: str, rows: Sequence[Row], output: str)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as folder:
       builder = RowsBuilder(benchmark, split, rows, folder)
-      with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # banners and nested bars
+      with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # no banners and bars
         builder.download_and_prepare()
       os.replace(builder.data_dir, target)
   except OSError as error:

@@ -32,7 +32,7 @@ def one_spelling(text: str) -> str:
 
 
 def has_thought_tag(text: str) -> bool:
-  """Whether a thought begins or ends in the text."""
+  """Returns whether a thought begins or ends in the text."""
   return _THOUGHT_TAG.search(text) is not None
 
 

@@ -119,7 +119,7 @@ def split_bit(split: str) -> int:
 
 
 def in_test(prompt: str, share: int = TEST_SHARE) -> bool:
-  """Whether a prompt belongs to the test split. A stable hash decides, so the splits are disjoint for every seed."""
+  """Returns whether a prompt belongs to the test split. A stable hash decides, so the splits are disjoint for every seed."""
   return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest()) % share == 0
 
 

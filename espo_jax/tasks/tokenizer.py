@@ -60,8 +60,8 @@ def byte_bpe_tokenizer(lines: Iterable[str], vocab_size: int) -> 'PreTrainedToke
 
 
 def _wrap(tokenizer: Tokenizer) -> 'PreTrainedTokenizerFast':
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that there is no torch: none is needed
-  from transformers import PreTrainedTokenizerFast  # here, for it takes a second to import
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # torch is not needed
+  from transformers import PreTrainedTokenizerFast  # imported here because it takes a second
 
   return PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
@@ -69,5 +69,5 @@ def _wrap(tokenizer: Tokenizer) -> 'PreTrainedTokenizerFast':
     eos_token=EOS,
     padding_side='left',
     clean_up_tokenization_spaces=False,
-    split_special_tokens=True,  # '<eos>' written in a data file is text, and ends nothing
+    split_special_tokens=True,  # '<eos>' in a data file is plain text
   )

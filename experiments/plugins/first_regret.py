@@ -1,4 +1,4 @@
-"""A stop rule of one's own: stop at the first token whose normalised regret passes beta, without a memory or a critic.
+"""An example of your own stop rule: stop at the first token whose normalised regret exceeds beta.
 
 python -m espo_jax.train --plugins=experiments/plugins/parity.py --plugins=experiments/plugins/first_regret.py \
     --config=experiments/plugins/small.py --config.task.name=parity --workdir=runs/first_regret \
@@ -13,10 +13,10 @@ from espo_jax import stops
 @stops.register('first_regret')
 @stops.controlled(beta_0=2.0, beta_min=0.5)
 def first_regret(*, delta: float = 1e-8):
-  """Stop once `(g_t - mu) / sqrt(var + delta) > beta`: ESPO without a memory or a critic.
+  """Stops a row once `(g_t - mu) / sqrt(var + delta) > beta`, like ESPO without smoothing or a critic.
 
   Args:
-    delta: Added to the variance.
+    delta: The constant added to the variance.
   """
 
   def score(state, obs):

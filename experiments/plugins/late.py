@@ -1,4 +1,4 @@
-"""An exit policy of one's own: leave by the head's probability, but not within the first tokens of a response.
+"""An example of your own exit policy: exit by the head's probability, but not within the first tokens of a response.
 
 python -m espo_jax.train --plugins=experiments/plugins/late.py --config=experiments/early_exits.py --workdir=runs/late \
     --config.exits.policy=late --config.exits.first=16
@@ -12,11 +12,11 @@ from espo_jax import exits
 
 @exits.register('late')
 def late(*, level: float = 0.5, first: int = 8):
-  """Exit where the head's probability is above `level`; the first tokens run through every block.
+  """Exits where the head's probability is above `level`. The first tokens run through every block.
 
   Args:
-    level: The least probability at which a token leaves.
-    first: The number of tokens that never leave early.
+    level: The probability above which a token exits.
+    first: The number of first tokens, which never exit early.
   """
 
   def hazard(obs, least):

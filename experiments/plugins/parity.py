@@ -1,4 +1,4 @@
-"""A task of one's own: the running parity of some bits, then that of all. Half a minute on two CPU cores; no result is claimed.
+"""An example of your own task: the running parity of some bits, then the parity of all. It trains in half a minute on 2 cores.
 
 python -m espo_jax.train --plugins=experiments/plugins/parity.py --config=experiments/plugins/small.py --workdir=runs/parity \
     --config.task.name=parity
@@ -12,7 +12,7 @@ from espo_jax import tasks
 @tasks.register('parity')
 @dataclasses.dataclass(frozen=True)
 class Parity(tasks.Task):
-  """`0110=` asks for `0100#0`. The fields are options: `--config.task.options.bits=6`."""
+  """The prompt `0110=` asks for `0100#0`. The fields are options: `--config.task.options.bits=6`."""
 
   seed: int = 0
   bits: int = 8

@@ -1,4 +1,4 @@
-"""The config that the examples of plugin files are tried with: a small model and few updates, for whatever task is named."""
+"""A config for the example plugins: a small model and few updates, for the task that `--config.task.name` names."""
 
 from espo_jax.configs import default_config
 

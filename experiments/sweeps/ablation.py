@@ -1,4 +1,4 @@
-"""ESPO and each of its parts left out, on chain arithmetic, beside PPO and DAPO.
+"""ESPO and its ablations against PPO and DAPO, on chain arithmetic.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/ablation.py --workdir=runs/ablation --output=experiments/results/ablation
 
@@ -12,7 +12,7 @@
 | `random` | stops as many rows as ESPO did with the same seed |
 | `DAPO` | draws other prompts if all samples of a prompt are equally good, up to ten times per update; those tokens count |
 
-With rewards of 0 and 1 the published test of the critic passes after two updates, so `no_warmup` leaves out little. This is why
+With rewards of 0 and 1 the published test of the critic passes after two updates, so `no_warmup` removes little. Therefore
 `held_warmup` is compared too.
 
 `seconds` are those of rollouts, rewards, scoring and updates. An update in which a program was compiled counts as the mean of

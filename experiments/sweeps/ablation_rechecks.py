@@ -1,10 +1,10 @@
-"""ESPO and each of its parts left out, where not every unlikely token is a slip, beside PPO and DAPO.
+"""ESPO and its ablations against PPO and DAPO, on a task in which some unlikely tokens are correct.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/ablation_rechecks.py --workdir=runs/ablation_rechecks \
     --output=experiments/results/ablation_rechecks
 
-The arms are those of `ablation.py`. A step may be written twice, which is right. The policy does so now and then, and the
-regret of such a repetition is at least that of a wrong step. All runs together took 82.6 minutes, one core each.
+The arms are those of `ablation.py`. A step may be written twice, which is right. The policy does so now and then, and a
+repetition has at least the regret of a wrong step. All runs together took 82.6 minutes, one core each.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-r"""Learned early exits: accuracy and depth against the whole model, over the price of depth; with and without ESPO.
+r"""Learned early exits against the full model: accuracy and depth at several prices of depth, with and without ESPO.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits.py --workdir=runs/early_exits_seeds \\
     --output=experiments/results/early_exits

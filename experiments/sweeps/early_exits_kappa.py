@@ -1,4 +1,4 @@
-r"""Calibrating exits: how strict, and what the published recipe comes to.
+r"""The calibration of exits: its strictness kappa, and the published recipe.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/early_exits_kappa.py --workdir=runs/early_exits_kappa \
     --output=experiments/results/early_exits_kappa

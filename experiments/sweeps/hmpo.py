@@ -1,4 +1,4 @@
-"""HMPO and its ablation arms: how much shorter, and at what cost.
+"""HMPO and its ablations: shorter responses, and their cost in accuracy.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/hmpo.py --workdir=runs/hmpo --output=experiments/results/hmpo
 

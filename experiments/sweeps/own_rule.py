@@ -1,4 +1,4 @@
-"""Our stop rule against ESPO: a budget of lost right answers in place of a share of rows to stop.
+"""Our stop rule against ESPO: a budget of lost right answers instead of a share of rows to stop.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule.py --workdir=runs/ablation --output=experiments/results/own_rule
 

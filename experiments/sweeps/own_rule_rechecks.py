@@ -1,4 +1,4 @@
-"""Our stop rule against ESPO where not every unlikely token is a slip.
+"""Our stop rule against ESPO on a task in which some unlikely tokens are correct.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/own_rule_rechecks.py --workdir=runs/ablation_rechecks \
     --output=experiments/results/own_rule_rechecks

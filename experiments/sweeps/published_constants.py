@@ -1,4 +1,4 @@
-"""ESPO and our stop rule with the constants that ESPO's paper publishes, on responses that are shorter than it has them.
+"""ESPO and our stop rule with the constants of ESPO's paper, on shorter responses than the paper's.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/published_constants.py --workdir=runs/ablation \
     --output=experiments/results/published_constants

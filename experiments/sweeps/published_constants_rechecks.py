@@ -1,4 +1,4 @@
-"""ESPO and our stop rule with the constants that ESPO's paper publishes, where not every unlikely token is a slip.
+"""ESPO and our stop rule with the constants of ESPO's paper, on a task in which some unlikely tokens are correct.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/published_constants_rechecks.py --workdir=runs/ablation_rechecks \
     --output=experiments/results/published_constants_rechecks

@@ -2,7 +2,8 @@
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/quickstart.py --workdir=runs/quickstart_seeds
 
-Each seed is one run, which trains the three stop rules from one critic warm-up. `random` stops as often as ESPO did in it.
+Each seed is one run, which trains the three stop rules from one critic warm-up. `random` stops as often as ESPO did in that
+run.
 """
 
 from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, Sweep

@@ -1,4 +1,4 @@
-"""TEPO against GRPO and DAPO: how fast, and what becomes of the entropy.
+"""TEPO against GRPO and DAPO: speed and entropy.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/tepo.py --workdir=runs/tepo --output=experiments/results/tepo
 

@@ -1,1 +1,1 @@
-"""What the benchmarks of the rollout share: the workload, the contenders, each in a process of its own, and the report."""
+"""Shared code of the rollout benchmarks: the workload, the contenders (each in its own process) and the report."""

@@ -1,4 +1,4 @@
-"""Our policy and critic with responses of forced length, and its random weights."""
+"""Defines our model with responses of forced length, and writes its random weights."""
 
 import dataclasses
 import pathlib
@@ -14,13 +14,13 @@ from espo_jax.model import ActorCritic, Caches, Deciding, ModelConfig, Params, S
 from espo_jax.stops.controller import Control, controlled_rule
 from espo_jax.types import Prompts, Trajectories
 
-SURE = 1e9  # a logit that leaves nothing to chance; finite, so that no regret is infinite
+SURE = 1e9  # a logit whose token is certain; finite, so that no regret is infinite
 
 
 class Counted(States):
-  """States whose critic's part is the row's length, its stop, and its tokens so far.
+  """States that count: `critic` holds a row's forced length, its stop and the number of its tokens so far.
 
-  It is in place of the trunk's, which under a shared trunk is the policy's.
+  The critic needs no states of its own, because it shares the policy's trunk.
   """
 
   critic: Float[Array, '... 3']
@@ -28,12 +28,16 @@ class Counted(States):
 
 @dataclasses.dataclass(frozen=True)
 class Forced(ActorCritic):
-  """Ends each row at the length its prompt carries: the end token is certain there, impossible before."""
+  """Ends each row at the length that its prompt encodes: the end token is certain there and impossible before.
 
-  announces_stop: bool = False  # the value is 1 at the token where the row's stop is, 0 before
+  Attributes:
+    announces_stop: Whether the value is 1 from the token of the row's stop on and 0 before, instead of the value head's.
+  """
+
+  announces_stop: bool = False
 
   def prefill(self, params: Params, tokens: Array, lengths: Array) -> tuple[States, Caches]:
-    """As the base, with the numbers read from the prompt."""
+    """Runs the base method, and reads the length and the stop from the prompt."""
     states, caches = super().prefill(params, tokens, lengths)
     numbers = [decode(tokens, 0), decode(tokens, 1), jnp.zeros_like(lengths)]
     return Counted(states.policy, jnp.stack(numbers, axis=-1).astype(jnp.float32)), caches
@@ -48,24 +52,24 @@ class Forced(ActorCritic):
     longest: Array,
     deciding: Deciding | None = None,
   ) -> tuple[States, Caches]:
-    """As the base, with the token counted."""
+    """Runs the base method, and counts the token."""
     new, caches = super().extend_policy(params, tokens, counts, states, caches, longest, deciding)
     return Counted(new.policy, states.critic + jnp.array([0.0, 0.0, 1.0])), caches
 
   def logits(self, params: Params, states: States) -> Array:
-    """As the base, but for the end token's."""
+    """Returns the logits of the base method with another logit for the end token."""
     ends = states.critic[:, 2] + 1 >= states.critic[:, 0]
     return super().logits(params, states).at[:, END].set(jnp.where(ends, SURE, -SURE))
 
   def values(self, params: Params, states: States) -> Array:
-    """The value head's, or the announcement of the stop."""
+    """Returns the values of the value head, or those that announce the stop."""
     if self.announces_stop:
       return (states.critic[:, 2] + 1 >= states.critic[:, 1]).astype(jnp.float32)
     return super().values(params, States(states.policy, states.policy))
 
 
 def stop_where_announced() -> stops.StopRule:
-  """Stops a row of `Forced(announces_stop=True)` at its stop."""
+  """Returns the rule that stops a row of `Forced(announces_stop=True)` at its stop."""
   return controlled_rule(
     lambda state, observation: observation.values,
     lambda adaptive, values: jnp.full(values.shape, 0.5),
@@ -74,7 +78,7 @@ def stop_where_announced() -> stops.StopRule:
 
 
 def qwen2_shaped(vocab_size: int = 4096, hidden_size: int = 384, layers: int = 6, **overrides: Any) -> ModelConfig:
-  """The decoder of the benchmarks, by default of 11 million weights; `hidden_size` is a multiple of 192."""
+  """Returns the decoder of the benchmarks, by default with 11 million weights; `hidden_size` is a multiple of 192."""
   heads = hidden_size // 64
   return ModelConfig(
     vocab_size=vocab_size,
@@ -91,27 +95,27 @@ def qwen2_shaped(vocab_size: int = 4096, hidden_size: int = 384, layers: int = 6
 
 
 def write_model(directory: str | pathlib.Path, config: ModelConfig, seed: int) -> int:
-  """Random weights as a Hugging Face directory; returns how many."""
+  """Writes random weights as a Hugging Face directory, and returns their number."""
   params = init(config, jax.random.key(seed))
   save_hf(directory, config, params, end_tokens=(END,))
   return sum(x.size for x in jax.tree.leaves(params))
 
 
 def read_model(directory: str | pathlib.Path) -> tuple[ModelConfig, Params]:
-  """The config and the bundle's parameters, with a fresh value head."""
+  """Reads the config and the policy's parameters, and adds a random value head."""
   config, policy = load_hf(directory)
   return config, with_value_head(config, policy)
 
 
 def with_value_head(config: ModelConfig, policy: Params) -> Params:
-  """The bundle's parameters."""
+  """Returns the parameters of policy and critic: those of the policy and a random value head."""
   return {'policy': init(config, jax.random.key(0), value_head=True) | policy}
 
 
 def generate(
   model: Forced, params: Params, rule: stops.StopRule, workload: Workload, seed: int, *, stopping: bool = True
 ) -> Trajectories:
-  """The engine over the workload's rows."""
+  """Decodes the workload's rows with the engine; without `stopping` the rule is disabled."""
   own = workload.prompts[:: workload.samples]
   count, width = own.shape
   adaptive = rule.init(1).adaptive.replace(enabled=jnp.asarray(stopping))
@@ -131,5 +135,5 @@ def generate(
 
 
 def executed_steps(result: Trajectories) -> int:
-  """Decode steps that the engine took."""
+  """Returns the number of decode steps that the engine took."""
   return int((result.started + result.full_length).max())

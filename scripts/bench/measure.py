@@ -1,4 +1,4 @@
-"""The cases of the benchmark: who decodes what, in turn, and what is made of the times."""
+"""Runs the cases of the benchmark: the contenders take turns, and their times are summarised."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from bench.workload import Workload
 from espo_jax.monitor import mean_interval
 
 OURS = 'espo_jax'
-# Environment, module, options.
+# For each contender the environment, the module and the options.
 CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
   OURS: ('ours', 'bench.ours', {'kind': 'espo_jax'}),
   'masked_scan': ('ours', 'bench.ours', {'kind': 'masked_scan'}),
@@ -23,22 +23,30 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, str]]] = {
   'transformers_compiled': ('transformers', 'bench.peer_transformers', {'cache': 'compiled'}),
   'tunix': ('tunix', 'bench.peer_tunix', {}),
 }
-_MAY_FAIL = ('transformers_compiled',)  # torch.compile needs a C++ compiler, and a CPU it knows
-STOPPED = {'none': (0.0, 1.0), 'some': (0.5, 0.6), 'most': (0.8, 0.5)}  # share of the rows, and where they stop
+_MAY_FAIL = ('transformers_compiled',)  # torch.compile needs a C++ compiler and a CPU that it supports
+# The share of the rows that stop, and the share of a stopped row's length at which it stops.
+STOPPED = {'none': (0.0, 1.0), 'some': (0.5, 0.6), 'most': (0.8, 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-  """What the cases have in common."""
+  """The settings that all cases share.
 
-  pythons: dict[str, str]  # the interpreter of each environment
-  model: pathlib.Path  # the weights
-  folder: pathlib.Path  # for workloads and logs
-  seed: int  # of the first repeat's sampling
+  Attributes:
+    pythons: The interpreter of each environment.
+    model: The folder of the weights.
+    folder: The folder for workloads and logs.
+    seed: The seed of the first repeat's sampling.
+  """
+
+  pythons: dict[str, str]
+  model: pathlib.Path
+  folder: pathlib.Path
+  seed: int
 
   @contextlib.contextmanager
   def contenders(self, names: Sequence[str]) -> Iterator[dict[str, Contender]]:
-    """A process each, with the weights loaded."""
+    """Starts one process per contender, and closes them at the end."""
     with contextlib.ExitStack() as stack:
       started = {}
       for name in names:
@@ -49,18 +57,18 @@ class Bench:
       yield started
 
   def save(self, work: Workload, name: str) -> str:
-    """The workload as a file that the contenders read."""
+    """Writes the workload to a file for the contenders, and returns its path."""
     return work.save(str(self.folder / f'{name}.npz'))
 
 
 def estimate(values: Sequence[float]) -> dict[str, Any]:
-  """Mean, half width of the 95 % interval, and the values."""
+  """Returns the mean, the half width of the 95 % interval and the values."""
   mean, half = mean_interval(values)
   return {'mean': mean, 'half_width': half, 'values': list(values)}
 
 
 def describe(work: Workload) -> dict[str, Any]:
-  """What there is to decode."""
+  """Returns the sizes of a workload, and the row-steps and utilisation of greedy list scheduling."""
   bound = workload.list_scheduling(work.ends, work.slots) * work.slots
   tokens = int(work.ends.sum())
   return {
@@ -77,7 +85,7 @@ def describe(work: Workload) -> dict[str, Any]:
 
 
 def timed(contender: Contender, work: Workload, path: str, seed: int, **arguments: Any) -> dict[str, Any]:
-  """One run, its lengths checked; with the cores that other processes took meanwhile, on average."""
+  """Times one run and checks its lengths; `foreign_cores` is the mean number of cores that other processes used."""
   own, everyone = contender.cpu_seconds()
   answer = contender.ask('run', rows=path, seed=seed, **arguments)
   own_after, everyone_after = contender.cpu_seconds()
@@ -92,7 +100,7 @@ def timed(contender: Contender, work: Workload, path: str, seed: int, **argument
 
 
 def compare(bench: Bench, work: Workload, name: str, contenders: Sequence[str], repeats: int) -> dict[str, Any]:
-  """All contenders on the same rows, in turn."""
+  """Times all contenders on the same rows; they take turns."""
   print(f'{name}: {work.rows} rows, {work.ends.sum()} tokens', flush=True)
   path, runs, about = bench.save(work, name), {}, {}
   failed: dict[str, str] = {}
@@ -146,7 +154,7 @@ def _summary(work: Workload, runs: dict[str, list], about: dict[str, dict], name
 
 
 def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
-  """ESPO's rule, its threshold out of reach, against no rule, on the same lengths."""
+  """Times ESPO's rule with a threshold that is never reached against the rule `never`, on the same lengths."""
   print(f'rule: {work.rows} rows, {work.ends.sum()} tokens', flush=True)
   path = bench.save(work, 'rule')
   times: dict[str, list[float]] = {'never': [], 'espo': []}
@@ -175,7 +183,7 @@ def cost_of_rule(bench: Bench, work: Workload, repeats: int) -> dict[str, Any]:
 
 
 def saved_by_stops(bench: Bench, work: Workload, seed: int, repeats: int) -> dict[str, Any]:
-  """A rule that stops rows where they say, one compiled program throughout: tokens it ends against time it ends."""
+  """Measures the shares of tokens and time that stops save. The same compiled program runs for all stop rates."""
   print(f'stopped: {work.rows} rows, {work.ends.sum()} tokens', flush=True)
   draws = np.repeat(np.random.default_rng(seed).random(work.rows // work.samples), work.samples)
   works, paths = {}, {}

@@ -1,4 +1,4 @@
-"""Our contenders: the engine, and the same without refill, a masked scan to the horizon."""
+"""Our two contenders: the engine, and a masked scan to the horizon, which refills no slots."""
 
 import functools
 import time
@@ -16,14 +16,17 @@ from espo_jax.model import ActorCritic, Params, refill_rows
 from espo_jax.rollout.sampling import draw, row_keys, token_noise
 from espo_jax.types import StopReason
 
-_NEVER_REACHED = 1e9  # a threshold
+_NEVER_REACHED = 1e9  # a threshold above every score
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'horizon'))
 def masked_scan(
   model: Forced, params: Params, prompts: Array, key: Array, *, horizon: int
 ) -> tuple[Array, Array, Array, Array]:
-  """Tokens, log-probabilities, values and regrets, `[T, B]` each; a row that has ended goes on as padding."""
+  """Decodes to the horizon, and returns tokens, log-probabilities, values and regrets, each of shape `[T, B]`.
+
+  A row that has ended goes on with padding.
+  """
   rows, width = prompts.shape
   keys = row_keys(key, jnp.arange(rows, dtype=jnp.uint32), 1)
   everyone = jnp.arange(rows)
@@ -53,32 +56,32 @@ def _logits(model: ActorCritic, params: Params, prompts: Array) -> Array:
 
 
 class Ours:
-  """What the benchmark asks of a contender, answered by one of ours."""
+  """One of our contenders, with the methods that the benchmark calls."""
 
   def __init__(self, kind: str):
-    """`espo_jax` or `masked_scan`."""
+    """Stores the kind, `espo_jax` or `masked_scan`."""
     self._kind = kind
 
   def load(self, model: str) -> dict[str, Any]:
-    """Read the weights."""
+    """Reads the weights."""
     self._config, self._params = read_model(model)
     packages = ('jax', 'jaxlib', 'flax', 'numpy')
     return {'versions': protocol.versions(*packages), 'settings': f'float32 on {jax.devices()[0].device_kind}'}
 
   def logits(self, rows: str) -> dict[str, Any]:
-    """Those after the first prompt."""
+    """Returns the logits after the first prompt."""
     prompts = workload.load(rows).prompts[:1]
     return {'logits': np.asarray(_logits(ActorCritic(self._config), self._params, prompts))[0].tolist()}
 
   def warm(self, rows: str, rule: str = 'never') -> dict[str, Any]:
-    """Compile what `run` runs."""
+    """Compiles the programs that `run` runs."""
     work = workload.load(rows)
     start = time.perf_counter()
     self._decode(work.with_lengths(np.minimum(work.lengths, 2)), 0, rule, warming=True)
     return {'seconds': time.perf_counter() - start}
 
   def run(self, rows: str, seed: int, rule: str = 'never') -> dict[str, Any]:
-    """Decode all rows."""
+    """Decodes all rows."""
     work = workload.load(rows)
     start = time.perf_counter()
     lengths, executed = self._decode(work, seed, rule)
@@ -106,9 +109,9 @@ class Ours:
     return np.concatenate(lengths), work.rows * work.horizon
 
 
-@functools.cache  # a rule is compared by identity, and another one would compile again
+@functools.cache  # jit compares rules by identity, so a second one would compile again
 def _rule(name: str) -> stops.StopRule:
-  """By name: `never`, `espo` with a threshold that is never reached, or `announced`."""
+  """Returns the rule with a name: `never`, `espo` with a threshold that is never reached, or `announced`."""
   if name == 'espo':
     return stops.espo(beta_0=_NEVER_REACHED, beta_max=_NEVER_REACHED)
   return {'never': stops.never, 'announced': stop_where_announced}[name]()

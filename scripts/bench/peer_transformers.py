@@ -1,4 +1,4 @@
-"""transformers' `generate` on torch, which decodes a batch until all of its rows have ended."""
+"""The contender transformers: `generate` on torch, which decodes a batch until all of its rows have ended."""
 
 import time
 from typing import Any
@@ -11,34 +11,34 @@ from bench import protocol, workload
 
 
 class Forced(transformers.LogitsProcessor):
-  """Makes the end token certain at each row's length, impossible before."""
+  """Makes the end token certain at each row's length and impossible before."""
 
   def __init__(self, lengths: torch.Tensor, width: int):
-    """Those of the batch, and the prompts' width."""
+    """Stores the lengths of the batch's rows and the prompts' width."""
     self._lengths, self._width = lengths, width
 
   def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """The scores of the token after `input_ids`, changed in place."""
+    """Changes the scores of the token after `input_ids` in place, and returns them."""
     ends = input_ids.shape[1] - self._width + 1 >= self._lengths
     scores[:, workload.END] = torch.where(ends, 1e9, -1e9)
     return scores
 
 
 class Transformers:
-  """What the benchmark asks of a contender."""
+  """The contender, with the methods that the benchmark calls."""
 
   def __init__(self, cache: str):
-    """`dynamic`, `static`, or `compiled`: static, its decode step by torch.compile."""
+    """Chooses the cache: `dynamic`, `static`, or `compiled`, which is static with a decode step by torch.compile."""
     self._cache = cache
     self._settings: dict[str, Any] = {} if cache == 'dynamic' else {'cache_implementation': 'static'}
-    if cache == 'compiled':  # `generate` compiles its decode step on accelerators only, unless told
+    if cache == 'compiled':  # by default `generate` compiles its decode step on accelerators only
       self._settings['compile_config'] = transformers.CompileConfig(mode='default')
       self._settings['compile_config']._compile_all_devices = True
     torch.set_num_threads(protocol.cores())
     transformers.logging.set_verbosity_error()
 
   def load(self, model: str) -> dict[str, Any]:
-    """Read the weights."""
+    """Reads the weights."""
     self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     cache = 'static cache, compiled decode step' if self._cache == 'compiled' else f'{self._cache} cache'
     settings = f'float32, {cache}, {self._model.config._attn_implementation}, {torch.get_num_threads()} threads'
@@ -46,19 +46,19 @@ class Transformers:
 
   @torch.inference_mode()
   def logits(self, rows: str) -> dict[str, Any]:
-    """Those after the first prompt."""
+    """Returns the logits after the first prompt."""
     prompts = torch.from_numpy(workload.load(rows).prompts[:1]).long()
     return {'logits': self._model(prompts).logits[0, -1].tolist()}
 
   def warm(self, rows: str) -> dict[str, Any]:
-    """Compile what `run` runs, where anything is compiled."""
+    """Compiles what `run` runs, if the kind of cache compiles anything."""
     work = workload.load(rows)
     start = time.perf_counter()
     self._decode(work.with_lengths(np.minimum(work.lengths, 3)), 0, warming=True)
     return {'seconds': time.perf_counter() - start}
 
   def run(self, rows: str, seed: int) -> dict[str, Any]:
-    """Decode all rows."""
+    """Decodes all rows."""
     work = workload.load(rows)
     start = time.perf_counter()
     lengths, executed = self._decode(work, seed)

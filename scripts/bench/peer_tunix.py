@@ -1,4 +1,4 @@
-"""tunix's own sampler on its own Qwen2, which decodes a batch until all of its rows have ended."""
+"""The contender tunix: its sampler on its Qwen2, which decodes a batch until all of its rows have ended."""
 
 import json
 import pathlib
@@ -17,17 +17,17 @@ from bench import protocol, workload
 
 
 class Forced(nnx.Module):
-  """Makes the end token certain at the length each prompt carries, impossible before.
+  """Makes the end token certain at the length that each prompt encodes and impossible before.
 
-  The sampler calls it with tokens, positions and a cache; the lengths are read from the prompts and travel in the cache.
+  The sampler calls it with tokens, positions and a cache. It reads the lengths from the prompts and keeps them in the cache.
   """
 
   def __init__(self, model: qwen2.Qwen2, width: int):
-    """The model, and the prompts' width."""
+    """Stores the model and the prompts' width."""
     self.model, self.config, self.width = model, model.config, width
 
   def init_cache(self, batch: int, columns: int, dtype: Any) -> dict[str, Any]:
-    """The layers' caches as the sampler lays them out, and the lengths."""
+    """Returns empty caches in the sampler's layout, and an entry for the lengths."""
     shape = (batch, columns, self.config.num_kv_heads, self.config.head_dim)
 
     def layer() -> dict[str, jax.Array]:
@@ -38,47 +38,47 @@ class Forced(nnx.Module):
   def __call__(
     self, input_tokens: jax.Array, positions: jax.Array, cache: dict[str, Any], attention_mask: jax.Array
   ) -> tuple[jax.Array, dict[str, Any]]:
-    """Logits and cache, as the model's."""
+    """Returns the model's logits with a forced end token, and the cache."""
     lengths = workload.decode(input_tokens, 0) if input_tokens.shape[1] > 1 else cache['lengths']
     layers = {name: entry for name, entry in cache.items() if name != 'lengths'}
     logits, layers = self.model(input_tokens, positions, layers, attention_mask)
-    ends = positions[:, -1] - self.width + 2 >= lengths  # of the token to be drawn
+    ends = positions[:, -1] - self.width + 2 >= lengths  # whether the next token ends the row
     return logits.at[:, -1, workload.END].set(jnp.where(ends, 1e9, -1e9)), layers | {'lengths': lengths}
 
 
 class Rows:
-  """In the place of a tokenizer: a text is the number of a prompt."""
+  """Replaces the tokenizer: a text is the index of a prompt."""
 
   def __init__(self):
-    """Without prompts; the benchmark hands them over."""
+    """Starts without prompts; `Tunix` sets them."""
     self.prompts = np.zeros((0, 0), np.int32)
 
   def encode(self, text: str) -> list[int]:
-    """The prompt of that number."""
+    """Returns the tokens of the prompt with this index."""
     return self.prompts[int(text)].tolist()
 
   def decode(self, ids: list[int]) -> str:
-    """Nothing: the benchmark wants tokens."""
+    """Returns an empty text, because the benchmark uses tokens only."""
     return ''
 
   def bos_id(self) -> int:
-    """None."""
+    """Returns 0; the prompts have no such token."""
     return 0
 
   def eos_id(self) -> int:
-    """The end token."""
+    """Returns the end token."""
     return workload.END
 
   def pad_id(self) -> int:
-    """The pad token."""
+    """Returns the pad token."""
     return workload.PAD
 
 
 class Tunix:
-  """What the benchmark asks of a contender."""
+  """The contender, with the methods that the benchmark calls."""
 
   def load(self, model: str) -> dict[str, Any]:
-    """Read the weights."""
+    """Reads the weights."""
     written = json.loads((pathlib.Path(model) / 'config.json').read_text())
     rope = written.get('rope_parameters') or written
     self._config = qwen2.ModelConfig(
@@ -99,14 +99,14 @@ class Tunix:
     return {'versions': protocol.versions(*packages), 'settings': f'float32 on {jax.devices()[0].device_kind}'}
 
   def logits(self, rows: str) -> dict[str, Any]:
-    """Those after the first prompt."""
+    """Returns the logits after the first prompt."""
     prompts = jnp.asarray(workload.load(rows).prompts[:1])
     width = prompts.shape[1]
     logits, _ = self._model(prompts, jnp.arange(width)[None], None, jnp.tril(jnp.ones((1, width, width), bool)))
     return {'logits': np.asarray(logits)[0, -1].tolist()}
 
   def warm(self, rows: str) -> dict[str, Any]:
-    """Compile what `run` runs."""
+    """Compiles the programs that `run` runs."""
     work = workload.load(rows)
     width = work.prompts.shape[1]
     config = self._config
@@ -117,7 +117,7 @@ class Tunix:
     return {'seconds': time.perf_counter() - start}
 
   def run(self, rows: str, seed: int) -> dict[str, Any]:
-    """Decode all rows."""
+    """Decodes all rows."""
     work = workload.load(rows)
     start = time.perf_counter()
     lengths, executed = self._decode(work, seed)
@@ -138,7 +138,7 @@ class Tunix:
         top_p=1.0,
         seed=seed * len(batches) + i,
       )
-      lengths += [len(tokens) + 1 for tokens in out.tokens]  # the end token is not among them
+      lengths += [len(tokens) + 1 for tokens in out.tokens]  # the output lacks the end token
       executed += max(lengths[-len(rows) :]) * len(rows)
     return np.asarray(lengths), executed
 

@@ -1,6 +1,6 @@
-"""One process a contender, so that their thread pools and memories stay apart: a line of JSON asks, a line answers.
+"""Runs each contender in a process of its own, so that thread pools and memory are not shared.
 
-Needs the standard library alone.
+Questions and answers are lines of JSON. This module needs only the standard library.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ from typing import Any
 
 
 class ContenderError(Exception):
-  """A contender's process failed; the message ends with what it printed."""
+  """A contender's process failed. The message ends with the last lines that it printed."""
 
 
 class Contender:
-  """The benchmark's end: a process that waits until it is asked, and costs nothing meanwhile."""
+  """The process of a contender, as the benchmark uses it. The process uses no CPU time between questions."""
 
   def __init__(self, name: str, python: str, module: str, options: dict[str, Any], log: pathlib.Path):
-    """Start the process.
+    """Starts the process.
 
     Args:
-      name: Of the contender.
-      python: The interpreter of its environment.
-      module: Whose `serve` answers.
-      options: Handed to the contender that is served.
-      log: What the process prints.
+      name: The contender's name, for messages.
+      python: The Python interpreter of the contender's environment.
+      module: The module to run, which calls `serve`.
+      options: The keyword arguments of the contender's class.
+      log: The file for everything that the process prints.
     """
     self.name, self._log = name, log
     scripts = pathlib.Path(__file__).parents[1]
@@ -47,7 +47,11 @@ class Contender:
     )
 
   def ask(self, question: str, **arguments: Any) -> dict[str, Any]:
-    """Have the contender do something, and wait for the answer."""
+    """Calls a method of the contender by name, and waits for its result.
+
+    Raises:
+      ContenderError: The method raised an error, or the process died.
+    """
     assert self._process.stdin is not None and self._process.stdout is not None
     try:
       self._process.stdin.write(json.dumps([question, arguments]) + '\n')
@@ -62,17 +66,17 @@ class Contender:
     return answer
 
   def cpu_seconds(self) -> tuple[float, float]:
-    """Core-seconds that this process has used, and all processes of the machine together; zeros where no one counts them."""
+    """Returns the core-seconds that this process and that all processes have used; zeros without /proc."""
     own, everyone = pathlib.Path(f'/proc/{self._process.pid}/stat'), pathlib.Path('/proc/stat')
     if not everyone.exists():
       return 0.0, 0.0
     ticks = os.sysconf('SC_CLK_TCK')
     user, system = own.read_text().rpartition(')')[2].split()[11:13]
     spent = [int(number) for number in everyone.read_text().split('\n', 1)[0].split()[1:9]]
-    return (int(user) + int(system)) / ticks, (sum(spent) - spent[3] - spent[4]) / ticks  # all but idle and waiting
+    return (int(user) + int(system)) / ticks, (sum(spent) - spent[3] - spent[4]) / ticks  # without idle and waiting time
 
   def close(self) -> None:
-    """End the process."""
+    """Ends the process."""
     assert self._process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
@@ -84,13 +88,13 @@ class Contender:
 
 
 def serve(contender: type) -> None:
-  """The contender's end: answers questions by the methods of that name until there are no more.
+  """Answers the questions of a `Contender` until its input ends. A question calls the method of that name.
 
   Args:
-    contender: A class whose objects are made from the options, and whose public methods return dictionaries.
+    contender: A class that takes the options as keyword arguments, and whose public methods return dictionaries.
   """
   answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print is not an answer
+  os.dup2(2, 1)  # what libraries print goes to the log
   served = None
   for line in sys.stdin:
     question, arguments = json.loads(line)
@@ -106,19 +110,19 @@ def serve(contender: type) -> None:
 
 
 def peak_rss_mib() -> float:
-  """The most memory this process had, MiB."""
+  """Returns the peak memory of this process in MiB."""
   status = pathlib.Path('/proc/self/status')
-  if status.exists():  # getrusage counts what the parent had when it forked
+  if status.exists():  # getrusage would include the parent's memory at the fork
     lines = dict(line.split(':', 1) for line in status.read_text().splitlines() if ':' in line)
     return round(int(lines['VmHWM'].split()[0]) / 1024, 1)
   return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 1)  # macOS: bytes
 
 
 def versions(*packages: str) -> dict[str, str]:
-  """Those of Python and of packages of this environment."""
+  """Returns the versions of Python and of some packages of this environment."""
   return {'python': platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def cores() -> int:
-  """Those this process may use."""
+  """Returns the number of cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

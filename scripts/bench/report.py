@@ -1,4 +1,4 @@
-"""The benchmarks' tables, and what they were measured on."""
+"""Writes the pages of the benchmarks with commit and hardware."""
 
 import os
 import pathlib
@@ -17,11 +17,11 @@ _NAMES = {
   'transformers_compiled': 'transformers `generate`, static cache, compiled decode step',
   'tunix': "tunix's sampler",
 }
-_HEADS = {'skewed': 'Log-normal lengths', 'equal': 'Equal lengths: the best case of whoever waits for the longest row'}
+_HEADS = {'skewed': 'Log-normal lengths', 'equal': 'Equal lengths: the best case of a sampler that waits for the longest row'}
 
 
 def environment(command: str, argv: list[str]) -> dict[str, Any]:
-  """The command, the code's commit, the hardware."""
+  """Returns the command, the commit, the package versions and the hardware."""
   known = monitor.describe()
   cpu = next((v.strip() for k, _, v in (x.partition(':') for x in _lines('/proc/cpuinfo')) if k.strip() == 'model name'), None)
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
@@ -34,7 +34,7 @@ def environment(command: str, argv: list[str]) -> dict[str, Any]:
 
 
 def header(about: dict[str, Any]) -> list[str]:
-  """The lines of a page that say how it came about."""
+  """Returns the lines of a page that give command, commit and hardware."""
   git, hardware = about['git'] or {}, about['hardware']
   commit = git.get('commit', 'unknown')[:12] + (' with changes' if git.get('dirty') else '')
   machine = f'{hardware["cores"]} cores of {hardware["cpu"]}, {hardware["memory_gib"]} GiB'
@@ -42,29 +42,29 @@ def header(about: dict[str, Any]) -> list[str]:
 
 
 def write(path: pathlib.Path, results: dict[str, Any], lines: list[str]) -> None:
-  """`path` with .json and .md."""
+  """Writes the results to `path` with the suffix .json, and the page with .md."""
   monitor.atomic_write_text(path.with_suffix('.json'), monitor.to_json(results, indent=1) + '\n')
   monitor.atomic_write_text(path.with_suffix('.md'), '\n'.join(lines) + '\n')
 
 
 def number(estimate: dict[str, Any], digits: int = 1) -> str:
-  """`mean ± half width`, the latter where there is one."""
+  """Formats an estimate as `mean ± half width`, or as the mean alone if there is a single value."""
   half = estimate['half_width']
   return f'{estimate["mean"]:.{digits}f}' + (f' ± {half:.{digits}f}' if half != float('inf') else '')
 
 
 def rollout(results: dict[str, Any]) -> list[str]:
-  """The page of the rollout's benchmark."""
+  """Returns the page of the rollout's benchmark."""
   model, seeds = results['model'], results['seeds']
   lines = ['# The rollout against others', '', *header(results)]
   lines += [
     f'Model: Qwen2-shaped, {model["parameters"] / 1e6:.1f} million random float32 parameters, {_shape(model)}.',
     f'Seeds: weights {seeds["model"]}, lengths and prompts {seeds["workload"]}, sampling {seeds["sampling"]} plus the repeat.',
     '',
-    f'± is half the 95 % interval over {results["repeats"]} repeats (Student t); contenders take turns, each in a process of',
-    'its own, after a warm-up that compiles. Every response has exactly the length its row asks for: the end token is certain',
-    'there and impossible before, all else is sampled at temperature 1. Tokens/s counts those tokens; utilisation is their',
-    'share of the row-steps that were executed; ratios are taken within a repeat.',
+    f'± is half the 95 % interval over {results["repeats"]} repeats (Student t). The contenders take turns, each in its own',
+    'process, after a warm-up that compiles. Every response has exactly the length that its prompt encodes: the end token is',
+    'certain there and impossible before. All other tokens are sampled at temperature 1. Tokens/s counts the tokens of the',
+    'responses. Utilisation is their share of the executed row-steps. Ratios are taken within a repeat.',
   ]
   entries = [
     entry
@@ -72,7 +72,7 @@ def rollout(results: dict[str, Any]) -> list[str]:
     for entry in [case, *case.get('contenders', {}).values(), *case.get('levels', {}).values()]
   ]
   foreign = max((cores for entry in entries for cores in entry.get('foreign_cores', [])), default=0.0)
-  lines += ['', f'In no run did other processes, the system among them, take more than {foreign:.2f} cores on average.']
+  lines += ['', f'In every run, other processes including the system took at most {foreign:.2f} cores on average.']
   for case in _HEADS:
     if case in results['cases']:
       lines += ['', f'## {_HEADS[case]}', '', *_comparison(results['cases'][case])]
@@ -92,7 +92,7 @@ def _shape(model: dict[str, Any]) -> str:
 
 def _rows(work: dict[str, Any]) -> str:
   return (
-    f'{work["rows"]} rows, {work["samples"]} a prompt, on {work["slots"]} slots, prompts of {work["prompt_tokens"]} tokens, '
+    f'{work["rows"]} rows, {work["samples"]} per prompt, on {work["slots"]} slots, prompts of {work["prompt_tokens"]} tokens, '
     f'horizon {work["horizon"]}, mean length {work["mean_length"]:.1f}'
   )
 
@@ -100,10 +100,10 @@ def _rows(work: dict[str, Any]) -> str:
 def _comparison(case: dict[str, Any]) -> list[str]:
   work, contenders = case['workload'], case['contenders']
   lines = [
-    f'{_rows(work)}. Greedy list scheduling, a new row the moment a slot is free, would have utilisation '
+    f'{_rows(work)}. Greedy list scheduling fills a slot the moment it is free. Its utilisation would be '
     f'{work["list_scheduling_utilisation"]:.3f}.',
     '',
-    '| | tokens/s | espo_jax is faster by | utilisation | row-steps / list scheduling | ms a step | peak memory, MiB |',
+    '| | tokens/s | espo_jax is faster by | utilisation | row-steps / list scheduling | ms per step | peak memory, MiB |',
     '|---|---|---|---|---|---|---|',
   ]
   for name, its in contenders.items():
@@ -117,9 +117,9 @@ def _comparison(case: dict[str, Any]) -> list[str]:
       f'{its["peak_rss_mib"]:.0f}',
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
-  lines += ['', f'A step is {work["slots"]} row-steps; its time has the prefill in it.']
-  lines += [f'{_NAMES[name]}: left out, {reason}.' for name, reason in case['left_out'].items()]
-  lines += ['', "| | settings | versions | first prompt's logits, largest gap to ours |", '|---|---|---|---|']
+  lines += ['', f'A step is {work["slots"]} row-steps. Its time includes the prefill.']
+  lines += [f'{_NAMES[name]} is left out: {reason}.' for name, reason in case['left_out'].items()]
+  lines += ['', "| | settings | versions | largest difference of the first prompt's logits to ours |", '|---|---|---|---|']
   for name, its in contenders.items():
     versions = ', '.join(f'{package} {version}' for package, version in its['versions'].items())
     gap = f'{its["largest_logit_gap_to_ours"]:.1e}' if 'largest_logit_gap_to_ours' in its else ''
@@ -129,8 +129,8 @@ def _comparison(case: dict[str, Any]) -> list[str]:
 
 def _rule(case: dict[str, Any]) -> list[str]:
   return [
-    f"{_rows(case['workload'])}. ESPO's rule with its threshold out of reach, against a rule that never stops:",
-    f'{number(case["cost_percent"], 2)} % of the time, {number(case["cost_microseconds_per_step"])} microseconds a step',
+    f"{_rows(case['workload'])}. The cost of ESPO's rule with a threshold that is never reached, against no rule:",
+    f'{number(case["cost_percent"], 2)} % of the time, {number(case["cost_microseconds_per_step"])} microseconds per step',
     f'({len(case["cost_percent"]["values"])} pairs, {number(case["seconds_without"], 2)} s without, '
     f'{number(case["seconds_with"], 2)} s with).',
   ]
@@ -138,7 +138,7 @@ def _rule(case: dict[str, Any]) -> list[str]:
 
 def _stopped(case: dict[str, Any]) -> list[str]:
   lines = [
-    f'{_rows(case["workload"])}. A rule that stops some rows partway; one compiled program throughout.',
+    f'{_rows(case["workload"])}. A rule stops some rows partway. The same compiled program runs for all stop rates.',
     '',
     '| rows stopped % | tokens ended % | row-steps ended % | time ended % | seconds |',
     '|---|---|---|---|---|',

@@ -1,4 +1,4 @@
-"""Grading: whether the final answer of a free text equals the gold answer, as mathematics."""
+"""Grades free text: decides whether the final answer of a response equals the gold answer mathematically."""
 
 from espo_jax.tasks.grading.grader import Grader, Verdict, grade
 

@@ -1,9 +1,10 @@
-r"""Equality of two formulas by computer algebra: exact where both are exact, else by evaluation with digits to spare.
+r"""Decides whether two formulas are equal by computer algebra.
 
-math-verify walks through sets, tuples, intervals, matrices and equations; what it compares in the end, two values, is compared
-here. Its own comparison rounds to fifteen digits after the point, so that `\frac{1}{2^{60}}` and `\frac{1}{2^{61}}` are both 0.
+math-verify splits sets, tuples, intervals, matrices and equations into pairs of values, and this module compares the values. It
+compares rational values exactly, and evaluates all others with a hundred digits more than the formulas have. math-verify's own
+comparison rounds values to fifteen digits after the point, so that `\frac{1}{2^{60}}` and `\frac{1}{2^{61}}` are both 0.
 
-Only `worker.py` imports this module, in a process of its own: a formula may take any time and memory.
+Only `worker.py` imports this module, in a process of its own, because a formula may take unbounded time and memory.
 """
 
 import math
@@ -27,15 +28,15 @@ from sympy.core.relational import Relational
 from espo_jax.tasks.grading.quantities import Number, same_number
 
 MAX_DIGITS = 100_000
-MAX_BITS = 100_000  # of a value that is not rational; beyond, only what sympy sees at once to be alike is equal
-SPARE_BITS = 340  # a hundred digits beyond those that the formulas themselves have
-CERTAIN_BITS = 30  # right ones, after which a difference is no rounding error
-MOST_ROOT_BITS = 10_000  # of a number whose root may be rational; on more, the search takes seconds
+MAX_BITS = 100_000  # the most bits of a value that is evaluated; larger ones are equal only if sympy says so at once
+SPARE_BITS = 340  # a hundred digits in addition to those of the formulas
+CERTAIN_BITS = 30  # a difference with so many correct bits is no rounding error
+MOST_ROOT_BITS = 10_000  # sympy searches a rational root of a number up to this size; beyond, it takes seconds
 
-# Units are gone already; math-verify's own list of them takes the variables of `5t` and `3m` for units.
+# Units have been removed. math-verify's list of units would remove the variables of `5t` and `3m`.
 _CONFIG = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='none')
 _DECIMAL = re.compile(r'[0-9]*\.[0-9]+')
-# Where a bracket follows a number: latex2sympy takes 2(3) for the mixed number 2 + 3.
+# A number that a bracket follows: latex2sympy reads 2(3) as the mixed number 2 + 3.
 _FACTORS = (
   re.compile(r'(?<![A-Za-z0-9_^.\\])(?<![_^] )[0-9]+(?:\.[0-9]+)?(?= ?\()'),
   re.compile(r'(?<=[0-9])\)(?= ?\([^,]*\Z)'),
@@ -48,9 +49,9 @@ _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Deri
 _GROWS = (sympy.factorial, sympy.gamma, sympy.binomial)
 _EXPONENTIAL = (sympy.exp, sympy.sinh, sympy.cosh)
 _HUNDREDTH = sympy.UnevaluatedExpr(sympy.Rational(1, 100))  # latex2sympy's percent sign
-_FLOAT_DIGITS = 15  # of sympy's decimals; one that is a whole value has as many more as it is written with
-_RANGES = ((0.25, 0.9), (1.1, 3.0), (20.0, 100.0), (3.0, 8.0), (0.1, 0.5), (5.0, 15.0))  # of the values taken for symbols
-_COUNTS = (2, 5, 12, 7, 3, 10)  # those for symbols that stand for whole numbers
+_FLOAT_DIGITS = 15  # the precision of sympy's decimals; a decimal that is a whole value has its written digits in addition
+_RANGES = ((0.25, 0.9), (1.1, 3.0), (20.0, 100.0), (3.0, 8.0), (0.1, 0.5), (5.0, 15.0))  # of values for symbols
+_COUNTS = (2, 5, 12, 7, 3, 10)  # values for symbols that stand for whole numbers
 
 _written_alike = walker.sympy_compare_symbols
 _simplified_alike = walker.sympy_symbolic_eq
@@ -58,19 +59,20 @@ _solved_alike = walker.sympy_solve_and_compare
 
 
 def compare(prediction: str, answer: str) -> tuple[bool, str]:
-  """Whether two formulas are equal, and the status.
+  """Decides whether two formulas are equal.
 
   Args:
-    prediction: a formula in the one spelling of `spelling.spell`.
-    answer: the gold answer in that spelling.
+    prediction: The formula of the response, as `spelling.spell` returns it.
+    answer: The gold answer, as `spelling.spell` returns it.
 
   Returns:
-    The verdict, and 'ok', or 'error' where the gold answer is no formula or takes too many levels.
+    The verdict and the status 'ok' or 'error'. An error means that the gold answer is no formula, or that a formula is nested
+    too deeply.
 
   Raises:
-    MemoryError: memory ran out. What the libraries have cached would stay, so the process should end.
+    MemoryError: Memory ran out. The process should end, because the libraries' caches would stay.
   """
-  real = not (walker.should_treat_as_complex(prediction) or walker.should_treat_as_complex(answer))  # one kind of symbol
+  real = not (walker.should_treat_as_complex(prediction) or walker.should_treat_as_complex(answer))  # for both formulas
   try:
     try:
       gold = _parse(answer, real)
@@ -78,10 +80,10 @@ def compare(prediction: str, answer: str) -> tuple[bool, str]:
     except (MemoryError, RecursionError):
       raise
     except Exception:
-      return False, 'error'  # the gold answer is no formula: nobody can be right
+      return False, 'error'  # the gold answer is no formula
     stated = _parse(prediction, real)
     if max(size, digits(stated)) > MAX_DIGITS:
-      return False, 'ok'  # nobody can write that number out; where both are written alike, nobody asks
+      return False, 'ok'  # the number is too long to compute; equal spellings were accepted before
     sides = [_tidied(side, _decimals(text), False) for side, text in ((gold, answer), (stated, prediction))]
     return walker.verify(*sides, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True), 'ok'
   except MemoryError:
@@ -89,7 +91,7 @@ def compare(prediction: str, answer: str) -> tuple[bool, str]:
   except RecursionError:
     return False, 'error'
   except Exception:
-    return False, 'ok'  # the prediction is no formula, or none that compares with the answer
+    return False, 'ok'  # the prediction is no formula, or cannot be compared with the answer
 
 
 def _parse(text: str, real: bool) -> Any:
@@ -99,7 +101,7 @@ def _parse(text: str, real: bool) -> Any:
 
 
 def digits(value: Any) -> float:
-  """About how many digits it would take to write a value out, found without computing it: 9**9**9**9 must not be tried."""
+  """Estimates the number of digits of a value without computing it, because 9**9**9**9 would not end."""
   if hasattr(value, 'flat'):
     return sum(map(digits, value.flat()))  # a matrix
   if value.is_Rational:
@@ -119,11 +121,11 @@ def digits(value: Any) -> float:
 
 
 def same_value(gold: Any, stated: Any, *_: Any) -> bool:
-  """Whether two expressions, or two matrices of them, have the same value whatever their symbols stand for.
+  """Returns whether two expressions, or two matrices of expressions, are equal for all values of their symbols.
 
-  A symbol that `gold` has under a root or in a logarithm stands for a positive number, one in the exponent of a symbol for a
-  whole one. 50% is both 50 and 0.5. A decimal that is all of one side may stand for the number that it rounds or cuts, as in
-  `quantities.same_number`.
+  A symbol under a root or in a logarithm of `gold` stands for a positive number. A symbol in the exponent of a symbol stands
+  for a whole number. 50% equals both 50 and 0.5. If one side is a single decimal, it equals the numbers that it rounds or
+  truncates, as in `quantities.same_number`.
   """
   if isinstance(gold, (sympy.MatrixBase, sympy.MatrixExpr)) or isinstance(stated, (sympy.MatrixBase, sympy.MatrixExpr)):
     gold, stated = gold.doit(), stated.doit()
@@ -147,7 +149,7 @@ def same_value(gold: Any, stated: Any, *_: Any) -> bool:
 
 
 def exact(value: sympy.Expr) -> sympy.Expr:
-  """The same value with its decimals as fractions and its rational parts computed; all else stays as it is written."""
+  """Replaces decimals by fractions and computes the rational parts of a value; other parts stay as they are written."""
 
   def compute(part: sympy.Expr) -> sympy.Expr:
     if part.is_Float:
@@ -162,20 +164,20 @@ def exact(value: sympy.Expr) -> sympy.Expr:
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-  """Applies a change to every part, innermost first, and evaluates nothing."""
+  """Applies a function to every part of an expression, innermost first, without evaluating the expression."""
   if not value.args or isinstance(value, _UNFINISHED):
     return change(value)
   parts = [_mapped(part, change) for part in value.args]
   if any(part is not old for part, old in zip(parts, value.args, strict=True)):
     try:
       value = value.func(*parts, evaluate=False)
-    except TypeError:  # not every function knows the argument
+    except TypeError:  # not every function takes `evaluate`
       value = value.func(*parts)
   return change(value)
 
 
 def _tidied(value: Any, decimals: dict[Fraction, str], inner: bool) -> Any:
-  """An answer with exact values; but a decimal that is a whole value, and not `inner`, keeps its digits: it may be rounded."""
+  """Makes the values of an answer exact. A decimal that is a whole value may be rounded and keeps its digits unless `inner`."""
   if isinstance(value, sympy.MatrixBase):
     return value.applyfunc(lambda entry: _tidied(entry, decimals, inner))
   if isinstance(value, (And, FiniteSet)):
@@ -201,7 +203,7 @@ def _tidied(value: Any, decimals: dict[Fraction, str], inner: bool) -> Any:
 
 
 def _decimals(text: str) -> dict[Fraction, str]:
-  """The decimals of a formula as written: 0.50 keeps its zero."""
+  """Returns the decimals of a formula as they are written, by value; 0.50 keeps its zero."""
   return {Fraction(token): token for token in map(str, _DECIMAL.findall(text.replace(',', '')))}
 
 
@@ -218,7 +220,7 @@ def _without_percent(value: sympy.Expr) -> sympy.Expr | None:
 
 
 def _rounds(decimal: sympy.Float, value: sympy.Expr) -> bool:
-  """Whether a decimal is a value, or stands for one that it rounds or cuts."""
+  """Returns whether a decimal equals a value, or rounds or truncates it."""
   size = Decimal(str(decimal))
   digits_written = libmp.prec_to_dps(decimal._prec) - _FLOAT_DIGITS
   written = Number(Fraction(size), digits_written - 1 - size.adjusted() if size else 0, False)
@@ -237,7 +239,7 @@ def _rounds(decimal: sympy.Float, value: sympy.Expr) -> bool:
 
 
 def _same(gold: sympy.Expr, stated: sympy.Expr) -> bool:
-  """Whether two exact expressions are equal at every point that is tried."""
+  """Returns whether two exact expressions are equal at every point that is tried."""
   if gold.is_Rational and stated.is_Rational:
     return bool(gold == stated)
   gold, stated = (side.doit() if side.has(*_UNFINISHED) else side for side in (gold, stated))
@@ -262,7 +264,7 @@ def _same(gold: sympy.Expr, stated: sympy.Expr) -> bool:
 
 
 def _vanishes(difference: sympy.Expr, point: dict[sympy.Symbol, sympy.Expr], size: float) -> bool | None:
-  """Whether a difference is zero where the symbols have these values; None where that cannot be told."""
+  """Returns whether a difference is zero for these values of the symbols; None if the evaluation fails."""
   for bits in (CERTAIN_BITS + 70, SPARE_BITS + math.ceil(size)):
     try:
       value = evalf.evalf(difference, bits, {'maxprec': CERTAIN_BITS, 'subs': point})
@@ -276,7 +278,7 @@ def _vanishes(difference: sympy.Expr, point: dict[sympy.Symbol, sympy.Expr], siz
 
 
 def _points(symbols: list[sympy.Symbol], positive: set[sympy.Symbol], whole: set[sympy.Symbol]) -> Iterator[dict[Any, Any]]:
-  """Values for the symbols, small and large ones, the same ones every time."""
+  """Yields small and large values for the symbols, which are the same in every call."""
   rng = random.Random(0)
   for number in range(len(_RANGES) if symbols else 1):
     point = {}
@@ -295,7 +297,7 @@ def _points(symbols: list[sympy.Symbol], positive: set[sympy.Symbol], whole: set
 
 
 def _taken_as_positive(part: sympy.Basic) -> set[sympy.Symbol]:
-  """The symbols of what a root or a logarithm is taken of."""
+  """Returns the symbols in the argument of a root or a logarithm."""
   if isinstance(part, sympy.log):
     return part.free_symbols
   rooted = part.is_Pow and any(not number.is_Integer for number in part.exp.atoms(sympy.Rational))
@@ -303,14 +305,14 @@ def _taken_as_positive(part: sympy.Basic) -> set[sympy.Symbol]:
 
 
 def _taken_as_whole(part: sympy.Basic) -> set[sympy.Symbol]:
-  """The symbols of what is counted, and of an exponent whose base may be negative: without a root, a whole power is meant."""
+  """Returns the symbols in the argument of a factorial or the like, and in an exponent whose base may be negative."""
   if isinstance(part, _GROWS):
     return part.free_symbols
   return part.exp.free_symbols if part.is_Pow and (part.base.free_symbols or part.base.is_negative) else set()
 
 
 def _real_root(part: sympy.Expr) -> sympy.Expr:
-  """The odd root of a number below zero, which sympy takes to be complex."""
+  """Replaces an odd root of a negative number, which is complex in sympy, by the real root."""
   if not (part.is_Pow and part.exp.is_Rational and part.exp.q % 2 and part.exp.q > 1) or part.base.is_positive:
     return part
   size = sympy.Abs(part.base, evaluate=False)
@@ -320,7 +322,7 @@ def _real_root(part: sympy.Expr) -> sympy.Expr:
 
 
 def _bits(value: Any, point: dict[sympy.Symbol, sympy.Expr]) -> float:
-  """About how many bits a value has before and after the point, by which its terms may differ in size; never too few."""
+  """Returns an upper estimate of the bits of a value before and after the point, by which its terms may differ in size."""
   if value in point:
     return abs(math.log2(abs(complex(point[value])))) + 1
   if value.is_Rational:
@@ -340,7 +342,7 @@ def _bits(value: Any, point: dict[sympy.Symbol, sympy.Expr]) -> float:
 
 
 def _size(value: sympy.Expr, bits: float) -> float:
-  """The most that a value of so many bits may be."""
+  """Returns an upper bound on the size of a value with so many bits."""
   return abs(complex(value)) if value.is_number and not value.args and bits < 1_000 else 2.0 ** min(bits, 1_000)
 
 
@@ -353,14 +355,14 @@ def _float_bits(value: sympy.Float) -> float:
 
 
 def _same_solutions(gold: Any, stated: Any, *precision: int) -> bool:
-  """Whether two relations hold for the same values, where the differences of their sides are not the same."""
+  """Returns whether two relations hold for the same values of their symbols."""
   if isinstance(gold, sympy.Eq) and isinstance(stated, sympy.Eq) and _proportional(gold, stated):
     return True
   return bool(_solved_alike(gold, stated, *precision))
 
 
 def _proportional(gold: sympy.Eq, stated: sympy.Eq) -> bool:
-  """Whether the difference of the sides of one equation is a multiple of the other's."""
+  """Returns whether the difference of one equation's sides is a multiple of the other equation's."""
   sides = [sympy.Add(side.lhs, sympy.Mul(-1, side.rhs, evaluate=False), evaluate=False) for side in (gold, stated)]
   if not all(isinstance(part, sympy.Expr) for side in (gold, stated) for part in side.args):
     return False
@@ -373,16 +375,16 @@ def _proportional(gold: sympy.Eq, stated: sympy.Eq) -> bool:
 
 
 def _solutions(relation: Any, symbols: Any) -> Any:
-  """Those of sympy. Two equations without any are not equal for that."""
+  """Returns sympy's solutions. Without any it raises an error, because two equations without solutions need not be equal."""
   found = sympy.solve(relation, symbols)
   if found == []:
     raise ValueError('no solution is known')
   return found
 
 
-# What math-verify calls wherever two values or two relations meet.
+# math-verify calls these functions for each pair of values or relations.
 walker.sympy_numeric_eq = same_value
-walker.sympy_symbolic_eq = lambda gold, stated: False  # `same_value` has told
+walker.sympy_symbolic_eq = lambda gold, stated: False  # `same_value` has decided already
 walker.sympy_compare_symbols = lambda gold, stated: _written_alike(gold, stated) or same_value(gold, stated)
 walker.sympy_solve_and_compare = _same_solutions
 walker.solve = _solutions

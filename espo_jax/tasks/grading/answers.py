@@ -1,15 +1,17 @@
-r"""The final answer that a free text states: where it is, and what of the sentence around it belongs to it.
+r"""Finds the final answer that a free text states.
 
-The order, once the reasoning is cut off and Markdown is rendered: a text states its answer in a `\boxed{}`, after a `####`, or
-after "answer is", "Answer:" or a heading that says so. The last of these statements wins, because a text that corrects itself
-does so further on. A text that has none of them states what its last line says. Three things limit the rule:
+First the reasoning is removed and Markdown is rendered. Then a statement of an answer is a `\boxed{}`, the text after `####`,
+or the text after "answer is", "Answer:" or a heading such as "Final answer". The last statement counts, because a text may
+correct itself. If there is none, the last line is the statement. The answer is the part of the statement that is not prose.
 
-- A statement that says nothing is none: an empty box, "the answer is reasonable", a `####` that is the heading of what follows.
-- A box or a `####` gives way to a sentence only where that begins with an answer (`_settles`), because most sentences after a
-  box are about it: they check it, round it, name its form. Boxes in one list are one statement.
-- A box that is never closed takes the whole text with it, because the response was cut off while it stated its answer.
+| exception | rule |
+|---|---|
+| an empty box, "the answer is reasonable", a `####` that is a heading | It is no statement. |
+| a sentence after a box or `####` | It counts only if it begins with an answer (`_settles`). Others describe the answer. |
+| several boxes in a list | They are one statement. |
+| a last box that is never closed | The text has no answer, because it was cut off in its answer. |
 
-Only the tail of a text is looked at, and every pattern takes time linear in it, or works on one sentence, of bounded length.
+Only the tail of a text is read. Every pattern takes time linear in the tail, or works on one sentence of bounded length.
 """
 
 import collections
@@ -18,10 +20,10 @@ from typing import NamedTuple
 
 from espo_jax.tasks.grading.markup import plain
 
-TAIL = 16_384  # characters of a response that are looked at
-SENTENCE = 2_000  # characters of a statement outside of a box that are looked at
-MARKERS = 16  # places that say "answer" that are looked at
-SHORTEST = 5  # characters of a statement: `####5`
+TAIL = 16_384  # the number of last characters of a response that are read
+SENTENCE = 2_000  # the most characters of a statement outside of a box that are read
+MARKERS = 16  # the number of last places with the word "answer" that are read
+SHORTEST = 5  # the fewest characters of a statement, such as `####5`
 
 _BOX = re.compile(r'\\(?:boxed|fbox|framebox)')
 _BOX_TOKEN = re.compile(r'[{}]|\\(?:(?:boxed|fbox|framebox)\s*(?:(?P<open>\{)|(?P<bare>[^\s{}$\\]+))|[\s\S])')
@@ -31,14 +33,14 @@ _MARKER = re.compile(
   r'(?:(?P<between>[^.\n:=]{0,60}?)\b(?:is|are)\b|(?P<label>[\s*_]*[:=\uff1a])|(?P<heading>[ \t]*(?=\n)))[\s*_:=\uff1a]*',
   re.IGNORECASE,
 )
-_HEADING = re.compile(r'[#>\s]*(?:(?:the|my|our|final|correct) ){0,3}', re.IGNORECASE)  # what may precede "answer" in one
+_HEADING = re.compile(r'[#>\s]*(?:(?:the|my|our|final|correct) ){0,3}', re.IGNORECASE)  # what may precede "answer" in a heading
 _NUMBERED = re.compile(r'\s*\(?[0-9]{1,2}[.):]\s+\S')  # the heading of a step
 _COMMENT = re.compile(r'(?:in)?correct\b|right\b|wrong\b|reasonable\b|valid\b|verified\b', re.IGNORECASE)
 _DISPLAYS = (('\\[', '\\]'), ('$$', '$$'))
 
-_AROUND = ' \t\n`"“”*_\u3002\uff0c\uff1a'  # what may surround an answer and is none of it
+_AROUND = ' \t\n`"“”*_\u3002\uff0c\uff1a'  # characters around an answer that are no part of it
 _BEFORE = _AROUND.replace('*', '') + ',;:)'
-_CUT_EQUATION = re.compile(r'[-+\u2013\u2212] [^=]*=|[*/x\u00d7÷][^=]*=')  # `* 6 = 18`, of `3 boxes * 6 = 18`
+_CUT_EQUATION = re.compile(r'[-+\u2013\u2212] [^=]*=|[*/x\u00d7÷][^=]*=')  # `* 6 = 18` in `3 boxes * 6 = 18`
 _MATH_SPAN = re.compile(r'(?<!\\)\$\$?(?!\s)[^$]+(?<![\s\\])\$\$?(?![0-9])|\\\([^\n]*?\\\)|\\\[[\s\S]*?\\\]')
 _COMMAND = re.compile(r'\\(?:text|mbox|mathrm|textbf|textit|textrm|operatorname|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+')
 _WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)*|[\u3040-\u9fff\uac00-\ud7af]+")
@@ -60,42 +62,45 @@ def _words(text: str) -> frozenset[str]:
 _DOUBT = _words('or maybe perhaps possibly alternatively')
 _ALTERS_NEXT = _words('not negative minus half twice double')  # `half of 18` does not state 18
 _ALTERS_LAST = _words('squared cubed factorial half halves third thirds quarter quarters fourths fifths tenths hundredths')
-# Words that a mathematical expression may hold outside of a command. Any other word is prose, and an answer ends there.
+# Words that an expression may have outside of LaTeX commands. Any other word is prose, at which an answer ends.
 _MATH_WORDS = _words(
   'and or sqrt pi sin cos tan cot sec csc arcsin arccos arctan log ln exp infinity infty inf theta alpha beta percent degrees '
   'hundred thousand million billion trillion min max gcd lcm mod base'
 )
-# What may stand between "the answer is" and the answer; what shows, right after a number, that it is not the answer.
+# Words that may be between "the answer is" and the answer.
 _FILLERS = _words(
   'a so thus therefore then hence simply just indeed still definitely clearly exactly precisely only that given by equal '
   + 'equals to the total of value number option choice letter'
 )
+# Words that show, right after a number, that the number is not the answer.
 _COMPARES = _words(
   'times more less fewer greater larger smaller bigger higher lower than digit digits correct right wrong rounded '
   + 'approximately where if when unless'
 )
-# What may stand before "Answer:".
+# Words that may be before "Answer:".
 _LEADS = _words('so thus therefore then hence and finally the this my our your final correct right best short overall')
-# Before "answer is", or between its words: an answer that is not the text's own, or is in another form; a reason.
+# Words before "answer is", or between the two, by which the sentence is not about the text's own answer.
 _NOT_OURS = _words(
   'check checking verify verifying confirm if whether suppose assume assuming not wrong incorrect mistaken common trap why '
   + 'unless might could previous original earlier first form decimal decimals percent percentage equivalent equivalently '
   + 'rounded rounding approximate approximately or maybe perhaps possibly alternatively'
 )
+# Words between "answer" and "is" that begin another clause.
 _REASONS = _words('since because as and but so which it this when while')
 _POINTS = _words('above below box boxed see shown given same form here following')  # `Answer: see above`
-_SHORT_WORDS = _words('am an as at be by do go he if in is it km me my no of on so to up us we')  # others: variables
+# Short words that are prose. Other short words may be variables.
+_SHORT_WORDS = _words('am an as at be by do go he if in is it km me my no of on so to up us we')
 
 
 class _Statement(NamedTuple):
-  """What a text states, and where that ends."""
+  """A statement of an answer, and the position where it ends."""
 
   text: str
   end: int
 
 
 class _Stretch(NamedTuple):
-  """A part of a sentence without prose, and the words since the one before it."""
+  """A part of a sentence without prose, and the words between the previous such part and this one."""
 
   text: str
   gap: tuple[str, ...]
@@ -105,11 +110,11 @@ def final_answer(text: str) -> tuple[str, str]:
   r"""Finds the final answer of a response.
 
   Args:
-    text: any text at all. After a `<think>` that is never closed there is no final answer, nor in a `\boxed{` never closed.
+    text: Any text. It has no final answer if a `<think>` or a `\boxed{` is never closed.
 
   Returns:
-    The whole statement, and the answer picked out of it: `18 dollars since 9 * 2 = 18` and `18`. They are the same but for a
-    sentence, and both are empty when the text states nothing.
+    The whole statement and the answer in it, such as `18 dollars since 9 * 2 = 18` and `18`. They differ only if the statement
+    is a sentence. Both are empty if the text states nothing.
   """
   text = _EMPTY_BOX.sub('', plain(_conclusion(text)))
   box = _boxed(text)
@@ -127,7 +132,7 @@ def final_answer(text: str) -> tuple[str, str]:
 
 
 def _conclusion(text: str) -> str:
-  """What follows the reasoning; of that what stands between answer tags, where there are any; of that the tail."""
+  """Returns the tail of the text after the reasoning, and of that the text in answer tags, if there are any."""
   opened, closed = text.rfind('<think>'), text.rfind('</think>')
   if opened > closed:
     return ''
@@ -139,14 +144,14 @@ def _conclusion(text: str) -> str:
 
 
 def _boxed(text: str) -> _Statement | None:
-  r"""The last box, or the run of boxes it ends: `\boxed{1} and \boxed{2}` states both. None without one.
+  r"""Returns the content of the last box, or of the list that it ends, as in `\boxed{1} and \boxed{2}`; None without a box.
 
-  A broken one says nothing and has no end, so that it takes the rest of the text with it.
+  An unclosed last box gives an empty statement that ends with the text.
   """
   if not _BOX.search(text):
     return None
-  boxes: list[tuple[int, int, str]] = []  # the start of each, its end, and its content
-  braces: list[tuple[int, int]] = []  # of every open one, the start of its box command or -1, and the start of its content
+  boxes: list[tuple[int, int, str]] = []  # start, end and content of each box
+  braces: list[tuple[int, int]] = []  # of each open brace: the start of its box or -1, the start of its content
   for token in _BOX_TOKEN.finditer(text):
     if token['open'] or token[0] == '{':
       braces.append((token.start() if token['open'] else -1, token.end()))
@@ -162,7 +167,7 @@ def _boxed(text: str) -> _Statement | None:
   run = [boxes[-1]]
   for box in reversed(boxes[:-1]):
     start = run[-1][0]
-    if box[1] > start:  # it holds the later one
+    if box[1] > start:  # it contains the later one
       continue
     if not _joins(text[box[1] : start]):
       break
@@ -171,12 +176,12 @@ def _boxed(text: str) -> _Statement | None:
 
 
 def _joins(gap: str) -> bool:
-  """Whether the text between two boxes makes a list of them."""
+  """Returns whether the text between two boxes makes a list of them."""
   return len(gap) <= 24 and not set(gap) & set('.\n') and re.sub(r'\\text|[^A-Za-z]', '', gap).lower() in ('', 'and', 'or')
 
 
 def _after_hashes(text: str, box: _Statement | None) -> _Statement | None:
-  """The rest of the line of the last `####` after the box that is not a heading."""
+  """Returns the rest of the line of the last `####` after the box that is not a heading."""
   start = len(text)
   for _ in range(MARKERS):
     start = text.rfind('####', box.end if box else 0, start)
@@ -193,9 +198,10 @@ def _after_hashes(text: str, box: _Statement | None) -> _Statement | None:
 
 
 def _after_marker(text: str, earlier: _Statement | None) -> str | None:
-  """What follows the last "answer is", on its line or on the next one; a remark about the answer does not count.
+  """Returns what follows the last "answer is" on its line or on the next one, unless it is a remark about the answer.
 
-  Where something is stated earlier, and where the marker is a weak one, what follows has to settle the matter.
+  If there is an earlier statement, or the marker is a heading or has the word "choice" or "option", it must be about the text's
+  own answer, and what follows must begin with an answer.
   """
   found, since = None, earlier.end if earlier else 0
   for marker in collections.deque(_MARKER.finditer(text, since), maxlen=MARKERS):
@@ -211,7 +217,7 @@ def _after_marker(text: str, earlier: _Statement | None) -> str | None:
 
 
 def _is_ours(marker: re.Match[str], since: int) -> bool:
-  """Whether a marker speaks of the answer of the text itself, in a clause that begins at `since` or later, or as a label."""
+  """Returns whether a marker is about the text's own answer, in a clause that begins at `since` or later, or as a label."""
   text, start = marker.string, marker.start()
   if marker['heading'] is not None:
     return _HEADING.fullmatch(text, max(text.rfind('\n', 0, start) + 1, start - 40), start) is not None
@@ -223,7 +229,7 @@ def _is_ours(marker: re.Match[str], since: int) -> bool:
 
 
 def _settles(statement: str, name: bool) -> bool:
-  """Whether a statement begins with an answer, in figures or symbols or, where a name may be one, in words."""
+  """Returns whether a statement begins with an answer: digits, symbols or, if `name`, words."""
   sentence = _SENTENCE_END.split(statement.strip(_AROUND))[0]
   if _ROUNDED.search(sentence) or not any(map(str.isalnum, sentence)):
     return False
@@ -236,7 +242,7 @@ def _settles(statement: str, name: bool) -> bool:
 
 
 def _first_line(text: str) -> str:
-  """The first line that is not empty; the whole display that it opens."""
+  """Returns the first line that is not empty, or the whole display formula that it opens."""
   text = text.lstrip()
   for opening, closing in _DISPLAYS:
     if text.startswith(opening) and closing in text[2:]:
@@ -245,7 +251,7 @@ def _first_line(text: str) -> str:
 
 
 def _last_line(text: str) -> str | None:
-  """The last line that says something; the whole display or matrix that it closes."""
+  """Returns the last line with a letter or digit, or the whole display formula or matrix that it closes."""
   text = text.rstrip(' \t\n.`*')[-SENTENCE:]
   for opening, closing in (*_DISPLAYS, ('\\begin{', '}')):
     ends = text.endswith(closing) and (closing != '}' or '\\end{' in text.rpartition('\n')[2])
@@ -256,9 +262,9 @@ def _last_line(text: str) -> str | None:
 
 
 def _pick(statement: str, last: bool) -> str:
-  """The answer in a sentence: its first (or last) stretch without prose that says something; else the first sentence.
+  """Returns the answer in a statement: its first (or last) stretch, or its first sentence if it has no stretch.
 
-  Stretches joined by "or" and the like are one answer, a list: who names two candidates has not answered.
+  Stretches that are joined by "or" and the like are one answer, a list, because two candidates are not the answer.
   """
   stretches = _stretches(statement)
   if not stretches:
@@ -274,7 +280,7 @@ def _pick(statement: str, last: bool) -> str:
 
 
 def _linked(before: _Stretch, after: _Stretch) -> bool:
-  """Whether two stretches are candidates for one answer."""
+  """Returns whether two stretches are candidates for one answer."""
   return bool(
     _LINK_AT_END.search(before.text)
     or _LINK_AT_START.search(after.text)
@@ -284,7 +290,7 @@ def _linked(before: _Stretch, after: _Stretch) -> bool:
 
 
 def _stretches(statement: str) -> list[_Stretch]:
-  """The parts of a statement that say something, between its words and sentence ends; all of it when it has no prose."""
+  """Returns the parts of a statement with a value, between prose and sentence ends; without prose, the whole statement."""
   masked = _MATH_SPAN.sub(lambda match: match[0] if _has_prose(match[0]) else '0' * len(match[0]), statement)
   masked = _COMMAND.sub(lambda match: '0' * len(match[0]), masked)
   if not _has_prose(masked):
@@ -310,7 +316,7 @@ def _stretches(statement: str) -> list[_Stretch]:
 
 
 def _breaks(match: re.Match[str]) -> bool:
-  """Whether a word or a mark ends a stretch: prose, a sentence end, `a` and `I` where they are words."""
+  """Returns whether a word or a mark ends a stretch: prose, a sentence end, or `a` and `I` as words."""
   return not match[0][0].isalpha() or _is_prose(match[0]) or _ARTICLE.match(match.string, match.start()) is not None
 
 

@@ -1,4 +1,4 @@
-"""Equality of two answers where it needs no computer algebra: numbers, words, choices, lists of numbers."""
+"""Decides whether two answers are equal if that needs no computer algebra: numbers, words, choices, lists of numbers."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from espo_jax.tasks.grading.quantifiers import same_letter, without_quantifiers
 from espo_jax.tasks.grading.quantities import Number, parse_number, same_number, strip_unit, written_out
 from espo_jax.tasks.grading.spelling import spell, squeeze
 
-MAX_NESTING = 24  # brackets within brackets; the algebra's parser takes exponential time on more
+MAX_NESTING = 24  # the most levels of brackets; the time of the algebra's parser is exponential in them
 
 _NAME = re.compile(r"\(?(?:the |an? )?([A-Za-z]+(?:[ '-][A-Za-z]{2,})*)\)?", re.IGNORECASE)
 _WRAPPED = re.compile(r'\\(?:text|mbox|mathrm|textbf)')
@@ -18,21 +18,21 @@ _SUBSCRIPT = re.compile(r'[0-9] ?_')
 _EQUALS = re.compile(r'(?<![<>!:\\])=')
 _LEFT_SIDE = re.compile(r'\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?(?:\([A-Za-z0-9, ]+\))?')
 _LEAD = re.compile(r'^(?:[A-Za-z] ?\\in|\\approx)(?![A-Za-z]) ?')
-_COMMA = r',(?![0-9]{3}(?![0-9]))'  # outside of brackets, where 1,234 is a number; a point may be (1,234)
+_COMMA = r',(?![0-9]{3}(?![0-9]))'  # outside of brackets 1,234 is a number; within, it may be the point (1,234)
 _SEPARATOR = re.compile(rf'{_COMMA}|;| (?:and|or) ')
 _MARK = r'\\[{}]|[][(){}]|\\[A-Za-z]+|\\.|;| (?:and|or)(?= )|'
 _MARKS_INSIDE, _MARKS_OUTSIDE = re.compile(_MARK + ','), re.compile(_MARK + _COMMA)
 
 
 class Undecided(NamedTuple):
-  """Two answers that differ as written; only algebra can tell whether they are equal."""
+  """Two answers that differ as written, and that only computer algebra can compare."""
 
   prediction: str
   answer: str
 
 
 class _Items(NamedTuple):
-  """A list, and the brackets around it: '' for none and for braces, for a set is often written without."""
+  """A list and the brackets around it; '' for no brackets and for braces, because a set is often written without braces."""
 
   opening: str
   items: list[str]
@@ -43,11 +43,11 @@ def same_answer(prediction: str, answer: str) -> bool | Undecided:
   """Compares an answer with the gold answer.
 
   Args:
-    prediction: the final answer of a response, as `answers.final_answer` picks it.
-    answer: the gold answer.
+    prediction: The final answer of a response, as `answers.final_answer` returns it.
+    answer: The gold answer.
 
   Returns:
-    Whether they are equal; the two in one spelling where that takes algebra.
+    True if they are equal, False if not, and both in canonical spelling if the decision needs computer algebra.
   """
   wrapped = bool(_WRAPPED.search(answer))
   prediction, answer = _unlabelled(spell(prediction), spell(answer)), spell(answer)
@@ -77,13 +77,13 @@ def same_answer(prediction: str, answer: str) -> bool | Undecided:
 
 
 def same_name(statement: str, answer: str) -> bool:
-  """Whether a whole statement is the gold answer in words: `Evelyn`, `(B)`, `the ellipse`."""
+  """Returns whether a whole statement equals a gold answer in words, such as `Evelyn`, `(B)` or `the ellipse`."""
   gold = _name(spell(answer))
   return gold is not None and _name(spell(statement)) == gold
 
 
 def _unlabelled(prediction: str, answer: str) -> str:
-  """`(B) 18` is the choice B where the gold answer is a choice, and 18 where it is not."""
+  """Splits `(B) 18`: returns B if the gold answer is a choice, and 18 otherwise."""
   match = _LABELLED.fullmatch(prediction)
   if match is None:
     return prediction
@@ -91,9 +91,9 @@ def _unlabelled(prediction: str, answer: str) -> str:
 
 
 def _sides(prediction: str, answer: str) -> tuple[str, str]:
-  """Drops `x =` from the one that has it alone.
+  """Drops `x =` from an answer if the other has none.
 
-  A chain of equations states its last side, and nothing when its numbers contradict each other.
+  The answer of a chain of equations is its last side. It has no answer if two of its numbers differ.
   """
   chain, gold = _EQUALS.split(prediction), _EQUALS.split(answer)
   if len(chain) > 1 and len(gold) == 1 and not _SEPARATOR.search(prediction):
@@ -108,7 +108,7 @@ def _sides(prediction: str, answer: str) -> tuple[str, str]:
 
 
 def _both_signs(text: str) -> str:
-  r"""Writes an item `a \pm b` as two; the algebra reads the sign at the top of a formula only."""
+  r"""Writes an item `a \pm b` as two items, because the algebra reads this sign only at the top level of a formula."""
   if not _PLUS_MINUS.search(text):
     return text
   listed = _items(text) or _Items('', [text], '')
@@ -128,24 +128,24 @@ def _as_numbers(prediction: str, answer: str) -> bool | None:
   if number is not None:
     return same_number(number, gold)
   listed = _items(prediction)
-  if listed is not None:  # `0.5 or 1/2` is one answer
+  if listed is not None:  # `0.5 or 1/2` is a single answer
     numbers = None if listed.opening else _numbers(listed.items)
     return numbers is not None and all(same_number(number, gold) for number in numbers)
   return False if _name(prediction) else None
 
 
 def _as_digits(prediction: str, answer: str) -> bool | None:
-  """Numbers with a base subscript: the same digits, and the same base where both name one."""
+  """Compares numbers with a base subscript: equal digits, and equal bases if both have one; None for other answers."""
   p, a = _BASED.fullmatch(prediction), _BASED.fullmatch(answer)
   if not p and not a:
-    return False if _SUBSCRIPT.search(prediction) else None  # which the algebra would overlook
+    return False if _SUBSCRIPT.search(prediction) else None  # the algebra would ignore the subscript
   digits = [match[1] if match else text.replace(' ', '') for match, text in ((p, prediction), (a, answer))]
   bases = {next(filter(None, match.groups()[1:])) for match in (p, a) if match}
   return digits[0] == digits[1] and len(bases) == 1
 
 
 def _as_lists(prediction: str, answer: str) -> bool | None:
-  """Lists of numbers: in order within `()` and `[]`, in any order within `{}` and without brackets."""
+  """Compares lists of numbers: in order within `()` and `[]`, in any order otherwise; None for other answers."""
   p, a = _items(prediction), _items(answer)
   if p is None or a is None:
     return None
@@ -154,7 +154,7 @@ def _as_lists(prediction: str, answer: str) -> bool | None:
   if (a.opening and '{' in prediction[:2]) or (p.opening and '{' in answer[:2]):
     return False
   if len(p.items) != len(a.items):
-    return None  # a set may name a member twice
+    return None  # a set may have a member twice
   predicted, gold = [_numbers(side.items) for side in (p, a)]
   if predicted is None or gold is None:
     return None
@@ -164,20 +164,20 @@ def _as_lists(prediction: str, answer: str) -> bool | None:
 
 
 def _written_out(text: str) -> str:
-  """The answer with its decimals, where it is one or a list of them, as the algebra reads them."""
+  """Returns an answer, or a list of answers, with powers of ten written out, because the algebra does not read 1.5e-3."""
   listed = _items(text) or _Items('', [text], '')
   items = [written_out(item) for item in listed.items]
   return text if items == listed.items else f'{listed.opening}{", ".join(items)}{listed.closing}'
 
 
 def _numbers(items: list[str]) -> list[Number] | None:
-  """The numbers of a list, without units and `x =`; None unless all are numbers."""
+  """Reads the numbers of a list, without units and `x =`; None unless all items are numbers."""
   numbers = [parse_number(strip_unit(_EQUALS.split(item)[-1].strip())) for item in items]
   return None if None in numbers else [number for number in numbers if number is not None]
 
 
 def _as_names(prediction: str, answer: str, wrapped: bool) -> bool | None:
-  """Words. Short ones may be products of variables, unless they are in a text wrapper."""
+  r"""Compares words; None for other answers. A short word outside of `\text{}` may be a product of variables."""
   gold = _name(answer)
   if gold is None:
     return None
@@ -193,7 +193,7 @@ def _name(text: str) -> str | None:
 
 
 def _items(text: str) -> _Items | None:
-  """Splits a list at its top level; None for what is no list."""
+  """Splits a list at its top level; None if the text is no list."""
   opening, closing = '', ''
   if text[:1] in ('(', '[') and text[-1:] in (')', ']'):
     opening, closing, body = text[0], text[-1], text[1:-1]
@@ -207,7 +207,7 @@ def _items(text: str) -> _Items | None:
       depth += 1
     elif token[0] in (')', ']', '}', '\\}'):
       depth -= 1
-      if depth < 0:  # the first bracket is not closed by the last: a union, a product
+      if depth < 0:  # the last bracket does not close the first one, as in a union or a product
         return None
     elif depth == 0 and token[0][0] in ',; ':
       items.append(body[start : token.start()].strip())
@@ -218,7 +218,7 @@ def _items(text: str) -> _Items | None:
 
 
 def _nesting(text: str) -> int:
-  """How deep the brackets go."""
+  """Returns the number of levels of brackets."""
   depth = deepest = 0
   for character in text:
     depth += (character in '([{') - (character in ')]}')

@@ -1,8 +1,7 @@
-r"""A text as it reads once its Markdown is rendered: without the marks of emphasis, and without what they strike out.
+r"""Renders Markdown as plain text: removes the marks of emphasis, and text that is struck out.
 
-The rules are CommonMark's for `*`, `_`, backticks and `~~`, and the tags of HTML that do the same. An asterisk after a number,
-a variable or a closing bracket is a product or a power, so that it opens no emphasis. A formula stays as it is, unless somebody
-wrote `**` into it.
+The rules are CommonMark's for `*`, `_`, backticks and `~~`, and for HTML tags with the same effect. An asterisk after a number,
+a variable or a closing bracket is a product or a power, and opens no emphasis. A formula without `**` stays as it is.
 """
 
 import collections
@@ -10,12 +9,12 @@ import re
 from typing import NamedTuple
 
 _TAG = '(?:b|strong|i|em|u|ins|mark|code|kbd|span|font|big|small|s|del|strike)'
-_OPENING = re.compile(  # where emphasis may begin; most texts have no such place, and are not read
+_OPENING = re.compile(  # where emphasis may begin; most texts have no such place and need no reading
   rf'(?=[*_`~<])(?:(?<![0-9)\]}}^*])\*+(?![\s*])|(?<![\w)\]}}^])_+(?![\s_])|`|~~|<{_TAG}[\s>])', re.IGNORECASE
 )
-_BULLET = re.compile(r'^[ \t]*[-+][ \t]+(?=[*_`~<])', re.MULTILINE)  # no minus, for that would stand within the emphasis
+_BULLET = re.compile(r'^[ \t]*[-+][ \t]+(?=[*_`~<])', re.MULTILINE)  # a minus sign would be inside of the emphasis
 _TOKEN = re.compile(
-  rf"""(?=[\\$`*_~<\n]) (?:  # all that a token may begin with, for speed
+  rf"""(?=[\\$`*_~<\n]) (?:  # the first characters of all tokens, for speed
     (?P<kept> \\(?:begin|end)\{{[A-Za-z]*\*?\}} | \\(?:operatorname\*|[A-Za-z]+) | \\[\s\S]
       | \$\$(?:[^$*]|\*(?!\*))+\$\$ | \$(?!\s)(?:[^$\n*]|\*(?!\*))+(?<![\s\\])\$(?!\d) | \$\$? )
     | (?P<code> (?P<ticks>`+)(?P<content>[^`\n]+)(?P=ticks)(?!`) ) | `+
@@ -26,13 +25,13 @@ _TOKEN = re.compile(
 )
 _CLOSED_BY = {'\\(': '\\)', '\\[': '\\]'}
 _STRUCK = frozenset(('~', 's', 'del', 'strike'))
-_WORD_BEFORE = re.compile(r'[A-Za-z]{3}|\Wis')  # the three characters before a mark that ends no operand
+_WORD_BEFORE = re.compile(r'[A-Za-z]{3}|\Wis')  # three characters that end with a word, after which `*` is no product
 _OPERAND_END = re.compile(r'[0-9A-Za-z)\]}^!]')
 _OPERAND_START = re.compile(r'[0-9A-Za-z({]')
 
 
 class _Opener(NamedTuple):
-  """A mark that may open emphasis: what it is, where it stands among the pieces, how many characters are unmatched."""
+  """A mark that may open emphasis, its index among the pieces, and the number of its unmatched characters."""
 
   mark: str
   piece: int
@@ -43,17 +42,17 @@ def plain(text: str) -> str:
   """Renders Markdown's emphasis.
 
   Args:
-    text: any text. Time is linear in its length.
+    text: Any text. The time is linear in its length.
 
   Returns:
-    The text without the marks that emphasise a part of it, and without the parts that are struck out. A mark without its
-    counterpart in the same paragraph stays.
+    The text without marks of emphasis and without the parts that are struck out. A mark without a counterpart in the same
+    paragraph is kept.
   """
   return _Reader(_BULLET.sub('', text)).read() if _OPENING.search(text) else text
 
 
 class _Reader:
-  """One pass over a text: the pieces that are kept, and the marks that wait for their counterparts."""
+  """The state of one pass over a text: the pieces that are kept, and the open marks."""
 
   def __init__(self, text: str) -> None:
     self._text = text
@@ -63,7 +62,7 @@ class _Reader:
 
   def read(self) -> str:
     text, pieces, position = self._text, self._pieces, 0
-    hopeless = dict.fromkeys(_CLOSED_BY.values(), -1)  # where a formula that opens before it would hold `**` or have no end
+    hopeless = dict.fromkeys(_CLOSED_BY.values(), -1)  # a formula that opens before this position contains `**` or has no end
     while token := _TOKEN.search(text, position):
       pieces.append(text[position : token.start()])
       position = token.end()
@@ -89,7 +88,7 @@ class _Reader:
     return ''.join(pieces)
 
   def _run(self, token: re.Match[str]) -> None:
-    """Matches a run of marks with those that wait, innermost first; what is left of it waits in its turn."""
+    """Closes open marks with a run of marks, innermost first. The rest of the run becomes an open mark."""
     mark, length = token[0][0], len(token[0])
     opens, closes = _flanks(self._text, token)
     while closes and length and self._waiting[mark]:
@@ -112,7 +111,7 @@ class _Reader:
     self._waiting[mark] += 1
 
   def _close(self, mark: str, length: int) -> int:
-    """Takes the last opener of a mark away, or as much of it as is closed, and the openers within; how much that is."""
+    """Closes the last open mark of this kind and drops the marks after it; returns how many characters were matched."""
     opener = self._openers.pop()
     self._waiting[opener.mark] -= 1
     while opener.mark != mark:
@@ -130,7 +129,7 @@ class _Reader:
 
 
 def _flanks(text: str, run: re.Match[str]) -> tuple[bool, bool]:
-  """Whether a run of marks may open emphasis, and whether it may close it."""
+  """Returns whether a run of marks may open emphasis, and whether it may close it."""
   before, after = text[run.start() - 1 : run.start()] or ' ', text[run.end() : run.end() + 1] or ' '
   word = run[0][0] == '*' and _WORD_BEFORE.fullmatch(text, max(0, run.start() - 3), run.start())
   opens = not after.isspace() and (

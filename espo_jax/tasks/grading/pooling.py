@@ -1,4 +1,4 @@
-"""One spelling for answers that are equal, so that they can be counted: what a vote among responses goes by."""
+"""Writes equal answers in one way, so that a majority vote can count them."""
 
 import re
 
@@ -6,7 +6,7 @@ from espo_jax.tasks.grading.answers import final_answer
 from espo_jax.tasks.grading.quantities import parse_number, strip_unit
 from espo_jax.tasks.grading.spelling import spell, squeeze
 
-MOST = 1_000  # characters: a longer answer is none, as it is none to the grader
+MOST = 1_000  # the most characters; a longer answer counts as none, as in the grader
 _VARIABLE = re.compile(r'[A-Za-z](?:_\w)? ?')
 _OPERATION = re.compile(r'\\(?:times|cdot|div|frac)')
 _WORD_IN_BRACKETS = re.compile(r'\(([A-Za-z]+)\)')
@@ -17,17 +17,23 @@ _SEPARATOR = re.compile(r',(?![0-9]{3}(?![0-9]))|;| and | or ')  # not the comma
 
 
 def pooled_answer(response: str) -> str:
-  r"""The final answer of a free text, spelled so that equal answers mostly come out the same.
+  r"""Returns the final answer of a free text in a form in which most equal answers are the same text.
 
-  `\frac12`, `0.5`, `x = 1/2` and `2/4 cm` are all `1/2`, `50\%` is `50`, `(B)` is `b`; sets and lists without brackets are
-  sorted. It takes no algebra: equal formulas of another form stay apart. And it does not look at the gold answer, which would
-  gather the votes of right answers alone.
+  | answer | form |
+  |---|---|
+  | `\frac12`, `0.5`, `x = 1/2`, `2/4 cm` | `1/2` |
+  | `50\%` | `50` |
+  | `(B)` | `b` |
+  | a set, or a list without brackets | the sorted items |
+
+  No computer algebra is used, so equal formulas of different form stay different. The gold answer is not used either, because
+  it would gather only the votes for right answers.
 
   Args:
-    response: any text.
+    response: Any text.
 
   Returns:
-    The answer; '' where the text states none.
+    The answer; '' if the text states none.
   """
   _, picked = final_answer(response)
   if len(picked) > MOST:
@@ -40,10 +46,10 @@ def pooled_answer(response: str) -> str:
 
 
 def _value(answer: str) -> str:
-  """A number as a reduced fraction, anything else without case and the spaces and braces that mean nothing."""
+  """Writes a number as a reduced fraction, and any other answer in lower case without meaningless spaces and braces."""
   left, equals, right = answer.rpartition('=')
   if equals and (_VARIABLE.fullmatch(left) or not any(map(str.isalpha, _OPERATION.sub('', left)))):
-    answer = right.strip()  # of `x = 5` and of `2 + 3 = 5`
+    answer = right.strip()  # 5 in `x = 5` and in `2 + 3 = 5`
   if word := _WORD_IN_BRACKETS.fullmatch(answer):
     answer = word[1]
   answer = strip_unit(answer)

@@ -1,4 +1,4 @@
-"""The parent's end of a worker process: start, ask with a deadline, kill, start again."""
+"""Runs worker processes for their parent: starts them, asks with a deadline, kills and restarts them."""
 
 import concurrent.futures
 import json
@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-STARTUP_SECONDS = 120.0  # for the imports, on a machine that is busy
+STARTUP_SECONDS = 120.0  # enough for the imports on a busy machine
 
 
 class WorkerProcess:
-  """A process that answers one question at a time, for one thread at a time; replaced when it is stuck, dead or old.
+  """A process that answers one question at a time, for one thread at a time.
 
-  It runs a file, with pipes for questions and replies, which are lines of JSON. Unlike a child of `multiprocessing` it does not
-  import the main module again, which may be a notebook or lack a main guard. The file's arguments are the seconds after which
-  an orphan gives up, and `arguments`. It writes `{}` or `{"error": ...}` once it is ready.
+  The process is replaced if it exceeds the deadline, if it dies, and after a number of answers. It runs a Python file.
+  Questions and replies are lines of JSON in pipes. Unlike a child of `multiprocessing`, it does not import the main module
+  again, which may be a notebook or lack a main guard. The file's first argument is the number of seconds after which an orphan
+  ends, and `arguments` follow. When the file is ready it writes `{}` or `{"error": ...}`.
   """
 
   def __init__(
@@ -34,21 +35,21 @@ class WorkerProcess:
     fix: str,
     environment: Mapping[str, str] | None = None,
   ) -> None:
-    """Starts nothing yet.
+    """Stores the settings. It starts no process.
 
     Args:
-      file: the file that the process runs.
-      arguments: the further arguments of the process.
-      deadline: the seconds that the process has for a question. A process that takes longer is killed.
-      recycle_after: the number of answers after which the process is replaced.
-      fix: what to do where the process does not start.
-      environment: the environment variables of the process; by default the parent's.
+      file: The Python file that the process runs.
+      arguments: The further arguments of the process.
+      deadline: The seconds that the process has for a question. A process that takes longer is killed.
+      recycle_after: The number of answers after which the process is replaced.
+      fix: The fix in the error if the process does not start.
+      environment: The environment variables of the process; by default the parent's.
     """
     self._file, self._environment = file, environment
     self._deadline = deadline
     self._recycle_after = recycle_after
     self._fix = fix
-    # The alarm is for a worker whose parent is gone; twice the deadline, so that it never comes before the parent's.
+    # The alarm ends a worker whose parent is gone. It is twice the deadline, so that the parent kills a slow worker first.
     self._arguments = [str(math.ceil(2 * deadline) + 1), *arguments]
     self._process: subprocess.Popen[bytes] | None = None
     self._ready = False
@@ -56,10 +57,10 @@ class WorkerProcess:
     self._proven = False
 
   def ask(self, question: Any) -> tuple[Any, str]:
-    """The reply to a question, and the status: 'ok', or with no reply 'timeout' or 'error'.
+    """Asks a question, and returns the reply and the status 'ok'; without a reply, None and 'timeout' or 'error'.
 
     Raises:
-      RuntimeError: no process ever started; the message says why.
+      RuntimeError: The process has never started. The message says why.
     """
     try:
       process = self._started()
@@ -79,14 +80,14 @@ class WorkerProcess:
       if self._answered < self._recycle_after:
         return reply, status
     self.stop()
-    self._start()  # its imports run while nobody waits
+    self._start()  # the new process imports before the next question
     return reply, status
 
   def stop(self) -> None:
     """Kills the process, if there is one."""
     process, self._process = self._process, None
     if process is not None:
-      process.kill()  # a worker ignores anything gentler, and has nothing to save
+      process.kill()  # a worker ignores SIGTERM and SIGINT, and has nothing to save
       process.communicate()
 
   def _start(self) -> subprocess.Popen[bytes]:
@@ -102,11 +103,11 @@ class WorkerProcess:
       env=self._environment,
     )
     assert self._process.stdin is not None
-    os.set_blocking(self._process.stdin.fileno(), False)  # a worker that does not read must not hold its parent up
+    os.set_blocking(self._process.stdin.fileno(), False)  # a worker that does not read must not block its parent
     return self._process
 
   def _started(self) -> subprocess.Popen[bytes]:
-    """The process, once it has imported what it needs."""
+    """Returns the process after waiting for its imports."""
     process = self._process or self._start()
     if not self._ready:
       try:
@@ -122,10 +123,10 @@ class WorkerProcess:
 
 
 class WorkerPool:
-  """A few worker processes, started when first needed. Any thread may use them, several at once."""
+  """A few worker processes, which start when they are first needed. It is thread-safe."""
 
   def __init__(self, workers: Sequence[WorkerProcess]) -> None:
-    """Starts nothing yet."""
+    """Stores the workers. It starts no process."""
     self._threads = concurrent.futures.ThreadPoolExecutor(len(workers), thread_name_prefix='grader')
     self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
     for worker in workers:
@@ -133,18 +134,18 @@ class WorkerPool:
     self.closed = False
 
   def submit(self, question: Any) -> concurrent.futures.Future[tuple[Any, str]]:
-    """What `WorkerProcess.ask` will say of a question."""
+    """Returns a future of the result of `WorkerProcess.ask`."""
     return self._threads.submit(self._ask, question)
 
   def close(self) -> None:
-    """Waits for the questions at work and ends the processes. Closing twice is fine."""
+    """Waits for the running questions and ends the processes. A second call does nothing."""
     self.closed = True
     self._threads.shutdown()
     while not self._idle.empty():
       self._idle.get().stop()
 
   def _ask(self, question: Any) -> tuple[Any, str]:
-    worker = self._idle.get()  # there are as many as threads
+    worker = self._idle.get()  # there is one worker per thread
     try:
       return worker.ask(question)
     finally:
@@ -152,9 +153,14 @@ class WorkerPool:
 
 
 def _exchange(process: subprocess.Popen[bytes], question: Any, deadline: float) -> bytes:
-  """Sends a question and returns the reply. Raises TimeoutError, or another OSError when the process is dead."""
+  """Sends a question and returns the reply.
+
+  Raises:
+    TimeoutError: The deadline has passed.
+    OSError: The process is dead.
+  """
   end = time.monotonic() + deadline
-  _write_line(process, json.dumps(question).encode() + b'\n', end)  # ASCII, whatever the text
+  _write_line(process, json.dumps(question).encode() + b'\n', end)  # JSON is ASCII for every text
   return _read_line(process, end - time.monotonic())
 
 

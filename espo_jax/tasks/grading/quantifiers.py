@@ -1,9 +1,9 @@
-r"""What an answer says at its end about a letter in it: `cx \text{ for any constant } c`, `cx, c \in \mathbb{R}`."""
+r"""Removes remarks about letters from the end of an answer: `cx \text{ for any constant } c`, `cx, c \in \mathbb{R}`."""
 
 import re
 from typing import NamedTuple
 
-MOST = 3  # remarks that are read, the last first
+MOST = 3  # the most remarks that are removed, from the last one on
 
 _LETTER = r'[A-Za-z](?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]{1,4}\}))?'
 _LETTERS = rf'(?P<letters>{_LETTER}(?:(?: ?, ?(?:and )?| and ){_LETTER})*)'
@@ -23,7 +23,7 @@ _COMMAND = re.compile(r'\\[A-Za-z]+')
 
 
 class Quantified(NamedTuple):
-  """An answer without its remarks, the letters that they are about, and words that narrow what the letters stand for."""
+  """An answer without remarks, the letters of the remarks, and the words that restrict the values of these letters."""
 
   answer: str
   letters: tuple[str, ...]
@@ -31,7 +31,7 @@ class Quantified(NamedTuple):
 
 
 def without_quantifiers(answer: str) -> Quantified:
-  """Takes the remarks off the end of an answer, spelled by `spelling.spell`; each is about letters that the rest has."""
+  """Removes the remarks at the end of an answer in canonical spelling, if the rest of the answer has their letters."""
   letters: tuple[str, ...] = ()
   narrowed: frozenset[str] = frozenset()
   for _ in range(MOST if ' ' in answer or '\\in' in answer else 0):
@@ -49,10 +49,10 @@ def without_quantifiers(answer: str) -> Quantified:
 
 
 def same_letter(stated: Quantified, gold: Quantified) -> str | None:
-  """The stated answer in the letter of the gold answer, where each says of one letter that it may be anything; else as it is.
+  """Renames the letter of the stated answer to that of the gold answer, if both have remarks about exactly one letter.
 
   Returns:
-    The answer; None where the two let their letters stand for different numbers.
+    The renamed or unchanged answer; None if the remarks allow different numbers.
   """
   if not stated.letters or not gold.letters:
     return stated.answer

@@ -1,12 +1,12 @@
-r"""Plain numbers and the units after them: `1,234.50`, `-\frac{3}{4}`, `2 1/3`, `1.5 \times 10^{3}`, `2 million`, `50%`."""
+r"""Reads numbers and removes units: `1,234.50`, `-\frac{3}{4}`, `2 1/3`, `1.5 \times 10^{3}`, `2 million`, `50%`."""
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-UNIT_WORDS = 8  # words that a unit may have: `dollars per person per day`
-ROUNDED = 6  # places
-SIGNIFICANT = 4  # digits
+UNIT_WORDS = 8  # the most words of a unit, such as `dollars per person per day`
+ROUNDED = 6  # the fewest places of a rounded decimal
+SIGNIFICANT = 4  # the fewest significant digits of a rounded decimal
 
 _INTEGER = '(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)'
 _DECIMAL = rf'(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)'
@@ -38,7 +38,7 @@ _ABBREVIATIONS = _words(
   'm g s h l L km cm mm dm kg mg lb lbs oz ft in mi yd hr hrs min sec ms ml mL kmh mph kph sq cu pt qt gal deg rad '
   'kW W J N Pa Hz V A K C F'
 )
-# Words after a number that say something about its value, or are no units.
+# Words after a number that are no units, or that change its value.
 _NO_UNITS = _words(
   'or nor and to through plus minus times over divided multiplied squared cubed sqrt mod base point half halves third thirds '
   'quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths choose factorial power root between '
@@ -48,7 +48,13 @@ _NO_UNITS = _words(
 
 
 class Number(NamedTuple):
-  """An exact value. `places` tells the last digit's place after the point: 4 for 1.5e-3, -3 for 5e3; None for a fraction."""
+  """A number that was read from text.
+
+  Attributes:
+    value: The exact value.
+    places: The number of decimal places, 4 for 1.5e-3 and -3 for 5e3; None for a fraction.
+    percent: Whether a percent sign follows.
+  """
 
   value: Fraction
   places: int | None
@@ -56,7 +62,7 @@ class Number(NamedTuple):
 
 
 def parse_number(text: str) -> Number | None:
-  """Reads a plain number without its unit, spelled by `spell`; None when `text` is anything else."""
+  """Reads a number without unit in canonical spelling; None if `text` is anything else."""
   match = _NUMBER.fullmatch(text)
   if match is None or match['scale'] not in _SCALES:
     return None
@@ -81,13 +87,16 @@ def parse_number(text: str) -> Number | None:
 
 
 def same_number(a: Number, b: Number, rounded: int = ROUNDED) -> bool:
-  """Whether two numbers are equal: exactly, but that 50% is both 50 and 0.5, and that a decimal may stand for a fraction.
+  """Returns whether two numbers are equal.
+
+  The comparison is exact with two exceptions: 50% equals both 50 and 0.5, and a decimal equals a fraction that it rounds or
+  truncates with enough digits.
 
   Args:
-    a: a number.
-    b: another.
-    rounded: the fewest places of a decimal that equals the fraction it rounds or cuts: with 6, 0.333333 is 1/3. The decimal has
-      `SIGNIFICANT` digits or more as well: 0.000000 is no small number.
+    a: A number.
+    b: Another number.
+    rounded: The fewest places of such a decimal; with 6, 0.333333 equals 1/3. It also needs `SIGNIFICANT` significant digits,
+      so 0.000000 equals no small fraction.
   """
   if a.percent == b.percent:
     return _close(a, b, rounded)
@@ -97,7 +106,7 @@ def same_number(a: Number, b: Number, rounded: int = ROUNDED) -> bool:
 
 
 def written_out(text: str) -> str:
-  """A decimal with a power of ten as a decimal alone: 1.5e-3 as 0.0015, for in a formula e is Euler's number; else the text."""
+  """Writes 1.5e-3 as 0.0015, because in a formula e is Euler's number. Any other text is returned unchanged."""
   number = parse_number(text) if _POWER.search(text) else None
   if number is None or number.places is None or number.percent:
     return text
@@ -109,7 +118,7 @@ def written_out(text: str) -> str:
 
 
 def strip_unit(text: str) -> str:
-  r"""Takes off the words after a value: `5 cm^2`, `18km`, `12 \pi square inches`; none where no value is before them."""
+  r"""Removes the unit after a value, as in `5 cm^2`, `18km` and `12 \pi square inches`; other texts are unchanged."""
   rest = text
   for _ in range(UNIT_WORDS):
     match = _TRAILING_WORD.search(rest)

@@ -1,6 +1,6 @@
-r"""Answers in one spelling: `\dfrac12`, `\tfrac{1}{2}` and `½` all become `\frac{1}{2}`, and what carries no value goes.
+r"""Writes answers in a canonical spelling: `\dfrac12`, `\tfrac{1}{2}` and `½` all become `\frac{1}{2}`.
 
-Inputs are answers of bounded length (`grading.MAX_ANSWER`); nothing in them is evaluated.
+The inputs are answers of bounded length (`grader.MAX_ANSWER`), and nothing in them is evaluated.
 """
 
 import re
@@ -15,10 +15,10 @@ _CHARACTERS = {
   '$': '', '€': '', '£': '', '¥': '', '`': '', '“': '', '”': '', '"': '', '\N{RIGHT SINGLE QUOTATION MARK}': "'", '\0': ' ',
   **{character: f'^{{{digit}}}' for digit, character in enumerate('⁰¹²³⁴⁵⁶⁷⁸⁹')},
 }  # fmt: skip
-_SYMBOLS = ('So', 'Cc', 'Cf', 'Co', 'Cs')  # categories: pictures, control characters, lone surrogates
+_SYMBOLS = ('So', 'Cc', 'Cf', 'Co', 'Cs')  # Unicode categories of pictures, control characters and lone surrogates
 _TABLE = str.maketrans(_CHARACTERS)
-_END = '(?![A-Za-z])'  # of a command's name
-_START = r'(?<![\\A-Za-z])'  # of a word that is no command
+_END = '(?![A-Za-z])'  # the end of a command's name
+_START = r'(?<![\\A-Za-z])'  # the start of a word that is no command
 _WRAPPER = re.compile(r'\\(?:text|mbox|mathrm|textbf|mathbf|textit|textrm|textnormal|boldsymbol|emph)\s*\{([^{}]*)\}')
 
 
@@ -40,7 +40,7 @@ _WORDS = _rules(
 )
 _COMMANDS = _rules(
   (r'\\(?:begin|end)\s*\{(?:align|aligned|equation|gather|gathered|split|displaymath)\*?\}|&(?= ?=)', ' '),
-  (r'\\\\(?:\[[^\]]{0,10}\])?', r'\\\\ '),  # a new row, with its spacing
+  (r'\\\\(?:\[[^\]]{0,10}\])?', r'\\\\ '),  # a new row of a matrix, with optional spacing
   (r'\\!\s*', ''),
   (rf'(?<!\\)\\(?:[,;:> ]|q?quad{_END})|~', ' '),
   (r'(?<!\\)\\[()\[\]]', ''),
@@ -57,7 +57,7 @@ _COMMANDS = _rules(
   (r'\\frac\s*([0-9])\s*([0-9])', r'\\frac{\1}{\2}'),
   (r'\\frac\s*([0-9])\s*\{', r'\\frac{\1}{'),
   (r'\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])', r'\\frac\1{\2}'),
-  (r'\\operatorname\*?\s*\{\s*(\\[a-z]+)\s*\}', r'\1 '),  # of a function with a command of its own
+  (r'\\operatorname\*?\s*\{\s*(\\[a-z]+)\s*\}', r'\1 '),  # a function that has its own command
   (rf'\\sqrt\s*([0-9])|\\sqrt\s+([A-Za-z]){_END}', r'\\sqrt{\1\2}'),
   (r'\\sqrt\s*(\\(?:pi|theta|alpha|beta)(?![A-Za-z]))', r'\\sqrt{\1}'),
 )
@@ -66,13 +66,13 @@ _BRACKETS = re.compile(r'[()]')
 
 
 def spell(answer: str) -> str:
-  r"""Writes an answer in the one spelling.
+  r"""Writes an answer in canonical spelling.
 
   Args:
-    answer: a formula, a number, words; with or without delimiters and `\text{}`.
+    answer: A formula, a number or words, with or without delimiters and `\text{}`.
 
   Returns:
-    The same without delimiters, currency and degree signs, spacing and sizing commands, text wrappers, and final punctuation.
+    The answer without delimiters, currency and degree signs, spacing and sizing commands, text wrappers and final punctuation.
   """
   if not answer.isascii():
     answer = unicodedata.normalize('NFKC', answer.translate(_TABLE))
@@ -88,19 +88,19 @@ def spell(answer: str) -> str:
 
 
 def squeeze(answer: str) -> str:
-  """Without case, and without the spaces that mean nothing: all but those between digits."""
+  """Returns the answer in lower case and without spaces, except those between digits."""
   return re.sub(r'(?<![0-9]) | (?![0-9])', '', answer).casefold()
 
 
 def _unbraced(answer: str) -> str:
-  """A formula without the braces around all of it; a list in plain braces as a set."""
+  """Removes braces around a whole formula, and writes a list in plain braces as a set."""
   if not re.fullmatch(r'\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}', answer):
     return answer
   return rf'\{answer[:-1]}\}}' if ',' in answer else answer[1:-1].strip()
 
 
 def _braced(answer: str) -> str:
-  r"""Braces in place of the brackets around what a root or a power is of: `\sqrt(3)`, `2^(1/2)`."""
+  r"""Replaces the brackets around the argument of a root or a power by braces, as in `\sqrt(3)` and `2^(1/2)`."""
   position = 0
   while match := _ARGUMENT.search(answer, position):
     start, position, depth = match.start(1), match.end(), 0

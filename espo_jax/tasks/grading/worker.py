@@ -1,8 +1,8 @@
-"""The process that compares answers by computer algebra.
+"""Runs as a process that compares answers by computer algebra.
 
-`process.WorkerProcess` runs this file. It reads its modules by path, for the package would import JAX. Its arguments are the
-seconds after which to give up and the memory limit in bytes. Lines of JSON: `{}` or `{"error": ...}` goes out once, when ready;
-then `[prediction, answer]` comes in and `[correct, status]` goes out.
+`process.WorkerProcess` starts this file. The file loads its modules by path, because importing the package would import JAX.
+Its arguments are the number of seconds after which it ends itself, and the memory limit in bytes. It communicates by lines of
+JSON. When it is ready it writes `{}` or `{"error": ...}`. Then it reads `[prediction, answer]` and writes `[correct, status]`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 def main() -> None:
   """Serves comparisons until the input ends."""
   seconds, memory = map(int, sys.argv[1:])
-  with contextlib.suppress(ValueError, OSError):  # not every system limits the address space; the deadline holds everywhere
+  with contextlib.suppress(ValueError, OSError):  # not every system can limit the address space; the deadline works everywhere
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
   serve(seconds, _load)
 
@@ -29,13 +29,13 @@ def serve(seconds: int, load: typing.Callable[[], typing.Callable[[typing.Any], 
   """Answers the questions of a `WorkerProcess` until the input ends.
 
   Args:
-    seconds: the seconds after which a question ends the process.
-    load: a function that imports what is needed, and returns the function from a question to its reply.
+    seconds: The number of seconds after which an unanswered question ends the process.
+    load: The function that does the imports, and returns the function from a question to its reply.
   """
-  for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles signals to the job, and may still need this process
+  for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles signals, and may still need this process
     signal.signal(number, signal.SIG_IGN)
   replies = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what a library prints must not stand among the replies
+  os.dup2(2, 1)  # the output of libraries must not be among the replies
   logging.disable(logging.CRITICAL)
   try:
     answer = load()
@@ -44,7 +44,7 @@ def serve(seconds: int, load: typing.Callable[[], typing.Callable[[typing.Any], 
     return
   _send(replies, {})
   for line in sys.stdin:
-    signal.alarm(seconds)  # the unhandled alarm ends the process, so that an orphan stops computing
+    signal.alarm(seconds)  # the alarm is not handled, so it ends an orphan
     _send(replies, answer(json.loads(line)))
     signal.alarm(0)
 
@@ -55,12 +55,12 @@ def _send(replies: typing.TextIO, message: object) -> None:
 
 
 def _load() -> typing.Callable[[typing.Any], object]:
-  """Imports the algebra, and returns the comparison of a pair."""
+  """Imports the algebra, and returns the function that compares a pair."""
   for name in ('quantities', 'algebra'):
     package = f'espo_jax.tasks.grading.{name}'
     spec = importlib.util.spec_from_file_location(package, Path(__file__).with_name(f'{name}.py'))
     assert spec is not None and spec.loader is not None
-    module = sys.modules[package] = importlib.util.module_from_spec(spec)  # where the next one finds it
+    module = sys.modules[package] = importlib.util.module_from_spec(spec)  # the next module imports it from there
     spec.loader.exec_module(module)
   module.compare('\\sqrt{8}', '2\\sqrt{2}')  # the first parse is slow, because it unpacks the grammar
   return lambda pair: module.compare(*pair)
