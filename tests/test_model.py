@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from rounding import assert_within, of_decoder, of_program
 from small import VOCAB, actor_critic, config, forward, left_padded
 
@@ -143,10 +144,18 @@ def test_separate_critic_starts_from_the_policys_trunk():
   assert not np.any(value['kernel'])  # the first critic says nothing
 
 
+CACHED = [(False, False, 9), (False, True, 64), (True, False, 64), (True, True, 9)]
+
+
 @pytest.mark.parametrize(
-  ('separate_critic', 'scan_layers', 'columns'), [(False, False, 9), (False, True, 64), (True, False, 64), (True, True, 9)]
+  ('separate_critic', 'scan_layers', 'columns', 'dtype'), [*((*case, 'float64') for case in CACHED), (*CACHED[1], 'float32')]
 )
-def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns, precision):
+def test_cached_decoding_is_uncached(separate_critic, scan_layers, columns, dtype):
+  with rounding.computed_in(dtype):
+    check_cached_decoding(separate_critic, scan_layers, columns)
+
+
+def check_cached_decoding(separate_critic, scan_layers, columns):
   model, params = actor_critic(3, separate_critic=separate_critic, scan_layers=scan_layers)
   lengths = np.array([5, 3, 1], np.int32)
   wanted = forward(model, params, TOKENS)
