@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, Key
 from espo_jax import exits, parallel, rewards, rollout, stops, tasks
 from espo_jax.configs import (
   ConfigError,
+  logit_chunk,
   method_options,
   model_config,
   model_overrides,
@@ -105,6 +106,11 @@ class Experiment:
   def gather(self) -> Callable[[Params], Params]:
     """The program that gathers parameters for a rollout with `rollout.gather_weights`. They stay split over the tensor axis."""
     return parallel.gathering(jax.eval_shape(self.model.init_boxed, self.root_key), self.mesh)
+
+  @property
+  def logit_chunk(self) -> int:
+    """The number of tokens whose logits are in memory at a time, on all devices together."""
+    return logit_chunk(self.config, self.model.config.vocab_size, parallel.batch_shards(self.mesh))
 
   @functools.cached_property
   def sampler(self) -> Sampler:

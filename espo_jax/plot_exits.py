@@ -43,7 +43,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
     rows.prompt_lengths,
     rows.tokens,
     temperature=temperature,
-    chunk=exp.config.learner.logit_chunk,
+    chunk=exp.logit_chunk,
     blocks=rows.depth.blocks,
     exit_level=exp.model.exits.level,
   ).entropy

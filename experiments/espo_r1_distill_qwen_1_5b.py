@@ -38,7 +38,6 @@ def get_config(arg=''):
   c.learner.updates = 500  # [P] about 256,000 trajectories
   c.learner.minibatches = 8  # [U]
   c.learner.learning_rate = 1e-6  # [P]
-  c.learner.logit_chunk = 128
   c.eval.problems = 500
   c.eval.batch = 256
   c.mesh.fsdp = 8  # [P] 8 GPUs

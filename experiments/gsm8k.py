@@ -29,7 +29,6 @@ def get_config(arg=''):
   c.rollout.slots = 256
   c.learner.updates = 200
   c.learner.minibatches = 8
-  c.learner.logit_chunk = 128
   c.eval.problems = 1319
   c.eval.batch = 256
   c.mesh.fsdp = -1

@@ -49,7 +49,6 @@ def get_config(arg=''):
   c.learner.minibatches = 4  # [P] 16 prompts each
   c.learner.learning_rate = 5e-7  # [P]
   c.learner.warmup_steps = 0  # [U]
-  c.learner.logit_chunk = 128
   c.eval.problems = 500
   c.eval.batch = 320
   c.mesh.fsdp = 16

@@ -46,7 +46,7 @@ def gaps(dtype: str, seed: int) -> np.ndarray:
     slots=SLOTS,
   )
   packing = pack(np.asarray(rows.prompt_lengths + rows.length)[None], WIDTH + HORIZON, sizes=PROMPTS * SAMPLES, multiple=1)
-  scored = jax.jit(functools.partial(score, model, temperature=1.0, chunk=64))(
+  scored = jax.jit(functools.partial(score, model, temperature=1.0, chunk=10_000))(
     params,
     rows.prompt_tokens,
     rows.prompt_lengths,

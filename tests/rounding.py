@@ -86,7 +86,7 @@ def of_scores(model: ActorCritic, params: Params, length: int, *, temperature: f
   lengths = jnp.full(8, 2, jnp.int32)
 
   def scored(params):
-    found = score(model, params, rows[:, :2], lengths, rows[:, 2:], temperature=temperature, chunk=length)
+    found = score(model, params, rows[:, :2], lengths, rows[:, 2:], temperature=temperature, chunk=8 * length)
     return found.logprobs, found.values
 
   return max(of_program(jax.jit(scored), params, roundings=2 * of_decoder(model.config, length)))

@@ -305,7 +305,7 @@ def test_logits_of_all_columns_are_seen():
     ),
     ('update', {'gradients': 1, 'activations': 2}, {}, 'fix: learner.micro_batches = 4 or more (8 rows at a time on 4 shards'),
     ('update', {'gradients': 1, 'activations': 2}, {'micro_batches': 4}, "fix: model.remat = 'full' ('none' now)"),
-    ('prepare', {'parameters': 1, 'activations': 2}, {'micro_batches': 4}, 'fix: a smaller learner.logit_chunk (1024 now)'),
+    ('prepare', {'parameters': 1, 'activations': 2}, {'micro_batches': 4}, 'fix: learner.logit_chunk = 128 or less (0 now)'),
     (
       'rollout',
       {'caches': 1, 'arrays kept beside it': 3},
@@ -331,18 +331,19 @@ def test_what_is_largest_is_what_to_change(program, parts, changes, fix):
 # --------------------------------------------------------------------------------------------------------------- remat
 
 
-def losses(remat: str, scan: bool):
+@functools.cache
+def losses(remat: str, scan: bool, layers: int = 4):
   """A loss and its gradient through long sequences, whose attention is cut into parts; its memory; how far rounding goes."""
-  model, params = actor_critic(scan_layers=scan, remat=remat, num_layers=4, hidden_size=64, intermediate_size=128)
+  model, params = actor_critic(scan_layers=scan, remat=remat, num_layers=layers, hidden_size=64, intermediate_size=128)
   rng = np.random.default_rng(0)
   prompts, tokens = (jnp.asarray(rng.integers(0, 12, (2, n)), jnp.int32) for n in (40, 560))
 
   def loss(params):
-    return score(model, params, prompts, jnp.asarray([40, 7]), tokens, temperature=1.0, chunk=100).logprobs.mean()
+    return score(model, params, prompts, jnp.asarray([40, 7]), tokens, temperature=1.0, chunk=200).logprobs.mean()
 
   gradient = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
   roundings = 2 * (3 * rounding.of_decoder(model.config, 600) + tokens.size)  # there and back, a mean; of one and the other
-  bounds = rounding.of_program(gradient, params, roundings=roundings) if remat == 'none' else None
+  bounds = rounding.of_program(gradient, params, roundings=roundings) if (remat, layers) == ('none', 4) else None
   return gradient(params), gradient.memory_analysis().temp_size_in_bytes, bounds
 
 
@@ -356,6 +357,13 @@ def test_remat_changes_memory_and_nothing_else(scan, least_first):
     rounding.assert_within((other, its), (value, gradient), bounds)
   sizes = [found[remat][1] for remat in least_first]
   assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_a_rematerialised_layer_takes_little_memory(scan):
+  """A CPU's compiler orders operations as it likes: behind `jax.checkpoint` it recomputed all unrolled layers at once."""
+  each = {remat: losses(remat, scan)[1] - losses(remat, scan, 2)[1] for remat in ('full', 'none')}
+  assert 0 < each['full'] < 0.2 * each['none']
 
 
 def test_an_unknown_remat_is_named():
@@ -380,7 +388,7 @@ def test_remat_goes_through_exits(scan, policy):
 
     def loss(params, model=model):
       lengths = jnp.asarray([4, 2])
-      return score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=5, blocks=blocks).joint_logprobs.mean()
+      return score(model, params, prompts, lengths, tokens, temperature=1.0, chunk=10, blocks=blocks).joint_logprobs.mean()
 
     found.append(jax.jit(jax.value_and_grad(loss)))
   roundings = 2 * (3 * rounding.of_decoder(model.config, 10) + tokens.size)  # there and back, a mean; of one and the other

@@ -70,7 +70,7 @@ def scored(name, rows, blocks, scan=False, kind='linear', every=1, params=None):
     rows.prompt_lengths,
     rows.tokens,
     temperature=1.0,
-    chunk=10,
+    chunk=10_000,
     blocks=jnp.asarray(blocks),
     exit_level=policy.level,
   )
@@ -258,7 +258,7 @@ def test_the_gradient_of_an_exits_log_probability_is_that_of_finite_differences(
       rows.prompt_lengths,
       rows.tokens,
       temperature=1.0,
-      chunk=100,
+      chunk=10_000,
       blocks=rows.depth.blocks,
       exit_level=0.0,
     )

@@ -20,7 +20,9 @@ from espo_jax.types import Reward, StopReason
 
 def scored(exp, params, rows, against=None):
   run = jax.jit(
-    lambda p, a: score(exp.model, p, rows.prompt_tokens, rows.prompt_lengths, rows.tokens, temperature=0.8, chunk=64, against=a)
+    lambda p, a: score(
+      exp.model, p, rows.prompt_tokens, rows.prompt_lengths, rows.tokens, temperature=0.8, chunk=10_000, against=a
+    )
   )
   return run(params, against)
 

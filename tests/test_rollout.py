@@ -79,7 +79,7 @@ def sampled(request, precision):
 def test_recorded_log_probabilities_and_values_are_the_learners(sampled):
   variant, rows = sampled
   model, params = model_of(variant)
-  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
+  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=10_000))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
   real, limits = written(rows), limits_of(variant)
@@ -236,7 +236,7 @@ def test_between_readings_of_the_critic_the_rule_sees_its_last_value(every):
   state = STATE.replace(beta=jnp.float32(level))
   rows = run(variant='separate', rule=rule, state=state, shadow=1.0, critic_every=every, slots=4, scan=10)
   model, params = model_of('separate')
-  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
+  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=10_000))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
   limit = limits_of('separate')['values']

@@ -129,7 +129,7 @@ def test_a_copied_prefix_gives_what_a_pass_without_a_cache_gives(variant, precis
   rows = usual(variant)
   model, params = model_of(variant)
   mask = np.asarray(rows.mask)
-  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=100))(
+  scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=10_000))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
   limits = limits_for(model, params, rows)

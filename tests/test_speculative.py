@@ -80,7 +80,7 @@ def test_what_is_recorded_is_what_the_learner_finds(precision):
     params,
     *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens)),
     temperature=1.0,
-    chunk=100,
+    chunk=10_000,
   )
   real = np.asarray(rows.mask)
   limits = r.limits_for(model, params, rows)

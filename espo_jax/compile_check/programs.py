@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
-from espo_jax.configs import model_config, uses_reference
+from espo_jax.configs import logit_chunk, model_config, uses_reference
 from espo_jax.experiment import make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import Caches
@@ -45,7 +45,8 @@ class Programs:
     inducer = config.rollout.serial.inducer  # without a tokenizer, its bytes bound its tokens
     serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
     self._sampler = make_sampler(config, self.model, mesh, end_tokens=(0,), pad_token=0, serial=serial)
-    self._learner = rl.make_learner(config, self.model, self._rule)
+    chunk = logit_chunk(config, self.model.config.vocab_size, parallel.batch_shards(mesh))
+    self._learner = rl.make_learner(config, self.model, self._rule, chunk)
 
   @property
   def names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from espo_jax.compile_check.chips import Chip, Roofline, roofline
 from espo_jax.compile_check.cost import Cost, Counted, count
 from espo_jax.compile_check.hlo import Program, parse
 from espo_jax.compile_check.programs import Programs
+from espo_jax.model import split_frozen
 
 GIB = 2**30
 
@@ -112,10 +113,9 @@ def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
     return {'parameters': memory.arguments, 'caches': caches, 'other temporaries': memory.temporaries - caches}
   if name == 'prepare':
     return {'parameters': memory.arguments, 'activations': memory.temporaries}
-  gradients = sum(_shard_bytes(x) for x in jax.tree.leaves(programs.params))
-  gradients *= (
-    1 if programs.config.learner.micro_batches == 1 else 2
-  )  # the sum over parts, and the gradient of the current part
+  trained, _ = split_frozen(programs.params, exits_alone=programs.config.exits.alone)
+  copies = 1 if programs.config.learner.micro_batches == 1 else 2  # the sum over parts, and the gradient of the current part
+  gradients = copies * sum(_shard_bytes(x) for x in jax.tree.leaves(trained))
   return {'parameters and moments': memory.arguments, 'gradients': gradients, 'activations': memory.temporaries - gradients}
 
 
@@ -173,7 +173,8 @@ def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
     elif config.model.remat != 'full' and checked.name == 'update':
       fix = f"model.remat = 'full' ({config.model.remat!r} now)"
     else:
-      fix = f'a smaller learner.logit_chunk ({config.learner.logit_chunk} now), or a larger mesh.tensor ({mesh} now)'
+      tokens = config.learner.logit_chunk
+      fix = f'learner.logit_chunk = {tokens // 2 or 128} or less ({tokens} now), or a larger mesh.tensor ({mesh} now)'
   elif part == 'other temporaries':
     fix = f'fewer rollout.slots, more rollout.parts ({config.rollout.parts} now), or {split}'
   else:

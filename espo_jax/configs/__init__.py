@@ -5,7 +5,7 @@ from espo_jax.configs.day import with_day
 from espo_jax.configs.defaults import STAGES, default_config
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
-from espo_jax.configs.model import model_config, model_overrides
+from espo_jax.configs.model import logit_chunk, model_config, model_overrides
 from espo_jax.configs.reading import load_config, parse_flags
 from espo_jax.configs.start import model_differences
 from espo_jax.configs.validate import row_problems, validate
@@ -17,6 +17,7 @@ __all__ = [
   'default_config',
   'flatten',
   'load_config',
+  'logit_chunk',
   'max_draws',
   'method_options',
   'model_config',

@@ -249,7 +249,9 @@ SCHEMA = section(
       0.0, "The bound on a token's weight, the ratio of learner to sampler probability; 0 for no weights.", AT_LEAST_0
     ),
     decision_after=Field(-1, 'A token id, such as that of <think>; the first token after it learns nothing; -1 for none.'),
-    logit_chunk=Field(1024, 'Columns of a sequence whose logits are in memory at a time.', ABOVE_0),
+    logit_chunk=Field(
+      0, 'Tokens per device whose logits are in memory at a time; 0 for as many as have 256 MiB of logits.', AT_LEAST_0
+    ),
     max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
   ),
   warm_start=section(

@@ -1,4 +1,4 @@
-"""Turns `config.model` into the shape of a decoder."""
+"""Turns `config.model` into the shape of a decoder, and says how many tokens' logits it makes at a time."""
 
 from typing import Any
 
@@ -27,3 +27,17 @@ def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
   chosen = {name: config.model[name] for name in OVERRIDES}
   heads = ExitHeads(config.exits.every, config.exits.kind, config.exits.alone)
   return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}
+
+
+_LOGITS_BYTES = 2**28  # of a chunk on a device, in float32, where the config leaves its size open
+
+
+def logit_chunk(config: ml_collections.ConfigDict, vocab_size: int, shards: int) -> int:
+  """Returns the number of tokens whose logits are in memory at a time, on all devices together.
+
+  Args:
+    config: The config of the experiment.
+    vocab_size: The number of logits of a token.
+    shards: The number of devices that sequences are split over.
+  """
+  return shards * (config.learner.logit_chunk or max(1, _LOGITS_BYTES // (4 * vocab_size)))

@@ -10,7 +10,6 @@ the paper's prevent it: whole patterns, and uniform patterns, by which an exit l
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,10 +18,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.exits import exit_pmf, sampled
+from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import unpacked
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Forced, Params, States, hold_frozen
+from espo_jax.model import ActorCritic, Forced, Params, States, join_frozen, split_frozen
 from espo_jax.objectives import masked_mean
 from espo_jax.types import Metrics, Trajectories
 
@@ -53,7 +53,7 @@ class Calibration:
     divergence_weight: The weight of the divergence from the teacher under these exits.
     exit_weight: The weight of the exits' negative log-likelihood.
     temperature: The temperature at which teacher and student are compared.
-    logit_chunk: The number of columns whose logits are in memory at a time.
+    logit_chunk: The number of tokens whose logits are in memory at a time.
   """
 
   model: ActorCritic
@@ -78,7 +78,7 @@ class Calibration:
       key: The random key that draws the exits.
     """
     seqs = _sequences(rows)
-    alone = self.model.config.exits.alone
+    trained, held = split_frozen(state.params, exits_alone=self.model.config.exits.alone)
     told = self.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
     target = self._target(state.params, teacher, told, seqs)
     exits = self._draw(target, key)  # [K, N, W]
@@ -88,8 +88,8 @@ class Calibration:
     drawn = many.free & many.counts & (jnp.arange(blocks.shape[0]) < count)[:, None]
     student = dataclasses.replace(self.model, exits=sampled(level=0.0))
 
-    def loss(params: Params) -> tuple[Float[Array, ''], Metrics]:
-      params = hold_frozen(params, exits_alone=alone)
+    def loss(trained: Params) -> tuple[Float[Array, ''], Metrics]:
+      params = join_frozen(trained, held)
       forced = Forced(blocks, many.free, jnp.zeros(()))
       states = student.states(params, many.tokens, many.positions, many.segments, forced)
       assert states.depth is not None
@@ -98,7 +98,7 @@ class Calibration:
       value = self.divergence_weight * apart + self.exit_weight * unlikely
       return value, {'loss/divergence': apart, 'loss/exits': unlikely}
 
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)
     depth = masked_mean(blocks / self.model.config.num_layers, drawn)
     return state, metrics | step_metrics | {'exits/depth': depth}
@@ -139,21 +139,7 @@ class Calibration:
       )
       return (jnp.exp(q) * (q - p)).sum(-1) if reverse else (jnp.exp(p) * (p - q)).sum(-1)
 
-    return _by_chunk(divergence, self.logit_chunk, said, told)
-
-
-def _by_chunk(function: Callable[..., Float[Array, 'N C']], chunk: int, *xs: Float[Array, 'N W D']) -> Float[Array, 'N W']:
-  """Applies `function` to `chunk` columns at a time. The gradient recomputes each chunk."""
-  width = xs[0].shape[1]
-  if chunk >= width:
-    return function(*xs)
-
-  def split(x: Array) -> Array:
-    x = jnp.pad(x, ((0, 0), (0, -width % chunk), (0, 0)))
-    return x.reshape(x.shape[0], -1, chunk, x.shape[-1]).swapaxes(0, 1)
-
-  out = jax.lax.map(lambda parts: jax.checkpoint(function)(*parts), tuple(split(x) for x in xs))
-  return out.swapaxes(0, 1).reshape(xs[0].shape[0], -1)[:, :width]
+    return by_chunk(divergence, self.logit_chunk, said, told)
 
 
 def _sequences(rows: Trajectories) -> _Sequences:

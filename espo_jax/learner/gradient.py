@@ -28,7 +28,7 @@ def gradient(loss: PartLoss, params: Params, parts: PyTree[Array]) -> tuple[Floa
 
   Args:
     loss: The loss of one part, `(params, part) -> (terms, metrics)`.
-    params: The parameters that the loss is differentiated by.
+    params: The parameters that the loss is differentiated by; None in the places of frozen ones.
     parts: The arrays of all parts, stacked along the first axis.
 
   Returns:

@@ -1,9 +1,8 @@
 """AdamW with a linear warm-up, an optional linear decay and a global-norm clip. Policy and critic have separate learning rates.
 
-Frozen parameters have no optimizer state. A step with a non-finite loss or gradient is skipped and counted.
+Frozen parameters have neither gradients nor an optimizer state. A step with a non-finite loss or gradient is skipped and
+counted.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from espo_jax.learner.state import TrainState
-from espo_jax.model import Params, frozen
+from espo_jax.model import Params, split_frozen
 from espo_jax.types import Metrics
 
 
@@ -49,36 +48,50 @@ def make_optimizer(
     schedule = optax.join_schedules([rise, fall], [warmup_steps])
     return optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=_matrices)
 
-  return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
-    optax.partition(
-      {
-        'policy': adamw(learning_rate),
-        'critic': adamw(critic_learning_rate),
-        'exits': adamw(exit_learning_rate),
-        'frozen': optax.set_to_zero(),
-      },
-      functools.partial(_labels, exits_alone=exits_alone),
-    ),
+  rates = {'policy': learning_rate, 'critic': critic_learning_rate, 'exits': exit_learning_rate}
+  each = optax.partition({name: adamw(rate) for name, rate in rates.items()}, _labels)
+  return of_trained(optax.chain(optax.clip_by_global_norm(max_grad_norm), each), exits_alone=exits_alone)
+
+
+def of_trained(optimizer: optax.GradientTransformation, *, exits_alone: bool = False) -> optax.GradientTransformation:
+  """Returns the optimizer of all parameters that updates the trained ones alone; see `split_frozen`.
+
+  Args:
+    optimizer: The optimizer of the trained parameters.
+    exits_alone: Whether the exit heads are the only trained parameters of the policy.
+  """
+
+  def trained(params: Params) -> Params:
+    return split_frozen(params, exits_alone=exits_alone)[0]
+
+  return optax.GradientTransformation(
+    lambda params: optimizer.init(trained(params)),
+    lambda grads, state, params=None: optimizer.update(grads, state, trained(params)),
   )
 
 
 def guarded_step(
   state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params
 ) -> tuple[TrainState, Metrics]:
-  """Applies the gradients if loss and gradients are finite, and otherwise leaves parameters and optimizer state unchanged."""
+  """Applies the gradients if loss and gradients are finite, and otherwise leaves parameters and optimizer state unchanged.
+
+  Args:
+    state: The state before the step.
+    optimizer: The optimizer of all parameters.
+    loss: The loss.
+    grads: The gradients of the trained parameters; None in the places of frozen ones.
+  """
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   before = jax.device_put(state.opt_state, jax.memory.Space.Device)  # an offloaded state is in host memory
   updates, opt_state = optimizer.update(grads, before, state.params)
-  params = optax.apply_updates(state.params, updates)
 
-  def keep(new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  def moved(update: Array | None, old: Array) -> Array:
+    return old if update is None else jnp.where(finite, (old + update).astype(old.dtype), old)
 
   state = state.replace(
-    params=keep(params, state.params),
-    opt_state=keep(opt_state, before),
+    params=jax.tree.map(moved, updates, state.params, is_leaf=lambda x: x is None),
+    opt_state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, before),
     bad_steps=jnp.where(finite, 0, state.bad_steps + 1),
     skipped=state.skipped + ~finite,
   )
@@ -89,11 +102,9 @@ def _matrices(params: Params) -> PyTree[bool]:
   return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def _labels(params: Params, *, exits_alone: bool) -> PyTree[str]:
-  def label(path: tuple, held: bool) -> str:
+def _labels(params: Params) -> PyTree[str]:
+  def label(path: tuple, _: Array) -> str:
     names = {entry.key for entry in path}
-    if held:
-      return 'frozen'
     return 'critic' if names & {'critic', 'value'} else 'exits' if 'exit_heads' in names else 'policy'
 
-  return jax.tree_util.tree_map_with_path(label, frozen(params, exits_alone=exits_alone))
+  return jax.tree_util.tree_map_with_path(label, params)

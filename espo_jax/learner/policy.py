@@ -27,7 +27,7 @@ from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import History, TrainState, jit_update
-from espo_jax.model import ActorCritic, Params, hold_frozen
+from espo_jax.model import ActorCritic, Params, join_frozen, split_frozen
 from espo_jax.objectives import (
   Estimate,
   estimated_kl,
@@ -77,7 +77,7 @@ class Reinforcement:
     updates: The number of updates in the whole run.
     success_momentum: The momentum of the running success rate, which is every state's value where the model is critic-free.
     temperature: The sampler's temperature.
-    logit_chunk: The number of columns whose logits are in memory at a time.
+    logit_chunk: The number of tokens whose logits are in memory at a time.
     gate: The keyword arguments of `update_gate`.
   """
 
@@ -270,13 +270,13 @@ class Reinforcement:
       packing: The packing of each part's rows.
     """
     against = reference if 'reference_kl' in objectives.reads(self.objective, self.options) else None
+    trained, rest = split_frozen(state.params, exits_alone=self.model.config.exits.alone)
 
-    def loss(params: Params, part: tuple[Int[Array, 'M'], Packing]) -> tuple[objectives.Terms, Metrics]:
+    def loss(trained: Params, part: tuple[Int[Array, 'M'], Packing]) -> tuple[objectives.Terms, Metrics]:
       mine = jax.tree.map(lambda x: x[part[0]], batch)
       trajectories = mine.trajectories
       decision = decision_tokens(trajectories.prompt_tokens, trajectories.tokens, self.decision_after)
-      params = hold_frozen(params, exits_alone=self.model.config.exits.alone)
-      scored = self._score(params, trajectories, against, part[1])
+      scored = self._score(join_frozen(trained, rest), trajectories, against, part[1])
       # The reference gets the policy's exit log-probabilities, without a gradient, so the divergence measures tokens only.
       exits = jnp.zeros_like(mine.old_logprobs) if scored.exit_logprobs is None else scored.exit_logprobs
       arrays = {
@@ -299,7 +299,7 @@ class Reinforcement:
       }
       return objectives.compose(self.objective, self.options)(arrays)
 
-    value, grads, metrics = gradient(loss, state.params, (rows, packing))
+    value, grads, metrics = gradient(loss, trained, (rows, packing))
     state, step_metrics = guarded_step(state, self.optimizer, value, grads)
     return state, metrics | step_metrics
 

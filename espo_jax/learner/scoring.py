@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.packing import Packing, unpacked
 from espo_jax.model import ActorCritic, Forced, Params, States
 
@@ -54,7 +55,7 @@ def score(
     prompt_lengths: The number of tokens of each prompt.
     tokens: The responses. Results past a row's end are meaningless, and the caller must mask them.
     temperature: The sampler's temperature, a static number because it is constant in a run.
-    chunk: The number of columns whose logits are in memory at a time.
+    chunk: The number of tokens whose logits are in memory at a time. It is rounded to whole columns of all sequences.
     against: The parameters of a reference policy; they add a forward pass and the exact divergence from it. None for neither.
     packing: How the rows share sequences; None for one sequence per row.
     blocks: The number of blocks that each token's state ran through; None for all. The reference always runs through all.
@@ -96,17 +97,7 @@ def score(
     return found if against is None else (*found, (probs * (logprobs - log_softmax(against, other))).sum(-1))
 
   inputs = (following, states.policy) + (() if against is None else (trunk(against, None).policy,))
-  if chunk >= given.shape[1]:
-    parts = read(*inputs)
-  else:
-    pad = -given.shape[1] % chunk
-
-    def split(x: Array) -> Array:  # [B, W, ...] to [chunks, B, chunk, ...]
-      x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-      return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
-
-    chunks = jax.lax.map(lambda xs: jax.checkpoint(read)(*xs), tuple(split(x) for x in inputs))
-    parts = tuple(x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, : given.shape[1]] for x in chunks)
+  parts = by_chunk(read, chunk, *inputs)
 
   last_of_prompt = packing.start + prompt_lengths - 1
   column = jnp.minimum(

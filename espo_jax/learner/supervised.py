@@ -9,7 +9,7 @@ import optax
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.scoring import score
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params, hold_frozen
+from espo_jax.model import ActorCritic, Params, join_frozen, split_frozen
 from espo_jax.objectives import token_mean
 from espo_jax.types import Metrics, SupervisedBatch
 
@@ -22,7 +22,7 @@ class SupervisedLearner:
     model: Policy and critic.
     optimizer: The optimizer of the stage.
     prompt_width: The number of prompt columns of a batch.
-    logit_chunk: The number of columns whose logits are in memory at a time.
+    logit_chunk: The number of tokens whose logits are in memory at a time.
   """
 
   model: ActorCritic
@@ -37,10 +37,12 @@ class SupervisedLearner:
     prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]
 
-    def loss_fn(params: Params) -> jax.Array:
-      params = hold_frozen(params, exits_alone=self.model.config.exits.alone)
+    trained, held = split_frozen(state.params)  # this stage trains the policy even where the later ones train exits alone
+
+    def loss_fn(trained: Params) -> jax.Array:
+      params = join_frozen(trained, held)
       scored = score(self.model, params, prompts, prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
       return token_mean(-scored.logprobs, mask).mean
 
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    loss, grads = jax.value_and_grad(loss_fn)(trained)
     return guarded_step(state, self.optimizer, loss, grads)

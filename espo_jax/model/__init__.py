@@ -7,7 +7,7 @@ from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
 from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
-from espo_jax.model.lora import frozen, hold_frozen, merge
+from espo_jax.model.lora import frozen, join_frozen, merge, split_frozen
 from espo_jax.model.weights import WeightsError
 
 __all__ = [
@@ -27,15 +27,16 @@ __all__ = [
   'apply',
   'complete',
   'frozen',
-  'hold_frozen',
   'init',
   'init_cache',
+  'join_frozen',
   'load_hf',
   'merge',
   'read_config',
   'read_end_tokens',
   'refill_rows',
   'save_hf',
+  'split_frozen',
   'spread_rows',
   'token_flops',
   'widen_rows',

@@ -14,7 +14,8 @@ from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
-from espo_jax.model.rope import rotation
+from espo_jax.model.remat import recomputed
+from espo_jax.model.rope import Rotation, rotation
 from espo_jax.types import Depth, takes_numpy
 
 Params: TypeAlias = PyTree[Array]
@@ -52,7 +53,8 @@ class Decoder(nn.Module):
       )
       self.layers = stack(cfg, any(cfg.windowed), name='layers')
     else:
-      self.layers = [_rematerialised(Block, cfg)(cfg, windowed, name=f'layer_{i}') for i, windowed in enumerate(cfg.windowed)]
+      block = Block if cfg.remat == 'full' else _rematerialised(Block, cfg)  # `_run` recomputes the block
+      self.layers = [block(cfg, windowed, name=f'layer_{i}') for i, windowed in enumerate(cfg.windowed)]
     self.final_norm = RMSNorm(cfg, name='final_norm')
     if not cfg.tie_word_embeddings:
       self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
@@ -179,12 +181,31 @@ class Decoder(nn.Module):
       entered.append(x)
       if gate is not None and track is not None:
         track, skip = gate(x, track, i)
-      x, kv, fresh = layer(x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip=skip)
+      x, kv, fresh = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
       if track is not None:
         track = track.past(entered[-1], fresh)
       per_layer.append(kv)
     keys, values = zip(*per_layer, strict=True)
     return _Trunk(self.final_norm(x), (keys, values), track, entered)
+
+  def _run(
+    self,
+    layer: Block,
+    x: Float[Array, 'B S D'],
+    turn: Rotation,
+    scope: Scope,
+    cached: KeysValues | None,
+    skip: Skip | None,
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+    """Run a layer of its own."""
+    if self.config.remat != 'full' or self.is_initializing():
+      return layer(x, turn, scope, cached, skip=skip)
+    block, variables = layer.unbind()
+
+    def run(x: Array, variables: Any, turn: Rotation, scope: Scope, cached: KeysValues | None, skip: Skip | None) -> Any:
+      return block.apply(variables, x, turn, scope, cached, skip=skip)
+
+    return recomputed(run)(x, variables, turn, scope, cached, skip)
 
   @property
   def _policy(self) -> ExitPolicy:

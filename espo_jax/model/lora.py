@@ -31,7 +31,7 @@ def merge(config: ModelConfig, params: Params) -> Params:
   return unflatten_dict(merged)
 
 
-def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
+def frozen(params: PyTree, *, exits_alone: bool = False) -> PyTree[bool]:
   """True on frozen parameters. With adapters these are all except adapters, value head and exit heads; otherwise none.
 
   Args:
@@ -49,10 +49,19 @@ def frozen(params: Params, *, exits_alone: bool = False) -> PyTree[bool]:
   return unflatten_dict({path: held(path) for path in flat})
 
 
-def hold_frozen(params: Params, *, exits_alone: bool = False) -> Params:
-  """The parameters with the gradient of frozen ones stopped."""
+def split_frozen(params: PyTree, *, exits_alone: bool = False) -> tuple[PyTree, PyTree]:
+  """The trained parameters and the frozen ones, two trees of which each has None in the places of the other.
+
+  A gradient by the first tree alone has no arrays for frozen parameters.
+  """
   held = frozen(params, exits_alone=exits_alone)
-  return jax.tree.map(lambda x, held: jax.lax.stop_gradient(x) if held else x, params, held)
+  trained = jax.tree.map(lambda x, held: None if held else x, params, held)
+  return trained, jax.tree.map(lambda x, held: x if held else None, params, held)
+
+
+def join_frozen(trained: PyTree, held: PyTree) -> PyTree:
+  """The parameters that `split_frozen` split."""
+  return jax.tree.map(lambda x, y: y if x is None else x, trained, held, is_leaf=lambda x: x is None)
 
 
 @jax.jit

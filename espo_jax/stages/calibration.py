@@ -39,7 +39,7 @@ def calibration_learner(exp: Experiment) -> Calibration:
     divergence_weight=c.calibration.divergence_weight,
     exit_weight=c.calibration.exit_weight,
     temperature=c.rollout.temperature,
-    logit_chunk=c.learner.logit_chunk,
+    logit_chunk=exp.logit_chunk,
   )
 
 

@@ -93,11 +93,18 @@ def reinforcement_step(
 
 def reinforcement_learner(exp: Experiment, rule: StopRule) -> Reinforcement:
   """Returns the learner of the critic warm-up and of an arm."""
-  return make_learner(exp.config, exp.model, rule)
+  return make_learner(exp.config, exp.model, rule, exp.logit_chunk)
 
 
-def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule) -> Reinforcement:
-  """Returns the learner that a config describes. Neither data nor devices are needed to build it."""
+def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRule, logit_chunk: int) -> Reinforcement:
+  """Returns the learner that a config describes. Neither data nor devices are needed to build it.
+
+  Args:
+    c: The config of the experiment.
+    model: Policy and critic.
+    rule: The stop rule.
+    logit_chunk: The number of tokens whose logits are in memory at a time, on all devices together.
+  """
   gate = c.gate.to_dict()
   return Reinforcement(
     model=model,
@@ -118,7 +125,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     updates=c.learner.updates,
     success_momentum=c.stop.momentum,
     temperature=c.rollout.temperature,
-    logit_chunk=c.learner.logit_chunk,
+    logit_chunk=logit_chunk,
     gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
   )
 

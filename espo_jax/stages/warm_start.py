@@ -53,7 +53,7 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
     exit_learning_rate=0.0,  # no token exits early in this stage
     exits_alone=False,
   )
-  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, c.learner.logit_chunk)
+  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, exp.logit_chunk)
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
