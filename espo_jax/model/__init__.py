@@ -6,7 +6,8 @@ from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, tok
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
-from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
+from espo_jax.model.huggingface import load_hf, read_end_tokens, save_hf
+from espo_jax.model.loading import complete
 from espo_jax.model.lora import frozen, hold_frozen, merge
 from espo_jax.model.weights import WeightsError
 

@@ -48,7 +48,20 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   if name := hub_name(directory):
     raise WeightsError(f'{directory}: no such directory here; fix: {download(name)}')
   path = pathlib.Path(directory) / 'config.json'
-  raw = read_json(path)
+  return parse_config(path, read_json(path), **overrides)
+
+
+def parse_config(path: pathlib.Path, raw: Mapping[str, Any], **overrides: Any) -> ModelConfig:
+  """The model that the entries of a `config.json` describe.
+
+  Args:
+    path: The file that the entries come from, for messages.
+    raw: The entries.
+    **overrides: The fields of `ModelConfig` that the user chooses.
+
+  Raises:
+    WeightsError: The entries describe a model that this decoder does not support; the message names the field.
+  """
   family = raw.get('model_type')
   if family not in FAMILIES:
     raise WeightsError(f'{path}: model_type = {family!r} is not a known family; fix: one of {", ".join(FAMILIES)}')
