@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.rope_fields import check_rope, read_rope, write_rope
 from espo_jax.model.weights import WeightsError, read_json
-from espo_jax.names import download, hub_name
+from espo_jax.names import download, hub_name, to_directory
 
 if TYPE_CHECKING:
   from transformers import PreTrainedConfig
@@ -47,6 +47,8 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   """
   if name := hub_name(directory):
     raise WeightsError(f'{directory}: no such directory here; fix: {download(name)}')
+  if advice := to_directory(directory):
+    raise WeightsError(f'{directory}: a file and no directory; fix: {advice}')
   path = pathlib.Path(directory) / 'config.json'
   return parse_config(path, read_json(path), **overrides)
 
