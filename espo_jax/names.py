@@ -1,4 +1,4 @@
-"""Guesses the meaning of a name: a misspelt or abbreviated name, or a Hugging Face Hub name given in place of a folder."""
+"""Guesses the meaning of a name: a misspelt or abbreviated one, or a name on the Hub or a file given in place of a folder."""
 
 import difflib
 import pathlib
@@ -67,6 +67,15 @@ def data_file(path: str) -> tuple[str, str] | None:
   """
   found = _DATA_FILE.fullmatch(path)
   return (found[1], found[2]) if found else None
+
+
+def to_directory(path: str | pathlib.Path) -> str:
+  """Returns the advice to convert a model in GGUF and to use the directory; '' if the path is no such file."""
+  path = pathlib.Path(path)
+  folder = f'models/{path.stem}'
+  return (
+    f'python -m espo_jax.convert --gguf={path} --output={folder}, and {folder} in its place' if path.suffix == '.gguf' else ''
+  )
 
 
 def download(name: str) -> str:

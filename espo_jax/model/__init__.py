@@ -6,7 +6,10 @@ from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, tok
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
-from espo_jax.model.huggingface import complete, load_hf, read_end_tokens, save_hf
+from espo_jax.model.gguf import load_gguf, rewrite_gguf
+from espo_jax.model.gguf_file import GgufFile, open_gguf
+from espo_jax.model.huggingface import load_hf, read_end_tokens, save_hf
+from espo_jax.model.loading import complete
 from espo_jax.model.lora import frozen, join_frozen, merge, split_frozen
 from espo_jax.model.weights import WeightsError
 
@@ -18,6 +21,7 @@ __all__ = [
   'Decoder',
   'ExitHeads',
   'Forced',
+  'GgufFile',
   'Lora',
   'ModelConfig',
   'Params',
@@ -30,11 +34,14 @@ __all__ = [
   'init',
   'init_cache',
   'join_frozen',
+  'load_gguf',
   'load_hf',
   'merge',
+  'open_gguf',
   'read_config',
   'read_end_tokens',
   'refill_rows',
+  'rewrite_gguf',
   'save_hf',
   'split_frozen',
   'spread_rows',

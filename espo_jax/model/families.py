@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.rope_fields import check_rope, read_rope, write_rope
 from espo_jax.model.weights import WeightsError, read_json
-from espo_jax.names import download, hub_name
+from espo_jax.names import download, hub_name, to_directory
 
 if TYPE_CHECKING:
   from transformers import PreTrainedConfig
@@ -47,8 +47,23 @@ def read_config(directory: str | pathlib.Path, **overrides: Any) -> ModelConfig:
   """
   if name := hub_name(directory):
     raise WeightsError(f'{directory}: no such directory here; fix: {download(name)}')
+  if advice := to_directory(directory):
+    raise WeightsError(f'{directory}: a file and no directory; fix: {advice}')
   path = pathlib.Path(directory) / 'config.json'
-  raw = read_json(path)
+  return parse_config(path, read_json(path), **overrides)
+
+
+def parse_config(path: pathlib.Path, raw: Mapping[str, Any], **overrides: Any) -> ModelConfig:
+  """The model that the entries of a `config.json` describe.
+
+  Args:
+    path: The file that the entries come from, for messages.
+    raw: The entries.
+    **overrides: The fields of `ModelConfig` that the user chooses.
+
+  Raises:
+    WeightsError: The entries describe a model that this decoder does not support; the message names the field.
+  """
   family = raw.get('model_type')
   if family not in FAMILIES:
     raise WeightsError(f'{path}: model_type = {family!r} is not a known family; fix: one of {", ".join(FAMILIES)}')

@@ -4,6 +4,7 @@ from espo_jax.tasks.batching import decode_responses, encode_prompts, encode_sup
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
+from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
@@ -34,6 +35,8 @@ __all__ = [
   'encode_text',
   'find_benchmark',
   'get',
+  'gguf_end_tokens',
+  'gguf_tokenizer',
   'grade',
   'in_test',
   'load_tokenizer',

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espo_jax.names import download
+from espo_jax.names import download, to_directory
 from espo_jax.tasks.reasoning import THINK, open_thought
 from espo_jax.tasks.task import DataError, lookup
 
@@ -34,6 +34,8 @@ def tokenizer_problem(path: str) -> str | None:
     if (Path(path) / 'tokenizer.json').is_file():
       return None
     return f'{_FIELD} = {path!r}: holds no tokenizer.json; fix: a Hugging Face model directory with its tokenizer files'
+  if advice := to_directory(path):
+    return f'{_FIELD} = {path!r}: a file and no directory; fix: {advice}'
   if _HUB_NAME.fullmatch(path) and not Path(path).exists():
     return None
   return (
