@@ -10,7 +10,7 @@ import rounding
 from rounding import assert_within, of_decoder, of_program
 from small import VOCAB, actor_critic, config, forward, left_padded
 
-from espo_jax.model import ActorCritic, ModelConfig, apply, refill_rows, widen_rows, write_rows
+from espo_jax.model import ActorCritic, ModelConfig, apply, refill_rows
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, VOCAB, (3, 9)).astype(np.int32)
@@ -264,19 +264,6 @@ def test_refilled_rows_begin_anew_and_the_others_go_on(separate_critic, scan_lay
   jax.tree.map(np.testing.assert_array_equal, after[0], wanted[0])
   for a, b in zip(jax.tree.leaves(after[1]), jax.tree.leaves(wanted[1]), strict=True):
     np.testing.assert_array_equal(*(np.asarray(x) if x.ndim == 1 else np.where(seen[..., None], x, 0) for x in (a, b)))
-
-
-def test_filled_rows_widen_and_take_others(in_float64):
-  model, params = actor_critic(8)
-  lengths = jnp.array([5, 3, 1], jnp.int32)
-  fill = jax.jit(lambda params: model.prefill(params, jnp.asarray(TOKENS[:, :5]), lengths))
-  whole, limits = fill(params), of_program(fill, params, roundings=of_decoder(model.config, 5))
-  first = model.prefill(params, jnp.asarray(TOKENS[:1, :5]), jnp.array([5], jnp.int32))
-  room = widen_rows(first, 3)
-  for i, length in ((1, 3), (2, 1)):
-    part = model.prefill(params, jnp.asarray(TOKENS[i : i + 1, :5]), jnp.array([length], jnp.int32))
-    room = write_rows(room, part, jnp.int32(i))
-  assert_within(room, whole, limits)
 
 
 def test_impossible_heads_are_refused():

@@ -1,6 +1,6 @@
 """One functional decoder for all model families, with its cache and critic. It knows nothing of reinforcement learning."""
 
-from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows, widen_rows, write_rows
+from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows
 from espo_jax.model.cache import Cache, init_cache
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
@@ -11,6 +11,7 @@ from espo_jax.model.gguf_file import GgufFile, open_gguf
 from espo_jax.model.huggingface import load_hf, read_end_tokens, save_hf
 from espo_jax.model.loading import complete
 from espo_jax.model.lora import frozen, join_frozen, merge, split_frozen
+from espo_jax.model.prefill import prefill_columns
 from espo_jax.model.weights import WeightsError
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
   'load_hf',
   'merge',
   'open_gguf',
+  'prefill_columns',
   'read_config',
   'read_end_tokens',
   'refill_rows',
@@ -46,6 +48,4 @@ __all__ = [
   'split_frozen',
   'spread_rows',
   'token_flops',
-  'widen_rows',
-  'write_rows',
 ]

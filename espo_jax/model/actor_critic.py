@@ -6,7 +6,6 @@ paper runs ESPO without a critic.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +20,8 @@ from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
-from espo_jax.model.depth import Deciding, Forced
+from espo_jax.model.depth import Deciding, Forced, KeysValues
+from espo_jax.model.prefill import prefill
 from espo_jax.types import Depth
 
 
@@ -140,14 +140,15 @@ class ActorCritic:
       tokens: Prompts, padded on the right.
       lengths: The number of tokens of each prompt, at least 1.
     """
-    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    segments = (columns < lengths[:, None]).astype(jnp.int32)
+    tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
 
     def run(decoder: Decoder, name: str) -> tuple[Array, Cache]:
-      out: Any = decoder.apply({'params': params[name]}, tokens, columns, segments)
-      hidden, (keys, values), _ = out
-      last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-      return last, Cache(keys, values, lengths)
+      def read(tokens: Array, positions: Array, segments: Array) -> tuple[Array, KeysValues]:
+        out: Any = decoder.apply({'params': params[name]}, tokens, positions, segments)
+        return out[:2]
+
+      room = init_cache(self.config, *tokens.shape)
+      return prefill(read, tokens, lengths, room, self.config.hidden_size)
 
     depth = None
     if self.exits is not None:
@@ -251,31 +252,12 @@ def refill_rows(
   return states, Caches(refill(caches.policy, prompt_caches.policy, source, target, behind), critic)
 
 
-def widen_rows(filled: tuple[States, Caches], times: int) -> tuple[States, Caches]:
-  """`filled` padded to `times` as many rows."""
-  return _by_row(lambda x, axis: jnp.pad(x, [(0, (times - 1) * n * (i == axis)) for i, n in enumerate(x.shape)]), filled)
-
-
-def write_rows(room: tuple[States, Caches], filled: tuple[States, Caches], start: Int[Array, '']) -> tuple[States, Caches]:
-  """`room` with its rows from `start` on replaced by `filled`."""
-  return _by_row(lambda x, axis, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis), room, filled)
-
-
 def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[States, Caches]:
   """`tree` with rows split over the mesh's batch axes and key-value heads over the tensor axis."""
 
-  def constrain(x: Array, axis: int) -> Array:
-    heads = (None,) * (axis - 1) + ('tensor',) if axis else ()
+  def constrain(path: tuple, x: Array) -> Array:
+    sides = any(getattr(entry, 'name', '') in ('keys', 'values') for entry in path)
+    heads = (None,) * (x.ndim - 4) + ('tensor',) if sides else ()  # rows come first, or third to last in keys and values
     return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, PartitionSpec(*heads, *parallel.BATCH)))
 
-  return _by_row(constrain, tree)
-
-
-def _by_row(function: Callable[..., Array], tree: tuple[States, Caches], *others: tuple[States, Caches]) -> Any:
-  """Maps `function(array, row axis, *other arrays)`. The row axis is third to last in keys and values, otherwise the first."""
-
-  def apply(path: tuple, x: Array, *xs: Array) -> Array:
-    sides = any(getattr(entry, 'name', '') in ('keys', 'values') for entry in path)
-    return function(x, x.ndim - 3 if sides else 0, *xs)
-
-  return jax.tree_util.tree_map_with_path(apply, tree, *others)
+  return jax.tree_util.tree_map_with_path(constrain, tree)

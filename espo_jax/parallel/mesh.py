@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from espo_jax.parallel.devices import find_devices
@@ -81,7 +81,7 @@ def gathering(boxed: PyTree, mesh: Mesh) -> jax.stages.Wrapped:
   return jax.jit(lambda params: params, out_shardings=param_shardings(boxed, mesh, gathered=True))
 
 
-def constrain(x: Array, *axes: str | None) -> Array:
+def constrain(x: Array, *axes: str | None, mesh: AbstractMesh | None = None) -> Array:
   """Constrains the sharding of an activation to its logical axes.
 
   An axis named None is not split. An axis whose size is not divisible, such as that of a few remaining prompts, is not split
@@ -89,8 +89,13 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
   While a program is traced, an array knows the mesh of the arrays that it is computed from. Without the constraint the compiler
   may propagate the sharding of a parameter instead, and then every device computes all rows.
+
+  Args:
+    x: The activation.
+    *axes: The names of its axes.
+    mesh: The mesh of an array that is computed from no other; by default the one that the array knows.
   """
-  mesh = jax.typeof(x).sharding.mesh
+  mesh = jax.typeof(x).sharding.mesh if mesh is None else mesh
   if mesh.empty:
     return x
   split = [axis and dict(RULES)[axis] for axis in axes]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 from espo_jax.parallel.mesh import over_batch, replicated
 
 
-def batch_shards(mesh: jax.sharding.Mesh) -> int:
+def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
   """Returns the number of blocks into which the rows of a batch are split."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 

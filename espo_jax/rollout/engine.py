@@ -105,7 +105,7 @@ def generate(
   """
   rows = prompts.lengths.shape[0] * samples
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
-  states, caches = prefill(model, params, prompts, slot_count(slots, rows))
+  states, caches = prefill(model, params, prompts)
   start = start_rows(
     prompts,
     states,

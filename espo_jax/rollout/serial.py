@@ -103,7 +103,7 @@ def generate_serial(
   """
   count, exits = prompts.lengths.shape[0], samples - 1
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples).reshape(count, samples)
-  states, prompt_caches = prefill(model, params, prompts, slot_count(slots, count))
+  states, prompt_caches = prefill(model, params, prompts)
   whole = Setup(
     model=model,
     params=params,

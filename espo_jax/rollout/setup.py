@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Caches, Params, States, widen_rows, write_rows
+from espo_jax.model import ActorCritic, Caches, Params, States
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import StopRule
 from espo_jax.types import Prompts
@@ -105,7 +105,7 @@ def slot_count(slots: int, rows: int) -> int:
   return min(slots or rows, rows)
 
 
-def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int) -> tuple[States, Caches]:
+def prefill(model: ActorCritic, params: Params, prompts: Prompts) -> tuple[States, Caches]:
   """Runs the model once on each prompt.
 
   `Prompts` are padded on the left, so that prompt and response concatenate to the sequence that the learner scores. A cache is
@@ -115,26 +115,10 @@ def prefill(model: ActorCritic, params: Params, prompts: Prompts, at_a_time: int
     model: Policy and critic.
     params: The parameters of policy and critic.
     prompts: `P` prompts.
-    at_a_time: The most prompts per forward pass.
 
   Returns:
     The states of the prompts' last tokens, and caches of the prompts' columns.
   """
-  count, width = prompts.tokens.shape
-  lengths = jnp.asarray(prompts.lengths)
+  width, lengths = prompts.tokens.shape[1], jnp.asarray(prompts.lengths)
   from_right = (jnp.arange(width) + width - lengths[:, None]) % width
-  tokens = jnp.take_along_axis(jnp.asarray(prompts.tokens), from_right, axis=1)
-  parts = -(-count // at_a_time)
-  at_a_time = -(-count // parts)
-  padding = parts * at_a_time - count
-  tokens, lengths = jnp.pad(tokens, ((0, padding), (0, 0))), jnp.pad(lengths, (0, padding), constant_values=1)
-
-  def part(i: Array, done: tuple[States, Caches]) -> tuple[States, Caches]:
-    start = i * at_a_time
-    some, many = (jax.lax.dynamic_slice_in_dim(x, start, at_a_time) for x in (tokens, lengths))
-    return write_rows(done, model.prefill(params, some, many), start)
-
-  first = model.prefill(params, tokens[:at_a_time], lengths[:at_a_time])
-  if parts == 1:
-    return first
-  return jax.lax.fori_loop(1, parts, part, widen_rows(first, parts))
+  return model.prefill(params, jnp.take_along_axis(jnp.asarray(prompts.tokens), from_right, axis=1), lengths)

@@ -134,7 +134,7 @@ def speculate(
   greedy = draws.is_greedy(sampling)
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   prompt_lengths = jnp.repeat(jnp.asarray(prompts.lengths), samples)
-  states, caches = prefill(model, params, prompts, prompts.lengths.shape[0])
+  states, caches = prefill(model, params, prompts)
   caches = _widened(caches, samples, columns=prompts.tokens.shape[1] + horizon + draft_tokens + 1)
   setup = _Setup(
     model=model,

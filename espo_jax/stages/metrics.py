@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from espo_jax import parallel
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
-from espo_jax.model import ModelConfig, token_flops
+from espo_jax.model import ModelConfig, prefill_columns, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.parallel.memory import during
 from espo_jax.rollout import Serial, row_steps
 from espo_jax.types import Metrics, Trajectories, Verdicts
 
 
-@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'serial'))
+@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shards', 'serial'))
 def rollout_metrics(
-  rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, serial: Serial | None = None
+  rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, shards: int = 1, serial: Serial | None = None
 ) -> Metrics:
   """Returns counts of the rollout, and a checksum of its tokens by which two runs can be compared.
 
@@ -35,6 +36,7 @@ def rollout_metrics(
     samples: The number of rows per prompt.
     parts: The number of rollouts that the rows come from, which ran one after another.
     slots: The number of rows decoded at a time; 0 for all rows of a part.
+    shards: The number of devices that prompts are split over.
     serial: The options of the early exits; None for a rollout without them.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
@@ -45,6 +47,8 @@ def rollout_metrics(
   else:
     steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
   early = rows.trained_from > 0
+  prompts = rows.prompt_lengths[::samples]
+  columns = jax.vmap(lambda x: prefill_columns(x, rows.prompt_tokens.shape[1]))(prompts.reshape(parts, shards, -1)).sum()
 
   def mean(x: Array, of: Array) -> Array:
     return masked_mean(x.astype(jnp.float32), of)
@@ -62,6 +66,7 @@ def rollout_metrics(
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
     'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
     'rollout/utilisation': generated.sum() / steps,
+    'rollout/prefill_pad': 1.0 - prompts.sum() / columns,
     'rollout/length_mean': mean(rows.length, ~early),
     'rollout/truncated_rate': mean(rows.truncated, ~early),
     # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
@@ -109,8 +114,9 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
   """
   r = exp.config.rollout
   counted = {'samples': r.samples, 'parts': r.parts, 'slots': r.slots, 'serial': exp.serial}
+  shards = parallel.batch_shards(exp.mesh)
   return (
-    rollout_metrics(rows, verdicts.correct, **counted)
+    rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
     | stop_metrics(state, rows, verdicts.correct)
     | depth_metrics(rows, config=exp.model.config)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
