@@ -15,6 +15,7 @@ import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
 from espo_jax.learner import Checkpoints, init_state, pack, put_packing, restore
+from espo_jax.learner.optimizer import of_trained
 from espo_jax.model import Forced
 from espo_jax.rollout import Sampling
 from espo_jax.rollout import sampling as draws
@@ -41,7 +42,7 @@ def experiment(mesh: str, case: str):
     c.objective.update(name='ppo + entropy', entropy_coef=0.01)
 
   exp = tiny_experiment(configure, **MESHES.get(mesh, {}))
-  return exp, dataclasses.replace(rl.reinforcement_learner(exp, rule_of(exp)), optimizer=optax.trace(decay=0.0))
+  return exp, dataclasses.replace(rl.reinforcement_learner(exp, rule_of(exp)), optimizer=of_trained(optax.trace(decay=0.0)))
 
 
 @rounding.cached

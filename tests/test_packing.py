@@ -91,7 +91,7 @@ def same_scores(overrides, precision):
       params,
       *(jnp.asarray(x, jnp.int32) for x in (prompts, prompt_lengths, tokens)),
       temperature=0.7,
-      chunk=4 * packing.row.shape[0],
+      chunk=4 * (count if packing is None else packing.row.shape[0]),
       against=other,
       packing=packing,
     )
