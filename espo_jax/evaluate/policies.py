@@ -92,6 +92,7 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   config.task.options.prompt = PROMPT
   config.model.path = str(checkpoint)
   config.model.param_dtype = DTYPE
+  config.objective.name = 'grpo'  # its values are one number: a critic's head would be random
   config.rollout.horizon, config.rollout.temperature = HORIZON, TEMPERATURE
   return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
 
