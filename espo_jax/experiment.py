@@ -23,6 +23,7 @@ from espo_jax.configs import (
   row_problems,
   task_arguments,
   trains_critic,
+  with_dtype,
 )
 from espo_jax.exits import ExitPolicy
 from espo_jax.model import ActorCritic, ModelConfig, Params, complete, load_hf, read_end_tokens
@@ -228,8 +229,9 @@ class Experiment:
 
 
 def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
-  """Builds the parts that a config names."""
+  """Builds the parts that a config names. The experiment's own config has a dtype in place of 'auto'."""
   task = make_task(config)
+  config = with_dtype(config, parallel.find_devices()[0].platform)
   tokenizer = task.tokenizer()
   shape = model_config(config, len(tokenizer))
   if len(tokenizer) > shape.vocab_size:

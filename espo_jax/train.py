@@ -20,7 +20,18 @@ from ml_collections import config_flags
 
 from espo_jax import monitor, parallel
 from espo_jax.commands import lower_fields, machine_errors
-from espo_jax.configs import ConfigError, flatten, load_config, parse_flags, uses_reference, validate, with_day
+from espo_jax.configs import (
+  AUTO,
+  ConfigError,
+  best_dtype,
+  flatten,
+  load_config,
+  parse_flags,
+  uses_reference,
+  validate,
+  with_day,
+  with_dtype,
+)
 from espo_jax.evaluate.examples import write_examples
 from espo_jax.evaluate.policies import PLUGINS, plugins_of
 from espo_jax.experiment import make_experiment
@@ -72,9 +83,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   validate(config)
   same_config(config, workdir / 'config.json')
   same_plugins(workdir)
-  parallel.find_devices()  # an error that says what to do, before anything asks jax which process this is
+  platform = parallel.find_devices()[0].platform  # an error that says what to do, before jax is asked which process this is
   workdir.mkdir(parents=True, exist_ok=True)
   config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
+  config = dtype_of_run(config, workdir, platform)
   exp = make_experiment(config)
   if parallel.is_first():
     print(headline(exp, workdir), flush=True)
@@ -109,10 +121,24 @@ def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   """Raises ConfigError if the run of a `config.json` began with another config, because a run keeps its config."""
   if not path.exists():
     return
-  before, now = flatten(load_config(path)), flatten(with_day(config, path.parent))
+  before = flatten(load_config(path))
+  now = flatten(with_dtype(with_day(config, path.parent), workdir=path.parent))
   if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
     was = '{} = {!r} was {!r} in {}; fix: that value, or another --workdir'
     raise ConfigError([was.format(field, now.get(field), before.get(field), path) for field in changed])
+
+
+def dtype_of_run(config: ml_collections.ConfigDict, workdir: pathlib.Path, platform: str) -> ml_collections.ConfigDict:
+  """Returns the config with a dtype in place of 'auto', and warns if the run began on a machine with another best dtype."""
+  filled = with_dtype(config, platform, workdir)
+  if config.model.dtype == AUTO and filled.model.dtype != best_dtype(platform) and parallel.is_first():
+    logging.warning(
+      'model.dtype = %r is kept, with which the run began on another platform; a new run on %s computes in %s',
+      filled.model.dtype,
+      platform,
+      best_dtype(platform),
+    )
+  return filled
 
 
 def same_plugins(workdir: pathlib.Path) -> None:

@@ -20,7 +20,6 @@ def get_config(arg=''):
   c.baselines = ()
   c.task.name = 'math'
   c.data.benchmark = 'gsm8k'
-  c.model.dtype = 'bfloat16'
   c.model.scan_layers = True
   c.rollout.prompts = 64
   c.rollout.samples = 8
@@ -40,7 +39,6 @@ def get_config(arg=''):
 
 
 def _tiny(c):
-  c.model.dtype = 'float32'
   c.model.scan_layers = False
   c.rollout.prompts = 8
   c.rollout.samples = 4

@@ -332,7 +332,8 @@ def test_a_run_begins_with_a_line_that_says_what_it_is(tmp_path, monkeypatch, ca
   first = capsys.readouterr().out.splitlines()[0]
   model = r'model 2 layers of 16, [\d,]+ parameters in float32'
   memory = r'with the optimizer [\d.]+ [KM]iB of [\d.]+ GiB a device'
-  assert re.fullmatch(rf'1 of 8 x cpu; {model}, {memory}; seed 0; {tmp_path}/run', first), first
+  dtype = 'computes in float32: a CPU converts bfloat16'
+  assert re.fullmatch(rf'1 of 8 x cpu; {model}, {memory}; {dtype}; seed 0; {tmp_path}/run', first), first
 
 
 @pytest.mark.parametrize('fields', [{}, {'mesh.fsdp': 2}, {'objective.name': 'grpo'}, {'model.param_dtype': 'bfloat16'}])

@@ -96,7 +96,8 @@ def answers(exp: Experiment, responses: list[str]) -> list[Answer]:
     @property
     def sampler(self):
       reasons = np.full(len(ids), StopReason.EOS)
-      rows = SimpleNamespace(tokens=tokens, length=lengths, stop_reason=reasons, depth_share=lambda _: np.ones(len(ids)))
+      rows = SimpleNamespace(tokens=tokens, length=lengths, full_length=lengths, stop_reason=reasons)
+      rows.depth_share = lambda _: np.ones(len(ids))
       return SimpleNamespace(plain=lambda **_: lambda *_: rows)
 
   model = SimpleNamespace(config=SimpleNamespace(num_layers=1))

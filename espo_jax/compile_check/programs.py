@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
-from espo_jax.configs import logit_chunk, model_config, uses_reference
+from espo_jax.configs import logit_chunk, model_config, uses_reference, with_dtype
 from espo_jax.experiment import make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import Caches
@@ -27,7 +27,7 @@ class Programs:
   All rows have the most tokens that they can have, so packing saves nothing. The program of the largest size is lowered.
 
   Attributes:
-    config: The experiment.
+    config: The experiment, with the dtype of the mesh's platform in place of 'auto'.
     mesh: The mesh on which the experiment would run.
     model: The policy and the critic.
   """
@@ -38,6 +38,7 @@ class Programs:
     Raises:
       DataError: There is no such tokenizer.
     """
+    config = with_dtype(config, mesh.devices.flat[0].platform)
     vocab_size = 0 if config.model.path else len(make_task(config).tokenizer())
     self.config, self.mesh = config, mesh
     self.model = make_model(config, model_config(config, vocab_size))

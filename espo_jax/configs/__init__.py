@@ -2,7 +2,8 @@
 
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
-from espo_jax.configs.defaults import STAGES, default_config
+from espo_jax.configs.defaults import AUTO, STAGES, default_config
+from espo_jax.configs.dtype import best_dtype, with_dtype
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
 from espo_jax.configs.model import logit_chunk, model_config, model_overrides
@@ -11,9 +12,11 @@ from espo_jax.configs.start import model_differences
 from espo_jax.configs.validate import row_problems, validate
 
 __all__ = [
+  'AUTO',
   'STAGES',
   'ConfigError',
   'advantage_name',
+  'best_dtype',
   'default_config',
   'flatten',
   'load_config',
@@ -31,4 +34,5 @@ __all__ = [
   'validate',
   'warmup_updates',
   'with_day',
+  'with_dtype',
 ]

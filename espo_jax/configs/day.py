@@ -9,8 +9,7 @@ import pathlib
 import ml_collections
 
 from espo_jax.configs.data import reads_data
-from espo_jax.configs.fields import ConfigError
-from espo_jax.configs.reading import load_config
+from espo_jax.configs.reading import kept_field
 
 
 def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: str = '') -> ml_collections.ConfigDict:
@@ -21,17 +20,9 @@ def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: st
   """
   if config.data.today or not reads_data(config):
     return config
-  kept = _kept(workdir)
+  kept = kept_field(workdir, 'data.today')
   if kept is None and config.start_from:
-    kept = _kept(pathlib.Path(config.start_from))
+    kept = kept_field(pathlib.Path(config.start_from), 'data.today')
   config = config.copy_and_resolve_references()
   config.data.today = kept or today
   return config.lock()
-
-
-def _kept(run: pathlib.Path) -> str | None:
-  path = run / 'config.json'
-  try:
-    return str(load_config(path).data.today) if path.is_file() else None
-  except (ConfigError, ValueError):  # the checks that read more of this file report the error
-    return None

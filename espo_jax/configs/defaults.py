@@ -38,6 +38,7 @@ from espo_jax.tasks.sources import ON_ERROR
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
+AUTO = 'auto'  # the dtype in which the machine computes fastest
 DTYPES = ('float32', 'bfloat16', 'float16')
 KL = ('k1', 'k2', 'k3', 'exact')
 REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that is not empty and is closed
@@ -93,7 +94,11 @@ SCHEMA = section(
     scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
     remat=Field('none', "What the backward pass recomputes; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
     paged_kernels=Field(False, "Whether a single TPU or GPU decodes with jax's paged attention kernels; no effect elsewhere."),
-    dtype=Field('float32', 'The type of activations and matrix products.', Names(DTYPES, 'dtype')),
+    dtype=Field(
+      AUTO,
+      "The type of activations and matrix products; 'auto' is float32 on a CPU and bfloat16 elsewhere.",
+      Names((AUTO, *DTYPES), 'dtype'),
+    ),
     param_dtype=Field('float32', 'The type of the parameters.', Names(DTYPES, 'dtype')),
     lora=section(
       'Low-rank adapters. With adapters, the rest of the decoder is frozen.',

@@ -214,6 +214,15 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   return config.lock()
 
 
+def kept_field(run: pathlib.Path, field: str) -> Any:
+  """Returns a field of the config with which the run in a folder began; None if there is no run or its config is damaged."""
+  path = run / 'config.json'
+  try:
+    return get_field(load_config(path), field) if path.is_file() else None
+  except (ConfigError, ValueError):  # the checks that read more of this file report the error
+    return None
+
+
 def _is_of_absent_rule(field: str, config: ml_collections.ConfigDict) -> bool:
   """Whether a field is an option of a user's stop rule whose file is not loaded, because only training reads the option."""
   section, _, rule = field.rpartition('.')[0].partition('.')

@@ -5,5 +5,6 @@
 | `request.py`, `evaluation.py` | the flags of an evaluation; the evaluation, which resumes after an interruption |
 | `policies.py` | the policy: a checkpoint of a run, or a Hugging Face directory |
 | `answers.py` | answers, sampled and graded batch by batch |
+| `recording.py`, `stopping.py` | recorded answers for espo_jax.replay; answers that a stop rule ends |
 | `examples.py` | a few rollouts token by token |
 """

@@ -7,6 +7,10 @@ The output folder then holds samples.jsonl and summary.json. samples.jsonl has o
 summary.json has avg@k, pass@k and maj@k with 95 % intervals, the lengths of right and wrong answers, and the shares of answers
 that were cut off or not graded. The same command resumes an evaluation that was interrupted. On the same processor with as many
 threads, the answers equal those of an uninterrupted evaluation.
+
+With --record, espo_jax.replay can compare stop rules on the answers. With --stop=RULE, the rule ends answers. Each is decoded
+on to its own end, so that the tokens saved and the right answers lost are known. The rule needs the mean and the variance of
+the regret. They are measured on the first batch, which is sampled once more for this.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from espo_jax.configs import ConfigError
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
 from espo_jax.evaluate.request import BENCHMARKS, Request
+from espo_jax.evaluate.stopping import format_stops
 from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError
 from espo_jax.parallel.memory import LOADING, READING
@@ -59,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
   policy.add_argument('--arm', help="of a run: a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
   policy.add_argument('--step', type=int, help='of a run: a step that has a checkpoint; by default the newest')
   policy.add_argument(
-    '--dtype', choices=('float32', 'bfloat16', 'float16'), help=f"of the weights; by default the run's, or {DTYPE}"
+    '--dtype',
+    choices=('float32', 'bfloat16', 'float16'),
+    help=f"of weights and activations; by default the run's, or {DTYPE} weights; then a CPU computes in float32",
   )
   problems = parser.add_argument_group('problems')
   problems.add_argument(
@@ -95,8 +102,24 @@ def _parser() -> argparse.ArgumentParser:
   answers.add_argument(
     '--slots', type=int, help="of these, decoded at a time; 0 is all; by default the run's rollout.slots, or 0"
   )
+  stopping = parser.add_argument_group('stop rules')
+  stopping.add_argument('--record', action='store_true', help='keep the regret of every token in OUTPUT/rollouts, for replay')
+  stopping.add_argument(
+    '--stop', metavar='RULE', help='a stop rule, which ends answers; they are decoded on to see what is lost'
+  )
+  stopping.add_argument(
+    '--constants', nargs='*', type=_constant, default=[], metavar='NAME=VALUE', help="of --stop; by default the run's"
+  )
   answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
   return parser
+
+
+def _constant(text: str) -> tuple[str, float]:
+  name, _, value = text.partition('=')
+  try:
+    return name, float(value)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f'--constants {text}: {error}; fix: NAME=VALUE, as in smoothing=0.5') from error
 
 
 def _report(summary: dict[str, Any]) -> str:
@@ -109,10 +132,14 @@ def _report(summary: dict[str, Any]) -> str:
     '',
     monitor.format_scores(summary),
   ]
+  if 'stop' in summary:
+    lines.append(format_stops(summary))
   if session:
     lines.append(f'{session["tokens_per_second"]:,.0f} tokens/s on {session["device"]}')
   if summary['truncated'] > _TOO_MANY_CUT:
     lines.append(f'Answers that are cut count as wrong; fix: more than --horizon={settings["horizon"]}, if they are to end.')
+  if 'record' in settings:
+    lines.append(f'compare stop rules on these answers: python -m espo_jax.replay --rollouts={summary["output"]}')
   return '\n'.join([*lines, f'wrote {summary["output"]}'])
 
 

@@ -1,16 +1,19 @@
-"""Samples and grades answers to problems of the test split without a stop rule, for training and for the evaluate command."""
+"""Samples and grades answers to problems of the test split, for training and for the evaluate command."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from espo_jax import monitor, parallel, stops, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
-from espo_jax.types import StopReason
+from espo_jax.stages.rollouts import recorded_rows
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import StopReason, Trajectories
 
 
 class Answer(NamedTuple):
@@ -21,13 +24,15 @@ class Answer(NamedTuple):
     id: the problem's id.
     sample: the index of this answer among the answers to the problem.
     prompt: the text of the prompt, special tokens included.
-    response: the text of the response, as `Experiment.decode` gives it.
-    answer: the answer that the response states, as `Task.stated_answer` spells it.
+    response: the text of the response up to its stop, if a rule stopped it, as `Experiment.decode` gives it.
+    answer: the answer that the response states, as `Task.stated_answer` spells it; '' if a rule stopped the response.
     expected: the problem's own answer.
-    correct: whether the response is right.
+    correct: whether the response is right; a stopped response is not.
     status: the status of the grading: 'ok', 'timeout' or 'error'.
     length: the number of tokens of the response, the end token included.
-    stop_reason: 'eos', or 'length' if the horizon cut the response.
+    stop_reason: 'eos', 'length' if the horizon cut the response, or 'stopped' if a rule stopped it.
+    full_length: the number of tokens with those that a stopped response was decoded on for.
+    full_correct: whether the response is right with these tokens.
     depth: the share of the model's blocks that the states of the response's tokens ran through; 1 without exits.
   """
 
@@ -42,14 +47,24 @@ class Answer(NamedTuple):
   status: str
   length: int
   stop_reason: str
+  full_length: int
+  full_correct: bool
   depth: float
 
 
 class Answered(NamedTuple):
-  """The answers of a batch, and the seconds that sampling them took."""
+  """The answers of a batch, the seconds that sampling them took, and the arrays of `recorded_rows` if they were asked for."""
 
   answers: list[Answer]
   seconds: float
+  recorded: dict[str, Any] | None = None
+
+
+class Acting(NamedTuple):
+  """A stop rule that ends answers, and the state that it starts from."""
+
+  rule: StopRule
+  adaptive: Adaptive
 
 
 def evaluate_params(
@@ -133,10 +148,13 @@ def sample_answers(
   seed: int = 0,
   start: int = 0,
   exit_level: float | None = None,
+  acting: Acting | None = None,
+  record: bool = False,
 ) -> Iterator[Answered]:
   """Sample and grade answers batch by batch, in the order of the problems.
 
-  The random numbers of an answer depend on the experiment's seed, `seed`, the problem's id and the sample's index only.
+  The random numbers of an answer depend on the experiment's seed, `seed`, the problem's id and the sample's index only. A
+  stopped answer is decoded on to its own end, and these tokens are those that it would have had without the rule.
 
   Args:
     exp: The experiment.
@@ -148,21 +166,27 @@ def sample_answers(
     seed: The seed of the answers. Training uses 0.
     start: The position of the first problem to answer, a multiple of `prompts`.
     exit_level: The level of the exit policy; its own level by default.
+    acting: The stop rule; None for none.
+    record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
   """
-  sampler = exp.sampler.plain(samples=samples, temperature=temperature, exit_level=exit_level)
+  sampler = exp.sampler.plain(samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level)
+  rule, adaptive = acting or Acting(_NEVER, _NEVER.init(1).adaptive)
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
     asked, key = exp.prompts([batch[i] for i in parallel.my_rows(exp.mesh, prompts)]), exp.key('evaluation', seed)
-    if exp.config.eval.draft_blocks:
+    if exp.config.eval.draft_blocks and acting is None and not record:
       rows = sampler.speculate(params, asked, key)
     else:
-      rows = sampler(params, _NEVER, exp.put(_NEVER.init(1).adaptive), asked, key)
-    read = (rows.tokens, rows.length, rows.stop_reason, rows.depth_share(exp.model.config.num_layers))
-    tokens, lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
+      rows = sampler(params, rule, exp.put(adaptive), asked, key)
+    depth = rows.depth_share(exp.model.config.num_layers)
+    read = (rows.tokens, rows.length, rows.full_length, rows.stop_reason, depth)
+    tokens, lengths, full_lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
     seconds = time.perf_counter() - began
-    texts = exp.decode(tokens, lengths)
+    texts = exp.decode(tokens, full_lengths)
+    stopped = reasons == StopReason.STOPPED
+    cut = dict(zip(np.flatnonzero(stopped).tolist(), exp.decode(tokens[stopped], lengths[stopped]), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     graded = exp.turns(tagged, texts)
     verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
@@ -172,20 +196,32 @@ def sample_answers(
         id=problem.id,
         sample=i % samples,
         prompt=problem.prompt,
-        response=text,
-        answer=exp.task.stated_answer(turn),
+        response=cut.get(i, text),
+        answer='' if i in cut else exp.task.stated_answer(turn),
         expected=problem.answer,
-        correct=bool(verdict.correct),
+        correct=bool(verdict.correct) and i not in cut,
         status=verdict.status,
         length=int(length),
         stop_reason=StopReason(int(reason)).name.lower(),
+        full_length=int(full_length),
+        full_correct=bool(verdict.correct),
         depth=float(depth),
       )
-      for i, (problem, text, turn, verdict, length, reason, depth) in enumerate(
-        zip(tagged, texts, graded, verdicts, lengths, reasons, depths, strict=True)
+      for i, (problem, text, turn, verdict, length, full_length, reason, depth) in enumerate(
+        zip(tagged, texts, graded, verdicts, lengths, full_lengths, reasons, depths, strict=True)
       )
     ]
-    yield Answered(answers, seconds)
+    yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
+
+
+def _recorded(exp: Experiment, rows: Trajectories, answers: Sequence[Answer]) -> dict[str, Any]:
+  """Returns the arrays of the rows that are answers. The rows behind them repeat a problem."""
+  correct = np.array([answer.full_correct for answer in answers], np.float32)
+  known = {
+    'problem': np.array([answer.problem for answer in answers], np.int32),
+    'id': np.array([answer.id for answer in answers], np.uint32),
+  }
+  return recorded_rows(exp, jax.tree.map(lambda x: x[: len(answers)], rows), correct) | known
 
 
 def _depth(answers: Sequence[Answer]) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
@@ -14,7 +15,9 @@ from absl import logging
 from espo_jax import monitor, parallel, tasks
 from espo_jax.evaluate.answers import prompts_per_batch, sample_answers
 from espo_jax.evaluate.policies import Policy, open_policy
+from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
 from espo_jax.evaluate.request import Request, check, experiment_for
+from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
 from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.parallel.memory import during
@@ -25,8 +28,9 @@ def evaluate(request: Request) -> dict[str, Any]:
   """Sample and grade the answers that are missing, then summarise all of them.
 
   Returns:
-    The summary of `monitor.summarise_samples`, with two more entries. `settings` has all settings that the answers depend on.
-    `session` has the rows, tokens and seconds of the last session that sampled answers.
+    The summary of `monitor.summarise_samples`, with more entries. `settings` has all settings that the answers depend on.
+    `session` has the rows, tokens and seconds of the last session that sampled answers. With a stop rule, `stop` has the
+    measures of `summarise_stops`.
 
   Raises:
     RequestError: The request names something that does not exist, is inconsistent or does not fit this machine, or the problems
@@ -72,6 +76,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     'dtype': c.model.dtype,
     'param_dtype': c.model.param_dtype,
     **({'today': c.data.today} if c.data.today else {}),
+    **({'record': True} if request.record else {}),
+    **({'stop': request.stop, 'constants': dict(request.constants)} if request.stop else {}),
   }
   session = _answer(exp, policy, problems, settings, output)
 
@@ -86,6 +92,11 @@ def evaluate(request: Request) -> dict[str, Any]:
     if last is None and path.exists():
       last = json.loads(path.read_text())['session']
     summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
+    if request.stop:
+      summary['stop'] = summarise_stops(monitor.read_samples(output))
+    if request.record:
+      total = len(problems) * request.samples
+      join_parts(output, c.to_dict(), request.samples, total, constant_value=not policy.is_run)
     monitor.atomic_write_text(path, monitor.to_json(summary | {'session': last}, indent=2) + '\n')
     return summary | {'session': last, 'output': str(output)}
 
@@ -111,20 +122,20 @@ def _answer(
     signals = shown.enter_context(interruption('the batch at hand is finished and kept', 'that batch'))
     if parallel.is_first():
       progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start, unit='answer'))
-    batches = sample_answers(
-      exp,
-      params,
-      problems,
-      prompts,
-      samples,
-      settings['temperature'],
-      seed=settings['seed'],
-      start=start // samples,
+    answering = functools.partial(
+      sample_answers, exp, problems=problems, prompts=prompts, samples=samples, temperature=settings['temperature']
     )
-    for batch in batches:
+    answering, acting = functools.partial(answering, seed=settings['seed']), None
+    if 'stop' in settings:
+      scale = measured_scale(output, lambda: next(answering(params, record=True)))
+      acting = acting_rule(exp, settings['stop'], settings['constants'], scale)
+      params = with_value(exp, policy, params, scale)
+    for batch in answering(params, start=start // samples, acting=acting, record='record' in settings):
+      if batch.recorded is not None and parallel.is_first():
+        write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)
       right += sum(answer.correct for answer in batch.answers)
-      tokens += sum(answer.length for answer in batch.answers)
+      tokens += sum(answer.full_length for answer in batch.answers)
       seconds += batch.seconds
       if parallel.is_first():
         writer.write(answer._asdict() for answer in batch.answers)

@@ -91,7 +91,8 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
   config.task.name = 'math'
   config.task.options.prompt = PROMPT
   config.model.path = str(checkpoint)
-  config.model.dtype = config.model.param_dtype = DTYPE
+  config.model.param_dtype = DTYPE
+  config.objective.name = 'grpo'  # its values are one number: a critic's head would be random
   config.rollout.horizon, config.rollout.temperature = HORIZON, TEMPERATURE
   return Policy(config.lock(), False, '', None, _stamp(checkpoint, '*.safetensors'), lambda exp: exp.init_params())
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from espo_jax import tasks
+from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
+from espo_jax.tasks.task import lookup
 
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
@@ -64,6 +65,9 @@ class Request:
     slots: the number of answers that are decoded at a time. A finished one gives its slot to the next. 0 is the whole batch.
     seed: the seed of the answers; the problems do not depend on it.
     dtype: the type of weights and activations.
+    record: whether the tokens of every answer are recorded for espo_jax.replay.
+    stop: the stop rule that ends answers; None for none.
+    constants: the constants of the stop rule that replace those of the run.
     output: the folder to write.
   """
 
@@ -87,6 +91,9 @@ class Request:
   slots: int | None = None
   seed: int = 0
   dtype: str | None = None
+  record: bool = False
+  stop: str | None = None
+  constants: Sequence[tuple[str, float]] = ()
   output: str | None = None
 
 
@@ -105,6 +112,30 @@ def check(request: Request) -> None:
       raise RequestError(f'--{name}={value}: only --benchmark={tasks.JSONL} reads fields by name; fix: leave it out')
   if request.benchmark == tasks.JSONL and not request.data:
     raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
+  _check_stop(request)
+
+
+def _check_stop(request: Request) -> None:
+  """Checks the flags about recording and stopping."""
+  asked = f'--stop={request.stop}' if request.stop else '--record'
+  if (request.record or request.stop) and request.temperature == 0:
+    raise RequestError(f'{asked} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
+  if not request.stop:
+    for name, value in request.constants:
+      raise RequestError(f'--constants {name}={value:g}: no stop rule reads it; fix: --stop=espo, or leave it out')
+    return
+  try:
+    lookup('stop rule', request.stop, dict.fromkeys(stops.REGISTRY))
+  except ValueError as error:
+    raise RequestError(f'--stop={request.stop}: {error}; fix: one of them') from error
+  if request.stop == 'never':
+    raise RequestError('--stop=never: it stops no answer; fix: leave it out')
+  known = stops.arguments(request.stop)
+  for name, value in request.constants:
+    if name not in known:
+      raise RequestError(
+        f'--constants {name}={value:g}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
+      )
 
 
 def experiment_for(policy: Policy, request: Request) -> Experiment:

@@ -3,10 +3,12 @@
   python -m espo_jax.replay --rollouts=runs/recorded
 
 With `--config.rollout.record=10` espo_jax.train records the rollout of every tenth update. With `--config.stop.name=never` and
-`--config.baselines="()"` the run is plain PPO. The replay runs every registered rule's own updates, over a grid of the rule's
-constants and of the share of rows that it stops. For each rule, one half of the problems is used to choose the constants: among
-those that stop few right rows, the ones with the fewest expected tokens per solved problem. The other half measures them. The
-output folder then holds frontier.json, with every point of the grid, and frontier.png.
+`--config.baselines="()"` the run is plain PPO. espo_jax.evaluate records the answers of any policy with `--record`.
+
+The replay runs every registered rule's own updates, over a grid of the rule's constants and of the share of rows that it stops.
+For each rule, one half of the problems is used to choose the constants: among those that stop few right rows, the ones with the
+fewest expected tokens per solved problem. The other half measures them. The output folder then holds frontier.json, with every
+point of the grid, and frontier.png.
 
 The recorded policy was not trained with the replayed rule. A replay therefore shows what the rule would have cut from these
 rows, and not what training with the rule would give.
@@ -173,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = CommandParser(
     prog='python -m espo_jax.replay', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--rollouts', required=True, type=pathlib.Path, help='the folder of a run with recorded rollouts')
+  parser.add_argument(
+    '--rollouts', required=True, type=pathlib.Path, help='the folder of a run or an evaluation with recorded rollouts'
+  )
   parser.add_argument('--output', type=pathlib.Path, help='the folder to write; by default ROLLOUTS/replay')
   parser.add_argument(
     '--grid',

@@ -40,12 +40,14 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
   """
   named = f'--rollouts={folder}'
   if not folder.is_dir():
-    raise RecordingsError(f'{named}: no such folder; fix: the folder of a run of espo_jax.train')
+    raise RecordingsError(
+      f'{named}: no such folder; fix: the folder of a run of espo_jax.train, or of an evaluation with --record'
+    )
   files = sorted(folder.rglob('rollouts/*.npz')) or sorted(folder.glob('*.npz'))
   if not files:
     raise RecordingsError(
       f'{named}: no rollouts were recorded there; fix: train with --config.rollout.record=10, say, which writes '
-      'arms/RULE/rollouts/STEP.npz'
+      'arms/RULE/rollouts/STEP.npz, or evaluate with --record'
     )
   found = [_read(file) for file in files]
   if len(counts := {len(one['correct']) for one in found}) > 1:
@@ -80,7 +82,9 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
   if lacking := [
     name for name in (*_ROW_ARRAYS, 'regret', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
   ]:
-    raise RecordingsError(f'{file}: holds no {lacking[0]!r}; fix: files that espo_jax.train wrote, of this version')
+    raise RecordingsError(
+      f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'
+    )
   return found
 
 

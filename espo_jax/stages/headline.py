@@ -14,9 +14,11 @@ from espo_jax.stages.warm_start import supervised_learner
 
 _UNITS = ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB'))
 
+_ON_CPU = {'float32': ': a CPU converts bfloat16', 'bfloat16': ', which a CPU converts: float32 is faster'}
+
 
 def headline(exp: Experiment, workdir: pathlib.Path) -> str:
-  """Returns the line with device, model, parameters, memory, seed and folder. It needs no computation on a device.
+  """Returns the line with device, model, parameters, dtype, memory, seed and folder. It needs no computation on a device.
 
   The line gives the memory of parameters and optimizer state on one device, and the device's total memory. Caches,
   gradients and activations come on top of the former.
@@ -27,9 +29,11 @@ def headline(exp: Experiment, workdir: pathlib.Path) -> str:
   device = jax.devices()[0]
   model = c.model.path or f'{shape.num_layers} layers of {shape.hidden_size}'
   kept, there = _size(kept_bytes(exp, params)), _size(device_bytes())
+  why = _ON_CPU.get(shape.dtype, '') if device.platform == 'cpu' else ''
   return (
     f'{exp.mesh.size} of {jax.device_count()} x {device.device_kind}; model {model}, {count:,} parameters in '
-    f'{shape.param_dtype}, with the optimizer {kept} of {there} a device; seed {c.seed}; {workdir}'
+    f'{shape.param_dtype}, with the optimizer {kept} of {there} a device; '
+    f'computes in {shape.dtype}{why}; seed {c.seed}; {workdir}'
   )
 
 

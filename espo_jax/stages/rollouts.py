@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -166,22 +166,35 @@ def write_rollout(
   rows, correct, adaptive = exp.fetch((rows, correct, adaptive))
   if not parallel.is_first():
     return
+  constants = {
+    'shadow_share': np.float32(exp.config.stop.shadow_share),
+    'mu': adaptive.mu,
+    'var': adaptive.var,
+    'samples': np.int32(exp.config.rollout.samples),
+  }
+  monitor.atomic_write_arrays(path, recorded_rows(exp, rows, correct) | constants)
+
+
+def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> dict[str, Any]:
+  """Returns the arrays of a recording with one entry per row. Token arrays have the columns of the longest row.
+
+  Args:
+    exp: The experiment.
+    rows: The rows, on the host.
+    correct: 1 where a row's whole text is correct.
+  """
   columns = np.arange(int(rows.full_length.max()))
   every = exp.config.critic.every if exp.model.separate_critic else 1
   last = rows.tokens[np.arange(len(rows.tokens)), rows.full_length - 1]
-  monitor.atomic_write_arrays(
-    path,
-    {
-      'regret': rows.regret[:, columns],
-      'values': rows.values[:, columns // every * every],  # the values that the rule saw
-      'full_length': rows.full_length,
-      'ended': np.isin(last, exp.end_tokens),
-      'correct': correct,
-      'stopped': rows.stop_reason == StopReason.STOPPED,
-      'shadow': rows.shadow,
-      'shadow_share': np.float32(exp.config.stop.shadow_share),
-      'mu': adaptive.mu,
-      'var': adaptive.var,
-      'samples': np.int32(exp.config.rollout.samples),
-    },
-  )
+  return {
+    'tokens': rows.tokens[:, columns],
+    'logprobs': rows.logprobs[:, columns],
+    'regret': rows.regret[:, columns],
+    'values': rows.values[:, columns // every * every],  # the values that the rule saw
+    'length': rows.length,
+    'full_length': rows.full_length,
+    'ended': np.isin(last, exp.end_tokens),
+    'correct': correct,
+    'stopped': rows.stop_reason == StopReason.STOPPED,
+    'shadow': rows.shadow,
+  }

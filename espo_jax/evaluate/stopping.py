@@ -1,0 +1,64 @@
+"""Lets a stop rule end answers, and measures what it saves and loses against the answers decoded to their end."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from espo_jax import registry, stops
+from espo_jax.evaluate.answers import Acting
+from espo_jax.evaluate.policies import Policy
+from espo_jax.evaluate.recording import Scale
+from espo_jax.experiment import Experiment, make_rule
+from espo_jax.model import Params
+from espo_jax.replay.measures import measure
+
+
+def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scale: Scale) -> Acting:
+  """Makes the stop rule `name` in its first state.
+
+  Args:
+    exp: The experiment, whose config has the constants that are not given.
+    name: The name of the stop rule.
+    constants: The constants of the rule that replace those of the config.
+    scale: The moments of the regret.
+  """
+  defaults = registry.defaults(stops.REGISTRY[name])
+  rule = make_rule(exp.config, name, **{constant: type(defaults[constant])(value) for constant, value in constants.items()})
+  return Acting(rule, stops.adaptive(rule, mu=np.float32(scale.mu), var=np.float32(scale.var)))
+
+
+def with_value(exp: Experiment, policy: Policy, params: Params, scale: Scale) -> Params:
+  """Returns the parameters in which a Hugging Face directory's policy has the measured share of right answers as its value.
+
+  A run has a critic or a success rate of its own, so its parameters are returned unchanged.
+  """
+  return params if policy.is_run else params | {'critic': {'success': exp.put(np.float32(scale.success))}}
+
+
+def summarise_stops(answers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+  """Measures stopped answers against their own continuations.
+
+  Args:
+    answers: The records of `samples.jsonl`.
+
+  Returns:
+    The measures of `replay.Measured`; `right`, the number of answers that are right if nothing is stopped; and `lost`, the
+    number of these that were stopped.
+  """
+  names = ('length', 'stop_reason', 'full_length', 'full_correct')
+  length, reason, full_length, correct = (
+    np.array(x) for x in zip(*([row[name] for name in names] for row in answers), strict=True)
+  )
+  stopped = reason == 'stopped'
+  (measured,) = measure(length, stopped, full_length, correct.astype(np.float64), np.ones(len(correct)))
+  return measured._asdict() | {'right': int(correct.sum()), 'lost': int((correct & stopped).sum())}
+
+
+def format_stops(summary: Mapping[str, Any]) -> str:
+  """Formats the measures as a sentence."""
+  s = summary['stop']
+  return (
+    f'{summary["settings"]["stop"]} stopped {100 * s["stop_rate"]:.1f} % of the answers and saved {100 * s["saved"]:.1f} % of '
+    f'the tokens; {s["lost"]} of {s["right"]} right answers were lost'
+  )

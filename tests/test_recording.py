@@ -1,0 +1,223 @@
+"""Answers recorded without training are what a replay reads, and a rule that ends answers ends them where the replay does."""
+
+import json
+import os
+import pathlib
+import runpy
+import signal
+
+import benchmark_data
+import jax
+import numpy as np
+import pytest
+from small import randomised
+
+from espo_jax import replay, stops, tasks
+from espo_jax.configs import load_config
+from espo_jax.evaluate import evaluation
+from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.experiment import make_experiment, make_rule
+from espo_jax.learner import Checkpoints, init_state
+from espo_jax.model import ModelConfig, init, save_hf
+from espo_jax.monitor import read_samples, write_run_info
+from espo_jax.stages.warm_start import supervised_learner
+from espo_jax.tasks.pretrained import load_tokenizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROBLEMS, SAMPLES = 11, 4
+ROWS = PROBLEMS * SAMPLES
+CONSTANTS = {'smoothing': 0.5, 'epsilon': 0.4, 'beta_0': 1.5}
+STOP = ['--stop=espo', '--constants', *(f'{name}={value}' for name, value in CONSTANTS.items())]
+PER_TOKEN = ('tokens', 'logprobs', 'regret', 'values')
+INTEGERS = ('tokens', 'length', 'full_length', 'ended', 'correct', 'stopped', 'shadow', 'problem', 'id')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> pathlib.Path:
+  """A run whose policy is random."""
+  path = tmp_path_factory.mktemp('recording') / 'run'
+  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  config.mesh.data = -1
+  write_run_info(path, config.to_dict())
+  exp = make_experiment(config)
+  params = exp.put(randomised(exp.abstract_params(), seed=3))
+  with Checkpoints(path / 'arms/espo/checkpoints') as checkpoints:
+    checkpoints.save(1, init_state(params, supervised_learner(exp).optimizer, make_rule(config, 'never')), done=True)
+  return path
+
+
+@pytest.fixture(autouse=True)
+def right_now_and_then(monkeypatch):
+  """A response of even length is right, which an untrained policy writes now and then."""
+
+  def verdicts(_, problems, responses):
+    return [tasks.Verdict(len(response) % 2 == 0, 'ok') for _, response in zip(problems, responses, strict=True)]
+
+  monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
+  monkeypatch.setattr(tasks.Math, 'verify_all', verdicts)
+
+
+def evaluated(workdir: pathlib.Path, output: pathlib.Path, *flags: str) -> tuple[dict, dict, list[dict]]:
+  """Evaluates with recording; the summary, the recorded arrays, and the answers."""
+  given = [f'--samples={SAMPLES}', f'--problems={PROBLEMS}', '--batch=32', '--record', *flags]
+  evaluate_main([f'--checkpoint={workdir}', f'--output={output}', *given])
+  with np.load(output / 'rollouts/rows.npz') as archive:
+    return json.loads((output / 'summary.json').read_text()), dict(archive), list(read_samples(output))
+
+
+def ends(rows: dict, mu: float, var: float, smoothing: float, epsilon: float, beta_0: float) -> tuple[np.ndarray, np.ndarray]:
+  """Where ESPO would end the recorded rows, token by token in float64."""
+  lengths, stopped = rows['full_length'].copy(), np.zeros(len(rows['correct']), bool)
+  for i, full in enumerate(rows['full_length']):
+    z = 0.0
+    for t in range(full - rows['ended'][i]):  # an end token ends the row itself
+      z = smoothing * z + (1 - smoothing) * np.clip((float(rows['regret'][i, t]) - mu) / np.sqrt(var + 1e-8), -5, 5)
+      if z > beta_0 * max(float(rows['values'][i, t]), epsilon):
+        lengths[i], stopped[i] = t + 1, True
+        break
+  return lengths, stopped
+
+
+def equal(found: dict, wanted: dict) -> None:
+  assert found.keys() == wanted.keys()
+  for name, x in wanted.items():
+    if name in INTEGERS:
+      np.testing.assert_array_equal(found[name], x, err_msg=name)
+    else:
+      np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope='module')
+def free(workdir, tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    right_now_and_then.__wrapped__(patch)
+    output = tmp_path_factory.mktemp('free')
+    return output, *evaluated(workdir, output)
+
+
+def test_recorded_answers_are_the_answers_and_replay_to_the_direct_numbers(free, workdir):
+  output, summary, rows, answers = free
+  assert 'stop' not in summary and not rows['stopped'].any() and not (output / 'recorded').exists()
+  for name, field in (('length', 'length'), ('correct', 'correct'), ('problem', 'problem'), ('id', 'id')):
+    np.testing.assert_array_equal(rows[name], [answer[field] for answer in answers])
+  np.testing.assert_array_equal(rows['ended'], [answer['stop_reason'] == 'eos' for answer in answers])
+  exp = make_experiment(load_config(output / 'config.json'))
+  assert exp.decode(rows['tokens'], rows['length']) == [answer['response'] for answer in answers]
+  taken = np.concatenate([row[:n] for row, n in zip(rows['regret'], rows['full_length'], strict=True)]).astype(np.float64)
+  np.testing.assert_allclose([rows['mu'], rows['var']], [taken.mean(), taken.var()], rtol=1e-6)
+  assert (rows['logprobs'] + rows['regret'] <= 1e-5).all()  # no probability is above 1
+
+  recordings, files = replay.read_recordings(output)
+  assert files == [output / 'rollouts/rows.npz'] and (recordings.weight == 1).all()
+  np.testing.assert_array_equal(recordings.problem[0], np.repeat(np.arange(PROBLEMS), SAMPLES))
+  rule = make_rule(load_config(output / 'config.json'), 'espo', **CONSTANTS)
+  state = stops.adaptive(rule, mu=recordings.mu[0], var=recordings.var[0])
+  seen = stops.Observation(recordings.regret[0], recordings.values[0], np.zeros_like(recordings.regret[0]))
+  found = replay.replay(rule, state, seen, recordings.full_length[0], recordings.ended[0])
+  lengths, stopped = ends(rows, float(rows['mu']), float(rows['var']), **CONSTANTS)
+  np.testing.assert_array_equal(found.length, lengths)
+  np.testing.assert_array_equal(found.stopped, stopped)
+  assert 0.1 < stopped.mean() < 0.9
+
+
+def test_answers_recorded_in_one_batch_are_those_recorded_in_two(free, workdir, tmp_path):
+  _, _, rows, answers = free
+  _, one, same = evaluated(workdir, tmp_path, '--batch=64')
+  equal(one, rows)
+  assert [answer['response'] for answer in same] == [answer['response'] for answer in answers]
+
+
+def test_a_rule_that_acts_ends_the_answers_where_the_replay_of_the_free_ones_does(free, workdir, tmp_path):
+  _, _, whole, answers = free
+  acted, rows, cut = evaluated(workdir, tmp_path, *STOP)
+  stop, scale = acted['stop'], json.loads((tmp_path / 'stop.json').read_text())
+  first = whole['regret'][:32][np.arange(whole['regret'].shape[1]) < whole['full_length'][:32, None]].astype(np.float64)
+  np.testing.assert_allclose([scale['mu'], scale['var']], [first.mean(), first.var()], rtol=1e-4)
+  np.testing.assert_array_equal(rows['mu'], np.float32(scale['mu']))
+  for name in ('tokens', 'full_length', 'ended', 'correct'):  # the answers go on as they would have without the rule
+    np.testing.assert_array_equal(rows[name], whole[name])
+  lengths, stopped = ends(whole, scale['mu'], scale['var'], **CONSTANTS)
+  np.testing.assert_array_equal(rows['length'], lengths)
+  np.testing.assert_array_equal(rows['stopped'], stopped)
+  right = whole['correct'] == 1
+  assert 0 < (right & stopped).sum() < right.sum() and 0.1 < stopped.mean() < 0.9
+  np.testing.assert_allclose(stop['saved'], 1 - lengths.sum() / whole['full_length'].sum())
+  np.testing.assert_allclose(stop['stop_rate'], stopped.mean())
+  assert (stop['right'], stop['lost']) == (right.sum(), (right & stopped).sum())
+  np.testing.assert_allclose(acted['scores'][f'avg@{SAMPLES}']['value'], (right & ~stopped).mean())
+  read = make_experiment(load_config(tmp_path / 'config.json')).decode(whole['tokens'], lengths)
+  for answer, before, text, n, ended in zip(cut, answers, read, lengths, stopped, strict=True):
+    assert answer['length'] == n and answer['full_length'] == before['length']
+    assert answer['full_correct'] == before['correct']
+    if ended:
+      assert answer['stop_reason'] == 'stopped' and answer['answer'] == '' and not answer['correct']
+      assert answer['response'] == text and before['response'].startswith(text)
+    else:
+      assert answer == before
+
+
+def test_a_recording_that_was_interrupted_goes_on_to_the_same_file(workdir, tmp_path, monkeypatch):
+  sample = evaluation.sample_answers
+
+  def signalled(*args, **kwargs):
+    for batch in sample(*args, **kwargs):
+      if 'acting' in kwargs:  # not while the moments are measured
+        os.kill(os.getpid(), signal.SIGTERM)
+      yield batch
+
+  _, whole, answers = evaluated(workdir, tmp_path / 'whole', *STOP)
+  monkeypatch.setattr(evaluation, 'sample_answers', signalled)
+  with pytest.raises(SystemExit):
+    evaluated(workdir, tmp_path / 'parts', *STOP)
+  assert [path.name for path in (tmp_path / 'parts/recorded').iterdir()] == ['000000.npz']
+  monkeypatch.setattr(evaluation, 'sample_answers', sample)
+  _, rows, same = evaluated(workdir, tmp_path / 'parts', *STOP)
+  assert same == answers
+  for name, x in whole.items():
+    np.testing.assert_array_equal(rows[name], x)
+  assert evaluated(workdir, tmp_path / 'parts', *STOP)[2] == answers  # nothing is left to do
+  (tmp_path / 'parts/rollouts/rows.npz').unlink()
+  with pytest.raises(SystemExit, match=rf'recorded: 0 of {ROWS} answers are recorded; fix: another --output'):
+    evaluated(workdir, tmp_path / 'parts', *STOP)
+
+
+def test_the_value_of_a_directory_without_a_critic_is_the_share_of_right_answers(tmp_path, capsys):
+  tokenizer = load_tokenizer(benchmark_data.tokenizer(tmp_path / 'tokenizer'))
+  shape = {'hidden_size': 16, 'intermediate_size': 24, 'num_layers': 1, 'num_heads': 2, 'num_kv_heads': 1, 'head_dim': 8}
+  config = ModelConfig(vocab_size=len(tokenizer), family='qwen2', qkv_bias=True, **shape)
+  save_hf(tmp_path / 'model', config, init(config, jax.random.key(0)), tokenizer=tokenizer)
+  data = benchmark_data.write(tmp_path / 'test.jsonl', [benchmark_data.gsm8k(i) for i in range(PROBLEMS)])
+  flags = ['--benchmark=gsm8k', f'--data={data}', '--horizon=16']
+  _, free, _ = evaluated(tmp_path / 'model', tmp_path / 'free', *flags)
+  mask = np.arange(free['regret'].shape[1]) < free['full_length'][:, None]
+  assert 0 < free['correct'].mean() < 1
+  np.testing.assert_allclose(free['values'], mask * np.float32(free['correct'].mean()))
+  constants = {'smoothing': 0.5, 'epsilon': 0.1, 'beta_0': 0.5}  # below the share of right answers
+  stop = ['--stop=espo', '--constants', *(f'{name}={value}' for name, value in constants.items())]
+  acted, rows, _ = evaluated(tmp_path / 'model', tmp_path / 'acted', *flags, *stop)
+  scale = json.loads((tmp_path / 'acted/stop.json').read_text())
+  np.testing.assert_allclose(scale['success'], free['correct'][:32].mean())
+  lengths, stopped = ends(rows, scale['mu'], scale['var'], **constants)
+  np.testing.assert_array_equal(rows['length'], lengths)
+  assert 0 < stopped.sum() == rows['stopped'].sum() and scale['success'] > constants['epsilon']
+  assert f'{acted["stop"]["lost"]} of {acted["stop"]["right"]} right answers were lost' in capsys.readouterr().out
+  recordings, _ = replay.read_recordings(tmp_path / 'acted')
+  np.testing.assert_array_equal(recordings.weight, 1)  # all stopped rows were decoded on
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--record', '--temperature=0', '--samples=1'], r'--record with --temperature=0: the regret .* is 0; fix: a '),
+    (['--stop=espo', '--temperature=0', '--samples=1'], r'--stop=espo with --temperature=0: .*; fix: a --temperature above 0'),
+    (['--constants', 'beta_0=2'], r'--constants beta_0=2: no stop rule reads it; fix: --stop=espo, or leave it out'),
+    (['--stop=never'], r'--stop=never: it stops no answer; fix: leave it out'),
+    (['--stop=esop'], r"--stop=esop: unknown stop rule 'esop'; did you mean 'espo'\?"),
+    (['--stop=espo', '--constants', 'beta=2'], r"--constants beta=2: no constant of the rule 'espo'; fix: one of beta_0, "),
+    (['--stop=espo', '--constants', 'beta_0=two'], r'--constants beta_0=two: .*; fix: NAME=VALUE, as in smoothing=0.5'),
+  ],
+)
+def test_flags_that_do_not_go_together_are_told(flags, message):
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main(['--checkpoint=runs/none', *flags])
