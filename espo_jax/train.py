@@ -34,14 +34,15 @@ from espo_jax.configs import (
 )
 from espo_jax.evaluate.examples import write_examples
 from espo_jax.evaluate.policies import PLUGINS, plugins_of
-from espo_jax.experiment import make_experiment
+from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError
+from espo_jax.parallel.memory import free_bytes
 from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.rewards import RewardError
 from espo_jax.stages.calibration import calibration
 from espo_jax.stages.critic_warmup import critic_warmup
 from espo_jax.stages.headline import headline
-from espo_jax.stages.loop import INTERRUPTED, Interrupted, TrainingFailed, going_on, interruption
+from espo_jax.stages.loop import INTERRUPTED, Interrupted, TrainingFailed, copy_tree, going_on, interruption
 from espo_jax.stages.results import evaluated, exit_curve, report, report_data
 from espo_jax.stages.rl import Watch, reinforce
 from espo_jax.stages.warm_start import warm_start
@@ -54,9 +55,12 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and 
 _CACHE = flags.DEFINE_string(
   'compilation_cache_dir', os.path.expanduser('~/.cache/espo_jax'), 'Compiled programs are kept here; empty for nowhere.'
 )
+_CHECK_MEMORY = flags.DEFINE_bool('check_memory', True, 'Whether a run that does not fit into memory is refused at its start.')
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None) -> dict:
+def train(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None, *, check_memory: bool = True
+) -> dict:
   """Runs all stages that `config.stages` names and reports on them.
 
   Args:
@@ -64,13 +68,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
     workdir: The experiment's folder. A run found there is resumed.
     watch: A function that is called after each update of an arm with the arm, the update and its training accuracy. An
       exception that it raises ends the run.
+    check_memory: Whether the programs of training are compiled before the first stage, to see whether they fit.
 
   Returns:
     The summary, as in `summary.json`. Without the stage 'rl' it is the evaluations by stage.
 
   Raises:
     ConfigError: The config cannot run, or the run in the folder began with another config or other plugin files. Both are
-      checked before any device is touched.
+      checked before any device is touched. It is a `DoesNotFit` if training needs more memory than there is.
     Interrupted: A signal interrupted the run. The same call resumes it.
     CheckpointError: A stage has checkpoints and none is complete, or they belong to another model.
     DataError: A data file cannot be used.
@@ -90,6 +95,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
   exp = make_experiment(config)
   if parallel.is_first():
     print(headline(exp, workdir), flush=True)
+  if check_memory:  # before the config is written, because the run may need another one
+    plan_memory(exp)
   report_data(exp.task, workdir)
   if parallel.is_first():
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
@@ -108,13 +115,26 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch:
       return evaluations
     state, forked_at = critic_warmup(exp, params, workdir, signals)
     reference = params if uses_reference(exp.config) else None
-    for arm in sorted(arms, key='random'.__eq__):  # 'random' is last, because it copies another arm's stop rate
-      rule, trained = reinforce(exp, arm, state, forked_at, reference, workdir, signals, watch)
+    order = sorted(arms, key='random'.__eq__)  # 'random' is last, because it copies another arm's stop rate
+    for arm in order:
+      start = state if arm == order[-1] else copy_tree(state)
+      rule, trained = reinforce(exp, arm, start, forked_at, reference, workdir, signals, watch)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm, signals)
       examples = workdir / 'arms' / arm / 'examples.json'
       if not parallel.from_first(examples.exists):
         write_examples(exp, rule, trained, examples)
+      del trained  # the next arm needs that memory
   return parallel.from_first(lambda: report(workdir, arms, evaluations))
+
+
+def plan_memory(exp: Experiment) -> None:
+  """Compiles the programs of training, prints what they need, and raises DoesNotFit if that is more than there is."""
+  from espo_jax.compile_check import plan  # only needed here
+
+  mine = [device for device in exp.mesh.devices.flat if device.process_index == jax.process_index()]
+  found = plan.check_memory(exp, parallel.from_first(lambda: free_bytes(len(mine))))
+  if found is not None and parallel.is_first():
+    print(plan.describe(found), flush=True)
 
 
 def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
@@ -174,7 +194,7 @@ def main(argv: list[str]) -> None:
   keep_compiled(_CACHE.value)
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
-      train(_CONFIG.value.lock(), str(_WORKDIR.value))
+      train(_CONFIG.value.lock(), str(_WORKDIR.value), check_memory=_CHECK_MEMORY.value)
     except Interrupted as stopped:
       print(going_on(stopped, 'espo_jax.train', sys.argv[1:]), file=sys.stderr, flush=True)
       sys.exit(INTERRUPTED)

@@ -12,9 +12,9 @@ from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
 from espo_jax.configs import logit_chunk, model_config, uses_reference, with_dtype
-from espo_jax.experiment import make_model, make_rule, make_sampler, make_task
+from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
-from espo_jax.model import Caches
+from espo_jax.model import ActorCritic, Caches
 from espo_jax.stages import rl
 from espo_jax.types import Prompts, Trajectories, Verdicts
 
@@ -32,22 +32,25 @@ class Programs:
     model: The policy and the critic.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, experiment: Experiment | None = None):
     """Describe the model. It reads only the `config.json` of a `model.path`; without one the task's tokenizer is made.
+
+    Args:
+      config: The experiment's config.
+      mesh: The mesh on which the experiment would run.
+      experiment: The experiment itself, if it is there. Its programs have its token ids and are therefore those that it runs;
+        without it they have other token ids and need the same memory.
 
     Raises:
       DataError: There is no such tokenizer.
     """
     config = with_dtype(config, mesh.devices.flat[0].platform)
-    vocab_size = 0 if config.model.path else len(make_task(config).tokenizer())
     self.config, self.mesh = config, mesh
-    self.model = make_model(config, model_config(config, vocab_size))
+    self.model, self._sampler = _described_parts(config, mesh) if experiment is None else (experiment.model, experiment.sampler)
     self._rule = make_rule(config, config.stop.name)
-    inducer = config.rollout.serial.inducer  # without a tokenizer, its bytes bound its tokens
-    serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
-    self._sampler = make_sampler(config, self.model, mesh, end_tokens=(0,), pad_token=0, serial=serial)
     chunk = logit_chunk(config, self.model.config.vocab_size, parallel.batch_shards(mesh))
     self._learner = rl.make_learner(config, self.model, self._rule, chunk)
+    self._laid: dict[str, Any] = {}  # the shardings of results, by program
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -115,8 +118,14 @@ class Programs:
     return self._packing(1).row.shape[1] // over
 
   def lower(self, name: str) -> jax.stages.Lowered:
-    """Lowers one of `PROGRAMS`."""
+    """Lowers one of `PROGRAMS`. Arguments that are results of another one are laid out as `compile` found them."""
     return {'reshard': self._reshard, 'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
+
+  def compile(self, name: str) -> jax.stages.Compiled:
+    """Compiles one of `PROGRAMS`, and keeps how its results are laid out for those that are lowered afterwards."""
+    compiled = self.lower(name).compile()
+    self._laid[name] = compiled.output_shardings
+    return compiled
 
   def _reshard(self) -> jax.stages.Lowered:
     boxed = jax.eval_shape(self.model.init_boxed, jax.random.key(0))
@@ -144,7 +153,10 @@ class Programs:
 
   @property
   def _rows(self) -> Trajectories:
-    return self._sampler.describe(*self._sampled_from(self.config.rollout.prompts))
+    rows = self._sampler.describe(*self._sampled_from(self.config.rollout.prompts))
+    if self.mesh.size > 1 or self.config.rollout.parts > 1 or 'rollout' not in self._laid:
+      return rows  # laid out over the batch
+    return jax.tree.map(_described, rows, self._laid['rollout'])
 
   @property
   def _reference(self) -> Any:
@@ -167,7 +179,11 @@ class Programs:
     scores = dict.fromkeys(rewards.text_rewards(c.reward.name), number)
     verdicts = Verdicts(number, flag, flag, level, flag, flag, scores)
     reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts)
-    reward = jax.tree.map(lambda x: _described(x, per_row), reward)
+    if 'rollout' in self._laid:
+      laid, _, _ = Reinforcement.graded.lower(self._learner, rows, verdicts).compile().output_shardings
+      reward = jax.tree.map(_described, reward, laid)
+    else:
+      reward = jax.tree.map(lambda x: _described(x, per_row), reward)
     return self.params, self._reference, rows, reward, self._packing(c.learner.minibatches * c.learner.micro_batches)
 
   def _prepare(self) -> jax.stages.Lowered:
@@ -176,12 +192,24 @@ class Programs:
   def _update(self) -> jax.stages.Lowered:
     c = self.config
     batch, _ = jax.eval_shape(self._learner.prepare, *self._prepare_arguments())
-    batch = jax.tree.map(lambda x: _described(x, parallel.over_batch(self.mesh)), batch)
+    if 'prepare' in self._laid:
+      batch = jax.tree.map(_described, batch, self._laid['prepare'][0])
+    else:
+      batch = jax.tree.map(lambda x: _described(x, parallel.over_batch(self.mesh)), batch)
     count = batch.advantages.shape[0] // c.learner.minibatches // c.learner.micro_batches
     chosen = _array((c.learner.micro_batches, count), jnp.int32, parallel.replicated(self.mesh))
     return Reinforcement.update.lower(
       self._learner, self.state, batch, self._reference, chosen, self._packing(c.learner.micro_batches)
     )
+
+
+def _described_parts(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[ActorCritic, rollout.Sampler]:
+  """Makes the model and the sampler of a config, with token ids that stand for those of a tokenizer."""
+  vocab_size = 0 if config.model.path else len(make_task(config).tokenizer())
+  model = make_model(config, model_config(config, vocab_size))
+  inducer = config.rollout.serial.inducer  # without a tokenizer, its bytes bound its tokens
+  serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
+  return model, make_sampler(config, model, mesh, end_tokens=(0,), pad_token=0, serial=serial)
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Any:

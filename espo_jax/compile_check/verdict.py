@@ -55,8 +55,7 @@ def check(programs: Programs, name: str, limit: float) -> Checked:
   """
   program, memory, accepted = _compiled(programs.lower(name))
   counted = count(program)
-  on_device = [x for x in jax.tree.leaves(programs.beside(name)) if x.sharding.memory_kind != 'pinned_host']
-  beside = sum(_shard_bytes(x) for x in on_device)
+  beside = on_device(programs.beside(name))
   return Checked(
     name=name,
     mesh=dict(programs.mesh.shape),
@@ -115,8 +114,13 @@ def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
     return {'parameters': memory.arguments, 'activations': memory.temporaries}
   trained, _ = split_frozen(programs.params, exits_alone=programs.config.exits.alone)
   copies = 1 if programs.config.learner.micro_batches == 1 else 2  # the sum over parts, and the gradient of the current part
-  gradients = copies * sum(_shard_bytes(x) for x in jax.tree.leaves(trained))
+  gradients = copies * on_device(trained)
   return {'parameters and moments': memory.arguments, 'gradients': gradients, 'activations': memory.temporaries - gradients}
+
+
+def on_device(tree: Any) -> int:
+  """Returns the bytes that described arrays take on one device. Arrays in the hosts' memory do not count."""
+  return sum(_shard_bytes(x) for x in jax.tree.leaves(tree) if x.sharding.memory_kind != 'pinned_host')
 
 
 def _shard_bytes(x: Any) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 from collections.abc import Iterator
 
@@ -47,5 +48,44 @@ def device_bytes() -> int:
   For an accelerator jax reports them. For a CPU they are an equal share of the host's memory.
   """
   stats = jax.local_devices()[0].memory_stats() or {}  # none on a CPU
-  host = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  return stats.get('bytes_limit', host // jax.local_device_count())
+  return stats.get('bytes_limit', _host_bytes() // jax.local_device_count())
+
+
+def free_bytes(devices: int, system: pathlib.Path = pathlib.Path('/')) -> int:
+  """Returns the bytes per device that a run may take.
+
+  For an accelerator this is the device's limit. For a CPU it is an equal share of what the process may take beyond what it has
+  now: the memory that is available on the host, or the limit of the process's control groups if that leaves less.
+
+  Args:
+    devices: The number of devices of this process that the run uses.
+    system: The root of the file system. Its folders `proc` and `sys` say what the process may take; without them it is the
+      host's whole memory.
+  """
+  if stats := jax.local_devices()[0].memory_stats():
+    return stats['bytes_limit']
+  try:
+    resident = int((system / 'proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+    (available,) = re.findall(r'^MemAvailable: +(\d+) kB', (system / 'proc/meminfo').read_text(), re.MULTILINE)
+  except OSError:  # another system than Linux
+    return _host_bytes() // devices
+  return max(0, min(int(available) * 1024, *(limit - resident for limit in _group_limits(system)), _host_bytes())) // devices
+
+
+def _group_limits(system: pathlib.Path) -> Iterator[int]:
+  """Yields the limits of the control groups that the process is in, of version 1 or 2, and of the groups around them."""
+  for line in (system / 'proc/self/cgroup').read_text().splitlines():
+    _, controllers, path = line.split(':', 2)
+    if controllers not in ('', 'memory'):
+      continue
+    root, name = system / 'sys/fs/cgroup' / controllers, 'memory.limit_in_bytes' if controllers else 'memory.max'
+    own = root / path.lstrip('/')
+    for folder in (own, *own.parents):
+      if (
+        folder.is_relative_to(root) and (folder / name).is_file() and (text := (folder / name).read_text().strip()).isdecimal()
+      ):
+        yield int(text)
+
+
+def _host_bytes() -> int:
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

@@ -16,17 +16,22 @@ from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 
 @during('critic warm-up')
 def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signals: Interruption) -> tuple[TrainState, int]:
-  """Trains without a stop rule until the gate opens; without a critic, for one update. All arms start from the result."""
+  """Trains without a stop rule until the gate opens; without a critic, for one update. All arms start from the result.
+
+  The parameters' buffers are donated unless they are the reference, which arms read.
+  """
   c = exp.config
   never = make_rule(c, 'never')
   params = exp.model.critic_from_policy(params)
-  state = exp.on_mesh(init_state(copy_tree(params), reinforcement_learner(exp, never).optimizer, never))
+  reference = params if uses_reference(c) else None
+  own = params if reference is None else copy_tree(params)
+  state = exp.on_mesh(init_state(own, reinforcement_learner(exp, never).optimizer, never))
   stage = make_stage(
     c,
     'critic warm-up',
     workdir / 'critic_warmup',
     last=warmup_updates(c),
-    step=reinforcement_step(exp, never, params if uses_reference(c) else None),
+    step=reinforcement_step(exp, never, reference),
     finished=lambda metrics: bool(metrics['gate_open']),
   )
   return run_stage(stage, state, signals)

@@ -28,7 +28,7 @@ def headline(exp: Experiment, workdir: pathlib.Path) -> str:
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
   device = jax.devices()[0]
   model = c.model.path or f'{shape.num_layers} layers of {shape.hidden_size}'
-  kept, there = _size(kept_bytes(exp, params)), _size(device_bytes())
+  kept, there = written_size(kept_bytes(exp, params)), written_size(device_bytes())
   why = _ON_CPU.get(shape.dtype, '') if device.platform == 'cpu' else ''
   return (
     f'{exp.mesh.size} of {jax.device_count()} x {device.device_kind}; model {model}, {count:,} parameters in '
@@ -55,8 +55,9 @@ def kept_bytes(exp: Experiment, params: object) -> int:
   return own + (0 if c.learner.offload_optimizer else round(state * own / whole))
 
 
-def _size(count: int) -> str:
+def written_size(count: float) -> str:
+  """Returns a number of bytes in the largest binary unit that it reaches, such as '3.7 GiB'."""
   for unit, name in _UNITS:
     if count >= unit:
       return f'{count / unit:.1f} {name}'
-  return f'{count} bytes'
+  return f'{count:.0f} bytes'

@@ -113,7 +113,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
 
   Args:
     stage: The stage to run.
-    initial: The state to start from; only its shapes and shardings matter when there is a checkpoint.
+    initial: The state to start from. Its buffers are donated; only its shapes and shardings matter when there is a checkpoint.
     signals: The interruption flag, which is read after every step.
 
   Returns:
@@ -126,6 +126,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   """
   state, start = initial, stage.first
   if (found := restore(stage.directory / 'checkpoints', initial)) is not None:
+    jax.tree.map(lambda x: x.delete(), initial)  # the caller may still refer to them
     state, start = found.state, found.step
     if found.done:
       return state, start

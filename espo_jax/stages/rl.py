@@ -17,7 +17,7 @@ from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
-from espo_jax.stages.loop import Interruption, Step, copy_tree, make_stage, run_stage
+from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
 from espo_jax.stages.rollouts import Draw, collect, informative_batch, problems_of, sampling_params, write_rollout
@@ -160,7 +160,7 @@ def reinforce(
   Args:
     exp: The experiment.
     arm: The name of the stop rule.
-    state: The state after the critic warm-up, which other arms start from as well.
+    state: The state after the critic warm-up. Its buffers are donated.
     forked_at: The updates of the critic warm-up.
     reference: The parameters that reinforcement learning started from; None where neither reward nor loss reads them.
     workdir: The folder of the run.
@@ -184,7 +184,7 @@ def reinforce(
     last=c.learner.updates,
     step=one if watch is None else _watched(one, functools.partial(watch, arm)),
   )
-  state, _ = run_stage(stage, exp.on_mesh(fork(copy_tree(state), rule)), signals)
+  state, _ = run_stage(stage, exp.on_mesh(fork(state, rule)), signals)
   return rule, state
 
 

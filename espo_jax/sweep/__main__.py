@@ -20,6 +20,7 @@ from absl import logging
 
 from espo_jax import monitor, sweep
 from espo_jax.commands import CommandParser, lower_fields, machine_errors
+from espo_jax.compile_check.plan import DoesNotFit
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
 from espo_jax.stages.loop import Interrupted, TrainingFailed, going_on
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       compare_arms(args.sweep, args.workdir, args.output or args.workdir / 'report', args.seeds)
   except Interrupted as stopped:
     print(going_on(stopped, 'espo_jax.sweep', sys.argv[1:] if argv is None else argv), file=sys.stderr)
+  except DoesNotFit as error:
+    sys.exit(f'error: in common of {args.sweep}: {error.told("{!r}: {!r}", ", ")}')
   except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:
     sys.exit(f'error: {error}')
 
