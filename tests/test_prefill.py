@@ -69,9 +69,10 @@ def test_a_prompt_is_read_as_if_it_were_alone(scan_layers, separate_critic, in_f
   rounding.assert_within(together, joined, limits)
 
 
-def test_prompts_of_a_mesh_stay_on_their_devices(in_float64):
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_prompts_of_a_mesh_stay_on_their_devices(scan_layers, in_float64):
   """Each shard packs its own prompts. No column of a cache is gathered."""
-  model, params = actor_critic(8)
+  model, params = actor_critic(8, scan_layers=scan_layers)
   mesh = parallel.make_mesh(data=4, fsdp=1, tensor=2)
   rows = NamedSharding(mesh, PartitionSpec(parallel.BATCH[0]))
   put = jax.device_put((TOKENS, LENGTHS), (rows, rows))

@@ -16,7 +16,8 @@ from espo_jax import parallel
 from espo_jax.model.cache import Cache
 from espo_jax.model.depth import KeysValues
 
-_TOKENS = 512  # of a sequence, unless a prompt may be longer: enough to keep a device busy
+# A sequence has room for four of the longest prompts, but for no more tokens than keep a device busy.
+_PROMPTS, _TOKENS = 4, 512
 
 # From tokens, positions and segments to the hidden states and the keys and values of every layer.
 Read = Callable[[Array, Array, Array], tuple[Array, KeysValues]]
@@ -38,7 +39,7 @@ def sequence_width(prompts: int, longest: int) -> int:
     prompts: The number of prompts of a shard.
     longest: The most tokens of a prompt.
   """
-  return max(longest, min(_TOKENS, prompts * longest))
+  return max(longest, min(_TOKENS, min(_PROMPTS, prompts) * longest))
 
 
 def pack_prompts(lengths: Int[Array, 'X P'], longest: int) -> Packed:
@@ -100,7 +101,7 @@ def prefill(
 
   def split(x: Array) -> Array:  # rows to shards and rows, with a mesh on each its own
     heads = x.ndim - 4
-    names = (None,) * (heads - 1) + ('kv_heads', 'batch', None, None, None)
+    names = (None,) * heads + ('kv_heads', 'batch', None, None, None)
     return parallel.constrain(x.reshape(*x.shape[: heads + 1], shards, -1, *x.shape[-2:]), *names, mesh=mesh)
 
   def body(carry: tuple[Array, Array, KeysValues]) -> tuple[Array, Array, KeysValues]:
