@@ -1,10 +1,10 @@
-"""Write a trained policy, or a model in GGUF, as a Hugging Face directory, which transformers, vLLM and this project read.
+"""Writes a trained policy, or a model in GGUF, as a Hugging Face directory, which transformers, vLLM and this project read.
 
   python -m espo_jax.convert --checkpoint=runs/quickstart --output=models/quickstart [--arm=espo] [--step=60]
   python -m espo_jax.convert --gguf=qwen2.5-1.5b-instruct-q4_k_m.gguf --output=models/qwen
 
-Of a checkpoint, adapters are merged into the weights and the value head is left out. Of a GGUF file, quantised weights become
-float32, which holds their values exactly, and the tokenizer and the chat template are those of the file.
+The adapters of a checkpoint are merged into its weights, and its value head is left out. The quantised weights of a GGUF file
+become float32, which holds their values exactly. Tokenizer and chat template are taken from the file.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def convert(
 
 
 def convert_gguf(file: str | pathlib.Path, output: str | pathlib.Path) -> None:
-  """Write the model of a GGUF file, with its tokenizer, its chat template and its end tokens.
+  """Writes the model of a GGUF file, with its tokenizer, its chat template and its end tokens.
 
   Args:
     file: The GGUF file.

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import torch
 import transformers
+from hf_models import random_model
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 SIZES = {'vocab_size': 62, 'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2, 'max_position_embeddings': 96}
@@ -36,17 +37,9 @@ _SCALES = {Q.Q4_K: {0: 4e-4, 2: 3e-3}, Q.Q6_K: {208: 1e-4}}
 
 
 def make_model(case: str, **sizes):
-  """A random model; norms and biases are random too, so that none is idle."""
+  """A random model of `case`."""
   family, heads, kv_heads, extra = CASES[case]
-  config = getattr(transformers, f'{family}Config')(
-    **(SIZES | sizes), num_attention_heads=heads, num_key_value_heads=kv_heads, eos_token_id=2, **extra
-  )
-  torch.manual_seed(0)
-  model = getattr(transformers, f'{family}ForCausalLM')(config).eval()
-  with torch.no_grad():
-    for name, x in model.named_parameters():
-      x.normal_(1.0 if 'norm' in name else 0.0, 0.2)
-  return model
+  return random_model(family, **(SIZES | sizes), num_attention_heads=heads, num_key_value_heads=kv_heads, **extra)
 
 
 def write_gguf(path: pathlib.Path, model, kind: str = 'F32', *, keys=None, drop=(), tensors=None) -> pathlib.Path:

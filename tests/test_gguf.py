@@ -18,6 +18,7 @@ from gguf_files import BLOCKED, CASES, make_model, read_by_transformers, write_g
 from rounding import assert_within
 from test_huggingface import jax_logits, limit_of, on_tokens, stored, torch_logits
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from watched import MOST_BYTES
 
 from espo_jax import convert, parallel, tasks
 from espo_jax.model import Lora, load_gguf, load_hf, open_gguf, read_end_tokens, rewrite_gguf
@@ -159,31 +160,16 @@ def test_weights_arrive_sharded_as_they_do_whole(case, kind, written):
 
 
 _PEAK = """
-import re, sys, threading, time
+import sys
 import gguf, jax
 from espo_jax import model
 from espo_jax.model import gguf as reader
-
-def anonymous():
-  return int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10
 
 reader._SHARD_BYTES = int(sys.argv[3])
 jax.numpy.zeros(1).block_until_ready()
 opened = model.open_gguf(sys.argv[1])
 reader.read_gguf_config(opened)  # imports transformers' config
-before, peak, done = anonymous(), [0], [False]
-
-def watch():
-  while not done[0]:
-    peak[0] = max(peak[0], anonymous())
-    time.sleep(0.002)
-
-thread = threading.Thread(target=watch)
-thread.start()
-model.rewrite_gguf(opened, sys.argv[2])
-done[0] = True
-thread.join()
-print(peak[0] - before)
+print(most_bytes(lambda: model.rewrite_gguf(opened, sys.argv[2]))[0])
 """
 
 
@@ -191,7 +177,7 @@ def test_a_shard_and_a_tensor_are_in_memory_at_a_time(tmp_path):
   sizes = {'hidden_size': 768, 'intermediate_size': 3072, 'vocab_size': 4096, 'num_hidden_layers': 5}
   file = write_gguf(tmp_path / 'model.gguf', make_model('qwen2-tied', **sizes), 'Q8_0')
   shard = 12 << 20
-  command = [sys.executable, '-c', _PEAK, str(file), str(tmp_path / 'out'), str(shard)]
+  command = [sys.executable, '-c', MOST_BYTES + _PEAK, str(file), str(tmp_path / 'out'), str(shard)]
   result = subprocess.run(command, capture_output=True, text=True, check=True)
   tensors = stored(tmp_path / 'out')
   total, largest = sum(x.nbytes for x in tensors.values()), max(x.nbytes for x in tensors.values())

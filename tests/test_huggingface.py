@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hf_models import random_model
 from readers import needs_transformers4, transformers4
 from rounding import assert_within, of_decoder, of_program
 from small import randomised
@@ -86,17 +87,9 @@ LENGTHS = np.array([13, 9, 1])
 
 
 def write_model(directory, case, dtype=torch.float32, **options):
-  """A random model of `case` in the format of its family; norms and biases are random too, so that none is idle."""
+  """A random model of `case` in the format of its family."""
   family, heads, kv_heads, extra = (CASES | STRETCHED)[case]
-  config = getattr(transformers, f'{family}Config')(
-    **SIZES, num_attention_heads=heads, num_key_value_heads=kv_heads, eos_token_id=2, **extra
-  )
-  torch.manual_seed(0)
-  model = getattr(transformers, f'{family}ForCausalLM')(config).eval()
-  with torch.no_grad():
-    for name, x in model.named_parameters():
-      x.normal_(1.0 if 'norm' in name else 0.0, 0.2)
-  model = model.to(dtype)
+  model = random_model(family, **SIZES, num_attention_heads=heads, num_key_value_heads=kv_heads, **extra).to(dtype)
   model.save_pretrained(directory, **options)
   return model
 

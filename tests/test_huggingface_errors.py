@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_huggingface import write_model
+from watched import MOST_BYTES
 
 from espo_jax.model import Lora, WeightsError, load_hf, read_end_tokens
 
@@ -204,29 +205,15 @@ def test_adapters_that_cannot_be_are_refused(lora, message):
 
 
 _PEAK = """
-import re, sys, threading, time
+import sys
 import jax, numpy as np
 from espo_jax.model import load_hf, read_config
 
-def anonymous():
-  return int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10
-
 jax.numpy.zeros(1).block_until_ready()
 read_config(sys.argv[1])
-before, peak, done = anonymous(), [0], [False]
-
-def watch():
-  while not done[0]:
-    peak[0] = max(peak[0], anonymous())
-    time.sleep(0.002)
-
-thread = threading.Thread(target=watch)
-thread.start()
-_, params = load_hf(sys.argv[1])
-done[0] = True
-thread.join()
+peak, (_, params) = most_bytes(lambda: load_hf(sys.argv[1]))
 sizes = [x.nbytes for x in jax.tree.leaves(params)]
-print(peak[0] - before, sum(sizes), max(sizes))
+print(peak, sum(sizes), max(sizes))
 """
 
 
@@ -237,7 +224,7 @@ def test_the_host_holds_its_shards_and_little_more_than_one_tensor(tmp_path):
   shape = {'hidden_size': 1024, 'intermediate_size': 4096, 'num_attention_heads': 16, 'num_key_value_heads': 4}
   config = transformers.Qwen2Config(vocab_size=4096, num_hidden_layers=8, tie_word_embeddings=True, **shape)
   transformers.Qwen2ForCausalLM(config).to(torch.float32).save_pretrained(tmp_path)
-  result = subprocess.run([sys.executable, '-c', _PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
+  result = subprocess.run([sys.executable, '-c', MOST_BYTES + _PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
   peak, total, largest = map(int, result.stdout.split())
   assert total > 400e6
   overhead = 60e6  # tracing, the runtime's arenas

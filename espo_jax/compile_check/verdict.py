@@ -15,6 +15,7 @@ from espo_jax.compile_check.chips import Chip, Roofline, roofline
 from espo_jax.compile_check.cost import Cost, Counted, count
 from espo_jax.compile_check.hlo import Program, parse
 from espo_jax.compile_check.programs import Programs
+from espo_jax.configs.memory import fewer_tokens
 from espo_jax.model import split_frozen
 
 GIB = 2**30
@@ -177,8 +178,10 @@ def advice(checked: Checked, config: ml_collections.ConfigDict) -> str:
     elif config.model.remat != 'full' and checked.name == 'update':
       fix = f"model.remat = 'full' ({config.model.remat!r} now)"
     else:
-      tokens = config.learner.logit_chunk
-      fix = f'learner.logit_chunk = {tokens // 2 or 128} or less ({tokens} now), or a larger mesh.tensor ({mesh} now)'
+      fix = (
+        f'learner.logit_chunk = {fewer_tokens(config)} or less ({config.learner.logit_chunk} now), or a larger mesh.tensor '
+        f'({mesh} now)'
+      )
   elif part == 'other temporaries':
     fix = f'fewer rollout.slots, more rollout.parts ({config.rollout.parts} now), or {split}'
   else:

@@ -40,7 +40,7 @@ def _rollout(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
 
 def _score(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
   yield 'learner.micro_batches', _more_parts(c)
-  yield 'learner.logit_chunk', _fewer_tokens(c)
+  yield 'learner.logit_chunk', fewer_tokens(c)
 
 
 def _update(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
@@ -54,7 +54,7 @@ def _evaluation(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
 
 def _gradient(c: ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
   yield 'model.remat', None if c.model.remat == 'full' else 'full'
-  yield 'learner.logit_chunk', _fewer_tokens(c)
+  yield 'learner.logit_chunk', fewer_tokens(c)
 
 
 def _half(c: ml_collections.ConfigDict, rows: int) -> int | None:
@@ -63,8 +63,8 @@ def _half(c: ml_collections.ConfigDict, rows: int) -> int | None:
   return half or None
 
 
-def _fewer_tokens(c: ml_collections.ConfigDict) -> int:
-  """Returns half as many tokens. Where the size of a chunk is left open, it is 441 for Qwen2.5's vocabulary."""
+def fewer_tokens(c: ml_collections.ConfigDict) -> int:
+  """Returns a smaller `learner.logit_chunk`: half of it, or 128 in place of 0, which is 441 for Qwen2.5's vocabulary."""
   return max(1, c.learner.logit_chunk // 2) if c.learner.logit_chunk else 128
 
 

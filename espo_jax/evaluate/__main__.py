@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
   policy.add_argument(
     '--dtype',
     choices=('float32', 'bfloat16', 'float16'),
-    help=f"of weights and activations; by default the run's, or {DTYPE} weights; then a CPU computes in float32",
+    help=f"the dtype of weights and activations; by default the run's, or {DTYPE} weights; a CPU then computes in float32",
   )
   problems = parser.add_argument_group('problems')
   problems.add_argument(
@@ -108,7 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     '--stop', metavar='RULE', help='a stop rule, which ends answers; they are decoded on to see what is lost'
   )
   stopping.add_argument(
-    '--constants', nargs='*', type=_constant, default=[], metavar='NAME=VALUE', help="of --stop; by default the run's"
+    '--constants',
+    nargs='*',
+    type=_constant,
+    default=[],
+    metavar='NAME=VALUE',
+    help="constants of the rule; by default the run's",
   )
   answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
   return parser

@@ -21,7 +21,7 @@ from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
 from espo_jax.model.depth import Deciding, Forced, KeysValues
-from espo_jax.model.prefill import prefill
+from espo_jax.model.prefill import Read, prefill
 from espo_jax.types import Depth
 
 
@@ -142,21 +142,20 @@ class ActorCritic:
     """
     tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
 
-    def run(decoder: Decoder, name: str) -> tuple[Array, Cache]:
+    def reads(decoder: Decoder, name: str) -> Read:
       def read(tokens: Array, positions: Array, segments: Array) -> tuple[Array, KeysValues]:
         out: Any = decoder.apply({'params': params[name]}, tokens, positions, segments)
         return out[:2]
 
-      room = init_cache(self.config, *tokens.shape)
-      return prefill(read, tokens, lengths, room, self.config.hidden_size)
+      return read
 
+    networks = [reads(self._policy, 'policy'), *([reads(self._critic, 'critic')] if self.separate_critic else [])]
+    room = init_cache(self.config, *tokens.shape)
+    (policy, cache), *others = prefill(networks, tokens, lengths, room, self.config.hidden_size)
     depth = None
     if self.exits is not None:
       depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape))
-    policy, cache = run(self._policy, 'policy')
-    if not self.separate_critic:
-      return States(policy, policy, depth), Caches(cache, None)
-    critic, critic_cache = run(self._critic, 'critic')
+    critic, critic_cache = others[0] if others else (policy, None)
     return States(policy, critic, depth), Caches(cache, critic_cache)
 
   def extend_policy(

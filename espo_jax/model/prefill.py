@@ -1,11 +1,11 @@
 """The first pass over the prompts, which are packed into sequences so that it computes little padding.
 
-Prompts differ in length, and their array has room for the longest of all data: three quarters of it are padding on GSM8K with
-512 columns. Here prompts share sequences, and a loop runs one sequence per shard at a time, as many as have a prompt. Shapes do
-not depend on the lengths, so that one program serves all batches.
+Prompts differ in length, and their array has room for the longest of all data, so that most of it is padding. Here prompts
+share sequences, and a loop runs one sequence per shard at a time, as many as have a prompt. Shapes do not depend on the
+lengths, so that one program serves all batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -82,16 +82,19 @@ def prefill_columns(lengths: Int[Array, 'X P'], longest: int) -> Int[Array, '']:
 
 
 def prefill(
-  read: Read, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], room: Cache, width: int
-) -> tuple[Float[Array, 'B D'], Cache]:
-  """The hidden state of each prompt's last token, and the cache with the prompts.
+  reads: Sequence[Read], tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], room: Cache, width: int
+) -> list[tuple[Float[Array, 'B D'], Cache]]:
+  """Reads all prompts with several networks of one shape.
 
   Args:
-    read: The function that runs the model on packed sequences.
+    reads: The functions that run the networks on packed sequences.
     tokens: The prompts, padded on the right.
     lengths: The number of tokens of each prompt, at least 1.
     room: An empty cache of `B` rows.
     width: The width of a hidden state.
+
+  Returns:
+    For each network the hidden state of each prompt's last token, and the cache with the prompts.
   """
   (count, longest), mesh = tokens.shape, jax.typeof(tokens).sharding.mesh
   shards = 1 if mesh.empty else parallel.batch_shards(mesh)
@@ -104,23 +107,30 @@ def prefill(
     names = (None,) * heads + ('kv_heads', 'batch', None, None, None)
     return parallel.constrain(x.reshape(*x.shape[: heads + 1], shards, -1, *x.shape[-2:]), *names, mesh=mesh)
 
-  def body(carry: tuple[Array, Array, KeysValues]) -> tuple[Array, Array, KeysValues]:
-    i, last, sides = carry
+  def body(carry: tuple[Array, list[tuple[Array, KeysValues]]]) -> tuple[Array, list[tuple[Array, KeysValues]]]:
+    i, done = carry
     prompt, index, real = (jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) for x in packed[:3])
     given = jnp.take_along_axis(flat, prompt * longest + index, axis=1)
-    hidden, fresh = read(jnp.where(real, given, 0), index, jnp.where(real, prompt + 1, 0))
+    sequences = jnp.where(real, given, 0), index, jnp.where(real, prompt + 1, 0)
     its = jnp.where(real, prompt, count)  # a row that is not there, so that padding is dropped
     is_last = index == jnp.take_along_axis(lengths_of, prompt, axis=1) - 1
-    last = _put(last, hidden, jnp.where(is_last, its, count)[..., None])
-    place = jnp.stack([its, index], axis=-1)
-    return i + 1, last, jax.tree.map(lambda old, new: _put(old, new, place), sides, fresh)
+    ends, place = jnp.where(is_last, its, count)[..., None], jnp.stack([its, index], axis=-1)
+
+    def put(read: Read, last: Array, sides: KeysValues) -> tuple[Array, KeysValues]:
+      hidden, fresh = read(*sequences)
+      return _put(last, hidden, ends), jax.tree.map(lambda old, new: _put(old, new, place), sides, fresh)
+
+    return i + 1, [put(read, *before) for read, before in zip(reads, done, strict=True)]
+
+  def joined(last: Array, sides: KeysValues) -> tuple[Array, Cache]:
+    keys, values = jax.tree.map(lambda new, old: new.reshape(old.shape), sides, (room.keys, room.values))
+    return last.reshape(count, width), Cache(keys, values, lengths)
 
   sides = jax.tree.map(split, (room.keys, room.values))
   blank = parallel.constrain(jnp.zeros((shards, count // shards, width), _dtype(room)), 'batch', None, None, mesh=mesh)
-  start = (jnp.zeros((), jnp.int32), blank, sides)
-  _, last, sides = jax.lax.while_loop(lambda carry: carry[0] < packed.used, body, start)
-  keys, values = jax.tree.map(lambda new, old: new.reshape(old.shape), sides, (room.keys, room.values))
-  return last.reshape(count, width), Cache(keys, values, lengths)
+  start = jnp.zeros((), jnp.int32), [(blank, sides) for _ in reads]
+  _, done = jax.lax.while_loop(lambda carry: carry[0] < packed.used, body, start)
+  return [joined(*part) for part in done]
 
 
 def _dtype(cache: Cache) -> jnp.dtype:
