@@ -58,6 +58,14 @@ class Depth(flax.struct.PyTreeNode):
   logprobs: Float[Array, '...']  # sum over the token's exit decisions; 0 where none was drawn
 
 
+class Features(flax.struct.PyTreeNode):
+  """What is recorded about the state that each token was drawn from."""
+
+  entropy: Float[Array, '...']  # of the sampling distribution, nats
+  margin: Float[Array, '...']  # log-probability of the likeliest token minus that of the second; inf if it is the only one
+  projections: Float[Array, '... K']  # of the policy's final state onto fixed orthonormal directions
+
+
 class Trajectories(flax.struct.PyTreeNode):
   """The finished rows of a rollout, as the engine returns them and every later step reads them.
 
@@ -85,6 +93,7 @@ class Trajectories(flax.struct.PyTreeNode):
   started: Int[Array, 'N']  # the decode step at which the row took a slot
   shadow: Bool[Array, 'N']  # the row was stopped and decoded on for measurement
   depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
+  features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded
 
   @property
   def joint_logprobs(self) -> Float[Array, 'N T']:

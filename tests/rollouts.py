@@ -57,6 +57,7 @@ def run(
   slots=0,
   critic_every=1,
   horizon=HORIZON,
+  directions=None,
 ):
   """Trajectories as numpy arrays."""
   model, params = model_of(variant)
@@ -76,6 +77,7 @@ def run(
     scan_length=scan,
     slots=slots,
     critic_every=critic_every,
+    directions=directions,
   )
   return jax.device_get(rows)
 

@@ -127,6 +127,23 @@ def test_answers_recorded_in_one_batch_are_those_recorded_in_two(free, workdir, 
   assert [answer['response'] for answer in same] == [answer['response'] for answer in answers]
 
 
+def test_features_of_the_states_are_recorded_beside_the_same_answers(free, workdir, tmp_path):
+  _, summary, rows, _ = free
+  with_features, found, _ = evaluated(workdir, tmp_path, '--features=5')
+  equal({name: found[name] for name in rows}, rows)
+  assert found.keys() - rows.keys() == {'entropy', 'margin', 'projections'}
+  assert found['projections'].shape == (*rows['tokens'].shape, 5) and found['projections'].dtype == np.float16
+  real = np.arange(rows['tokens'].shape[1]) < rows['full_length'][:, None]
+  assert (found['entropy'][real] > 0).all() and (found['margin'][real] > 0).all() and found['projections'][real].all()
+  assert not any(found[name][~real].any() for name in ('entropy', 'margin', 'projections'))
+  assert with_features['settings'] == summary['settings'] | {'features': 5}
+
+
+def test_there_are_no_more_directions_than_a_state_has_numbers(workdir, tmp_path):
+  with pytest.raises(SystemExit, match=r'--features=17: a state has 16 numbers; fix: at most 16'):
+    evaluate_main([f'--checkpoint={workdir}', f'--output={tmp_path}/none', '--record', '--features=17'])
+
+
 def test_a_rule_that_acts_ends_the_answers_where_the_replay_of_the_free_ones_does(free, workdir, tmp_path):
   _, _, whole, answers = free
   acted, rows, cut = evaluated(workdir, tmp_path, *STOP)
@@ -211,6 +228,8 @@ def test_the_value_of_a_directory_without_a_critic_is_the_share_of_right_answers
   [
     (['--record', '--temperature=0', '--samples=1'], r'--record with --temperature=0: the regret .* is 0; fix: a '),
     (['--stop=espo', '--temperature=0', '--samples=1'], r'--stop=espo with --temperature=0: .*; fix: a --temperature above 0'),
+    (['--features=8'], r'--features=8: nothing is recorded; fix: --record beside it'),
+    (['--record', '--features=-1'], r'--features=-1: out of range; fix: a number of at least 0'),
     (['--constants', 'beta_0=2'], r'--constants beta_0=2: no stop rule reads it; fix: --stop=espo, or leave it out'),
     (['--stop=never'], r'--stop=never: it stops no answer; fix: leave it out'),
     (['--stop=esop'], r"--stop=esop: unknown stop rule 'esop'; did you mean 'espo'\?"),

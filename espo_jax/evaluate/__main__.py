@@ -105,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
   stopping = parser.add_argument_group('stop rules')
   stopping.add_argument('--record', action='store_true', help='keep the regret of every token in OUTPUT/rollouts, for replay')
   stopping.add_argument(
+    '--features',
+    type=int,
+    default=Request.features,
+    metavar='K',
+    help="of --record: also keep every state's entropy, margin and K projections; by default %(default)s, none of them",
+  )
+  stopping.add_argument(
     '--stop', metavar='RULE', help='a stop rule, which ends answers; they are decoded on to see what is lost'
   )
   stopping.add_argument(

@@ -150,6 +150,7 @@ def sample_answers(
   exit_level: float | None = None,
   acting: Acting | None = None,
   record: bool = False,
+  features: int = 0,
 ) -> Iterator[Answered]:
   """Sample and grade answers batch by batch, in the order of the problems.
 
@@ -168,8 +169,11 @@ def sample_answers(
     exit_level: The level of the exit policy; its own level by default.
     acting: The stop rule; None for none.
     record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
+    features: The number of directions onto which recorded states are projected; 0 records no features of states.
   """
-  sampler = exp.sampler.plain(samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level)
+  sampler = exp.sampler.plain(
+    samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features
+  )
   rule, adaptive = acting or Acting(_NEVER, _NEVER.init(1).adaptive)
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]

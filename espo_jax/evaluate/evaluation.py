@@ -77,6 +77,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     'param_dtype': c.model.param_dtype,
     **({'today': c.data.today} if c.data.today else {}),
     **({'record': True} if request.record else {}),
+    **({'features': request.features} if request.features else {}),
     **({'stop': request.stop, 'constants': dict(request.constants)} if request.stop else {}),
   }
   session = _answer(exp, policy, problems, settings, output)
@@ -130,7 +131,8 @@ def _answer(
       scale = measured_scale(output, lambda: next(answering(params, record=True)))
       acting = acting_rule(exp, settings['stop'], settings['constants'], scale)
       params = with_value(exp, policy, params, scale)
-    for batch in answering(params, start=start // samples, acting=acting, record='record' in settings):
+    answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0))
+    for batch in answering(params, start=start // samples, acting=acting):
       if batch.recorded is not None and parallel.is_first():
         write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)

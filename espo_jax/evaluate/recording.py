@@ -104,4 +104,6 @@ def _real(recorded: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _widened(array: np.ndarray, width: int) -> np.ndarray:
   """Pads the columns of a token array with zeros; an array with one number per row is returned as it is."""
-  return np.pad(array, ((0, 0), (0, width - array.shape[1]))) if array.ndim == 2 else array
+  if array.ndim == 1:
+    return array
+  return np.pad(array, [(0, width - size if axis == 1 else 0) for axis, size in enumerate(array.shape)])

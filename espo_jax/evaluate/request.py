@@ -17,7 +17,7 @@ BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   *((name, lambda x: x <= 0, 'above 0') for name in ('samples', 'problems', 'horizon', 'batch')),
-  *((name, lambda x: x < 0, 'of at least 0') for name in ('top_k', 'slots')),
+  *((name, lambda x: x < 0, 'of at least 0') for name in ('top_k', 'slots', 'features')),
   ('temperature', lambda x: not 0 <= x < float('inf'), 'of at least 0'),
   ('top_p', lambda x: not 0 < x <= 1, 'in (0, 1]'),
   ('min_p', lambda x: not 0 <= x <= 1, 'in [0, 1]'),
@@ -66,6 +66,7 @@ class Request:
     seed: the seed of the answers; the problems do not depend on it.
     dtype: the type of weights and activations.
     record: whether the tokens of every answer are recorded for espo_jax.replay.
+    features: the number of directions onto which the recorded states are projected; 0 records no features of states.
     stop: the stop rule that ends answers; None for none.
     constants: the constants of the stop rule that replace those of the run.
     output: the folder to write.
@@ -92,6 +93,7 @@ class Request:
   seed: int = 0
   dtype: str | None = None
   record: bool = False
+  features: int = 0
   stop: str | None = None
   constants: Sequence[tuple[str, float]] = ()
   output: str | None = None
@@ -120,6 +122,8 @@ def _check_stop(request: Request) -> None:
   asked = f'--stop={request.stop}' if request.stop else '--record'
   if (request.record or request.stop) and request.temperature == 0:
     raise RequestError(f'{asked} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
+  if request.features and not request.record:
+    raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
   if not request.stop:
     for name, value in request.constants:
       raise RequestError(f'--constants {name}={value:g}: no stop rule reads it; fix: --stop=espo, or leave it out')
@@ -166,10 +170,13 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):
       if getattr(request, name) is not None:
         config.rollout[name] = getattr(request, name)
-    return make_experiment(config)
+    exp = make_experiment(config)
   except (ConfigError, tasks.DataError) as error:
     flags = (*_SKIP, *(_ASKED if request.benchmark else ()), *(() if policy.is_run else _OF_DIRECTORY))
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
+  if request.features > (most := exp.model.config.hidden_size):
+    raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
+  return exp
 
 
 def _use_benchmark(config: Any, benchmark: str, request: Request) -> None:

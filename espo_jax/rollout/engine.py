@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.features import features
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
 from espo_jax.rollout.slots import (
@@ -72,6 +73,7 @@ def generate(
   slots: int = 0,
   scan_length: int = 32,
   critic_every: int = 1,
+  directions: Float[Array, 'D K'] | None = None,
   pad_token: int = 0,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
@@ -97,6 +99,7 @@ def generate(
     scan_length: `K`, the most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time; ESPO has 1. Between two readings the rule sees
       the last value.
+    directions: Orthonormal directions; with them the rows have `features`. None records no features.
     pad_token: The token that fills the columns after a response.
     mesh: The mesh that the parameters are on; slots are split over its batch axes. None for a single device.
 
@@ -129,6 +132,7 @@ def generate(
     scan_length=scan_length,
     critic_every=critic_every,
     exit_level=exit_level,
+    directions=directions,
     mesh=mesh,
   )
   return decode_rows(setup, adaptive)[0]
@@ -227,7 +231,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
     reason=jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, StopReason.STOPPED, row.reason)),
     alive=alive,
   )
-  record = TokenRecord(tokens, logprobs, values, regret, z, slots.states.depth)
+  seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)
+  record = TokenRecord(tokens, logprobs, values, regret, z, slots.states.depth, seen)
   new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=row.full_length)
   return slots.replace(row=new_row, states=states, caches=caches, stop=stop_state), new
 

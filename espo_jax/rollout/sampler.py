@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from espo_jax import parallel
 from espo_jax.model import ActorCritic, Params
 from espo_jax.rollout.engine import generate
+from espo_jax.rollout.features import directions
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
@@ -38,6 +39,7 @@ class Sampler:
     draft_tokens: The most tokens drafted at a time in `speculate`.
     serial: The options of the serial rollout (S-GRPO); None where all rows are full responses.
     exit_level: The level of the model's exit policy; None for the policy's own.
+    features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
   """
 
   model: ActorCritic
@@ -55,6 +57,7 @@ class Sampler:
   draft_tokens: int
   serial: Serial | None = None
   exit_level: float | None = None
+  features: int = 0
 
   def __call__(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
     """Samples `samples` responses per prompt.
@@ -79,6 +82,7 @@ class Sampler:
     temperature: float | None = None,
     shadow_share: float = 0.0,
     exit_level: float | None = None,
+    features: int = 0,
   ) -> 'Sampler':
     """Returns a sampler of full responses only, even where training uses the serial rollout.
 
@@ -87,10 +91,17 @@ class Sampler:
       temperature: The temperature, 0 for greedy decoding; None for that of training.
       shadow_share: The share of rows that go on decoding after a stop, for measurement only.
       exit_level: The level of the model's exit policy; None for the policy's own.
+      features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
     """
     sampling = self.sampling if temperature is None else self.sampling.replace(temperature=temperature)
     return dataclasses.replace(
-      self, samples=samples, sampling=sampling, shadow_share=shadow_share, exit_level=exit_level, serial=None
+      self,
+      samples=samples,
+      sampling=sampling,
+      shadow_share=shadow_share,
+      exit_level=exit_level,
+      features=features,
+      serial=None,
     )
 
   def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
@@ -140,7 +151,9 @@ class Sampler:
     level = self.exit_level
     if level is None:
       level = self.model.exits.level if self.model.exits else 0.0
-    traced = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
+    traced: dict[str, Any] = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
+    if self.features:
+      traced['directions'] = directions(self.model.config.hidden_size, self.features)
     return generate, options | place(traced)
 
   @property

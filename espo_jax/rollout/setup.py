@@ -44,6 +44,7 @@ class Setup:
     scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
     exit_level: The level of the model's exit policy; unused without one.
+    directions: The directions onto which states are projected to be recorded; None records no features of states.
     inducer: The tokens forced on every row after those kept from the cache.
     mesh: The mesh that the parameters are on; None for a single device.
   """
@@ -61,6 +62,7 @@ class Setup:
   scan_length: int
   critic_every: int
   exit_level: float | Float[Array, ''] = 0.0
+  directions: Float[Array, 'D K'] | None = None
   inducer: tuple[int, ...] = ()
   mesh: jax.sharding.Mesh | None = None
 

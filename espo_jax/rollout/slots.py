@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax.model import Caches, States, refill_rows, spread_rows
 from espo_jax.rollout.setup import Setup
 from espo_jax.stops import Adaptive, StopRule, StopState
-from espo_jax.types import Depth, StopReason
+from espo_jax.types import Depth, Features, StopReason
 
 _REFILL_SHARE = 8  # at most an eighth of the slots is refilled at a time
 
@@ -48,6 +48,7 @@ class TokenRecord(NamedTuple):
   regret: Float[Array, '...']
   z: Float[Array, '...']
   depth: Depth | None  # of the state that the token was drawn from
+  features: Features | None  # of the same state; None unless they are recorded
 
 
 class Pending(NamedTuple):
@@ -160,8 +161,11 @@ def empty_pending(setup: Setup) -> Pending:
 
 def _blank(setup: Setup, *shape: int) -> TokenRecord:
   depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-  logprobs, values, regret, z = (jnp.zeros(shape) for _ in range(4))
-  return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth)
+  logprobs, values, regret, z, entropy, margin = (jnp.zeros(shape) for _ in range(6))
+  features = None
+  if setup.directions is not None:
+    features = Features(entropy, margin, jnp.zeros((*shape, setup.directions.shape[1])))
+  return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth, features)
 
 
 def _spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:

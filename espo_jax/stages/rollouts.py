@@ -16,7 +16,7 @@ from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Metrics, Reward, StopReason, Trajectories, Verdicts
+from espo_jax.types import Features, Metrics, Reward, StopReason, Trajectories, Verdicts
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -197,4 +197,14 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'correct': correct,
     'stopped': rows.stop_reason == StopReason.STOPPED,
     'shadow': rows.shadow,
+    **({} if rows.features is None else _recorded_features(rows.features, columns)),
+  }
+
+
+def _recorded_features(features: Features, columns: Int[np.ndarray, 'C']) -> dict[str, Any]:
+  """Returns the features of the columns. Projections are half precision, because they are most of a recording."""
+  return {
+    'entropy': features.entropy[:, columns],
+    'margin': features.margin[:, columns],
+    'projections': features.projections[:, columns].astype(np.float16),
   }

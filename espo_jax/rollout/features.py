@@ -1,0 +1,37 @@
+"""What is recorded about the state that a token is drawn from, for studies of which signals tell a failure early."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from espo_jax.types import Features, takes_numpy
+
+
+def directions(hidden_size: int, count: int) -> Float[np.ndarray, 'D K']:
+  """Returns `count` orthonormal directions. They are random, and the same for every model of this size.
+
+  With `count = hidden_size`, the projections onto them are the whole state.
+  """
+  drawn = np.random.default_rng(0).standard_normal((hidden_size, count))
+  return np.linalg.qr(drawn)[0].astype(np.float32)
+
+
+@takes_numpy
+def features(logits: Float[Array, '... V'], states: Float[Array, '... D'], onto: Float[Array, 'D K']) -> Features:
+  """Computes the features of the states that tokens are drawn from.
+
+  Args:
+    logits: The logits of the sampling distribution; `-inf` without mass.
+    states: The policy's final states.
+    onto: The orthonormal directions.
+  """
+  logprobs = jax.nn.log_softmax(_wide(logits))
+  entropy = -jnp.where(logprobs > -jnp.inf, jnp.exp(logprobs) * logprobs, 0).sum(axis=-1)
+  likeliest = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
+  second = jnp.where(likeliest, -jnp.inf, logits).max(axis=-1)
+  return Features(entropy, logits.max(axis=-1) - second, _wide(states) @ onto)
+
+
+def _wide(x: Float[Array, '...']) -> Float[Array, '...']:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
