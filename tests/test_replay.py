@@ -224,6 +224,10 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
   assert best['random']['held_out']['tokens_per_solved'] > 0.95 * record['unstopped']['tokens_per_solved']
   for point in record['points']:
     assert point['seen']['stop_rate'] <= 0.7
+    solved = [point[third]['solved'] for third in replay.THIRDS]
+    assert np.mean(solved) == pytest.approx(point['held_out']['solved'], abs=0.02)  # 40 problems do not make three equal parts
+  unstopped = [best['regret_only'][third]['solved'] for third in replay.THIRDS]
+  assert unstopped == sorted(unstopped) and '| rule | hard: saved % |' in printed
   for rule, values in record['configs'].items():
     line = next(line for line in printed.splitlines() if f'--config.stop.name={rule}' in line)
     arguments = ['train', f'--config={pathlib.Path("experiments/quickstart.py").absolute()}', *shlex.split(line)]

@@ -3,14 +3,18 @@
 Nothing is trained.
 """
 
+from espo_jax.replay.difficulty import THIRDS, thirds
 from espo_jax.replay.flags import pasted_flags, pasted_values
 from espo_jax.replay.measures import Measured, expected_tokens, measure
 from espo_jax.replay.recordings import Recordings, RecordingsError, read_recordings
 from espo_jax.replay.search import REFERENCE, Point, as_record, candidates, chosen, rules, search
+from espo_jax.replay.separation import Area, overall, within_problems
 from espo_jax.replay.stopping import Ends, replay
 
 __all__ = [
   'REFERENCE',
+  'THIRDS',
+  'Area',
   'Ends',
   'Measured',
   'Point',
@@ -21,10 +25,13 @@ __all__ = [
   'chosen',
   'expected_tokens',
   'measure',
+  'overall',
   'pasted_flags',
   'pasted_values',
   'read_recordings',
   'replay',
   'rules',
   'search',
+  'thirds',
+  'within_problems',
 ]

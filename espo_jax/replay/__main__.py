@@ -18,7 +18,7 @@ import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,26 +107,41 @@ def format_frontier(record: Mapping[str, Any]) -> str:
     'wrongly stopped %',
     'tokens/solved',
   )
-  lines = [heads, ('---', '---', *['---:'] * (len(heads) - 2))]
+  lines: list[tuple[str, ...]] = [heads, ('---', '---', *['---:'] * (len(heads) - 2))]
   for rule, constants, measured in [
     ('unstopped', '', record['unstopped']),
     *((rule, _constants(point), point['held_out']) for rule, point in record['best'].items()),
   ]:
     shares = (measured[name] for name in ('stop_rate', 'saved', 'true_positives', 'false_positives', 'wrongly_stopped'))
-    cells = (f'{100 * share:.1f}' if np.isfinite(share) else '' for share in shares)
-    lines.append((rule, constants, *cells, f'{measured["tokens_per_solved"]:.1f}'))
-  table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    lines.append((rule, constants, *_percent(shares), f'{measured["tokens_per_solved"]:.1f}'))
+  heads_of_thirds = ('rule', *(f'{third}: {what} %' for third in replay.THIRDS for what in ('saved', 'solved lost')))
+  by_third: list[tuple[str, ...]] = [heads_of_thirds, ('---', *['---:'] * (len(heads_of_thirds) - 1))]
+  for rule, point in record['best'].items():
+    shares = (point[third][name] for third in replay.THIRDS for name in ('saved', 'false_positives'))
+    by_third.append((rule, *_percent(shares)))
   flags = (f'{rule}:\n  {replay.pasted_flags(values)}' for rule, values in record['configs'].items())
   return '\n'.join(
     [
       f'{len(record["rollouts"])} rollouts, {record["rows"]} rows. Constants by the even problems, figures of the odd ones.',
       '',
-      table,
+      _table(lines),
+      '',
+      'The same on the third of these problems that is solved least often (hard), the middle third, and the last third (easy):',
+      '',
+      _table(by_third),
       '',
       'Of the rows stopped, those wrongly stopped would have been right. To train with a rule at these constants:',
       *flags,
     ]
   )
+
+
+def _table(lines: Iterable[Sequence[str]]) -> str:
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _percent(shares: Iterable[float]) -> list[str]:
+  return [f'{100 * share:.1f}' if np.isfinite(share) else '' for share in shares]
 
 
 def _constants(point: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from espo_jax import registry, stops
 from espo_jax.experiment import make_rule
+from espo_jax.replay.difficulty import THIRDS, thirds
 from espo_jax.replay.measures import Measured, measure
 from espo_jax.replay.recordings import Recordings
 from espo_jax.replay.stopping import replay_all
@@ -41,13 +42,18 @@ class Candidate(NamedTuple):
 
 
 class Point(NamedTuple):
-  """A rule with all its constants, and its measures on the problems used to choose it (`seen`) and on the others."""
+  """A rule with all its constants, and its measures.
+
+  `seen` are the problems used to choose the constants, `held_out` are the others, and `thirds` are the hard, the middle and the
+  easy third of those.
+  """
 
   name: str
   constants: dict[str, float]
   beta: float
   seen: Measured
   held_out: Measured
+  thirds: tuple[Measured, ...]
 
 
 def rules() -> dict[str, frozenset[str]]:
@@ -88,6 +94,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   on_device = jax.tree.map(jnp.asarray, recordings)
   even = recordings.problem % 2 == 0
   halves = [recordings.weight * half for half in (even, ~even)]
+  parts = [*halves, *(halves[1] * third for third in thirds(recordings.correct, recordings.problem, halves[1]))]
 
   def ends(betas: Float[np.ndarray, 'K']) -> tuple[np.ndarray, np.ndarray]:
     length, stopped = jax.device_get(replay_all(candidate.rule, jnp.asarray(betas, jnp.float32), on_device, noise))
@@ -111,10 +118,10 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   betas = np.unique(((lowest + edge(lambda found: found >= reached)) / 2).astype(np.float32))
   length, stopped = ends(betas)
   facts = recordings.full_length.reshape(-1), recordings.correct.reshape(-1)
-  seen, held_out = (measure(length, stopped, *facts, half.reshape(-1)) for half in halves)
+  measured = [measure(length, stopped, *facts, part.reshape(-1)) for part in parts]
   points = [
-    Point(candidate.name, candidate.constants, float(beta), *measured)
-    for beta, *measured in zip(betas, seen, held_out, strict=True)
+    Point(candidate.name, candidate.constants, float(beta), seen, held_out, tuple(by_third))
+    for beta, seen, held_out, *by_third in zip(betas, *measured, strict=True)
   ]
   distinct = {point.seen.stop_rate: point for point in points if point.seen.stop_rate > 0}
   return list(distinct.values())
@@ -141,4 +148,5 @@ def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:
 def as_record(point: Point) -> dict[str, Any]:
   """Converts a point for JSON."""
   measured = {'seen': point.seen._asdict(), 'held_out': point.held_out._asdict()}
+  measured |= {third: its._asdict() for third, its in zip(THIRDS, point.thirds, strict=True)}
   return {'rule': point.name, 'constants': point.constants, 'beta': point.beta} | measured
