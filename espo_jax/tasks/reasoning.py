@@ -42,6 +42,14 @@ def open_thought(text: str) -> str:
   return last if last in _CLOSING else ''
 
 
+def after_thought(text: str) -> str:
+  """Returns what follows the last thought of a text whose tags have one spelling; '' if the text ends inside a thought."""
+  opened, closed = text.rfind(THINK), text.rfind(_CLOSING[THINK])
+  if opened > closed:
+    return ''
+  return text[closed + len(_CLOSING[THINK]) :] if closed >= 0 else text
+
+
 def closing_tag(opening: str) -> str:
   """Returns the tag that closes a thought opened by `opening`."""
   return _CLOSING[opening]

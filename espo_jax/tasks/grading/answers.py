@@ -19,6 +19,7 @@ import re
 from typing import NamedTuple
 
 from espo_jax.tasks.grading.markup import plain
+from espo_jax.tasks.reasoning import after_thought
 
 TAIL = 16_384  # the number of last characters of a response that are read
 SENTENCE = 2_000  # the most characters of a statement outside of a box that are read
@@ -133,10 +134,7 @@ def final_answer(text: str) -> tuple[str, str]:
 
 def _conclusion(text: str) -> str:
   """Returns the tail of the text after the reasoning, and of that the text in answer tags, if there are any."""
-  opened, closed = text.rfind('<think>'), text.rfind('</think>')
-  if opened > closed:
-    return ''
-  text = text[closed + len('</think>') :] if closed >= 0 else text
+  text = after_thought(text)
   start = text.rfind('<answer>')
   if start >= 0:
     text = text[start + len('<answer>') :].partition('</answer>')[0]
