@@ -35,33 +35,41 @@ def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in offered.items() if name in taken} | config.task.options.to_dict()
 
 
-def reads_data(config: ml_collections.ConfigDict) -> bool:
-  """Whether the task reads its problems from files and poses them to a pretrained model."""
-  return config.task.name in tasks.TASKS and 'path' in _parameters(config.task.name)
+def writes_chats(config: ml_collections.ConfigDict) -> bool:
+  """Whether prompts are written with the chat template of a pretrained model, which may write a date."""
+  return bool(config.model.path) and config.task.name in tasks.TASKS and 'today' in _parameters(config.task.name)
 
 
 def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with `task.options`, and with `rollout.prompt_width` and `rollout.horizon` for this task."""
   if config.task.name not in tasks.TASKS:
     return
-  kind, options = tasks.TASKS[config.task.name], config.task.options.to_dict()
-  parameters = _parameters(config.task.name)
-  known = parameters.keys() - config.data.keys() - set(_NOT_OPTIONS)
-  for name in sorted(options.keys() - known):
+  options, parameters = config.task.options.to_dict(), _parameters(config.task.name)
+  of_others = {*config.data, *_NOT_OPTIONS}
+  named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+  known = named - of_others
+  unknown = options.keys() - known
+  if named != parameters.keys():  # a task with `**options` checks their names itself
+    unknown &= of_others
+  for name in sorted(unknown):
     hint = near_field(name, known)
-    yield f'task.options.{name} = {options.pop(name)!r}: no option of the task {config.task.name!r}; {hint}'
+    yield f'task.options.{name} = {options[name]!r}: no option of the task {config.task.name!r}; {hint}'
+  given = {name: value for name, value in task_arguments(config).items() if name not in unknown}
+  if 'tokenizer_path' in parameters:
+    problems = [*_option_problems({name: options[name] for name in known & options.keys()}, parameters)]
+    yield from problems
+    if problems:
+      return
   if 'path' in parameters:  # the run reads the files later, because that may take long
-    yield from _option_problems(options, {name: parameters[name].default for name in known})
     sizes = options
   else:
     try:
-      task = kind(**options)
+      task = tasks.TASKS[config.task.name](**given)
     except (TypeError, ValueError) as error:
-      yield f'task.options = {options}: {error}'
+      yield str(error) if str(error).startswith('task.') else f'task.options = {options}: {error}'
       return
     sizes = {name: getattr(task, name) for name in ('max_prompt_tokens', 'max_response_tokens')}
-    vocabulary = len(task.tokenizer())
-    if config.mesh.tensor > 1 and vocabulary % config.mesh.tensor:
+    if config.mesh.tensor > 1 and not config.model.path and (vocabulary := len(task.tokenizer())) % config.mesh.tensor:
       yield (
         f'mesh.tensor = {config.mesh.tensor} does not divide the {vocabulary} tokens of the vocabulary of the task '
         f'{config.task.name!r}; fix: a divisor'
@@ -80,19 +88,24 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """
   if config.task.name not in tasks.TASKS:
     return
-  d, task = config.data, config.task.name
-  if not reads_data(config):
-    for name, value in d.items():
-      if value and name != 'on_error':
-        yield f'data.{name} = {value!r}: the task {task!r} reads no such data; fix: leave it empty, or another task.name'
+  d, task, parameters = config.data, config.task.name, _parameters(config.task.name)
+  for name, value in d.items():
+    if value and name != 'on_error' and name not in parameters:
+      yield f'data.{name} = {value!r}: the task {task!r} reads no such data; fix: leave it empty, or another task.name'
+  if 'today' in parameters and d.today and not _is_day(d.today):
+    yield f'data.today = {d.today!r}: no day; fix: one such as 2026-01-31, or leave it empty for that of the first start'
+  if 'tokenizer_path' in parameters:
+    if config.model.path and (problem := tokenizer_problem(config.model.path)):
+      yield problem
+    elif not config.model.path and parameters['tokenizer_path'].default is inspect.Parameter.empty:
+      fix = 'fix: --config.model.path=DIR, a Hugging Face directory'
+      yield f"model.path = '': the task {task!r} asks a pretrained model; {fix}"
+    elif not config.model.path and config.stages and 'warm_start' not in config.stages and not config.start_from:
+      fix = "fix: --config.model.path=DIR, a Hugging Face directory, or 'warm_start' among stages"
+      yield f"model.path = '': the task {task!r} would be trained from random weights; {fix}"
+  if 'path' not in parameters:
     return
   yield from _own_problems(config)
-  if d.today and not _is_day(d.today):
-    yield f'data.today = {d.today!r}: no day; fix: one such as 2026-01-31, or leave it empty for that of the first start'
-  if not config.model.path:
-    yield f"model.path = '': the task {task!r} asks a pretrained model; fix: --config.model.path=DIR, a Hugging Face directory"
-  elif problem := tokenizer_problem(config.model.path):
-    yield problem
   if d.eval_benchmark and not d.eval_path:
     yield f"data.eval_path = '': no place of data.eval_benchmark = {d.eval_benchmark!r}; fix: --config.data.eval_path=FILE"
   for prefix, split, name in (('', 'train', d.benchmark), ('eval_', 'test', d.eval_benchmark or d.benchmark)):
@@ -136,9 +149,9 @@ def _source_problems(prefix: str, split: str, name: str, config: ml_collections.
     yield f'stages = {config.stages}: data.benchmark = {name!r} has no written solutions to start from; fix: {fix}'
 
 
-def _option_problems(options: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:
+def _option_problems(options: dict[str, Any], parameters: dict[str, inspect.Parameter]) -> Iterator[str]:
   for name, value in options.items():
-    field, default = f'task.options.{name} = {value!r}', defaults[name]
+    field, default = f'task.options.{name} = {value!r}', parameters[name].default
     if type(value) is not type(default):
       yield f'{field}: {type(value).__name__} instead of {type(default).__name__}; fix: a value such as {default!r}'
     elif name == 'prompt' and value not in PROMPTS:

@@ -8,7 +8,7 @@ import pathlib
 
 import ml_collections
 
-from espo_jax.configs.data import reads_data
+from espo_jax.configs.data import writes_chats
 from espo_jax.configs.reading import kept_field
 
 
@@ -18,7 +18,7 @@ def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: st
   The date comes from the run in `workdir` if there is one, else from the run that `start_from` names, else from the argument
   `today`. A config that already names a date is returned unchanged. So is a config whose task has no chat template.
   """
-  if config.data.today or not reads_data(config):
+  if config.data.today or not writes_chats(config):
     return config
   kept = kept_field(workdir, 'data.today')
   if kept is None and config.start_from:

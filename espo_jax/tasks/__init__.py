@@ -10,6 +10,7 @@ from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.pretrained import load_tokenizer
+from espo_jax.tasks.reasoning_gym import ReasoningGym
 from espo_jax.tasks.registered import TASKS, get, register
 from espo_jax.tasks.task import DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
@@ -25,6 +26,7 @@ __all__ = [
   'Grader',
   'Math',
   'Problem',
+  'ReasoningGym',
   'Task',
   'Verdict',
   'byte_bpe_tokenizer',

@@ -1,0 +1,295 @@
+"""Problems of the package reasoning-gym: a hundred data sets that draw problems without end, each with a scorer of its own.
+
+`task.options.dataset = 'chain_sum'` names a data set. Its own options stand beside: `task.options.max_terms = 3`.
+
+Problem `index` of a split is drawn from data sets that are seeded by (seed, split, index), until the text of a problem belongs
+to the split. A hash of the text decides that, one text in eight is a test problem, and no text is in both splits. A small data
+set repeats: the same problem can occur at several positions of a split. Problems are drawn in a process of their own, with
+Python's hashes fixed, because the order of sets decides the problems of some data sets.
+
+The answer is what stands between the last `<answer>` and `</answer>` behind the thought, which is also the package's
+convention. A response without both has no answer and a score of 0. The scorer of the data set gives a number in [0, 1], and
+many give part of it for a wrong answer of the right form; an evaluation counts a score of 1 alone. Scorers run in processes
+with a deadline, as `gym_worker` describes.
+"""
+
+import base64
+import functools
+import os
+import pickle
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from espo_jax.tasks.grading.process import WorkerPool, WorkerProcess
+from espo_jax.tasks.gym_datasets import CHUNK, dataset_config
+from espo_jax.tasks.pretrained import behind_message, load_tokenizer, prompt_writer
+from espo_jax.tasks.reasoning import after_thought, closing_tag, one_spelling, open_thought
+from espo_jax.tasks.registered import register
+from espo_jax.tasks.task import DataError, Finding, Problem, Task, Verdict, in_test, problem_id, split_bit
+from espo_jax.tasks.tokenizer import byte_bpe_tokenizer
+
+if TYPE_CHECKING:
+  from transformers import PreTrainedTokenizerFast
+
+INSTRUCTION = 'Please reason step by step, and put your final answer alone between <answer> and </answer>.'
+_OPENING, _CLOSING = '<answer>', '</answer>'
+_WORKER = Path(__file__).with_name('gym_worker.py')
+_FIX = "pip install -e '.[gym]'"
+_DRAWS = 1_024  # draws after which a problem is given up
+_TRIES = 16  # draws for a problem that come from one data set
+_DRAW_SECONDS = 120.0  # the time that a draw may take
+_KEPT = 4_096  # problems kept in memory
+_SAMPLE = 32  # problems that are looked at before a run
+_VOCABULARY = 512  # tokens of a model without a tokenizer of its own
+
+
+class Drawn(NamedTuple):
+  """A problem as the data set gives it.
+
+  Attributes:
+    question: the text of the problem.
+    answer: a right answer; None if the data set states none.
+    entry: the whole entry for the scorer, pickled, in base64.
+  """
+
+  question: str
+  answer: str | None
+  entry: str
+
+
+@register('reasoning_gym')
+class ReasoningGym(Task):
+  """The problems of a data set of reasoning-gym, posed to a pretrained model or to a small one that is trained from scratch."""
+
+  name = 'reasoning_gym'
+
+  def __init__(
+    self,
+    dataset: str = '',
+    tokenizer_path: str = '',
+    prompt: str = 'chat',
+    instruction: str = INSTRUCTION,
+    max_prompt_tokens: int = 512,
+    max_response_tokens: int = 1024,
+    needs_solutions: bool = False,
+    tags: Sequence[str] = (),
+    today: str = '',
+    grade_workers: int = 2,
+    grade_deadline: float = 5.0,
+    seed: int = 0,
+    **options: Any,
+  ) -> None:
+    """Checks the data set and its options. Nothing is drawn yet, and no tokenizer is loaded.
+
+    Args:
+      dataset: the name of a data set of the package, such as 'chain_sum'.
+      tokenizer_path: a Hugging Face directory, or a name on the Hub; '' for a byte-level tokenizer of 512 tokens, which is
+        trained on the first problems.
+      prompt: how a pretrained model is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`. Without one it is the problem
+        alone, on lines of its own.
+      instruction: the text that follows the problem for a pretrained model. It has to ask for the answer between the tags.
+      max_prompt_tokens: the most tokens of a prompt. A longer problem is replaced by another.
+      max_response_tokens: the most tokens of a written solution with its end token.
+      needs_solutions: whether `solution` will be called. Then a train problem whose solution is too long is replaced as well.
+      tags: the texts of which one is appended to each prompt. Its tokens count as tokens of the prompt.
+      today: the date that a chat template writes, YYYY-MM-DD; '' for the day on which the task is made.
+      grade_workers: the number of processes that score responses.
+      grade_deadline: the seconds that a process has for one response.
+      seed: the seed of the problems.
+      **options: the options of the data set.
+
+    Raises:
+      DataError: The package is not installed, there is no such data set or option, or the data set refuses a value.
+    """
+    self._named, self._path, self._seed = f'task.options.dataset = {dataset!r}', tokenizer_path, seed
+    self._config = base64.b64encode(pickle.dumps((dataset, dataset_config(dataset, options)))).decode()
+    self._prompt, self._instruction, self._today = prompt, instruction, today
+    self._limits, self._needs_solutions, self._tags = (max_prompt_tokens, max_response_tokens), needs_solutions, tags or ('',)
+    self._workers, self._deadline = grade_workers, grade_deadline
+    self._drawn = functools.lru_cache(_KEPT)(self._draw)
+
+  @property
+  def max_prompt_tokens(self) -> int:
+    """The most tokens of a prompt."""
+    return self._limits[0]
+
+  @property
+  def max_response_tokens(self) -> int:
+    """The most tokens of a written solution."""
+    return self._limits[1]
+
+  def problem(self, split: str, index: int) -> Problem:
+    """Returns the problem at `index` of `split`. Its answer is '' if the data set states none."""
+    identity = problem_id(split, index)
+    drawn = self._drawn(split, index)
+    return Problem(identity, self._write(drawn.question), drawn.answer or '')
+
+  def question(self, problem: Problem) -> str:
+    """Returns the problem as the data set has it, without chat template and instruction."""
+    return self._of(problem).question
+
+  def solution(self, problem: Problem, rng: np.random.Generator) -> str:
+    """Returns the data set's answer between the tags. If the prompt opens a thought, the thought is closed first.
+
+    Raises:
+      DataError: The data set states no answers.
+    """
+    return self._solution(self._of(problem))
+
+  def verify(self, problem: Problem, response: str) -> float:
+    """Returns the score of the response's answer."""
+    return float(self.verify_all([problem], [response])[0].correct)
+
+  def verify_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
+    """Scores in worker processes under a deadline.
+
+    An answer that cannot be scored in time, or for which the scorer raises an error, has the score 0, and its status says so.
+    """
+    stated = [self.stated_answer(response) for response in responses]
+    pairs = [(answer, self._of(problem).entry) for answer, problem in zip(stated, problems, strict=True)]
+    asked = {pair: self._scorers.submit(pair) for pair in dict.fromkeys(pairs) if pair[0]}  # each once: samples repeat
+    return [_verdict(*asked[pair].result()) if pair in asked else Verdict(0.0, 'ok') for pair in pairs]
+
+  def stated_answer(self, response: str) -> str:
+    """Returns the text between the last answer tags behind the thought; '' if there is none, or if the tag is never closed."""
+    before, closing, _ = after_thought(one_spelling(self._opened + response)).rpartition(_CLOSING)
+    _, opening, answer = before.rpartition(_OPENING)
+    return answer.strip() if closing and opening else ''
+
+  def size(self, split: str) -> int | None:
+    """Returns None, because problems are drawn without end. They can repeat."""
+    split_bit(split)
+    return None
+
+  def tokenizer(self) -> 'PreTrainedTokenizerFast':
+    """Returns the tokenizer of the model, or one that is trained on the first problems and their answers."""
+    return self._tokenizer
+
+  def findings(self) -> list[Finding]:
+    """Reports which of the first draws are too long for the run, so that other problems take their place.
+
+    Raises:
+      DataError: All of them are.
+    """
+    reasons = [drawn if isinstance(drawn, str) else self._misfit('train', drawn) for drawn in self._sample]
+    entries = [
+      {'split': 'train', 'place': f'draw {i}', 'rows': 1, 'reason': reason} for i, reason in enumerate(reasons) if reason
+    ]
+    if len(entries) == len(reasons):
+      raise DataError(
+        f'{self._named}: none of the first {len(reasons)} problems drawn can be used: {max(reasons, key=_tokens)}'
+      )
+    said = f'{len(entries)} of the first {len(reasons)} problems drawn cannot be used, and others take their place'
+    return [Finding('skipped.jsonl', said, entries)]
+
+  # ------------------------------------------------------------------------------------------------------------ drawing
+
+  @functools.cached_property
+  def _generator(self) -> WorkerPool:
+    return self._pool('draw', 1, _DRAW_SECONDS, sys.maxsize)
+
+  @functools.cached_property
+  def _scorers(self) -> WorkerPool:
+    return self._pool('score', self._workers, self._deadline, 20_000)  # the caches of computer algebra grow
+
+  def _pool(self, work: str, workers: int, deadline: float, recycle_after: int) -> WorkerPool:
+    environment = os.environ | {'PYTHONHASHSEED': '0'}
+    worker = functools.partial(WorkerProcess, deadline=deadline, recycle_after=recycle_after, fix=_FIX, environment=environment)
+    pool = WorkerPool([worker(_WORKER, [work, self._config]) for _ in range(workers)])
+    weakref.finalize(self, pool.close)  # also at the end of the program
+    return pool
+
+  def _of(self, problem: Problem) -> Drawn:
+    return self._drawn('test' if problem.id & split_bit('test') else 'train', problem.id >> 1)
+
+  def _draw(self, split: str, index: int) -> Drawn:
+    """Draws until a problem belongs to the split and fits."""
+    reason = f'no text of a problem belongs to the {split} split; fix: options that allow more different problems'
+    for attempt in range(_DRAWS):
+      drawn = self._candidate(split, index, attempt)
+      if isinstance(drawn, str):
+        reason = drawn
+      elif in_test(drawn.question) == (split == 'test'):
+        if not (misfit := self._misfit(split, drawn)):
+          return drawn
+        reason = misfit
+    raise DataError(f'{self._named}: {_DRAWS} draws gave no problem {index} of the {split} split: {reason}')
+
+  def _candidate(self, split: str, index: int, attempt: int) -> Drawn | str:
+    """Returns the problem at a position of the endless row of data sets, or the error that the package raised there."""
+    chunk, place = divmod(index, CHUNK // _TRIES)
+    again, nth = divmod(attempt, _TRIES)
+    seed = int(np.random.default_rng([self._seed, split_bit(split), chunk, again]).integers(2**31))
+    reply, status = self._generator.submit([seed, place * _TRIES + nth]).result()
+    if reply is None:
+      ended = f'took more than {_DRAW_SECONDS:.0f} seconds' if status == 'timeout' else 'ended the process'
+      raise DataError(f'{self._named}: the draw of problem {index} of the {split} split {ended}; fix: easier options')
+    return f'the package raised {reply["error"]}; fix: other options' if 'error' in reply else Drawn(**reply)
+
+  def _misfit(self, split: str, drawn: Drawn) -> str:
+    """Returns why a problem is too long for the run, with the fix; '' if it is not."""
+    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], [self._write(drawn.question) + tag for tag in self._tags])]
+    if self._needs_solutions and split == 'train':  # the end token counts
+      lengths.append(('solution', 'rollout.horizon', self._limits[1], [self._solution(drawn) + self._tokenizer.eos_token]))
+    for what, field, limit, texts in lengths:
+      count = max(map(len, self._tokenizer(texts, add_special_tokens=False)['input_ids']))
+      if count > limit:
+        return f'{field} = {limit} is less than the tokens of a {what}; fix: --config.{field}={count}'
+    return ''
+
+  @functools.cached_property
+  def _sample(self) -> list[Drawn | str]:
+    return [self._candidate('train', index, 0) for index in range(_SAMPLE)]
+
+  # ------------------------------------------------------------------------------------------------------------ writing
+
+  @functools.cached_property
+  def _tokenizer(self) -> 'PreTrainedTokenizerFast':
+    if self._path:
+      return load_tokenizer(self._path)
+    drawn = [sample for sample in self._sample if isinstance(sample, Drawn)]
+    return byte_bpe_tokenizer(
+      [text for question, answer, _ in drawn for text in (question, _tagged(answer or ''))], _VOCABULARY
+    )
+
+  @functools.cached_property
+  def _write(self) -> Callable[[str], str]:
+    """The function that turns a question into a prompt."""
+    if not self._path:
+      return '{}\n'.format
+    write = prompt_writer(self._prompt, self._tokenizer, '', self._today)
+    return lambda question: write(self._asked(question))
+
+  def _asked(self, question: str) -> str:
+    return f'{question}\n{self._instruction}' if self._instruction else question
+
+  @functools.cached_property
+  def _opened(self) -> str:
+    """The tag of a thought that each prompt opens; '' if prompts open none."""
+    question = '1 + 1 = ?'
+    return open_thought(behind_message(self._write(question), self._asked(question) if self._path else question, ''))
+
+  def _solution(self, drawn: Drawn) -> str:
+    if drawn.answer is None:
+      raise DataError(f"{self._named}: the data set states no answers; fix: leave 'warm_start' out of stages")
+    return f'{closing_tag(self._opened)}\n\n{_tagged(drawn.answer)}' if self._opened else _tagged(drawn.answer)
+
+
+def _tagged(answer: str) -> str:
+  return f'{_OPENING}{answer}{_CLOSING}'
+
+
+def _tokens(reason: str) -> int:
+  """Returns the number of tokens with which a reason of `_misfit` ends; 0 for another reason."""
+  count = reason.rpartition('=')[2]
+  return int(count) if count.isdecimal() else 0
+
+
+def _verdict(score: float | None, status: str) -> Verdict:
+  """Returns the verdict for a score. Without a score the process ran out of time or died, or the scorer raised an error."""
+  return Verdict(0.0, 'error' if status == 'ok' else status) if score is None else Verdict(score, 'ok')
