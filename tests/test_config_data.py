@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 from benchmark_data import tokenizer
 
+from espo_jax import tasks
 from espo_jax.configs import default_config, task_arguments
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.validate import field_problems
@@ -107,6 +108,22 @@ def test_bad_data_is_named_with_its_value_and_the_fix(tmp_path, fields, fragment
 )
 def test_good_data_is_accepted(tmp_path, fields):
   assert not problems(config(tmp_path, **fields))
+
+
+@pytest.mark.usefixtures('registers')
+def test_a_task_of_a_user_that_reads_a_tokenizer_sets_the_ranges_of_its_options_itself(tmp_path):
+  @tasks.register('mine')
+  class Mine(tasks.Countdown):
+    def __init__(self, tokenizer_path: str, noise: float = 0.1, most: int | None = None, level: int = 1):
+      super().__init__()
+
+  c = config(tmp_path, **{'data.benchmark': '', 'data.path': '', 'rollout.prompt_width': 99, 'rollout.horizon': 999})
+  c.task.name = 'mine'
+  c.task.options.update(noise=0.0, most=3, level=-1)
+  assert not problems(c)
+  with c.ignore_type():
+    c.task.options.level = 'high'
+  assert [*problems(c)] == ["task.options.level = 'high': str instead of int; fix: a value such as 1"]
 
 
 def test_the_task_takes_what_other_fields_say(tmp_path):

@@ -14,6 +14,7 @@ from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
 from espo_jax.tasks.sources import path_problem
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # other sections of the config set these
+_POSITIVE = ('max_prompt_tokens', 'max_response_tokens', 'grade_workers', 'grade_deadline')  # options of tasks that ask a model
 
 
 def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def writes_chats(config: ml_collections.ConfigDict) -> bool:
-  """Whether prompts are written with the chat template of a pretrained model, which may write a date."""
+  """Returns whether prompts are written with the chat template of a pretrained model, which may write a date."""
   return bool(config.model.path) and config.task.name in tasks.TASKS and 'today' in _parameters(config.task.name)
 
 
@@ -49,7 +50,7 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
   known = named - of_others
   unknown = options.keys() - known
-  if named != parameters.keys():  # a task with `**options` checks their names itself
+  if named != parameters.keys():  # the task checks the names of its options itself
     unknown &= of_others
   for name in sorted(unknown):
     hint = near_field(name, known)
@@ -152,11 +153,11 @@ def _source_problems(prefix: str, split: str, name: str, config: ml_collections.
 def _option_problems(options: dict[str, Any], parameters: dict[str, inspect.Parameter]) -> Iterator[str]:
   for name, value in options.items():
     field, default = f'task.options.{name} = {value!r}', parameters[name].default
-    if type(value) is not type(default):
+    if default not in (None, inspect.Parameter.empty) and type(value) is not type(default):
       yield f'{field}: {type(value).__name__} instead of {type(default).__name__}; fix: a value such as {default!r}'
     elif name == 'prompt' and value not in PROMPTS:
       yield f'{field}: unknown; fix: one of {", ".join(PROMPTS)}'
-    elif name != 'seed' and isinstance(value, int | float) and value <= 0:
+    elif name in _POSITIVE and isinstance(value, int | float) and value <= 0:
       yield f'{field}: out of range; fix: a number above 0'
 
 
