@@ -4,7 +4,7 @@
   python -m espo_jax.train --config=experiments/reasoning_gym.py --workdir=runs/gym
     --config.model.path=models/Qwen2.5-1.5B-Instruct --config.task.options.dataset=chain_sum --config.task.options.max_terms=4
 
-The options of the data set stand beside its name. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not
+The options of the data set are set beside its name. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not
 tuned, because no pretrained weights were at hand.
 
 `--config=experiments/reasoning_gym.py:scratch` trains 279 thousand parameters from scratch on sums of two or three one-digit
@@ -36,7 +36,6 @@ def get_config(arg=''):
 def _pretrained(c):
   c.stages = ('critic_warmup', 'rl')
   c.baselines = ()
-  c.model.dtype = 'bfloat16'
   c.model.scan_layers = True
   c.rollout.prompts = 64
   c.rollout.samples = 8
@@ -45,7 +44,6 @@ def _pretrained(c):
   c.rollout.slots = 256
   c.learner.updates = 200
   c.learner.minibatches = 8
-  c.learner.logit_chunk = 128
   c.eval.batch = 256
   c.mesh.fsdp = -1
 
@@ -87,6 +85,7 @@ def _smoke(c):
   c.warm_start.warmup_steps = 2
   c.learner.updates = 3
   c.learner.minibatches = 2
+  c.learner.pack_sizes = 1  # fewer programs
   c.gate.force_at = 0.4
   c.eval.problems = 16
   c.eval.batch = 16

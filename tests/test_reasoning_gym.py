@@ -281,9 +281,23 @@ def config(**options):
     ({'dataset': 'arc_agi', 'rotations': ['90']}, ["rotations = ['90']", "fix: the tuple ('90',)"]),
     ({'dataset': 'composite'}, ["task.options.dataset = 'composite'", 'at least one dataset']),
     ({'dataset': 'composite', 'datasets': 'gcd'}, ["task.options.datasets = 'gcd': no tuple", 'fix']),
-    ({'dataset': 'composite', 'datasets': ({'name': 'chain_sun'},)}, ["did you mean 'chain_sum'?"]),
-    ({'dataset': 'composite', 'datasets': ({'name': 'gcd', 'wieght': 1.0},)}, ["'wieght'", 'does not say a data set', 'fix']),
-    ({'dataset': 'composite', 'datasets': ({'name': 'gcd', 'config': {'min_numbrs': 3}},)}, ["did you mean 'min_numbers'?"]),
+    (
+      {'dataset': 'composite', 'datasets': ({'name': 'gcd'}, {'name': 'chain_sun'})},
+      ["task.options.datasets[1].name = 'chain_sun'", "did you mean 'chain_sum'?"],
+    ),
+    (
+      {'dataset': 'composite', 'datasets': ({'name': 'gcd', 'wieght': 1.0},)},
+      ["'wieght'", 'does not describe a data set', 'fix'],
+    ),
+    (
+      {'dataset': 'composite', 'datasets': ({'name': 'gcd', 'config': {'min_numbrs': 3}},)},
+      ['datasets[0].config.min_numbrs = 3', "'min_numbers'?"],
+    ),
+    (
+      {'dataset': 'composite', 'datasets': ({'name': 'gcd', 'config': 3},)},
+      ["'config': 3", 'does not describe a data set', 'fix'],
+    ),
+    ({'dataset': 'composite', 'datasets': ({'name': 3},)}, ["{'name': 3} does not describe a data set", 'fix']),
   ],
   ids=str,
 )

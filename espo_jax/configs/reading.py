@@ -243,6 +243,6 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 def _restored(value: Any, default: Any) -> Any:
   if value is None and isinstance(default, float):
     return default
-  if isinstance(value, dict):  # inside of a tuple, because other objects are sections
+  if isinstance(value, dict):  # an item of a tuple, because all other objects are sections
     return {name: _restored(item, None) for name, item in value.items()}
   return tuple(_restored(item, None) for item in value) if isinstance(value, list) else value

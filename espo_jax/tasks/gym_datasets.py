@@ -10,10 +10,10 @@ from espo_jax.names import nearest
 from espo_jax.registry import unknown
 from espo_jax.tasks.task import DataError
 
-CHUNK = 4096  # entries of a data set before it is seeded anew, because some data sets make all their entries at once
-OWN = ('dataset', 'prompt', 'instruction', 'grade_workers', 'grade_deadline')  # options of the task, beside a data set's
+CHUNK = 4096  # the entries that one seed gives, a limited number because some data sets make all their entries at once
+OWN = ('dataset', 'prompt', 'instruction', 'grade_workers', 'grade_deadline')  # all other options are the data set's
 _FIELD = 'task.options'
-_TRIED = 8  # entries of the data set that is made to try its options
+_TRIED = 8  # the entries of the data set that is made only to try its options
 _OURS = ('seed', 'size')  # fields of each config that the task sets
 
 
@@ -33,8 +33,8 @@ def dataset_config(dataset: str, options: Mapping[str, Any]) -> Any:
   Raises:
     DataError: The package is not installed, there is no such data set or option, or the data set refuses a value.
   """
-  kind, config_kind = _found(dataset)
-  values = _values(dataset, options)
+  kind, config_kind = _found(dataset, f'{_FIELD}.dataset')
+  values = _values(dataset, config_kind, options, _FIELD)
   try:
     config = config_kind(**values, size=CHUNK)
     kind(dataclasses.replace(config, seed=0, size=_TRIED))
@@ -46,46 +46,50 @@ def dataset_config(dataset: str, options: Mapping[str, Any]) -> Any:
   return config
 
 
-def _found(dataset: str) -> tuple[Any, Any]:
-  """Returns the class of a data set and the class of its config."""
+def _found(dataset: str, field: str) -> tuple[Any, Any]:
+  """Returns the class of the data set that a field names, and the class of its config."""
   try:
-    from reasoning_gym.factory import DATASETS  # imported here because the package is an extra, and slow to import
+    from reasoning_gym.factory import DATASETS  # imported here because the package is an extra and takes long to import
   except ImportError as error:
     raise DataError(
       f"task.name = 'reasoning_gym': the package reasoning-gym cannot be imported ({error}); fix: pip install -e '.[gym]'"
     ) from error
   if dataset not in DATASETS:
-    raise DataError(unknown(f'{_FIELD}.dataset', dataset, dataset, DATASETS))
+    raise DataError(unknown(field, dataset, dataset, DATASETS))
   return DATASETS[dataset]
 
 
-def _values(dataset: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the options of a data set in the form that its config has."""
-  defaults = _defaults(_found(dataset)[1])
+def _values(dataset: str, config_kind: Any, options: Mapping[str, Any], field: str) -> dict[str, Any]:
+  """Returns the options of a data set, which the fields below `field` give, in the form that its config has."""
+  defaults = _defaults(config_kind)
   values = {}
   for name, value in options.items():
+    given = f'{field}.{name} = {value!r}'
     if name not in defaults:
       near = nearest(name, [*defaults, *OWN])
       hint = f' did you mean {near!r}?' if near else ''
       said = f'no option of the data set {dataset!r};{hint} fix: one of {", ".join(defaults) or "none, because it has none"}'
-      raise DataError(f'{_FIELD}.{name} = {value!r}: {said}')
-    values[name] = _parts(value) if dataset == 'composite' else _like(defaults[name], value, f'{_FIELD}.{name} = {value!r}')
+      raise DataError(f'{given}: {said}')
+    values[name] = _parts(value, f'{field}.{name}') if dataset == 'composite' else _like(defaults[name], value, given)
   return values
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: Any, field: str) -> list[Any]:
   """Returns the data sets of a mixture."""
   from reasoning_gym.composite import DatasetSpec
 
-  said = f'{_FIELD}.datasets = {value!r}'
+  said = f'{field} = {value!r}'
   fix = "fix: a tuple of dictionaries such as {'name': 'chain_sum', 'weight': 1.0, 'config': {'max_terms': 3}}"
   if not isinstance(value, tuple):
     raise DataError(f'{said}: no tuple; {fix}')
   specs = []
-  for part in value:
-    if not isinstance(part, dict) or 'name' not in part or part.keys() - {'name', 'weight', 'config'}:
-      raise DataError(f'{said}: {part!r} does not say a data set; {fix}')
-    specs.append(DatasetSpec(part['name'], part.get('weight', 1.0), _values(part['name'], part.get('config', {}))))
+  for i, part in enumerate(value):
+    given = part if isinstance(part, dict) else {}
+    name, options = given.get('name'), given.get('config', {})
+    if not isinstance(name, str) or not isinstance(options, dict) or given.keys() - {'name', 'weight', 'config'}:
+      raise DataError(f'{said}: {part!r} does not describe a data set; {fix}')
+    config_kind = _found(name, f'{field}[{i}].name')[1]
+    specs.append(DatasetSpec(name, given.get('weight', 1.0), _values(name, config_kind, options, f'{field}[{i}].config')))
   return specs
 
 
@@ -96,7 +100,7 @@ def _defaults(config_kind: Any) -> dict[str, Any]:
 
 
 def _like(default: Any, value: Any, said: str) -> Any:
-  """Returns a value in the form that an option with this default has."""
+  """Returns a value in the form that an option with this default has. `said` has field and value for errors."""
   if isinstance(value, list):
     raise DataError(f'{said}: a list, which a config cannot keep; fix: the tuple {tuple(value)!r}')
   if dataclasses.is_dataclass(default):

@@ -1,14 +1,14 @@
-"""The process that draws the problems of a reasoning-gym data set, or scores answers to them; `WorkerProcess` runs this file.
+"""Runs as a process that draws the problems of a reasoning-gym data set, or scores answers to them.
 
-The arguments are the seconds after which to give up, `draw` or `score`, and the data set: its name and its config, pickled, in
-base64. Lines of JSON come in and go out:
+`process.WorkerProcess` starts this file. Its arguments are the number of seconds after which it ends itself, `draw` or `score`,
+and the name and the config of the data set, pickled, in base64. It communicates by lines of JSON:
 
-| work | question | reply |
+| work | it reads | it writes |
 |---|---|---|
 | `draw` | `[seed, position]` | `{"question": ..., "answer": ..., "entry": ...}` or `{"error": ...}` |
 | `score` | `[answer, entry]` | the score, or null where the scorer raises an error |
 
-The entry is pickled, in base64, so that it comes back to a scorer as it was drawn.
+The entry is pickled, in base64, so that a scorer gets it exactly as it was drawn.
 
 Some scorers evaluate the answer as Python: with `eval`, or with sympy's parser, which calls it. A process that scores therefore
 refuses code that is more than a formula, does not change files, starts no program, and has a limit on its memory.
@@ -33,13 +33,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MEMORY = 2**30  # bytes of address space of a process that scores; the imports alone take a quarter of it
+MEMORY = 2**30  # the address space of a process that scores, in bytes; the imports alone take a quarter of it
 _SERVER = Path(__file__).parent / 'grading' / 'worker.py'
-_SOME = 8  # entries of the data set of a process that scores
+_SOME = 8  # the entries of the data set of a process that scores; none but the first is used
 _FORMULA = (abs, bool, complex, divmod, float, int, list, max, min, pow, range, round, set, sum, tuple)
-_CODE = {name for name, value in vars(builtins).items() if value not in _FORMULA}  # `open`, `__import__` and their like
+_CODE = {name for name, value in vars(builtins).items() if value not in _FORMULA}  # such as `open` and `__import__`
 _OF_PARSER = compile('from sympy import *', '<string>', 'exec')  # sympy runs this before a formula
-_READS = ('os.listdir', 'os.scandir')  # what an import does
+_READS = ('os.listdir', 'os.scandir')  # allowed, because imports list folders
 _ACTS = ('ctypes.', 'os.', 'pty.', 'shutil.', 'signal.', 'socket.', 'subprocess.', 'tempfile.')
 
 
@@ -76,12 +76,12 @@ def _drawing(dataset: str) -> Callable[[Any], object]:
 
 
 def _scoring(dataset: str) -> Callable[[Any], object]:
-  """Imports the data set and what its scorer needs, gives up what no scorer needs, and returns the scorer."""
+  """Imports the data set and what its scorer needs, then limits the process, and returns the scorer."""
   kind, config = _kind_and_config(dataset)
   entries = kind(dataclasses.replace(config, seed=0, size=_SOME))
   with contextlib.suppress(Exception):
     entries.score_answer(str(entries[0]['answer']), entries[0])  # the first call imports things
-  with contextlib.suppress(ValueError, OSError):  # not every system limits the address space; the deadline holds everywhere
+  with contextlib.suppress(ValueError, OSError):  # not every system can limit the address space; the deadline works everywhere
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
   sys.addaudithook(_refuse)
 
@@ -104,7 +104,7 @@ def _kind_and_config(dataset: str) -> tuple[Any, Any]:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-  """Python's audit hook: raises PermissionError before code of an answer runs that is no formula, or before it acts."""
+  """Raises PermissionError, as an audit hook of Python, before an answer runs code that is no formula or acts on the system."""
   if event == 'exec':
     code = arguments[0]
     refused = (
@@ -120,7 +120,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_formula(code: types.CodeType) -> bool:
-  """Whether code from a text defines no function, reads no attribute, imports nothing and calls no Python but arithmetic."""
+  """Returns whether code defines no function, reads no attribute, imports nothing and calls no Python but arithmetic."""
   if (code.co_code, code.co_names, code.co_consts) == (_OF_PARSER.co_code, _OF_PARSER.co_names, _OF_PARSER.co_consts):
     return True
   if any(isinstance(constant, types.CodeType) for constant in code.co_consts):

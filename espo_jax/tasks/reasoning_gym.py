@@ -1,16 +1,17 @@
 """Problems of the package reasoning-gym: a hundred data sets that draw problems without end, each with a scorer of its own.
 
-`task.options.dataset = 'chain_sum'` names a data set. Its own options stand beside: `task.options.max_terms = 3`.
+`task.options.dataset = 'chain_sum'` names a data set. The data set's own options are set beside it, such as
+`task.options.max_terms = 3`.
 
 Problem `index` of a split is drawn from data sets that are seeded by (seed, split, index), until the text of a problem belongs
-to the split. A hash of the text decides that, one text in eight is a test problem, and no text is in both splits. A small data
-set repeats: the same problem can occur at several positions of a split. Problems are drawn in a process of their own, with
-Python's hashes fixed, because the order of sets decides the problems of some data sets.
+to the split. A hash of the text decides this. One text in eight is a test problem, and no text is in both splits. In a small
+data set, the same problem can occur at several positions of a split. A separate process draws the problems. It has a fixed seed
+of Python's hashes, because the problems of some data sets depend on the order of sets.
 
-The answer is what stands between the last `<answer>` and `</answer>` behind the thought, which is also the package's
-convention. A response without both has no answer and a score of 0. The scorer of the data set gives a number in [0, 1], and
-many give part of it for a wrong answer of the right form; an evaluation counts a score of 1 alone. Scorers run in processes
-with a deadline, as `gym_worker` describes.
+The answer is the text between the last `<answer>` and `</answer>` after the thought. The package has the same convention. A
+response without both tags has no answer, and its score is 0. The scorer of the data set gives a number in [0, 1]. Many scorers
+give a wrong answer of the right form more than 0. An evaluation counts only a score of 1 as right. Scorers run in processes
+with a deadline, which `gym_worker` describes.
 """
 
 import base64
@@ -40,12 +41,12 @@ INSTRUCTION = 'Please reason step by step, and put your final answer alone betwe
 _OPENING, _CLOSING = '<answer>', '</answer>'
 _WORKER = Path(__file__).with_name('gym_worker.py')
 _FIX = "pip install -e '.[gym]'"
-_DRAWS = 1_024  # draws after which a problem is given up
-_TRIES = 16  # draws for a problem that come from one data set
-_DRAW_SECONDS = 120.0  # the time that a draw may take
-_KEPT = 4_096  # problems kept in memory
-_SAMPLE = 32  # problems that are looked at before a run
-_VOCABULARY = 512  # tokens of a model without a tokenizer of its own
+_DRAWS = 1_024  # the draws after which a problem is given up
+_TRIES = 16  # the draws for a problem from one seeded data set
+_DRAW_SECONDS = 120.0  # the most time of a draw
+_KEPT = 4_096  # the problems kept in memory
+_SAMPLE = 32  # the draws that are looked at before a run
+_VOCABULARY = 512  # the tokens of the tokenizer for a model without one
 
 
 class Drawn(NamedTuple):
@@ -90,10 +91,10 @@ class ReasoningGym(Task):
       dataset: the name of a data set of the package, such as 'chain_sum'.
       tokenizer_path: a Hugging Face directory, or a name on the Hub; '' for a byte-level tokenizer of 512 tokens, which is
         trained on the first problems.
-      prompt: how a pretrained model is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`. Without one it is the problem
-        alone, on lines of its own.
-      instruction: the text that follows the problem for a pretrained model. It has to ask for the answer between the tags.
-      max_prompt_tokens: the most tokens of a prompt. A longer problem is replaced by another.
+      prompt: how a pretrained model is asked: 'chat', 'r1' or 'plain', as in `prompt_writer`. A model without a tokenizer gets
+        the problem and a line break.
+      instruction: the text that follows the problem for a pretrained model. It must ask for the answer between the tags.
+      max_prompt_tokens: the most tokens of a prompt. A problem with a longer prompt is replaced by another.
       max_response_tokens: the most tokens of a written solution with its end token.
       needs_solutions: whether `solution` will be called. Then a train problem whose solution is too long is replaced as well.
       tags: the texts of which one is appended to each prompt. Its tokens count as tokens of the prompt.
@@ -156,7 +157,7 @@ class ReasoningGym(Task):
     return [_verdict(*asked[pair].result()) if pair in asked else Verdict(0.0, 'ok') for pair in pairs]
 
   def stated_answer(self, response: str) -> str:
-    """Returns the text between the last answer tags behind the thought; '' if there is none, or if the tag is never closed."""
+    """Returns the text between the last answer tags after the thought; '' if there is no such pair."""
     before, closing, _ = after_thought(one_spelling(self._opened + response)).rpartition(_CLOSING)
     _, opening, answer = before.rpartition(_OPENING)
     return answer.strip() if closing and opening else ''
@@ -171,20 +172,18 @@ class ReasoningGym(Task):
     return self._tokenizer
 
   def findings(self) -> list[Finding]:
-    """Reports which of the first draws are too long for the run, so that other problems take their place.
+    """Reports which of the first draws cannot be used, mostly because they are too long. Other problems replace them.
 
     Raises:
-      DataError: All of them are.
+      DataError: None of them can be used.
     """
-    reasons = [drawn if isinstance(drawn, str) else self._misfit('train', drawn) for drawn in self._sample]
+    misfits = [(0, drawn) if isinstance(drawn, str) else self._misfit('train', drawn) for drawn in self._sample]
     entries = [
-      {'split': 'train', 'place': f'draw {i}', 'rows': 1, 'reason': reason} for i, reason in enumerate(reasons) if reason
+      {'split': 'train', 'place': f'draw {i}', 'rows': 1, 'reason': reason} for i, (_, reason) in enumerate(misfits) if reason
     ]
-    if len(entries) == len(reasons):
-      raise DataError(
-        f'{self._named}: none of the first {len(reasons)} problems drawn can be used: {max(reasons, key=_tokens)}'
-      )
-    said = f'{len(entries)} of the first {len(reasons)} problems drawn cannot be used, and others take their place'
+    if len(entries) == len(misfits):
+      raise DataError(f'{self._named}: none of the first {len(misfits)} problems drawn can be used: {max(misfits)[1]}')
+    said = f'{len(entries)} of the first {len(misfits)} problems drawn cannot be used, and others replace them'
     return [Finding('skipped.jsonl', said, entries)]
 
   # ------------------------------------------------------------------------------------------------------------ drawing
@@ -215,13 +214,13 @@ class ReasoningGym(Task):
       if isinstance(drawn, str):
         reason = drawn
       elif in_test(drawn.question) == (split == 'test'):
-        if not (misfit := self._misfit(split, drawn)):
+        _, reason = self._misfit(split, drawn)
+        if not reason:
           return drawn
-        reason = misfit
     raise DataError(f'{self._named}: {_DRAWS} draws gave no problem {index} of the {split} split: {reason}')
 
   def _candidate(self, split: str, index: int, attempt: int) -> Drawn | str:
-    """Returns the problem at a position of the endless row of data sets, or the error that the package raised there."""
+    """Returns what an attempt at a problem draws, or the error that the package raised."""
     chunk, place = divmod(index, CHUNK // _TRIES)
     again, nth = divmod(attempt, _TRIES)
     seed = int(np.random.default_rng([self._seed, split_bit(split), chunk, again]).integers(2**31))
@@ -231,16 +230,16 @@ class ReasoningGym(Task):
       raise DataError(f'{self._named}: the draw of problem {index} of the {split} split {ended}; fix: easier options')
     return f'the package raised {reply["error"]}; fix: other options' if 'error' in reply else Drawn(**reply)
 
-  def _misfit(self, split: str, drawn: Drawn) -> str:
-    """Returns why a problem is too long for the run, with the fix; '' if it is not."""
+  def _misfit(self, split: str, drawn: Drawn) -> tuple[int, str]:
+    """Returns the tokens of a problem that is too long for the run, and a reason with the fix; (0, '') if it fits."""
     lengths = [('prompt', 'rollout.prompt_width', self._limits[0], [self._write(drawn.question) + tag for tag in self._tags])]
     if self._needs_solutions and split == 'train':  # the end token counts
       lengths.append(('solution', 'rollout.horizon', self._limits[1], [self._solution(drawn) + self._tokenizer.eos_token]))
     for what, field, limit, texts in lengths:
       count = max(map(len, self._tokenizer(texts, add_special_tokens=False)['input_ids']))
       if count > limit:
-        return f'{field} = {limit} is less than the tokens of a {what}; fix: --config.{field}={count}'
-    return ''
+        return count, f'{field} = {limit} is less than the {count} tokens of a {what}; fix: --config.{field}={count}'
+    return 0, ''
 
   @functools.cached_property
   def _sample(self) -> list[Drawn | str]:
@@ -284,12 +283,6 @@ def _tagged(answer: str) -> str:
   return f'{_OPENING}{answer}{_CLOSING}'
 
 
-def _tokens(reason: str) -> int:
-  """Returns the number of tokens with which a reason of `_misfit` ends; 0 for another reason."""
-  count = reason.rpartition('=')[2]
-  return int(count) if count.isdecimal() else 0
-
-
 def _verdict(score: float | None, status: str) -> Verdict:
-  """Returns the verdict for a score. Without a score the process ran out of time or died, or the scorer raised an error."""
+  """Returns the verdict for a score. There is none if the process ran out of time or died, or if the scorer raised an error."""
   return Verdict(0.0, 'error' if status == 'ok' else status) if score is None else Verdict(score, 'ok')

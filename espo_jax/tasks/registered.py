@@ -17,7 +17,8 @@ def register(name: str) -> Callable[[Method], Method]:
   """Registers a task under the name by which `task.name` asks for it.
 
   It decorates a class, or a function that makes a task. The keyword arguments are set by `config.task.options`. An argument
-  named like a field of `config.data`, or `seed`, gets the config's value. A task with `**options` checks their names itself.
+  named like a field of `config.data`, or `seed`, gets the config's value. A task that takes `**options` checks the names of its
+  options itself.
 
   Raises:
     RegistryError: The name cannot be used, or a class lacks a method of `Task`.
