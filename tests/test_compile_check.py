@@ -28,7 +28,8 @@ def check(*options: str) -> subprocess.CompletedProcess:
 
 @needs_libtpu
 def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path):
-  (tmp_path / 'config.json').write_text(json.dumps(QWEN2_7B))
+  layers = 4  # each of the 28 is compiled, and treated alike
+  (tmp_path / 'config.json').write_text(json.dumps(QWEN2_7B | {'num_hidden_layers': layers}))
   done = check(
     '--config=experiments/espo_r1_distill_qwen_7b.py',
     f'--config.model.path={tmp_path}',
@@ -43,8 +44,8 @@ def test_a_7b_rollout_keeps_its_cache_in_place(tmp_path):
   )
   assert done.returncode == 0, done.stdout + done.stderr
   caches, beside = map(float, re.search(r'caches ([\d.]+) GiB, other temporaries ([\d.]+) GiB', done.stdout).groups())
-  assert caches == pytest.approx(28 * 2 * 4 * 128 * 2 * 256 * (8192 + 512) / 8 / 2**30, abs=0.01)
-  assert beside < 0.1 * caches  # a copy of the cache would be as much again
+  assert caches == pytest.approx(layers * 2 * 4 * 128 * 2 * 256 * (8192 + 512) / 8 / 2**30, abs=0.01)
+  assert beside < 0.7 * caches  # a copy of the cache would be as much again; what else there is does not grow with the layers
   assert re.search(r'peak [\d.]+ GiB of 95 GiB: fits', done.stdout)
   assert 'gathered on a device' not in done.stdout
 

@@ -141,11 +141,11 @@ def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_ev
   assert job.end() == [0], job.output()
   assert any(row['stop/rate'] > 0 for row in lines(one, 'arms/espo'))
 
-  job = train(workdir, 4, 1)  # told to stop
+  job = train(workdir, 2, 2)  # told to stop
   job.wait_for(lambda: lines(workdir, 'warm_start'))
   job.processes[1].send_signal(signal.SIGTERM)
-  assert job.end() == [143] * 4, job.output()
-  assert job.output().count('warm start: saved at step') == 4
+  assert job.end() == [143] * 2, job.output()
+  assert job.output().count('warm start: saved at step') == 2
   assert job.output().count('SIGTERM: the step at hand is finished and saved') == 1
   saved = len(lines(workdir, 'warm_start'))
   assert (workdir / 'warm_start' / 'checkpoints' / str(saved)).exists()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 from orbax.checkpoint.experimental import v1 as ocp
 
 ROOT = pathlib.Path(__file__).parents[1]
-STAGES = ('warm_start', 'critic_warmup', 'arms/never', 'arms/espo')
+STAGES = ('warm_start', 'critic_warmup', 'arms/espo')
 
 
 def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
@@ -20,6 +21,7 @@ def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
     '-m',
     'espo_jax.train',
     '--config=experiments/quickstart.py:smoke',
+    '--config.baselines=()',  # one arm
     f'--workdir={workdir}',
     f'--compilation_cache_dir={cache}',
   ]
@@ -102,19 +104,19 @@ def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(reques
   kill_when(lambda: steps_done(workdir, 'warm_start') >= 12)  # at its last step
 
   process = start(workdir, cache)
-  wait_for(process, lambda: steps_done(workdir, 'arms/never') >= 5)
+  wait_for(process, lambda: steps_done(workdir, 'arms/espo') >= 5)
   process.send_signal(signal.SIGTERM)
   told = finish(process, status=128 + signal.SIGTERM)
-  stopped_at = steps_done(workdir, 'arms/never')
-  assert stopped_at < 10 and (workdir / 'arms/never/checkpoints' / str(stopped_at)).exists()
+  stopped_at = steps_done(workdir, 'arms/espo')
+  assert stopped_at < 10 and (workdir / 'arms/espo/checkpoints' / str(stopped_at)).exists()
   assert 'SIGTERM: the step at hand is finished and saved, then the command ends; a second signal ends it at once' in told
-  assert f'PPO: saved at step {stopped_at} of 10, under {workdir}/arms/never. This goes on from there:' in told
-  assert f'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke --workdir={workdir} ' in told
+  assert f'ESPO: saved at step {stopped_at} of 10, under {workdir}/arms/espo. This goes on from there:' in told
+  assert re.search(rf'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke \S+ --workdir={workdir} ', told)
 
   kill_when(lambda: any('tmp' in path.name for path in (workdir / 'arms/espo/checkpoints').glob('*')))  # as it writes one
   finish(start(workdir, cache))
   assert_same_run(workdir, reference)
 
   before = (workdir / 'summary.json').read_text()
-  assert 'PPO' in finish(start(workdir, cache))  # there is nothing left to do
+  assert 'ESPO' in finish(start(workdir, cache))  # there is nothing left to do
   assert (workdir / 'summary.json').read_text() == before
