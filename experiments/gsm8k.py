@@ -9,6 +9,9 @@ because no pretrained weights were at hand.
 
 `--config=experiments/gsm8k.py:tiny` runs five updates on two CPU cores, for a model of a few million random parameters that
 `scripts/make_tiny_model.py` writes. It learns nothing. It shows that the whole path works.
+
+`--config=experiments/gsm8k.py:adapters` trains LoRA adapters of a model of about half a billion parameters, PPO against ESPO from
+one start. It fits into 24 GiB of memory without a GPU. `scripts/real_gpu.sh` has larger batches for one GPU.
 """
 
 from espo_jax.configs import default_config
@@ -33,8 +36,10 @@ def get_config(arg=''):
   c.mesh.fsdp = -1
   if arg == 'tiny':
     _tiny(c)
+  elif arg == 'adapters':
+    _adapters(c)
   elif arg:
-    raise ValueError(f'unknown variant {arg!r} of experiments/gsm8k.py; known: tiny')
+    raise ValueError(f'unknown variant {arg!r} of experiments/gsm8k.py; known: tiny, adapters')
   return c
 
 
@@ -54,3 +59,24 @@ def _tiny(c):
   c.eval.batch = 128
   c.checkpoint.every = 5
   c.mesh.fsdp = 1
+
+
+def _adapters(c):
+  c.baselines = ('never',)
+  c.model.lora.rank = 16
+  c.model.remat = 'full'
+  c.task.options.instruction = 'Solve it in a few short steps. Put the final answer within \\boxed{}.'
+  c.rollout.prompts = 8
+  c.rollout.samples = 8
+  c.rollout.prompt_width = 288
+  c.rollout.horizon = 200
+  c.rollout.slots = 64
+  c.learner.updates = 30
+  c.learner.learning_rate = 5e-5
+  c.learner.minibatches = 2
+  c.learner.micro_batches = 4
+  c.learner.pack_sizes = 1  # fewer programs
+  c.gate.force_at = 0.1
+  c.eval.problems = 256
+  c.eval.batch = 64
+  c.checkpoint.every = 1  # a step takes minutes without a GPU
