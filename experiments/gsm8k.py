@@ -10,8 +10,8 @@ because no pretrained weights were at hand.
 `--config=experiments/gsm8k.py:tiny` runs five updates on two CPU cores, for a model of a few million random parameters that
 `scripts/make_tiny_model.py` writes. It learns nothing. It shows that the whole path works.
 
-`--config=experiments/gsm8k.py:adapters` trains LoRA adapters of a model of about half a billion parameters, PPO against ESPO from
-one start. It fits into 24 GiB of memory without a GPU. `scripts/real_gpu.sh` has larger batches for one GPU.
+`--config=experiments/gsm8k.py:adapters` trains LoRA adapters of a model of about half a billion parameters, PPO against ESPO
+from one start. It fits into 24 GiB of memory without a GPU. `scripts/real_gpu.sh` has larger batches for one GPU.
 """
 
 from espo_jax.configs import default_config

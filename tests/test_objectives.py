@@ -73,7 +73,7 @@ def test_a_stop_is_absorbing(streams, lam):
   """delta_stop = r_fail - V(s_stop), whatever lambda; with lambda = 1 every earlier advantage is r_fail - V too."""
   _, value, _ = streams
   rows = trajectories(LENGTHS, [StopReason.STOPPED] * N)
-  placed = rewards.token_rewards(rows, Reward(jnp.ones(N)), fail=-1.0)
+  placed = rewards.token_rewards(rows, Reward(jnp.ones(N)), stopped=-1.0)
   run = lambda placed, value: gae(placed, value, rows.mask, gamma=1.0, lam=lam)
   absorbed = -1.0 - value.astype(np.float64)
   told = MASK if lam == 1.0 else MASK & ~np.roll(MASK, -1, axis=1)  # the last token, or all of them

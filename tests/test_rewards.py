@@ -62,7 +62,7 @@ def test_token_rewards(dense):
   rng = np.random.default_rng(0)
   sequence, along = rng.normal(size=6).astype(np.float32), rng.normal(size=(6, T)).astype(np.float32)
   got = rewards.token_rewards(
-    trajectories(lengths, reasons, full), Reward(jnp.asarray(sequence), jnp.asarray(along) if dense else None), fail=-1.5
+    trajectories(lengths, reasons, full), Reward(jnp.asarray(sequence), jnp.asarray(along) if dense else None), stopped=-1.5
   )
   for n in range(6):
     for t in range(T):

@@ -284,7 +284,13 @@ def test_metrics_count_what_was_sampled(rows_of, samples, slots):
   rows = rows_of()
   verdicts = np.random.default_rng(0).integers(0, 2, P * samples).astype(np.float32)
   measured = metrics.rollout_metrics(
-    jax.tree.map(jnp.asarray, rows), jnp.asarray(verdicts), samples=samples, parts=1, slots=slots, serial=SERIAL['shared']
+    jax.tree.map(jnp.asarray, rows),
+    jnp.asarray(verdicts),
+    samples=samples,
+    parts=1,
+    slots=slots,
+    shadow_share=0.0,
+    serial=SERIAL['shared'],
   )
   early = is_early(rows, samples)
   sampled_tokens = [sum(bool(x) for x in row) for row in np.asarray(rows.mask)]

@@ -33,6 +33,7 @@ from espo_jax.configs.schema import (
   section,
 )
 from espo_jax.model.config import EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.rewards.placement import RETURNS
 from espo_jax.tasks.sources import ON_ERROR
 
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
@@ -189,7 +190,13 @@ SCHEMA = section(
     eta=Field(0.1, 'The step of the controller that moves the scale.', AT_LEAST_0, PUBLISHED),
     target_rate=Field(0.25, 'tau: the share of rows to stop.', SHARE, PUBLISHED),
     momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
-    fail_reward=Field(-1.0, 'r_fail: the reward of a stopped row.', None, PUBLISHED),
+    returns=Field(
+      'fail',
+      "What a stopped row returns: stop.fail_reward, 0, or the critic's value of the state after the stop.",
+      Names(RETURNS),
+      OURS,
+    ),
+    fail_reward=Field(-1.0, "r_fail: what a stopped row returns under 'fail'.", None, PUBLISHED),
     shadow_share=Field(0.25, 'The share of stopped rows that are decoded further, for measurement only.', SHARE, OURS),
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
     memory=Field(0.9, "The share of its sums over earlier batches that 'risk_control' keeps at each batch.", SHARE, OURS),

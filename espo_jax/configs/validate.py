@@ -105,7 +105,7 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _risk_control(config)
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
-  lowest, level = min(config.reward.get('low', 0.0), s.fail_reward), s.value_only.beta_0
+  lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0
   if 'value_only' in arms and -level <= lowest:
     yield (
       f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and "

@@ -69,7 +69,9 @@ class Reinforcement:
     reward_options: The keyword arguments of the rewards, by name.
     kl: The estimate of the divergence from the reference policy that is subtracted from the reward.
     kl_coef: The weight of the divergence in the reward; 0 for none.
-    fail_reward: `r_fail`, the reward of the token that triggered a stop.
+    stop_returns: What a stopped row returns: see `rewards.stop_reward`.
+    fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
+    shadow_share: The share of stopped rows that decode on, of which each represents `1 / shadow_share` stopped rows.
     samples: `G`, the number of rows per prompt.
     importance_cap: The cap of each token's importance weight, `min(learner's probability / sampler's, cap)`. With a cap, ratios
       are relative to the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
@@ -92,7 +94,9 @@ class Reinforcement:
   reward_options: Mapping[str, Any]
   kl: Estimate | Literal['exact']
   kl_coef: float
+  stop_returns: str
   fail_reward: float
+  shadow_share: float
   samples: int
   importance_cap: float
   decision_after: int
@@ -143,12 +147,15 @@ class Reinforcement:
     """Scores all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
 
     Returns:
-      The joint log-probabilities of tokens and exits, the entropy, the final values, and the divergence from `against`.
+      The joint log-probabilities of tokens and exits, the entropy, the value of the state after each row's last token, and the
+      divergence from `against`.
     """
 
     def measure(rows: Trajectories, packing: Packing | None) -> tuple[Array, Array, Array, Array | None]:
       scored = self._score(params, rows, against, packing, full_depth=full_depth)
-      return scored.joint_logprobs, scored.entropy, scored.final_values, scored.reference_kl
+      values = jnp.concatenate([scored.values, scored.final_values[:, None]], axis=1)
+      after = jnp.take_along_axis(values, rows.length[:, None], axis=1)[:, 0]
+      return scored.joint_logprobs, scored.entropy, after, scored.reference_kl
 
     if packing is None:
       return measure(rows, None)
@@ -167,13 +174,19 @@ class Reinforcement:
 
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
-    """Returns the rewards of rows, whether the scores of each group differ, and metrics. A stop scores `fail_reward`."""
+    """Returns the rewards of rows, whether the scores of each group differ, and metrics.
+
+    A stopped row scores what it returns. Under 'value' this is the value before the token that triggered the stop, because the
+    value after it is not known before `prepare`.
+    """
     seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     extras = rewards.extras(seen)
     reward = Reward(per_row.reshape(-1), dense, {name: jnp.repeat(x, self.samples) for name, x in extras.items()})
-    scores = group_scores(rewards.token_rewards(rows, reward, fail=self.fail_reward), rows.mask, self.samples)
+    before = jnp.take_along_axis(rows.values, rows.length[:, None] - 1, axis=1)[:, 0]
+    placed = rewards.token_rewards(rows, reward, stopped=rewards.stop_reward(self.stop_returns, self.fail_reward, before))
+    scores = group_scores(placed, rows.mask, self.samples)
     differ = scores.max(axis=1) > scores.min(axis=1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
     return reward, differ, metrics | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
@@ -202,7 +215,8 @@ class Reinforcement:
     reference_logprobs = jnp.zeros_like(rows.logprobs)
     if reference is not None:
       reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True)[0]
-    placed = rewards.token_rewards(rows, reward, fail=self.fail_reward)
+    stopped = rewards.stop_reward(self.stop_returns, self.fail_reward, final_values)
+    placed = rewards.token_rewards(rows, reward, stopped=stopped)
     metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
     if self.kl_coef:
       if self.kl == 'exact':
@@ -340,7 +354,7 @@ class Reinforcement:
     correct: Float[Array | np.ndarray, 'N'],
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
-    each = rows.stopped.sum() / jnp.maximum(rows.shadow.sum(), 1)  # stopped rows that each shadow row represents
+    each = 1 / self.shadow_share if self.shadow_share else 0.0  # stopped rows that a shadow row represents (Horvitz-Thompson)
     weight = jnp.where(rows.stopped, rows.shadow * each, 1.0)
     hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), weight)
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)

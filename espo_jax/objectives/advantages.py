@@ -15,7 +15,7 @@ from espo_jax.types import takes_numpy
 OF_CRITIC = {
   'rewards': "the reward of each token, a stopped row's failure among them, [N, T]",
   'values': 'the value of the state that each token was drawn from, [N, T]',
-  'final_values': 'the value of the state after the last column, [N]',
+  'final_values': "the value of the state after each row's last token, [N]",
   'truncated': 'whether the horizon cut the row, [N]',
   'mask': 'true on the tokens that count, [N, T]',
 }
@@ -78,7 +78,7 @@ def critic_gae(
   Args:
     rewards: The reward of each token.
     values: The value of the state that each token was drawn from.
-    final_values: The value of the state after the last column.
+    final_values: The value of the state after each row's last token.
     truncated: Whether the horizon cut the row.
     mask: True on the tokens that count.
     gamma: The discount [U].

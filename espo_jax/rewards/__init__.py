@@ -9,7 +9,7 @@ from espo_jax.rewards.compose import evaluate, names
 from espo_jax.rewards.correct import correct
 from espo_jax.rewards.hmpo import hmpo
 from espo_jax.rewards.observed import extras, observed
-from espo_jax.rewards.placement import token_rewards
+from espo_jax.rewards.placement import RETURNS, stop_reward, token_rewards
 from espo_jax.rewards.registered import REGISTRY, SEEN, TEXT, register
 from espo_jax.rewards.text import RewardError, TextScorer, text_rewards
 
@@ -17,6 +17,7 @@ import_files(__name__, __path__)
 
 __all__ = [
   'REGISTRY',
+  'RETURNS',
   'SEEN',
   'TEXT',
   'RewardError',
@@ -29,6 +30,7 @@ __all__ = [
   'observed',
   'register',
   'short_serves',
+  'stop_reward',
   'text_rewards',
   'token_rewards',
 ]

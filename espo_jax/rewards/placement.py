@@ -1,21 +1,38 @@
-"""Places the reward of each row on its last token. A stopped row gets the failure reward instead."""
+"""Places the reward of each row on its last token. A stopped row gets what a stop returns instead."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.types import Reward, Trajectories, takes_numpy
 
+RETURNS = ('fail', 'zero', 'value')  # what a stopped row may return: see `stop_reward`
+
+
+def stop_reward(returns: str, fail: float, values: Float[Array, 'N']) -> float | Float[Array, 'N']:
+  """Returns the reward of the token that triggered a stop.
+
+  Args:
+    returns: 'fail' is ESPO's absorbing failure, and 'zero' pays nothing. 'value' pays what the critic expects (ours).
+    fail: `r_fail` of 'fail'.
+    values: The value of each row's last state.
+  """
+  if returns == 'value':
+    return values
+  return fail if returns == 'fail' else 0.0
+
 
 @takes_numpy
-def token_rewards(trajectories: Trajectories, reward: Reward, *, fail: float = -1.0) -> Float[Array, 'N T']:
+def token_rewards(
+  trajectories: Trajectories, reward: Reward, *, stopped: float | Float[Array, 'N'] = -1.0
+) -> Float[Array, 'N T']:
   """Returns the reward of each token.
 
   Args:
     trajectories: The rows.
     reward: The rewards of the rows; `sequence` is not used on stopped rows.
-    fail: `r_fail` (ESPO), the reward of the token that triggered a stop.
+    stopped: The reward of the token that triggered a stop; ESPO's is `r_fail`.
   """
   last = jnp.arange(trajectories.tokens.shape[1]) == trajectories.length[:, None] - 1
-  outcome = jnp.where(trajectories.stopped, fail, reward.sequence)
+  outcome = jnp.where(trajectories.stopped, stopped, reward.sequence)
   placed = jnp.where(last, outcome[:, None], 0.0)
   return placed if reward.dense is None else placed + jnp.where(trajectories.mask, reward.dense, 0.0)

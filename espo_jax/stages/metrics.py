@@ -21,14 +21,26 @@ from espo_jax.rollout import Serial, row_steps
 from espo_jax.types import Metrics, Trajectories, Verdicts
 
 
-@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shards', 'serial'))
+@functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shadow_share', 'shards', 'serial'))
 def rollout_metrics(
-  rows: Trajectories, verdicts: Array, *, samples: int, parts: int, slots: int, shards: int = 1, serial: Serial | None = None
+  rows: Trajectories,
+  verdicts: Array,
+  *,
+  samples: int,
+  parts: int,
+  slots: int,
+  shadow_share: float,
+  shards: int = 1,
+  serial: Serial | None = None,
 ) -> Metrics:
   """Returns counts of the rollout, and a checksum of its tokens by which two runs can be compared.
 
   Only sampled tokens are counted. Accuracy, length and truncation are means over full responses. The early exits of a serial
   rollout are left out of them and have metrics of their own.
+
+  `accuracy` counts a stopped row as wrong. `accuracy_unstopped` estimates without bias the share of rows that are right if none
+  is stopped, so it is comparable between stop rules. Each shadow row represents `1 / shadow_share` stopped rows in it. Without
+  shadow rows it is nan as soon as a row is stopped.
 
   Args:
     rows: The rows of all parts.
@@ -36,10 +48,13 @@ def rollout_metrics(
     samples: The number of rows per prompt.
     parts: The number of rollouts that the rows come from, which ran one after another.
     slots: The number of rows decoded at a time; 0 for all rows of a part.
+    shadow_share: The share of stopped rows that decode on.
     shards: The number of devices that prompts are split over.
     serial: The options of the early exits; None for a rollout without them.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
+  of_shadow = verdicts / shadow_share if shadow_share else jnp.full_like(right, jnp.nan)
+  unstopped = jnp.where(rows.stopped, jnp.where(rows.shadow | (shadow_share == 0), of_shadow, 0.0), verdicts)
   generated = rows.length - rows.trained_from
   if serial is None:
     taken = (rows.started + rows.full_length).reshape(parts, -1)
@@ -61,6 +76,7 @@ def rollout_metrics(
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
   return (of_exits if serial else {}) | {
     'accuracy': mean(right, ~early),
+    'accuracy_unstopped': mean(unstopped, ~early),
     'rollout/rows': jnp.asarray(verdicts.size),
     'rollout/tokens': generated.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
@@ -114,6 +130,7 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
   """
   r = exp.config.rollout
   counted = {'samples': r.samples, 'parts': r.parts, 'slots': r.slots, 'serial': exp.serial}
+  counted['shadow_share'] = float(exp.config.stop.shadow_share)
   shards = parallel.batch_shards(exp.mesh)
   return (
     rollout_metrics(rows, verdicts.correct, shards=shards, **counted)

@@ -118,7 +118,9 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     reward_options=method_options(c, 'reward'),
     kl=c.reward.kl,
     kl_coef=c.reward.kl_coef,
+    stop_returns=c.stop.returns,
     fail_reward=c.stop.fail_reward,
+    shadow_share=c.stop.shadow_share,
     samples=c.rollout.samples,
     importance_cap=c.learner.importance_cap,
     decision_after=c.learner.decision_after,
@@ -189,11 +191,13 @@ def reinforce(
 
 
 def fork(state: TrainState, rule: StopRule) -> TrainState:
-  """Returns the state of the critic warm-up with the gate open and the arm's first beta, from which an arm starts."""
-  fresh = rule.init(1).adaptive
-  opened = jnp.ones_like(state.gate.open)
+  """Returns the state that an arm starts from: that of the critic warm-up, with the gate open and the rule's own first state.
+
+  The moments of the regret are those of the critic warm-up, because all rules measure the same ones.
+  """
+  old, opened = state.adaptive, jnp.ones_like(state.gate.open)
   return state.replace(
-    adaptive=state.adaptive.replace(beta=fresh.beta, enabled=opened, account=fresh.account),
+    adaptive=rule.init(1).adaptive.replace(mu=old.mu, var=old.var, batches=old.batches, enabled=opened),
     gate=state.gate.replace(open=opened.copy()),
   )
 

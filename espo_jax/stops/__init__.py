@@ -6,9 +6,9 @@ These places of the code handle a stopped row, in this order:
 2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete.
 3. A share of the stopped rows, the shadow rows, decodes on for measurement: `length` is the stop, `full_length` the end.
 4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
-5. `rewards.observed` counts a stopped row as wrong, and `rewards.token_rewards` puts `stop.fail_reward` on its last token.
+5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token.
 6. `Trajectories.mask` ends with that token, which is trained on. Tokens of a shadow row after it are never trained on.
-7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use the failure reward as the score.
+7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use what the row returns as the score.
 8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped.
 9. `stop_metrics` reports `stop/rate`, `stop/shadow_correct` and the other `stop/` metrics.
 """

@@ -44,8 +44,8 @@ class Hindsight(NamedTuple):
     z: The rule's score of each token, up to the row's own end.
     full_length: The number of tokens up to the row's own end.
     correct: 1 where the row's whole text is correct.
-    weight: The number of rows that a row represents. Shadow rows also represent the stopped rows that did not decode on, whose
-      weight is 0.
+    weight: The number of rows that a row represents. A shadow row represents `1 / stop.shadow_share` stopped rows, and the
+      weight of the stopped rows that did not decode on is 0.
   """
 
   z: Float[Array, 'N T']
