@@ -86,7 +86,7 @@ CREDIT = {
   'mask': MASK,
   'scores': real(P, G),
 }
-OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32)
+OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)))
 BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
 HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N))
 MOMENTS = stops.espo().init(1).adaptive.replace(enabled=jnp.asarray(True), beta=jnp.float32(0.5))

@@ -47,8 +47,9 @@ MAKESPAN = {
     (stops.espo(smoothing=0.6, clip=4.0, epsilon=0.25), 1.6),
     (stops.value_only(), 0.3),
     (stops.random_stop(), 2.5),
+    (stops.mean_logprob(least_tokens=3), 1.4),
   ],
-  ids=['espo', 'value_only', 'random'],
+  ids=['espo', 'value_only', 'random', 'mean_logprob'],
 )
 def test_a_replay_stops_where_the_engine_does(rule, beta):
   adaptive = STATE.replace(beta=jnp.float32(beta))
@@ -56,7 +57,8 @@ def test_a_replay_stops_where_the_engine_does(rule, beta):
   keys = sampling.row_keys(jax.random.key(7), jnp.asarray(PROMPTS.ids), G)
   noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]
   ended = jnp.asarray(whole.stop_reason == StopReason.EOS)
-  observed = Observation(jnp.asarray(whole.regret), jnp.asarray(whole.values), jnp.stack(noise, axis=1))
+  read = {name: jnp.asarray(getattr(whole, name)) for name in rule.reads}
+  observed = Observation(jnp.asarray(whole.regret), jnp.asarray(whole.values), jnp.stack(noise, axis=1), **read)
   ends = replay.replay(rule, adaptive, observed, jnp.asarray(whole.length), ended)
   np.testing.assert_array_equal(ends.length, wanted.length)
   np.testing.assert_array_equal(ends.stopped, wanted.stop_reason == StopReason.STOPPED)
@@ -154,6 +156,7 @@ def recorded(folder: pathlib.Path, seed: int = 0, **changes) -> None:
   regret[np.arange(count), slip] += np.where(correct, 0.0, 4.0)
   arrays = {
     'regret': regret.astype(np.float32),
+    'logprobs': -rng.exponential(0.3, (count, width)).astype(np.float32),
     'values': rng.normal(0.5, 0.1, (count, width)).astype(np.float32),
     'full_length': full.astype(np.int32),
     'ended': full < width,

@@ -23,10 +23,10 @@ def adaptive(mu=0.0, var=1.0, beta=1.0, *, batches=1, enabled=True) -> Adaptive:
 
 
 def rollout(rule, state: Adaptive, regret, values, noise):
-  """The rule over whole rows: z and stop, `[N, T]`."""
+  """The rule over whole rows: z and stop, `[N, T]`. The likeliest token is certain, so that log-probabilities are -regrets."""
 
   def step(carry, xs):
-    carry, stop, score = rule.update(carry, Observation(*xs))
+    carry, stop, score = rule.update(carry, Observation(*xs, logprobs=-xs[0]))
     return carry, (carry.z, stop, score)
 
   final, (z, stop, score) = jax.lax.scan(step, rule.init(regret.shape[0], state), (regret.T, values.T, noise.T))
@@ -58,6 +58,7 @@ def replay(name, state, regret, values, noise, *, smoothing=0.9, clip=5.0, delta
         'value_only': (-values[n, t], beta),
         'random': (-np.log(noise[n, t]), beta),
         'never': (0.0, np.inf),
+        'mean_logprob': (regret[n, : t + 1].mean() if t + 1 >= 16 else 0.0, beta),
       }[name]
   return score, threshold
 
@@ -111,7 +112,15 @@ OTHER = {'smoothing': 0.5, 'clip': 1.2, 'delta': 0.3, 'epsilon': 0.35}
 @pytest.mark.parametrize('constants', [PUBLISHED, OTHER], ids=['published', 'other'])
 @pytest.mark.parametrize(
   ('name', 'beta'),
-  [('espo', 1.4), ('risk_control', 0.45), ('regret_only', 0.45), ('value_only', 0.1), ('random', 4.5), ('never', 0.0)],
+  [
+    ('espo', 1.4),
+    ('risk_control', 0.45),
+    ('regret_only', 0.45),
+    ('value_only', 0.1),
+    ('random', 4.5),
+    ('never', 0.0),
+    ('mean_logprob', 0.45),
+  ],
 )
 def test_rule_is_the_papers_table(precision, name, beta, constants):
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
@@ -278,7 +287,14 @@ def test_beta_waits_until_the_rule_is_enabled(name):
 
 @pytest.mark.parametrize(
   ('name', 'start', 'target'),
-  [('espo', 7.0, 0.25), ('espo', 0.5, 0.1), ('regret_only', 3.0, 0.25), ('value_only', 0.9, 0.25), ('random', 1.0, 0.25)],
+  [
+    ('espo', 7.0, 0.25),
+    ('espo', 0.5, 0.1),
+    ('regret_only', 3.0, 0.25),
+    ('value_only', 0.9, 0.25),
+    ('random', 1.0, 0.25),
+    ('mean_logprob', 1.0, 0.25),
+  ],
 )
 def test_closed_loop_reaches_the_target_rate(name, start, target):
   """A stationary regret process under the rule and its controller, batch after batch."""

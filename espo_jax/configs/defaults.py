@@ -200,9 +200,11 @@ SCHEMA = section(
     shadow_share=Field(0.25, 'The share of stopped rows that are decoded further, for measurement only.', SHARE, OURS),
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
     memory=Field(0.9, "The share of its sums over earlier batches that 'risk_control' keeps at each batch.", SHARE, OURS),
+    least_tokens=Field(16, "The tokens of a row before which 'mean_logprob' does not stop it.", ABOVE_0, OURS),
     regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
     value_only=_scales('value_only', -0.2, -1.0, 1.0, UNPUBLISHED),
     risk_control=_scales('risk_control', 1.4, 0.05, 5.0, OURS),
+    mean_logprob=_scales('mean_logprob', 0.5, 0.0, 20.0, OURS),
   ),
   gate=section(
     'When the critic warm-up ends and the stop rule begins.',

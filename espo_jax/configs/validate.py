@@ -91,7 +91,7 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
   s, arms = config.stop, {*config.baselines, config.stop.name}
   if arms <= {'never'}:
     return
-  fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in ('regret_only', 'value_only', 'risk_control')}
+  fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in ('regret_only', 'value_only', 'risk_control', 'mean_logprob')}
   for arm, field in fields.items():
     own = get_field(config, field)
     if arm in arms and not own.beta_min <= own.beta_0 <= own.beta_max:
@@ -103,6 +103,11 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
   if 'risk_control' in arms:
     yield from _risk_control(config)
+  if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
+    yield (
+      f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
+      f'{config.rollout.horizon}; fix: fewer tokens'
+    )
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
   lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0

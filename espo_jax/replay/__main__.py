@@ -28,7 +28,7 @@ from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
 from espo_jax.parallel.memory import READING, during
 
-GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5)}
+GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5), 'least_tokens': (8, 32, 64, 128)}
 MOST_LOST = 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -63,7 +63,7 @@ def compare(
   parallel.find_devices()
   points = [
     point
-    for candidate in replay.candidates(config, GRID if grid is None else grid)
+    for candidate in replay.candidates(config, GRID if grid is None else grid, recordings)
     for point in replay.search(candidate, recordings, rates)
   ]
   best = replay.chosen(points, most_lost)

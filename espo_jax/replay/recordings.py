@@ -21,6 +21,7 @@ class Recordings(NamedTuple):
   """
 
   regret: Float[Array | np.ndarray, 'F N T']
+  logprobs: Float[Array | np.ndarray, 'F N T']
   values: Float[Array | np.ndarray, 'F N T']  # the critic's values as the rule saw them
   full_length: Int[Array | np.ndarray, 'F N']
   ended: Bool[Array | np.ndarray, 'F N']  # whether an end token ended the row; the horizon cut the others
@@ -29,6 +30,8 @@ class Recordings(NamedTuple):
   problem: Int[Array | np.ndarray, 'F N']  # the index of the row's problem in its rollout
   mu: Float[Array | np.ndarray, 'F']
   var: Float[Array | np.ndarray, 'F']
+  entropy: Float[Array | np.ndarray, 'F N T'] | None = None  # these two only if features of states were recorded
+  margin: Float[Array | np.ndarray, 'F N T'] | None = None
 
 
 def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path]]:
@@ -55,7 +58,7 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
   width = max(one['regret'].shape[1] for one in found)
   wide = {
     name: np.stack([np.pad(one[name], ((0, 0), (0, width - one[name].shape[1]))) for one in found])
-    for name in ('regret', 'values')
+    for name in ('regret', 'logprobs', 'values', *(name for name in ('entropy', 'margin') if all(name in one for one in found)))
   }
   narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'ended', 'correct', 'mu', 'var')}
   recordings = Recordings(
@@ -80,7 +83,7 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
   except (OSError, ValueError, zipfile.BadZipFile) as error:
     raise RecordingsError(f'{file}: no NumPy archive ({error}); fix: leave it out') from error
   if lacking := [
-    name for name in (*_ROW_ARRAYS, 'regret', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
+    name for name in (*_ROW_ARRAYS, 'regret', 'logprobs', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
   ]:
     raise RecordingsError(
       f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'

@@ -61,21 +61,27 @@ def rules() -> dict[str, frozenset[str]]:
   return {name: stops.arguments(name) - _CONTROLLER for name in stops.REGISTRY if 'beta_max' in stops.arguments(name)}
 
 
-def candidates(config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[float]]) -> list[Candidate]:
+def candidates(
+  config: ml_collections.ConfigDict, grid: Mapping[str, Sequence[float]], recordings: Recordings
+) -> list[Candidate]:
   """Returns every rule with every combination of the grid's constants that the rule takes.
+
+  A rule is left out if it reads what was not recorded.
 
   Args:
     config: The config with the constants that the grid does not name.
     grid: The values to try for each constant.
+    recordings: The recordings to replay.
   """
   found = []
   for name, takes in rules().items():
     varied = [constant for constant in grid if constant in takes]
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
-      constants = dict(zip(varied, values, strict=True))
+      constants = {name: type(defaults[name])(value) for name, value in zip(varied, values, strict=True)}
       rule = make_rule(config, name, **constants)
-      found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))
+      if all(getattr(recordings, read) is not None for read in rule.reads):
+        found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))
   return found
 
 

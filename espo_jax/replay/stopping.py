@@ -65,7 +65,8 @@ def replay_all(
   def one(beta: Array, recording: Recordings, noise: Array) -> tuple[Array, Array]:
     fresh = rule.init(1).adaptive
     adaptive = fresh.replace(mu=recording.mu, var=recording.var, beta=beta, enabled=jnp.asarray(True))
-    observed = Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise)
+    read = {name: getattr(recording, name) for name in rule.reads}
+    observed = Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise, **read)
     ends = replay(rule, adaptive, observed, jnp.asarray(recording.full_length), recording.ended)
     return ends.length, ends.stopped
 

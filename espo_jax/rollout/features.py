@@ -26,11 +26,21 @@ def features(logits: Float[Array, '... V'], states: Float[Array, '... D'], onto:
     states: The policy's final states.
     onto: The orthonormal directions.
   """
+  return Features(entropy(logits), margin(logits), _wide(states) @ onto)
+
+
+@takes_numpy
+def entropy(logits: Float[Array, '... V']) -> Float[Array, '...']:
+  """Computes the entropy of the distribution with these logits, in nats."""
   logprobs = jax.nn.log_softmax(_wide(logits))
-  entropy = -jnp.where(logprobs > -jnp.inf, jnp.exp(logprobs) * logprobs, 0).sum(axis=-1)
+  return -jnp.where(logprobs > -jnp.inf, jnp.exp(logprobs) * logprobs, 0).sum(axis=-1)
+
+
+@takes_numpy
+def margin(logits: Float[Array, '... V']) -> Float[Array, '...']:
+  """Computes the log-probability of the likeliest token minus that of the second; inf if there is only one."""
   likeliest = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
-  second = jnp.where(likeliest, -jnp.inf, logits).max(axis=-1)
-  return Features(entropy, logits.max(axis=-1) - second, _wide(states) @ onto)
+  return logits.max(axis=-1) - jnp.where(likeliest, -jnp.inf, logits).max(axis=-1)
 
 
 def _wide(x: Float[Array, '...']) -> Float[Array, '...']:

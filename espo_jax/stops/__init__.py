@@ -18,6 +18,7 @@ from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.controller import Control, at_beta, controlled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
+from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
@@ -41,6 +42,7 @@ __all__ = [
   'espo',
   'init_gate',
   'is_users',
+  'mean_logprob',
   'never',
   'random_stop',
   'register',

@@ -1,7 +1,7 @@
 """The protocol of a stop rule: pure functions over an explicit state, like an optax transformation."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -27,14 +27,27 @@ class StopState(flax.struct.PyTreeNode):
 
   adaptive: Adaptive
   z: Float[Array, 'B']  # the smoothed statistic, 0 before a row's first token
+  row: Any = None  # a tree of what else the rule keeps of each row, with leaves `[B, ...]`; a new row starts with `init`'s
 
 
 class Observation(NamedTuple):
-  """What a rule sees of one decode step: the sampled token's regret, the value of its state, and a uniform draw."""
+  """What a rule sees of one decode step. The arrays with a default are None unless `StopRule.reads` names them.
+
+  Attributes:
+    regret: The surrogate regret of the sampled token, in nats.
+    values: The critic's value of the state that the token was drawn from.
+    noise: A uniform draw.
+    logprobs: The token's log-probability under the sampling distribution.
+    entropy: The entropy of that distribution, in nats.
+    margin: The log-probability of the likeliest token minus that of the second.
+  """
 
   regret: Float[Array, 'B']
   values: Float[Array, 'B']
   noise: Float[Array, 'B']
+  logprobs: Float[Array, 'B'] | None = None
+  entropy: Float[Array, 'B'] | None = None
+  margin: Float[Array, 'B'] | None = None
 
 
 class Hindsight(NamedTuple):
@@ -74,12 +87,14 @@ class StopRule(NamedTuple):
     threshold: `(adaptive, values) -> float`, the bound that the score is compared with, elementwise over `values`.
     adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once after each batch. Only rules
       that learn from `hindsight` need that argument.
+    reads: The names of the arrays of `Observation` with a default that `update` reads. The engine computes no others.
   """
 
   init: Callable[..., StopState]
   update: Callable[[StopState, Observation], tuple[StopState, Array, Array]]
   threshold: Callable[[Adaptive, Array], Array]
   adapt: Callable[..., Adaptive]
+  reads: frozenset[str] = frozenset()
 
 
 @takes_numpy
