@@ -277,7 +277,7 @@ def train(exp: Experiment, rule, count: int):
 AN_UPDATE = gamma(1000, np.float64) / 1e-8
 
 
-def test_espo_that_never_fires_is_ppo(precision):
+def test_espo_that_never_fires_is_ppo(in_float64):
   exp = tiny_experiment(ppo_with_all_terms)
   ppo, before, ppo_metrics = train(exp, make_rule(exp.config, 'never'), 3)
   silent, _, metrics = train(exp, make_rule(exp.config, 'espo', beta_0=1e6, beta_max=1e6), 3)
@@ -287,8 +287,7 @@ def test_espo_that_never_fires_is_ppo(precision):
     assert two['rollout/checksum'] == one['rollout/checksum']
     assert two['sampler_gap/max'] < 1e-4
   assert relative_gap(ppo.params, before) > 1e-2
-  if precision == 'float64':
-    assert relative_gap(ppo.params, silent.params) <= 3 * AN_UPDATE
+  assert relative_gap(ppo.params, silent.params) <= 3 * AN_UPDATE
   assert metrics[-1]['skipped_steps'] == 0
 
 
