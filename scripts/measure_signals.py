@@ -1,6 +1,6 @@
 """Measures which numbers tell early that an answer will be wrong: regret, log-probability, entropy, a critic, the state.
 
-  PYTHONPATH=. python scripts/measure_signals.py --rollouts=evaluations/recorded --output=signals
+  PYTHONPATH=. python scripts/measure_signals.py --rollouts=evaluations/recorded --output=evaluations/signals
 
 It reads answers that were recorded by `espo_jax.evaluate --record --features=K` with several samples per problem, and writes
 OUTPUT.json and OUTPUT.md. The first table has areas under ROC curves over all answers. The second has them over the pairs of a

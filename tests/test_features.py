@@ -46,7 +46,9 @@ def test_entropy_and_margin_are_scipys(logits, cut):
   )
   np.testing.assert_allclose(found.entropy, scipy.stats.entropy(probabilities, axis=-1), rtol=0, atol=bound)
   ordered = np.sort(exact, axis=-1)
-  np.testing.assert_allclose(found.margin, ordered[:, -1] - ordered[:, -2], rtol=rounding.gamma(1), atol=0)
+  np.testing.assert_allclose(
+    found.margin, ordered[:, -1] - ordered[:, -2], rtol=rounding.gamma(1), atol=np.finfo(np.float32).tiny
+  )
 
 
 def test_the_margin_of_the_only_token_is_infinite():

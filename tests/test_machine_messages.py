@@ -266,7 +266,7 @@ def test_a_replay_out_of_memory_says_what_to_lower(call, monkeypatch):
   def fails(*_):
     raise full_device()
 
-  monkeypatch.setattr(replay, 'search', fails)
+  monkeypatch.setattr(replay, 'candidates', fails)
   with pytest.raises(SystemExit, match=r'error: out of memory: RESOURCE_EXHAUSTED.*; fix: --rates=0.01,0.05'):
     call('replay')
   monkeypatch.setattr(replay, 'read_recordings', fails)

@@ -129,6 +129,7 @@ CASES = {
   'rewards.short_serves': (rewards.short_serves, SEEN['correct'], SEEN['reasoned']),
   'rewards.evaluate': (lambda seen: rewards.evaluate('hmpo & format + 0.5 * spa_progress', {}, seen), SEEN),
   'rewards.observed': (lambda rows, verdicts: rewards.observed(rows, verdicts, G, 4), ROWS, VERDICTS),
+  'rewards.stop_reward': (lambda values: rewards.stop_reward('value', -1.0, values), real(N)),
   'rewards.token_rewards': (rewards.token_rewards, ROWS, types.Reward(real(N), real(N, T))),
   **{
     f'objectives.{name}': (method.function, *(CREDIT[x] for x in registry.inputs(method.function)))
@@ -176,6 +177,9 @@ CASES = {
     f'stops.{name}, adapt': (functools.partial(adapted, make()), abs(real(N, T)), MASK, some(N), HINDSIGHT)
     for name, make in stops.REGISTRY.items()
   },
+  'replay.overall': (replay.overall, real(N), some(N), np.arange(N) // 2),
+  'replay.within_problems': (replay.within_problems, real(N), some(N), np.arange(N) // 2),
+  'replay.thirds': (replay.thirds, some(N)[None].astype(np.float64), np.arange(N)[None] // 2, np.ones((1, N))),
   'stops.at_beta': (lambda values: stops.at_beta(MOMENTS, values), real(N)),
   'stops.adaptive': (lambda mu, var: stops.adaptive(stops.espo(), mu=mu, var=var), np.array(0.75), np.array(1.5)),
   'stops.update_gate': (

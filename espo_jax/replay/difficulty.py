@@ -1,13 +1,15 @@
 """Sorts problems by how often they are solved, to see on which of them a stop rule saves its tokens."""
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 THIRDS = ('hard', 'middle', 'easy')
 
 
 def thirds(
-  correct: Float[Array | np.ndarray, 'F N'], problem: Int[Array | np.ndarray, 'F N'], weight: Float[Array | np.ndarray, 'F N']
+  correct: Float[Array | np.ndarray, 'F N'],
+  problem: Integer[Array | np.ndarray, 'F N'],
+  weight: Float[Array | np.ndarray, 'F N'],
 ) -> Bool[np.ndarray, '3 F N']:
   """Returns which rows belong to the hard, the middle and the easy third of the problems.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 RESAMPLES = 1000
 
@@ -22,7 +22,9 @@ class Area(NamedTuple):
   pairs: int  # the number of pairs of a wrong and a right row
 
 
-def overall(score: Float[np.ndarray, 'N'], wrong: Bool[np.ndarray, 'N'], problem: Int[np.ndarray, 'N']) -> Area:
+def overall(
+  score: Float[Array | np.ndarray, 'N'], wrong: Bool[Array | np.ndarray, 'N'], problem: Integer[Array | np.ndarray, 'N']
+) -> Area:
   """Computes the probability that a wrong row has a higher score than a right row. Equal scores count one half.
 
   Args:
@@ -30,6 +32,7 @@ def overall(score: Float[np.ndarray, 'N'], wrong: Bool[np.ndarray, 'N'], problem
     wrong: Whether each row turns out wrong.
     problem: The problem of each row. The interval is a bootstrap over problems.
   """
+  score, wrong, problem = (np.asarray(x) for x in (score, wrong, problem))
   rows = [np.flatnonzero(problem == one) for one in np.unique(problem)]
 
   def area(index: np.ndarray) -> float:
@@ -43,7 +46,9 @@ def overall(score: Float[np.ndarray, 'N'], wrong: Bool[np.ndarray, 'N'], problem
   return _with_interval(area(np.arange(len(score))), drawn, int(wrong.sum() * (~wrong).sum()))
 
 
-def within_problems(score: Float[np.ndarray, 'N'], wrong: Bool[np.ndarray, 'N'], problem: Int[np.ndarray, 'N']) -> Area:
+def within_problems(
+  score: Float[Array | np.ndarray, 'N'], wrong: Bool[Array | np.ndarray, 'N'], problem: Integer[Array | np.ndarray, 'N']
+) -> Area:
   """Computes the same probability over the pairs of a wrong and a right row of one problem. All pairs weigh the same.
 
   Args:
@@ -51,6 +56,7 @@ def within_problems(score: Float[np.ndarray, 'N'], wrong: Bool[np.ndarray, 'N'],
     wrong: Whether each row turns out wrong.
     problem: The problem of each row. The interval is a bootstrap over problems.
   """
+  score, wrong, problem = (np.asarray(x) for x in (score, wrong, problem))
   counts = []
   for one in np.unique(problem):
     bad, good = score[(problem == one) & wrong], score[(problem == one) & ~wrong]

@@ -8,6 +8,7 @@ from espo_jax.types import Reward, Trajectories, takes_numpy
 RETURNS = ('fail', 'zero', 'value')  # what a stopped row may return: see `stop_reward`
 
 
+@takes_numpy
 def stop_reward(returns: str, fail: float, values: Float[Array, 'N']) -> float | Float[Array, 'N']:
   """Returns the reward of the token that triggered a stop.
 

@@ -1,17 +1,17 @@
 """A data set of the package reasoning-gym, with a Hugging Face model or with a small one that is trained from scratch.
 
   pip install -e '.[gym]'
-  python -m espo_jax.train --config=experiments/reasoning_gym.py --workdir=runs/gym
+  python -m espo_jax.train --config=experiments/gym_tasks.py --workdir=runs/gym
     --config.model.path=models/Qwen2.5-1.5B-Instruct --config.task.options.dataset=chain_sum --config.task.options.max_terms=4
 
 The options of the data set are set beside its name. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not
 tuned, because no pretrained weights were at hand.
 
-`--config=experiments/reasoning_gym.py:scratch` trains 279 thousand parameters from scratch on sums of two or three one-digit
+`--config=experiments/gym_tasks.py:scratch` trains 279 thousand parameters from scratch on sums of two or three one-digit
 numbers: PPO against ESPO from one warm start. It took 9.4 minutes on two CPU cores that other programs used too. Of 512
 problems 49 % were right after the warm start, 51 % with PPO, and 50 % with ESPO at 9 % fewer tokens. One seed is no comparison.
 
-`--config=experiments/reasoning_gym.py:smoke` is the same with three updates of a model too small to learn anything.
+`--config=experiments/gym_tasks.py:smoke` is the same with three updates of a model too small to learn anything.
 """
 
 from espo_jax.configs import default_config
@@ -29,7 +29,7 @@ def get_config(arg=''):
     _scratch(c)
     _smoke(c)
   else:
-    raise ValueError(f'unknown variant {arg!r} of experiments/reasoning_gym.py; known: scratch, smoke')
+    raise ValueError(f'unknown variant {arg!r} of experiments/gym_tasks.py; known: scratch, smoke')
   return c
 
 
