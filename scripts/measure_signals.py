@@ -30,6 +30,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 SAVED = (0.1, 0.2, 0.3)
 FOLDS = 5
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of a ridge regression, in units of the mean variance of an input
+HEAD_INPUTS = 128  # the first directions, which a head reads that is fitted on the answers at one token
 STATE = 'a linear head on the state, fitted at this token'
 PROMPT = "the same on the state at the prompt's end"
 
@@ -145,7 +146,8 @@ def areas(rows: Rows, signals: Mapping[str, np.ndarray]) -> dict[str, Any]:
     right = (~rows.wrong[row]).astype(np.float64)
     for head, column in ((STATE, point[row]), (PROMPT, np.zeros_like(row))):
       column = np.minimum(column, lengths[row] - 1)
-      at[head] = -out_of_fold(rows.arrays['projections'][row, column].astype(np.float64), right, rows.problem[row])
+      states = rows.arrays['projections'][row, column, :HEAD_INPUTS].astype(np.float64)
+      at[head] = -out_of_fold(states, right, rows.problem[row])
     found[name] = {'rows': len(row)} | {
       signal: {
         'overall': replay.overall(score, rows.wrong[row], rows.problem[row])._asdict(),
