@@ -118,6 +118,17 @@ class Trajectories(flax.struct.PyTreeNode):
     """True where a stop rule ended the row."""
     return self.stop_reason == StopReason.STOPPED
 
+  def represented(self, shadow_share: float) -> Float[Array, 'N']:
+    """Returns how many rows each row represents among those whose own end is known (Horvitz-Thompson).
+
+    A shadow row represents `1 / shadow_share` stopped rows, and a stopped row that did not decode on none. The others represent
+    themselves.
+
+    Args:
+      shadow_share: The share of stopped rows that decode on.
+    """
+    return jnp.where(self.stopped, self.shadow / shadow_share if shadow_share else 0.0, 1.0)
+
   @property
   def truncated(self) -> Bool[Array, 'N']:
     """True where the horizon cut the row."""

@@ -5,11 +5,10 @@
     --config.model.path=models/Qwen2.5-1.5B-Instruct --config.task.options.dataset=chain_sum --config.task.options.max_terms=4
 
 The options of the data set are set beside its name. All devices are used (`mesh.fsdp = -1`). The settings are ours and were not
-tuned, because no pretrained weights were at hand.
+tuned.
 
 `--config=experiments/gym_tasks.py:scratch` trains 279 thousand parameters from scratch on sums of two or three one-digit
-numbers: PPO against ESPO from one warm start. It took 9.4 minutes on two CPU cores that other programs used too. Of 512
-problems 49 % were right after the warm start, 51 % with PPO, and 50 % with ESPO at 9 % fewer tokens. One seed is no comparison.
+numbers: PPO against ESPO from one warm start. It takes minutes on two CPU cores, and has not been compared over seeds.
 
 `--config=experiments/gym_tasks.py:smoke` is the same with three updates of a model too small to learn anything.
 """

@@ -72,29 +72,34 @@ def smoothed_regret(folder: pathlib.Path, rows: Rows) -> Float[np.ndarray, 'N T'
 def out_of_fold(
   inputs: Float[np.ndarray, 'M K'], targets: Float[np.ndarray, 'M'], problem: Int[np.ndarray, 'M']
 ) -> Float[np.ndarray, 'M']:
-  """Predicts targets by ridge regressions that saw no row of the problem they predict.
+  """Predicts how far targets are from their mean, by ridge regressions that saw no row of the problem they predict.
 
-  Each regression chooses its penalty by leaving out one more fold of problems.
+  Each regression chooses its penalty by leaving out one more fold of problems. None has an intercept: it would be low for the
+  folds whose targets are high, so that useless inputs would seem to tell rows of different folds apart.
   """
   fold = problem % FOLDS
-  scale = np.concatenate([inputs.std(axis=0) + 1e-6, [1.0]])
-  x = np.concatenate([inputs - inputs.mean(axis=0), np.ones((len(inputs), 1))], axis=1) / scale
-  parts = [x[fold == k] for k in range(FOLDS)]
-  grams = np.stack([part.T @ part for part in parts])
-  moments = np.stack([part.T @ targets[fold == k] for k, part in enumerate(parts)])
+  x = (inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-6)
+  parts = [(x[fold == k], targets[fold == k]) for k in range(FOLDS)]
+  grams = np.stack([part.T @ part for part, _ in parts])
+  moments = np.stack([part.T @ wanted for part, wanted in parts])
+  sums = np.stack([part.sum(axis=0) for part, _ in parts])
 
-  def weights(left_out: list[int]) -> Float[np.ndarray, 'L K']:
+  def fitted(left_out: list[int]) -> tuple[Float[np.ndarray, 'L K'], float]:
+    """Returns the weights for each penalty, and the mean of the targets that they were fitted on."""
     used = np.setdiff1d(np.arange(FOLDS), left_out)
+    mean = float(np.concatenate([parts[k][1] for k in used]).mean())
     values, vectors = np.linalg.eigh(grams[used].sum(axis=0))
     penalties = PENALTIES[:, None] * np.mean(values)
-    return (vectors.T @ moments[used].sum(axis=0) / (np.maximum(values, 0) + penalties)) @ vectors.T
+    moment = moments[used].sum(axis=0) - mean * sums[used].sum(axis=0)
+    return (vectors.T @ moment / (np.maximum(values, 0) + penalties)) @ vectors.T, mean
 
   predicted = np.empty(len(targets))
   for k in range(FOLDS):
     errors = np.zeros(len(PENALTIES))
     for j in set(range(FOLDS)) - {k}:
-      errors += ((weights([k, j]) @ parts[j].T - targets[fold == j]) ** 2).sum(axis=1)
-    predicted[fold == k] = parts[k] @ weights([k])[errors.argmin()]
+      weights, mean = fitted([k, j])
+      errors += ((weights @ parts[j][0].T - (parts[j][1] - mean)) ** 2).sum(axis=1)
+    predicted[fold == k] = parts[k][0] @ fitted([k])[0][errors.argmin()]
   return predicted
 
 
@@ -202,7 +207,7 @@ def page(results: Mapping[str, Any]) -> list[str]:
   lines = ['# Which numbers tell a wrong answer early', '', *report.header(dict(results)), '']
   lines += [
     f'{about["problems"]} problems of {about["benchmark"]}, {about["samples"]} answers to each at temperature '
-    f'{about["temperature"]:g} by {pathlib.Path(about["checkpoint"]).name} (weights {about["weights"]}): '
+    f'{about["temperature"]:g} by {about["checkpoint"]}: '
     f'{100 * results["right"]:.1f} % right, {results["tokens_mean"]:.0f} tokens on average, {100 * results["cut"]:.1f} % cut '
     f'at {about["horizon"]}.',
     '',
@@ -255,7 +260,10 @@ def main(argv: list[str]) -> None:
   signals = running(args.rollouts, rows)
   summary = json.loads((args.rollouts / 'summary.json').read_text())
   results = report.environment('PYTHONPATH=. python scripts/measure_signals.py', argv) | {
-    'evaluation': {name: summary[name] for name in ('settings', 'session')},
+    'evaluation': {
+      'settings': summary['settings'] | {'checkpoint': pathlib.Path(summary['settings']['checkpoint']).name},
+      'session': summary['session'],
+    },
     'right': float(1 - rows.wrong.mean()),
     'tokens_mean': float(rows.arrays['full_length'].mean()),
     'cut': float(1 - rows.arrays['ended'].mean()),

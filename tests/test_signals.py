@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from espo_jax import monitor
+from espo_jax import monitor, replay
 from espo_jax.configs import default_config
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'scripts'))
@@ -56,8 +56,8 @@ def results(recording) -> dict:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(measure_signals, 'TOKENS', (5, 20))
     patch.setattr(measure_signals, 'SHARES', (0.5,))
-    measure_signals.main([f'--rollouts={recording}', f'--output={recording}/page', '--first=12'])
-  return json.loads((recording / 'page.json').read_text())
+    measure_signals.main([f'--rollouts={recording}', f'--output={recording}/page.1', '--first=12'])
+  return json.loads((recording / 'page.1.json').read_text())
 
 
 def test_areas_show_what_was_planted(results):
@@ -105,7 +105,7 @@ def test_a_prediction_does_not_see_its_own_problem():
 
 
 def test_the_page_has_the_three_tables_and_the_command(recording, results):
-  written = (recording / 'page.md').read_text()
+  written = (recording / 'page.1.md').read_text()
   for heading in ('Over all answers', 'Among the answers to one problem', 'As a stop rule, from token 12 on'):
     assert f'## {heading}' in written
   assert 'python scripts/measure_signals.py' in written and '120 problems of gsm8k, 8 answers to each' in written
@@ -117,3 +117,17 @@ def test_a_recording_without_features_is_refused(recording, tmp_path):
   monitor.atomic_write_arrays(tmp_path / 'rollouts/rows.npz', kept)
   with pytest.raises(SystemExit, match=r'no features of states; fix: evaluate with --record --features=K'):
     measure_signals.main([f'--rollouts={tmp_path}', f'--output={tmp_path}/page'])
+
+
+def test_useless_inputs_tell_no_rows_of_different_problems_apart(monkeypatch):
+  """A regression with an intercept would be low where the left-out targets are high: its area here is 0.44."""
+  monkeypatch.setattr('espo_jax.replay.separation.RESAMPLES', 2)
+  found = []
+  for seed in range(30):
+    rng = np.random.default_rng(seed)
+    problem = np.repeat(np.arange(132), 8)
+    solvable = (rng.random(132) < 0.2)[problem]
+    targets = np.where(rng.random(len(problem)) < 0.15, ~solvable, solvable).astype(np.float64)
+    predicted = measure_signals.out_of_fold(rng.normal(size=(len(problem), 20)), targets, problem)
+    found.append(replay.overall(predicted, targets == 1, problem).value)
+  assert abs(np.mean(found) - 0.5) < 4 * np.std(found) / len(found) ** 0.5 < 0.03

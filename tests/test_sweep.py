@@ -148,10 +148,10 @@ def test_an_interrupted_sweep_goes_on_and_a_failed_arm_is_a_result(trained, tmp_
 
 def test_a_comparison_whose_picture_cannot_be_drawn_is_written(tmp_path, trained, monkeypatch, caplog):
   monkeypatch.setattr('espo_jax.monitor.arms.plot_arms', mock.Mock(side_effect=ValueError('broken')))
-  output = tmp_path / 'page'
+  output = tmp_path / 'qwen2.5'  # a dot in the name begins no suffix
   compare_arms(sweep_file(tmp_path, seeds='(0,)'), tmp_path / 'runs', output)
-  assert '| grpo |' in output.with_suffix('.md').read_text()
-  assert json.loads(output.with_suffix('.json').read_text())['columns']['grpo']
+  assert '| grpo |' in (tmp_path / 'qwen2.5.md').read_text()
+  assert json.loads((tmp_path / 'qwen2.5.json').read_text())['columns']['grpo']
   assert f'{output}.png: this picture was not drawn' in caplog.text
 
 

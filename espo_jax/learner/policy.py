@@ -71,7 +71,7 @@ class Reinforcement:
     kl_coef: The weight of the divergence in the reward; 0 for none.
     stop_returns: What a stopped row returns: see `rewards.stop_reward`.
     fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
-    shadow_share: The share of stopped rows that decode on, of which each represents `1 / shadow_share` stopped rows.
+    shadow_share: The share of stopped rows that decode on.
     samples: `G`, the number of rows per prompt.
     importance_cap: The cap of each token's importance weight, `min(learner's probability / sampler's, cap)`. With a cap, ratios
       are relative to the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
@@ -211,11 +211,11 @@ class Reinforcement:
     """
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
-    logprobs, entropy, final_values, exact_kl = self._measure(params, rows, against, packing)
+    logprobs, entropy, after, exact_kl = self._measure(params, rows, against, packing)
     reference_logprobs = jnp.zeros_like(rows.logprobs)
     if reference is not None:
       reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True)[0]
-    stopped = rewards.stop_reward(self.stop_returns, self.fail_reward, final_values)
+    stopped = rewards.stop_reward(self.stop_returns, self.fail_reward, after)
     placed = rewards.token_rewards(rows, reward, stopped=stopped)
     metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
     if self.kl_coef:
@@ -226,7 +226,7 @@ class Reinforcement:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
       placed = placed - self.kl_coef * jnp.where(mask, kl, 0.0)
       metrics['reward/kl'] = masked_mean(kl, mask)
-    advantages, returns = self._advantages(placed, rows, final_values)
+    advantages, returns = self._advantages(placed, rows, after)
     old_logprobs = rows.joint_logprobs
     if self.importance_cap:
       old_logprobs = logprobs
@@ -242,14 +242,14 @@ class Reinforcement:
     return Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reward.extras), metrics
 
   def _advantages(
-    self, placed: Float[Array, 'N T'], rows: Trajectories, final_values: Float[Array, 'N']
+    self, placed: Float[Array, 'N T'], rows: Trajectories, after: Float[Array, 'N']
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
     function, critic = objectives.ADVANTAGES[self.advantage]
     if critic:
       read = {
         'rewards': placed,
         'values': rows.values,
-        'final_values': final_values,
+        'final_values': after,
         'truncated': rows.truncated,
         'mask': rows.mask,
       }
@@ -354,9 +354,7 @@ class Reinforcement:
     correct: Float[Array | np.ndarray, 'N'],
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
-    each = 1 / self.shadow_share if self.shadow_share else 0.0  # stopped rows that a shadow row represents (Horvitz-Thompson)
-    weight = jnp.where(rows.stopped, rows.shadow * each, 1.0)
-    hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), weight)
+    hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), rows.represented(self.shadow_share))
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)

@@ -6,7 +6,7 @@ separately, because it imports matplotlib.
 
 from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
-from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, to_json
+from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, read_metrics
 from espo_jax.monitor.pictures import spared
@@ -27,6 +27,7 @@ __all__ = [
   'bootstrap_intervals',
   'column',
   'describe',
+  'ending',
   'format_scores',
   'format_table',
   'machine',

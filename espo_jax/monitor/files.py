@@ -14,6 +14,11 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
+def ending(path: Path, suffix: str) -> Path:
+  """Returns the path with a suffix after its name. Unlike `Path.with_suffix` it keeps a name with dots, such as `qwen2.5`."""
+  return path.with_name(path.name + suffix)
+
+
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
   """Replaces the file at `path` by `text` in one step. Its folder is created if it is missing."""
   _atomic_write(Path(path), lambda file: file.write(text.encode()))

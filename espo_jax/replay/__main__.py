@@ -7,8 +7,8 @@ With `--config.rollout.record=10` espo_jax.train records the rollout of every te
 
 The replay runs every registered rule's own updates, over a grid of the rule's constants and of the share of rows that it stops.
 For each rule, one half of the problems is used to choose the constants: among those that stop few right rows, the ones with the
-fewest expected tokens per solved problem. The other half measures them. The output folder then holds frontier.json, with every
-point of the grid, and frontier.png.
+fewest expected tokens per solved problem. The other half measures them. A rule is left out if it reads what was not recorded.
+The output folder then holds frontier.json, with every point of the grid, and frontier.png.
 
 The recorded policy was not trained with the replayed rule. A replay therefore shows what the rule would have cut from these
 rows, and not what training with the rule would give.

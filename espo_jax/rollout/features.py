@@ -1,5 +1,7 @@
 """What is recorded about the state that a token is drawn from, for studies of which signals tell a failure early."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float
 from espo_jax.types import Features, takes_numpy
 
 
+@functools.lru_cache(maxsize=1)
 def directions(hidden_size: int, count: int) -> Float[np.ndarray, 'D K']:
   """Returns `count` orthonormal directions. They are random, and the same for every model of this size.
 

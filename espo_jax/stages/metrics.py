@@ -53,8 +53,7 @@ def rollout_metrics(
     serial: The options of the early exits; None for a rollout without them.
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
-  of_shadow = verdicts / shadow_share if shadow_share else jnp.full_like(right, jnp.nan)
-  unstopped = jnp.where(rows.stopped, jnp.where(rows.shadow | (shadow_share == 0), of_shadow, 0.0), verdicts)
+  unstopped = verdicts * rows.represented(shadow_share) if shadow_share else jnp.where(rows.stopped, jnp.nan, verdicts)
   generated = rows.length - rows.trained_from
   if serial is None:
     taken = (rows.started + rows.full_length).reshape(parts, -1)

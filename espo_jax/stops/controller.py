@@ -15,6 +15,20 @@ Score = Callable[[StopState, Observation], Float[Array, 'B']]
 Threshold = Callable[[Adaptive, Array], Array]
 
 
+class Memory(NamedTuple):
+  """What a rule keeps of each row beside its score.
+
+  Attributes:
+    first: `batch -> row`, a tree with leaves `[B, ...]`: the memory before a row's first token.
+    step: `(row, observation) -> row`, called before the score is computed.
+    reads: The names of the arrays that `step` or the score reads on demand: see `StopRule.reads`.
+  """
+
+  first: Callable[[int], Any]
+  step: Callable[[Any, Observation], Any]
+  reads: frozenset[str] = frozenset()
+
+
 class Control(NamedTuple):
   """The controller's constants.
 
@@ -37,8 +51,8 @@ class Control(NamedTuple):
   momentum: float = 0.99
 
 
-def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Threshold]]], Callable[..., StopRule]]:
-  """Makes a stop rule from a function of options that returns a score and a threshold.
+def controlled(**constants: float) -> Callable[[Callable[..., tuple[Any, ...]]], Callable[..., StopRule]]:
+  """Makes a stop rule from a function of options that returns a score, a threshold and, if the rule needs one, a memory.
 
   The rule stops a row where the score exceeds the threshold. It has the options of the function and those of `Control`, whose
   controller adjusts beta.
@@ -48,7 +62,7 @@ def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Thres
   """
   control = Control(**constants)
 
-  def mark(parts: Callable[..., tuple[Score, Threshold]]) -> Callable[..., StopRule]:
+  def mark(parts: Callable[..., tuple[Any, ...]]) -> Callable[..., StopRule]:
     steering = [
       inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=float)
       for name, value in control._asdict().items()
@@ -59,10 +73,9 @@ def controlled(**constants: float) -> Callable[[Callable[..., tuple[Score, Thres
     @functools.wraps(parts)
     def rule(**options: Any) -> StopRule:
       options = signature.bind(**options).arguments
-      score, threshold = parts(**{name: value for name, value in options.items() if name in own})
-      return controlled_rule(
-        score, threshold, control._replace(**{name: value for name, value in options.items() if name not in own})
-      )
+      score, threshold, *memory = parts(**{name: value for name, value in options.items() if name in own})
+      steered = control._replace(**{name: value for name, value in options.items() if name not in own})
+      return controlled_rule(score, threshold, steered, *memory)
 
     vars(rule)['__signature__'] = signature
     rule.__doc__ = _with_control(parts.__doc__)
@@ -77,7 +90,7 @@ def at_beta(adaptive: Adaptive, values: Array) -> Array:
   return jnp.broadcast_to(adaptive.beta, values.shape)
 
 
-def controlled_rule(score: Score, threshold: Threshold, control: Control) -> StopRule:
+def controlled_rule(score: Score, threshold: Threshold, control: Control, memory: Memory | None = None) -> StopRule:
   """Makes a rule that stops a row where `score > threshold`, and adjusts beta by a controller."""
 
   @takes_numpy
@@ -90,10 +103,12 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control) -> Sto
         beta=jnp.asarray(control.beta_0, jnp.float32),
         enabled=jnp.asarray(False),
       )
-    return StopState(adaptive, jnp.zeros(batch))
+    return StopState(adaptive, jnp.zeros(batch), None if memory is None else memory.first(batch))
 
   @takes_numpy
   def update(state: StopState, obs: Observation) -> tuple[StopState, Array, Array]:
+    if memory is not None:
+      state = state.replace(row=memory.step(state.row, obs))
     z = score(state, obs)
     stop = state.adaptive.enabled & (z > threshold(state.adaptive, obs.values))
     return state.replace(z=z), stop, z
@@ -112,7 +127,7 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control) -> Sto
     adaptive = running_moments(adaptive, regret, mask, control.momentum)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
 
-  return StopRule(init, update, takes_numpy(threshold), adapt)
+  return StopRule(init, update, takes_numpy(threshold), adapt, frozenset() if memory is None else memory.reads)
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:

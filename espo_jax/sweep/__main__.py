@@ -51,7 +51,7 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   spec, title = sweep.load_sweep(file)
   if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
     raise ConfigError([f'--seeds: {unknown[0]} is none of the seeds {spec.seeds} of {file}; fix: some of them'])
-  check_page(output.with_suffix('.md'))
+  check_page(monitor.ending(output, '.md'))
   runs = sweep.plan(spec, workdir)
   sweep.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
   states = [sweep.Status.of(run).state for run in runs]
@@ -66,10 +66,10 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   command = f'python -m espo_jax.sweep --sweep={shlex.quote(file)} --workdir={workdir} --output={output}'
   environments = [json.loads((run.workdir / 'environment.json').read_text()) for run in runs]
   record = record_of(spec, title, command, runs, environments, compared)
-  picture = output.with_suffix('.png')
-  monitor.atomic_write_text(output.with_suffix('.json'), monitor.to_json(record, indent=1) + '\n')
-  write_page(output.with_suffix('.md'), title, body(spec, record, table, picture.name))
-  print(f'{table}\nwrote {output.with_suffix(".md")}, {output.with_suffix(".json")}')
+  picture = monitor.ending(output, '.png')
+  monitor.atomic_write_text(monitor.ending(output, '.json'), monitor.to_json(record, indent=1) + '\n')
+  write_page(monitor.ending(output, '.md'), title, body(spec, record, table, picture.name))
+  print(f'{table}\nwrote {monitor.ending(output, ".md")}, {monitor.ending(output, ".json")}')
   with monitor.spared(picture):
     from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here
 

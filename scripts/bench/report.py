@@ -42,9 +42,9 @@ def header(about: dict[str, Any]) -> list[str]:
 
 
 def write(path: pathlib.Path, results: dict[str, Any], lines: list[str]) -> None:
-  """Writes the results to `path` with the suffix .json, and the page with .md."""
-  monitor.atomic_write_text(path.with_suffix('.json'), monitor.to_json(results, indent=1) + '\n')
-  monitor.atomic_write_text(path.with_suffix('.md'), '\n'.join(lines) + '\n')
+  """Writes the results to PATH.json, and the page to PATH.md. The path's name may have dots."""
+  monitor.atomic_write_text(monitor.ending(path, '.json'), monitor.to_json(results, indent=1) + '\n')
+  monitor.atomic_write_text(monitor.ending(path, '.md'), '\n'.join(lines) + '\n')
 
 
 def number(estimate: dict[str, Any], digits: int = 1) -> str:
