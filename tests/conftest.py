@@ -1,18 +1,23 @@
 """The tests' machine: eight virtual CPU devices, shapes checked at every call, compiled programs kept between runs."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 from typing import Any
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # compiling is most of the time, and what runs once need not be fast
-# jaxlib before 0.11 has kernel emitters whose programs take half as long again to compile; later ones know no such flag.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'  # programs do not carry the lines they come from
+# The newest kernel emitters make programs that take twice as long to compile. The flag's name changed with jaxlib 0.11.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
-    '--xla_cpu_use_fusion_emitters=false' if importlib.metadata.version('jaxlib').startswith('0.10.') else '',
+    '--xla_cpu_parallel_codegen_split_count=1',  # there are as many workers as cores
+    '--xla_cpu_use_fusion_emitters=false'
+    if importlib.metadata.version('jaxlib').startswith('0.10.')
+    else '--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters',
   ]
 )
 
@@ -56,6 +61,13 @@ def pytest_configure(config):
   # JAX says so when it gives another dtype than the one asked for, or loses one in a scatter.
   for message in ('Explicitly requested dtype', 'scatter inputs have incompatible types'):
     config.addinivalue_line('filterwarnings', f'error:{message}')
+
+
+def pytest_collection_finish(session):
+  """Tracing makes millions of small objects: the collector looks at them less often, and never at what was imported."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_ignore_collect(collection_path, config):
