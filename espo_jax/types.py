@@ -156,6 +156,7 @@ class Reward(flax.struct.PyTreeNode):
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
   extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # for objectives, by name
+  success: Float[Array, 'N'] | None = None  # the head's probability at each row's last token; None without a head
 
 
 Metrics = dict[str, jax.Array]

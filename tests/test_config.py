@@ -1,14 +1,12 @@
 """What cannot run is refused before a device is touched, with the field, its value and the fix."""
 
-import os
 import pathlib
 import re
 import runpy
-import subprocess
-import sys
 
 import ml_collections
 import pytest
+from forked import run_each
 
 from espo_jax import monitor, registry, stops
 from espo_jax.configs import STAGES, ConfigError, default_config, load_config, validate
@@ -57,7 +55,7 @@ BAD = [
   ({'stop__name': 'random'}, ["stop.name = 'random'", "fix: stop.name = 'espo'"]),
   (
     {'stop__name': 'risk_control', 'stop__shadow_share': 0.0},
-    ['stop.shadow_share = 0.0', "'risk_control'", 'fix: stop.shadow_share = 0.1'],
+    ['stop.shadow_share = 0.0', "'risk_control'", 'fix: stop.shadow_share = 0.05'],
   ),
   ({'stop__name': 'risk_control', 'stop__risk_control__beta_0': 9.0}, ['stop.risk_control.beta_0 = 9.0', 'fix: inside']),
   (
@@ -282,38 +280,36 @@ def test_a_saved_config_of_another_version_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------- the command line
 
 
-def command(*arguments: str) -> str:
-  """What a command that must fail prints, where touching a device would raise."""
-  result = subprocess.run(
-    [sys.executable, '-m', 'espo_jax.train', *arguments],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'none_such'},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert result.returncode == 1
-  assert 'Traceback' not in result.stderr
-  return result.stderr
+REFUSED = {
+  '--config={quickstart} --config.stop.target_rat=0.2': ['--config.stop.target_rat=0.2', 'did you mean stop.target_rate?'],
+  '--config={quickstart} --config.stop.eta=fast': ['--config.stop.eta=fast', 'could not convert string to float'],
+  '--config={quickstart} --config.stop.clip=0.3': ['stop.clip = 0.3', 'can never fire', 'fix: stop.clip > 0.4'],
+  '--config={quickstart}:smok': ["unknown variant 'smok'", 'known: smoke'],
+  '--config=experiments/quickstat.py': ['--config=experiments/quickstat.py', 'no such file', 'fix'],
+  '--config={broken}': ['broken.py', 'line 3', "name 'c' is not defined"],
+  '': ['--config is missing', 'experiments/quickstart.py'],
+}
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'fragments'),
-  [
-    ('--config={quickstart} --config.stop.target_rat=0.2', ['--config.stop.target_rat=0.2', 'did you mean stop.target_rate?']),
-    ('--config={quickstart} --config.stop.eta=fast', ['--config.stop.eta=fast', 'could not convert string to float']),
-    ('--config={quickstart} --config.stop.clip=0.3', ['stop.clip = 0.3', 'can never fire', 'fix: stop.clip > 0.4']),
-    ('--config={quickstart}:smok', ["unknown variant 'smok'", 'known: smoke']),
-    ('--config=experiments/quickstat.py', ['--config=experiments/quickstat.py', 'no such file', 'fix']),
-    ('--config={broken}', ['broken.py', 'line 3', "name 'c' is not defined"]),
-    ('', ['--config is missing', 'experiments/quickstart.py']),
-  ],
-)
-def test_the_command_says_what_is_wrong_before_it_touches_a_device(arguments, fragments, tmp_path):
-  broken = tmp_path / 'broken.py'
+@pytest.fixture(scope='module')
+def refused(tmp_path_factory):
+  """What the command prints for each of these, where touching a device would raise; and whether it made its folder."""
+  folder = tmp_path_factory.mktemp('refused')
+  broken = folder / 'broken.py'
   broken.write_text('\ndef get_config():\n  return c\n')
-  words = arguments.format(quickstart='experiments/quickstart.py', broken=broken).split()
-  message = command(*words, f'--workdir={tmp_path / "run"}')
-  for fragment in fragments:
-    assert fragment in message
-  assert not (tmp_path / 'run').exists()
+  runs = [
+    [*arguments.format(quickstart='experiments/quickstart.py', broken=broken).split(), f'--workdir={folder / str(i)}']
+    for i, arguments in enumerate(REFUSED)
+  ]
+  (folder / 'told').mkdir()
+  told = run_each('espo_jax.train', runs, folder / 'told', {'JAX_PLATFORMS': 'none_such'})
+  return {arguments: (run, (folder / str(i)).exists()) for i, (arguments, run) in enumerate(zip(REFUSED, told, strict=True))}
+
+
+@pytest.mark.parametrize('arguments', REFUSED)
+def test_the_command_says_what_is_wrong_before_it_touches_a_device(arguments, refused):
+  run, began = refused[arguments]
+  assert run.returncode == 1 and not began
+  assert 'Traceback' not in run.stderr
+  for fragment in REFUSED[arguments]:
+    assert fragment in run.stderr

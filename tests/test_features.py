@@ -56,7 +56,9 @@ def test_the_margin_of_the_only_token_is_infinite():
   assert np.isposinf(found.margin) and found.entropy == 0
 
 
-@pytest.mark.parametrize(('variant', 'slots'), [('shared', 0), ('separate', 4)])
+@pytest.mark.parametrize(
+  ('variant', 'slots', 'precision'), [('shared', 0, 'float64'), ('separate', 4, 'float32')], indirect=['precision']
+)
 def test_a_rollout_records_the_states_that_its_tokens_were_drawn_from(variant, slots, precision):
   model, params = model_of(variant)
   size = model.config.hidden_size

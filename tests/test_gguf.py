@@ -208,5 +208,6 @@ def test_a_real_model_is_the_one_that_transformers_reads(tmp_path):
   tokens = np.array([ours(text)['input_ids']], np.int32)
   lengths = np.array([tokens.shape[1]])
   expected = torch_logits(read_by_transformers(file), tokens, lengths)
-  for found in (jax_logits(*load_gguf(file), tokens, lengths), jax_logits(*load_hf(tmp_path / 'out'), tokens, lengths)):
-    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+  config, params = load_gguf(file)
+  assert np.abs(jax_logits(config, params, tokens, lengths) - expected).max() < 1e-4 * np.abs(expected).max()
+  equal(load_hf(tmp_path / 'out')[1], params)

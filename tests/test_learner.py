@@ -69,7 +69,7 @@ def entropy_of(logits):
   return -(np.exp(log_softmax(logits)) * log_softmax(logits)).sum(-1)
 
 
-@pytest.mark.parametrize('separate_critic', [False, True])
+@pytest.mark.parametrize(('separate_critic', 'precision'), [(False, 'float64'), (True, 'float32')], indirect=['precision'])
 def test_score_is_the_softmax_of_an_unpadded_pass(separate_critic, precision):
   model, params = actor_critic(1, separate_critic=separate_critic)
   prompts, tokens = responses()
@@ -334,7 +334,7 @@ def test_random_parameters_do_not_depend_on_the_mesh():
 # ------------------------------------------------------------------------------------------------- advantages of a rollout
 
 
-@pytest.mark.parametrize('bootstrapped', [False, True])
+@pytest.mark.parametrize(('bootstrapped', 'precision'), [(False, 'float32'), (True, 'float64')], indirect=['precision'])
 def test_only_a_row_cut_by_the_horizon_bootstraps(bootstrapped, precision):
   """Advantages of a real rollout against the definition: r_fail on the stop and nothing after it, V after the horizon."""
   exp = tiny_experiment(ppo_with_all_terms)

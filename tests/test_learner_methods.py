@@ -12,7 +12,7 @@ from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 from espo_jax import objectives, parallel
 from espo_jax.configs import warmup_updates
 from espo_jax.learner import score
-from espo_jax.learner.policy import decision_tokens, held
+from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.stages import rl
 from espo_jax.stages.rollouts import TOTALS, Draw, informative_batch
 from espo_jax.types import Reward, StopReason

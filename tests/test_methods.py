@@ -29,8 +29,10 @@ def smoke(**lines):
   return config
 
 
+TERMS = [name for name, entry in objectives.REGISTRY.items() if not entry.advantage]
 LINES = (
-  [{'objective__name': name if entry.advantage else f'grpo + {name}'} for name, entry in objectives.REGISTRY.items()]
+  [{'objective__name': name} for name, entry in objectives.REGISTRY.items() if entry.advantage]
+  + [{'objective__name': ' + '.join(['grpo', *terms])} for terms in (TERMS[::2], TERMS[1::2])]
   + [{'reward__name': ' + '.join(rewards.REGISTRY)}]
   + [{'objective__name': 'grpo', 'advantage__name': 'mean_only'}]
 )

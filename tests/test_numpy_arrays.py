@@ -88,7 +88,9 @@ CREDIT = {
 }
 OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)))
 BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
-HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N))
+RECORDED = stops.Observation(abs(real(N, T)), real(N, T), np.zeros((N, T)), -abs(real(N, T)))
+HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N), RECORDED, np.zeros(N, int))
+EVIDENCE = stops.evidence.along(jax.tree.map(jnp.asarray, RECORDED), jnp.zeros(N, jnp.int32))
 MOMENTS = stops.espo().init(1).adaptive.replace(enabled=jnp.asarray(True), beta=jnp.float32(0.5))
 BLOCK = exits.Observation(
   real(2, 3), abs(real(2, 3)) / 2, real(2, 3, V), real(2, 3, V), lambda x: x, RNG.integers(0, T, (2, 3))
@@ -98,13 +100,18 @@ DECODER = model.ModelConfig(
 )
 
 
+def moments_of(rule):
+  fresh = rule.init(1).adaptive
+  return MOMENTS.replace(account=fresh.account, head=fresh.head)
+
+
 def stepped(rule, observation):
-  adaptive = MOMENTS.replace(account=rule.init(1).adaptive.account)
+  adaptive = moments_of(rule)
   return rule.update(rule.init(N, adaptive), observation), rule.threshold(adaptive, observation.values)
 
 
 def adapted(rule, *batch):
-  return rule.adapt(MOMENTS.replace(account=rule.init(1).adaptive.account), *batch)
+  return rule.adapt(moments_of(rule), *batch)
 
 
 def asked(policy, part, what):
@@ -180,6 +187,16 @@ CASES = {
   'replay.overall': (replay.overall, real(N), some(N), np.arange(N) // 2),
   'replay.within_problems': (replay.within_problems, real(N), some(N), np.arange(N) // 2),
   'replay.thirds': (replay.thirds, some(N)[None].astype(np.float64), np.arange(N)[None] // 2, np.ones((1, N))),
+  'stops.newton': (
+    lambda x, y, w: stops.newton(stops.Regression(jnp.zeros(V), jnp.eye(V)), x, y, w, memory=0.5),
+    real(N, V),
+    real(N),
+    np.ones(N),
+  ),
+  'stops.forecast': (lambda e: stops.forecast(stops.new_head(), e), EVIDENCE),
+  'stops.forecasts': (lambda seen: stops.forecasts(stops.new_head(), seen), HINDSIGHT),
+  'stops.fit': (lambda seen: stops.fit(stops.new_head(), seen, memory=0.5), HINDSIGHT),
+  'stops.calibration': (lambda seen: stops.calibration(stops.new_head(), seen), HINDSIGHT),
   'stops.at_beta': (lambda values: stops.at_beta(MOMENTS, values), real(N)),
   'stops.adaptive': (lambda mu, var: stops.adaptive(stops.espo(), mu=mu, var=var), np.array(0.75), np.array(1.5)),
   'stops.update_gate': (

@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, run
+from test_head import random_head
 from tiny import first_params, tiny_experiment
 
 from espo_jax import monitor, replay, stops
@@ -48,11 +49,12 @@ MAKESPAN = {
     (stops.value_only(), 0.3),
     (stops.random_stop(), 2.5),
     (stops.mean_logprob(least_tokens=3), 1.4),
+    (stops.own_price(), 0.125),
   ],
-  ids=['espo', 'value_only', 'random', 'mean_logprob'],
+  ids=['espo', 'value_only', 'random', 'mean_logprob', 'own_price'],
 )
 def test_a_replay_stops_where_the_engine_does(rule, beta):
-  adaptive = STATE.replace(beta=jnp.float32(beta))
+  adaptive = STATE.replace(beta=jnp.float32(beta), head=random_head(3))
   whole, wanted = run(rule=NEVER), run(rule=rule, state=adaptive, shadow=0.0)
   keys = sampling.row_keys(jax.random.key(7), jnp.asarray(PROMPTS.ids), G)
   noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]
@@ -257,7 +259,8 @@ def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, monkeypatch
 
 def test_constants_that_lose_too_much_are_not_chosen(run_folder):
   record = compare(run_folder, run_folder / 'a', {'smoothing': (0.5,)}, (0.3, 0.7), most_lost=0.05)
-  assert {'espo', 'risk_control'} <= set(record['best']) <= {'espo', 'risk_control', 'regret_only'}  # others are blind to slips
+  sighted = {'espo', 'risk_control', 'regret_only', 'own_price', 'wald'}  # others are blind to slips
+  assert {'espo', 'risk_control', 'own_price'} <= set(record['best']) <= sighted
   for point in record['best'].values():
     assert point['seen']['false_positives'] <= 0.05 and point['seen']['stop_rate'] < 0.5
 

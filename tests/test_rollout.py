@@ -64,13 +64,15 @@ def picked(x, tokens):
 usual = rounding.cached(run)
 
 
-@pytest.fixture(params=['shared', 'separate'])
-def sampled(request, precision):
-  rows = usual(variant=request.param)
-  assert rows.logprobs.dtype == rows.values.dtype == precision
-  assert set(rows.stop_reason) == {StopReason.LENGTH, StopReason.EOS, StopReason.STOPPED}
-  assert 0 < rows.shadow.sum() < (rows.stop_reason == StopReason.STOPPED).sum()
-  return request.param, rows
+@pytest.fixture(params=[('shared', 'float32'), ('separate', 'float64')], ids=lambda pair: '-'.join(pair))
+def sampled(request):
+  variant, dtype = request.param
+  with rounding.computed_in(dtype):
+    rows = usual(variant=variant)
+    assert rows.logprobs.dtype == rows.values.dtype == dtype
+    assert set(rows.stop_reason) == {StopReason.LENGTH, StopReason.EOS, StopReason.STOPPED}
+    assert 0 < rows.shadow.sum() < (rows.stop_reason == StopReason.STOPPED).sum()
+    yield variant, rows
 
 
 # -------------------------------------------------------------------------------------------- what was recorded is what was

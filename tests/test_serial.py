@@ -32,6 +32,10 @@ from espo_jax.rollout.serial import cut_positions, thinking_tokens
 from espo_jax.stages import metrics
 from espo_jax.types import Prompts, StopReason
 
+EACH_IN_ONE = pytest.mark.parametrize(
+  ('variant', 'precision'), [('shared', 'float32'), ('separate', 'float64')], indirect=['precision']
+)
+
 INDUCER, ANSWER, THOUGHT, G, SLOTS = (5, 6, 7), 4, 3, 4, 5
 EXITS = G - 1
 SERIAL = {'shared': rollout.Serial(INDUCER, ANSWER), 'separate': rollout.Serial(INDUCER, ANSWER, THOUGHT)}
@@ -123,7 +127,7 @@ def test_only_what_a_row_sampled_counts(sampled):
 # ---------------------------------------------------------------------------------------------------- the cache is used again
 
 
-@pytest.mark.parametrize('variant', ['shared', 'separate'])
+@EACH_IN_ONE
 def test_a_copied_prefix_gives_what_a_pass_without_a_cache_gives(variant, precision):
   """Distributions are compared where the rollout records them: the token's own log-probability, and how far the best is off."""
   rows = usual(variant)
@@ -144,7 +148,7 @@ def test_a_copied_prefix_gives_what_a_pass_without_a_cache_gives(variant, precis
     np.testing.assert_allclose(rows.regret[n][mask[n]], wanted, rtol=0, atol=limits['regret'])
 
 
-@pytest.mark.parametrize('variant', ['shared', 'separate'])
+@EACH_IN_ONE
 def test_logits_behind_a_cut_are_those_of_the_prefix_recomputed(variant, precision):
   model, params = model_of(variant)
   tokens = jnp.asarray(np.random.default_rng(1).integers(2, VOCAB, (2, 12)), jnp.int32)

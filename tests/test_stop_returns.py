@@ -1,6 +1,7 @@
 """What a stopped row returns, on a policy small enough to enumerate, and what is estimated from shadow rows."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,15 @@ from loss_cases import trajectories
 from tiny import first_params, rolled_out, rule_of, tiny_experiment
 
 from espo_jax import objectives, rewards
+from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
-from espo_jax.learner import init_state
+from espo_jax.learner import init_state, roulette
 from espo_jax.stages import rl
 from espo_jax.stages.metrics import rollout_metrics
 from espo_jax.types import Reward, StopReason
 
 LENGTH = KINDS = 3
+SHARE = 0.25
 ROWS = list(itertools.product(range(KINDS), repeat=LENGTH))
 HISTORIES = [h for t in range(LENGTH) for h in itertools.product(range(KINDS), repeat=t)]
 
@@ -44,15 +47,35 @@ class Tabular:
     self.length = np.where(self.stopped, unlikely.argmax(1) + 1, LENGTH)
 
   def expected_update(self, returns: str) -> np.ndarray:
-    """The mean of the policy gradient with the advantages that the package gives the rows; 'never' stops none."""
+    """The mean of the policy gradient with the advantages that the package gives the rows; 'never' stops none.
+
+    'head' pays the exact chance of success, and 'roulette' with some number pays that number more than the value.
+    """
+    if returns.startswith('roulette'):
+      return SHARE * self._with_roulette(returns, shadow=True) + (1 - SHARE) * self._with_roulette(returns, shadow=False)
     stopped = self.stopped & (returns != 'never')
     length = np.where(stopped, self.length, LENGTH)
     reason = np.where(stopped, StopReason.STOPPED, StopReason.EOS)
     rows = trajectories(length.astype(np.int32), reason.astype(np.int32), length.astype(np.int32), width=LENGTH)
     after = self.values[np.arange(len(ROWS)), length]
-    paid = rewards.stop_reward('fail' if returns == 'never' else returns, -1.0, jnp.asarray(after))
+    paid = rewards.stop_reward('fail' if returns == 'never' else returns, -1.0, jnp.asarray(after), jnp.asarray(after))
+    return self._mean_of(self._credit(rows, paid)[0])
+
+  def _credit(self, rows, paid):
     placed = rewards.token_rewards(rows, Reward(jnp.asarray(self.outcome)), stopped=paid)
-    advantages, _ = objectives.gae(placed, jnp.asarray(self.values[:, :-1]), rows.mask, gamma=1.0, lam=1.0)
+    return objectives.gae(placed, jnp.asarray(self.values[:, :-1]), rows.mask, gamma=1.0, lam=1.0)
+
+  def _with_roulette(self, returns: str, shadow: bool) -> np.ndarray:
+    length, whole = np.where(self.stopped, self.length, LENGTH), np.full(len(ROWS), LENGTH, np.int32)
+    reason = np.where(self.stopped, StopReason.STOPPED, StopReason.EOS).astype(np.int32)
+    rows = trajectories(length.astype(np.int32), reason, np.where(self.stopped & ~shadow, length, whole), width=LENGTH)
+    rows = rows.replace(shadow=jnp.asarray(self.stopped & shadow))
+    after = self.values[np.arange(len(ROWS)), length] + float(returns.removeprefix('roulette') or 0)
+    paid = rewards.stop_reward('roulette', -1.0, jnp.asarray(after))
+    both = self._credit(rows, paid), self._credit(roulette.whole(rows), paid)
+    return self._mean_of(roulette.unbiased(rows, *both, share=SHARE, whiten=False)[0])
+
+  def _mean_of(self, advantages) -> np.ndarray:
     slopes = np.eye(KINDS)[self.tokens] - self.policy[self.history]
     each = self.chance[:, None, None] * np.asarray(advantages)[..., None] * slopes
     total = np.zeros_like(self.policy)
@@ -77,11 +100,22 @@ def tabular(in_float64) -> Tabular:
 
 
 # 3e-4: the specification gives four digits, or three of a share.
-@pytest.mark.parametrize(('returns', 'bias'), [('never', 0.0), ('value', 0.0908), ('zero', 0.4882), ('fail', 1.0995)])
+@pytest.mark.parametrize(
+  ('returns', 'bias'),
+  [
+    ('never', 0.0),
+    ('value', 0.0908),
+    ('head', 0.0908),
+    ('zero', 0.4882),
+    ('fail', 1.0995),
+    ('roulette', 0.0),
+    ('roulette-0.7', 0.0),
+  ],
+)
 def test_the_bias_of_what_a_stop_returns(tabular, returns, bias):
   exact = tabular.gradient()
   error = np.linalg.norm(tabular.expected_update(returns) - exact) / np.linalg.norm(exact)
-  assert error == pytest.approx(bias, abs=1e-12 if returns == 'never' else 3e-4)
+  assert error == pytest.approx(bias, abs=3e-4 if bias else 1e-12)
 
 
 def test_the_value_misses_what_was_not_decoded_and_nothing_else(tabular):
@@ -96,7 +130,54 @@ def test_the_value_misses_what_was_not_decoded_and_nothing_else(tabular):
   np.testing.assert_array_equal(cut[~decoded], 0)
 
 
+@pytest.mark.parametrize('outcome', [1.0, 0.0])
+def test_roulette_has_the_specifications_numbers(in_float64, outcome):
+  """Two rows that were stopped after their second token; the first went on."""
+  rows = trajectories(np.array([2, 2], np.int32), np.full(2, 2, np.int32), np.array([3, 2], np.int32), width=3)
+  rows = rows.replace(shadow=jnp.asarray([True, False]))
+  values, m = np.array([0.5, 0.4, 0.3]), 0.35
+  cut = jnp.asarray(np.tile([*(m - values[:2]), 0.0], (2, 1)))
+  complete = jnp.asarray(np.stack([outcome - values, [*(m - values[:2]), 0.0]]))
+  found, _ = roulette.unbiased(rows, (cut, cut), (complete, complete), share=0.25, whiten=False)
+  wanted = {1.0: [2.45, 2.55, 2.80], 0.0: [-1.55, -1.45, -1.20]}[outcome]
+  np.testing.assert_allclose(found, [wanted, [-0.15, -0.05, 0.0]], atol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------------- through the learner
+
+
+@pytest.mark.parametrize('whiten', [False, True])
+def test_roulette_with_a_share_of_one_is_ppo(whiten, in_float64):
+  """Every stopped row goes on, so that the update is that of rows which nobody stopped."""
+
+  def prepared(returns, rows):
+    exp = tiny_experiment(lambda c: (c.stop.update(returns=returns, shadow_share=1.0), c.advantage.update(whiten=whiten)))
+    learner = rl.reinforcement_learner(exp, rule_of(exp))
+    return learner.prepare(params, None, rows, reward)[0]
+
+  params, rows, reward = rolled_out(tiny_experiment())
+  went_on = rows.stopped & (rows.full_length > rows.length)
+  rows = rows.replace(shadow=went_on, stop_reason=jnp.where(rows.stopped & ~went_on, StopReason.EOS, rows.stop_reason))
+  assert went_on.any()
+  ours, theirs = prepared('roulette', rows), prepared('fail', roulette.whole(rows))
+  np.testing.assert_array_equal(ours.trajectories.mask, theirs.trajectories.mask)
+  for name in ('advantages', 'returns', 'old_logprobs'):
+    np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'told'),
+  [
+    ({'objective': 'grpo'}, "objective.name = 'grpo' has no critic, whose value a cut row returns"),
+    ({'share': 0.01}, "stop.shadow_share = 0.01: under stop.returns = 'roulette' a row that goes on weighs as much as"),
+  ],
+)
+def test_what_roulette_cannot_do_is_refused(changes, told):
+  config = tiny_experiment().config.copy_and_resolve_references().unlock()
+  config.objective.name = changes.get('objective', 'ppo')
+  config.stop.update(returns='roulette', shadow_share=changes.get('share', 0.25))
+  with pytest.raises(ConfigError, match=re.escape(told)):
+    validate(config)
 
 
 @pytest.mark.parametrize('objective', ['ppo', 'grpo'])
@@ -195,7 +276,7 @@ def test_the_accuracy_without_stops_is_estimated_from_shadow_rows():
 
 
 def test_the_returns_are_those_of_the_package():
-  assert rewards.RETURNS == ('fail', 'zero', 'value')
+  assert rewards.RETURNS == ('fail', 'zero', 'value', 'head', 'roulette')
   values = jnp.asarray([0.1, 0.9])
   assert rewards.stop_reward('fail', -1.5, values) == -1.5 and rewards.stop_reward('zero', -1.5, values) == 0.0
   np.testing.assert_array_equal(rewards.stop_reward('value', -1.5, values), values)

@@ -16,6 +16,7 @@ from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler,
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
 from espo_jax.stages import rl
+from espo_jax.stops import Adaptive
 from espo_jax.types import Prompts, Trajectories, Verdicts
 
 PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
@@ -138,11 +139,10 @@ class Programs:
     """Describes the arguments of the sampler for a number of prompts."""
     r = self.config.rollout
     whole, rows = parallel.replicated(self.mesh), parallel.over_batch(self.mesh)
-    adaptive = jax.eval_shape(lambda: self._rule.init(1).adaptive)
     return (
       self._params(gathered=r.gather_weights),
       self._rule,
-      jax.tree.map(lambda x: _described(x, whole), adaptive),
+      self._adaptive,
       Prompts(
         _array((prompts, r.prompt_width), jnp.int32, rows),
         _array((prompts,), jnp.int32, rows),
@@ -150,6 +150,11 @@ class Programs:
       ),
       _described(jax.eval_shape(lambda: jax.random.key(0)), whole),
     )
+
+  @property
+  def _adaptive(self) -> Adaptive:
+    whole = parallel.replicated(self.mesh)
+    return jax.tree.map(lambda x: _described(x, whole), jax.eval_shape(lambda: self._rule.init(1).adaptive))
 
   @property
   def _rows(self) -> Trajectories:
@@ -178,9 +183,9 @@ class Programs:
     number, flag, level = (_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, jnp.int32))
     scores = dict.fromkeys(rewards.text_rewards(c.reward.name), number)
     verdicts = Verdicts(number, flag, flag, level, flag, flag, scores)
-    reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts)
+    reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts, self._adaptive)
     if 'rollout' in self._laid:
-      laid, _, _ = Reinforcement.graded.lower(self._learner, rows, verdicts).compile().output_shardings
+      laid, _, _ = Reinforcement.graded.lower(self._learner, rows, verdicts, self._adaptive).compile().output_shardings
       reward = jax.tree.map(_described, reward, laid)
     else:
       reward = jax.tree.map(lambda x: _described(x, per_row), reward)

@@ -1,7 +1,7 @@
 """Checks a config before any device is touched. Each line of an error names a field, its value and the fix."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -11,10 +11,12 @@ from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
-from espo_jax.configs.methods import method_problems, model_problems, warmup_updates
+from espo_jax.configs.methods import method_problems, model_problems, trains_critic, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
+
+_LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
 def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: bool = True) -> None:
@@ -101,8 +103,12 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if 'espo' in arms and s.epsilon > 0:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
-  if 'risk_control' in arms:
-    yield from _risk_control(config)
+  if 'risk_control' in arms and s.risk_control.beta_min <= 0:
+    yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
+  if s.shadow_share == 0:
+    yield from _needs_shadow_rows(config, arms)
+  if s.returns == 'roulette':
+    yield from _roulette(config)
   if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
     yield (
       f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
@@ -134,14 +140,28 @@ def _users_rules(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f'stop.{rule}.{option} = {value!r}: {type(value).__name__} instead of {wanted}; {fix}'
 
 
-def _risk_control(config: ml_collections.ConfigDict) -> Iterator[str]:
-  s, own = config.stop, config.stop.risk_control
-  if own.beta_min <= 0:
-    yield f'stop.risk_control.beta_min = {own.beta_min}: out of range; fix: a number above 0'
-  if s.shadow_share == 0:
+def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
+  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(('own_price', 'wald'), 'fits a head')}
+  reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
+  if config.stop.returns == 'head':
+    reasons.append("stop.returns = 'head' fits a head")
+  for reason in reasons:
     yield (
-      "stop.shadow_share = 0.0: the rule 'risk_control' counts right answers that were lost, and only rows that go on after a "
-      'stop show them; fix: stop.shadow_share = 0.1, say'
+      f'stop.shadow_share = 0.0: {reason}, and only rows that go on after a stop show what stopped rows would have become; '
+      'fix: stop.shadow_share = 0.05, say'
+    )
+
+
+def _roulette(config: ml_collections.ConfigDict) -> Iterator[str]:
+  if not trains_critic(config):
+    yield (
+      f"stop.returns = 'roulette': objective.name = {config.objective.name!r} has no critic, whose value a cut row returns; "
+      "fix: objective.name = 'ppo', or stop.returns = 'zero'"
+    )
+  if config.stop.shadow_share < _LEAST_SHARE:
+    yield (
+      f"stop.shadow_share = {config.stop.shadow_share}: under stop.returns = 'roulette' a row that goes on weighs as much as "
+      f'1 / shadow_share stopped rows; fix: stop.shadow_share >= {_LEAST_SHARE}'
     )
 
 

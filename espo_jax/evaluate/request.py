@@ -134,6 +134,11 @@ def _check_stop(request: Request) -> None:
     raise RequestError(f'--stop={request.stop}: {error}; fix: one of them') from error
   if request.stop == 'never':
     raise RequestError('--stop=never: it stops no answer; fix: leave it out')
+  if stops.REGISTRY[request.stop]().init(1).adaptive.head is not None:
+    raise RequestError(
+      f'--stop={request.stop}: its head is fitted in training, and a new one stops nothing; fix: --record, then '
+      'espo_jax.replay, which fits it to recorded answers'
+    )
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:

@@ -3,8 +3,8 @@
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
 from espo_jax.learner.optimizer import make_optimizer
-from espo_jax.learner.packing import Packing, pack, packing_shardings, put_packing
-from espo_jax.learner.policy import Batch, Reinforcement, minibatches
+from espo_jax.learner.packing import Packing, minibatches, pack, packing_shardings, put_packing
+from espo_jax.learner.policy import Batch, Reinforcement
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
 from espo_jax.learner.supervised import SupervisedLearner

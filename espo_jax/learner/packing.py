@@ -92,3 +92,9 @@ def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:
   """Returns the shardings of stacked packings: sequences are split over the batch axes, and arrays of rows replicated."""
   split, whole = NamedSharding(mesh, PartitionSpec(None, *parallel.BATCH)), parallel.replicated(mesh)
   return Packing(row=split, index=split, real=split, sequence=whole, start=whole)  # type: ignore[arg-type]
+
+
+def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:
+  """Draws row indices `int32[epochs * count, rows / count]`. Each epoch is a permutation by (seed, step, epoch)."""
+  order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
+  return np.concatenate(order).reshape(epochs * count, rows // count).astype(np.int32)

@@ -21,7 +21,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax import objectives, rewards
+from espo_jax import objectives, registry, rewards, stops
+from espo_jax.learner import roulette
+from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import Packing
@@ -37,7 +39,7 @@ from espo_jax.objectives import (
   on_tokens,
 )
 from espo_jax.registry import inputs
-from espo_jax.stops import Adaptive, GateState, Hindsight, StopRule, update_gate
+from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
 
@@ -143,19 +145,18 @@ class Reinforcement:
     packing: Packing | None,
     *,
     full_depth: bool = False,
-  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N'], Float[Array, 'N T'] | None]:
+  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N T+1'], Float[Array, 'N T'] | None]:
     """Scores all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
 
     Returns:
-      The joint log-probabilities of tokens and exits, the entropy, the value of the state after each row's last token, and the
-      divergence from `against`.
+      The joint log-probabilities of tokens and exits, the entropy, the values of the states before and after every token, and
+      the divergence from `against`.
     """
 
     def measure(rows: Trajectories, packing: Packing | None) -> tuple[Array, Array, Array, Array | None]:
       scored = self._score(params, rows, against, packing, full_depth=full_depth)
       values = jnp.concatenate([scored.values, scored.final_values[:, None]], axis=1)
-      after = jnp.take_along_axis(values, rows.length[:, None], axis=1)[:, 0]
-      return scored.joint_logprobs, scored.entropy, after, scored.reference_kl
+      return scored.joint_logprobs, scored.entropy, values, scored.reference_kl
 
     if packing is None:
       return measure(rows, None)
@@ -173,23 +174,34 @@ class Reinforcement:
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def graded(self, rows: Trajectories, verdicts: Verdicts) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
+  def graded(self, rows: Trajectories, verdicts: Verdicts, adaptive: Adaptive) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
     """Returns the rewards of rows, whether the scores of each group differ, and metrics.
 
     A stopped row scores what it returns. Under 'value' this is the value before the token that triggered the stop, because the
     value after it is not known before `prepare`.
+
+    Args:
+      rows: The rollout's rows.
+      verdicts: The verdicts on `rows`.
+      adaptive: The state of the stop rule that the rollout was sampled with.
     """
-    seen = rewards.observed(rows, verdicts, self.samples, self.model.config.num_layers)
+    seen = rewards.observed(self.trained(rows), verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     extras = rewards.extras(seen)
-    reward = Reward(per_row.reshape(-1), dense, {name: jnp.repeat(x, self.samples) for name, x in extras.items()})
-    before = jnp.take_along_axis(rows.values, rows.length[:, None] - 1, axis=1)[:, 0]
-    placed = rewards.token_rewards(rows, reward, stopped=rewards.stop_reward(self.stop_returns, self.fail_reward, before))
+    success, by_head = None, dict[str, Array]()
+    if adaptive.head is not None:
+      hindsight = self._hindsight(rows, verdicts.correct)
+      success = _at_last(stops.forecasts(adaptive.head, hindsight).success, rows)
+      by_head = {f'head/{name}': x for name, x in stops.calibration(adaptive.head, hindsight).items()}
+    per_prompt = {name: jnp.repeat(x, self.samples) for name, x in extras.items()}
+    reward = Reward(per_row.reshape(-1), dense, per_prompt, success)
+    paid = rewards.stop_reward(self.stop_returns, self.fail_reward, _at_last(rows.values, rows), success)
+    placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
     differ = scores.max(axis=1) > scores.min(axis=1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
-    return reward, differ, metrics | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
+    return reward, differ, metrics | by_head | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
 
   @functools.partial(jax.jit, static_argnums=0)
   def prepare(
@@ -209,24 +221,35 @@ class Reinforcement:
       reward: The rewards of `rows`.
       packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
+    ended, rows = rows, self.trained(rows)  # as the rule ended them, and as far as they are trained on
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
-    logprobs, entropy, after, exact_kl = self._measure(params, rows, against, packing)
+    logprobs, entropy, values, exact_kl = self._measure(params, rows, against, packing)
     reference_logprobs = jnp.zeros_like(rows.logprobs)
     if reference is not None:
       reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True)[0]
-    stopped = rewards.stop_reward(self.stop_returns, self.fail_reward, after)
-    placed = rewards.token_rewards(rows, reward, stopped=stopped)
     metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
+    kl = jnp.zeros_like(logprobs)
     if self.kl_coef:
       if self.kl == 'exact':
         assert exact_kl is not None  # `against` was given above
         kl = exact_kl
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
-      placed = placed - self.kl_coef * jnp.where(mask, kl, 0.0)
       metrics['reward/kl'] = masked_mean(kl, mask)
-    advantages, returns = self._advantages(placed, rows, after)
+
+    def credit(rows: Trajectories, **changes: Any) -> tuple[Array, Array]:
+      after = jnp.take_along_axis(values, rows.length[:, None], axis=1)[:, 0]
+      paid = rewards.stop_reward(self.stop_returns, self.fail_reward, after, reward.success)
+      placed = rewards.token_rewards(rows, reward, stopped=paid) - self.kl_coef * jnp.where(rows.mask, kl, 0.0)
+      return self._advantages(placed, rows, after, **changes)
+
+    if self.stop_returns == 'roulette':
+      options = {**registry.defaults(objectives.ADVANTAGES[self.advantage].function), **self.advantage_options}
+      both = credit(ended, whiten=False), credit(rows, whiten=False)
+      advantages, returns = roulette.unbiased(ended, *both, share=self.shadow_share, whiten=bool(options['whiten']))
+    else:
+      advantages, returns = credit(rows)
     old_logprobs = rows.joint_logprobs
     if self.importance_cap:
       old_logprobs = logprobs
@@ -241,8 +264,12 @@ class Reinforcement:
       }
     return Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reward.extras), metrics
 
+  def trained(self, rows: Trajectories) -> Trajectories:
+    """Returns the rows with all tokens that are trained on: under 'roulette', shadow rows up to their own end."""
+    return roulette.whole(rows) if self.stop_returns == 'roulette' else rows
+
   def _advantages(
-    self, placed: Float[Array, 'N T'], rows: Trajectories, after: Float[Array, 'N']
+    self, placed: Float[Array, 'N T'], rows: Trajectories, after: Float[Array, 'N'], **changes: Any
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
     function, critic = objectives.ADVANTAGES[self.advantage]
     if critic:
@@ -253,7 +280,7 @@ class Reinforcement:
         'truncated': rows.truncated,
         'mask': rows.mask,
       }
-      return function(*(read[name] for name in inputs(function)), **self.advantage_options)
+      return function(*(read[name] for name in inputs(function)), **{**self.advantage_options, **changes})
     relative = function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
     return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
 
@@ -354,7 +381,7 @@ class Reinforcement:
     correct: Float[Array | np.ndarray, 'N'],
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
-    hindsight = Hindsight(rows.z, rows.full_length, jnp.asarray(correct), rows.represented(self.shadow_share))
+    hindsight = self._hindsight(rows, correct)
     adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
@@ -362,23 +389,17 @@ class Reinforcement:
     entropy = past + (metrics['entropy'] - past) / (history.updates + 1)
     return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy)
 
-
-def decision_tokens(prompt_tokens: Int[Array, 'N L'], tokens: Int[Array, 'N T'], opening: int) -> Bool[Array, 'N T']:
-  """Marks the first token of each row after the token `opening`, such as `<think>`, which may end the prompt.
-
-  That token decides whether to reason. AdaCoT's selective loss (arXiv 2505.11896) gives it no gradient, so that the policy
-  keeps its initial decision boundary.
-  """
-  follows = jnp.concatenate([prompt_tokens[:, -1:], tokens[:, :-1]], axis=1) == opening
-  return follows & (jnp.cumsum(follows, axis=1) == 1)
-
-
-def held(x: Float[Array, 'N T'], where: Bool[Array, 'N T']) -> Float[Array, 'N T']:
-  """Returns `x` without a gradient where `where` is true."""
-  return jnp.where(where, jax.lax.stop_gradient(x), x)
+  def _hindsight(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Hindsight:
+    return Hindsight(
+      z=rows.z,
+      full_length=rows.full_length,
+      correct=jnp.asarray(correct),
+      weight=rows.represented(self.shadow_share),
+      seen=Observation(rows.regret, rows.values, jnp.zeros_like(rows.regret), rows.logprobs),
+      begins=rows.trained_from,
+    )
 
 
-def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:
-  """Draws row indices `int32[epochs * count, rows / count]`. Each epoch is a permutation by (seed, step, epoch)."""
-  order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
-  return np.concatenate(order).reshape(epochs * count, rows // count).astype(np.int32)
+def _at_last(x: Float[Array, 'N T'], rows: Trajectories) -> Float[Array, 'N']:
+  """Returns the entry of each row's last token before its end or stop."""
+  return jnp.take_along_axis(x, rows.length[:, None] - 1, axis=1)[:, 0]

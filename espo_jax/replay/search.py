@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from espo_jax import registry, stops
 from espo_jax.experiment import make_rule
 from espo_jax.replay.difficulty import THIRDS, thirds
 from espo_jax.replay.measures import Measured, measure
 from espo_jax.replay.recordings import Recordings
-from espo_jax.replay.stopping import replay_all
+from espo_jax.replay.stopping import observations, replay_all
 from espo_jax.stops import StopRule
 
 REFERENCE = 'random'  # the rule that others are compared with, which is not proposed for training
+_HEAD_STEPS = 20  # Newton steps, by which a fit to all rows converges
 _HALVINGS = 26  # the steps of the bisection that finds a threshold
 _CONTROLLER = {
   'beta_0',
@@ -102,8 +103,10 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   halves = [recordings.weight * half for half in (even, ~even)]
   parts = [*halves, *(halves[1] * third for third in thirds(recordings.correct, recordings.problem, halves[1]))]
 
+  rule = _informed(candidate.rule, on_device, jnp.asarray(halves[0]), noise)
+
   def ends(betas: Float[np.ndarray, 'K']) -> tuple[np.ndarray, np.ndarray]:
-    length, stopped = jax.device_get(replay_all(candidate.rule, jnp.asarray(betas, jnp.float32), on_device, noise))
+    length, stopped = jax.device_get(replay_all(rule, jnp.asarray(betas, jnp.float32), on_device, noise))
     return length.reshape(len(betas), -1), stopped.reshape(len(betas), -1)
 
   def share(betas: Float[np.ndarray, 'K']) -> Float[np.ndarray, 'K']:
@@ -131,6 +134,30 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   ]
   distinct = {point.seen.stop_rate: point for point in points if point.seen.stop_rate > 0}
   return list(distinct.values())
+
+
+def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'], noise: Float[Array, 'F N T']) -> StopRule:
+  """Returns the rule with a head that is fitted to the recordings, if it has a head at all.
+
+  Args:
+    rule: The rule.
+    recordings: The recordings of all problems.
+    weight: The weight of each row; 0 for those that the head may not see.
+    noise: The rule's own uniform draws, which no head reads.
+  """
+  if rule.init(1).adaptive.head is None:
+    return rule
+  flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observations(rule, recordings, noise))
+  hindsight = stops.Hindsight(
+    z=jnp.zeros_like(flat.regret),
+    full_length=jnp.asarray(recordings.full_length).reshape(-1),
+    correct=jnp.asarray(recordings.correct).reshape(-1),
+    weight=weight.reshape(-1),
+    seen=flat,
+    begins=jnp.zeros(weight.size, jnp.int32),
+  )
+  head = stops.fit(stops.new_head(), hindsight, memory=0.0, steps=_HEAD_STEPS)
+  return stops.with_head(rule, head=head)
 
 
 def chosen(points: Sequence[Point], most_lost: float) -> dict[str, Point]:

@@ -49,6 +49,12 @@ def replay(
   return ends
 
 
+def observations(rule: StopRule, recording: Recordings, noise: Float[Array, '*F N T']) -> Observation:
+  """Returns what a rule observes of recorded rows."""
+  read = {name: jnp.asarray(getattr(recording, name)) for name in rule.reads}
+  return Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise, **read)
+
+
 @functools.partial(jax.jit, static_argnames='rule')
 def replay_all(
   rule: StopRule, betas: Float[Array, 'K'], recordings: Recordings, noise: Float[Array, 'F N T']
@@ -65,8 +71,7 @@ def replay_all(
   def one(beta: Array, recording: Recordings, noise: Array) -> tuple[Array, Array]:
     fresh = rule.init(1).adaptive
     adaptive = fresh.replace(mu=recording.mu, var=recording.var, beta=beta, enabled=jnp.asarray(True))
-    read = {name: getattr(recording, name) for name in rule.reads}
-    observed = Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise, **read)
+    observed = observations(rule, recording, noise)
     ends = replay(rule, adaptive, observed, jnp.asarray(recording.full_length), recording.ended)
     return ends.length, ends.stopped
 

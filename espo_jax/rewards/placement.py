@@ -5,19 +5,27 @@ from jaxtyping import Array, Float
 
 from espo_jax.types import Reward, Trajectories, takes_numpy
 
-RETURNS = ('fail', 'zero', 'value')  # what a stopped row may return: see `stop_reward`
+RETURNS = ('fail', 'zero', 'value', 'head', 'roulette')  # what a stopped row may return: see `stop_reward`
 
 
 @takes_numpy
-def stop_reward(returns: str, fail: float, values: Float[Array, 'N']) -> float | Float[Array, 'N']:
+def stop_reward(
+  returns: str, fail: float, values: Float[Array, 'N'], success: Float[Array, 'N'] | None = None
+) -> float | Float[Array, 'N']:
   """Returns the reward of the token that triggered a stop.
 
   Args:
-    returns: 'fail' is ESPO's absorbing failure, and 'zero' pays nothing. 'value' pays what the critic expects (ours).
+    returns: 'fail' is ESPO's absorbing failure, and 'zero' pays nothing. 'value' pays what the critic expects,
+      and 'head' the probability that the row ends right by the head of `stops.with_head` (both ours). 'roulette' pays a cut row
+      what the critic expects, and corrects for it by rows that went on: see `learner.roulette`.
     fail: `r_fail` of 'fail'.
     values: The value of each row's last state.
+    success: The head's probability at each row's last token, which 'head' needs.
   """
-  if returns == 'value':
+  if returns == 'head':
+    assert success is not None
+    return success
+  if returns in ('value', 'roulette'):
     return values
   return fail if returns == 'fail' else 0.0
 

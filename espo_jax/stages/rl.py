@@ -57,7 +57,7 @@ def step(
     problems = problems_of(exp, number, attempt)  # 1
     rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, problems, exp.key('rollout', number), clock)  # 2, 3
     with clock('reward'):
-      reward, differ, metrics = learner.graded(rows, verdicts)  # 4
+      reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
       return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
 
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
@@ -66,7 +66,7 @@ def step(
     write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
-    lengths = np.add(*exp.fetch((rows.prompt_lengths, rows.length)))
+    lengths = np.add(*exp.fetch((rows.prompt_lengths, learner.trained(rows).length)))
     packed = functools.partial(_packed, exp, lengths)
     in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
@@ -193,11 +193,14 @@ def reinforce(
 def fork(state: TrainState, rule: StopRule) -> TrainState:
   """Returns the state that an arm starts from: that of the critic warm-up, with the gate open and the rule's own first state.
 
-  The moments of the regret are those of the critic warm-up, because all rules measure the same ones.
+  The moments of the regret are those of the critic warm-up, because all rules measure the same ones. So is the head, if the
+  critic warm-up fitted one.
   """
   old, opened = state.adaptive, jnp.ones_like(state.gate.open)
+  own = rule.init(1).adaptive
+  head = own.head if own.head is None or old.head is None else old.head
   return state.replace(
-    adaptive=rule.init(1).adaptive.replace(mu=old.mu, var=old.var, batches=old.batches, enabled=opened),
+    adaptive=own.replace(mu=old.mu, var=old.var, batches=old.batches, enabled=opened, head=head),
     gate=state.gate.replace(open=opened.copy()),
   )
 

@@ -9,7 +9,8 @@ These places of the code handle a stopped row, in this order:
 5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token.
 6. `Trajectories.mask` ends with that token, which is trained on. Tokens of a shadow row after it are never trained on.
 7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use what the row returns as the score.
-8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped.
+8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped. A rule made by
+   `with_head` also fits the head then: from rows that were not stopped, and from shadow rows.
 9. `stop_metrics` reports `stop/rate`, `stop/shadow_correct` and the other `stop/` metrics.
 """
 
@@ -18,8 +19,11 @@ from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
+from espo_jax.stops.head import Forecast, calibration, fit, forecast, forecasts, with_head
 from espo_jax.stops.mean_logprob import mean_logprob
+from espo_jax.stops.own_price import own_price, wald
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
+from espo_jax.stops.regression import Head, Regression, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState, adaptive
@@ -30,21 +34,31 @@ __all__ = [
   'REGISTRY',
   'Adaptive',
   'Control',
+  'Forecast',
   'GateState',
+  'Head',
   'Hindsight',
   'Memory',
   'Observation',
+  'Regression',
   'StopRule',
   'StopState',
   'adaptive',
   'arguments',
   'at_beta',
+  'calibration',
   'controlled',
   'espo',
+  'fit',
+  'forecast',
+  'forecasts',
   'init_gate',
   'is_users',
   'mean_logprob',
   'never',
+  'new_head',
+  'newton',
+  'own_price',
   'random_stop',
   'register',
   'regret_only',
@@ -52,4 +66,6 @@ __all__ = [
   'surrogate_regret',
   'update_gate',
   'value_only',
+  'wald',
+  'with_head',
 ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from espo_jax.stops.regression import Head
 from espo_jax.types import takes_numpy
 
 
@@ -20,6 +21,7 @@ class Adaptive(flax.struct.PyTreeNode):
   beta: Float[Array, '']  # the threshold's scale, moved by the controller
   enabled: Bool[Array, '']  # False until the critic warm-up is over
   account: Float[Array, 'K'] | None = None  # counts of `risk_control`; None for other rules
+  head: Head | None = None  # what `with_head` fits; None for rules without a head
 
 
 class StopState(flax.struct.PyTreeNode):
@@ -59,12 +61,16 @@ class Hindsight(NamedTuple):
     correct: 1 where the row's whole text is correct.
     weight: The number of rows that a row represents. A shadow row represents `1 / stop.shadow_share` stopped rows, and the
       weight of the stopped rows that did not decode on is 0.
+    seen: What the rule observed of each token, and its log-probability, without a uniform draw.
+    begins: The first token that each row sampled; those before it were given.
   """
 
   z: Float[Array, 'N T']
   full_length: Int[Array, 'N']
   correct: Float[Array, 'N']
   weight: Float[Array, 'N']
+  seen: Observation
+  begins: Int[Array, 'N']
 
   @property
   def stoppable(self) -> Bool[Array, 'N T']:

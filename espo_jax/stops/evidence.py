@@ -1,0 +1,91 @@
+"""What a row has shown so far, as a few numbers that do not depend on how rows are scheduled."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from espo_jax.stops.rule import Observation
+
+READS = frozenset({'logprobs'})  # what `step` reads on demand
+_SMOOTHING = 0.9  # of the two smoothed features, which average over about ten tokens
+
+
+class Evidence(flax.struct.PyTreeNode):
+  """Sums over the tokens that a row has sampled so far."""
+
+  tokens: Float[Array, '*B']
+  first_value: Float[Array, '*B']  # the critic's value of the row's start
+  value: Float[Array, '*B']  # and of the state before the newest token
+  regret: Float[Array, '*B']  # smoothed, nats
+  most_regret: Float[Array, '*B']  # of a single token, nats
+  surprise: Float[Array, '*B']  # the sum of `-log pi`, nats
+  late_surprise: Float[Array, '*B']  # smoothed, nats
+
+
+def first(batch: int) -> Evidence:
+  """Returns the evidence of rows that have sampled nothing."""
+  return Evidence(*[jnp.zeros(batch)] * 7)
+
+
+def step(evidence: Evidence, seen: Observation) -> Evidence:
+  """Adds a token to the evidence."""
+  assert seen.logprobs is not None  # `READS` names them
+  new = evidence.tokens == 0
+  return Evidence(
+    tokens=evidence.tokens + 1,
+    first_value=jnp.where(new, seen.values, evidence.first_value),
+    value=seen.values,
+    regret=_SMOOTHING * evidence.regret + (1 - _SMOOTHING) * seen.regret,
+    most_regret=jnp.maximum(evidence.most_regret, seen.regret),
+    surprise=evidence.surprise - seen.logprobs,
+    late_surprise=_SMOOTHING * evidence.late_surprise - (1 - _SMOOTHING) * seen.logprobs,
+  )
+
+
+def at_start(evidence: Evidence) -> Evidence:
+  """Returns the evidence of a fresh row of the same problem, of which only the critic's value is known."""
+  blank = jnp.zeros_like(evidence.tokens)
+  return Evidence(blank, evidence.first_value, evidence.first_value, blank, blank, blank, blank)
+
+
+def features(evidence: Evidence) -> Float[Array, '*B F']:
+  """Returns the features that a head is linear in; the first is 1.
+
+  None depends on the horizon, on the other rows of the group or on the schedule. Regrets are on a log scale, because a single
+  one may be large.
+  """
+  e = evidence
+  return jnp.stack(
+    [
+      jnp.ones_like(e.tokens),
+      e.first_value,
+      e.value - e.first_value,
+      jnp.log1p(e.regret),
+      jnp.log1p(e.most_regret),
+      e.surprise / jnp.maximum(e.tokens, 1.0),
+      e.late_surprise,
+      jnp.log1p(e.tokens),
+    ],
+    axis=-1,
+  )
+
+
+def along(seen: Observation, begins: Int[Array, 'N']) -> Evidence:
+  """Returns the evidence after each token of complete rows, with leaves `[N, T]`.
+
+  Args:
+    seen: The observations of all tokens, `[N, T]`.
+    begins: The first token that each row sampled; those before it were given.
+  """
+
+  def after(evidence: Evidence, column: tuple[Array, Observation]) -> tuple[Evidence, Evidence]:
+    position, token = column
+    stepped = step(evidence, token)
+    evidence = jax.tree.map(lambda new, old: jnp.where(position >= begins, new, old), stepped, evidence)
+    return evidence, evidence
+
+  rows, columns = seen.regret.shape
+  by_column = (jnp.arange(columns, dtype=jnp.int32), jax.tree.map(jnp.transpose, seen))
+  _, found = jax.lax.scan(after, first(rows), by_column)
+  return jax.tree.map(jnp.transpose, found)

@@ -1,0 +1,96 @@
+"""Two stop rules of ours, which compare a row with a fresh row of its own problem by a head that is fitted between batches."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from espo_jax.registry import source
+from espo_jax.stops import evidence
+from espo_jax.stops.controller import Control, Memory, Score, at_beta, controlled_rule
+from espo_jax.stops.head import Forecast, forecast, with_head
+from espo_jax.stops.registered import register
+from espo_jax.stops.rule import Observation, StopRule, StopState
+
+_log = jax.nn.log_sigmoid  # of the logit of a probability
+
+
+def _priced(worth: Score, *, beta_0: float, beta_min: float, beta_max: float, memory: float, momentum: float) -> StopRule:
+  control = Control(beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum)
+  keeps = Memory(evidence.first, evidence.step, evidence.READS)
+  return with_head(controlled_rule(worth, at_beta, control, keeps), memory=memory)
+
+
+def _now_and_fresh(state: StopState) -> tuple[Forecast, Forecast]:
+  head = state.adaptive.head
+  assert head is not None  # `with_head` sets it
+  return forecast(head, state.row), forecast(head, evidence.at_start(state.row))
+
+
+@register('own_price')
+@source('ours')
+def own_price(
+  *,
+  beta_0: float = 0.223,
+  beta_min: float = 0.0,
+  beta_max: float = 5.0,
+  min_saving: float = 0.1,
+  memory: float = 0.9,
+  momentum: float = 0.99,
+) -> StopRule:
+  """Stops a row once its tokens buy less success than those of a fresh row of its problem: `p_t / R_t < kappa p_0 / R_0`.
+
+  `p` is the head's probability of success and `R` the mean number of tokens left, now and at the row's start. The score is
+  `log(p_0 R_t / (p_t R_0))`, and beta is `-log(kappa)`. Problems are not compared with each other, so the rule does not save by
+  giving up hard ones. With kappa above 1, which is a beta below 0, all rows would stop.
+
+  Args:
+    beta_0: `-log(kappa)`, which does not move; 0.223 is kappa 0.8.
+    beta_min: The lowest beta.
+    beta_max: The highest beta.
+    min_saving: The share of `R_0` that must be left; a row with less is not worth a stop.
+    memory: The factor by which what earlier batches left behind in the head decays.
+    momentum: The momentum of the running moments of the regret.
+  """
+
+  def score(state: StopState, seen: Observation) -> Array:
+    del seen
+    now, fresh = _now_and_fresh(state)
+    worse = _log(fresh.logit) - _log(now.logit) + jnp.log(now.remaining) - jnp.log(fresh.remaining)
+    return jnp.where(now.remaining >= min_saving * fresh.remaining, worse, 0.0)
+
+  return _priced(score, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, memory=memory, momentum=momentum)
+
+
+@register('wald')
+@source('ours; after the sequential test of Wald, 1945')
+def wald(
+  *,
+  beta_0: float = 0.223,
+  beta_min: float = 0.0,
+  beta_max: float = 5.0,
+  memory: float = 0.9,
+  momentum: float = 0.99,
+) -> StopRule:
+  """Stops a row once less is left to learn per token than in a fresh row: `p_t (1 - p_t) / R_t < kappa p_0 (1 - p_0) / R_0`.
+
+  `p (1 - p)` is the variance of the verdict, which the rest of the row would resolve. So the rule ends sure successes as well
+  as sure failures, and `stop.returns` should be 'head'. The score is the logarithm of the ratio, and beta is `-log(kappa)`.
+
+  Args:
+    beta_0: `-log(kappa)`, which does not move; 0.223 is kappa 0.8.
+    beta_min: The lowest beta.
+    beta_max: The highest beta.
+    memory: The factor by which what earlier batches left behind in the head decays.
+    momentum: The momentum of the running moments of the regret.
+  """
+
+  def score(state: StopState, seen: Observation) -> Array:
+    del seen
+    now, fresh = _now_and_fresh(state)
+
+    def variance(its: Forecast) -> Array:
+      return _log(its.logit) + _log(-its.logit)
+
+    return variance(fresh) - variance(now) + jnp.log(now.remaining) - jnp.log(fresh.remaining)
+
+  return _priced(score, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, memory=memory, momentum=momentum)

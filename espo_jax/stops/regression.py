@@ -1,0 +1,74 @@
+"""Regressions that are fitted a batch at a time by Newton steps, and the two of them that make a head."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from espo_jax.types import takes_numpy
+
+FEATURES = 8  # `F`, the features of `evidence.features`
+LONGEST = 20.0  # the bound on the logarithm of a Poisson mean
+_RIDGE = 1e-2
+_PRIOR = 5.0  # the curvature of a regression that has seen nothing, per feature
+
+
+class Regression(flax.struct.PyTreeNode):
+  """A generalised linear model, with the curvature of the batches that it has seen, which they leave behind as its memory."""
+
+  weights: Float[Array, 'F']
+  curvature: Float[Array, 'F F']
+
+
+class Head(flax.struct.PyTreeNode):
+  """The state of the head between batches. It is a part of `Adaptive`: constant during a rollout, and checkpointed."""
+
+  success: Regression  # logistic
+  remaining: Regression  # Poisson with a logarithmic link: the mean, which least squares on logarithms would miss
+  platt: Regression  # logistic, of the logit of `success` and 1: slope and intercept of Platt's scaling
+  batches: Float[Array, '']
+
+
+def new_head() -> Head:
+  """Returns a head that has seen nothing: it expects the same of all rows."""
+
+  def new(weights: Array) -> Regression:
+    return Regression(weights, _PRIOR * jnp.eye(weights.size))
+
+  blank = jnp.zeros(FEATURES)
+  return Head(new(blank), new(blank), new(jnp.asarray([1.0, 0.0])), jnp.zeros(()))
+
+
+@takes_numpy
+def newton(
+  model: Regression,
+  x: Float[Array, 'M F'],
+  target: Float[Array, 'M'],
+  weight: Float[Array, 'M'],
+  *,
+  poisson: bool = False,
+  memory: float,
+  steps: int = 2,
+) -> Regression:
+  """Fits a regression to a batch by Newton steps that remember earlier batches by their curvature `H`.
+
+  A step is `b += (memory H + X'WX + 0.01 I)^-1 X'w (y - mean)`, of norm 1 at most. Afterwards `H <- memory H + X'WX`.
+
+  Args:
+    model: The regression before the batch.
+    x: The features of `M` samples.
+    target: The value that the regression is fitted to.
+    weight: The weight of each sample.
+    poisson: Whether the mean is `exp(x b)` instead of `sigmoid(x b)`.
+    memory: The factor by which earlier curvature decays.
+    steps: The number of steps.
+  """
+  weights, total = model.weights, model.curvature
+  for _ in range(steps):
+    linear = x @ weights
+    mean = jnp.exp(jnp.minimum(linear, LONGEST)) if poisson else jax.nn.sigmoid(linear)
+    variance = mean if poisson else mean * (1 - mean)
+    total = memory * model.curvature + (x * (weight * jnp.maximum(variance, 1e-4))[:, None]).T @ x
+    move = jnp.linalg.solve(total + _RIDGE * jnp.eye(x.shape[1]), x.T @ (weight * (target - mean)))
+    weights = weights + move / jnp.maximum(jnp.linalg.norm(move), 1.0)
+  return Regression(weights, total)
