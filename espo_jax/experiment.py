@@ -196,7 +196,7 @@ class Experiment:
       problems: This process's share of the problems.
       rows: The rows of all processes.
       verdicts: The verdicts on this process's rows.
-      texts: The whole texts of these rows. The rewards see the texts of shadow rows up to the stop.
+      texts: The whole texts of these rows. The rewards see the texts of shadow rows up to the stop, unless these are trained on.
     """
     assert self._text_scorer is not None
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
@@ -204,7 +204,7 @@ class Experiment:
     with jax.transfer_guard('allow'):  # a few numbers, on whatever device comes first
       seen = jax.device_get(rewards.observed(mine, verdicts, samples, self.model.config.num_layers))
     responses = list(texts)
-    (cut,) = np.nonzero(mine.shadow)
+    (cut,) = np.nonzero(mine.shadow & (self.config.stop.returns != 'roulette'))
     for i, text in zip(cut, self.decode(mine.tokens[cut], mine.length[cut]), strict=True):
       responses[i] = text
     read: dict[str, list[Any]] = {

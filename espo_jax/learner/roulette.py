@@ -5,6 +5,7 @@ to the stop have the advantage `A_cut + (S / e) (A_whole - A_cut)`, and those af
 for the row's end, and `A_whole` knows the rest. In expectation over `S` this is `A_whole`, whatever the stop returned.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,6 +16,7 @@ Credit = tuple[Float[Array, 'N T'], Float[Array, 'N T']]  # advantages and retur
 
 
 @takes_numpy
+@jax.jit
 def whole(rows: Trajectories) -> Trajectories:
   """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it."""
   own = jnp.where(rows.full_length < rows.tokens.shape[1], StopReason.EOS, StopReason.LENGTH)
