@@ -196,7 +196,7 @@ class Experiment:
       problems: This process's share of the problems.
       rows: The rows of all processes.
       verdicts: The verdicts on this process's rows.
-      texts: The whole texts of these rows. The rewards see the texts of shadow rows up to the stop, unless these are trained on.
+      texts: The whole texts of these rows. Rewards see the texts of shadow rows up to the stop, unless these are trained on.
     """
     assert self._text_scorer is not None
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)

@@ -180,7 +180,7 @@ def keep_compiled(directory: str) -> None:
   """Keeps compiled programs in `directory`; with '' they are not kept."""
   if directory:
     jax.config.update('jax_compilation_cache_dir', directory)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def main(argv: list[str]) -> None:

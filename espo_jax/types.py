@@ -63,6 +63,7 @@ class Features(flax.struct.PyTreeNode):
 
   entropy: Float[Array, '...']  # of the sampling distribution, nats
   margin: Float[Array, '...']  # log-probability of the likeliest token minus that of the second; inf if it is the only one
+  confidence: Float[Array, '...']  # minus the mean log-probability of the 20 likeliest tokens, nats
   projections: Float[Array, '... K']  # of the policy's final state onto fixed orthonormal directions
 
 
@@ -156,6 +157,7 @@ class Reward(flax.struct.PyTreeNode):
   sequence: Float[Array, 'N']
   dense: Float[Array, 'N T'] | None = None
   extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # for objectives, by name
+  parts: Float[Array, 'N K'] | None = None  # the summands of `reward.name`; None unless the advantage reads them
   success: Float[Array, 'N'] | None = None  # the head's probability at each row's last token; None without a head
 
 

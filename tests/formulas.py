@@ -145,7 +145,14 @@ def mode_margin(x, long_token=0, short_token=1, margin=2.0, margin_coef=1.0):
   return margin_coef * np.mean(np.maximum(margin - gap, 0)[ROWS])
 
 
+def cispo(x, clip_low=1.0, clip_high=0.28, aggregation='token', weighed_at=None):
+  """Its gradient is that at a weight that stays what it is at `weighed_at`."""
+  weight = np.clip(np.exp(change(weighed_at or x)), 1 - clip_low, 1 + clip_high)
+  return aggregated(-weight * x['advantages'] * np.where(MASK, x['logprobs'], 0.0), aggregation)
+
+
 FORMULAS = {
+  'cispo': cispo,
   'ppo': ppo,
   'grpo': grpo,
   'dapo': lambda x, clip_low=0.2, clip_high=0.28, dual_clip=0.0: grpo(x, clip_low, clip_high, dual_clip, 'token'),
@@ -174,6 +181,7 @@ CASES = [(name, {}) for name in FORMULAS] + [
   ('tepo', {'likelihood': 'product', 'aggregation': 'sequence', 'divergence': 'abs', 'clip_high': 0.3}),
   ('tepo', {'entropy_test': 'first_order', 'divergence': 'reference', 'mask_coef': 1.0, 'clip_low': 0.2}),
   ('tepo', {'divergence': 'exact', 'aggregation': 'constant'}),
+  ('cispo', {'clip_low': 0.2, 'clip_high': 0.1, 'aggregation': 'sequence'}),
   ('kl_k3', {'kl_coef': 0.04, 'aggregation': 'sequence'}),
   ('epo_entropy', {'entropy_coef': 1.0, 'smooth_coef': 0.7, 'schedule': 'increasing'}),
   ('epo_entropy', {'entropy_coef': 1.0, 'penalty': 'indicator', 'out_of_band': 0.05}),

@@ -32,6 +32,7 @@ def loss_arrays(seed=0, dtype=np.float32, spread=0.3, per_row=False) -> dict[str
     'past_entropy': np.array(1.1),
     'progress': np.array(0.3),
   }
+  arrays['reference_entropy'] = rng.exponential(1.0, (N, T))
   arrays['old_values'] = arrays['values'] + rng.normal(0, 0.4, (N, T))
   return {name: np.asarray(x, dtype) for name, x in arrays.items()} | {'prefers_short': rng.random(N) < 0.5}
 

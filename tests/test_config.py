@@ -73,7 +73,7 @@ BAD = [
   ({'objective__name': 'tepo', 'objective__divergence': 'k4'}, ["objective.divergence = 'k4'", "fix: one of 'k3', 'abs'"]),
   (
     {'objective__name': 'grpo', 'advantage__name': 'gae'},
-    ["advantage.name = 'gae'", 'trains no critic', "fix: one of 'group_zs"],
+    ["advantage.name = 'gae'", 'trains no critic', "fix: one of 'gdpo', 'group_zs"],
   ),
   ({'advantage__name': 'loo'}, ["advantage.name = 'loo'", "'ppo' trains a critic", "fix: 'gae', or grpo"]),
   ({'advantage__name': 'gea'}, ["advantage.name = 'gea'", "did you mean 'gae'?"]),

@@ -72,6 +72,7 @@ LOSS = {
   'mask': MASK,
   'reference_kl': abs(real(N, T)),
   'old_entropy': abs(real(N, T)),
+  'reference_entropy': abs(real(N, T)),
   'entropy_slope': real(N, T),
   'opening_logprobs': real(N, V),
   'prefers_short': some(N),
@@ -79,6 +80,8 @@ LOSS = {
   'progress': np.array(0.25),
 }
 CREDIT = {
+  'parts': real(P, G, 2),
+  'weights': real(2),
   'rewards': real(N, T),
   'values': real(N, T),
   'final_values': real(N),
@@ -86,7 +89,9 @@ CREDIT = {
   'mask': MASK,
   'scores': real(P, G),
 }
-OBSERVED = stops.Observation(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)))
+OBSERVED = stops.Observation(
+  abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)), abs(real(N)), abs(real(N)), abs(real(N))
+)
 BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
 RECORDED = stops.Observation(abs(real(N, T)), real(N, T), np.zeros((N, T)), -abs(real(N, T)))
 HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.ones(N), RECORDED, np.zeros(N, int))
@@ -175,6 +180,11 @@ CASES = {
     real(N, T),
     real(N, T),
     real(N, T),
+    MASK,
+  ),
+  'objectives.importance_weights': (
+    functools.partial(objectives.importance_weights, level='sequence', cap=1.5),
+    real(N, T) / 8,
     MASK,
   ),
   'objectives.Term': (lambda x, y: objectives.Term(x, y).mean, np.array(3.0), np.array(4.0)),

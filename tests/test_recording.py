@@ -131,11 +131,11 @@ def test_features_of_the_states_are_recorded_beside_the_same_answers(free, workd
   _, summary, rows, _ = free
   with_features, found, _ = evaluated(workdir, tmp_path, '--features=5')
   equal({name: found[name] for name in rows}, rows)
-  assert found.keys() - rows.keys() == {'entropy', 'margin', 'projections'}
+  assert found.keys() - rows.keys() == {'confidence', 'entropy', 'margin', 'projections'}
   assert found['projections'].shape == (*rows['tokens'].shape, 5) and found['projections'].dtype == np.float16
   real = np.arange(rows['tokens'].shape[1]) < rows['full_length'][:, None]
   assert (found['entropy'][real] > 0).all() and (found['margin'][real] > 0).all() and found['projections'][real].all()
-  assert not any(found[name][~real].any() for name in ('entropy', 'margin', 'projections'))
+  assert not any(found[name][~real].any() for name in ('confidence', 'entropy', 'margin', 'projections'))
   assert with_features['settings'] == summary['settings'] | {'features': 5}
 
 

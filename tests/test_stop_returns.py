@@ -231,6 +231,7 @@ def test_shadow_rows_represent_the_stopped_rows_without_bias():
   count, total = rows.length.shape[0], 0.0
   reason = jnp.where(jnp.arange(count) < 3, StopReason.STOPPED, StopReason.EOS)
   metrics = {name: jnp.float32(0.5) for name in ('accuracy', 'entropy', 'critic/loss', 'critic/explained_variance')}
+  metrics |= {f'rollout/{kind}tokens': jnp.int32(3) for kind in ('', 'shadow_')}
   for drawn in itertools.product((False, True), repeat=3):
     shadow = jnp.zeros(count, bool).at[:3].set(jnp.asarray(drawn))
     learner.finish(state, rows.replace(stop_reason=reason, shadow=shadow), jnp.ones(count), metrics)

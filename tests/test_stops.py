@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 
 ALL = tuple(stops.REGISTRY)
 HEADED = ('own_price', 'wald')
+SMALL = {'deepconf': {'window': 4}}  # constants with which a rule can stop rows of a few tokens
 STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', *HEADED))
 
 
@@ -33,7 +34,7 @@ def rollout(rule, state: Adaptive, regret, values, noise):
   """The rule over whole rows: z and stop, `[N, T]`. The likeliest token is certain, so that log-probabilities are -regrets."""
 
   def step(carry, xs):
-    carry, stop, score = rule.update(carry, Observation(*xs, logprobs=-xs[0]))
+    carry, stop, score = rule.update(carry, Observation(*xs, logprobs=-xs[0], confidence=xs[0]))
     return carry, (carry.z, stop, score)
 
   final, (z, stop, score) = jax.lax.scan(step, rule.init(regret.shape[0], state), (regret.T, values.T, noise.T))
@@ -162,7 +163,7 @@ def test_rule_is_the_papers_table(precision, name, beta, constants):
 
 @pytest.mark.parametrize('name', ALL)
 def test_what_comes_later_never_changes_a_decision(name):
-  rule, state = stops.REGISTRY[name](), adaptive(mu=0.37, var=0.8, beta=0.3)
+  rule, state = stops.REGISTRY[name](**SMALL.get(name, {})), adaptive(mu=0.37, var=0.8, beta=0.3)
   observed, other = rows(seed=3, count=50), rows(seed=4, count=50)
   run = jax.jit(lambda *xs: rollout(rule, state, *xs))
   for t in (0, 20, 59):
@@ -177,11 +178,12 @@ def test_what_comes_later_never_changes_a_decision(name):
 
 @pytest.mark.parametrize('name', ALL)
 def test_a_disabled_rule_never_stops(name):
-  rule = stops.REGISTRY[name]()
+  rule = stops.REGISTRY[name](**SMALL.get(name, {}))
   regret, values, noise = rows(seed=5, count=50)
-  far = 0 if name in HEADED else 1e6  # a forecast of such rows would be anything
+  far = 0 if name in (*HEADED, *SMALL) else 1e6  # a forecast of such rows would be anything, and they would be confident
   observed = (regret + far, values - far, noise * 1e-6)
-  stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=0.5, enabled=enabled), *observed)[2])
+  beta = -5.0 if name == 'deepconf' else 0.5
+  stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])
   assert not stopped(False).any()
   assert stopped(True).any() == (name != 'never')
 

@@ -21,7 +21,7 @@ from espo_jax.train import train
 
 BASE = 'experiments/quickstart.py:smoke'
 HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweep import *\n'
-SHALLOW = "{'baselines': (), 'model.num_layers': 1}"
+SHALLOW = "{'baselines': (), 'model.num_layers': 1, 'eval.every': 4}"
 ARMS = "{'grpo': {'objective.name': 'grpo'}, 'dapo': {'objective.name': 'dapo', 'objective.clip_high': 0.3}}"
 
 
@@ -264,6 +264,48 @@ def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
   assert (ours / 'evaluation.json').read_text() == (its / 'evaluation.json').read_text()
   assert record['columns']['espo']['accuracy %']['half'] is None
   assert load_config(tmp_path / 'runs/seed_0/espo/config.json').start_from == str(tmp_path / 'runs/seed_0/start')
+
+
+def test_an_arm_is_evaluated_while_it_trains(joint):
+  rows = monitor.read_metrics(joint / 'arms' / 'espo')
+  assert [row['step'] for row in rows if 'eval/accuracy' in row] == [4, 8]
+  for row in rows:
+    assert ('eval/tokens_mean' in row) == (row['step'] in (4, 8))
+  decoded = np.cumsum([row['rollout/tokens'] + row['rollout/shadow_tokens'] for row in rows])
+  np.testing.assert_array_equal([row['rollout/decoded'] for row in rows], decoded)
+
+
+def test_an_arm_ends_where_its_tokens_do(joint, tmp_path):
+  rows = measured(joint / 'arms' / 'espo')
+  config = load_config(joint / 'config.json').unlock()
+  config.learner.tokens = int(rows[5]['rollout/decoded'])
+  train(config.lock(), tmp_path)
+  np.testing.assert_equal(measured(tmp_path / 'arms' / 'espo'), rows[:6])
+
+
+def outcome(arm, marks, peers, start=0.2):
+  """A run with the accuracy `y` after `x` decoded tokens for each of its marks, of which the last is its end."""
+  metrics = [{'rollout/decoded': float(x), 'eval/accuracy': y} for x, y in marks]
+  del metrics[-1]['eval/accuracy']
+  peers[arm] = sweep.Outcome(arm, 0, {'accuracy': marks[-1][1]}, {'accuracy': start}, metrics, peers)
+  return peers[arm]
+
+
+def test_the_area_is_the_mean_accuracy_up_to_half_of_the_tokens_of_an_arm():
+  peers = {}
+  ppo = outcome('PPO', [(100, 0.4), (200, 0.6), (400, 0.8)], peers)
+  half = sweep.share_of('PPO', 0.5)
+  assert half(ppo) == 200
+  assert sweep.area_to(half)(ppo) == pytest.approx((0.3 * 100 + 0.5 * 100) / 200)
+  assert sweep.accuracy_at(half)(ppo) == pytest.approx(0.6)
+  ours = outcome('ours', [(150, 0.5), (250, 0.9)], peers)
+  assert sweep.accuracy_at(half)(ours) == pytest.approx(0.7)
+  assert sweep.area_to(half)(ours) == pytest.approx((0.35 * 150 + 0.6 * 50) / 200)
+  short = outcome('short', [(90, 0.5), (199, 0.9)], peers)
+  assert sweep.area_to(half)(short) is None and sweep.accuracy_at(half)(short) is None  # nothing is extrapolated
+  assert sweep.area_to(sweep.share_of('none', 0.5))(ours) is None
+  at_end = outcome('at end', [(200, 0.5)], peers)
+  assert sweep.area_to(half)(at_end) == pytest.approx(0.35) and sweep.accuracy_at(half)(at_end) == pytest.approx(0.5)
 
 
 def test_the_scale_check_is_planned_on_a_small_model(tmp_path):

@@ -33,6 +33,7 @@ from espo_jax.configs.schema import (
   section,
 )
 from espo_jax.model.config import EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.objectives.importance import LEVELS
 from espo_jax.rewards.placement import RETURNS
 from espo_jax.tasks.sources import ON_ERROR
 
@@ -201,11 +202,13 @@ SCHEMA = section(
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
     memory=Field(0.9, "The share of sums over earlier batches that 'risk_control' and the head keep.", SHARE, OURS),
     min_saving=Field(0.1, "The share of a fresh row's tokens that must be left where 'own_price' stops a row.", SHARE, OURS),
+    window=Field(2048, "The last tokens of a row whose mean confidence 'deepconf' reads.", ABOVE_0, PUBLISHED),
     least_tokens=Field(16, "The tokens of a row before which 'mean_logprob' does not stop it.", ABOVE_0, OURS),
     regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
     value_only=_scales('value_only', -0.2, -1.0, 1.0, UNPUBLISHED),
     risk_control=_scales('risk_control', 1.4, 0.05, 5.0, OURS),
     mean_logprob=_scales('mean_logprob', 0.5, 0.0, 20.0, OURS),
+    deepconf=_scales('deepconf', -10.0, -100.0, 0.0, OURS),
     own_price=_scales('own_price', 0.223, 0.0, 5.0, OURS),
     wald=_scales('wald', 0.223, 0.0, 5.0, OURS),
   ),
@@ -245,6 +248,9 @@ SCHEMA = section(
   learner=section(
     'How the policy learns from rollouts.',
     updates=Field(100, "The number of rollouts, the critic warm-up's included.", ABOVE_0),
+    tokens=Field(
+      0, 'Decoded tokens at which an arm ends before its last update, shadow rows included; 0 for none.', AT_LEAST_0
+    ),
     epochs=Field(1, 'Passes over a rollout.', ABOVE_0),
     minibatches=Field(4, 'Optimizer steps per pass.', ABOVE_0),
     micro_batches=Field(
@@ -262,9 +268,10 @@ SCHEMA = section(
     max_grad_norm=Field(1.0, 'The norm to which a gradient is clipped.', ABOVE_0),
     b1=Field(0.9, "The decay of Adam's first moment.", BELOW_1),
     b2=Field(0.99, "The decay of Adam's second moment.", BELOW_1),
-    importance_cap=Field(
-      0.0, "The bound on a token's weight, the ratio of learner to sampler probability; 0 for no weights.", AT_LEAST_0
+    importance=Field(
+      'token', 'What has an importance weight: a token, or its whole row, cut at the cap or masked.', Names(LEVELS)
     ),
+    importance_cap=Field(0.0, 'The bound on the weight, the ratio of learner to sampler probability; 0 for none.', AT_LEAST_0),
     decision_after=Field(-1, 'A token id, such as that of <think>; the first token after it learns nothing; -1 for none.'),
     logit_chunk=Field(
       0, 'Tokens per device whose logits are in memory at a time; 0 for as many as have 256 MiB of logits.', AT_LEAST_0
@@ -283,6 +290,7 @@ SCHEMA = section(
     'How a policy is evaluated.',
     problems=Field(512, 'Problems of the test split, from the first on; limits on lengths apply to these.', ABOVE_0),
     batch=Field(256, 'Rows decoded at a time.', ABOVE_0),
+    every=Field(0, 'Updates of an arm between two evaluations while it trains; 0 for none.', AT_LEAST_0),
     draft_blocks=Field(
       0, 'First blocks of the model that draft tokens for the whole model to verify; 0 for no drafts.', AT_LEAST_0
     ),

@@ -63,6 +63,8 @@ def near_field(field: str, known: Iterable[str]) -> str:
     return {other.rpartition('.')[2]: other for other in known if other.rpartition('.')[0] == section}
 
   near = [other for other in known if field.startswith(f'{other}.')]  # `field` reaches into the value of a known field
+  if section not in sections and nearest(section, sections, likeness=0.8) is None:
+    near += {f'{section.rpartition(".")[0]}.{name}'} & set(known)  # the section around the unknown one may have the field
   if not near and (meant := section if section in sections else nearest(section, sections)) is not None:
     near = [beside(meant)[other] for other in [nearest(name, beside(meant))] if other]
   if not near and (meant := nearest(name, by_name, likeness=0.8)):

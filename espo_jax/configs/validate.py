@@ -114,6 +114,11 @@ def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
       f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
       f'{config.rollout.horizon}; fix: fewer tokens'
     )
+  if 'deepconf' in arms and s.window >= config.rollout.horizon:
+    yield (
+      f"stop.window = {s.window}: the rule 'deepconf' can never fire within rollout.horizon = {config.rollout.horizon}; "
+      'fix: fewer tokens'
+    )
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
   lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0

@@ -89,8 +89,9 @@ def evaluate_params(
 
   Returns:
     A dictionary with `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean` and `ungraded`.
-    `ungraded` is the number of sampled and greedy answers that could not be graded, which count as wrong. With exits it also
-    has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through.
+    `ungraded` is the number of sampled and greedy answers that could not be graded, which count as wrong. `accuracy_short`,
+    `accuracy_middle` and `accuracy_long` are over the thirds of the problems by the length of the prompt's text. With exits it
+    also has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through.
   """
   c = exp.config
   size = exp.task.size('test')
@@ -125,7 +126,18 @@ def evaluate_params(
     'greedy_correct': greedy_correct,
     'tokens_mean': sum(answer.length for answer in sampled) / len(problems),
     'ungraded': sum(answer.status != 'ok' for answer in sampled + greedy),
+    **_by_length(sampled),
   }
+
+
+def _by_length(answers: Sequence[Answer]) -> dict[str, float]:
+  """Returns the accuracy of each third of the answers by the length of their prompts; fewer than three answers have none."""
+  if len(answers) < 3:
+    return {}
+  order = np.argsort([len(answer.prompt) for answer in answers], kind='stable')
+  right = np.array([answer.correct for answer in answers], float)
+  parts = zip(('short', 'middle', 'long'), np.array_split(right[order], 3), strict=True)
+  return {f'accuracy_{third}': float(part.mean()) for third, part in parts}
 
 
 def prompts_per_batch(exp: Experiment, problems: int, *, samples: int, rows: int) -> int:

@@ -21,8 +21,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax import objectives, registry, rewards, stops
+from espo_jax import objectives, rewards, stops
 from espo_jax.learner import roulette
+from espo_jax.learner.credit import Credit, sampler_gap
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.optimizer import guarded_step
@@ -36,11 +37,12 @@ from espo_jax.objectives import (
   explained_variance,
   group_scores,
   masked_mean,
-  on_tokens,
 )
 from espo_jax.registry import inputs
 from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
+
+_MILLION = 1_000_000
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -52,6 +54,7 @@ class Batch(flax.struct.PyTreeNode):
   old_logprobs: Float[Array, 'N T']
   old_entropy: Float[Array, 'N T']
   reference_logprobs: Float[Array, 'N T']
+  reference_entropy: Float[Array, 'N T']
   extras: dict[str, Bool[Array, 'N']]  # `Reward.extras`
 
 
@@ -75,8 +78,9 @@ class Reinforcement:
     fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
     shadow_share: The share of stopped rows that decode on.
     samples: `G`, the number of rows per prompt.
-    importance_cap: The cap of each token's importance weight, `min(learner's probability / sampler's, cap)`. With a cap, ratios
-      are relative to the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
+    importance: What has an importance weight, and what happens to one above the cap: see `importance_weights`.
+    importance_cap: The cap of the importance weights, `learner's probability / sampler's`. With a cap, ratios are relative to
+      the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
     decision_after: The token id whose first successor in a row gets no gradient; -1 for none.
     updates: The number of updates in the whole run.
     success_momentum: The momentum of the running success rate, which is every state's value where the model is critic-free.
@@ -100,6 +104,7 @@ class Reinforcement:
   fail_reward: float
   shadow_share: float
   samples: int
+  importance: str
   importance_cap: float
   decision_after: int
   updates: int
@@ -145,12 +150,12 @@ class Reinforcement:
     packing: Packing | None,
     *,
     full_depth: bool = False,
-  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N T+1'], Float[Array, 'N T'] | None]:
+  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N S'], Float[Array, 'N T'] | None]:
     """Scores all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
 
     Returns:
-      The joint log-probabilities of tokens and exits, the entropy, the values of the states before and after every token, and
-      the divergence from `against`.
+      The joint log-probabilities of tokens and exits, the entropy, the values of the `S = T + 1` states before and after every
+      token, and the divergence from `against`.
     """
 
     def measure(rows: Trajectories, packing: Packing | None) -> tuple[Array, Array, Array, Array | None]:
@@ -195,7 +200,11 @@ class Reinforcement:
       success = _at_last(stops.forecasts(adaptive.head, hindsight).success, rows)
       by_head = {f'head/{name}': x for name, x in stops.calibration(adaptive.head, hindsight).items()}
     per_prompt = {name: jnp.repeat(x, self.samples) for name, x in extras.items()}
-    reward = Reward(per_row.reshape(-1), dense, per_prompt, success)
+    parts = None
+    if 'parts' in inputs(objectives.ADVANTAGES[self.advantage].function):
+      parts = rewards.evaluate_parts(self.reward, self.reward_options, seen)
+      parts = parts.reshape(-1, parts.shape[-1])
+    reward = Reward(per_row.reshape(-1), dense, per_prompt, parts, success)
     paid = rewards.stop_reward(self.stop_returns, self.fail_reward, _at_last(rows.values, rows), success)
     placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
@@ -225,10 +234,12 @@ class Reinforcement:
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
     logprobs, entropy, values, exact_kl = self._measure(params, rows, against, packing)
-    reference_logprobs = jnp.zeros_like(rows.logprobs)
+    reference_logprobs = reference_entropy = jnp.zeros_like(rows.logprobs)
     if reference is not None:
-      reference_logprobs = self._measure(reference, rows, None, packing, full_depth=True)[0]
-    metrics = {'entropy': masked_mean(entropy, mask), **self._agreement(logprobs - rows.joint_logprobs, mask)}
+      reference_logprobs, reference_entropy, *_ = self._measure(reference, rows, None, packing, full_depth=True)
+    settings = objectives.settings(self.objective, self.options)
+    clips = {name: settings[name] for name in ('clip_low', 'clip_high') if name in settings}
+    metrics = {'entropy': masked_mean(entropy, mask), **sampler_gap(logprobs - rows.joint_logprobs, mask, **clips)}
     kl = jnp.zeros_like(logprobs)
     if self.kl_coef:
       if self.kl == 'exact':
@@ -237,65 +248,37 @@ class Reinforcement:
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
       metrics['reward/kl'] = masked_mean(kl, mask)
-
-    def credit(rows: Trajectories, **changes: Any) -> tuple[Array, Array]:
-      after = jnp.take_along_axis(values, rows.length[:, None], axis=1)[:, 0]
-      paid = rewards.stop_reward(self.stop_returns, self.fail_reward, after, reward.success)
-      placed = rewards.token_rewards(rows, reward, stopped=paid) - self.kl_coef * jnp.where(rows.mask, kl, 0.0)
-      return self._advantages(placed, rows, after, **changes)
-
-    if self.stop_returns == 'roulette':
-      options = {**registry.defaults(objectives.ADVANTAGES[self.advantage].function), **self.advantage_options}
-      both = credit(ended, whiten=False), credit(rows, whiten=False)
-      advantages, returns = roulette.unbiased(ended, *both, share=self.shadow_share, whiten=bool(options['whiten']))
-    else:
-      advantages, returns = credit(rows)
+    credit = Credit(
+      self.advantage,
+      self.advantage_options,
+      self.reward,
+      self.samples,
+      self.stop_returns,
+      self.fail_reward,
+      self.shadow_share,
+    )
+    advantages, returns = credit.of(ended, reward, values, self.kl_coef * kl)
     old_logprobs = rows.joint_logprobs
     if self.importance_cap:
       old_logprobs = logprobs
-      weight = jnp.exp(jnp.where(mask, logprobs - rows.joint_logprobs, 0.0))
-      advantages = advantages * jnp.minimum(weight, self.importance_cap)  # every surrogate is linear in the advantage
-      metrics['importance/capped'] = masked_mean((weight > self.importance_cap).astype(jnp.float32), mask)
+      weight, beyond = objectives.importance_weights(
+        logprobs - rows.joint_logprobs, mask, level=self.importance, cap=self.importance_cap
+      )
+      advantages = advantages * weight  # every surrogate is linear in the advantage
+      metrics['importance/capped'] = masked_mean(beyond.astype(jnp.float32), mask)
     if self.trains_critic:
       metrics |= {
         'critic/loss': masked_mean(jnp.square(rows.values - returns), mask),
         'critic/explained_variance': explained_variance(rows.values, returns, mask),
         'critic/value_mean': masked_mean(rows.values, mask),
       }
-    return Batch(rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reward.extras), metrics
+    return Batch(
+      rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reference_entropy, reward.extras
+    ), metrics
 
   def trained(self, rows: Trajectories) -> Trajectories:
     """Returns the rows with all tokens that are trained on: under 'roulette', shadow rows up to their own end."""
     return roulette.whole(rows) if self.stop_returns == 'roulette' else rows
-
-  def _advantages(
-    self, placed: Float[Array, 'N T'], rows: Trajectories, after: Float[Array, 'N'], **changes: Any
-  ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
-    function, critic = objectives.ADVANTAGES[self.advantage]
-    if critic:
-      read = {
-        'rewards': placed,
-        'values': rows.values,
-        'final_values': after,
-        'truncated': rows.truncated,
-        'mask': rows.mask,
-      }
-      return function(*(read[name] for name in inputs(function)), **{**self.advantage_options, **changes})
-    relative = function(group_scores(placed, rows.mask, self.samples), **self.advantage_options)
-    return on_tokens(relative, rows.mask), jnp.zeros_like(placed)
-
-  def _agreement(self, difference: Float[Array, 'N T'], mask: Array) -> Metrics:
-    """Returns metrics of the gap between sampler and learner. Ideally every ratio at the start of an update is 1."""
-    size = jnp.where(mask, jnp.abs(difference), jnp.nan)
-    ratio = jnp.exp(difference)
-    settings = objectives.settings(self.objective, self.options)
-    outside = (ratio < 1 - settings.get('clip_low', 0.2)) | (ratio > 1 + settings.get('clip_high', 0.2))
-    return {
-      'sampler_gap/mean': masked_mean(jnp.abs(difference), mask),
-      'sampler_gap/p95': jnp.nanpercentile(size, 95),
-      'sampler_gap/max': jnp.nanmax(size),
-      'sampler_gap/outside_clip': masked_mean(outside.astype(jnp.float32), mask),
-    }
 
   @jit_update
   def update(
@@ -332,6 +315,7 @@ class Reinforcement:
         'mask': trajectories.mask,
         'reference_kl': None if scored.reference_kl is None else held(scored.reference_kl, decision),
         'old_entropy': mine.old_entropy,
+        'reference_entropy': mine.reference_entropy,
         'entropy_slope': scored.entropy_slope,
         'opening_logprobs': scored.opening_logprobs,
         'past_entropy': state.history.entropy,
@@ -387,7 +371,9 @@ class Reinforcement:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
     past = jnp.where(history.updates == 0, 0.0, history.entropy)
     entropy = past + (metrics['entropy'] - past) / (history.updates + 1)
-    return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy)
+    rest = history.decoded[1] + metrics['rollout/tokens'] + metrics['rollout/shadow_tokens']
+    decoded = jnp.stack([history.decoded[0] + rest // _MILLION, rest % _MILLION]).astype(jnp.int32)
+    return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy, decoded)
 
   def _hindsight(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Hindsight:
     return Hindsight(

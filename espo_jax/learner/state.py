@@ -20,10 +20,11 @@ from espo_jax.types import Metrics
 
 
 class History(flax.struct.PyTreeNode):
-  """Statistics of the updates so far, which objectives read."""
+  """Statistics of the updates so far, of which objectives read some."""
 
   updates: Int[Array, '']
   entropy: Float[Array, '']  # mean over the updates of the batch's mean entropy; nan before the first
+  decoded: Int[Array, '2']  # tokens of all rows, shadow rows and dropped groups included: millions, and the rest
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -45,7 +46,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, rule: St
     opt_state=optimizer.init(params),
     adaptive=rule.init(1).adaptive,
     gate=init_gate(),
-    history=History(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, jnp.float32)),
+    history=History(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, jnp.float32), jnp.zeros(2, jnp.int32)),
     bad_steps=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )

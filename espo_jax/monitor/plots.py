@@ -113,7 +113,7 @@ def _load_examples(workdir: Path, arms: Sequence[str]) -> list[Example]:
 def _accuracy_and_length(arms: Sequence[_Arm]) -> Figure:
   figure = Figure(figsize=(10, 4), layout='constrained')
   left, right = figure.subplots(1, 2)
-  _curves(left, arms, 'accuracy', 'Training accuracy')
+  _curves(left, arms, *_comparable(arms))
   _percent(left)
   _curves(right, arms, 'rollout/length_mean', 'Mean rollout length (tokens)')
   right.set_ylim(bottom=0)
@@ -170,13 +170,14 @@ def _regret_traces(examples: Sequence[Example]) -> Figure:
 def _overview(arms: Sequence[_Arm], baseline: str, examples: Sequence[Example]) -> Figure:
   figure = Figure(figsize=(12, 4.6), layout='constrained')
   left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-  shown = [arm for arm in arms if arm.has('accuracy') and arm.has('rollout/tokens')]
+  name, title = _comparable(arms)
+  shown = [arm for arm in arms if arm.has(name) and arm.has('rollout/tokens')]
   paid = next((arm.tokens[-1] for arm in shown if arm.name == baseline), None)
   for arm in shown:
     saving = '' if arm.name == baseline or not paid else f' ({100 * (arm.tokens[-1] / paid - 1):+.0f} % tokens)'
-    tokens, accuracy = _curve(left, arm, arm.tokens, 'accuracy', arm.label + saving)
+    tokens, accuracy = _curve(left, arm, arm.tokens, name, arm.label + saving)
     left.plot(tokens[-1], accuracy[-1], 'o', color=arm.colour, markersize=8, markeredgecolor='white', clip_on=False)
-  _finish(left, 'Training accuracy over rollout tokens', bool(shown))
+  _finish(left, f'{title} over rollout tokens', bool(shown))
   left.set_xlabel('rollout tokens')
   left.xaxis.set_major_formatter(EngFormatter(sep=''))
   _percent(left)
@@ -190,6 +191,18 @@ def _overview(arms: Sequence[_Arm], baseline: str, examples: Sequence[Example]) 
   else:
     _finish(right, 'A stopped rollout', drawn=False)
   return figure
+
+
+def _comparable(arms: Sequence[_Arm]) -> tuple[str, str]:
+  """Returns the metric of accuracy that compares arms, and its title.
+
+  The training accuracy counts stopped rows as wrong, so it is shown only where nothing better was recorded.
+  """
+  if arms and all(np.isfinite(arm.column('accuracy_unstopped')).all() for arm in arms):
+    return 'accuracy_unstopped', 'Training accuracy without stops'
+  if arms and all(arm.has('eval/accuracy') for arm in arms):
+    return 'eval/accuracy', 'Test accuracy'
+  return 'accuracy', 'Training accuracy'
 
 
 def _curves(axes: Axes, arms: Sequence[_Arm], name: str, title: str, smooth: bool = True) -> None:

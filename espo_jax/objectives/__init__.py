@@ -28,6 +28,7 @@ from espo_jax.objectives.compose import (
 )
 from espo_jax.objectives.gae import gae
 from espo_jax.objectives.grpo import grpo
+from espo_jax.objectives.importance import LEVELS, importance_weights
 from espo_jax.objectives.kl import Estimate, estimated_kl, k1, k2, k3
 from espo_jax.objectives.masked import explained_variance, masked_mean, masked_sum, masked_variance, whiten
 from espo_jax.objectives.ppo import ppo
@@ -40,6 +41,7 @@ import_files(__name__, __path__)
 __all__ = [
   'ADVANTAGES',
   'ARRAYS',
+  'LEVELS',
   'REGISTRY',
   'Advantage',
   'Estimate',
@@ -60,6 +62,7 @@ __all__ = [
   'group_scores',
   'group_zscore',
   'grpo',
+  'importance_weights',
   'k1',
   'k2',
   'k3',

@@ -19,7 +19,11 @@ OF_CRITIC = {
   'truncated': 'whether the horizon cut the row, [N]',
   'mask': 'true on the tokens that count, [N, T]',
 }
-OF_GROUP = {'scores': "the summed rewards of each prompt's samples, [P, G]"}
+OF_GROUP = {
+  'scores': "the summed rewards of each prompt's samples, [P, G]",
+  'parts': 'the summands of `reward.name` apart, without their weights, [P, G, K]',
+  'weights': 'the weights of these summands, [K]',
+}
 
 
 class Advantage(NamedTuple):
@@ -27,7 +31,7 @@ class Advantage(NamedTuple):
 
   Attributes:
     function: The estimator. With a critic it reads arrays of `OF_CRITIC` and returns `(advantages[N, T], returns[N, T])`;
-      without one it reads `scores[P, G]` and returns `advantages[P, G]`.
+      without one it reads arrays of `OF_GROUP` and returns `advantages[P, G]`.
     critic: Whether the estimator reads a critic.
   """
 
@@ -46,7 +50,7 @@ def register(name: str, *, critic: bool = False) -> Callable[[Method], Method]:
 
   Args:
     name: The name in `advantage.name`.
-    critic: Whether it reads arrays of `OF_CRITIC`, per token, rather than `scores` of `OF_GROUP`.
+    critic: Whether it reads arrays of `OF_CRITIC`, per token, rather than arrays of `OF_GROUP`.
 
   Raises:
     RegistryError: The name cannot be used, or a parameter is not the name of such an array.
@@ -126,6 +130,46 @@ def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
 def score(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
   """The score `R` without a baseline."""
   return scores
+
+
+@register('maxrl')
+@source('MaxRL, arXiv 2602.02710')
+def maxrl(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float[Array, 'P G']:
+  """`(R - mean) / mean` within each group; 0 where no score is above 0.
+
+  With scores of 0 and 1 its expected gradient is that of a truncated log-likelihood of success, in which a prompt that is
+  solved once in `n` samples weighs `n` times as much. Scores must not be negative: `stop.returns` should be 'zero'.
+
+  Args:
+    scores: The scores of each prompt's samples.
+    epsilon: The constant added to the mean [U].
+  """
+  mean = scores.mean(axis=1, keepdims=True)
+  return jnp.where(mean > 0, mean_only(scores) / (jnp.maximum(mean, 0.0) + epsilon), 0.0)
+
+
+@register('gdpo')
+@source('GDPO, arXiv 2601.05242')
+def gdpo(
+  parts: Float[Array, 'P G K'], weights: Float[Array, 'K'], *, epsilon: float = 1e-6, whiten: bool = True
+) -> Float[Array, 'P G']:
+  """The weighted sum of the rewards' own z-scores, whitened over the batch.
+
+      A_i = sum_k w_k (R_ik - mean_k) / (std_k + epsilon)
+
+  `group_zscore` sums the rewards first, so different rewards with the same sum become one advantage. Here the summands of
+  `reward.name` are normalised apart: in `correct + 0.5 * overlong` they are `correct` and, with the weight 0.5, `overlong`. A
+  stopped row scores what it returns in each of them.
+
+  Args:
+    parts: The summands of each prompt's samples.
+    weights: The weights of the summands.
+    epsilon: The constant added to each deviation [U].
+    whiten: Whether advantages are normalised to mean 0 and variance 1 over the batch.
+  """
+  centred = parts - parts.mean(axis=1, keepdims=True)
+  summed = (centred / (parts.std(axis=1, keepdims=True) + epsilon)) @ weights
+  return (summed - summed.mean()) / (summed.std() + epsilon) if whiten else summed
 
 
 @takes_numpy

@@ -20,13 +20,16 @@ ARRAYS = {
   'mask': 'true on the tokens that count, [N, T]',
   'reference_kl': "the current policy's divergence from the reference over the vocabulary, nats, with a gradient, [N, T]",
   'old_entropy': 'the entropy before the update, nats, [N, T]',
+  'reference_entropy': "the reference policy's entropy, nats, [N, T]",
   'entropy_slope': "how the current entropy changes along the token's own gradient, [N, T]",
   'opening_logprobs': 'log-probabilities of all first response tokens under the current policy, with a gradient, [N, V]',
   'past_entropy': 'the mean entropy of the updates before, nats, nan where there are none, []',
   'progress': "the share of the run's updates that is over, []",
   'prefers_short': 'whether the prompt is served as well without reasoning, [N]',
 }
-OF_REFERENCE = frozenset({'reference_logprobs', 'reference_kl'})  # each needs a forward pass of the reference policy
+OF_REFERENCE = frozenset(
+  {'reference_logprobs', 'reference_kl', 'reference_entropy'}
+)  # each needs a forward pass of the reference policy
 Reads = Callable[[Mapping[str, Any]], Iterable[str]]
 
 

@@ -29,7 +29,8 @@ _ENTROPY_NOISE = 1e-5  # nats; a smaller difference is rounding between two prog
 
 def _reads(options: Mapping[str, Any]) -> tuple[str, ...]:
   """The optional arrays that the entropy test and the divergence read."""
-  of_test = 'entropy_slope' if options['entropy_test'] == 'first_order' else 'old_entropy'
+  against = {'old': 'old_entropy', 'reference': 'reference_entropy'}[options['entropy_reference']]
+  of_test = 'entropy_slope' if options['entropy_test'] == 'first_order' else against
   of_divergence = {'reference': ('reference_logprobs',), 'exact': ('reference_kl',)}
   return of_test, *of_divergence.get(options['divergence'], ())
 
@@ -46,6 +47,7 @@ def tepo(
   entropy_slope: Float[Array, 'N T'] | None = None,
   reference_logprobs: Float[Array, 'N T'] | None = None,
   reference_kl: Float[Array, 'N T'] | None = None,
+  reference_entropy: Float[Array, 'N T'] | None = None,
   *,
   clip_low: float = 3e-4,
   clip_high: float = 4e-4,
@@ -53,6 +55,7 @@ def tepo(
   aggregation: Aggregation = 'token',
   mask_coef: float = 0.1,
   entropy_test: Literal['current', 'first_order'] = 'current',
+  entropy_reference: Literal['old', 'reference'] = 'old',
   divergence: Literal['k3', 'abs', 'reference', 'exact'] = 'k3',
 ) -> tuple[Terms, Metrics]:
   """The clipped surrogate of the sequence's ratio on each token, and a masked divergence.
@@ -76,13 +79,16 @@ def tepo(
     entropy_slope: The first-order change of the entropy along the token's own gradient, for `entropy_test = 'first_order'`.
     reference_logprobs: Log-probabilities of the tokens under the reference policy, for `divergence = 'reference'`.
     reference_kl: The divergence from the reference over the vocabulary, for `divergence = 'exact'`.
+    reference_entropy: The entropy of the reference policy, for `entropy_reference = 'reference'`.
     clip_low: How far below 1 the sequence's ratio counts [U].
     clip_high: How far above 1 the sequence's ratio counts [U].
     likelihood: The sequence's ratio: the geometric 'mean' of its tokens' ratios, or their 'product', whose log is clamped [U].
     aggregation: The kind of mean, as in `grpo`; with 'sequence' and `mask_coef = 0` the gradient is GSPO's [U].
     mask_coef: Weight of the masked divergence [U].
-    entropy_test: The test for a token that costs entropy. With 'current' its entropy is below that at sampling, which never
-      holds in the first minibatch of a rollout. With 'first_order' a step along its own gradient would lower the entropy [U].
+    entropy_test: The test for a token that costs entropy. With 'current' its entropy is below that of `entropy_reference`. With
+      'first_order' a step along its own gradient would lower the entropy [U].
+    entropy_reference: The policy whose entropy the current one is compared with: 'old' at sampling, which no token is below in
+      the first minibatch of a rollout, or the 'reference' policy [U].
     divergence: `D`: 'k3' or 'abs' (`|log r|`) from the sampling policy; 'reference', k3 from the reference; 'exact', the exact
       divergence from the reference [U].
   """
@@ -92,7 +98,8 @@ def tepo(
   own = jnp.where(mask, logprobs, 0.0)
   s = jax.lax.stop_gradient(jnp.exp(log_s))[:, None] * jnp.exp(own - jax.lax.stop_gradient(own))
   loss, binds = clipped_surrogate(s, advantages, clip_low=clip_low, clip_high=clip_high)
-  masked = jax.lax.stop_gradient((advantages > 0) & _costs_entropy(entropy_test, entropy, old_entropy, entropy_slope) & mask)
+  before = old_entropy if entropy_reference == 'old' else reference_entropy
+  masked = jax.lax.stop_gradient((advantages > 0) & _costs_entropy(entropy_test, entropy, before, entropy_slope) & mask)
   gap = _divergence(divergence, change, logprobs, reference_logprobs, reference_kl, mask)
   pull = jnp.where(masked, gap, 0.0)
   aggregate = AGGREGATIONS[aggregation]
@@ -101,13 +108,13 @@ def tepo(
 
 
 def _costs_entropy(
-  test: str, entropy: Float[Array, 'N T'], old_entropy: Float[Array, 'N T'] | None, slope: Float[Array, 'N T'] | None
+  test: str, entropy: Float[Array, 'N T'], before: Float[Array, 'N T'] | None, slope: Float[Array, 'N T'] | None
 ) -> Bool[Array, 'N T']:
   if test == 'first_order':
     assert slope is not None, "entropy_test = 'first_order' reads entropy_slope"
     return slope < 0
-  assert old_entropy is not None, "entropy_test = 'current' reads old_entropy"
-  return entropy < old_entropy - _ENTROPY_NOISE
+  assert before is not None, "entropy_test = 'current' reads the entropy that entropy_reference names"
+  return entropy < before - _ENTROPY_NOISE
 
 
 def _divergence(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+_ON_DEMAND = ('entropy', 'margin', 'confidence')  # in recordings with features of states
 _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
 
 
@@ -30,8 +31,9 @@ class Recordings(NamedTuple):
   problem: Int[Array | np.ndarray, 'F N']  # the index of the row's problem in its rollout
   mu: Float[Array | np.ndarray, 'F']
   var: Float[Array | np.ndarray, 'F']
-  entropy: Float[Array | np.ndarray, 'F N T'] | None = None  # these two only if features of states were recorded
+  entropy: Float[Array | np.ndarray, 'F N T'] | None = None  # these only if features of states were recorded
   margin: Float[Array | np.ndarray, 'F N T'] | None = None
+  confidence: Float[Array | np.ndarray, 'F N T'] | None = None
 
 
 def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path]]:
@@ -58,7 +60,7 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
   width = max(one['regret'].shape[1] for one in found)
   wide = {
     name: np.stack([np.pad(one[name], ((0, 0), (0, width - one[name].shape[1]))) for one in found])
-    for name in ('regret', 'logprobs', 'values', *(name for name in ('entropy', 'margin') if all(name in one for one in found)))
+    for name in ('regret', 'logprobs', 'values', *(name for name in _ON_DEMAND if all(name in one for one in found)))
   }
   narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'ended', 'correct', 'mu', 'var')}
   recordings = Recordings(

@@ -5,7 +5,7 @@ Each file registers the rewards of one paper. `SEEN` and `TEXT` list what a rewa
 
 from espo_jax.registry import import_files
 from espo_jax.rewards.adr_modes import short_serves
-from espo_jax.rewards.compose import evaluate, names
+from espo_jax.rewards.compose import evaluate, evaluate_parts, names, weights
 from espo_jax.rewards.correct import correct
 from espo_jax.rewards.hmpo import hmpo
 from espo_jax.rewards.observed import extras, observed
@@ -24,6 +24,7 @@ __all__ = [
   'TextScorer',
   'correct',
   'evaluate',
+  'evaluate_parts',
   'extras',
   'hmpo',
   'names',
@@ -33,4 +34,5 @@ __all__ = [
   'stop_reward',
   'text_rewards',
   'token_rewards',
+  'weights',
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from espo_jax.registry import chosen, inputs
 from espo_jax.rewards.registered import REGISTRY
@@ -52,22 +52,57 @@ def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any
     options: The options by name; each reward takes those among its parameters.
     seen: The arrays that `observed` returns.
   """
-  values = {
+  values = _values(expression, options, seen)
+  return _value(_parsed(expression).body, values, seen), values
+
+
+@takes_numpy
+def evaluate_parts(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> Float[Array, 'P G K']:
+  """Returns the value per row of each summand of an expression without its weight: see `weights`.
+
+  Args:
+    expression: Names of rewards, numbers, operators and parentheses.
+    options: The options by name; each reward takes those among its parameters.
+    seen: The arrays that `observed` returns.
+  """
+  values = _values(expression, options, seen)
+  found = [_value(node, values, seen) for _, node in _summands(_parsed(expression).body)]
+  return jnp.stack([jnp.where(seen['mask'], x, 0.0).sum(axis=2) if x.ndim == 3 else x for x in found], axis=-1)
+
+
+def weights(expression: str) -> tuple[float, ...]:
+  """Returns the weight of each summand: 1 and 0.5 in `correct + 0.5 * overlong`."""
+  return tuple(weight for weight, _ in _summands(_parsed(expression).body))
+
+
+def _summands(node: ast.expr) -> list[tuple[float, ast.expr]]:
+  """Splits an expression at its outermost additions, and each summand into a number and the rest."""
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+    return [*_summands(node.left), *_summands(node.right)]
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+    for number, rest in ((node.left, node.right), (node.right, node.left)):
+      if isinstance(number, ast.Constant):
+        assert isinstance(number.value, int | float)  # `names` refuses others
+        return [(number.value * weight, inner) for weight, inner in _summands(rest)]
+  return [(1.0, node)]
+
+
+def _values(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Array]:
+  return {
     name: seen['scores'][name]
     if name in seen.get('scores', ())
     else REGISTRY[name](*(seen[x] for x in inputs(REGISTRY[name])), **chosen(REGISTRY[name], dict(options)))
     for name in names(expression)
   }
 
-  def value(node: Any) -> Any:
-    if isinstance(node, ast.BinOp):
-      sides = [value(node.left), value(node.right)]
-      if {jnp.ndim(x) for x in sides} == {2, 3}:
-        sides = [_on_tokens(x, node.op, seen['mask']) for x in sides]
-      return _OPERATORS[type(node.op)](*sides)
-    return node.value if isinstance(node, ast.Constant) else values[node.id]
 
-  return value(_parsed(expression).body), values
+def _value(node: Any, values: Mapping[str, Array], seen: Mapping[str, Any]) -> Any:
+  if isinstance(node, ast.BinOp):
+    sides = [_value(node.left, values, seen), _value(node.right, values, seen)]
+    if {jnp.ndim(x) for x in sides} == {2, 3}:
+      sides = [_on_tokens(x, node.op, seen['mask']) for x in sides]
+    return _OPERATORS[type(node.op)](*sides)
+  return node.value if isinstance(node, ast.Constant) else values[node.id]
 
 
 def _on_tokens(x: Array, operator: ast.operator, mask: Array) -> Array:

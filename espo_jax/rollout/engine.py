@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.features import entropy, features, margin
+from espo_jax.rollout.features import confidence, entropy, features, margin
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
 from espo_jax.rollout.slots import (
@@ -217,8 +217,9 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  on_demand = {'logprobs': lambda: logprobs, 'entropy': lambda: entropy(logits), 'margin': lambda: margin(logits)}
-  observed = Observation(regret, values, noise[:, 1], **{name: on_demand[name]() for name in setup.rule.reads})
+  computed = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
+  on_demand = {name: computed[name](logits) if name in computed else logprobs for name in setup.rule.reads}
+  observed = Observation(regret, values, noise[:, 1], **on_demand)
   stop_state, stop, z = setup.rule.update(slots.stop, observed)
 
   counts = row.alive & (row.reason != StopReason.STOPPED)  # False after a shadow row's stop

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from espo_jax.types import Features, takes_numpy
 
+_LIKELIEST, _LEAST = 20, -50.0  # tokens of a confidence, and the least log-probability of one
+
 
 @functools.lru_cache(maxsize=1)
 def directions(hidden_size: int, count: int) -> Float[np.ndarray, 'D K']:
@@ -29,7 +31,7 @@ def features(logits: Float[Array, '... V'], states: Float[Array, '... D'], onto:
     states: The policy's final states.
     onto: The orthonormal directions.
   """
-  return Features(entropy(logits), margin(logits), _wide(states) @ onto)
+  return Features(entropy(logits), margin(logits), confidence(logits), _wide(states) @ onto)
 
 
 @takes_numpy
@@ -44,6 +46,17 @@ def margin(logits: Float[Array, '... V']) -> Float[Array, '...']:
   """Computes the log-probability of the likeliest token minus that of the second; inf if there is only one."""
   likeliest = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
   return logits.max(axis=-1) - jnp.where(likeliest, -jnp.inf, logits).max(axis=-1)
+
+
+@takes_numpy
+def confidence(logits: Float[Array, '... V']) -> Float[Array, '...']:
+  """Computes minus the mean log-probability of the 20 likeliest tokens, in nats: a token's confidence in DeepConf.
+
+  Log-probabilities below -50, those of tokens without mass among them, count as -50.
+  """
+  logprobs = jax.nn.log_softmax(_wide(logits))
+  likeliest, _ = jax.lax.top_k(logprobs, min(_LIKELIEST, logits.shape[-1]))
+  return -jnp.maximum(likeliest, _LEAST).mean(axis=-1)
 
 
 def _wide(x: Float[Array, '...']) -> Float[Array, '...']:

@@ -161,10 +161,10 @@ def empty_pending(setup: Setup) -> Pending:
 
 def _blank(setup: Setup, *shape: int) -> TokenRecord:
   depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-  logprobs, values, regret, z, entropy, margin = (jnp.zeros(shape) for _ in range(6))
+  logprobs, values, regret, z, entropy, margin, confidence = (jnp.zeros(shape) for _ in range(7))
   features = None
   if setup.directions is not None:
-    features = Features(entropy, margin, jnp.zeros((*shape, setup.directions.shape[1])))
+    features = Features(entropy, margin, confidence, jnp.zeros((*shape, setup.directions.shape[1])))
   return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth, features)
 
 

@@ -155,7 +155,9 @@ def state_metrics(state: TrainState, metrics: Mapping[str, Any], clock: 'Clock')
   """
   generated = sum(int(jax.device_get(metrics[f'rollout/{name}tokens'])) for name in ('', 'shadow_'))
   seconds = {f'seconds/{phase}': taken for phase, taken in clock.seconds.items()}
+  millions, rest = jax.device_get(state.history.decoded)
   counts = {'bad_steps': state.bad_steps, 'skipped_steps': state.skipped, 'gate_open': state.gate.open}
+  counts['rollout/decoded'] = np.float64(millions) * 1e6 + rest  # of this update and all before it
   return seconds | counts | {'tokens_per_second': generated / clock.seconds['rollout']}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, max_draws, method_options
+from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing
 from espo_jax.model import ActorCritic, Params
@@ -122,6 +123,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     fail_reward=c.stop.fail_reward,
     shadow_share=c.stop.shadow_share,
     samples=c.rollout.samples,
+    importance=c.learner.importance,
     importance_cap=c.learner.importance_cap,
     decision_after=c.learner.decision_after,
     updates=c.learner.updates,
@@ -178,6 +180,8 @@ def reinforce(
   rule = make_rule(c, arm, **matched)
   parallel.from_first(lambda: _begin_arm(directory, workdir / 'critic_warmup'))
   one = reinforcement_step(exp, rule, reference, directory / 'rollouts')
+  if c.eval.every:
+    one = _evaluated(one, exp, monitor.arm_label(arm))
   stage = make_stage(
     c,
     monitor.arm_label(arm),
@@ -185,6 +189,7 @@ def reinforce(
     first=forked_at,
     last=c.learner.updates,
     step=one if watch is None else _watched(one, functools.partial(watch, arm)),
+    finished=lambda metrics: 0 < c.learner.tokens <= metrics['rollout/decoded'],
   )
   state, _ = run_stage(stage, exp.on_mesh(fork(state, rule)), signals)
   return rule, state
@@ -212,6 +217,24 @@ def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
     return state, metrics
 
   return watched
+
+
+def _evaluated(one: Step, exp: Experiment, label: str) -> Step:
+  """Adds the results on the test split, as `eval/` metrics, to every `eval.every`-th update.
+
+  They are those of the policy without stops, on the same problems with the same random numbers each time and in each arm. The
+  tokens and the seconds of an evaluation are not those of training.
+  """
+
+  def evaluated(state: TrainState, number: int) -> tuple[TrainState, dict]:
+    state, metrics = one(state, number)
+    if number % exp.config.eval.every == 0:
+      with jax.transfer_guard('allow'):  # answers are read on the host
+        found = evaluate_params(exp, state.params, f'evaluation of {label} after update {number}')
+      metrics |= {f'eval/{name}': value for name, value in found.items()}
+    return state, metrics
+
+  return evaluated
 
 
 def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:

@@ -206,5 +206,6 @@ def _recorded_features(features: Features, columns: Int[np.ndarray, 'C']) -> dic
   return {
     'entropy': features.entropy[:, columns],
     'margin': features.margin[:, columns],
+    'confidence': features.confidence[:, columns],
     'projections': features.projections[:, columns].astype(np.float16),
   }

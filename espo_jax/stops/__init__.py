@@ -17,6 +17,7 @@ These places of the code handle a stopped row, in this order:
 from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
+from espo_jax.stops.deepconf import deepconf
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, calibration, fit, forecast, forecasts, with_head
@@ -48,6 +49,7 @@ __all__ = [
   'at_beta',
   'calibration',
   'controlled',
+  'deepconf',
   'espo',
   'fit',
   'forecast',

@@ -42,6 +42,7 @@ class Observation(NamedTuple):
     logprobs: The token's log-probability under the sampling distribution.
     entropy: The entropy of that distribution, in nats.
     margin: The log-probability of the likeliest token minus that of the second.
+    confidence: Minus the mean log-probability of the 20 likeliest tokens, in nats.
   """
 
   regret: Float[Array, 'B']
@@ -50,6 +51,7 @@ class Observation(NamedTuple):
   logprobs: Float[Array, 'B'] | None = None
   entropy: Float[Array, 'B'] | None = None
   margin: Float[Array, 'B'] | None = None
+  confidence: Float[Array, 'B'] | None = None
 
 
 class Hindsight(NamedTuple):

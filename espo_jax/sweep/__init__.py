@@ -10,16 +10,23 @@ interruption, because XLA adds up in another order elsewhere. Every result recor
 
 from espo_jax.sweep.columns import (
   ACCURACY,
+  DECODED,
   FALSE_POSITIVES,
   FINAL_ENTROPY,
   GREEDY,
+  LONG,
+  MIDDLE,
   RESPONSE_TOKENS,
   SECONDS,
+  SHORT,
   TRAINING_GFLOP,
   TRAINING_TOKENS,
   Column,
   Counts,
   Outcome,
+  accuracy_at,
+  area_to,
+  share_of,
 )
 from espo_jax.sweep.plan import Run, configured, plan
 from espo_jax.sweep.results import collect, compare, format_comparison
@@ -28,12 +35,16 @@ from espo_jax.sweep.spec import Sweep, load_sweep
 
 __all__ = [
   'ACCURACY',
+  'DECODED',
   'FALSE_POSITIVES',
   'FINAL',
   'FINAL_ENTROPY',
   'GREEDY',
+  'LONG',
+  'MIDDLE',
   'RESPONSE_TOKENS',
   'SECONDS',
+  'SHORT',
   'TRAINING_GFLOP',
   'TRAINING_TOKENS',
   'Column',
@@ -42,6 +53,8 @@ __all__ = [
   'Run',
   'Status',
   'Sweep',
+  'accuracy_at',
+  'area_to',
   'collect',
   'compare',
   'configured',
@@ -49,4 +62,5 @@ __all__ = [
   'load_sweep',
   'plan',
   'run_all',
+  'share_of',
 ]

@@ -96,6 +96,63 @@ def _gflops(outcome: Outcome) -> float:
   return sum(row['rollout/gflops'] for row in outcome.metrics)
 
 
+def _curve(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the test accuracy over all decoded tokens: at the start, at each `eval.every`-th update, and at the end."""
+  marks = [(0.0, outcome.start['accuracy'])]
+  marks += [(row['rollout/decoded'], row['eval/accuracy']) for row in outcome.metrics if 'eval/accuracy' in row]
+  end = outcome.metrics[-1]['rollout/decoded']
+  if marks[-1][0] < end:
+    marks.append((end, outcome.summary['accuracy']))
+  tokens, accuracy = np.array(marks, float).T
+  return tokens, accuracy
+
+
+def area_to(tokens: Callable[[Outcome], float | None]) -> Callable[[Outcome], float | None]:
+  """Returns the function that gives the mean test accuracy from the start to a number of decoded tokens.
+
+  It is the area under the accuracy over all decoded tokens, by trapezoids, divided by that number. A run that decoded fewer
+  tokens has none, because nothing is extrapolated.
+  """
+
+  def area(outcome: Outcome) -> float | None:
+    end, (x, y) = tokens(outcome), _curve(outcome)
+    if end is None or end > x[-1]:
+      return None
+    within = x < end
+    at = np.append(x[within], end)
+    return float(np.trapezoid(np.append(y[within], np.interp(end, x, y)), at)) / end
+
+  return area
+
+
+def accuracy_at(tokens: Callable[[Outcome], float | None]) -> Callable[[Outcome], float | None]:
+  """Returns the function that gives the test accuracy at a number of decoded tokens, between the marks on a straight line."""
+
+  def accuracy(outcome: Outcome) -> float | None:
+    end, (x, y) = tokens(outcome), _curve(outcome)
+    return None if end is None or end > x[-1] else float(np.interp(end, x, y))
+
+  return accuracy
+
+
+def share_of(arm: str, share: float) -> Callable[[Outcome], float | None]:
+  """Returns the function that gives a share of the tokens that an arm of the same seed decoded; None without that arm."""
+
+  def tokens(outcome: Outcome) -> float | None:
+    peer = outcome.peers.get(arm)
+    return None if peer is None else share * peer.metrics[-1]['rollout/decoded']
+
+  return tokens
+
+
+def _decoded(outcome: Outcome) -> float:
+  return float(outcome.metrics[-1]['rollout/decoded'])
+
+
+DECODED = Column('decoded tokens (k)', _decoded, 1e-3, against='saved')  # of training, shadow rows and dropped groups included
+SHORT, MIDDLE, LONG = (  # thirds of the test problems by the length of their prompts
+  Column(f'{third}, %', f'accuracy_{third}', 100, against='difference') for third in ('short', 'middle', 'long')
+)
 ACCURACY = Column('accuracy %', 'accuracy', 100, against='difference')  # a sampled answer to each test problem, no stop rule
 GREEDY = Column('greedy %', 'greedy_accuracy', 100)
 RESPONSE_TOKENS = Column('response tokens', 'test_tokens_mean', against='saved')  # of the sampled answers

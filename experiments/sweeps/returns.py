@@ -1,35 +1,72 @@
-"""What a stopped row returns, and by what it is stopped: ESPO's trigger and the mean log-probability.
+"""What a stopped row returns, and by what it is stopped.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/returns.py --workdir=runs/returns --output=experiments/results/returns
 
-| arm | what it changes |
-|---|---|
-| `ESPO` | a stopped row returns -1, as published |
-| `zero` | a stopped row returns 0, like any other failure |
-| `value` | a stopped row returns the critic's value of the state after the stop |
-| `mean_logprob` | rows stop by the mean log-probability of their tokens |
-| `mean_logprob_zero` | both |
+| arm | what stops a row | what a stopped row returns | stopped rows that decode on |
+|---|---|---|---|
+| `PPO` | nothing | - | - |
+| `ESPO` | ESPO's rule | -1, as published | none |
+| `zero` | ESPO's rule | 0, like any other failure | none |
+| `value` | ESPO's rule | the critic's value of the state after the stop | none |
+| `head` | ESPO's rule | the head's probability of success | 5 % |
+| `roulette` | ESPO's rule | the critic's value, corrected by the rows that decode on | 25 % |
+| `mean_logprob` | the mean log-probability of its tokens | 0 | none |
+| `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 5 % |
+| `wald` | what is left to learn per token, against a fresh row | the head's probability of success | 5 % |
 
-No row decodes on after a stop, because these rules need no shadow rows. So all decoded tokens are counted.
+All decoded tokens are counted, those of shadow rows included. The area is the mean test accuracy without stops, from the start
+to half of the tokens that PPO decodes.
 """
 
-from espo_jax.sweep import ACCURACY, GREEDY, RESPONSE_TOKENS, SECONDS, TRAINING_TOKENS, Column, Sweep
+from espo_jax.sweep import (
+  ACCURACY,
+  DECODED,
+  GREEDY,
+  LONG,
+  RESPONSE_TOKENS,
+  SECONDS,
+  Column,
+  Sweep,
+  accuracy_at,
+  area_to,
+  share_of,
+)
+
+HALF = share_of('PPO', 0.5)
 
 
 def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
-  by_mean = {'stop.name': 'mean_logprob', 'stop.mean_logprob.beta_0': 0.3, 'stop.least_tokens': 8}
+  by_head = {'stop.returns': 'head', 'stop.shadow_share': 0.05}
   return Sweep(
     base=base,
-    common={'eval.problems': 2048, 'baselines': (), 'stop.shadow_share': 0.0},
+    common={'eval.problems': 1024, 'eval.every': 10, 'baselines': (), 'stop.shadow_share': 0.0},
     arms={
       'PPO': {'stop.name': 'never'},
       'ESPO': {},
       'zero': {'stop.returns': 'zero'},
       'value': {'stop.returns': 'value'},
-      'mean_logprob': by_mean,
-      'mean_logprob_zero': by_mean | {'stop.returns': 'zero'},
+      'head': by_head,
+      'roulette': {'stop.returns': 'roulette', 'stop.shadow_share': 0.25},
+      'mean_logprob': {
+        'stop.name': 'mean_logprob',
+        'stop.mean_logprob.beta_0': 0.3,
+        'stop.least_tokens': 8,
+        'stop.returns': 'zero',
+      },
+      'own_price': by_head | {'stop.name': 'own_price'},
+      'wald': by_head | {'stop.name': 'wald'},
     },
     baseline='ESPO',
     seeds=seeds,
-    columns=(ACCURACY, GREEDY, TRAINING_TOKENS, RESPONSE_TOKENS, SECONDS, Column('stop rate %', 'stop_rate', 100)),
+    columns=(
+      Column('area to half of PPO, %', area_to(HALF), 100, digits=2, against='difference'),
+      Column('accuracy at half of PPO, %', accuracy_at(HALF), 100, against='difference'),
+      DECODED,
+      ACCURACY,
+      GREEDY,
+      LONG,
+      RESPONSE_TOKENS,
+      SECONDS,
+      Column('stop rate %', 'stop_rate', 100),
+    ),
   )
