@@ -19,9 +19,9 @@ from espo_jax.stages import rl
 from espo_jax.stops import Head, Hindsight, Observation, Regression, evidence
 from espo_jax.types import StopReason
 
-FEATURES = 8
+FEATURES = 9
 BETA = 0.125  # exact in any precision
-VALUE, SURPRISE = 2, 5  # the features that the tests below steer: the value's change, the mean surprise
+VALUE, SURPRISE = 3, 6  # the features that the tests below steer: the value's change, the mean surprise
 
 
 def head_of(success, remaining, platt=(1.0, 0.0)) -> Head:
@@ -79,16 +79,16 @@ def plain_features(regret, values, logprobs):
   found, smooth, late = [], 0.0, 0.0
   for t in range(len(regret)):
     smooth, late = 0.9 * smooth + 0.1 * regret[t], 0.9 * late - 0.1 * logprobs[t]
-    most, mean = regret[: t + 1].max(), -logprobs[: t + 1].mean()
+    most, mean = regret[: t + 1].max(), -logprobs[: t + 1].sum() / (t + 11)
     change = values[t] - values[0]
-    found.append([1, values[0], change, np.log1p(smooth), np.log1p(most), mean, late, np.log1p(t + 1)])
+    found.append([1, values[0], 1, change, np.log1p(smooth), np.log1p(most), mean, late, np.log1p(t + 1)])
   return np.array(found)
 
 
 def plain_scores(name, head, x, value):
   """The rule's score after each token of one row, in float64."""
   success, remaining, platt = (np.asarray(its.weights, np.float64) for its in (head.success, head.remaining, head.platt))
-  start = np.array([1, value, 0, 0, 0, 0, 0, 0])
+  start = np.array([1, value, 0, 0, 0, 0, 0, 0, 0])
   p, p_0 = (1 / (1 + np.exp(-(platt[0] * (a @ success) + platt[1]))) for a in (x, start))
   left, left_0 = (np.exp(a @ remaining) for a in (x, start))
   if name == 'own_price':
@@ -131,7 +131,7 @@ def verdict(name, p, left, p_0=0.4, left_0=40.0, kappa=0.8):
   state = rule.init(1).adaptive.replace(enabled=jnp.asarray(True), beta=jnp.float32(-np.log(kappa)))
   held = rule.init(1, state)
   change = np.log(p / (1 - p)) - np.log(p_0 / (1 - p_0))
-  for value, logprob in ((0.0, 0.0), (change, -2 * np.log(left / left_0))):
+  for value, logprob in ((0.0, 0.0), (change, -12 * np.log(left / left_0))):
     seen = (jnp.zeros(1), jnp.full(1, value), jnp.zeros(1), jnp.full(1, logprob))
     held, stop, _ = rule.update(held, Observation(*seen))
   return bool(stop[0])
@@ -199,6 +199,9 @@ def test_the_head_is_calibrated_on_all_rows_and_not_on_the_survivors():
   real = np.asarray(seen.stoppable)
   wanted = np.asarray(seen.full_length)[:, None] - np.arange(1, 13)
   assert abs(left[real].mean() / wanted[real].mean() - 1) < 0.05
+  start = stops.forecast(head, evidence.at_start(evidence.along(seen.seen, seen.begins)))
+  assert abs(start.success.mean() - chance.mean()) < 0.03
+  assert abs(start.remaining.mean() / np.asarray(seen.full_length).mean() - 1) < 0.05
   told = stops.calibration(head, seen)
   assert abs(float(told['expected'] - told['right'])) < 0.03 and float(told['error']) < 0.05
   assert float(told['brier']) == pytest.approx(((expected - np.asarray(seen.correct)) ** 2).mean(), abs=0.01)

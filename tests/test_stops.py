@@ -21,7 +21,7 @@ STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', *H
 
 def some_head() -> stops.Head:
   rng, fresh = np.random.default_rng(6), stops.new_head()
-  success, remaining = (its.replace(weights=jnp.asarray(rng.normal(0, 0.5, 8), jnp.float32)) for its in (fresh.success,) * 2)
+  success, remaining = (its.replace(weights=jnp.asarray(rng.normal(0, 0.5, 9), jnp.float32)) for its in (fresh.success,) * 2)
   return fresh.replace(success=success, remaining=remaining)
 
 

@@ -9,6 +9,7 @@ from espo_jax.stops.rule import Observation
 
 READS = frozenset({'logprobs'})  # what `step` reads on demand
 _SMOOTHING = 0.9  # of the two smoothed features, which average over about ten tokens
+_PATIENCE = 10.0  # tokens without surprise in the mean, so that a single first token says little
 
 
 class Evidence(flax.struct.PyTreeNode):
@@ -53,17 +54,19 @@ def features(evidence: Evidence) -> Float[Array, '*B F']:
   """Returns the features that a head is linear in; the first is 1.
 
   None depends on the horizon, on the other rows of the group or on the schedule. Regrets are on a log scale, because a single
-  one may be large.
+  one may be large. The third is 0 at the start alone: all features of tokens are 0 there, which is far from any token, so a
+  line through the tokens would miss the start.
   """
   e = evidence
   return jnp.stack(
     [
       jnp.ones_like(e.tokens),
       e.first_value,
+      jnp.minimum(e.tokens, 1.0),
       e.value - e.first_value,
       jnp.log1p(e.regret),
       jnp.log1p(e.most_regret),
-      e.surprise / jnp.maximum(e.tokens, 1.0),
+      e.surprise / (e.tokens + _PATIENCE),
       e.late_surprise,
       jnp.log1p(e.tokens),
     ],

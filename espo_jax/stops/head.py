@@ -51,7 +51,8 @@ def forecasts(head: Head, hindsight: Hindsight) -> Forecast:
 def fit(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2) -> Head:
   """Fits the head to a batch: every token at which a row could have been stopped is a sample, and so is the row's start.
 
-  Samples weigh so much that the batch counts as many as it has rows, since the samples of a row share its verdict.
+  The tokens of all rows together weigh as much as there are rows, because the tokens of a row share its verdict. So do the
+  starts, from which every row is judged.
 
   Args:
     head: The head before the batch.
@@ -62,10 +63,11 @@ def fit(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2) -> H
   evidence = along(hindsight.seen, hindsight.begins)
   begun = jax.tree.map(lambda x: x[:, -1:], at_start(evidence))
   samples = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), begun, evidence)
-  started = jnp.ones_like(hindsight.weight)[:, None]
-  counts = jnp.concatenate([started, _known(hindsight)], axis=1) * hindsight.weight[:, None]
-  weight = (counts * (hindsight.weight.sum() / jnp.maximum(counts.sum(), 1.0))).reshape(-1)
-  right = jnp.broadcast_to(hindsight.correct[:, None], counts.shape).reshape(-1)
+  tokens = _known(hindsight) * hindsight.weight[:, None]
+  tokens = tokens * (hindsight.weight.sum() / jnp.maximum(tokens.sum(), 1e-8))
+  weight = jnp.concatenate([hindsight.weight[:, None], tokens], axis=1)
+  right = jnp.broadcast_to(hindsight.correct[:, None], weight.shape).reshape(-1)
+  weight = weight.reshape(-1)
   at_first = (hindsight.full_length - hindsight.begins)[:, None].astype(weight.dtype)
   left = jnp.concatenate([at_first, _left(hindsight)], axis=1).reshape(-1)
   x = features(samples).reshape(-1, FEATURES)
