@@ -202,9 +202,11 @@ class Experiment:
     mine = jax.tree.map(lambda x: parallel.take_rows(x, self.mesh), rows)
     samples = len(mine.length) // len(problems)
     with jax.transfer_guard('allow'):  # a few numbers, on whatever device comes first
+      if self.config.stop.returns == 'roulette':
+        mine = mine.whole()
       seen = jax.device_get(rewards.observed(mine, verdicts, samples, self.model.config.num_layers))
     responses = list(texts)
-    (cut,) = np.nonzero(mine.shadow & (self.config.stop.returns != 'roulette'))
+    (cut,) = np.nonzero(mine.shadow)
     for i, text in zip(cut, self.decode(mine.tokens[cut], mine.length[cut]), strict=True):
       responses[i] = text
     read: dict[str, list[Any]] = {

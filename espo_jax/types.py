@@ -70,13 +70,13 @@ class Features(flax.struct.PyTreeNode):
 class Trajectories(flax.struct.PyTreeNode):
   """The finished rows of a rollout, as the engine returns them and every later step reads them.
 
-  A shadow row is a stopped row that went on decoding for measurement only.
+  A shadow row is a stopped row that went on decoding: to measure what was lost, to fit a head, or to be trained on by roulette.
 
   | columns | what they hold |
   |---|---|
   | before `trained_from` | tokens that the row was given, not sampled; zeros in the other arrays |
   | `trained_from .. length` | the tokens trained on; the last one is the end token or the token that triggered a stop, if any |
-  | `length .. full_length` | what a shadow row decoded after its stop; never trained on |
+  | `length .. full_length` | what a shadow row decoded after its stop; trained on under roulette alone, which reads `whole` |
   | past `full_length` | the pad token; zeros in the other arrays |
   """
 
@@ -92,7 +92,7 @@ class Trajectories(flax.struct.PyTreeNode):
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
   started: Int[Array, 'N']  # the decode step at which the row took a slot
-  shadow: Bool[Array, 'N']  # the row was stopped and decoded on for measurement
+  shadow: Bool[Array, 'N']  # the row was stopped and decoded on
   depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded
 
@@ -118,6 +118,18 @@ class Trajectories(flax.struct.PyTreeNode):
   def stopped(self) -> Bool[Array, 'N']:
     """True where a stop rule ended the row."""
     return self.stop_reason == StopReason.STOPPED
+
+  def whole(self) -> 'Trajectories':
+    """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it.
+
+    A shadow row of `T` tokens counts as cut by the horizon, because its own last token was not compared with the end tokens.
+    """
+    own = jnp.where(self.full_length < self.tokens.shape[-1], StopReason.EOS, StopReason.LENGTH)
+    return self.replace(
+      length=jnp.where(self.shadow, self.full_length, self.length),
+      stop_reason=jnp.where(self.shadow, own, self.stop_reason),
+      shadow=jnp.zeros_like(self.shadow),
+    )
 
   def represented(self, shadow_share: float) -> Float[Array, 'N']:
     """Returns how many rows each row represents among those whose own end is known (Horvitz-Thompson).

@@ -81,6 +81,8 @@ def test_gdpo_of_one_reward_is_grpos_advantage(precision):
     ('correct * 2 + 0.5 * (overlong + 3 * format)', (2.0, 0.5, 1.5)),
     ('hmpo & format', (1.0,)),
     ('2 * (hmpo & format) + correct', (2.0, 1.0)),
+    ('0.5 * 0.5 * overlong + correct', (0.25, 1.0)),
+    ('(1 + 2) * correct', (3.0,)),
   ],
 )
 def test_the_summands_of_an_expression_have_their_weights(expression, wanted):
@@ -122,6 +124,10 @@ def test_the_learner_normalises_each_reward_apart(in_float64):
 
 
 # ------------------------------------------------------------------------------------------------- weights, and TEPO's entropy
+
+
+def test_a_number_is_no_summand():
+  assert rewards.weights('correct + 0.5') == (1.0,)
 
 
 @pytest.mark.parametrize('level', objectives.LEVELS)

@@ -72,7 +72,7 @@ class Tabular:
     rows = rows.replace(shadow=jnp.asarray(self.stopped & shadow))
     after = self.values[np.arange(len(ROWS)), length] + float(returns.removeprefix('roulette') or 0)
     paid = rewards.stop_reward('roulette', -1.0, jnp.asarray(after))
-    both = self._credit(rows, paid), self._credit(roulette.whole(rows), paid)
+    both = self._credit(rows, paid), self._credit(rows.whole(), paid)
     return self._mean_of(roulette.unbiased(rows, *both, share=SHARE, whiten=False)[0])
 
   def _mean_of(self, advantages) -> np.ndarray:
@@ -159,25 +159,64 @@ def test_roulette_with_a_share_of_one_is_ppo(whiten, in_float64):
   went_on = rows.stopped & (rows.full_length > rows.length)
   rows = rows.replace(shadow=went_on, stop_reason=jnp.where(rows.stopped & ~went_on, StopReason.EOS, rows.stop_reason))
   assert went_on.any()
-  ours, theirs = prepared('roulette', rows), prepared('fail', roulette.whole(rows))
+  ours, theirs = prepared('roulette', rows), prepared('fail', rows.whole())
   np.testing.assert_array_equal(ours.trajectories.mask, theirs.trajectories.mask)
   for name in ('advantages', 'returns', 'old_logprobs'):
     np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize(
-  ('changes', 'told'),
-  [
-    ({'objective': 'grpo'}, "objective.name = 'grpo' has no critic, whose value a cut row returns"),
-    ({'share': 0.01}, "stop.shadow_share = 0.01: under stop.returns = 'roulette' a row that goes on weighs as much as"),
-  ],
-)
-def test_what_roulette_cannot_do_is_refused(changes, told):
+REFUSED = [
+  (
+    {'stop.returns': 'roulette', 'objective.name': 'grpo'},
+    "objective.name = 'grpo' has no critic, whose value a cut row returns",
+  ),
+  (
+    {'stop.returns': 'roulette', 'stop.shadow_share': 0.01},
+    'a row that goes on weighs as much as 1 / shadow_share stopped rows',
+  ),
+  ({'stop.returns': 'roulette', 'rollout.max_draws': 2}, "groups chosen by their scores bias stop.returns = 'roulette'"),
+  ({'stop.returns': 'roulette', 'reward.name': 'correct + spa_progress'}, "the reward 'spa_progress' pays single tokens"),
+  ({'stop.returns': 'roulette', 'stop.name': 'never', 'baselines': (), 'objective.name': 'grpo'}, 'has no critic'),
+  ({'stop.returns': 'head', 'reward.name': 'hmpo'}, "it pays a probability, and reward.name = 'hmpo' pays"),
+  ({'stop.returns': 'head', 'reward.low': -1.0}, "reward.name = 'correct' pays from -1.0 to 1.0"),
+  ({'stop.name': 'wald'}, "the rule 'wald' also ends rows that are sure to be right; fix: stop.returns = 'head'"),
+  ({'stop.name': 'own_price', 'objective.name': 'grpo'}, "the rule 'own_price' tells problems apart by the critic"),
+  (
+    {'stop.name': 'own_price', 'stop.own_price.beta_min': -0.5},
+    'stop.own_price.beta_min = -0.5: below 0 a row would have to be',
+  ),
+  ({'stop.name': 'own_price', 'stop.own_price.beta_0': -0.1}, 'stop.own_price.beta_0 = -0.1 is outside'),
+  ({'stop.name': 'deepconf', 'stop.window': 4, 'stop.deepconf.beta_0': 1.0}, 'stop.deepconf.beta_0 = 1.0 is outside'),
+  ({'objective.name': 'grpo', 'advantage.name': 'maxrl'}, "stop.fail_reward = -1.0: advantage.name = 'maxrl' divides by"),
+  (
+    {'objective.name': 'grpo', 'advantage.name': 'gdpo', 'reward.kl_coef': 0.1},
+    "advantage.name = 'gdpo' reads the reward without",
+  ),
+  ({'learner.importance': 'sequence'}, "learner.importance = 'sequence': nothing has a weight while learner.importance_cap"),
+]
+
+
+@pytest.mark.parametrize(('changes', 'told'), REFUSED, ids=str)
+def test_what_does_not_fit_together_is_refused(changes, told):
   config = tiny_experiment().config.copy_and_resolve_references().unlock()
-  config.objective.name = changes.get('objective', 'ppo')
-  config.stop.update(returns='roulette', shadow_share=changes.get('share', 0.25))
+  config.update_from_flattened_dict(changes)
   with pytest.raises(ConfigError, match=re.escape(told)):
     validate(config)
+
+
+def test_roulette_without_a_row_of_known_end_leaves_advantages_their_scale(in_float64):
+  rows = trajectories(np.array([2, 2], np.int32), np.full(2, 2, np.int32), np.array([2, 2], np.int32), width=3)
+  cut = jnp.asarray([[0.3, -0.2, 0.0], [0.1, 0.4, 0.0]])
+  found, _ = roulette.unbiased(rows, (cut, cut), (cut, cut), share=0.25, whiten=True)
+  np.testing.assert_allclose(found, cut, atol=1e-12)
+
+
+def test_under_roulette_rewards_read_a_row_as_far_as_it_is_trained_on():
+  rows = trajectories(np.array([2, 3, 2], np.int32), np.array([2, 2, 1], np.int32), np.array([4, 3, 2], np.int32), width=4)
+  whole = rows.whole()
+  np.testing.assert_array_equal(whole.length, [4, 3, 2])
+  np.testing.assert_array_equal(whole.stop_reason, [StopReason.LENGTH, StopReason.STOPPED, StopReason.EOS])
+  assert not whole.shadow.any()
 
 
 @pytest.mark.parametrize('objective', ['ppo', 'grpo'])

@@ -198,7 +198,9 @@ SCHEMA = section(
       OURS,
     ),
     fail_reward=Field(-1.0, "r_fail: what a stopped row returns under 'fail'.", None, PUBLISHED),
-    shadow_share=Field(0.25, 'The share of stopped rows that are decoded further, for measurement only.', SHARE, OURS),
+    shadow_share=Field(
+      0.25, 'The share of stopped rows that are decoded further: to measure, to fit a head, or for roulette.', SHARE, OURS
+    ),
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
     memory=Field(0.9, "The share of sums over earlier batches that 'risk_control' and the head keep.", SHARE, OURS),
     min_saving=Field(0.1, "The share of a fresh row's tokens that must be left where 'own_price' stops a row.", SHARE, OURS),

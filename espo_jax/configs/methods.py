@@ -94,6 +94,11 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _option_problems(config, section, functions)
   if 'advantage' in named:
     yield from _critic_problems(config)
+  if config.learner.importance != 'token' and not config.learner.importance_cap:
+    yield (
+      f'learner.importance = {config.learner.importance!r}: nothing has a weight while learner.importance_cap = 0.0; '
+      'fix: learner.importance_cap = 2.0, say'
+    )
   if config.learner.importance_cap and 'objective' in named and 'rwr' in objectives.parts(config.objective.name):
     yield (
       f'learner.importance_cap = {config.learner.importance_cap}: it scales advantages, and the weights of objective.name = '
@@ -150,6 +155,25 @@ def _registered(section: str) -> Mapping[str, Callable[..., Any]]:
   return {name: entry.function for name, entry in table.items()}
 
 
+def _advantage_problems(config: ml_collections.ConfigDict, advantage: str) -> Iterator[str]:
+  stops_rows = not {*config.baselines, config.stop.name} <= {'never'}
+  if advantage in ('gdpo', 'maxrl') and config.reward.kl_coef:
+    yield (
+      f'reward.kl_coef = {config.reward.kl_coef}: advantage.name = {advantage!r} reads the reward without a divergence; '
+      "fix: reward.kl_coef = 0.0, and objective.name = 'grpo + kl_k3'"
+    )
+  if advantage == 'maxrl' and stops_rows and config.stop.returns == 'fail' and config.stop.fail_reward < 0:
+    yield (
+      f"stop.fail_reward = {config.stop.fail_reward}: advantage.name = 'maxrl' divides by a group's mean score, so none may be "
+      "below 0; fix: stop.returns = 'zero'"
+    )
+  if advantage == 'maxrl' and config.reward.get('low', 0.0) < 0:
+    yield (
+      f"reward.low = {config.reward.low}: advantage.name = 'maxrl' divides by a group's mean score, so none may be below 0; "
+      'fix: reward.low = 0.0'
+    )
+
+
 def _critic_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   objective, advantage = config.objective.name, advantage_name(config)
   wants = objectives.ADVANTAGES[objectives.default_advantage(objective)].critic
@@ -159,6 +183,7 @@ def _critic_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'advantage.name = {advantage!r}: objective.name = {objective!r} trains no critic; fix: one of {fitting}'
   if wants and not has:
     yield f'advantage.name = {advantage!r}: objective.name = {objective!r} trains a critic; fix: {fitting}, or grpo'
+  yield from _advantage_problems(config, advantage)
   if not has and config.rollout.samples < 2:
     yield (
       f'rollout.samples = {config.rollout.samples}: advantage.name = {advantage!r} compares the samples of a prompt; '

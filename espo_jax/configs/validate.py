@@ -1,22 +1,20 @@
 """Checks a config before any device is touched. Each line of an error names a field, its value and the fix."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-from espo_jax import registry, stops
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
-from espo_jax.configs.methods import method_problems, model_problems, trains_critic, warmup_updates
+from espo_jax.configs.methods import method_problems, model_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
-
-_LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
+from espo_jax.configs.stopping import stop_problems, users_rule_problems
 
 
 def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: bool = True) -> None:
@@ -37,7 +35,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
   ):  # else the checks below could not read the fields
     for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
-    trained = (_stages, _stop, _users_rules, _warmups, _rows, method_problems, exit_problems, serial_problems)
+    trained = (_stages, stop_problems, users_rule_problems, _warmups, _rows, method_problems, exit_problems, serial_problems)
     for check in trained if training else ():
       problems += check(config)
     problems += [] if training else model_problems(config)
@@ -87,118 +85,6 @@ def _stages(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'stages = {stages}: out of order or named twice; fix: {tuple(stage for stage in STAGES if stage in known)}'
   if 'critic_warmup' in stages and 'rl' not in stages:
     yield f"stages = {stages}: the critic warm-up serves reinforcement learning alone; fix: add 'rl', or leave it out"
-
-
-def _stop(config: ml_collections.ConfigDict) -> Iterator[str]:
-  s, arms = config.stop, {*config.baselines, config.stop.name}
-  if arms <= {'never'}:
-    return
-  fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in ('regret_only', 'value_only', 'risk_control', 'mean_logprob')}
-  for arm, field in fields.items():
-    own = get_field(config, field)
-    if arm in arms and not own.beta_min <= own.beta_0 <= own.beta_max:
-      yield (
-        f'{field}.beta_0 = {own.beta_0} is outside [{field}.beta_min, {field}.beta_max] = [{own.beta_min}, {own.beta_max}]; '
-        'fix: inside'
-      )
-  if 'espo' in arms and s.epsilon > 0:
-    yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
-  if 'risk_control' in arms and s.risk_control.beta_min <= 0:
-    yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
-  if s.shadow_share == 0:
-    yield from _needs_shadow_rows(config, arms)
-  if s.returns == 'roulette':
-    yield from _roulette(config)
-  if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
-    yield (
-      f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
-      f'{config.rollout.horizon}; fix: fewer tokens'
-    )
-  if 'deepconf' in arms and s.window >= config.rollout.horizon:
-    yield (
-      f"stop.window = {s.window}: the rule 'deepconf' can never fire within rollout.horizon = {config.rollout.horizon}; "
-      'fix: fewer tokens'
-    )
-  if 'regret_only' in arms:
-    yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
-  lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0
-  if 'value_only' in arms and -level <= lowest:
-    yield (
-      f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and "
-      f'no reward is below {lowest}; fix: stop.value_only.beta_0 < {-lowest}, such as -0.2'
-    )
-  if 'random' in arms and s.name in ('random', 'never'):
-    yield (
-      f"stop.name = {s.name!r}: the arm 'random' stops as often as stop.name's arm does; "
-      "fix: stop.name = 'espo' with 'random' among baselines"
-    )
-
-
-def _users_rules(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Which options of users' stop rules have a value of another type than their default."""
-  for rule in {*config.baselines, config.stop.name} & set(stops.REGISTRY):
-    defaults = registry.defaults(stops.REGISTRY[rule]) if stops.is_users(rule) else {}
-    for option, value in config.stop.get(rule, {}).items() if defaults else ():
-      if option in defaults and type(value) is not type(defaults[option]):
-        wanted = type(defaults[option]).__name__
-        fix = f'fix: a value such as {defaults[option]!r}'
-        yield f'stop.{rule}.{option} = {value!r}: {type(value).__name__} instead of {wanted}; {fix}'
-
-
-def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
-  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(('own_price', 'wald'), 'fits a head')}
-  reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
-  if config.stop.returns == 'head':
-    reasons.append("stop.returns = 'head' fits a head")
-  for reason in reasons:
-    yield (
-      f'stop.shadow_share = 0.0: {reason}, and only rows that go on after a stop show what stopped rows would have become; '
-      'fix: stop.shadow_share = 0.05, say'
-    )
-
-
-def _roulette(config: ml_collections.ConfigDict) -> Iterator[str]:
-  if not trains_critic(config):
-    yield (
-      f"stop.returns = 'roulette': objective.name = {config.objective.name!r} has no critic, whose value a cut row returns; "
-      "fix: objective.name = 'ppo', or stop.returns = 'zero'"
-    )
-  if config.stop.shadow_share < _LEAST_SHARE:
-    yield (
-      f"stop.shadow_share = {config.stop.shadow_share}: under stop.returns = 'roulette' a row that goes on weighs as much as "
-      f'1 / shadow_share stopped rows; fix: stop.shadow_share >= {_LEAST_SHARE}'
-    )
-
-
-def _can_fire(
-  config: ml_collections.ConfigDict, arm: str, own: ml_collections.ConfigDict, scale: float, symbol: str
-) -> Iterator[str]:
-  """Yields why a rule can never fire.
-
-  The statistic z is at most `clip (1 - smoothing^t)` after t tokens. The threshold is at least `beta * scale`.
-  """
-  s, horizon = config.stop, config.rollout.horizon
-  least, first = own.beta_min * scale, own.beta_0 * scale
-  field = symbol.partition('_0')[0].removesuffix('.beta')
-  reach = s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip
-  never = f'the rule {arm!r} can never fire'
-  epsilon = f', stop.epsilon = {s.epsilon}' if arm == 'espo' else ''
-  if s.clip <= least:
-    yield (
-      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold at least {symbol.replace("_0", "_min")} = '
-      f'{least:g} whatever the controller does ({field}.beta_min = {own.beta_min}{epsilon}); '
-      f'fix: {field}.beta_min = 0, or stop.clip > {max(least, first):g}'
-    )
-  elif s.clip <= first:
-    yield (
-      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold starts at {symbol} = {first:g} or above '
-      f'({field}.beta_0 = {own.beta_0}{epsilon}); fix: stop.clip > {first:g}, or {field}.beta_0 < {s.clip / scale:g}'
-    )
-  elif reach <= first:
-    yield (
-      f'stop.smoothing = {s.smoothing}: {never}, for z starts at 0, is at most {reach:.3g} after '
-      f'rollout.horizon = {horizon} tokens, and the threshold starts at {symbol} = {first:g} or above; fix: less smoothing'
-    )
 
 
 def _warmups(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -49,9 +49,10 @@ class Credit:
     """
     if self.stop_returns != 'roulette':
       return self._of(rows, reward, values, cost)
-    whiten = (registry.defaults(objectives.ADVANTAGES[self.advantage].function) | dict(self.options))['whiten']
-    cut, complete = (self._of(its, reward, values, cost, whiten=False) for its in (rows, roulette.whole(rows)))
-    return roulette.unbiased(rows, cut, complete, share=self.shadow_share, whiten=bool(whiten))
+    settings = registry.defaults(objectives.ADVANTAGES[self.advantage].function) | dict(self.options)
+    plain = {'whiten': False} if 'whiten' in settings else {}
+    cut, complete = (self._of(its, reward, values, cost, **plain) for its in (rows, rows.whole()))
+    return roulette.unbiased(rows, cut, complete, share=self.shadow_share, whiten=bool(settings.get('whiten', False)))
 
   def _of(
     self, rows: Trajectories, reward: Reward, values: Float[Array, 'N S'], cost: Float[Array, 'N T'], **changes: Any
@@ -69,11 +70,16 @@ class Credit:
       'scores': group_scores(placed, rows.mask, self.samples),
     }
     if reward.parts is not None:
-      parts = jnp.where(rows.stopped[:, None], paid[:, None], reward.parts)
+      parts = scored_parts(rows, reward.parts, paid)
       read['parts'] = parts.reshape(-1, self.samples, parts.shape[-1])
       read['weights'] = jnp.asarray(rewards.weights(self.reward), parts.dtype)
     found = function(*(read[name] for name in inputs(function)), **{**self.options, **changes})
     return found if critic else (on_tokens(found, rows.mask), jnp.zeros_like(placed))
+
+
+def scored_parts(rows: Trajectories, parts: Float[Array, 'N K'], paid: float | Float[Array, 'N']) -> Float[Array, 'N K']:
+  """Returns the summands of the reward; in each of them a stopped row scores what it returns."""
+  return jnp.where(rows.stopped[:, None], jnp.broadcast_to(jnp.asarray(paid), rows.length.shape)[:, None], parts)
 
 
 def sampler_gap(

@@ -22,8 +22,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards, stops
-from espo_jax.learner import roulette
-from espo_jax.learner.credit import Credit, sampler_gap
+from espo_jax.learner.credit import Credit, sampler_gap, scored_parts
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.optimizer import guarded_step
@@ -43,6 +42,7 @@ from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
 
 _MILLION = 1_000_000
+_whole = jax.jit(Trajectories.whole)
 
 
 class Batch(flax.struct.PyTreeNode):
@@ -78,6 +78,7 @@ class Reinforcement:
     fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
     shadow_share: The share of stopped rows that decode on.
     samples: `G`, the number of rows per prompt.
+    critic_every: The number of tokens that the sampler's critic read at a time: the stop rule saw no newer value.
     importance: What has an importance weight, and what happens to one above the cap: see `importance_weights`.
     importance_cap: The cap of the importance weights, `learner's probability / sampler's`. With a cap, ratios are relative to
       the learner's probabilities before the update; with 0 they are relative to the sampler's, unweighted.
@@ -104,6 +105,7 @@ class Reinforcement:
   fail_reward: float
   shadow_share: float
   samples: int
+  critic_every: int
   importance: str
   importance_cap: float
   decision_after: int
@@ -208,7 +210,8 @@ class Reinforcement:
     paid = rewards.stop_reward(self.stop_returns, self.fail_reward, _at_last(rows.values, rows), success)
     placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
-    differ = scores.max(axis=1) > scores.min(axis=1)
+    told = scores[..., None] if parts is None else scored_parts(rows, parts, paid).reshape(*scores.shape, -1)
+    differ = (told.max(axis=1) > told.min(axis=1)).any(axis=-1)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
     return reward, differ, metrics | by_head | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
 
@@ -278,7 +281,7 @@ class Reinforcement:
 
   def trained(self, rows: Trajectories) -> Trajectories:
     """Returns the rows with all tokens that are trained on: under 'roulette', shadow rows up to their own end."""
-    return roulette.whole(rows) if self.stop_returns == 'roulette' else rows
+    return _whole(rows) if self.stop_returns == 'roulette' else rows
 
   @jit_update
   def update(
@@ -376,12 +379,13 @@ class Reinforcement:
     return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy, decoded)
 
   def _hindsight(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Hindsight:
+    read = np.arange(rows.values.shape[1]) // self.critic_every * self.critic_every
     return Hindsight(
       z=rows.z,
       full_length=rows.full_length,
       correct=jnp.asarray(correct),
       weight=rows.represented(self.shadow_share),
-      seen=Observation(rows.regret, rows.values, jnp.zeros_like(rows.regret), rows.logprobs),
+      seen=Observation(rows.regret, rows.values[:, read], jnp.zeros_like(rows.regret), rows.logprobs),
       begins=rows.trained_from,
     )
 

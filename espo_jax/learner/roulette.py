@@ -2,29 +2,17 @@
 
 A row that a rule stops goes on with probability `e`, drawn before the row begins. Let `S` be 1 if it did. Then the tokens up
 to the stop have the advantage `A_cut + (S / e) (A_whole - A_cut)`, and those after it `(S / e) A_whole`. `A_cut` takes the stop
-for the row's end, and `A_whole` knows the rest. In expectation over `S` this is `A_whole`, whatever the stop returned.
+for the row's end, and `A_whole` knows the rest. In expectation over `S` this is `A_whole`, whatever the stop returned. This
+holds for a reward per row that does not look at other rows, before advantages are whitened and ratios clipped.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.objectives import masked_mean
-from espo_jax.types import StopReason, Trajectories, takes_numpy
+from espo_jax.types import Trajectories, takes_numpy
 
 Credit = tuple[Float[Array, 'N T'], Float[Array, 'N T']]  # advantages and returns
-
-
-@takes_numpy
-@jax.jit
-def whole(rows: Trajectories) -> Trajectories:
-  """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it."""
-  own = jnp.where(rows.full_length < rows.tokens.shape[1], StopReason.EOS, StopReason.LENGTH)
-  return rows.replace(
-    length=jnp.where(rows.shadow, rows.full_length, rows.length),
-    stop_reason=jnp.where(rows.shadow, own, rows.stop_reason),
-    shadow=jnp.zeros_like(rows.shadow),
-  )
 
 
 @takes_numpy
@@ -37,17 +25,18 @@ def unbiased(rows: Trajectories, cut: Credit, complete: Credit, *, share: float,
   Args:
     rows: The rows as the rule ended them.
     cut: Advantages and returns of `rows`, not whitened.
-    complete: Advantages and returns of `whole(rows)`, not whitened.
+    complete: Advantages and returns of `rows.whole()`, not whitened.
     share: `e`, the share of stopped rows that go on.
     whiten: Whether advantages are normalised to mean 0 and variance 1.
   """
   (a_cut, r_cut), (a_whole, r_whole) = cut, complete
-  mask = whole(rows).mask
+  mask = rows.whole().mask
   if whiten:
     weight = jnp.broadcast_to(rows.represented(share)[:, None], mask.shape)
-    count = jnp.maximum(masked_mean(weight, mask), 1e-8)
-    mean = masked_mean(weight * a_whole, mask) / count
-    scale = jnp.sqrt(masked_mean(weight * jnp.square(a_whole - mean), mask) / count + 1e-8)
+    count = masked_mean(weight, mask)
+    mean = masked_mean(weight * a_whole, mask) / jnp.maximum(count, 1e-8)
+    variance = masked_mean(weight * jnp.square(a_whole - mean), mask) / jnp.maximum(count, 1e-8)
+    scale = jnp.where(count > 0, jnp.sqrt(variance + 1e-8), 1.0)  # without a row of known end there are no moments
     a_cut, a_whole = (jnp.where(where, (a - mean) / scale, 0.0) for a, where in ((a_cut, rows.mask), (a_whole, mask)))
   gone_on = (rows.shadow / share)[:, None]
   advantages = jnp.where(rows.stopped[:, None], (1 - gone_on) * a_cut + gone_on * a_whole, a_whole)

@@ -32,6 +32,6 @@ def importance_weights(
   log = jnp.where(mask, difference, 0.0)
   if level != 'token':
     log = jnp.broadcast_to(log.sum(axis=1, keepdims=True), log.shape)
-  beyond = (log > jnp.log(cap)) & mask
+  beyond = log > jnp.log(cap)
   capped = 0.0 if level == 'sequence_masked' else cap
-  return jnp.where(beyond, capped, jnp.exp(jnp.where(beyond, 0.0, log))), beyond
+  return jnp.where(beyond, capped, jnp.exp(jnp.where(beyond, 0.0, log))), beyond & mask

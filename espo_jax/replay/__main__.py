@@ -28,7 +28,12 @@ from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
 from espo_jax.parallel.memory import READING, during
 
-GRID = {'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95), 'epsilon': (0.05, 0.2, 0.5), 'least_tokens': (8, 32, 64, 128)}
+GRID = {
+  'smoothing': (0.0, 0.5, 0.8, 0.9, 0.95),
+  'epsilon': (0.05, 0.2, 0.5),
+  'least_tokens': (8, 32, 64, 128),
+  'window': (16, 64, 256, 1024),
+}
 MOST_LOST = 0.05
 RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -21,11 +21,13 @@ def pasted_values(config: ml_collections.ConfigDict, point: Point) -> dict[str, 
     return f'stop.{point.name}.{constant}' if constant in own else f'stop.{constant}'
 
   values = {'stop.name': point.name} | {field(name): value for name, value in point.constants.items()}
+  if point.name == 'wald':
+    values['stop.returns'] = 'head'  # it also ends rows that are sure to be right
   beta = float(f'{point.beta:.4g}')
   values[field('beta_0')] = beta
   if 'budget' in stops.arguments(point.name):
     values['stop.budget'] = float(f'{max(point.seen.false_positives, _LEAST_BUDGET):.3g}')
-  else:
+  elif 'target_rate' in stops.arguments(point.name):
     values['stop.target_rate'] = float(f'{point.seen.stop_rate:.3g}')
   bounds = config.stop.get(point.name, config.stop)
   for name, outside in (('beta_min', beta < bounds.beta_min), ('beta_max', beta > bounds.beta_max)):

@@ -147,7 +147,8 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
   """
   if rule.init(1).adaptive.head is None:
     return rule
-  flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observations(rule, recordings, noise))
+  seen = observations(rule, recordings, noise)._replace(logprobs=jnp.asarray(recordings.logprobs))  # which a head reads
+  flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
   hindsight = stops.Hindsight(
     z=jnp.zeros_like(flat.regret),
     full_length=jnp.asarray(recordings.full_length).reshape(-1),

@@ -81,10 +81,14 @@ def _summands(node: ast.expr) -> list[tuple[float, ast.expr]]:
     return [*_summands(node.left), *_summands(node.right)]
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
     for number, rest in ((node.left, node.right), (node.right, node.left)):
-      if isinstance(number, ast.Constant):
-        assert isinstance(number.value, int | float)  # `names` refuses others
-        return [(number.value * weight, inner) for weight, inner in _summands(rest)]
-  return [(1.0, node)]
+      if not _has_names(number):
+        factor = _value(number, {}, {})
+        return [(factor * weight, inner) for weight, inner in _summands(rest)]
+  return [(1.0, node)] if _has_names(node) else []  # a number is the same for all rows
+
+
+def _has_names(node: ast.expr) -> bool:
+  return any(isinstance(inner, ast.Name) for inner in ast.walk(node))
 
 
 def _values(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Array]:

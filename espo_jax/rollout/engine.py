@@ -94,7 +94,7 @@ def generate(
     end_tokens: Token ids that end a response.
     sampling: How logits become the distribution that is sampled.
     exit_level: The level of the model's exit policy; unused without one.
-    shadow_share: The share of rows that go on decoding after a stop, for measurement only.
+    shadow_share: The share of rows that go on decoding after a stop.
     slots: `S`, the number of rows decoded at a time; 0 for all of them. Slots take rows in order.
     scan_length: `K`, the most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time; ESPO has 1. Between two readings the rule sees

@@ -31,7 +31,7 @@ class Sampler:
     end_tokens: Token ids that end a response.
     pad_token: The token that fills the columns after a response.
     sampling: How logits become the distribution that is sampled; its numbers are on the host.
-    shadow_share: The share of rows that go on decoding after a stop, for measurement only.
+    shadow_share: The share of rows that go on decoding after a stop.
     slots: The number of rows decoded at a time; 0 for all of them.
     scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
@@ -89,7 +89,7 @@ class Sampler:
     Args:
       samples: The number of responses per prompt.
       temperature: The temperature, 0 for greedy decoding; None for that of training.
-      shadow_share: The share of rows that go on decoding after a stop, for measurement only.
+      shadow_share: The share of rows that go on decoding after a stop.
       exit_level: The level of the model's exit policy; None for the policy's own.
       features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
     """

@@ -22,7 +22,7 @@ class Start(flax.struct.PyTreeNode):
   first: Int[Array, 'N']  # the number of response tokens kept from the cache
   limit: Int[Array, 'N']  # the most response tokens of the row, given ones included
   keys: Key[Array, 'N']
-  shadow: Bool[Array, 'N']  # the row goes on decoding after a stop, for measurement only
+  shadow: Bool[Array, 'N']  # the row goes on decoding after a stop
   given: Int[Array, 'N']  # the number of response tokens that are not drawn: from the cache, then the inducer
 
 

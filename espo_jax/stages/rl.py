@@ -123,6 +123,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     fail_reward=c.stop.fail_reward,
     shadow_share=c.stop.shadow_share,
     samples=c.rollout.samples,
+    critic_every=c.critic.every if model.separate_critic else 1,
     importance=c.learner.importance,
     importance_cap=c.learner.importance_cap,
     decision_after=c.learner.decision_after,

@@ -4,10 +4,10 @@ These places of the code handle a stopped row, in this order:
 
 1. `rollout/engine.py` passes each token's regret and value to the rule (`StopRule.update`), which returns a stop.
 2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete.
-3. A share of the stopped rows, the shadow rows, decodes on for measurement: `length` is the stop, `full_length` the end.
+3. A share of the stopped rows, the shadow rows, decodes on: `length` is the stop, `full_length` the end.
 4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
 5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token.
-6. `Trajectories.mask` ends with that token, which is trained on. Tokens of a shadow row after it are never trained on.
+6. `Trajectories.mask` ends with that token, which is trained on. Only roulette trains on a shadow row's later tokens.
 7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use what the row returns as the score.
 8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped. A rule made by
    `with_head` also fits the head then: from rows that were not stopped, and from shadow rows.

@@ -40,8 +40,9 @@ def own_price(
   """Stops a row once its tokens buy less success than those of a fresh row of its problem: `p_t / R_t < kappa p_0 / R_0`.
 
   `p` is the head's probability of success and `R` the mean number of tokens left, now and at the row's start. The score is
-  `log(p_0 R_t / (p_t R_0))`, and beta is `-log(kappa)`. Problems are not compared with each other, so the rule does not save by
-  giving up hard ones. With kappa above 1, which is a beta below 0, all rows would stop.
+  `log(p_0 R_t / (p_t R_0))`, and beta is `-log(kappa)`. A critic's value of the prompt tells the starts of problems apart, so
+  the rule does not save by giving up hard ones. Without a critic, as in a replay of such a recording, all starts are one.
+  With kappa above 1, which is a beta below 0, all rows would stop.
 
   Args:
     beta_0: `-log(kappa)`, which does not move; 0.223 is kappa 0.8.

@@ -69,6 +69,7 @@ def newton(
     mean = jnp.exp(jnp.minimum(linear, LONGEST)) if poisson else jax.nn.sigmoid(linear)
     variance = mean if poisson else mean * (1 - mean)
     total = memory * model.curvature + (x * (weight * jnp.maximum(variance, 1e-4))[:, None]).T @ x
-    move = jnp.linalg.solve(total + _RIDGE * jnp.eye(x.shape[1]), x.T @ (weight * (target - mean)))
+    ridge = _RIDGE + 1e-6 * jnp.diagonal(total).max()  # well above rounding, also where features are collinear
+    move = jnp.linalg.solve(total + ridge * jnp.eye(x.shape[1]), x.T @ (weight * (target - mean)))
     weights = weights + move / jnp.maximum(jnp.linalg.norm(move), 1.0)
   return Regression(weights, total)

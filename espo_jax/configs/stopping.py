@@ -1,0 +1,167 @@
+"""Checks the constants of stop rules, and what a stopped row returns."""
+
+from collections.abc import Collection, Iterator
+
+import ml_collections
+
+from espo_jax import registry, rewards, stops
+from espo_jax.configs.fields import get_field
+from espo_jax.configs.methods import max_draws, method_problems, trains_critic
+
+_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf')
+_PRICED = ('own_price', 'wald')  # the rules that read a head
+_LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
+
+
+def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields why a stop rule cannot act, or why what a stopped row returns makes no sense."""
+  s, arms = config.stop, {*config.baselines, config.stop.name}
+  yield from _returns(config)
+  if arms <= {'never'}:
+    return
+  fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in (*_SCALED, *_PRICED)}
+  for arm, field in fields.items():
+    own = get_field(config, field)
+    if arm in arms and not own.beta_min <= own.beta_0 <= own.beta_max:
+      yield (
+        f'{field}.beta_0 = {own.beta_0} is outside [{field}.beta_min, {field}.beta_max] = [{own.beta_min}, {own.beta_max}]; '
+        'fix: inside'
+      )
+  if 'espo' in arms and s.epsilon > 0:
+    yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
+  if 'risk_control' in arms and s.risk_control.beta_min <= 0:
+    yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
+  if s.shadow_share == 0:
+    yield from _needs_shadow_rows(config, arms)
+  for rule in set(_PRICED) & arms:
+    yield from _priced(config, rule)
+  if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
+    yield (
+      f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
+      f'{config.rollout.horizon}; fix: fewer tokens'
+    )
+  if 'deepconf' in arms and s.window >= config.rollout.horizon:
+    yield (
+      f"stop.window = {s.window}: the rule 'deepconf' can never fire within rollout.horizon = {config.rollout.horizon}; "
+      'fix: fewer tokens'
+    )
+  if 'regret_only' in arms:
+    yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
+  lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0
+  if 'value_only' in arms and -level <= lowest:
+    yield (
+      f"stop.value_only.beta_0 = {level}: the rule 'value_only' can never fire, for it stops where V < -beta_0 = {-level} and "
+      f'no reward is below {lowest}; fix: stop.value_only.beta_0 < {-lowest}, such as -0.2'
+    )
+  if 'random' in arms and s.name in ('random', 'never'):
+    yield (
+      f"stop.name = {s.name!r}: the arm 'random' stops as often as stop.name's arm does; "
+      "fix: stop.name = 'espo' with 'random' among baselines"
+    )
+
+
+def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields why what a stopped row returns does not fit the reward or the objective."""
+  s, reward = config.stop, config.reward
+  if s.returns not in ('head', 'roulette') or any(method_problems(config)):
+    return  # wrong names leave open what the reward reads and whether there is a critic
+  where = f'stop.returns = {s.returns!r}'
+  if s.returns == 'head':
+    scale = reward.get('low', 0.0), reward.get('high', 1.0)
+    if reward.name != 'correct' or scale != (0.0, 1.0):
+      yield (
+        f'{where}: it pays a probability, and reward.name = {reward.name!r} pays from {scale[0]} to {scale[1]} or something '
+        "else; fix: reward.name = 'correct' with low = 0.0 and high = 1.0, or stop.returns = 'value'"
+      )
+    return
+  if not trains_critic(config):
+    yield (
+      f'{where}: objective.name = {config.objective.name!r} has no critic, whose value a cut row returns; '
+      "fix: objective.name = 'ppo', or stop.returns = 'zero'"
+    )
+  if s.shadow_share < _LEAST_SHARE:
+    yield (
+      f'stop.shadow_share = {s.shadow_share}: under {where} a row that goes on weighs as much as 1 / shadow_share stopped '
+      f'rows; fix: stop.shadow_share >= {_LEAST_SHARE}'
+    )
+  if max_draws(config) > 1:
+    yield (
+      f'rollout.max_draws = {max_draws(config)}: groups chosen by their scores bias {where}; fix: rollout.max_draws = 1, or '
+      "stop.returns = 'zero'"
+    )
+  per_token = [name for name in rewards.names(reward.name) if {'mask', 'values'} & set(registry.inputs(rewards.REGISTRY[name]))]
+  if per_token:
+    yield (
+      f'{where}: the reward {per_token[0]!r} pays single tokens by how the row ended, which a cut row does not know; '
+      "fix: a reward per row, or stop.returns = 'zero'"
+    )
+
+
+def _priced(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
+  own = config.stop[rule]
+  if own.beta_min < 0:
+    yield f'stop.{rule}.beta_min = {own.beta_min}: below 0 a row would have to be better than a fresh one; fix: 0 or more'
+  if not any(method_problems(config)) and not trains_critic(config):
+    yield (
+      f'the rule {rule!r} tells problems apart by the critic, and objective.name = {config.objective.name!r} trains none; '
+      "fix: objective.name = 'ppo', or another rule"
+    )
+  if rule == 'wald' and config.stop.returns != 'head':
+    yield (
+      f"stop.returns = {config.stop.returns!r}: the rule 'wald' also ends rows that are sure to be right; "
+      "fix: stop.returns = 'head'"
+    )
+
+
+def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
+  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(('own_price', 'wald'), 'fits a head')}
+  reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
+  if config.stop.returns == 'head':
+    reasons.append("stop.returns = 'head' fits a head")
+  for reason in reasons:
+    yield (
+      f'stop.shadow_share = 0.0: {reason}, and only rows that go on after a stop show what stopped rows would have become; '
+      'fix: stop.shadow_share = 0.05, say'
+    )
+
+
+def users_rule_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields which options of users' stop rules have a value of another type than their default."""
+  for rule in {*config.baselines, config.stop.name} & set(stops.REGISTRY):
+    defaults = registry.defaults(stops.REGISTRY[rule]) if stops.is_users(rule) else {}
+    for option, value in config.stop.get(rule, {}).items() if defaults else ():
+      if option in defaults and type(value) is not type(defaults[option]):
+        wanted = type(defaults[option]).__name__
+        fix = f'fix: a value such as {defaults[option]!r}'
+        yield f'stop.{rule}.{option} = {value!r}: {type(value).__name__} instead of {wanted}; {fix}'
+
+
+def _can_fire(
+  config: ml_collections.ConfigDict, arm: str, own: ml_collections.ConfigDict, scale: float, symbol: str
+) -> Iterator[str]:
+  """Yields why a rule can never fire.
+
+  The statistic z is at most `clip (1 - smoothing^t)` after t tokens. The threshold is at least `beta * scale`.
+  """
+  s, horizon = config.stop, config.rollout.horizon
+  least, first = own.beta_min * scale, own.beta_0 * scale
+  field = symbol.partition('_0')[0].removesuffix('.beta')
+  reach = s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip
+  never = f'the rule {arm!r} can never fire'
+  epsilon = f', stop.epsilon = {s.epsilon}' if arm == 'espo' else ''
+  if s.clip <= least:
+    yield (
+      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold at least {symbol.replace("_0", "_min")} = '
+      f'{least:g} whatever the controller does ({field}.beta_min = {own.beta_min}{epsilon}); '
+      f'fix: {field}.beta_min = 0, or stop.clip > {max(least, first):g}'
+    )
+  elif s.clip <= first:
+    yield (
+      f'stop.clip = {s.clip}: {never}, for z is at most stop.clip and the threshold starts at {symbol} = {first:g} or above '
+      f'({field}.beta_0 = {own.beta_0}{epsilon}); fix: stop.clip > {first:g}, or {field}.beta_0 < {s.clip / scale:g}'
+    )
+  elif reach <= first:
+    yield (
+      f'stop.smoothing = {s.smoothing}: {never}, for z starts at 0, is at most {reach:.3g} after '
+      f'rollout.horizon = {horizon} tokens, and the threshold starts at {symbol} = {first:g} or above; fix: less smoothing'
+    )
