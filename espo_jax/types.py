@@ -119,6 +119,11 @@ class Trajectories(flax.struct.PyTreeNode):
     """True where a stop rule ended the row."""
     return self.stop_reason == StopReason.STOPPED
 
+  def values_seen(self, critic_every: int) -> Float[Array, 'N T']:
+    """Returns the values that the stop rule saw, where a separate critic reads `critic_every` tokens at a time; else 1."""
+    columns = np.arange(self.values.shape[-1])
+    return self.values[..., columns // critic_every * critic_every]
+
   def whole(self) -> 'Trajectories':
     """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it.
 

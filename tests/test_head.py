@@ -27,7 +27,7 @@ VALUE, SURPRISE = 3, 6  # the features that the tests below steer: the value's c
 def head_of(success, remaining, platt=(1.0, 0.0)) -> Head:
   fresh = stops.new_head()
   success, remaining = (Regression(jnp.asarray(x, jnp.float32), fresh.success.curvature) for x in (success, remaining))
-  return Head(success, remaining, Regression(jnp.asarray(platt, jnp.float32), fresh.platt.curvature), jnp.ones(()))
+  return Head(success, remaining, Regression(jnp.asarray(platt, jnp.float32), fresh.platt.curvature), jnp.ones((), jnp.int32))
 
 
 def random_head(seed=0) -> Head:
@@ -187,7 +187,7 @@ def batch(rng, count=400, horizon=12, share=0.25, stop_below=0.3):
 def test_the_head_is_calibrated_on_all_rows_and_not_on_the_survivors():
   rng = np.random.default_rng(0)
   head = survivors = stops.new_head()
-  fit = jax.jit(lambda head, seen: stops.fit(head, seen, memory=0.9))
+  fit = jax.jit(lambda head, seen: stops.fit_head(head, seen, memory=0.9))
   for _ in range(30):
     seen, chance = batch(rng)
     head = fit(head, seen)
@@ -202,7 +202,7 @@ def test_the_head_is_calibrated_on_all_rows_and_not_on_the_survivors():
   start = stops.forecast(head, evidence.at_start(evidence.along(seen.seen, seen.begins)))
   assert abs(start.success.mean() - chance.mean()) < 0.03
   assert abs(start.remaining.mean() / np.asarray(seen.full_length).mean() - 1) < 0.05
-  told = stops.calibration(head, seen)
+  told = stops.head_calibration(stops.forecasts(head, seen), seen)
   assert abs(float(told['expected'] - told['right'])) < 0.03 and float(told['error']) < 0.05
   assert float(told['brier']) == pytest.approx(((expected - np.asarray(seen.correct)) ** 2).mean(), abs=0.01)
   assert stops.forecasts(survivors, seen).success[:, 0].mean() > chance.mean() + 0.1

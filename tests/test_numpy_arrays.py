@@ -205,8 +205,8 @@ CASES = {
   ),
   'stops.forecast': (lambda e: stops.forecast(stops.new_head(), e), EVIDENCE),
   'stops.forecasts': (lambda seen: stops.forecasts(stops.new_head(), seen), HINDSIGHT),
-  'stops.fit': (lambda seen: stops.fit(stops.new_head(), seen, memory=0.5), HINDSIGHT),
-  'stops.calibration': (lambda seen: stops.calibration(stops.new_head(), seen), HINDSIGHT),
+  'stops.fit_head': (lambda seen: stops.fit_head(stops.new_head(), seen, memory=0.5), HINDSIGHT),
+  'stops.head_calibration': (lambda seen: stops.head_calibration(stops.forecasts(stops.new_head(), seen), seen), HINDSIGHT),
   'stops.at_beta': (lambda values: stops.at_beta(MOMENTS, values), real(N)),
   'stops.adaptive': (lambda mu, var: stops.adaptive(stops.espo(), mu=mu, var=var), np.array(0.75), np.array(1.5)),
   'stops.update_gate': (

@@ -294,7 +294,7 @@ def outcome(arm, marks, peers, start=0.2):
 def test_the_area_is_the_mean_accuracy_up_to_half_of_the_tokens_of_an_arm():
   peers = {}
   ppo = outcome('PPO', [(100, 0.4), (200, 0.6), (400, 0.8)], peers)
-  half = sweep.share_of('PPO', 0.5)
+  half = sweep.share_of_tokens('PPO', 0.5)
   assert half(ppo) == 200
   assert sweep.area_to(half)(ppo) == pytest.approx((0.3 * 100 + 0.5 * 100) / 200)
   assert sweep.accuracy_at(half)(ppo) == pytest.approx(0.6)
@@ -303,7 +303,7 @@ def test_the_area_is_the_mean_accuracy_up_to_half_of_the_tokens_of_an_arm():
   assert sweep.area_to(half)(ours) == pytest.approx((0.35 * 150 + 0.6 * 50) / 200)
   short = outcome('short', [(90, 0.5), (199, 0.9)], peers)
   assert sweep.area_to(half)(short) is None and sweep.accuracy_at(half)(short) is None  # nothing is extrapolated
-  assert sweep.area_to(sweep.share_of('none', 0.5))(ours) is None
+  assert sweep.area_to(sweep.share_of_tokens('none', 0.5))(ours) is None
   at_end = outcome('at end', [(200, 0.5)], peers)
   assert sweep.area_to(half)(at_end) == pytest.approx(0.35) and sweep.accuracy_at(half)(at_end) == pytest.approx(0.5)
 

@@ -114,7 +114,7 @@ def _priced(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
-  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(('own_price', 'wald'), 'fits a head')}
+  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(_PRICED, 'fits a head')}
   reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
   if config.stop.returns == 'head':
     reasons.append("stop.returns = 'head' fits a head")

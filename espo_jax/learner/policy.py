@@ -199,8 +199,9 @@ class Reinforcement:
     success, by_head = None, dict[str, Array]()
     if adaptive.head is not None:
       hindsight = self._hindsight(rows, verdicts.correct)
-      success = _at_last(stops.forecasts(adaptive.head, hindsight).success, rows)
-      by_head = {f'head/{name}': x for name, x in stops.calibration(adaptive.head, hindsight).items()}
+      expected = stops.forecasts(adaptive.head, hindsight)
+      success = _at_last(expected.success, rows)
+      by_head = {f'head/{name}': x for name, x in stops.head_calibration(expected, hindsight).items()}
     per_prompt = {name: jnp.repeat(x, self.samples) for name, x in extras.items()}
     parts = None
     if 'parts' in inputs(objectives.ADVANTAGES[self.advantage].function):
@@ -252,13 +253,13 @@ class Reinforcement:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
       metrics['reward/kl'] = masked_mean(kl, mask)
     credit = Credit(
-      self.advantage,
-      self.advantage_options,
-      self.reward,
-      self.samples,
-      self.stop_returns,
-      self.fail_reward,
-      self.shadow_share,
+      advantage=self.advantage,
+      options=self.advantage_options,
+      reward=self.reward,
+      samples=self.samples,
+      stop_returns=self.stop_returns,
+      fail_reward=self.fail_reward,
+      shadow_share=self.shadow_share,
     )
     advantages, returns = credit.of(ended, reward, values, self.kl_coef * kl)
     old_logprobs = rows.joint_logprobs
@@ -379,13 +380,12 @@ class Reinforcement:
     return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy, decoded)
 
   def _hindsight(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Hindsight:
-    read = np.arange(rows.values.shape[1]) // self.critic_every * self.critic_every
     return Hindsight(
       z=rows.z,
       full_length=rows.full_length,
       correct=jnp.asarray(correct),
       weight=rows.represented(self.shadow_share),
-      seen=Observation(rows.regret, rows.values[:, read], jnp.zeros_like(rows.regret), rows.logprobs),
+      seen=Observation(rows.regret, rows.values_seen(self.critic_every), jnp.zeros_like(rows.regret), rows.logprobs),
       begins=rows.trained_from,
     )
 

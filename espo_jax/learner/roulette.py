@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from espo_jax.objectives import masked_mean
 from espo_jax.types import Trajectories, takes_numpy
 
-Credit = tuple[Float[Array, 'N T'], Float[Array, 'N T']]  # advantages and returns
+Credited = tuple[Float[Array, 'N T'], Float[Array, 'N T']]  # advantages and returns
 
 
 @takes_numpy
-def unbiased(rows: Trajectories, cut: Credit, complete: Credit, *, share: float, whiten: bool) -> Credit:
+def unbiased(rows: Trajectories, cut: Credited, complete: Credited, *, share: float, whiten: bool) -> Credited:
   """Combines the advantages and returns of rows cut at their stop with those of whole rows.
 
   Advantages are whitened before they are weighed, by moments in which a shadow row weighs `1 / share`. The return of a stopped

@@ -24,7 +24,6 @@ _HEADER = (
   'false positives %',
   'seconds',
 )
-_THIRDS = ('accuracy_short', 'accuracy_middle', 'accuracy_long')
 _LABELS = {'never': 'PPO', 'espo': 'ESPO', WARM_START: 'warm start'}
 
 Rows = list[dict[str, Any]]
@@ -97,7 +96,7 @@ def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
     'greedy_correct': int(result['greedy_correct']),
     'test_tokens_mean': float(result['tokens_mean']),
     'test_depth': float(result.get('depth', 1.0)),
-    **{name: float(value) for name, value in result.items() if name in _THIRDS},
+    **{name: float(value) for name, value in result.items() if name.startswith('accuracy_')},
   }
 
 

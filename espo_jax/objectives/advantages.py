@@ -169,7 +169,7 @@ def gdpo(
   """
   centred = parts - parts.mean(axis=1, keepdims=True)
   summed = (centred / (parts.std(axis=1, keepdims=True) + epsilon)) @ weights
-  return (summed - summed.mean()) / (summed.std() + epsilon) if whiten else summed
+  return whitened(summed, jnp.ones(summed.shape, bool)) if whiten else summed
 
 
 @takes_numpy

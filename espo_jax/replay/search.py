@@ -157,7 +157,7 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
     seen=flat,
     begins=jnp.zeros(weight.size, jnp.int32),
   )
-  head = stops.fit(stops.new_head(), hindsight, memory=0.0, steps=_HEAD_STEPS)
+  head = stops.fit_head(stops.new_head(), hindsight, memory=0.0, steps=_HEAD_STEPS)
   return stops.with_head(rule, head=head)
 
 

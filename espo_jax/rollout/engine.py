@@ -217,8 +217,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  computed = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
-  on_demand = {name: computed[name](logits) if name in computed else logprobs for name in setup.rule.reads}
+  computed = {'logprobs': lambda _: logprobs, 'entropy': entropy, 'margin': margin, 'confidence': confidence}
+  on_demand = {name: computed[name](logits) for name in setup.rule.reads}
   observed = Observation(regret, values, noise[:, 1], **on_demand)
   stop_state, stop, z = setup.rule.update(slots.stop, observed)
 

@@ -190,7 +190,7 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'tokens': rows.tokens[:, columns],
     'logprobs': rows.logprobs[:, columns],
     'regret': rows.regret[:, columns],
-    'values': rows.values[:, columns // every * every],  # the values that the rule saw
+    'values': rows.values_seen(every)[:, columns],
     'length': rows.length,
     'full_length': rows.full_length,
     'ended': np.isin(last, exp.end_tokens),

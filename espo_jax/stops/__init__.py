@@ -20,7 +20,7 @@ from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.deepconf import deepconf
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
-from espo_jax.stops.head import Forecast, calibration, fit, forecast, forecasts, with_head
+from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
 from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.own_price import own_price, wald
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
@@ -47,13 +47,13 @@ __all__ = [
   'adaptive',
   'arguments',
   'at_beta',
-  'calibration',
   'controlled',
   'deepconf',
   'espo',
-  'fit',
+  'fit_head',
   'forecast',
   'forecasts',
+  'head_calibration',
   'init_gate',
   'is_users',
   'mean_logprob',

@@ -9,19 +9,19 @@ from espo_jax.stops.rule import Observation
 
 READS = frozenset({'logprobs'})  # what `step` reads on demand
 _SMOOTHING = 0.9  # of the two smoothed features, which average over about ten tokens
-_PATIENCE = 10.0  # tokens without surprise in the mean, so that a single first token says little
+_CALM = 10.0  # tokens without surprise with which the mean begins, so that a single first token says little
 
 
 class Evidence(flax.struct.PyTreeNode):
-  """Sums over the tokens that a row has sampled so far."""
+  """Statistics of the tokens that a row has sampled so far."""
 
-  tokens: Float[Array, '*B']
+  tokens: Float[Array, '*B']  # their number
   first_value: Float[Array, '*B']  # the critic's value of the row's start
-  value: Float[Array, '*B']  # and of the state before the newest token
-  regret: Float[Array, '*B']  # smoothed, nats
-  most_regret: Float[Array, '*B']  # of a single token, nats
+  value: Float[Array, '*B']  # the critic's value of the state before the newest token
+  regret: Float[Array, '*B']  # the smoothed regret, nats
+  most_regret: Float[Array, '*B']  # the highest regret of a token, nats
   surprise: Float[Array, '*B']  # the sum of `-log pi`, nats
-  late_surprise: Float[Array, '*B']  # smoothed, nats
+  late_surprise: Float[Array, '*B']  # the smoothed `-log pi`, nats
 
 
 def first(batch: int) -> Evidence:
@@ -66,7 +66,7 @@ def features(evidence: Evidence) -> Float[Array, '*B F']:
       e.value - e.first_value,
       jnp.log1p(e.regret),
       jnp.log1p(e.most_regret),
-      e.surprise / (e.tokens + _PATIENCE),
+      e.surprise / (e.tokens + _CALM),
       e.late_surprise,
       jnp.log1p(e.tokens),
     ],

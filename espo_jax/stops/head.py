@@ -21,16 +21,21 @@ class Forecast(NamedTuple):
 
   Attributes:
     logit: `log(p / (1 - p))`, where `p` is the probability that the row ends right.
-    remaining: The mean number of tokens that it has left, `R`.
+    log_remaining: `log R`, where `R` is the mean number of tokens that the row has left.
   """
 
   logit: Float[Array, '*B']
-  remaining: Float[Array, '*B']
+  log_remaining: Float[Array, '*B']
 
   @property
   def success(self) -> Float[Array, '*B']:
     """The probability that the row ends right, `p`."""
     return jax.nn.sigmoid(self.logit)
+
+  @property
+  def remaining(self) -> Float[Array, '*B']:
+    """The mean number of tokens that the row has left, `R`."""
+    return jnp.exp(self.log_remaining)
 
 
 @takes_numpy
@@ -38,7 +43,7 @@ def forecast(head: Head, evidence: Evidence) -> Forecast:
   """Returns what the head expects of rows that have shown `evidence`."""
   x = features(evidence)
   logit = _scaled(x @ head.success.weights) @ head.platt.weights
-  return Forecast(logit, jnp.exp(jnp.minimum(x @ head.remaining.weights, LONGEST)))
+  return Forecast(logit, jnp.minimum(x @ head.remaining.weights, LONGEST))
 
 
 @takes_numpy
@@ -48,7 +53,7 @@ def forecasts(head: Head, hindsight: Hindsight) -> Forecast:
 
 
 @takes_numpy
-def fit(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2) -> Head:
+def fit_head(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2) -> Head:
   """Fits the head to a batch: every token at which a row could have been stopped is a sample, and so is the row's start.
 
   The tokens of all rows together weigh as much as there are rows, because the tokens of a row share its verdict. So do the
@@ -98,14 +103,17 @@ def _left(hindsight: Hindsight) -> Float[Array, 'N T']:
 
 
 @takes_numpy
-def calibration(head: Head, hindsight: Hindsight) -> dict[str, Float[Array, '']]:
-  """Returns how well the head foretold a batch that it was not fitted to, over the tokens at which rows could be stopped.
+def head_calibration(expected: Forecast, hindsight: Hindsight) -> dict[str, Float[Array, '']]:
+  """Returns how well a head foretold a batch that it was not fitted to, over the tokens at which rows could be stopped.
 
   `expected` and `right` are the mean probability and the share of right rows. `error` is the mean distance of the two within
   ten bins of the probability, and `brier` the mean squared error. `remaining` is the mean forecast of the tokens left, over
   the mean number that there were.
+
+  Args:
+    expected: The forecasts of the head after each token, `[N, T]`.
+    hindsight: The batch.
   """
-  expected = forecasts(head, hindsight)
   weight = _known(hindsight) * hindsight.weight[:, None]
   total = jnp.maximum(weight.sum(), 1e-8)
   right = jnp.broadcast_to(hindsight.correct[:, None], weight.shape)
@@ -140,7 +148,7 @@ def with_head(rule: StopRule, *, memory: float = 0.9, head: Head | None = None) 
     adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
   ) -> Adaptive:
     assert adaptive.head is not None  # `init` sets it
-    fitted = fit(adaptive.head, hindsight, memory=memory)
+    fitted = fit_head(adaptive.head, hindsight, memory=memory)
     return rule.adapt(adaptive, regret, mask, stopped, hindsight).replace(head=fitted)
 
   return rule._replace(init=init, adapt=adapt)

@@ -56,7 +56,7 @@ def own_price(
   def score(state: StopState, seen: Observation) -> Array:
     del seen
     now, fresh = _now_and_fresh(state)
-    worse = _log(fresh.logit) - _log(now.logit) + jnp.log(now.remaining) - jnp.log(fresh.remaining)
+    worse = _log(fresh.logit) - _log(now.logit) + now.log_remaining - fresh.log_remaining
     return jnp.where(now.remaining >= min_saving * fresh.remaining, worse, 0.0)
 
   return _priced(score, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, memory=memory, momentum=momentum)
@@ -92,6 +92,6 @@ def wald(
     def variance(its: Forecast) -> Array:
       return _log(its.logit) + _log(-its.logit)
 
-    return variance(fresh) - variance(now) + jnp.log(now.remaining) - jnp.log(fresh.remaining)
+    return variance(fresh) - variance(now) + now.log_remaining - fresh.log_remaining
 
   return _priced(score, beta_0=beta_0, beta_min=beta_min, beta_max=beta_max, memory=memory, momentum=momentum)

@@ -3,7 +3,7 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from espo_jax.types import takes_numpy
 
@@ -26,7 +26,7 @@ class Head(flax.struct.PyTreeNode):
   success: Regression  # logistic
   remaining: Regression  # Poisson with a logarithmic link: the mean, which least squares on logarithms would miss
   platt: Regression  # logistic, of the logit of `success` and 1: slope and intercept of Platt's scaling
-  batches: Float[Array, '']
+  batches: Int[Array, '']  # the number of batches that it was fitted to
 
 
 def new_head() -> Head:
@@ -36,7 +36,7 @@ def new_head() -> Head:
     return Regression(weights, _PRIOR * jnp.eye(weights.size))
 
   blank = jnp.zeros(FEATURES)
-  return Head(new(blank), new(blank), new(jnp.asarray([1.0, 0.0])), jnp.zeros(()))
+  return Head(new(blank), new(blank), new(jnp.asarray([1.0, 0.0])), jnp.zeros((), jnp.int32))
 
 
 @takes_numpy

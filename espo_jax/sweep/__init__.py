@@ -26,7 +26,7 @@ from espo_jax.sweep.columns import (
   Outcome,
   accuracy_at,
   area_to,
-  share_of,
+  share_of_tokens,
 )
 from espo_jax.sweep.plan import Run, configured, plan
 from espo_jax.sweep.results import collect, compare, format_comparison
@@ -62,5 +62,5 @@ __all__ = [
   'load_sweep',
   'plan',
   'run_all',
-  'share_of',
+  'share_of_tokens',
 ]

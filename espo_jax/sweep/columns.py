@@ -96,11 +96,15 @@ def _gflops(outcome: Outcome) -> float:
   return sum(row['rollout/gflops'] for row in outcome.metrics)
 
 
+def _decoded(outcome: Outcome) -> float:
+  return float(outcome.metrics[-1]['rollout/decoded'])
+
+
 def _curve(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
   """Returns the test accuracy over all decoded tokens: at the start, at each `eval.every`-th update, and at the end."""
   marks = [(0.0, outcome.start['accuracy'])]
   marks += [(row['rollout/decoded'], row['eval/accuracy']) for row in outcome.metrics if 'eval/accuracy' in row]
-  end = outcome.metrics[-1]['rollout/decoded']
+  end = _decoded(outcome)
   if marks[-1][0] < end:
     marks.append((end, outcome.summary['accuracy']))
   tokens, accuracy = np.array(marks, float).T
@@ -135,18 +139,14 @@ def accuracy_at(tokens: Callable[[Outcome], float | None]) -> Callable[[Outcome]
   return accuracy
 
 
-def share_of(arm: str, share: float) -> Callable[[Outcome], float | None]:
+def share_of_tokens(arm: str, share: float) -> Callable[[Outcome], float | None]:
   """Returns the function that gives a share of the tokens that an arm of the same seed decoded; None without that arm."""
 
   def tokens(outcome: Outcome) -> float | None:
     peer = outcome.peers.get(arm)
-    return None if peer is None else share * peer.metrics[-1]['rollout/decoded']
+    return None if peer is None else share * _decoded(peer)
 
   return tokens
-
-
-def _decoded(outcome: Outcome) -> float:
-  return float(outcome.metrics[-1]['rollout/decoded'])
 
 
 DECODED = Column('decoded tokens (k)', _decoded, 1e-3, against='saved')  # of training, shadow rows and dropped groups included

@@ -23,16 +23,18 @@ from espo_jax.sweep import (
   DECODED,
   GREEDY,
   LONG,
+  MIDDLE,
   RESPONSE_TOKENS,
   SECONDS,
+  SHORT,
   Column,
   Sweep,
   accuracy_at,
   area_to,
-  share_of,
+  share_of_tokens,
 )
 
-HALF = share_of('PPO', 0.5)
+HALF = share_of_tokens('PPO', 0.5)
 
 
 def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
@@ -64,6 +66,8 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
       DECODED,
       ACCURACY,
       GREEDY,
+      SHORT,
+      MIDDLE,
       LONG,
       RESPONSE_TOKENS,
       SECONDS,
