@@ -26,6 +26,36 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+Function = TypeVar('Function', bound=Callable[..., Any])
+_TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+
+
+def takes_numpy(function: Function) -> Function:
+  """Makes `function` accept NumPy arrays of every width wherever it accepts jax arrays, alone or inside pytrees.
+
+  NumPy's default dtypes are twice as wide as jax's: in a computation they would request dtypes that jax does not have, or
+  integers that it cannot hold. Narrow dtypes would overflow. Keyword arguments that are plain numbers, which are options, stay
+  unchanged. A function that is already wrapped is returned as it is.
+  """
+  if function in _TAKING:
+    return function
+
+  @functools.wraps(function)
+  def taking(*args: Any, **kwargs: Any) -> Any:
+    kwargs = {name: value if isinstance(value, np.floating) else jax.tree.map(_as_jax, value) for name, value in kwargs.items()}
+    return function(*jax.tree.map(_as_jax, args), **kwargs)
+
+  _TAKING.add(taking)
+  return cast(Function, taking)
+
+
+def _as_jax(x: Any) -> Any:
+  if not isinstance(x, np.ndarray | np.floating):
+    return x
+  if x.dtype.itemsize < 4 and x.dtype.kind in 'iuf':
+    x = x.astype(np.float32 if x.dtype.kind == 'f' else np.int32)
+  return jnp.asarray(x)
+
 
 class StopReason(enum.IntEnum):
   """Why a row ended."""
@@ -97,10 +127,12 @@ class Trajectories(flax.struct.PyTreeNode):
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded
 
   @property
+  @takes_numpy
   def joint_logprobs(self) -> Float[Array, 'N T']:
     """The log-probability of each token plus that of the exit decisions before it."""
     return self.logprobs if self.depth is None else self.logprobs + self.depth.logprobs
 
+  @takes_numpy
   def depth_share(self, layers: int) -> Float[Array, 'N']:
     """Returns the mean share of the `layers` blocks that a row's token states ran through; 1 without exits."""
     if self.depth is None:
@@ -109,21 +141,25 @@ class Trajectories(flax.struct.PyTreeNode):
     return ran / (layers * jnp.maximum(self.mask.sum(axis=1), 1))
 
   @property
+  @takes_numpy
   def mask(self) -> Bool[Array, 'N T']:
     """True on the tokens that count: those that the row sampled, up to its stop or end."""
     columns = jnp.arange(self.tokens.shape[-1])
     return (columns >= self.trained_from[..., None]) & (columns < self.length[..., None])
 
   @property
+  @takes_numpy
   def stopped(self) -> Bool[Array, 'N']:
     """True where a stop rule ended the row."""
     return self.stop_reason == StopReason.STOPPED
 
+  @takes_numpy
   def values_seen(self, critic_every: int) -> Float[Array, 'N T']:
     """Returns the values that the stop rule saw, where a separate critic reads `critic_every` tokens at a time; else 1."""
     columns = np.arange(self.values.shape[-1])
     return self.values[..., columns // critic_every * critic_every]
 
+  @takes_numpy
   def whole(self) -> 'Trajectories':
     """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it.
 
@@ -136,6 +172,7 @@ class Trajectories(flax.struct.PyTreeNode):
       shadow=jnp.zeros_like(self.shadow),
     )
 
+  @takes_numpy
   def represented(self, shadow_share: float) -> Float[Array, 'N']:
     """Returns how many rows each row represents among those whose own end is known (Horvitz-Thompson).
 
@@ -148,6 +185,7 @@ class Trajectories(flax.struct.PyTreeNode):
     return jnp.where(self.stopped, self.shadow / shadow_share if shadow_share else 0.0, 1.0)
 
   @property
+  @takes_numpy
   def truncated(self) -> Bool[Array, 'N']:
     """True where the horizon cut the row."""
     return self.stop_reason == StopReason.LENGTH
@@ -179,34 +217,3 @@ class Reward(flax.struct.PyTreeNode):
 
 
 Metrics = dict[str, jax.Array]
-
-
-Function = TypeVar('Function', bound=Callable[..., Any])
-_TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
-
-
-def takes_numpy(function: Function) -> Function:
-  """Makes `function` accept NumPy arrays of every width wherever it accepts jax arrays, alone or inside pytrees.
-
-  NumPy's default dtypes are twice as wide as jax's: in a computation they would request dtypes that jax does not have, or
-  integers that it cannot hold. Narrow dtypes would overflow. Keyword arguments that are plain numbers, which are options, stay
-  unchanged. A function that is already wrapped is returned as it is.
-  """
-  if function in _TAKING:
-    return function
-
-  @functools.wraps(function)
-  def taking(*args: Any, **kwargs: Any) -> Any:
-    kwargs = {name: value if isinstance(value, np.floating) else jax.tree.map(_as_jax, value) for name, value in kwargs.items()}
-    return function(*jax.tree.map(_as_jax, args), **kwargs)
-
-  _TAKING.add(taking)
-  return cast(Function, taking)
-
-
-def _as_jax(x: Any) -> Any:
-  if not isinstance(x, np.ndarray | np.floating):
-    return x
-  if x.dtype.itemsize < 4 and x.dtype.kind in 'iuf':
-    x = x.astype(np.float32 if x.dtype.kind == 'f' else np.int32)
-  return jnp.asarray(x)

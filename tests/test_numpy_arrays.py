@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 import warnings
 
 import jax
@@ -304,6 +305,29 @@ def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
   assert len(found) == len(expected) > 0
   for one, other in zip(found, expected, strict=True):
     np.testing.assert_array_equal(np.asarray(one, np.float64), np.asarray(other, np.float64))  # the same program ran
+
+
+OF_ROWS = {
+  'depth_share': lambda rows: rows.depth_share(4),
+  'values_seen': lambda rows: rows.values_seen(3),
+  'whole': lambda rows: rows.whole(),
+  'represented': lambda rows: rows.represented(0.25),
+  **{name: operator.attrgetter(name) for name, x in vars(types.Trajectories).items() if isinstance(x, property)},
+}
+
+
+@pytest.mark.parametrize('width', WIDTHS)
+@pytest.mark.parametrize('name', OF_ROWS)
+def test_rows_on_the_host_say_what_rows_on_the_device_say(name, width):
+  expected, found = OF_ROWS[name](on_device(ROWS)), OF_ROWS[name](of_width(ROWS, *WIDTHS[width]))
+  for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_array_equal(np.asarray(one, np.float64), np.asarray(other, np.float64))
+
+
+def test_every_method_of_the_rows_is_tried():
+  of_a_pytree = {name for base in types.Trajectories.__mro__[1:] for name in vars(base)} | {'replace'}
+  methods = {name for name, x in vars(types.Trajectories).items() if inspect.isfunction(x) or isinstance(x, property)}
+  assert {name for name in methods if not name.startswith('_')} - of_a_pytree == OF_ROWS.keys()
 
 
 # Functions of the rooms that are asked for arrays by their annotations, and where those come from NumPy already or cannot.
