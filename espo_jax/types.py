@@ -154,12 +154,6 @@ class Trajectories(flax.struct.PyTreeNode):
     return self.stop_reason == StopReason.STOPPED
 
   @takes_numpy
-  def values_seen(self, critic_every: int) -> Float[Array, 'N T']:
-    """Returns the values that the stop rule saw, where a separate critic reads `critic_every` tokens at a time; else 1."""
-    columns = np.arange(self.values.shape[-1])
-    return self.values[..., columns // critic_every * critic_every]
-
-  @takes_numpy
   def whole(self) -> 'Trajectories':
     """Returns the rows in which a shadow row ends where it ended by itself, as if no rule had stopped it.
 
@@ -189,6 +183,20 @@ class Trajectories(flax.struct.PyTreeNode):
   def truncated(self) -> Bool[Array, 'N']:
     """True where the horizon cut the row."""
     return self.stop_reason == StopReason.LENGTH
+
+
+Values = TypeVar('Values', jax.Array, np.ndarray)
+
+
+def values_seen(values: Values, critic_every: int) -> Values:
+  """Returns the values that the stop rule saw, on the device or on the host that the values are on.
+
+  Args:
+    values: `V(s_t)`, `[N, T]`.
+    critic_every: The number of tokens that a separate critic reads at a time; 1 for a shared trunk.
+  """
+  columns = np.arange(values.shape[-1])
+  return values[..., columns // critic_every * critic_every]
 
 
 class Verdicts(flax.struct.PyTreeNode):

@@ -309,7 +309,6 @@ def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
 
 OF_ROWS = {
   'depth_share': lambda rows: rows.depth_share(4),
-  'values_seen': lambda rows: rows.values_seen(3),
   'whole': lambda rows: rows.whole(),
   'represented': lambda rows: rows.represented(0.25),
   **{name: operator.attrgetter(name) for name, x in vars(types.Trajectories).items() if isinstance(x, property)},

@@ -39,7 +39,7 @@ from espo_jax.objectives import (
 )
 from espo_jax.registry import inputs
 from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule, update_gate
-from espo_jax.types import Metrics, Reward, Trajectories, Verdicts
+from espo_jax.types import Metrics, Reward, Trajectories, Verdicts, values_seen
 
 _MILLION = 1_000_000
 _whole = jax.jit(Trajectories.whole)
@@ -385,7 +385,7 @@ class Reinforcement:
       full_length=rows.full_length,
       correct=jnp.asarray(correct),
       weight=rows.represented(self.shadow_share),
-      seen=Observation(rows.regret, rows.values_seen(self.critic_every), jnp.zeros_like(rows.regret), rows.logprobs),
+      seen=Observation(rows.regret, values_seen(rows.values, self.critic_every), jnp.zeros_like(rows.regret), rows.logprobs),
       begins=rows.trained_from,
     )
 

@@ -16,7 +16,7 @@ from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Features, Metrics, Reward, StopReason, Trajectories, Verdicts
+from espo_jax.types import Features, Metrics, Reward, StopReason, Trajectories, Verdicts, values_seen
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -190,7 +190,7 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'tokens': rows.tokens[:, columns],
     'logprobs': rows.logprobs[:, columns],
     'regret': rows.regret[:, columns],
-    'values': rows.values_seen(every)[:, columns],
+    'values': values_seen(rows.values, every)[:, columns],
     'length': rows.length,
     'full_length': rows.full_length,
     'ended': np.isin(last, exp.end_tokens),
