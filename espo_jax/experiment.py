@@ -32,7 +32,7 @@ from espo_jax.rollout import Sampler, Sampling
 from espo_jax.stops import StopRule
 from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
-from espo_jax.types import Prompts, Trajectories, Verdicts
+from espo_jax.types import Prompts, StopReason, Trajectories, Verdicts
 
 State = TypeVar('State', bound=Any)  # a TrainState, which this room does not know
 
@@ -371,11 +371,13 @@ def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) 
   """Makes the stop rule `name` with those constants of the config that it takes.
 
   Constants in the rule's own section replace those of `config.stop`. A user's rule takes constants from its own section only.
-  Where stopped rows return what the head expects, every rule has a head.
+  Where stopped rows return what the head expects, every rule has a head; where they are dropped, its stops prune rows.
   """
   shared = {} if stops.is_users(name) else config.stop.to_dict()
   constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
+  if config.stop.returns == 'drop':
+    rule = rule._replace(reason=StopReason.PRUNED)
   headless = config.stop.returns == 'head' and rule.init(1).adaptive.head is None
   return stops.with_head(rule, memory=config.stop.memory) if headless else rule
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+Values = TypeVar('Values', jax.Array, np.ndarray)
 Function = TypeVar('Function', bound=Callable[..., Any])
 _TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
@@ -62,7 +63,13 @@ class StopReason(enum.IntEnum):
 
   LENGTH = 0  # the row reached the horizon
   EOS = 1  # the row wrote an end token
-  STOPPED = 2  # a stop rule ended the row: an absorbing failure
+  STOPPED = 2  # a stop rule ended the row, which returns what `stop.returns` says; ESPO's is an absorbing failure
+  PRUNED = 3  # a stop rule ended the row, which then leaves the batch
+
+
+def by_a_rule(reason: Values) -> Values:
+  """Returns whether a stop rule ended a row, by its `StopReason`, on the device or on the host that the array is on."""
+  return (reason == StopReason.STOPPED) | (reason == StopReason.PRUNED)
 
 
 class Prompts(flax.struct.PyTreeNode):
@@ -150,8 +157,19 @@ class Trajectories(flax.struct.PyTreeNode):
   @property
   @takes_numpy
   def stopped(self) -> Bool[Array, 'N']:
-    """True where a stop rule ended the row."""
-    return self.stop_reason == StopReason.STOPPED
+    """True where a stop rule ended the row, pruned rows included."""
+    return by_a_rule(self.stop_reason)
+
+  @property
+  @takes_numpy
+  def pruned(self) -> Bool[Array, 'N']:
+    """True where a stop rule ended the row, which then leaves the batch."""
+    return self.stop_reason == StopReason.PRUNED
+
+  @takes_numpy
+  def without(self, dropped: Bool[Array, 'N']) -> 'Trajectories':
+    """Returns the rows in which those that are dropped have no tokens, so that no mean and no loss counts them."""
+    return self.replace(length=jnp.where(dropped, 0, self.length), trained_from=jnp.where(dropped, 0, self.trained_from))
 
   @takes_numpy
   def whole(self) -> 'Trajectories':
@@ -183,9 +201,6 @@ class Trajectories(flax.struct.PyTreeNode):
   def truncated(self) -> Bool[Array, 'N']:
     """True where the horizon cut the row."""
     return self.stop_reason == StopReason.LENGTH
-
-
-Values = TypeVar('Values', jax.Array, np.ndarray)
 
 
 def values_seen(values: Values, critic_every: int) -> Values:
@@ -222,6 +237,7 @@ class Reward(flax.struct.PyTreeNode):
   extras: dict[str, Bool[Array, 'N']] = flax.struct.field(default_factory=dict)  # for objectives, by name
   parts: Float[Array, 'N K'] | None = None  # the summands of `reward.name`; None unless the advantage reads them
   success: Float[Array, 'N'] | None = None  # the head's probability at each row's last token; None without a head
+  keep: Bool[Array, 'N'] | None = None  # whether a row is trained on; None for all rows
 
 
 Metrics = dict[str, jax.Array]

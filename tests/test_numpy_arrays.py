@@ -47,7 +47,7 @@ ROWS = types.Trajectories(
   trained_from=np.zeros(N, np.int64),
   length=LENGTH,
   full_length=LENGTH,
-  stop_reason=RNG.integers(0, 3, N),
+  stop_reason=RNG.integers(0, 4, N),
   started=RNG.integers(0, 9, N),
   shadow=np.zeros(N, bool),
   depth=types.Depth(RNG.integers(0, 4, (N, T)), -abs(real(N, T))),
@@ -89,6 +89,7 @@ CREDIT = {
   'truncated': some(N),
   'mask': MASK,
   'scores': real(P, G),
+  'keep': some(P, G),
 }
 OBSERVED = stops.Observation(
   abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)), abs(real(N)), abs(real(N)), abs(real(N))
@@ -188,6 +189,7 @@ CASES = {
     real(N, T) / 8,
     MASK,
   ),
+  'objectives.most_varied': (lambda scores, keep: objectives.most_varied(scores, keep, 2), real(P, G), some(P, G)),
   'objectives.Term': (lambda x, y: objectives.Term(x, y).mean, np.array(3.0), np.array(4.0)),
   'stops.surrogate_regret': (stops.surrogate_regret, real(N, T, V), RNG.integers(0, V, (N, T))),
   **{f'stops.{name}, update': (functools.partial(stepped, make()), OBSERVED) for name, make in stops.REGISTRY.items()},
@@ -208,6 +210,17 @@ CASES = {
   'stops.forecasts': (lambda seen: stops.forecasts(stops.new_head(), seen), HINDSIGHT),
   'stops.fit_head': (lambda seen: stops.fit_head(stops.new_head(), seen, memory=0.5), HINDSIGHT),
   'stops.head_calibration': (lambda seen: stops.head_calibration(stops.forecasts(stops.new_head(), seen), seen), HINDSIGHT),
+  'stops.bin_posterior': (stops.bin_posterior, RNG.integers(0, 9, V) * 1.0, RNG.integers(0, 9, V) * 1.0),
+  'stops.survival': (
+    functools.partial(stops.survival, kept=0.5, balance=0.5, least=0.1, most=0.9),
+    RNG.integers(1, 32, V) / 32,
+    RNG.integers(0, 9, V) * 1.0,
+  ),
+  'stops.signed_survival': (
+    functools.partial(stops.signed_survival, kept=0.5, balance=0.5, least=0.1, most=0.9),
+    RNG.integers(1, 32, N) / 32,
+    RNG.integers(1, 32, N) / 32,
+  ),
   'stops.at_beta': (lambda values: stops.at_beta(MOMENTS, values), real(N)),
   'stops.adaptive': (lambda mu, var: stops.adaptive(stops.espo(), mu=mu, var=var), np.array(0.75), np.array(1.5)),
   'stops.update_gate': (
@@ -310,6 +323,7 @@ def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
 OF_ROWS = {
   'depth_share': lambda rows: rows.depth_share(4),
   'whole': lambda rows: rows.whole(),
+  'without': lambda rows: rows.without(rows.stopped),
   'represented': lambda rows: rows.represented(0.25),
   **{name: operator.attrgetter(name) for name, x in vars(types.Trajectories).items() if isinstance(x, property)},
 }

@@ -55,8 +55,9 @@ class Tabular:
       return SHARE * self._with_roulette(returns, shadow=True) + (1 - SHARE) * self._with_roulette(returns, shadow=False)
     stopped = self.stopped & (returns != 'never')
     length = np.where(stopped, self.length, LENGTH)
-    reason = np.where(stopped, StopReason.STOPPED, StopReason.EOS)
+    reason = np.where(stopped, StopReason.PRUNED if returns == 'drop' else StopReason.STOPPED, StopReason.EOS)
     rows = trajectories(length.astype(np.int32), reason.astype(np.int32), length.astype(np.int32), width=LENGTH)
+    rows = rows.without(rows.pruned)
     after = self.values[np.arange(len(ROWS)), length]
     paid = rewards.stop_reward('fail' if returns == 'never' else returns, -1.0, jnp.asarray(after), jnp.asarray(after))
     return self._mean_of(self._credit(rows, paid)[0])
@@ -106,6 +107,7 @@ def tabular(in_float64) -> Tabular:
     ('never', 0.0),
     ('value', 0.0908),
     ('head', 0.0908),
+    ('drop', 0.2185),
     ('zero', 0.4882),
     ('fail', 1.0995),
     ('roulette', 0.0),
@@ -316,7 +318,7 @@ def test_the_accuracy_without_stops_is_estimated_from_shadow_rows():
 
 
 def test_the_returns_are_those_of_the_package():
-  assert rewards.RETURNS == ('fail', 'zero', 'value', 'head', 'roulette')
+  assert rewards.RETURNS == ('fail', 'zero', 'value', 'head', 'roulette', 'drop')
   values = jnp.asarray([0.1, 0.9])
   assert rewards.stop_reward('fail', -1.5, values) == -1.5 and rewards.stop_reward('zero', -1.5, values) == 0.0
   np.testing.assert_array_equal(rewards.stop_reward('value', -1.5, values), values)

@@ -42,6 +42,7 @@ BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
 AUTO = 'auto'  # the dtype in which the machine computes fastest
 DTYPES = ('float32', 'bfloat16', 'float16')
+BASELINES = ('kept', 'all')
 KL = ('k1', 'k2', 'k3', 'exact')
 REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that is not empty and is closed
 STOP_RULES = Names(stops.REGISTRY, 'stop rule', training=True)
@@ -54,6 +55,18 @@ def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: st
     beta_0=Field(beta_0, 'The first scale of its threshold.', None, mark),
     beta_min=Field(beta_min, 'The least scale.', None, mark),
     beta_max=Field(beta_max, 'The greatest scale.', None, mark),
+  )
+
+
+def _judging(rule: str, source: str, mark: str) -> Section:
+  """Declares the constants of a rule that judges each row once."""
+  return section(
+    f"The constants of the rule '{rule}', which judges a row once{source}.",
+    probe=Field(512, 'The token at which a row is judged.', ABOVE_0, mark),
+    kept=Field(0.5, 'The share of judged rows that go on.', SHARE, UNPUBLISHED),
+    balance=Field(0.5, 'How strongly survival depends on how likely a row is right; 0 for not at all.', SHARE, UNPUBLISHED),
+    least_kept=Field(0.1, 'The least probability of going on.', SHARE, UNPUBLISHED),
+    most_kept=Field(0.9, 'The highest probability of going on.', SHARE, UNPUBLISHED),
   )
 
 
@@ -193,7 +206,7 @@ SCHEMA = section(
     momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
     returns=Field(
       'fail',
-      "What a stopped row returns: stop.fail_reward, 0, the critic's value, the head's, or a random share's own end.",
+      "What a stopped row returns: fail_reward, 0, the critic's or the head's value, its own end; or it is dropped.",
       Names(RETURNS),
       OURS,
     ),
@@ -213,6 +226,14 @@ SCHEMA = section(
     deepconf=_scales('deepconf', -10.0, -100.0, 0.0, OURS),
     own_price=_scales('own_price', 0.223, 0.0, 5.0, OURS),
     wald=_scales('wald', 0.223, 0.0, 5.0, OURS),
+    arrol=_judging('arrol', '', PUBLISHED),
+    arrol_signed=_judging('arrol_signed', ' against its problem', OURS),
+    duet_abort=section(
+      "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",
+      quantile=Field(0.8, 'The quantile of the lengths of rows that were not stopped.', SHARE, PUBLISHED),
+      grace=Field(150, 'The number of tokens after it.', AT_LEAST_0, PUBLISHED),
+      spared=Field(0.05, 'The share of rows that is never stopped.', SHARE, PUBLISHED),
+    ),
   ),
   gate=section(
     'When the critic warm-up ends and the stop rule begins.',
@@ -242,6 +263,10 @@ SCHEMA = section(
   advantage=open_section(
     'The advantage. The options of the advantage that it names stand beside this field.',
     name=Field('', "The advantage; '' for the objective's own."),
+    rows=Field(0, 'The most rows of a prompt that are trained on, those whose scores vary most (PODS); 0 for all.', AT_LEAST_0),
+    baseline=Field(
+      'kept', "The rows behind a group's mean and deviation: those trained on, or all; a pruned row scores 0.", Names(BASELINES)
+    ),
   ),
   objective=open_section(
     'The objective. The options of the objective that it names stand beside this field.',

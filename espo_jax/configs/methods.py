@@ -174,6 +174,24 @@ def _advantage_problems(config: ml_collections.ConfigDict, advantage: str) -> It
     )
 
 
+def _row_problems(config: ml_collections.ConfigDict, advantage: str) -> Iterator[str]:
+  """Yields why an advantage cannot do without rows that are dropped."""
+  a, function = config.advantage, objectives.ADVANTAGES[advantage].function
+  if a.rows and objectives.ADVANTAGES[advantage].critic:
+    yield (
+      f'advantage.rows = {a.rows}: rows are chosen by their scores within a group, and advantage.name = {advantage!r} reads a '
+      "critic; fix: advantage.rows = 0, or objective.name = 'grpo'"
+    )
+  elif a.rows == 1 or a.rows > config.rollout.samples:
+    yield f'advantage.rows = {a.rows}: out of range; fix: 2 to rollout.samples = {config.rollout.samples}, or 0 for all rows'
+  drops = a.rows or config.stop.returns == 'drop'
+  if drops and a.baseline == 'kept' and not objectives.ADVANTAGES[advantage].critic and 'keep' not in registry.inputs(function):
+    yield (
+      f"advantage.name = {advantage!r}: it has no parameter 'keep', the rows of a group that are trained on; "
+      "fix: add it, or advantage.baseline = 'all'"
+    )
+
+
 def _critic_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   objective, advantage = config.objective.name, advantage_name(config)
   wants = objectives.ADVANTAGES[objectives.default_advantage(objective)].critic
@@ -184,6 +202,7 @@ def _critic_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if wants and not has:
     yield f'advantage.name = {advantage!r}: objective.name = {objective!r} trains a critic; fix: {fitting}, or grpo'
   yield from _advantage_problems(config, advantage)
+  yield from _row_problems(config, advantage)
   if not has and config.rollout.samples < 2:
     yield (
       f'rollout.samples = {config.rollout.samples}: advantage.name = {advantage!r} compares the samples of a prompt; '

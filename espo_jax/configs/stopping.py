@@ -9,7 +9,9 @@ from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
 _SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf')
-_PRICED = ('own_price', 'wald')  # the rules that read a head
+_PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
+_JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
+_WITH_HEAD = (*_PRICED, *_JUDGING)
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
@@ -35,6 +37,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _needs_shadow_rows(config, arms)
   for rule in set(_PRICED) & arms:
     yield from _priced(config, rule)
+  for rule in set(_JUDGING) & arms:
+    yield from _judging(config, rule)
   if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
     yield (
       f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
@@ -63,9 +67,13 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why what a stopped row returns does not fit the reward or the objective."""
   s, reward = config.stop, config.reward
-  if s.returns not in ('head', 'roulette') or any(method_problems(config)):
+  if s.returns not in ('head', 'roulette', 'drop') or any(method_problems(config)):
     return  # wrong names leave open what the reward reads and whether there is a critic
   where = f'stop.returns = {s.returns!r}'
+  if s.returns == 'drop':
+    if config.rollout.serial.inducer:
+      yield f"{where}: a serial rollout cuts full responses, which must not be dropped; fix: stop.returns = 'zero'"
+    return
   if s.returns == 'head':
     scale = reward.get('low', 0.0), reward.get('high', 1.0)
     if reward.name != 'correct' or scale != (0.0, 1.0):
@@ -113,8 +121,22 @@ def _priced(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
     )
 
 
+def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
+  own = config.stop[rule]
+  if own.probe >= config.rollout.horizon:
+    yield (
+      f'stop.{rule}.probe = {own.probe}: the rule {rule!r} can never fire within rollout.horizon = {config.rollout.horizon}; '
+      'fix: fewer tokens'
+    )
+  if not own.least_kept <= own.kept <= own.most_kept:
+    yield (
+      f'stop.{rule}.kept = {own.kept} is outside [stop.{rule}.least_kept, stop.{rule}.most_kept] = [{own.least_kept}, '
+      f'{own.most_kept}]; fix: inside'
+    )
+
+
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
-  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(_PRICED, 'fits a head')}
+  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(_WITH_HEAD, 'fits a head')}
   reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
   if config.stop.returns == 'head':
     reasons.append("stop.returns = 'head' fits a head")

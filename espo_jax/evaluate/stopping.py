@@ -12,6 +12,7 @@ from espo_jax.evaluate.recording import Scale
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.model import Params
 from espo_jax.replay.measures import measure
+from espo_jax.types import StopReason
 
 
 def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scale: Scale) -> Acting:
@@ -25,6 +26,7 @@ def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scal
   """
   defaults = registry.defaults(stops.REGISTRY[name])
   rule = make_rule(exp.config, name, **{constant: type(defaults[constant])(value) for constant, value in constants.items()})
+  rule = rule._replace(reason=StopReason.STOPPED)  # an answer that a rule ended counts, whatever becomes of a row in training
   return Acting(rule, stops.adaptive(rule, mu=np.float32(scale.mu), var=np.float32(scale.var)))
 
 

@@ -1,10 +1,12 @@
 """The train state, update steps, the optimizer and checkpoints. This package does not depend on tasks."""
 
+from espo_jax.learner.batch import Batch
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
+from espo_jax.learner.kept import sizes
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Packing, minibatches, pack, packing_shardings, put_packing
-from espo_jax.learner.policy import Batch, Reinforcement
+from espo_jax.learner.policy import Reinforcement
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
 from espo_jax.learner.supervised import SupervisedLearner
@@ -27,4 +29,5 @@ __all__ = [
   'put_packing',
   'restore',
   'score',
+  'sizes',
 ]

@@ -26,6 +26,8 @@ class Credit:
     stop_returns: What a stopped row returns: see `rewards.stop_reward`.
     fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
     shadow_share: The share of stopped rows that decode on.
+    baseline: The rows that the statistics of a group are taken over: those that are 'kept', or 'all', in which pruned rows
+      score 0.
   """
 
   advantage: str
@@ -35,11 +37,14 @@ class Credit:
   stop_returns: str
   fail_reward: float
   shadow_share: float
+  baseline: str
 
   def of(
     self, rows: Trajectories, reward: Reward, values: Float[Array, 'N S'], cost: Float[Array, 'N T']
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T']]:
     """Returns advantages and returns.
+
+    Rows that are not kept have no advantage.
 
     Args:
       rows: The rows as the stop rule ended them.
@@ -61,13 +66,19 @@ class Credit:
     paid = jnp.broadcast_to(rewards.stop_reward(self.stop_returns, self.fail_reward, after, reward.success), after.shape)
     placed = rewards.token_rewards(rows, reward, stopped=paid) - jnp.where(rows.mask, cost, 0.0)
     function, critic = objectives.ADVANTAGES[self.advantage]
-    read: dict[str, Array] = {
+    scores = group_scores(placed, rows.mask, self.samples)
+    keep = None
+    if reward.keep is not None:
+      rows = rows.without(~reward.keep)
+      keep = reward.keep.reshape(scores.shape) if self.baseline == 'kept' else None
+    read: dict[str, Array | None] = {
       'rewards': placed,
       'values': rows.values,
       'final_values': after,
       'truncated': rows.truncated,
       'mask': rows.mask,
-      'scores': group_scores(placed, rows.mask, self.samples),
+      'scores': scores,
+      'keep': keep,
     }
     if reward.parts is not None:
       parts = scored_parts(rows, reward.parts, paid)

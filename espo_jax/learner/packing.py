@@ -51,7 +51,7 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
   """Packs the rows of each part by first fit: longest first, each into the first sequence that has room for it.
 
   Args:
-    lengths: The number of tokens of each row, prompt included, at most `width`.
+    lengths: The number of tokens of each row, prompt included, at most `width`; 0 for a row that takes up no room.
     width: The number of columns of a sequence.
     sizes: The number of sizes to which the number of sequences is rounded up. Each size compiles a program. With 1 there is one
       sequence per row.
@@ -63,7 +63,7 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
   lengths = lengths.astype(np.int64)  # narrow integers would overflow in sums and negation
   parts, count = lengths.shape
   sequence, start = np.zeros((2, parts, count), np.int32)
-  used = 0
+  used = 1  # also where no row has a token
   for part in range(parts):
     taken = np.zeros(count, np.int64)  # columns of each sequence
     for row in np.argsort(-lengths[part], kind='stable'):

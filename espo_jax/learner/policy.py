@@ -14,7 +14,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +21,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards, stops
+from espo_jax.learner.batch import Batch
 from espo_jax.learner.credit import Credit, sampler_gap, scored_parts
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
+from espo_jax.learner.kept import kept_rows, scores_differ, trained_on
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import Scored, score
@@ -43,19 +44,6 @@ from espo_jax.types import Metrics, Reward, Trajectories, Verdicts, values_seen
 
 _MILLION = 1_000_000
 _whole = jax.jit(Trajectories.whole)
-
-
-class Batch(flax.struct.PyTreeNode):
-  """Trajectories with the other arrays that the loss reads."""
-
-  trajectories: Trajectories
-  advantages: Float[Array, 'N T']
-  returns: Float[Array, 'N T']
-  old_logprobs: Float[Array, 'N T']
-  old_entropy: Float[Array, 'N T']
-  reference_logprobs: Float[Array, 'N T']
-  reference_entropy: Float[Array, 'N T']
-  extras: dict[str, Bool[Array, 'N']]  # `Reward.extras`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +65,8 @@ class Reinforcement:
     stop_returns: What a stopped row returns: see `rewards.stop_reward`.
     fail_reward: `r_fail`, the reward of the token that triggered a stop under 'fail'.
     shadow_share: The share of stopped rows that decode on.
+    baseline: The rows that the statistics of a group are taken over: see `Credit`.
+    rows_kept: The most rows per prompt that are trained on: see `objectives.most_varied`; 0 for all.
     samples: `G`, the number of rows per prompt.
     critic_every: The number of tokens that the sampler's critic read at a time: the stop rule saw no newer value.
     importance: What has an importance weight, and what happens to one above the cap: see `importance_weights`.
@@ -104,6 +94,8 @@ class Reinforcement:
   stop_returns: str
   fail_reward: float
   shadow_share: float
+  baseline: str
+  rows_kept: int
   samples: int
   critic_every: int
   importance: str
@@ -192,7 +184,7 @@ class Reinforcement:
       verdicts: The verdicts on `rows`.
       adaptive: The state of the stop rule that the rollout was sampled with.
     """
-    seen = rewards.observed(self.trained(rows), verdicts, self.samples, self.model.config.num_layers)
+    seen = rewards.observed(self.read(rows), verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     extras = rewards.extras(seen)
@@ -212,9 +204,14 @@ class Reinforcement:
     placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
     told = scores[..., None] if parts is None else scored_parts(rows, parts, paid).reshape(*scores.shape, -1)
-    differ = (told.max(axis=1) > told.min(axis=1)).any(axis=-1)
+    keep, kept = None, dict[str, Array]()
+    if self.stop_returns == 'drop' or self.rows_kept:
+      keep = kept_rows(rows, scores, self.rows_kept)
+      reward, kept = reward.replace(keep=keep.reshape(-1)), {'rollout/kept': keep.mean()}
+    differ = scores_differ(told, keep)
+    mean = scores.mean() if keep is None else masked_mean(scores, keep)
     metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
-    return reward, differ, metrics | by_head | {'reward/mean': scores.mean(), 'reward/equal_groups': 1.0 - differ.mean()}
+    return reward, differ, metrics | by_head | kept | {'reward/mean': mean, 'reward/equal_groups': 1.0 - differ.mean()}
 
   @functools.partial(jax.jit, static_argnums=0)
   def prepare(
@@ -234,7 +231,7 @@ class Reinforcement:
       reward: The rewards of `rows`.
       packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
-    ended, rows = rows, self.trained(rows)  # as the rule ended them, and as far as they are trained on
+    ended, rows = rows, trained_on(self.read(rows), reward.keep)  # as the rule ended them, and as far as they are trained on
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
     logprobs, entropy, values, exact_kl = self._measure(params, rows, against, packing)
@@ -260,6 +257,7 @@ class Reinforcement:
       stop_returns=self.stop_returns,
       fail_reward=self.fail_reward,
       shadow_share=self.shadow_share,
+      baseline=self.baseline,
     )
     advantages, returns = credit.of(ended, reward, values, self.kl_coef * kl)
     old_logprobs = rows.joint_logprobs
@@ -280,8 +278,8 @@ class Reinforcement:
       rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reference_entropy, reward.extras
     ), metrics
 
-  def trained(self, rows: Trajectories) -> Trajectories:
-    """Returns the rows with all tokens that are trained on: under 'roulette', shadow rows up to their own end."""
+  def read(self, rows: Trajectories) -> Trajectories:
+    """Returns the rows as far as they are rewarded and trained on: under 'roulette', shadow rows up to their own end."""
     return _whole(rows) if self.stop_returns == 'roulette' else rows
 
   @jit_update

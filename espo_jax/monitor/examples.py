@@ -41,7 +41,7 @@ class Example:
   @property
   def stopped(self) -> bool:
     """Whether the stop rule ended the rollout."""
-    return self.stop_reason == 'stopped'
+    return self.stop_reason in ('stopped', 'pruned')
 
   @property
   def outcome(self) -> str:

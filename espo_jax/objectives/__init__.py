@@ -33,6 +33,7 @@ from espo_jax.objectives.kl import Estimate, estimated_kl, k1, k2, k3
 from espo_jax.objectives.masked import explained_variance, masked_mean, masked_sum, masked_variance, whiten
 from espo_jax.objectives.ppo import ppo
 from espo_jax.objectives.registered import ARRAYS, REGISTRY, Objective, register
+from espo_jax.objectives.selection import most_varied
 from espo_jax.objectives.terms import Term, Terms, clipped_policy, clipped_value, sequence_mean, token_mean
 from espo_jax.registry import import_files
 
@@ -71,6 +72,7 @@ __all__ = [
   'masked_sum',
   'masked_variance',
   'mean_only',
+  'most_varied',
   'on_tokens',
   'parts',
   'ppo',

@@ -23,6 +23,7 @@ OF_GROUP = {
   'scores': "the summed rewards of each prompt's samples, [P, G]",
   'parts': 'the summands of `reward.name` apart, without their weights, [P, G, K]',
   'weights': 'the weights of these summands, [K]',
+  'keep': 'whether a row counts in the statistics of its group; None where all do, [P, G]',
 }
 
 
@@ -100,41 +101,62 @@ def critic_gae(
 
 @register('group_zscore')
 @source('GRPO, arXiv 2402.03300')
-def group_zscore(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float[Array, 'P G']:
+def group_zscore(
+  scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = None, *, epsilon: float = 1e-6
+) -> Float[Array, 'P G']:
   """`(R - mean) / (std + epsilon)` within each group, with the group's population deviation; 0 where all scores are equal.
 
   Args:
     scores: The scores of each prompt's samples.
+    keep: The rows that the mean and the deviation are taken over; None for all.
     epsilon: The constant added to the deviation, which bounds the advantages of groups with a small spread [U].
   """
-  return mean_only(scores) / (scores.std(axis=1, keepdims=True) + epsilon)
+  return mean_only(scores, keep) / (_group_std(scores, keep) + epsilon)
 
 
 @register('mean_only')
 @source('Dr. GRPO, arXiv 2503.20783; S-GRPO, arXiv 2505.07686')
-def mean_only(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """`R - mean` within each group. Prompts with a small spread of scores, hard or easy ones, are not weighted up."""
-  return scores - scores.mean(axis=1, keepdims=True)
+def mean_only(scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = None) -> Float[Array, 'P G']:
+  """`R - mean` within each group. Prompts with a small spread of scores, hard or easy ones, are not weighted up.
+
+  Args:
+    scores: The scores of each prompt's samples.
+    keep: The rows that the mean is taken over; None for all.
+  """
+  return _kept(scores - _group_mean(scores, keep), keep)
 
 
 @register('loo')
 @source('RLOO, arXiv 2402.14740; Kool et al. 2019')
-def loo(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """`R` minus the mean of the group's other scores, an unbiased baseline. It is `G / (G - 1)` times `mean_only`."""
-  group = scores.shape[1]
-  return mean_only(scores) * (group / (group - 1))
+def loo(scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = None) -> Float[Array, 'P G']:
+  """`R` minus the mean of the group's other scores, an unbiased baseline. It is `G / (G - 1)` times `mean_only`.
+
+  Args:
+    scores: The scores of each prompt's samples.
+    keep: The rows that means are taken over, `G` in number; None for all. A row without others has advantage 0.
+  """
+  if keep is None:
+    group = scores.shape[1]
+    return mean_only(scores) * (group / (group - 1))
+  count = keep.sum(axis=1, keepdims=True)
+  return mean_only(scores, keep) * (count / jnp.maximum(count - 1, 1))
 
 
 @register('score')
 @source('REINFORCE, Williams 1992')
-def score(scores: Float[Array, 'P G']) -> Float[Array, 'P G']:
-  """The score `R` without a baseline."""
-  return scores
+def score(scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = None) -> Float[Array, 'P G']:
+  """The score `R` without a baseline.
+
+  Args:
+    scores: The scores of each prompt's samples.
+    keep: The rows that have an advantage; None for all.
+  """
+  return _kept(scores, keep)
 
 
 @register('maxrl')
 @source('MaxRL, arXiv 2602.02710')
-def maxrl(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float[Array, 'P G']:
+def maxrl(scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = None, *, epsilon: float = 1e-6) -> Float[Array, 'P G']:
   """`(R - mean) / mean` within each group; 0 where no score is above 0.
 
   With scores of 0 and 1 its expected gradient is that of a truncated log-likelihood of success, in which a prompt that is
@@ -142,16 +164,22 @@ def maxrl(scores: Float[Array, 'P G'], *, epsilon: float = 1e-6) -> Float[Array,
 
   Args:
     scores: The scores of each prompt's samples.
+    keep: The rows that the mean is taken over; None for all.
     epsilon: The constant added to the mean [U].
   """
-  mean = scores.mean(axis=1, keepdims=True)
-  return jnp.where(mean > 0, mean_only(scores) / (jnp.maximum(mean, 0.0) + epsilon), 0.0)
+  mean = _group_mean(scores, keep)
+  return jnp.where(mean > 0, mean_only(scores, keep) / (jnp.maximum(mean, 0.0) + epsilon), 0.0)
 
 
 @register('gdpo')
 @source('GDPO, arXiv 2601.05242')
 def gdpo(
-  parts: Float[Array, 'P G K'], weights: Float[Array, 'K'], *, epsilon: float = 1e-6, whiten: bool = True
+  parts: Float[Array, 'P G K'],
+  weights: Float[Array, 'K'],
+  keep: Bool[Array, 'P G'] | None = None,
+  *,
+  epsilon: float = 1e-6,
+  whiten: bool = True,
 ) -> Float[Array, 'P G']:
   """The weighted sum of the rewards' own z-scores, whitened over the batch.
 
@@ -164,12 +192,32 @@ def gdpo(
   Args:
     parts: The summands of each prompt's samples.
     weights: The weights of the summands.
+    keep: The rows that means and deviations are taken over; None for all.
     epsilon: The constant added to each deviation [U].
     whiten: Whether advantages are normalised to mean 0 and variance 1 over the batch.
   """
-  centred = parts - parts.mean(axis=1, keepdims=True)
-  summed = (centred / (parts.std(axis=1, keepdims=True) + epsilon)) @ weights
-  return whitened(summed, jnp.ones(summed.shape, bool)) if whiten else summed
+  centred = parts - _group_mean(parts, keep)
+  summed = _kept((centred / (_group_std(parts, keep) + epsilon)) @ weights, keep)
+  return whitened(summed, jnp.ones(summed.shape, bool) if keep is None else keep) if whiten else summed
+
+
+def _group_mean(scores: Float[Array, 'P G *K'], keep: Bool[Array, 'P G'] | None) -> Float[Array, 'P 1 *K']:
+  """Returns the mean of each group's kept scores; 0 for a group without any."""
+  if keep is None:
+    return scores.mean(axis=1, keepdims=True)
+  kept = keep.reshape(*keep.shape, *[1] * (scores.ndim - 2))
+  return jnp.where(kept, scores, 0.0).sum(axis=1, keepdims=True) / jnp.maximum(kept.sum(axis=1, keepdims=True), 1)
+
+
+def _group_std(scores: Float[Array, 'P G *K'], keep: Bool[Array, 'P G'] | None) -> Float[Array, 'P 1 *K']:
+  """Returns the population deviation of each group's kept scores; 0 for a group without any."""
+  if keep is None:
+    return scores.std(axis=1, keepdims=True)
+  return jnp.sqrt(_group_mean(jnp.square(scores - _group_mean(scores, keep)), keep))
+
+
+def _kept(advantages: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None) -> Float[Array, 'P G']:
+  return advantages if keep is None else jnp.where(keep, advantages, 0.0)
 
 
 @takes_numpy

@@ -26,7 +26,7 @@ from espo_jax.rollout.slots import (
   write_out,
 )
 from espo_jax.stops import Adaptive, Observation, StopRule
-from espo_jax.types import Prompts, StopReason, Trajectories
+from espo_jax.types import Prompts, StopReason, Trajectories, by_a_rule
 
 _PLAIN = Sampling()
 
@@ -161,7 +161,7 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
     length=record.length,
     full_length=record.full_length,
     stop_reason=record.reason,
-    shadow=setup.start.shadow & (record.reason == StopReason.STOPPED),
+    shadow=setup.start.shadow & by_a_rule(record.reason),
     started=record.started,
     trained_from=setup.start.given,
     **record.tokens._asdict(),
@@ -222,7 +222,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   observed = Observation(regret, values, noise[:, 1], **on_demand)
   stop_state, stop, z = setup.rule.update(slots.stop, observed)
 
-  counts = row.alive & (row.reason != StopReason.STOPPED)  # False after a shadow row's stop
+  counts = row.alive & ~by_a_rule(row.reason)  # False after a shadow row's stop
   ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in setup.end_tokens])
   stopped = counts & stop & ~ended
   full_length = row.full_length + row.alive
@@ -231,7 +231,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   new_row = row.replace(
     length=row.length + counts,
     full_length=full_length,
-    reason=jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, StopReason.STOPPED, row.reason)),
+    reason=jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, setup.rule.reason, row.reason)),
     alive=alive,
   )
   seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)

@@ -38,9 +38,9 @@ def rollout_metrics(
   Only sampled tokens are counted. Accuracy, length and truncation are means over full responses. The early exits of a serial
   rollout are left out of them and have metrics of their own.
 
-  `accuracy` counts a stopped row as wrong. `accuracy_unstopped` estimates without bias the share of rows that are right if none
-  is stopped, so it is comparable between stop rules. Each shadow row represents `1 / shadow_share` stopped rows in it. Without
-  shadow rows it is nan as soon as a row is stopped.
+  `accuracy` counts a stopped row as wrong; a pruned row counts neither in it nor in the mean length. `accuracy_unstopped`
+  estimates without bias the share of rows that are right if none is stopped, so it is comparable between stop rules. In it
+  each shadow row represents `1 / shadow_share` stopped rows. Without shadow rows it is nan as soon as a row is stopped.
 
   Args:
     rows: The rows of all parts.
@@ -61,6 +61,7 @@ def rollout_metrics(
   else:
     steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
   early = rows.trained_from > 0
+  whole = ~early & ~rows.pruned
   prompts = rows.prompt_lengths[::samples]
   columns = jax.vmap(lambda x: prefill_columns(x, rows.prompt_tokens.shape[1]))(prompts.reshape(parts, shards, -1)).sum()
 
@@ -74,7 +75,7 @@ def rollout_metrics(
   }
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
   return (of_exits if serial else {}) | {
-    'accuracy': mean(right, ~early),
+    'accuracy': mean(right, whole),
     'accuracy_unstopped': mean(unstopped, ~early),
     'rollout/rows': jnp.asarray(verdicts.size),
     'rollout/tokens': generated.sum(),
@@ -82,7 +83,7 @@ def rollout_metrics(
     'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
     'rollout/utilisation': generated.sum() / steps,
     'rollout/prefill_pad': 1.0 - prompts.sum() / columns,
-    'rollout/length_mean': mean(rows.length, ~early),
+    'rollout/length_mean': mean(rows.length, whole),
     'rollout/truncated_rate': mean(rows.truncated, ~early),
     # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,

@@ -15,7 +15,7 @@ from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing
+from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, sizes
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
@@ -67,7 +67,7 @@ def step(
     write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
-    lengths = np.add(*exp.fetch((rows.prompt_lengths, learner.trained(rows).length)))
+    lengths = exp.fetch(sizes(learner.read(rows), reward.keep))
     packed = functools.partial(_packed, exp, lengths)
     in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
@@ -122,6 +122,8 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     stop_returns=c.stop.returns,
     fail_reward=c.stop.fail_reward,
     shadow_share=c.stop.shadow_share,
+    baseline=c.advantage.baseline,
+    rows_kept=c.advantage.rows,
     samples=c.rollout.samples,
     critic_every=c.critic.every if model.separate_critic else 1,
     importance=c.learner.importance,

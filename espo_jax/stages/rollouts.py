@@ -16,7 +16,7 @@ from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Features, Metrics, Reward, StopReason, Trajectories, Verdicts, values_seen
+from espo_jax.types import Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -195,7 +195,7 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'full_length': rows.full_length,
     'ended': np.isin(last, exp.end_tokens),
     'correct': correct,
-    'stopped': rows.stop_reason == StopReason.STOPPED,
+    'stopped': by_a_rule(rows.stop_reason),
     'shadow': rows.shadow,
     **({} if rows.features is None else _recorded_features(rows.features, columns)),
   }

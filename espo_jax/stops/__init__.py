@@ -3,7 +3,8 @@
 These places of the code handle a stopped row, in this order:
 
 1. `rollout/engine.py` passes each token's regret and value to the rule (`StopRule.update`), which returns a stop.
-2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete.
+2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete. Where
+   stopped rows are dropped it becomes `PRUNED`, and such a row is not trained on.
 3. A share of the stopped rows, the shadow rows, decodes on: `length` is the stop, `full_length` the end.
 4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
 5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token.
@@ -16,8 +17,10 @@ These places of the code handle a stopped row, in this order:
 
 from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
+from espo_jax.stops.arrol import BINS, arrol, arrol_signed, bin_posterior, signed_survival, survival
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.deepconf import deepconf
+from espo_jax.stops.duet_abort import duet_abort
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
@@ -32,6 +35,7 @@ from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, Stop
 import_files(__name__, __path__)
 
 __all__ = [
+  'BINS',
   'REGISTRY',
   'Adaptive',
   'Control',
@@ -46,9 +50,13 @@ __all__ = [
   'StopState',
   'adaptive',
   'arguments',
+  'arrol',
+  'arrol_signed',
   'at_beta',
+  'bin_posterior',
   'controlled',
   'deepconf',
+  'duet_abort',
   'espo',
   'fit_head',
   'forecast',
@@ -65,7 +73,9 @@ __all__ = [
   'register',
   'regret_only',
   'risk_control',
+  'signed_survival',
   'surrogate_regret',
+  'survival',
   'update_gate',
   'value_only',
   'wald',

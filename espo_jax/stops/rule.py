@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.stops.regression import Head
-from espo_jax.types import takes_numpy
+from espo_jax.types import StopReason, takes_numpy
 
 
 class Adaptive(flax.struct.PyTreeNode):
@@ -20,7 +20,7 @@ class Adaptive(flax.struct.PyTreeNode):
   batches: Int[Array, '']  # number of batches in the moments
   beta: Float[Array, '']  # the threshold's scale, moved by the controller
   enabled: Bool[Array, '']  # False until the critic warm-up is over
-  account: Float[Array, 'K'] | None = None  # counts of `risk_control`; None for other rules
+  account: Float[Array, 'K'] | None = None  # what a rule of its own counts; None for most rules
   head: Head | None = None  # what `with_head` fits; None for rules without a head
 
 
@@ -96,6 +96,7 @@ class StopRule(NamedTuple):
     adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once after each batch. Only rules
       that learn from `hindsight` need that argument.
     reads: The names of the arrays of `Observation` with a default that `update` reads. The engine computes no others.
+    reason: What a stop makes of a row: `STOPPED`, or `PRUNED` where the row then leaves the batch.
   """
 
   init: Callable[..., StopState]
@@ -103,6 +104,7 @@ class StopRule(NamedTuple):
   threshold: Callable[[Adaptive, Array], Array]
   adapt: Callable[..., Adaptive]
   reads: frozenset[str] = frozenset()
+  reason: StopReason = StopReason.STOPPED
 
 
 @takes_numpy
