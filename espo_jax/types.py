@@ -108,6 +108,7 @@ class Trajectories(flax.struct.PyTreeNode):
   """The finished rows of a rollout, as the engine returns them and every later step reads them.
 
   A shadow row is a stopped row that went on decoding: to measure what was lost, to fit a head, or to be trained on by roulette.
+  Rows of a group that a rule ended as a whole may have tokens past `length` too, decoded before the group was judged.
 
   | columns | what they hold |
   |---|---|

@@ -67,7 +67,10 @@ def of_program(function: Callable, *inputs, roundings: float, seed: int = 0):
   def moved(signs: Callable, x):
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
       return x
-    return jnp.asarray(x) * (1 + STEP * signs(jnp.shape(x)).astype(x.dtype))
+    there = np.asarray(x) * (
+      1 + STEP * signs(np.shape(x))
+    )  # on the host: on a device every shape would be a program of its own
+    return jax.device_put(there.astype(np.asarray(x).dtype), x.sharding if isinstance(x, jax.Array) and x.committed else None)
 
   moves = [lambda shape: rng.choice([-1.0, 1.0], shape)] * 3 + [np.ones]
   most = jax.tree.map(lambda _: 0.0, here)

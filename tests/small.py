@@ -58,4 +58,9 @@ def left_padded(width: int, lengths):
 def actor_critic(seed: int = 0, *, separate_critic: bool = False, **overrides) -> tuple[ActorCritic, dict]:
   """A model and its parameters."""
   model = ActorCritic(config(**overrides), separate_critic)
-  return model, jax.tree.map(jnp.asarray, randomised(jax.eval_shape(model.init, jax.random.key(0)), seed))
+  return model, jax.device_put(randomised(_shapes(model), seed))
+
+
+@functools.cache
+def _shapes(model: ActorCritic):
+  return jax.eval_shape(model.init, jax.random.key(0))

@@ -51,10 +51,11 @@ def _tensorboard_steps(directory):
   return steps
 
 
-def test_metrics_round_trip_with_missing_and_non_finite_numbers(tmp_path):
+def test_metrics_round_trip_with_missing_and_non_finite_numbers(tmp_path, caplog):
   with MetricWriter(tmp_path, resume_step=0) as writer:
     writer.write(1, {'loss': np.float32(0.5), 'kl': float('nan'), 'beta': float('inf')})
     writer.write(2, {'loss': 1})
+  assert not caplog.records  # TensorBoard's writer warns of each number that is not finite
   text = (tmp_path / 'metrics.jsonl').read_text()
   assert text == '{"step": 1, "loss": 0.5, "kl": null, "beta": null}\n{"step": 2, "loss": 1.0}\n'
   rows = read_metrics(tmp_path)

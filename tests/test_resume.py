@@ -94,13 +94,12 @@ def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(reques
     assert steps_done(reference, stage) == {'warm_start': 12, 'critic_warmup': 3}.get(stage, 10)
   assert any(row['stop/rate'] > 0 for row in lines(reference, 'arms/espo'))
 
-  def kill_when(reached) -> None:
-    process = start(workdir, cache)
-    wait_for(process, reached)
-    process.kill()
-    process.communicate()
-
-  kill_when(lambda: steps_done(workdir, 'warm_start') >= 12)  # at its last step
+  process = start(workdir, cache)
+  wait_for(
+    process, lambda: any('tmp' in path.name for path in (workdir / 'warm_start/checkpoints').glob('*'))
+  )  # as it writes one
+  process.kill()
+  process.communicate()
 
   process = start(workdir, cache)
   wait_for(process, lambda: steps_done(workdir, 'arms/espo') >= 5)
@@ -112,7 +111,6 @@ def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(reques
   assert f'ESPO: saved at step {stopped_at} of 10, under {workdir}/arms/espo. This goes on from there:' in told
   assert re.search(rf'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke \S+ --workdir={workdir} ', told)
 
-  kill_when(lambda: any('tmp' in path.name for path in (workdir / 'arms/espo/checkpoints').glob('*')))  # as it writes one
   finish(start(workdir, cache))
   assert_same_run(workdir, reference)
 

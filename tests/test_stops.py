@@ -15,7 +15,8 @@ pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 
 ALL = tuple(stops.REGISTRY)
 JUDGING = ('arrol', 'arrol_signed')
-HEADED = ('own_price', 'wald', *JUDGING)
+ALONE = ('never', 'dead_groups')  # no row is stopped by itself
+HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
 SMALL = {'deepconf': {'window': 4}} | {name: {'probe': 40} for name in JUDGING}  # rows of a few tokens stop with these
 STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', *HEADED))
 
@@ -190,7 +191,7 @@ def test_a_disabled_rule_never_stops(name):
   beta = {'deepconf': -5.0, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])
   assert not stopped(False).any()
-  assert stopped(True).any() == (name != 'never')
+  assert stopped(True).any() == (name not in ALONE)
 
 
 def test_outside_of_a_training_a_rule_acts_at_once():

@@ -228,6 +228,11 @@ SCHEMA = section(
     wald=_scales('wald', 0.223, 0.0, 5.0, OURS),
     arrol=_judging('arrol', '', PUBLISHED),
     arrol_signed=_judging('arrol_signed', ' against its problem', OURS),
+    dead_groups=section(
+      "The constants of the rule 'dead_groups', which ends all rows of a prompt at once.",
+      group_tokens=Field(64, 'The tokens of each row by which a group is judged.', ABOVE_0, OURS),
+      doubt=Field(0.05, 'A group whose rows share a verdict ends if that is wrong with a probability below this.', SHARE, OURS),
+    ),
     duet_abort=section(
       "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",
       quantile=Field(0.8, 'The quantile of the lengths of rows that were not stopped.', SHARE, PUBLISHED),

@@ -11,7 +11,7 @@ from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 _SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf')
 _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
-_WITH_HEAD = (*_PRICED, *_JUDGING)
+_WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups')
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
@@ -39,6 +39,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _priced(config, rule)
   for rule in set(_JUDGING) & arms:
     yield from _judging(config, rule)
+  if 'dead_groups' in arms:
+    yield from _of_groups(config)
   if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
     yield (
       f"stop.least_tokens = {s.least_tokens}: the rule 'mean_logprob' can never fire within rollout.horizon = "
@@ -133,6 +135,19 @@ def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
       f'stop.{rule}.kept = {own.kept} is outside [stop.{rule}.least_kept, stop.{rule}.most_kept] = [{own.least_kept}, '
       f'{own.most_kept}]; fix: inside'
     )
+
+
+def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
+  own = config.stop.dead_groups
+  if own.group_tokens >= config.rollout.horizon:
+    yield (
+      f"stop.dead_groups.group_tokens = {own.group_tokens}: the rule 'dead_groups' can never fire within rollout.horizon = "
+      f'{config.rollout.horizon}; fix: fewer tokens'
+    )
+  if config.rollout.samples < 2:
+    yield f"rollout.samples = {config.rollout.samples}: the rule 'dead_groups' ends groups; fix: rollout.samples = 4, say"
+  if config.rollout.serial.inducer:
+    yield "the rule 'dead_groups' ends all rows of a prompt, of which a serial rollout cuts one; fix: another rule"
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:

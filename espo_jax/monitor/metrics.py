@@ -1,6 +1,7 @@
 """Writes and reads metrics as one JSON object per line. A run that is killed and resumed continues the file without a gap."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -46,7 +47,7 @@ class MetricWriter:
     )
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Appends one line. Non-finite numbers become null. The argument `step` replaces a `step` among the metrics.
+    """Appends one line. Non-finite numbers become null, and TensorBoard gets none. `step` replaces one among the metrics.
 
     Raises:
       ValueError: `step` is not greater than the step before it.
@@ -59,7 +60,8 @@ class MetricWriter:
     self._file.flush()
     self._last_step = step
     for name, value in scalars.items():
-      self._tensorboard.add_scalar(name, value, step)
+      if math.isfinite(value):
+        self._tensorboard.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Closes both outputs. Calling it again does nothing."""

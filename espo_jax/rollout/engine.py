@@ -12,6 +12,7 @@ from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.features import confidence, entropy, features, margin
+from espo_jax.rollout.groups import end_groups
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
 from espo_jax.rollout.slots import (
@@ -196,6 +197,8 @@ def chunk(setup: Setup, loop: Loop) -> Loop:
   done, slots, pending = jax.lax.while_loop(goes_on, advance, (jnp.zeros((), jnp.int32), slots, loop.pending))
   step = loop.step + done
   record = write_out(setup, loop.record, slots, pending, done)
+  if setup.rule.group is not None:
+    record, slots = end_groups(setup, record, slots)
   return Loop(slots=slots, next_row=next_row, step=step, record=record, pending=pending)
 
 

@@ -19,6 +19,7 @@ from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.arrol import BINS, arrol, arrol_signed, bin_posterior, signed_survival, survival
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
+from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
 from espo_jax.stops.duet_abort import duet_abort
 from espo_jax.stops.espo import espo
@@ -30,7 +31,7 @@ from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
 from espo_jax.stops.regression import Head, Regression, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
-from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState, adaptive
+from espo_jax.stops.rule import Adaptive, GroupRule, Hindsight, Observation, StopRule, StopState, adaptive
 
 import_files(__name__, __path__)
 
@@ -41,6 +42,7 @@ __all__ = [
   'Control',
   'Forecast',
   'GateState',
+  'GroupRule',
   'Head',
   'Hindsight',
   'Memory',
@@ -55,12 +57,14 @@ __all__ = [
   'at_beta',
   'bin_posterior',
   'controlled',
+  'dead_groups',
   'deepconf',
   'duet_abort',
   'espo',
   'fit_head',
   'forecast',
   'forecasts',
+  'group_is_dead',
   'head_calibration',
   'init_gate',
   'is_users',

@@ -83,6 +83,18 @@ class Hindsight(NamedTuple):
     )
 
 
+class GroupRule(NamedTuple):
+  """How a rule ends all rows of a prompt at once.
+
+  Attributes:
+    tokens: The number of tokens of each row that it reads.
+    ends: `scores[P, G] -> bool[P]`, from the rule's score of that token, or of the last token of a shorter row.
+  """
+
+  tokens: int
+  ends: Callable[[Float[Array, 'P G']], Bool[Array, 'P']]
+
+
 class StopRule(NamedTuple):
   """A stop rule.
 
@@ -96,6 +108,7 @@ class StopRule(NamedTuple):
     adapt: `(adaptive, regret[N, T], mask[N, T], stopped[N], hindsight) -> adaptive`, called once after each batch. Only rules
       that learn from `hindsight` need that argument.
     reads: The names of the arrays of `Observation` with a default that `update` reads. The engine computes no others.
+    group: How the rule ends all rows of a prompt at once; None if it does not.
     reason: What a stop makes of a row: `STOPPED`, or `PRUNED` where the row then leaves the batch.
   """
 
@@ -104,6 +117,7 @@ class StopRule(NamedTuple):
   threshold: Callable[[Adaptive, Array], Array]
   adapt: Callable[..., Adaptive]
   reads: frozenset[str] = frozenset()
+  group: GroupRule | None = None
   reason: StopReason = StopReason.STOPPED
 
 

@@ -7,9 +7,7 @@
 | `PPO` | nothing | - | - |
 | `ESPO` | ESPO's rule | -1, as published | none |
 | `zero` | ESPO's rule | 0, like any other failure | none |
-| `value` | ESPO's rule | the critic's value of the state after the stop | none |
 | `head` | ESPO's rule | the head's probability of success | 5 % |
-| `roulette` | ESPO's rule | the critic's value, corrected by the rows that decode on | 25 % |
 | `mean_logprob` | the mean log-probability of its tokens | 0 | none |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 5 % |
 | `wald` | what is left to learn per token, against a fresh row | the head's probability of success | 5 % |
@@ -46,9 +44,7 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
       'PPO': {'stop.name': 'never'},
       'ESPO': {},
       'zero': {'stop.returns': 'zero'},
-      'value': {'stop.returns': 'value'},
       'head': by_head,
-      'roulette': {'stop.returns': 'roulette', 'stop.shadow_share': 0.25},
       'mean_logprob': {
         'stop.name': 'mean_logprob',
         'stop.mean_logprob.beta_0': 0.3,
