@@ -133,9 +133,15 @@ class Experiment:
     """Returns those of the `count` problems from `start` on whose rows this process has. The others are not read."""
     return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
 
-  def prompts(self, problems: Sequence[tasks.Problem]) -> Prompts:
-    """Encodes the prompts of this process's problems with their tags, and returns the prompts of all problems on the mesh."""
-    return self.put_rows(tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width))
+  def prompts(self, problems: Sequence[tasks.Problem], rows: Int[np.ndarray, 'P'] | None = None) -> Prompts:
+    """Encodes the prompts of this process's problems with their tags, and returns the prompts of all problems on the mesh.
+
+    Args:
+      problems: This process's problems.
+      rows: How many samples of each are begun; None for all.
+    """
+    encoded = tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width)
+    return self.put_rows(encoded.replace(rows=rows))
 
   def tagged(self, problems: Sequence[tasks.Problem]) -> list[tasks.Problem]:
     """Returns the problems with their tags appended to the prompts."""

@@ -1,6 +1,6 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
-  python -m espo_jax.methods [stop|exit|reward|objective|advantage ...]
+  python -m espo_jax.methods [stop|exit|reward|objective|allocation|advantage ...]
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
 
@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from espo_jax import exits, objectives, registry, rewards, stops
+from espo_jax import exits, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 
@@ -41,6 +41,8 @@ def methods() -> Iterator[Method]:
     beside = f'; advantage {objective.advantage}' if objective.advantage else '; stands beside an objective'
     draws = f'; up to {objective.draws} draws a step' if objective.draws > 1 else ''
     yield Method('objective', name, objective.function, beside + draws)
+  for name, allocator in tasks.ALLOCATORS.items():
+    yield Method('allocation', name, allocator)
   for name, (function, critic) in objectives.ADVANTAGES.items():
     yield Method('advantage', name, function, '; from a critic' if critic else "; from the prompt's samples")
 

@@ -78,6 +78,7 @@ class Prompts(flax.struct.PyTreeNode):
   tokens: Int[Array | np.ndarray, 'P L']
   lengths: Int[Array | np.ndarray, 'P']
   ids: UInt32[Array | np.ndarray, 'P']  # the problem's number, which the random keys of its samples fold in
+  rows: Int[Array | np.ndarray, 'P'] | None = None  # how many of its samples are begun; None for all
 
 
 class SupervisedBatch(NamedTuple):
@@ -157,6 +158,12 @@ class Trajectories(flax.struct.PyTreeNode):
 
   @property
   @takes_numpy
+  def begun(self) -> Bool[Array, 'N']:
+    """True where the row was decoded at all: see `Prompts.rows`."""
+    return self.full_length > 0
+
+  @property
+  @takes_numpy
   def stopped(self) -> Bool[Array, 'N']:
     """True where a stop rule ended the row, pruned rows included."""
     return by_a_rule(self.stop_reason)
@@ -190,12 +197,13 @@ class Trajectories(flax.struct.PyTreeNode):
     """Returns how many rows each row represents among those whose own end is known (Horvitz-Thompson).
 
     A shadow row represents `1 / shadow_share` stopped rows, and a stopped row that did not decode on none. The others represent
-    themselves.
+    themselves, and rows that were not begun nothing.
 
     Args:
       shadow_share: The share of stopped rows that decode on.
     """
-    return jnp.where(self.stopped, self.shadow / shadow_share if shadow_share else 0.0, 1.0)
+    known = jnp.where(self.stopped, self.shadow / shadow_share if shadow_share else 0.0, 1.0)
+    return jnp.where(self.begun, known, 0.0)
 
   @property
   @takes_numpy
@@ -239,6 +247,7 @@ class Reward(flax.struct.PyTreeNode):
   parts: Float[Array, 'N K'] | None = None  # the summands of `reward.name`; None unless the advantage reads them
   success: Float[Array, 'N'] | None = None  # the head's probability at each row's last token; None without a head
   keep: Bool[Array, 'N'] | None = None  # whether a row is trained on; None for all rows
+  weight: Float[Array, 'N'] | None = None  # the factor of each row's advantages; None for 1
 
 
 Metrics = dict[str, jax.Array]

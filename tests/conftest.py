@@ -129,6 +129,7 @@ def registers(monkeypatch):
     objectives.ADVANTAGES,
     rewards.REGISTRY,
     stops.REGISTRY,
+    tasks.ALLOCATORS,
     tasks.TASKS,
   ):
     for part in ('_entries', '_methods'):

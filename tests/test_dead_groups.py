@@ -73,6 +73,13 @@ def test_without_doubt_or_before_the_gate_opens_no_group_ends(doubt, enabled, in
     np.testing.assert_array_equal(getattr(rows, field), getattr(free, field))
 
 
+def test_a_group_is_judged_soon_after_its_rows_have_their_tokens(in_float64):
+  rule, state = rule_of(random_head(3), 0.6)
+  rows = run(rule=rule, state=state, shadow=0.0, scan=24)
+  dead = rows.stop_reason == StopReason.PRUNED
+  assert dead.any() and (rows.full_length[dead] <= 2 * TOKENS).all()
+
+
 def test_a_run_draws_other_groups_in_place_of_dead_ones():
   def configure(c):
     c.stop.update(name='dead_groups', returns='drop', shadow_share=0.25)

@@ -12,13 +12,13 @@ import pytest
 import rounding
 from tiny import named, rolled_out, rule_of, tiny_experiment
 
-from espo_jax import objectives
+from espo_jax import objectives, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.configs.methods import method_problems
-from espo_jax.learner import init_state, pack, put_packing, sizes
+from espo_jax.learner import init_state, minibatches, pack, put_packing, row_sizes
 from espo_jax.learner.kept import scores_differ
 from espo_jax.stages import rl
-from espo_jax.types import StopReason
+from espo_jax.types import StopReason, Verdicts
 
 ADVANTAGE = objectives.ADVANTAGES
 ON_SCORES = ('group_zscore', 'mean_only', 'loo', 'score', 'maxrl')
@@ -127,7 +127,7 @@ def test_an_update_is_that_of_a_batch_without_the_pruned_rows(objective, in_floa
   params, rows, reward = rolled_out(exp)
   rows, keep = with_pruned(rows, PRUNED), jnp.asarray(~PRUNED)
   batch, _ = learner.prepare(params, None, rows, reward.replace(keep=keep))
-  held, metrics, packing = updated(exp, learner, params, batch, np.arange(16), sizes(rows, keep))
+  held, metrics, packing = updated(exp, learner, params, batch, np.arange(16), row_sizes(rows, keep))
   rest = jax.tree.map(lambda x: x[np.flatnonzero(~PRUNED)], batch)
   lengths = rest.trajectories.prompt_lengths + rest.trajectories.length
   wanted, theirs, _ = updated(exp, learner, params, rest, np.arange((~PRUNED).sum()), lengths)
@@ -135,6 +135,44 @@ def test_an_update_is_that_of_a_batch_without_the_pruned_rows(objective, in_floa
   assert float(metrics['grad_norm']) == pytest.approx(float(theirs['grad_norm']), rel=1e-9) and metrics['grad_norm'] > 0
   places = np.unique(packing.row[packing.real])
   np.testing.assert_array_equal(places, np.flatnonzero(~PRUNED))  # a pruned row takes up no room
+
+
+def test_every_minibatch_gets_its_part_of_the_rows_that_are_left():
+  keep = np.random.default_rng(0).random(64) < 0.3
+  for chosen in minibatches(0, 1, 64, 3, 4, keep):
+    assert abs(keep[chosen].sum() - keep.sum() / 4) < 1
+  every = minibatches(0, 1, 64, 3, 4, keep).reshape(3, -1)
+  np.testing.assert_array_equal(np.sort(every, axis=1), np.tile(np.arange(64), (3, 1)))
+  np.testing.assert_array_equal(minibatches(0, 1, 64, 3, 4, np.ones(64, bool)), minibatches(0, 1, 64, 3, 4))
+
+
+def graded_with(verdicts, pruned, **lines):
+  exp, learner = learner_of(stop__returns='drop', **lines)
+  _, rows, _ = rolled_out(exp)
+  rows = with_pruned(rows, np.asarray(pruned).reshape(-1))
+  right = jnp.asarray(np.asarray(verdicts, float).reshape(-1))
+  no = jnp.zeros(16, bool)
+  said = Verdicts(right, no, no, jnp.zeros(16, jnp.int32), no, no)
+  return learner.graded(rows, said, stops.adaptive(rule_of(exp)))
+
+
+def test_groups_are_told_apart_over_the_rows_of_the_baseline(in_float64):
+  verdicts = [[1, 1, 1, 1], [1, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+  pruned = [[True, False, False, False], [False, True, False, True], [True] * 4, [False] * 4]
+  _, differ, metrics = graded_with(verdicts, pruned)
+  np.testing.assert_array_equal(differ, [False, False, False, False])
+  _, differ, metrics = graded_with(verdicts, pruned, advantage__baseline='all')
+  np.testing.assert_array_equal(differ, [True, True, False, False])  # a pruned row scores 0; of the third nothing is left
+  assert float(metrics['reward/mean']) == pytest.approx(5 / 9) == float(metrics['reward/correct'])
+  assert float(metrics['rollout/kept']) == pytest.approx(9 / 16)
+
+
+@pytest.mark.parametrize('count', [7, 4])
+def test_equal_scores_have_no_advantage_whatever_rounding_makes_of_their_mean(count):
+  scores, keep = jnp.full((2, 7), 0.8, jnp.float32), jnp.arange(7)[None] < jnp.full((2, 1), count)
+  for name in ('group_zscore', 'mean_only', 'loo', 'maxrl'):
+    for its in ((scores,), (scores, keep)):
+      assert not np.asarray(ADVANTAGE[name].function(*its)).any(), name
 
 
 @pytest.mark.parametrize('baseline', ['kept', 'all'])
@@ -176,12 +214,12 @@ def test_a_critics_advantages_are_whitened_over_the_rows_that_are_left(in_float6
   assert np.isfinite(float(metrics['critic/explained_variance']))
 
 
-def test_a_batch_of_which_nothing_is_left_moves_nothing(in_float64):
+def test_a_batch_of_which_nothing_is_left_gives_no_gradient(in_float64):
   exp, learner = learner_of(stop__returns='drop')
   params, rows, reward = rolled_out(exp)
   rows, nobody = with_pruned(rows, np.ones(16, bool)), jnp.zeros(16, bool)
   batch, _ = learner.prepare(params, None, rows, reward.replace(keep=nobody))
-  held, metrics, packing = updated(exp, learner, params, batch, np.arange(16), sizes(rows, nobody))
+  held, metrics, packing = updated(exp, learner, params, batch, np.arange(16), row_sizes(rows, nobody))
   assert float(metrics['grad_norm']) == 0 and not packing.real.any()
   assert all(not np.asarray(x).any() for x in jax.tree.leaves(held))
 
@@ -197,6 +235,11 @@ REFUSED = [
     {'stop.returns': 'drop', 'objective.name': 'grpo', 'rollout.serial.inducer': '##', 'reward.name': 'serial_decay'},
     'a serial rollout cuts full responses, which must not be dropped',
   ),
+  ({'stop.returns': 'drop', 'reward.name': 'l_grpo'}, "the reward 'l_grpo' would count a dropped row of its prompt as wrong"),
+  ({'objective.name': 'grpo', 'advantage.baseline': 'all'}, "advantage.baseline = 'all': no group has rows that are left out"),
+  ({'stop.name': 'arrol'}, "stop.returns = 'fail': the rule 'arrol' also ends rows that would be right; fix: stop.returns ="),
+  ({'stop.name': 'dead_groups', 'stop.returns': 'zero'}, "stop.returns = 'zero': the rule 'dead_groups' also ends rows"),
+  ({'stop.name': 'duet_abort', 'stop.duet_abort.grace': 16}, "stop.duet_abort.grace = 16: the rule 'duet_abort' can never"),
 ]
 
 

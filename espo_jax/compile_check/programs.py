@@ -147,6 +147,7 @@ class Programs:
         _array((prompts, r.prompt_width), jnp.int32, rows),
         _array((prompts,), jnp.int32, rows),
         _array((prompts,), jnp.uint32, rows),
+        _array((prompts,), jnp.int32, rows) if self._learner.ragged else None,
       ),
       _described(jax.eval_shape(lambda: jax.random.key(0)), whole),
     )
@@ -189,6 +190,8 @@ class Programs:
       reward = jax.tree.map(_described, reward, laid)
     else:
       reward = jax.tree.map(lambda x: _described(x, per_row), reward)
+    if self._learner.ragged:
+      reward = reward.replace(weight=number)
     return self.params, self._reference, rows, reward, self._packing(c.learner.minibatches * c.learner.micro_batches)
 
   def _prepare(self) -> jax.stages.Lowered:

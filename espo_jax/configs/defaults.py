@@ -63,7 +63,7 @@ def _judging(rule: str, source: str, mark: str) -> Section:
   return section(
     f"The constants of the rule '{rule}', which judges a row once{source}.",
     probe=Field(512, 'The token at which a row is judged.', ABOVE_0, mark),
-    kept=Field(0.5, 'The share of judged rows that go on.', SHARE, UNPUBLISHED),
+    kept=Field(0.5, 'The mean probability of going on.', SHARE, UNPUBLISHED),
     balance=Field(0.5, 'How strongly survival depends on how likely a row is right; 0 for not at all.', SHARE, UNPUBLISHED),
     least_kept=Field(0.1, 'The least probability of going on.', SHARE, UNPUBLISHED),
     most_kept=Field(0.9, 'The highest probability of going on.', SHARE, UNPUBLISHED),
@@ -206,7 +206,7 @@ SCHEMA = section(
     momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
     returns=Field(
       'fail',
-      "What a stopped row returns: fail_reward, 0, the critic's or the head's value, its own end; or it is dropped.",
+      "What a stopped row returns: stop.fail_reward, 0, the critic's or the head's value, its own end; 'drop': none.",
       Names(RETURNS),
       OURS,
     ),
@@ -231,7 +231,7 @@ SCHEMA = section(
     dead_groups=section(
       "The constants of the rule 'dead_groups', which ends all rows of a prompt at once.",
       group_tokens=Field(64, 'The tokens of each row by which a group is judged.', ABOVE_0, OURS),
-      doubt=Field(0.05, 'A group whose rows share a verdict ends if that is wrong with a probability below this.', SHARE, OURS),
+      doubt=Field(0.05, 'The highest probability of differing verdicts at which a group is ended.', SHARE, OURS),
     ),
     duet_abort=section(
       "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",
@@ -264,6 +264,11 @@ SCHEMA = section(
     deadline=Field(
       5.0, 'The most seconds that a reward which reads text may take for the responses to one prompt.', ABOVE_0, OURS
     ),
+  ),
+  allocation=open_section(
+    'Which problems a rollout has, and how many rows each. The options of the allocator stand beside these fields.',
+    name=Field('uniform', 'The allocator of a pool.', Names(tasks.ALLOCATORS, checked=False)),
+    pool=Field(0, 'Problems that training repeats, each epoch in another order; 0 for new ones without end.', AT_LEAST_0),
   ),
   advantage=open_section(
     'The advantage. The options of the advantage that it names stand beside this field.',

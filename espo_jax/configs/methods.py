@@ -16,7 +16,8 @@ from typing import Any
 
 import ml_collections
 
-from espo_jax import exits, objectives, registry, rewards
+from espo_jax import exits, objectives, registry, rewards, tasks
+from espo_jax.configs.allocation import allocation_problems
 from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.fields import near_field
 from espo_jax.configs.schema import Section
@@ -86,6 +87,7 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
   look_up('objective', lambda: [objectives.get(name) for name in objectives.parts(config.objective.name)])
   look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
+  look_up('allocation', lambda: [tasks.ALLOCATORS.find(config.allocation.name)])
   look_up('exits', lambda: [exits.get(config.exits.policy)])
   if 'objective' in named:
     look_up('advantage', lambda: [objectives.get_advantage(advantage_name(config)).function])
@@ -94,6 +96,8 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _option_problems(config, section, functions)
   if 'advantage' in named:
     yield from _critic_problems(config)
+    if 'allocation' in named:
+      yield from allocation_problems(config)
   if config.learner.importance != 'token' and not config.learner.importance_cap:
     yield (
       f'learner.importance = {config.learner.importance!r}: nothing has a weight while learner.importance_cap = 0.0; '
@@ -151,6 +155,8 @@ def _registered(section: str) -> Mapping[str, Callable[..., Any]]:
     return rewards.REGISTRY
   if section == 'exits':
     return exits.REGISTRY
+  if section == 'allocation':
+    return tasks.ALLOCATORS
   table = objectives.REGISTRY if section == 'objective' else objectives.ADVANTAGES
   return {name: entry.function for name, entry in table.items()}
 
@@ -175,7 +181,7 @@ def _advantage_problems(config: ml_collections.ConfigDict, advantage: str) -> It
 
 
 def _row_problems(config: ml_collections.ConfigDict, advantage: str) -> Iterator[str]:
-  """Yields why an advantage cannot do without rows that are dropped."""
+  """Yields why a config cannot leave rows out of its advantage."""
   a, function = config.advantage, objectives.ADVANTAGES[advantage].function
   if a.rows and objectives.ADVANTAGES[advantage].critic:
     yield (
@@ -185,6 +191,13 @@ def _row_problems(config: ml_collections.ConfigDict, advantage: str) -> Iterator
   elif a.rows == 1 or a.rows > config.rollout.samples:
     yield f'advantage.rows = {a.rows}: out of range; fix: 2 to rollout.samples = {config.rollout.samples}, or 0 for all rows'
   drops = a.rows or config.stop.returns == 'drop'
+  if a.baseline == 'all' and (not drops or objectives.ADVANTAGES[advantage].critic):
+    yield "advantage.baseline = 'all': no group has rows that are left out; fix: advantage.baseline = 'kept'"
+  if a.baseline == 'all' and a.rows and config.reward.kl_coef:
+    yield (
+      f"reward.kl_coef = {config.reward.kl_coef}: with advantage.baseline = 'all' the divergence of rows that are not trained "
+      'on is not known; fix: reward.kl_coef = 0.0'
+    )
   if drops and a.baseline == 'kept' and not objectives.ADVANTAGES[advantage].critic and 'keep' not in registry.inputs(function):
     yield (
       f"advantage.name = {advantage!r}: it has no parameter 'keep', the rows of a group that are trained on; "

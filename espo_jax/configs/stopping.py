@@ -12,6 +12,7 @@ _SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepcon
 _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
 _WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups')
+_OF_GROUPS = {'adacot', 'adr_modes', 'grpo_lambda', 'l_grpo'}  # rewards that ask how many rows of the prompt are right
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
@@ -39,6 +40,11 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _priced(config, rule)
   for rule in set(_JUDGING) & arms:
     yield from _judging(config, rule)
+  if 'duet_abort' in arms and s.duet_abort.grace >= config.rollout.horizon:
+    yield (
+      f"stop.duet_abort.grace = {s.duet_abort.grace}: the rule 'duet_abort' can never fire within rollout.horizon = "
+      f'{config.rollout.horizon}; fix: fewer tokens'
+    )
   if 'dead_groups' in arms:
     yield from _of_groups(config)
   if 'mean_logprob' in arms and s.least_tokens >= config.rollout.horizon:
@@ -75,6 +81,8 @@ def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
   if s.returns == 'drop':
     if config.rollout.serial.inducer:
       yield f"{where}: a serial rollout cuts full responses, which must not be dropped; fix: stop.returns = 'zero'"
+    for name in set(rewards.names(reward.name)) & _OF_GROUPS:
+      yield f"{where}: the reward {name!r} would count a dropped row of its prompt as wrong; fix: stop.returns = 'zero'"
     return
   if s.returns == 'head':
     scale = reward.get('low', 0.0), reward.get('high', 1.0)
@@ -123,8 +131,18 @@ def _priced(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
     )
 
 
+def _ends_right_rows(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
+  """Yields why a rule that also ends rows which would be right must not fail them."""
+  if config.stop.returns not in ('drop', 'head', 'value', 'roulette'):
+    yield (
+      f'stop.returns = {config.stop.returns!r}: the rule {rule!r} also ends rows that would be right; '
+      "fix: stop.returns = 'drop'"
+    )
+
+
 def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
   own = config.stop[rule]
+  yield from _ends_right_rows(config, rule)
   if own.probe >= config.rollout.horizon:
     yield (
       f'stop.{rule}.probe = {own.probe}: the rule {rule!r} can never fire within rollout.horizon = {config.rollout.horizon}; '
@@ -138,7 +156,8 @@ def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
 
 
 def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
-  own = config.stop.dead_groups
+  own, inducer = config.stop.dead_groups, config.rollout.serial.inducer
+  yield from _ends_right_rows(config, 'dead_groups')
   if own.group_tokens >= config.rollout.horizon:
     yield (
       f"stop.dead_groups.group_tokens = {own.group_tokens}: the rule 'dead_groups' can never fire within rollout.horizon = "
@@ -146,8 +165,13 @@ def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
     )
   if config.rollout.samples < 2:
     yield f"rollout.samples = {config.rollout.samples}: the rule 'dead_groups' ends groups; fix: rollout.samples = 4, say"
-  if config.rollout.serial.inducer:
-    yield "the rule 'dead_groups' ends all rows of a prompt, of which a serial rollout cuts one; fix: another rule"
+  if inducer:
+    yield (
+      f"rollout.serial.inducer = {inducer!r}: the rule 'dead_groups' ends all rows of a prompt, of which a serial rollout cuts "
+      "one; fix: rollout.serial.inducer = ''"
+    )
+  if config.allocation.name == 'duet':
+    yield "allocation.name = 'duet': the rule 'dead_groups' judges all rows of a prompt; fix: another allocator"
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
   sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
+  rule = rule._replace(group=None)  # one row of a prompt is no group
   rows = sampler(state.params, rule, state.adaptive, exp.prompts(mine), exp.key('examples', 0))
   graded = exp.put_rows(exp.grade(mine, rows))
   rows, threshold, verdicts = exp.fetch((rows, rule.threshold(state.adaptive, rows.values), graded.correct))

@@ -136,9 +136,11 @@ def _check_stop(request: Request) -> None:
     raise RequestError('--stop=never: it stops no answer; fix: leave it out')
   if stops.REGISTRY[request.stop]().init(1).adaptive.head is not None:
     raise RequestError(
-      f'--stop={request.stop}: its head is fitted in training, and a new one stops nothing; fix: --record, then '
-      'espo_jax.replay, which fits it to recorded answers'
+      f'--stop={request.stop}: its head is fitted in training, and a new one knows nothing; fix: another rule, or --record and '
+      "espo_jax.replay, which fits the heads of 'own_price' and 'wald' to recorded answers"
     )
+  if request.stop == 'duet_abort':
+    raise RequestError('--stop=duet_abort: its deadline follows the lengths of a training; fix: another rule')
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:

@@ -3,7 +3,7 @@
 from espo_jax.learner.batch import Batch
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
-from espo_jax.learner.kept import sizes
+from espo_jax.learner.kept import row_sizes
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Packing, minibatches, pack, packing_shardings, put_packing
 from espo_jax.learner.policy import Reinforcement
@@ -28,6 +28,6 @@ __all__ = [
   'packing_shardings',
   'put_packing',
   'restore',
+  'row_sizes',
   'score',
-  'sizes',
 ]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from espo_jax import objectives, registry, rewards
 from espo_jax.learner import roulette
+from espo_jax.learner.kept import in_baseline
 from espo_jax.objectives import group_scores, masked_mean, on_tokens
 from espo_jax.registry import inputs
 from espo_jax.types import Metrics, Reward, Trajectories
@@ -69,8 +70,8 @@ class Credit:
     scores = group_scores(placed, rows.mask, self.samples)
     keep = None
     if reward.keep is not None:
+      keep = in_baseline(rows, reward.keep.reshape(scores.shape), self.baseline)
       rows = rows.without(~reward.keep)
-      keep = reward.keep.reshape(scores.shape) if self.baseline == 'kept' else None
     read: dict[str, Array | None] = {
       'rewards': placed,
       'values': rows.values,

@@ -1,4 +1,4 @@
-"""Which rows of a batch are trained on: not those that a stop rule pruned, and at most so many of a prompt."""
+"""Which rows of a batch are trained on: not those that a stop rule pruned, and a bounded number of each prompt."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,23 @@ def kept_rows(rows: Trajectories, scores: Float[Array, 'P G'], most: int) -> Boo
     scores: The scores of each prompt's samples.
     most: The most rows of a prompt, those whose scores vary most; 0 for all.
   """
-  keep = ~rows.pruned.reshape(scores.shape)
+  keep = (rows.begun & ~rows.pruned).reshape(scores.shape)
   return objectives.most_varied(scores, keep, most) if most else keep
 
 
+def in_baseline(rows: Trajectories, keep: Bool[Array, 'P G'], baseline: str) -> Bool[Array, 'P G']:
+  """Returns the rows that the statistics of a group are taken over.
+
+  Args:
+    rows: The rows as the stop rule ended them.
+    keep: Whether each row is trained on.
+    baseline: 'kept' for these rows alone, or 'all' for every row that was begun.
+  """
+  return keep if baseline == 'kept' else rows.begun.reshape(keep.shape)
+
+
 def scores_differ(scores: Float[Array, 'P G K'], keep: Bool[Array, 'P G'] | None) -> Bool[Array, 'P']:
-  """Returns whether any of the `K` scores differs within a group, among the rows that are kept."""
+  """Returns whether any of the `K` scores differs within a group, among the rows `keep`; None for all rows."""
   if keep is None:
     return (scores.max(axis=1) > scores.min(axis=1)).any(axis=-1)
   its = keep[..., None]
@@ -36,7 +47,7 @@ def trained_on(rows: Trajectories, keep: Bool[Array, 'N'] | None) -> Trajectorie
 
 
 @jax.jit
-def sizes(rows: Trajectories, keep: Bool[Array, 'N'] | None) -> Int[Array, 'N']:
+def row_sizes(rows: Trajectories, keep: Bool[Array, 'N'] | None) -> Int[Array, 'N']:
   """Returns the number of tokens that a row takes up in an update, prompt included; 0 if it is not kept."""
   tokens = rows.prompt_lengths + rows.length
   return tokens if keep is None else jnp.where(keep, tokens, 0)

@@ -94,7 +94,20 @@ def packing_shardings(mesh: jax.sharding.Mesh) -> PyTree[NamedSharding]:
   return Packing(row=split, index=split, real=split, sequence=whole, start=whole)  # type: ignore[arg-type]
 
 
-def minibatches(seed: int, step: int, rows: int, epochs: int, count: int) -> np.ndarray:
-  """Draws row indices `int32[epochs * count, rows / count]`. Each epoch is a permutation by (seed, step, epoch)."""
+def minibatches(
+  seed: int, step: int, rows: int, epochs: int, count: int, keep: Bool[np.ndarray, 'N'] | None = None
+) -> np.ndarray:
+  """Draws row indices `int32[epochs * count, rows / count]`. Each epoch is a permutation by (seed, step, epoch).
+
+  Args:
+    seed: The seed of the run.
+    step: The number of the update.
+    rows: The number of rows.
+    epochs: The number of passes.
+    count: The number of minibatches per pass.
+    keep: The rows that are trained on, of which every minibatch of a pass gets as many, up to one; None for all.
+  """
   order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
+  if keep is not None and not keep.all():
+    order = [its[np.argsort(~keep[its], kind='stable')].reshape(-1, count).T for its in order]  # dealt out in turn
   return np.concatenate(order).reshape(epochs * count, rows // count).astype(np.int32)

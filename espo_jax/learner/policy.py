@@ -25,7 +25,7 @@ from espo_jax.learner.batch import Batch
 from espo_jax.learner.credit import Credit, sampler_gap, scored_parts
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
-from espo_jax.learner.kept import kept_rows, scores_differ, trained_on
+from espo_jax.learner.kept import in_baseline, kept_rows, scores_differ, trained_on
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import Scored, score
@@ -67,6 +67,7 @@ class Reinforcement:
     shadow_share: The share of stopped rows that decode on.
     baseline: The rows that the statistics of a group are taken over: see `Credit`.
     rows_kept: The most rows per prompt that are trained on: see `objectives.most_varied`; 0 for all.
+    ragged: Whether prompts may have fewer than `samples` rows.
     samples: `G`, the number of rows per prompt.
     critic_every: The number of tokens that the sampler's critic read at a time: the stop rule saw no newer value.
     importance: What has an importance weight, and what happens to one above the cap: see `importance_weights`.
@@ -96,6 +97,7 @@ class Reinforcement:
   shadow_share: float
   baseline: str
   rows_kept: int
+  ragged: bool
   samples: int
   critic_every: int
   importance: str
@@ -184,7 +186,7 @@ class Reinforcement:
       verdicts: The verdicts on `rows`.
       adaptive: The state of the stop rule that the rollout was sampled with.
     """
-    seen = rewards.observed(self.read(rows), verdicts, self.samples, self.model.config.num_layers)
+    seen = rewards.observed(self.rewarded(rows), verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
     extras = rewards.extras(seen)
@@ -204,14 +206,15 @@ class Reinforcement:
     placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
     told = scores[..., None] if parts is None else scored_parts(rows, parts, paid).reshape(*scores.shape, -1)
-    keep, kept = None, dict[str, Array]()
-    if self.stop_returns == 'drop' or self.rows_kept:
+    kept, differ, of_all = dict[str, Array](), scores_differ(told, None), jnp.ones(rows.length.shape, bool)
+    if self.stop_returns == 'drop' or self.rows_kept or self.ragged:
       keep = kept_rows(rows, scores, self.rows_kept)
       reward, kept = reward.replace(keep=keep.reshape(-1)), {'rollout/kept': keep.mean()}
-    differ = scores_differ(told, keep)
-    mean = scores.mean() if keep is None else masked_mean(scores, keep)
-    metrics = {f'reward/{name}': x.reshape(rows.length.shape[0], -1).sum(axis=1).mean() for name, x in by_name.items()}
-    return reward, differ, metrics | by_head | kept | {'reward/mean': mean, 'reward/equal_groups': 1.0 - differ.mean()}
+      differ = scores_differ(told, in_baseline(rows, keep, self.baseline)) & keep.any(axis=1)
+      of_all = rows.begun & ~rows.pruned
+    metrics = {f'reward/{name}': masked_mean(x.reshape(*of_all.shape, -1).sum(axis=1), of_all) for name, x in by_name.items()}
+    metrics['reward/mean'] = masked_mean(scores, of_all.reshape(scores.shape))
+    return reward, differ, metrics | by_head | kept | {'reward/equal_groups': 1.0 - differ.mean()}
 
   @functools.partial(jax.jit, static_argnums=0)
   def prepare(
@@ -231,7 +234,10 @@ class Reinforcement:
       reward: The rewards of `rows`.
       packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
-    ended, rows = rows, trained_on(self.read(rows), reward.keep)  # as the rule ended them, and as far as they are trained on
+    ended, rows = (
+      rows,
+      trained_on(self.rewarded(rows), reward.keep),
+    )  # as the rule ended them, and what is trained on
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
     logprobs, entropy, values, exact_kl = self._measure(params, rows, against, packing)
@@ -248,6 +254,7 @@ class Reinforcement:
         kl = exact_kl
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
+      kl = jnp.where(mask, kl, 0.0)  # of a row that is not trained on nothing was measured
       metrics['reward/kl'] = masked_mean(kl, mask)
     credit = Credit(
       advantage=self.advantage,
@@ -260,6 +267,8 @@ class Reinforcement:
       baseline=self.baseline,
     )
     advantages, returns = credit.of(ended, reward, values, self.kl_coef * kl)
+    if reward.weight is not None:
+      advantages = advantages * reward.weight[:, None]
     old_logprobs = rows.joint_logprobs
     if self.importance_cap:
       old_logprobs = logprobs
@@ -278,7 +287,7 @@ class Reinforcement:
       rows, advantages, returns, old_logprobs, entropy, reference_logprobs, reference_entropy, reward.extras
     ), metrics
 
-  def read(self, rows: Trajectories) -> Trajectories:
+  def rewarded(self, rows: Trajectories) -> Trajectories:
     """Returns the rows as far as they are rewarded and trained on: under 'roulette', shadow rows up to their own end."""
     return _whole(rows) if self.stop_returns == 'roulette' else rows
 
@@ -346,16 +355,19 @@ class Reinforcement:
     """
     params = state.params
     if self.model.critic_free:
-      success = self._success(params['critic']['success'], metrics['accuracy'], state.adaptive.batches)
+      accuracy = metrics['accuracy']
+      if self.stop_returns == 'drop':  # the rows that are left are no sample of the policy, and there may be none
+        accuracy = metrics['accuracy_unstopped']
+      success = self._success(params['critic']['success'], accuracy, state.adaptive.batches)
       params = params | {'critic': {'success': success}}
     adaptive, gate, history = self._between_batches(state.adaptive, state.gate, state.history, rows, correct, metrics)
     return state.replace(params=params, adaptive=adaptive, gate=gate, history=history)
 
   @functools.partial(jax.jit, static_argnums=0)
   def _success(self, success: Float[Array, ''], accuracy: Float[Array, ''], batches: Int[Array, '']) -> Float[Array, '']:
-    """Returns the running success rate, which the first batch initialises. A stopped row does not count as a success."""
+    """Returns the running success rate, which the first batch initialises; the old one if the accuracy is not known."""
     keep = jnp.where(batches == 0, 0.0, self.success_momentum)
-    return keep * success + (1 - keep) * accuracy
+    return jnp.where(jnp.isnan(accuracy), success, keep * success + (1 - keep) * accuracy)
 
   @functools.partial(jax.jit, static_argnums=0)
   def _between_batches(

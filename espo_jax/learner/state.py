@@ -37,6 +37,7 @@ class TrainState(flax.struct.PyTreeNode):
   history: History
   bad_steps: Int[Array, '']  # consecutive skipped optimizer steps
   skipped: Int[Array, '']  # skipped optimizer steps in all
+  allocation: dict[str, Array] | None = None  # what is remembered of a pool of problems; None without one
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule) -> TrainState:

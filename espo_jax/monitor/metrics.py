@@ -47,7 +47,9 @@ class MetricWriter:
     )
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Appends one line. Non-finite numbers become null, and TensorBoard gets none. `step` replaces one among the metrics.
+    """Appends one line. Non-finite numbers become null, and TensorBoard does not get them.
+
+    The argument `step` replaces a `step` among the metrics.
 
     Raises:
       ValueError: `step` is not greater than the step before it.

@@ -196,7 +196,8 @@ def _overview(arms: Sequence[_Arm], baseline: str, examples: Sequence[Example]) 
 def _comparable(arms: Sequence[_Arm]) -> tuple[str, str]:
   """Returns the metric of accuracy that compares arms, and its title.
 
-  The training accuracy counts stopped rows as wrong, so it is shown only where nothing better was recorded.
+  The training accuracy counts stopped rows as wrong and leaves out dropped ones, so it is shown only where nothing better was
+  recorded.
   """
   if arms and all(np.isfinite(arm.column('accuracy_unstopped')).all() for arm in arms):
     return 'accuracy_unstopped', 'Training accuracy without stops'

@@ -123,7 +123,7 @@ def mean_only(scores: Float[Array, 'P G'], keep: Bool[Array, 'P G'] | None = Non
     scores: The scores of each prompt's samples.
     keep: The rows that the mean is taken over; None for all.
   """
-  return _kept(scores - _group_mean(scores, keep), keep)
+  return _kept(_centred(scores, keep), keep)
 
 
 @register('loo')
@@ -196,8 +196,7 @@ def gdpo(
     epsilon: The constant added to each deviation [U].
     whiten: Whether advantages are normalised to mean 0 and variance 1 over the batch.
   """
-  centred = parts - _group_mean(parts, keep)
-  summed = _kept((centred / (_group_std(parts, keep) + epsilon)) @ weights, keep)
+  summed = _kept((_centred(parts, keep) / (_group_std(parts, keep) + epsilon)) @ weights, keep)
   return whitened(summed, jnp.ones(summed.shape, bool) if keep is None else keep) if whiten else summed
 
 
@@ -207,6 +206,14 @@ def _group_mean(scores: Float[Array, 'P G *K'], keep: Bool[Array, 'P G'] | None)
     return scores.mean(axis=1, keepdims=True)
   kept = keep.reshape(*keep.shape, *[1] * (scores.ndim - 2))
   return jnp.where(kept, scores, 0.0).sum(axis=1, keepdims=True) / jnp.maximum(kept.sum(axis=1, keepdims=True), 1)
+
+
+def _centred(scores: Float[Array, 'P G *K'], keep: Bool[Array, 'P G'] | None) -> Float[Array, 'P G *K']:
+  """Returns the scores minus the mean of their group; exactly 0 where all kept scores are equal."""
+  kept = jnp.ones(scores.shape, bool) if keep is None else keep.reshape(*keep.shape, *[1] * (scores.ndim - 2))
+  highest = jnp.where(kept, scores, -jnp.inf).max(axis=1, keepdims=True)
+  lowest = jnp.where(kept, scores, jnp.inf).min(axis=1, keepdims=True)
+  return jnp.where(highest > lowest, scores - _group_mean(scores, keep), 0.0)
 
 
 def _group_std(scores: Float[Array, 'P G *K'], keep: Bool[Array, 'P G'] | None) -> Float[Array, 'P 1 *K']:

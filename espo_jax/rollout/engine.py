@@ -36,7 +36,7 @@ class Loop(flax.struct.PyTreeNode):
   """The carry of the engine's loop over chunks."""
 
   slots: Slots
-  next_row: Int[Array, '']  # the first row that no slot has taken
+  next_row: Int[Array, '']  # the place in the queue of the first row that no slot has taken
   step: Int[Array, '']  # decode steps so far
   record: Record  # the rows as far as they are written out
   pending: Pending  # buffer for the tokens that a chunk decodes
@@ -172,7 +172,7 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
 
 def unfinished(setup: Setup, loop: Loop) -> Bool[Array, '']:
   """Returns whether a row is being decoded or waits for a slot."""
-  return loop.slots.row.alive.any() | (loop.next_row < setup.rows)
+  return loop.slots.row.alive.any() | (loop.next_row < setup.queued)
 
 
 def chunk(setup: Setup, loop: Loop) -> Loop:
@@ -185,7 +185,7 @@ def chunk(setup: Setup, loop: Loop) -> Loop:
 
   def goes_on(inner: tuple[Array, Slots, Pending]) -> Array:
     done, slots, _ = inner
-    idle = (next_row < setup.rows) & ~slots.row.alive.all()  # a slot could take a row
+    idle = (next_row < setup.queued) & ~slots.row.alive.all()  # a slot could take a row
     return (done < setup.steps) & slots.row.alive.any() & ~idle
 
   def advance(inner: tuple[Array, Slots, Pending]) -> tuple[Array, Slots, Pending]:

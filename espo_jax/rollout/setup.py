@@ -13,6 +13,13 @@ from espo_jax.stops import StopRule
 from espo_jax.types import Prompts
 
 
+class Queue(flax.struct.PyTreeNode):
+  """The rows that are decoded, in order, where these are not all."""
+
+  rows: Int[Array, 'N']  # the first `count` are decoded
+  count: Int[Array, '']
+
+
 class Start(flax.struct.PyTreeNode):
   """Where each row starts: row `n` uses prompt `n // samples` and keeps the first `first[n]` response tokens in the cache."""
 
@@ -24,6 +31,7 @@ class Start(flax.struct.PyTreeNode):
   keys: Key[Array, 'N']
   shadow: Bool[Array, 'N']  # the row goes on decoding after a stop
   given: Int[Array, 'N']  # the number of response tokens that are not drawn: from the cache, then the inducer
+  queue: Queue | None = None  # the rows that are decoded; None for all, in order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,14 +80,24 @@ class Setup:
     return self.start.first.shape[0]
 
   @property
+  def queued(self) -> int | Int[Array, '']:
+    """The number of rows that are decoded."""
+    return self.rows if self.start.queue is None else self.start.queue.count
+
+  def row_at(self, place: Int[Array, '...']) -> Int[Array, '...']:
+    """Returns the row at a place of the queue."""
+    return place if self.start.queue is None else self.start.queue.rows[jnp.minimum(place, self.rows - 1)]
+
+  @property
   def group(self) -> int:
     """The tokens per slot between two readings of the critic; 1 without a separate critic."""
     return self.critic_every if self.model.separate_critic else 1
 
   @property
   def steps(self) -> int:
-    """The most decode steps per chunk: `scan_length` rounded up to whole groups."""
-    return -(-self.scan_length // self.group) * self.group
+    """The most decode steps per chunk: `scan_length` rounded up to whole groups. Groups of rows are judged between chunks."""
+    most = self.scan_length if self.rule.group is None else min(self.scan_length, self.rule.group.tokens)
+    return -(-most // self.group) * self.group
 
   @property
   def columns(self) -> int:
@@ -99,7 +117,15 @@ def start_rows(
   inducer: tuple[int, ...] = (),
 ) -> Start:
   """Returns where each row starts. A row is given `first` tokens from the cache and then the inducer."""
-  return Start(prompts, states, caches, first, limit, keys, shadow, given=first + len(inducer))
+  given = first + len(inducer)
+  queue = None if prompts.rows is None else queued_rows(jnp.asarray(prompts.rows), first.size // prompts.rows.shape[0])
+  return Start(prompts, states, caches, first, limit, keys, shadow, given, queue)
+
+
+def queued_rows(rows: Int[Array, 'P'], samples: int) -> Queue:
+  """Returns the first `rows` samples of each prompt, group by group."""
+  wanted = (jnp.arange(samples, dtype=jnp.int32)[None] < rows[:, None]).reshape(-1)
+  return Queue(jnp.argsort(~wanted, stable=True).astype(jnp.int32), wanted.sum(dtype=jnp.int32))
 
 
 def slot_count(slots: int, rows: int) -> int:

@@ -77,7 +77,7 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
   Args:
     setup: The constants of the rollout.
     slots: All slots.
-    next_row: The first row that no slot has taken.
+    next_row: The place in the queue of the first row that no slot has taken.
     step: The number of decode steps so far.
 
   Returns:
@@ -87,9 +87,9 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
   free = ~old.alive
   count = -(-setup.slots // _REFILL_SHARE)
   order = jnp.cumsum(free, dtype=jnp.int32) - 1  # a free slot's index among the free slots
-  index = next_row + order
-  taken = free & (order < count) & (index < setup.rows)
-  index = jnp.where(taken, index, jnp.where(free, setup.rows, old.index))
+  place = next_row + order
+  taken = free & (order < count) & (place < setup.queued)
+  index = jnp.where(taken, setup.row_at(place), jnp.where(free, setup.rows, old.index))
   row_of = jnp.minimum(index, setup.rows - 1)
   first = start.first[row_of]
   row = Row(
@@ -101,7 +101,7 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
     alive=old.alive | taken,
   )
   target = jnp.nonzero(taken, size=count, fill_value=setup.slots)[0]
-  source = jnp.minimum(next_row + jnp.arange(count), setup.rows - 1)
+  source = setup.row_at(jnp.minimum(next_row + jnp.arange(count), setup.rows - 1))
   begun = start.states, start.caches
   begun = refill_rows(slots.states, slots.caches, begun, source // setup.samples, target, start.first[source])
   states, caches = _spread(setup, begun)

@@ -10,6 +10,7 @@ from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
+from espo_jax.stages.allocation import first_memory
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 
@@ -25,7 +26,8 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   params = exp.model.critic_from_policy(params)
   reference = params if uses_reference(c) else None
   own = params if reference is None else copy_tree(params)
-  state = exp.on_mesh(init_state(own, reinforcement_learner(exp, never).optimizer, never))
+  fresh = init_state(own, reinforcement_learner(exp, never).optimizer, never)
+  state = exp.on_mesh(fresh.replace(allocation=first_memory(c)))
   stage = make_stage(
     c,
     'critic warm-up',

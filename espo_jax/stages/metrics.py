@@ -61,7 +61,7 @@ def rollout_metrics(
   else:
     steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
   early = rows.trained_from > 0
-  whole = ~early & ~rows.pruned
+  whole = rows.begun & ~early & ~rows.pruned
   prompts = rows.prompt_lengths[::samples]
   columns = jax.vmap(lambda x: prefill_columns(x, rows.prompt_tokens.shape[1]))(prompts.reshape(parts, shards, -1)).sum()
 
@@ -76,15 +76,15 @@ def rollout_metrics(
   positions = jnp.arange(rows.tokens.size, dtype=jnp.uint32).reshape(rows.tokens.shape)
   return (of_exits if serial else {}) | {
     'accuracy': mean(right, whole),
-    'accuracy_unstopped': mean(unstopped, ~early),
-    'rollout/rows': jnp.asarray(verdicts.size),
+    'accuracy_unstopped': mean(unstopped, rows.begun & ~early),
+    'rollout/rows': rows.begun.sum(),
     'rollout/tokens': generated.sum(),
     'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
     'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
     'rollout/utilisation': generated.sum() / steps,
     'rollout/prefill_pad': 1.0 - prompts.sum() / columns,
     'rollout/length_mean': mean(rows.length, whole),
-    'rollout/truncated_rate': mean(rows.truncated, ~early),
+    'rollout/truncated_rate': mean(rows.truncated, whole),
     # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
   }
@@ -96,7 +96,7 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
   success = state.params.get('critic', {}).get('success')
   return ({} if success is None else {'stop/success': success}) | {
     'stop/enabled': state.adaptive.enabled,
-    'stop/rate': rows.stopped.mean(),
+    'stop/rate': rows.stopped.sum() / rows.begun.sum(),
     'stop/beta': state.adaptive.beta,
     'stop/mu': state.adaptive.mu,
     'stop/sigma': jnp.sqrt(state.adaptive.var),

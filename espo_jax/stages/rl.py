@@ -15,13 +15,14 @@ from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, max_draws, method_options
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, sizes
+from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
+from espo_jax.stages.allocation import Plan, allocator_of
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
-from espo_jax.stages.rollouts import Draw, collect, informative_batch, problems_of, sampling_params, write_rollout
+from espo_jax.stages.rollouts import Draw, collect, informative_batch, sampling_params, write_rollout
 from espo_jax.stops import StopRule
 
 Watch = Callable[[str, int, float], None]
@@ -51,14 +52,17 @@ def step(
   Returns:
     The state after the update, and the metrics.
   """
-  c, clock = exp.config, Clock()
+  c, clock, plan = exp.config, Clock(), Plan(exp, state, number)
   weights = sampling_params(exp, state.params, clock)
 
   def draw(attempt: int) -> Draw:
-    problems = problems_of(exp, number, attempt)  # 1
-    rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, problems, exp.key('rollout', number), clock)  # 2, 3
+    asked, key = plan.ask(attempt), exp.key('rollout', number)  # 1
+    rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, asked.problems, key, clock, asked.rows)  # 2, 3
+    plan.saw(rows, verdicts.correct)
     with clock('reward'):
       reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
+      if asked.weights is not None:
+        reward = reward.replace(weight=exp.put_rows(asked.weights))
       return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
 
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
@@ -67,21 +71,25 @@ def step(
     write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
-    lengths = exp.fetch(sizes(learner.read(rows), reward.keep))
+    lengths = exp.fetch(row_sizes(learner.rewarded(rows), reward.keep))
     packed = functools.partial(_packed, exp, lengths)
     in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
   with clock('update'):
-    parts, filled = [], []
-    for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches):
+    parts: list[dict[str, Any]] = []
+    filled = []
+    for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches, lengths > 0):
+      if parts and not lengths[chosen].any():  # no row of it is trained on
+        continue
       chosen = chosen.reshape(c.learner.micro_batches, -1)
       packing = packed(chosen)
       state, part = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))  # 6
       parts.append(part)
       filled.append(packing.real.mean())
     state = learner.finish(state, first.rows, first.correct, metrics)  # 7
-    metrics |= mean_metrics(parts)
+    state, remembered = plan.remember(state, batch)
+    metrics |= mean_metrics(parts) | remembered
   return state, metrics | {'pad_fraction': 1.0 - np.mean(filled)} | state_metrics(state, metrics, clock)
 
 
@@ -124,6 +132,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     shadow_share=c.stop.shadow_share,
     baseline=c.advantage.baseline,
     rows_kept=c.advantage.rows,
+    ragged=allocator_of(c).share_out is not None,
     samples=c.rollout.samples,
     critic_every=c.critic.every if model.separate_critic else 1,
     importance=c.learner.importance,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -32,10 +33,14 @@ def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.P
     attempt: The number of the rollout within the update; the first is 0.
   """
   c = exp.config
-  begin = c.warm_start.steps * c.warm_start.batch  # after the problems of the warm start
-  position = begin + ((number - 1) * max_draws(c) + attempt) * c.rollout.prompts
+  position = first_position(c) + ((number - 1) * max_draws(c) + attempt) * c.rollout.prompts
   size = c.rollout.prompts // c.rollout.parts
   return [exp.my_problems('train', position + i * size, size) for i in range(c.rollout.parts)]
+
+
+def first_position(config: ml_collections.ConfigDict) -> int:
+  """Returns the position of the first problem of reinforcement learning, which is behind those of the warm start."""
+  return config.warm_start.steps * config.warm_start.batch
 
 
 def sampling_params(exp: Experiment, params: Params, timed: Timer) -> Params:
@@ -54,6 +59,7 @@ def collect(
   problems: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   timed: Timer,
+  begun: Sequence[Int[np.ndarray, 'P']] | None = None,
 ) -> tuple[Trajectories, Verdicts]:
   """Samples `rollout.samples` responses to each problem and grades them. The rows are in the order of the problems.
 
@@ -68,9 +74,13 @@ def collect(
     problems: This process's share of the problems, part by part.
     key: This rollout's random key.
     timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward'.
+    begun: How many responses to each of these problems are begun, part by part; None for all.
   """
+  counts = [None] * len(problems) if begun is None else begun
   with timed('rollout'):
-    pending = [exp.sampler(params, rule, adaptive, exp.prompts(part), key) for part in problems]
+    pending = [
+      exp.sampler(params, rule, adaptive, exp.prompts(part, rows), key) for part, rows in zip(problems, counts, strict=True)
+    ]
   verdicts = []
   for part, rows in zip(problems, pending, strict=True):
     with timed('rollout'):

@@ -7,7 +7,8 @@ These places of the code handle a stopped row, in this order:
    stopped rows are dropped it becomes `PRUNED`, and such a row is not trained on.
 3. A share of the stopped rows, the shadow rows, decodes on: `length` is the stop, `full_length` the end.
 4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
-5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token.
+5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token. A pruned
+   row has no tokens from here on: see `learner.kept`.
 6. `Trajectories.mask` ends with that token, which is trained on. Only roulette trains on a shadow row's later tokens.
 7. `objectives.gae` treats the stop as absorbing: no value follows it. Group advantages use what the row returns as the score.
 8. `StopRule.adapt` updates the moments of the regret and beta between batches, from the share of rows stopped. A rule made by
@@ -17,7 +18,7 @@ These places of the code handle a stopped row, in this order:
 
 from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
-from espo_jax.stops.arrol import BINS, arrol, arrol_signed, bin_posterior, signed_survival, survival
+from espo_jax.stops.arrol import ARROL_BINS, arrol, arrol_signed, arrol_survival, bin_posterior, signed_survival
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
@@ -36,7 +37,7 @@ from espo_jax.stops.rule import Adaptive, GroupRule, Hindsight, Observation, Sto
 import_files(__name__, __path__)
 
 __all__ = [
-  'BINS',
+  'ARROL_BINS',
   'REGISTRY',
   'Adaptive',
   'Control',
@@ -54,6 +55,7 @@ __all__ = [
   'arguments',
   'arrol',
   'arrol_signed',
+  'arrol_survival',
   'at_beta',
   'bin_posterior',
   'controlled',
@@ -79,7 +81,6 @@ __all__ = [
   'risk_control',
   'signed_survival',
   'surrogate_regret',
-  'survival',
   'update_gate',
   'value_only',
   'wald',

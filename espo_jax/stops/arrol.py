@@ -12,7 +12,7 @@ from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
-BINS = 20  # of the head's probability, in which verdicts are counted
+ARROL_BINS = 20  # of the head's probability, in which verdicts are counted
 _BISECTIONS = 40
 _GOES_ON = -1.0  # the score of all tokens but the one at which the rule decides
 
@@ -28,7 +28,7 @@ def bin_posterior(right: Float[Array, 'K'], wrong: Float[Array, 'K']) -> Float[A
 
 
 @takes_numpy
-def survival(
+def arrol_survival(
   posterior: Float[Array, 'K'], rows: Float[Array, 'K'], *, kept: float, balance: float, least: float, most: float
 ) -> Float[Array, 'K']:
   """Returns the probability `clip(kept + delta - balance q, least, most)` that a row of each bin goes on.
@@ -77,7 +77,8 @@ def arrol(
 
   The paper writes `balance (1/2 - q)`, but `delta` absorbs the 1/2: rows that are likely to be right are pruned, whatever the
   batch lacks. `arrol_signed` is what its text describes. The paper's head is a network on the policy's state that learns from
-  surviving rows; this one is that of `with_head`, to which shadow rows teach what pruned rows would have become [I].
+  surviving rows; this one is that of `with_head`, to which shadow rows teach what pruned rows would have become [I]. A head
+  that has seen nothing prunes at random, where the paper begins with 20 updates without pruning [I].
 
   Args:
     probe: The token at which a row is judged.
@@ -92,7 +93,7 @@ def arrol(
   def score(state: StopState, seen: Observation) -> Array:
     head, account = state.adaptive.head, state.adaptive.account
     assert head is not None and account is not None  # `init` and `with_head` set them
-    chance = account[2 * BINS :][_bin(forecast(head, state.row).success)]
+    chance = account[2 * ARROL_BINS :][_bin(forecast(head, state.row).success)]
     return _at_probe(state, probe, seen.noise - chance)
 
   plain = _at_once(score, momentum)
@@ -102,7 +103,7 @@ def arrol(
     if adaptive is not None:
       return state
     # By bin: the right rows, the wrong rows, the probability of going on.
-    account = jnp.concatenate([jnp.zeros(2 * BINS), jnp.full(BINS, kept)])
+    account = jnp.concatenate([jnp.zeros(2 * ARROL_BINS), jnp.full(ARROL_BINS, kept)])
     return state.replace(adaptive=state.adaptive.replace(account=account))
 
   @takes_numpy
@@ -110,14 +111,17 @@ def arrol(
     adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], stopped: Bool[Array, 'N'], hindsight: Hindsight
   ) -> Adaptive:
     assert adaptive.head is not None and adaptive.account is not None
-    at = hindsight.begins + probe - 1
-    judged = jnp.where(hindsight.full_length > at, hindsight.weight, 0.0)
-    expected = forecasts(adaptive.head, hindsight).success
-    expected = jnp.take_along_axis(expected, jnp.minimum(at, expected.shape[1] - 1)[:, None], axis=1)[:, 0]
-    by_bin = jax.nn.one_hot(_bin(expected), BINS, dtype=judged.dtype)
-    right = memory * adaptive.account[:BINS] + (judged * hindsight.correct) @ by_bin
-    wrong = memory * adaptive.account[BINS : 2 * BINS] + (judged * (1 - hindsight.correct)) @ by_bin
-    chance = survival(bin_posterior(right, wrong), right + wrong, kept=kept, balance=balance, least=least_kept, most=most_kept)
+    at = (hindsight.begins + probe - 1)[:, None]
+    within, column = at[:, 0] < hindsight.z.shape[1], jnp.minimum(at, hindsight.z.shape[1] - 1)
+    could = jnp.take_along_axis(hindsight.stoppable, column, axis=1)[:, 0]
+    judged = jnp.where(within & could, hindsight.weight, 0.0)
+    expected = jnp.take_along_axis(forecasts(adaptive.head, hindsight).success, column, axis=1)[:, 0]
+    by_bin = jax.nn.one_hot(_bin(expected), ARROL_BINS, dtype=judged.dtype)
+    right = memory * adaptive.account[:ARROL_BINS] + (judged * hindsight.correct) @ by_bin
+    wrong = memory * adaptive.account[ARROL_BINS : 2 * ARROL_BINS] + (judged * (1 - hindsight.correct)) @ by_bin
+    chance = arrol_survival(
+      bin_posterior(right, wrong), right + wrong, kept=kept, balance=balance, least=least_kept, most=most_kept
+    )
     return plain.adapt(adaptive, regret, mask, stopped).replace(account=jnp.concatenate([right, wrong, chance]))
 
   return with_head(plain._replace(init=init, adapt=adapt), memory=memory)
@@ -135,7 +139,7 @@ def arrol_signed(
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:
-  """Stops a row at its token `probe` so that right and wrong rows of its problem become more equal in number.
+  """Stops a row at its token `probe` so that right and wrong rows become more equal in number.
 
   A row goes on with probability `clip(kept + sign(1/2 - q_0) balance (q - q_0), least_kept, most_kept)`. `q` is the head's
   probability that the row ends right, and `q_0` that of a fresh row of its problem: on a hard problem likely successes go on,
@@ -189,4 +193,4 @@ def _at_probe(state: StopState, probe: int, score: Float[Array, 'B']) -> Float[A
 
 
 def _bin(probability: Float[Array, '*B']) -> Array:
-  return jnp.clip((BINS * probability).astype(jnp.int32), 0, BINS - 1)
+  return jnp.clip((ARROL_BINS * probability).astype(jnp.int32), 0, ARROL_BINS - 1)

@@ -122,7 +122,8 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
     hindsight: Hindsight | None = None,
   ) -> Adaptive:
     del hindsight
-    rate = stopped.astype(jnp.float32).mean()
+    rows = mask.any(axis=1).astype(jnp.float32).sum()  # a problem may have fewer rows than the batch has room for
+    rate = stopped.astype(jnp.float32).sum() / jnp.maximum(rows, 1.0)
     moved = jnp.clip(adaptive.beta + control.eta * (rate - control.target_rate), control.beta_min, control.beta_max)
     adaptive = running_moments(adaptive, regret, mask, control.momentum)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))

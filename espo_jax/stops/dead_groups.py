@@ -20,7 +20,7 @@ def group_is_dead(success: Float[Array, 'P G'], doubt: float) -> Bool[Array, 'P'
 
   Args:
     success: The probability that each row ends right.
-    doubt: The probability that the group is alive after all.
+    doubt: The highest probability of differing verdicts at which a group counts as dead.
   """
   wrong, right = jnp.prod(1 - success, axis=1), jnp.prod(success, axis=1)
   return jnp.maximum(wrong, right) > 1 - doubt
@@ -36,8 +36,9 @@ def dead_groups(*, group_tokens: int = 64, doubt: float = 0.05, memory: float = 
   `stop.returns = 'drop'`, and `rollout.max_draws` above 1 to have other groups drawn instead.
 
   Args:
-    group_tokens: The number of tokens of each row by which a group is judged. Rows are decoded at least so far.
-    doubt: A group ends if it is alive with a probability below this.
+    group_tokens: The number of tokens of each row by which a group is judged. Rows are decoded at least so far, and up
+      to as many tokens more until the group is judged.
+    doubt: The highest probability of differing verdicts at which a group is ended.
     memory: The factor by which what earlier batches left behind in the head decays.
     momentum: The momentum of the running moments of the regret.
   """

@@ -11,7 +11,7 @@ from espo_jax.types import takes_numpy
 
 _LENGTHS = 1024  # the newest lengths, of which the deadline is a quantile
 _NONE = -1.0  # stands for a length that is not there
-_NEVER = 1e9  # the deadline while no length is known
+_NEVER = float('inf')  # the deadline while no length is known
 
 
 @register('duet_abort')
@@ -19,9 +19,11 @@ _NEVER = 1e9  # the deadline while no length is known
 def duet_abort(*, quantile: float = 0.8, grace: int = 150, spared: float = 0.05, momentum: float = 0.99) -> StopRule:
   """Stops a row at token `K + grace`, where `K` is a quantile of the lengths of the last 1024 rows that were not stopped.
 
-  A share `spared` of the rows is never stopped. DUET ends a row that has no answer by then; here an answer ends its row, so a
-  row that goes on has none. DUET drops such rows but counts them as failures in the group's statistics: set
-  `stop.returns = 'drop'` and `advantage.baseline = 'all'`. `K` follows each batch; DUET's every tenth [I].
+  A share `spared` of the rows is never stopped. DUET ends a row that has written no answer by then. This rule does not read the
+  text, so it fits tasks in which the answer ends the row [I]. DUET drops such rows but counts them as failures in the group's
+  statistics: set `stop.returns = 'drop'` and `advantage.baseline = 'all'`. `K` follows each batch, DUET's every tenth, and no
+  row is stopped before a length is known, where DUET begins with 70 % of the horizon [I]. DUET weighs the spared rows by
+  `1 / spared`, which this rule does not.
 
   Stopped rows do not count among the lengths, so the deadline can move down by itself while the policy stays as it is.
 
@@ -58,7 +60,7 @@ def duet_abort(*, quantile: float = 0.8, grace: int = 150, spared: float = 0.05,
   ) -> Adaptive:
     assert adaptive.account is not None  # `init` sets it
     lengths = (hindsight.full_length - hindsight.begins).astype(adaptive.account.dtype)
-    known = jnp.concatenate([jnp.where(stopped, _NONE, lengths), adaptive.account])
+    known = jnp.concatenate([jnp.where(stopped | (lengths <= 0), _NONE, lengths), adaptive.account])
     account = known[jnp.argsort(known == _NONE, stable=True)][:_LENGTHS]  # the newest first
     beyond = jnp.nanquantile(jnp.where(account == _NONE, jnp.nan, account), quantile)
     deadline = jnp.where((account == _NONE).all(), _NEVER, beyond + grace - 1)  # a row of `K + grace` tokens is above it

@@ -20,7 +20,7 @@ class Adaptive(flax.struct.PyTreeNode):
   batches: Int[Array, '']  # number of batches in the moments
   beta: Float[Array, '']  # the threshold's scale, moved by the controller
   enabled: Bool[Array, '']  # False until the critic warm-up is over
-  account: Float[Array, 'K'] | None = None  # what a rule of its own counts; None for most rules
+  account: Float[Array, 'K'] | None = None  # counts that some rules keep; None for the others
   head: Head | None = None  # what `with_head` fits; None for rules without a head
 
 
@@ -88,7 +88,7 @@ class GroupRule(NamedTuple):
 
   Attributes:
     tokens: The number of tokens of each row that it reads.
-    ends: `scores[P, G] -> bool[P]`, from the rule's score of that token, or of the last token of a shorter row.
+    ends: `scores[P, G] -> bool[P]`, from the rule's score of the last of these tokens, or of a shorter row's last token.
   """
 
   tokens: int

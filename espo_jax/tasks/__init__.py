@@ -1,5 +1,6 @@
 """Tasks: prompts, answers and verifiers."""
 
+from espo_jax.tasks.allocators import ALLOCATORS
 from espo_jax.tasks.batching import decode_responses, encode_prompts, encode_supervised, encode_text
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
@@ -16,6 +17,7 @@ from espo_jax.tasks.task import DataError, Finding, Problem, Task, in_test, prob
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 __all__ = [
+  'ALLOCATORS',
   'BENCHMARKS',
   'JSONL',
   'TASKS',

@@ -7,8 +7,8 @@
 | `GRPO` | none | - |
 | `fewer rows` | two of eight rows are never sampled | decoding and the update |
 | `random` | half of the rows at their 12th token, by lot | both |
-| `ARRoL` | half of the rows at their 12th token, rather those that are likely to be right, as its formula says | both |
-| `signed` | half of the rows at their 12th token, rather those of the more frequent verdict, as its text says | both |
+| `ARRoL` | half of the rows at their 12th token; likely successes more often, as its formula says | both |
+| `signed` | about half of the rows at their 12th token; the more frequent verdict more often, as its text says | both |
 | `ESPO` | rows that ESPO's rule stops; they score 0 | both |
 | `ESPO, drop` | the same, but they leave the batch | both |
 | `DUET's abort` | rows much longer than most; they score 0 and are not trained on | both |

@@ -1,0 +1,38 @@
+"""Checks the section `allocation`."""
+
+from collections.abc import Iterator
+
+import ml_collections
+
+from espo_jax import objectives
+
+
+def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields why an allocator cannot act."""
+  a, r = config.allocation, config.rollout
+  if not a.pool:
+    if a.name != 'uniform':
+      yield (
+        f'allocation.pool = {a.pool}: allocation.name = {a.name!r} remembers the problems of a pool; '
+        'fix: allocation.pool = 512, say'
+      )
+    return
+  if a.pool < r.prompts:
+    yield f'allocation.pool = {a.pool}: a rollout has rollout.prompts = {r.prompts} problems; fix: at least so many'
+  if a.name == 'duet':
+    yield from _ragged(config)
+
+
+def _ragged(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields why problems cannot have different numbers of rows."""
+  r, where = config.rollout, "allocation.name = 'duet'"
+  advantage = config.advantage.name or objectives.default_advantage(config.objective.name)
+  if objectives.ADVANTAGES[advantage].critic:
+    yield f"advantage.name = {advantage!r}: {where} needs one advantage per row; fix: objective.name = 'grpo'"
+  draws = r.max_draws or objectives.default_draws(config.objective.name)
+  if draws > 1:
+    yield f'rollout.max_draws = {draws}: {where} cannot replace groups; fix: rollout.max_draws = 1'
+  if r.record:
+    yield f'rollout.record = {r.record}: {where} leaves rows out, and a recording has them all; fix: rollout.record = 0'
+  if r.serial.inducer:
+    yield f"rollout.serial.inducer = {r.serial.inducer!r}: {where} leaves rows out; fix: rollout.serial.inducer = ''"

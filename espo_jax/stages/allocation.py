@@ -1,0 +1,139 @@
+"""Chooses the problems of an update's rollouts and how many rows each has, and remembers what the rollouts showed."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from espo_jax import parallel, tasks
+from espo_jax.configs import method_options
+from espo_jax.experiment import Experiment
+from espo_jax.learner import Batch, TrainState
+from espo_jax.stages.rollouts import first_position, problems_of
+from espo_jax.tasks.allocators import Allocator, Seen, Stream, make_allocator
+from espo_jax.types import Trajectories
+
+_POSITION = 'position'  # where the stream of problems goes on; kept beside what the allocator remembers
+
+
+class Asked(NamedTuple):
+  """What a rollout asks.
+
+  Attributes:
+    problems: This process's share of the problems, part by part.
+    rows: The number of rows of each of these problems, part by part; None where each has `rollout.samples`.
+    weights: The factor of the advantages of each row of this process; None for 1.
+  """
+
+  problems: list[list[tasks.Problem]]
+  rows: list[Int[np.ndarray, 'P']] | None = None
+  weights: Float[np.ndarray, 'N'] | None = None
+
+
+def allocator_of(config: ml_collections.ConfigDict) -> Allocator:
+  """Returns the allocator that a config describes."""
+  return make_allocator(config.allocation.name, **method_options(config, 'allocation'))
+
+
+def first_memory(config: ml_collections.ConfigDict) -> dict[str, Array] | None:
+  """Returns what is remembered of the pool before the first rollout; None without a pool."""
+  if not config.allocation.pool:
+    return None
+  memory = allocator_of(config).init(config.allocation.pool)
+  return {name: jnp.asarray(x) for name, x in memory.items()} | {_POSITION: jnp.zeros((), jnp.int32)}
+
+
+class Plan:
+  """The problems of one update: `ask` before each rollout, `saw` after it, `remember` at the end."""
+
+  def __init__(self, exp: Experiment, state: TrainState, number: int):
+    """Reads what is remembered.
+
+    Args:
+      exp: The experiment.
+      state: The state before the update.
+      number: The number of the update; the first is 1.
+    """
+    self._exp, self._number, c = exp, number, exp.config
+    self._memory: dict[str, np.ndarray] | None = None
+    if state.allocation is not None:
+      self._memory = {name: np.array(x) for name, x in exp.fetch(state.allocation).items()}
+      self._allocator, self._stream = allocator_of(c), Stream(c.allocation.pool, c.seed)
+      self._position = int(self._memory.pop(_POSITION))
+      self._weights: np.ndarray = np.ones(c.rollout.prompts)
+      self._seen: list[tuple[np.ndarray, Trajectories, Any]] = []
+
+  def ask(self, attempt: int) -> Asked:
+    """Returns the problems of the next rollout. Without a pool no two rollouts of a run have the same.
+
+    Args:
+      attempt: The number of the rollout within the update; the first is 0.
+    """
+    exp, r = self._exp, self._exp.config.rollout
+    if self._memory is None:
+      return Asked(problems_of(exp, self._number, attempt))
+    self._problems, self._position = self._allocator.choose(self._memory, self._stream, self._position, r.prompts)
+    parts = self._problems.reshape(r.parts, -1)
+    mine = parallel.my_rows(exp.mesh, parts.shape[1])
+    begin = first_position(exp.config)
+    problems = [[exp.task.problem('train', begin + int(part[i])) for i in mine] for part in parts]
+    if self._allocator.share_out is None:
+      return Asked(problems)
+    rows, self._weights = self._allocator.share_out(self._memory, self._problems, r.samples)
+    each = np.repeat(self._weights.astype(np.float32).reshape(r.parts, -1)[:, mine], r.samples)
+    return Asked(problems, [part[mine] for part in rows.astype(np.int32).reshape(r.parts, -1)], each)
+
+  def saw(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> None:
+    """Keeps what the newest rollout showed.
+
+    Args:
+      rows: The rollout's rows.
+      correct: 1 where a row's whole text is correct.
+    """
+    if self._memory is not None:
+      self._seen.append((self._problems, rows, correct))
+
+  def remember(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
+    """Returns the state with what the update's rollouts showed, and metrics.
+
+    Args:
+      state: The state after the update.
+      batch: The batch that was trained on.
+    """
+    if self._memory is None:
+      return state, {}
+    exp, memory, samples = self._exp, self._memory, self._exp.config.rollout.samples
+    for problems, rows, correct in self._seen:
+      right, lengths, signal = (x.reshape(-1, samples) for x in exp.fetch(_known(rows, correct, batch)))
+      signal = signal / self._weights[:, None] if len(self._seen) == 1 else np.full_like(signal, np.nan)  # else of other rows
+      memory = self._allocator.observe(memory, Seen(problems, right, lengths, signal))
+    begun = sum(int(exp.fetch(_begun(rows))) for _, rows, _ in self._seen)
+    told = {'allocation/epochs': self._position / self._stream.pool, 'allocation/rows': float(begun)}
+    kept = exp.put({**memory, _POSITION: np.asarray(self._position, np.int32)})
+    return state.replace(allocation=kept), told
+
+
+@jax.jit
+def _known(
+  rows: Trajectories, correct: Float[Array, 'N'], batch: Batch
+) -> tuple[Float[Array, 'N'], Float[Array, 'N'], Float[Array, 'N']]:
+  """Returns correctness, length and signal of each row; nan where there is nothing to know."""
+  whole = rows.begun & ~rows.pruned
+
+  def where_known(x: Array, known: Bool[Array, 'N']) -> Float[Array, 'N']:
+    return jnp.where(known, x, jnp.nan).astype(jnp.float32)
+
+  mask = batch.trajectories.mask
+  trained = mask.any(axis=1)
+  advantage = jnp.where(mask, batch.advantages, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+  signal = advantage * jnp.where(mask, batch.old_logprobs, 0.0).sum(axis=1)
+  right = jnp.where(rows.stopped, 0.0, correct)
+  return where_known(right, whole), where_known(rows.length, whole), where_known(signal, trained)
+
+
+@jax.jit
+def _begun(rows: Trajectories) -> Int[Array, '']:
+  return rows.begun.sum()
