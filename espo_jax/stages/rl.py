@@ -61,8 +61,7 @@ def step(
     plan.saw(rows, verdicts.correct)
     with clock('reward'):
       reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
-      if asked.weights is not None:
-        reward = reward.replace(weight=exp.put_rows(asked.weights))
+      reward = reward.replace(weight=None if asked.weights is None else exp.put_rows(asked.weights))
       return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
 
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
@@ -77,8 +76,7 @@ def step(
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
   with clock('update'):
-    parts: list[dict[str, Any]] = []
-    filled = []
+    parts, filled = list[dict[str, Any]](), list[float]()
     for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches, lengths > 0):
       if parts and not lengths[chosen].any():  # no row of it is trained on
         continue
