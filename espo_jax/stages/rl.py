@@ -76,7 +76,7 @@ def step(
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
   with clock('update'):
-    parts, filled = list[dict[str, Any]](), list[float]()
+    parts, filled = list[dict[str, Any]](), list[Any]()
     for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches, lengths > 0):
       if parts and not lengths[chosen].any():  # no row of it is trained on
         continue

@@ -1,0 +1,60 @@
+"""Which problems of a pool are asked, and how many rows each has.
+
+  python -m espo_jax.sweep --sweep=experiments/sweeps/pool.py --workdir=runs/pool --output=experiments/results/pool
+
+Training repeats 256 problems, 16 in each rollout.
+
+| arm | problems | rows of a problem |
+|---|---|---|
+| `uniform` | as they come | 8 |
+| `four rows` | as they come | 4 |
+| `two draws` | as they come; groups of one kind are replaced from a second rollout | 8 |
+| `GRESO` | those whose last groups were of one kind are often passed over; replaced as well | 8 |
+| `DUET` | as they come | 1 to 16 by their gradient and length, within half of the tokens of `uniform` |
+| `DUET, abort` | as they come | likewise, and rows much longer than most are ended |
+
+The area is the mean test accuracy, from the start to half of the tokens that `uniform` decodes.
+"""
+
+from espo_jax.sweep import (
+  ACCURACY,
+  DECODED,
+  GREEDY,
+  RESPONSE_TOKENS,
+  SECONDS,
+  Column,
+  Sweep,
+  accuracy_at,
+  area_to,
+  share_of_tokens,
+)
+
+HALF = share_of_tokens('uniform', 0.5)
+
+
+def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
+  duet = {'allocation.name': 'duet', 'rollout.samples': 16}
+  abort = {'stop.name': 'duet_abort', 'stop.returns': 'drop', 'stop.duet_abort.grace': 3, 'advantage.baseline': 'all'}
+  return Sweep(
+    base=base,
+    common={'eval.every': 5, 'stop.shadow_share': 0.0, 'allocation.pool': 256},
+    arms={
+      'uniform': {},
+      'four rows': {'rollout.samples': 4},
+      'two draws': {'rollout.max_draws': 2},
+      'GRESO': {'allocation.name': 'greso', 'rollout.max_draws': 2},
+      'DUET': duet,
+      'DUET, abort': duet | abort,
+    },
+    baseline='uniform',
+    seeds=seeds,
+    columns=(
+      Column('area to half of uniform, %', area_to(HALF), 100, digits=2, against='difference'),
+      Column('accuracy at half of uniform, %', accuracy_at(HALF), 100, against='difference'),
+      DECODED,
+      ACCURACY,
+      GREEDY,
+      RESPONSE_TOKENS,
+      SECONDS,
+    ),
+  )
