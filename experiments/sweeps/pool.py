@@ -7,11 +7,11 @@ Training repeats 256 problems, 16 in each rollout.
 | arm | problems | rows of a problem |
 |---|---|---|
 | `uniform` | as they come | 8 |
-| `four rows` | as they come | 4 |
-| `two draws` | as they come; groups of one kind are replaced from a second rollout | 8 |
+| `four_rows` | as they come | 4 |
+| `two_draws` | as they come; groups of one kind are replaced from a second rollout | 8 |
 | `GRESO` | those whose last groups were of one kind are often passed over; replaced as well | 8 |
 | `DUET` | as they come | 1 to 16 by their gradient and length, within half of the tokens of `uniform` |
-| `DUET, abort` | as they come | likewise, and rows much longer than most are ended |
+| `DUET+abort` | as they come | likewise, and rows much longer than most are ended |
 
 The area is the mean test accuracy, from the start to half of the tokens that `uniform` decodes.
 """
@@ -40,11 +40,11 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     common={'eval.every': 5, 'stop.shadow_share': 0.0, 'allocation.pool': 256},
     arms={
       'uniform': {},
-      'four rows': {'rollout.samples': 4},
-      'two draws': {'rollout.max_draws': 2},
+      'four_rows': {'rollout.samples': 4},
+      'two_draws': {'rollout.max_draws': 2},
       'GRESO': {'allocation.name': 'greso', 'rollout.max_draws': 2},
       'DUET': duet,
-      'DUET, abort': duet | abort,
+      'DUET+abort': duet | abort,
     },
     baseline='uniform',
     seeds=seeds,

@@ -5,13 +5,13 @@
 | arm | which rows are left out | what is saved |
 |---|---|---|
 | `GRPO` | none | - |
-| `fewer rows` | two of eight rows are never sampled | decoding and the update |
+| `fewer_rows` | two of eight rows are never sampled | decoding and the update |
 | `random` | half of the rows at their 12th token, by lot | both |
 | `ARRoL` | half of the rows at their 12th token; likely successes more often, as its formula says | both |
 | `signed` | about half of the rows at their 12th token; the more frequent verdict more often, as its text says | both |
 | `ESPO` | rows that ESPO's rule stops; they score 0 | both |
-| `ESPO, drop` | the same, but they leave the batch | both |
-| `DUET's abort` | rows much longer than most; they score 0 and are not trained on | both |
+| `ESPO+drop` | the same, but they leave the batch | both |
+| `DUET_abort` | rows much longer than most; they score 0 and are not trained on | both |
 | `PODS` | the four rows of eight whose scores vary least | the update |
 
 The head of ARRoL's rules learns from 5 % of the pruned rows, which decode on. All decoded tokens are counted, these included.
@@ -47,13 +47,13 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     common={'eval.every': 5, 'stop.shadow_share': 0.0},
     arms={
       'GRPO': {},
-      'fewer rows': {'rollout.samples': 6},
+      'fewer_rows': {'rollout.samples': 6},
       'random': judged('arrol', balance=0.0),
       'ARRoL': judged('arrol'),
       'signed': judged('arrol_signed'),
       'ESPO': espo | {'stop.returns': 'zero'},
-      'ESPO, drop': espo | {'stop.returns': 'drop'},
-      "DUET's abort": {
+      'ESPO+drop': espo | {'stop.returns': 'drop'},
+      'DUET_abort': {
         'stop.name': 'duet_abort',
         'stop.returns': 'drop',
         'stop.duet_abort.grace': 3,
