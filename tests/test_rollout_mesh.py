@@ -6,34 +6,53 @@ import numpy as np
 import pytest
 from rollouts import EOS, HORIZON, PAD, PROMPTS, RULE, STATE, G, P, assert_same_rows, in_precision, model_of, run
 from rounding import gamma
+from test_head import random_head
 from tiny import first_params, tiny_experiment
 from tiny import run as train
 
-from espo_jax import compile_check, parallel, rollout
+from espo_jax import compile_check, parallel, rollout, stops
 from espo_jax.configs import ConfigError, validate
+from espo_jax.types import StopReason
 
 
-@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 4, 1), (2, 2, 2)])
-def test_a_sample_does_not_depend_on_the_mesh(shape, in_float64):
-  """Tokens to the bit, also under tensor parallelism."""
+def spread_over(shape, rule=RULE, state=STATE, prompts=PROMPTS):
+  """The rows that `run` gives, sampled on a mesh, and two prompts more."""
   model, params = model_of('shared')
   mesh = parallel.make_mesh(*shape)
   shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
   whole, rows = parallel.replicated(mesh), parallel.over_batch(mesh)
-  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), PROMPTS)  # as many as divide by every mesh
+  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), prompts)  # as many as divide by every mesh
   options = {'samples': G, 'horizon': HORIZON, 'end_tokens': (EOS,), 'pad_token': PAD, 'slots': 8, 'scan_length': 8}
-  spread = rollout.generate(
+  found = rollout.generate(
     model,
     jax.tree.map(jax.device_put, params, shardings),
-    RULE,
-    jax.device_put(in_precision(STATE), whole),
+    rule,
+    jax.device_put(in_precision(state), whole),
     jax.device_put(eight, rows),
     jax.device_put(jax.random.key(7), whole),
     shadow_share=jax.device_put(jnp.float32(0.5), whole),
     mesh=mesh,
     **options,
   )
-  assert_same_rows(run(), jax.device_get(spread), which_two=slice(P * G))
+  return jax.device_get(found)
+
+
+@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 4, 1), (2, 2, 2)])
+def test_a_sample_does_not_depend_on_the_mesh(shape, in_float64):
+  """Tokens to the bit, also under tensor parallelism."""
+  assert_same_rows(run(), spread_over(shape), which_two=slice(P * G))
+
+
+def test_neither_do_the_groups_that_end_nor_the_rows_that_are_begun(in_float64):
+  rule = stops.dead_groups(group_tokens=5, doubt=0.6)._replace(reason=StopReason.PRUNED)
+  rows = PROMPTS.replace(rows=np.array([3, 1, 2, 3, 1, 2], np.int32))
+  for shape, its in (((2, 2, 2), {'rule': rule, 'state': STATE.replace(head=random_head(3))}), ((1, 4, 1), {'prompts': rows})):
+    one, many = run(**its), spread_over(shape, **its)
+    for field in ('length', 'stop_reason', 'shadow'):
+      np.testing.assert_array_equal(getattr(many, field)[: P * G], getattr(one, field))
+    counts = np.arange(HORIZON) < one.length[:, None]
+    np.testing.assert_array_equal(np.where(counts, many.tokens[: P * G], 0), np.where(counts, one.tokens, 0))
+    assert (one.stop_reason == StopReason.PRUNED).any() or not one.full_length.all()
 
 
 def gathering(gather):
