@@ -377,13 +377,14 @@ def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) 
   """Makes the stop rule `name` with those constants of the config that it takes.
 
   Constants in the rule's own section replace those of `config.stop`. A user's rule takes constants from its own section only.
-  Where stopped rows return what the head expects, every rule has a head; where they are dropped, its stops prune rows.
+  Where stopped rows return what the head expects, every rule has a head. Where they are dropped or graded, its stops prune or
+  settle rows.
   """
   shared = {} if stops.is_users(name) else config.stop.to_dict()
   constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
-  if config.stop.returns == 'drop':
-    rule = rule._replace(reason=StopReason.PRUNED)
+  reasons = {'drop': StopReason.PRUNED, 'graded': StopReason.SETTLED}
+  rule = rule._replace(reason=reasons.get(config.stop.returns, StopReason.STOPPED))
   headless = config.stop.returns == 'head' and rule.init(1).adaptive.head is None
   return stops.with_head(rule, memory=config.stop.memory) if headless else rule
 

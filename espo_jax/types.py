@@ -65,10 +65,14 @@ class StopReason(enum.IntEnum):
   EOS = 1  # the row wrote an end token
   STOPPED = 2  # a stop rule ended the row, which returns what `stop.returns` says; ESPO's is an absorbing failure
   PRUNED = 3  # a stop rule ended the row, which then leaves the batch
+  SETTLED = 4  # a stop rule ended the row, whose text is graded as it stands
 
 
 def by_a_rule(reason: Values) -> Values:
-  """Returns whether a stop rule ended a row, by its `StopReason`, on the device or on the host that the array is on."""
+  """Returns whether a stop rule cut a row short, by its `StopReason`, on the device or on the host that the array is on.
+
+  A settled row was not cut: it has its answer.
+  """
   return (reason == StopReason.STOPPED) | (reason == StopReason.PRUNED)
 
 
@@ -165,7 +169,7 @@ class Trajectories(flax.struct.PyTreeNode):
   @property
   @takes_numpy
   def stopped(self) -> Bool[Array, 'N']:
-    """True where a stop rule ended the row, pruned rows included."""
+    """True where a stop rule cut the row short, pruned rows included and settled rows not."""
     return by_a_rule(self.stop_reason)
 
   @property

@@ -194,6 +194,10 @@ REFUSED = [
     {'objective.name': 'grpo', 'advantage.name': 'gdpo', 'reward.kl_coef': 0.1},
     "advantage.name = 'gdpo' reads the reward without",
   ),
+  ({'stop.returns': 'graded', 'stop.name': 'risk_control'}, "the rule 'risk_control' learns from rows that go on after a stop"),
+  ({'stop.name': 'duet_settled'}, 'stop.duet_settled.marker = (): the rule'),
+  ({'stop.name': 'duet_settled'}, "stop.duet_settled.look_from = 200: the rule 'duet_settled' can never fire"),
+  ({'stop.name': 'duet_settled'}, "stop.returns = 'fail': the rule 'duet_settled' ends rows that have their answer"),
   ({'learner.importance': 'sequence'}, "learner.importance = 'sequence': nothing has a weight while learner.importance_cap"),
 ]
 
@@ -318,7 +322,7 @@ def test_the_accuracy_without_stops_is_estimated_from_shadow_rows():
 
 
 def test_the_returns_are_those_of_the_package():
-  assert rewards.RETURNS == ('fail', 'zero', 'value', 'head', 'roulette', 'drop')
+  assert rewards.RETURNS == ('fail', 'zero', 'value', 'head', 'roulette', 'drop', 'graded')
   values = jnp.asarray([0.1, 0.9])
   assert rewards.stop_reward('fail', -1.5, values) == -1.5 and rewards.stop_reward('zero', -1.5, values) == 0.0
   np.testing.assert_array_equal(rewards.stop_reward('value', -1.5, values), values)

@@ -15,10 +15,12 @@ pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 
 ALL = tuple(stops.REGISTRY)
 JUDGING = ('arrol', 'arrol_signed')
+SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
-SMALL = {'deepconf': {'window': 4}} | {name: {'probe': 40} for name in JUDGING}  # rows of a few tokens stop with these
-STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', *HEADED))
+# Constants with which rows of a few tokens stop.
+SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED} | {name: {'probe': 40} for name in JUDGING}
+STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', 'duet_settled', *HEADED))
 
 
 def some_head() -> stops.Head:
@@ -38,7 +40,9 @@ def rollout(rule, state: Adaptive, regret, values, noise):
   state = state.replace(account=rule.init(1).adaptive.account)
 
   def step(carry, xs):
-    carry, stop, score = rule.update(carry, Observation(*xs, logprobs=-xs[0], confidence=xs[0]))
+    carry, stop, score = rule.update(
+      carry, Observation(*xs, -xs[0], margin=xs[0] + 0.5, confidence=xs[0], tokens=(8 * xs[2]).astype(jnp.int32))
+    )
     return carry, (carry.z, stop, score)
 
   final, (z, stop, score) = jax.lax.scan(step, rule.init(regret.shape[0], state), (regret.T, values.T, noise.T))
@@ -187,7 +191,8 @@ def test_a_disabled_rule_never_stops(name):
   regret, values, noise = rows(seed=5, count=50)
   far = 0 if name in (*HEADED, *SMALL) else 1e6  # a forecast of such rows would be anything, and they would be confident
   low = name not in (*JUDGING, 'duet_abort')  # these stop rows by a high draw
-  observed = (regret + far, values - far, noise * 1e-6 if low else 1 - noise * 1e-6)
+  draws = noise if name == 'duet_settled' else noise * 1e-6 if low else 1 - noise * 1e-6
+  observed = (regret + far, values - far, draws)
   beta = {'deepconf': -5.0, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])
   assert not stopped(False).any()

@@ -206,7 +206,7 @@ SCHEMA = section(
     momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
     returns=Field(
       'fail',
-      "What a stopped row returns: stop.fail_reward, 0, the critic's or the head's value, its own end; 'drop': none.",
+      "A stopped row's return: stop.fail_reward, 0, a value of critic or head, its own end; none, or its grade.",
       Names(RETURNS),
       OURS,
     ),
@@ -232,6 +232,14 @@ SCHEMA = section(
       "The constants of the rule 'dead_groups', which ends all rows of a prompt at once.",
       group_tokens=Field(64, 'The tokens of each row by which a group is judged.', ABOVE_0, OURS),
       doubt=Field(0.05, 'The highest probability of differing verdicts at which a group is ended.', SHARE, OURS),
+    ),
+    duet_settled=section(
+      "The constants of the rule 'duet_settled', which ends rows that write their answer with confidence.",
+      marker=Field((), 'The token ids with which a final answer begins.', None, UNPUBLISHED),
+      look_from=Field(200, 'The first token at which the marker is looked for.', AT_LEAST_0, UNPUBLISHED),
+      gap=Field(0.8, 'The difference of the two highest probabilities above which a token counts.', SHARE, UNPUBLISHED),
+      streak=Field(5, 'The number of such tokens in a row.', ABOVE_0, PUBLISHED),
+      forgiven=Field(0.05, 'The probability with which the last token of a streak does not count.', SHARE, PUBLISHED),
     ),
     duet_abort=section(
       "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",

@@ -40,6 +40,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _priced(config, rule)
   for rule in set(_JUDGING) & arms:
     yield from _judging(config, rule)
+  if 'duet_settled' in arms:
+    yield from _settled(config)
   if 'duet_abort' in arms and s.duet_abort.grace >= config.rollout.horizon:
     yield (
       f"stop.duet_abort.grace = {s.duet_abort.grace}: the rule 'duet_abort' can never fire within rollout.horizon = "
@@ -75,9 +77,13 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why what a stopped row returns does not fit the reward or the objective."""
   s, reward = config.stop, config.reward
-  if s.returns not in ('head', 'roulette', 'drop') or any(method_problems(config)):
+  if s.returns not in ('head', 'roulette', 'drop', 'graded') or any(method_problems(config)):
     return  # wrong names leave open what the reward reads and whether there is a critic
   where = f'stop.returns = {s.returns!r}'
+  if s.returns == 'graded':
+    for rule in {*config.baselines, s.name} & {*_WITH_HEAD, 'risk_control'}:
+      yield f'{where}: the rule {rule!r} learns from rows that go on after a stop, and graded rows do not; fix: another rule'
+    return
   if s.returns == 'drop':
     if config.rollout.serial.inducer:
       yield f"{where}: a serial rollout cuts full responses, which must not be dropped; fix: stop.returns = 'zero'"
@@ -152,6 +158,25 @@ def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
     yield (
       f'stop.{rule}.kept = {own.kept} is outside [stop.{rule}.least_kept, stop.{rule}.most_kept] = [{own.least_kept}, '
       f'{own.most_kept}]; fix: inside'
+    )
+
+
+def _settled(config: ml_collections.ConfigDict) -> Iterator[str]:
+  own, horizon = config.stop.duet_settled, config.rollout.horizon
+  if not own.marker or not all(isinstance(token, int) for token in own.marker):
+    yield (
+      f"stop.duet_settled.marker = {own.marker!r}: the rule 'duet_settled' waits for these token ids; fix: those of the text "
+      "before an answer, such as the tokenizer's for '####'"
+    )
+  if own.look_from + own.streak > horizon:
+    yield (
+      f"stop.duet_settled.look_from = {own.look_from}: the rule 'duet_settled' can never fire within rollout.horizon = "
+      f'{horizon}; fix: fewer tokens'
+    )
+  if config.stop.returns != 'graded':
+    yield (
+      f"stop.returns = {config.stop.returns!r}: the rule 'duet_settled' ends rows that have their answer; "
+      "fix: stop.returns = 'graded'"
     )
 
 

@@ -81,7 +81,7 @@ def candidates(
     for values in itertools.product(*(grid[constant] for constant in varied)):
       constants = {name: type(defaults[name])(value) for name, value in zip(varied, values, strict=True)}
       rule = make_rule(config, name, **constants)
-      if all(getattr(recordings, read) is not None for read in rule.reads):
+      if all(getattr(recordings, read, None) is not None for read in rule.reads):
         found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))
   return found
 

@@ -29,7 +29,7 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
     return jnp.reshape(x, (-1, samples, *x.shape[1:]))
 
   correct, reasoned = grouped(jnp.where(rows.stopped, 0.0, verdicts.correct)), grouped(verdicts.reasoned)
-  ended = rows.stop_reason == StopReason.EOS
+  ended = (rows.stop_reason == StopReason.EOS) | (rows.stop_reason == StopReason.SETTLED)
   return {
     'correct': correct,
     'lengths': grouped(rows.length),

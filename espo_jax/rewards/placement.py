@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from espo_jax.types import Reward, Trajectories, takes_numpy
 
-RETURNS = ('fail', 'zero', 'value', 'head', 'roulette', 'drop')  # what a stopped row may return: see `stop_reward`
+RETURNS = ('fail', 'zero', 'value', 'head', 'roulette', 'drop', 'graded')  # what a stopped row may return: see `stop_reward`
 
 
 @takes_numpy
@@ -18,7 +18,7 @@ def stop_reward(
     returns: 'fail' is ESPO's absorbing failure, and 'zero' pays nothing. 'value' pays what the critic expects,
       and 'head' the probability that the row ends right by the head of `stops.with_head` (both ours). 'roulette' pays a cut row
       what the critic expects, and corrects for it by rows that went on: see `learner.roulette`. A row that 'drop' takes out
-      of the batch pays nothing.
+      of the batch pays nothing, and one that is 'graded' is not a stopped row.
     fail: `r_fail` of 'fail'.
     values: The value of each row's last state.
     success: The head's probability at each row's last token, which 'head' needs.

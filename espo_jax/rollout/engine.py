@@ -220,8 +220,9 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  computed = {'logprobs': lambda _: logprobs, 'entropy': entropy, 'margin': margin, 'confidence': confidence}
-  on_demand = {name: computed[name](logits) for name in setup.rule.reads}
+  of_logits = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
+  known = {'logprobs': logprobs, 'tokens': tokens}
+  on_demand = {name: known[name] if name in known else of_logits[name](logits) for name in setup.rule.reads}
   observed = Observation(regret, values, noise[:, 1], **on_demand)
   stop_state, stop, z = setup.rule.update(slots.stop, observed)
 
@@ -229,7 +230,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in setup.end_tokens])
   stopped = counts & stop & ~ended
   full_length = row.full_length + row.alive
-  alive = row.alive & ~ended & ~(stopped & ~slots.shadow) & (full_length < slots.limit)
+  goes_on = slots.shadow & (setup.rule.reason != StopReason.SETTLED)  # a settled row is graded on what it has
+  alive = row.alive & ~ended & ~(stopped & ~goes_on) & (full_length < slots.limit)
   states, caches = _policy_reads(setup, slots, tokens, alive, noise)
   new_row = row.replace(
     length=row.length + counts,

@@ -18,7 +18,7 @@ from espo_jax.model import ModelConfig, prefill_columns, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.parallel.memory import during
 from espo_jax.rollout import Serial, row_steps
-from espo_jax.types import Metrics, Trajectories, Verdicts
+from espo_jax.types import Metrics, StopReason, Trajectories, Verdicts
 
 
 @functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shadow_share', 'shards', 'serial'))
@@ -132,8 +132,10 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
   counted = {'samples': r.samples, 'parts': r.parts, 'slots': r.slots, 'serial': exp.serial}
   counted['shadow_share'] = float(exp.config.stop.shadow_share)
   shards = parallel.batch_shards(exp.mesh)
+  settled = {'stop/settled': _settled(rows)} if exp.config.stop.returns == 'graded' else {}
   return (
-    rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
+    settled
+    | rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
     | stop_metrics(state, rows, verdicts.correct)
     | depth_metrics(rows, config=exp.model.config)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
@@ -179,6 +181,11 @@ class Clock:
     with during(phase):
       yield
     self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@jax.jit
+def _settled(rows: Trajectories) -> Array:
+  return (rows.stop_reason == StopReason.SETTLED).sum()
 
 
 @jax.jit

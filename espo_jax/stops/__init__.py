@@ -4,7 +4,8 @@ These places of the code handle a stopped row, in this order:
 
 1. `rollout/engine.py` passes each token's regret and value to the rule (`StopRule.update`), which returns a stop.
 2. The row's `stop_reason` becomes `STOPPED`, unless the same token is an end token: then the answer is complete. Where
-   stopped rows are dropped it becomes `PRUNED`, and such a row is not trained on.
+   stopped rows are dropped it becomes `PRUNED`, and such a row is not trained on. Where they are graded it becomes `SETTLED`,
+   and such a row counts as one that ended by itself.
 3. A share of the stopped rows, the shadow rows, decodes on: `length` is the stop, `full_length` the end.
 4. `Experiment.grade` reads the whole text, so a shadow row's verdict shows whether the stop lost a correct answer.
 5. `rewards.observed` counts a stopped row as wrong. `rewards.token_rewards` puts what it returns on its last token. A pruned
@@ -23,6 +24,7 @@ from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
 from espo_jax.stops.duet_abort import duet_abort
+from espo_jax.stops.duet_settled import duet_settled, top_gap
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
@@ -62,6 +64,7 @@ __all__ = [
   'dead_groups',
   'deepconf',
   'duet_abort',
+  'duet_settled',
   'espo',
   'fit_head',
   'forecast',
@@ -81,6 +84,7 @@ __all__ = [
   'risk_control',
   'signed_survival',
   'surrogate_regret',
+  'top_gap',
   'update_gate',
   'value_only',
   'wald',

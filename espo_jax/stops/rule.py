@@ -43,6 +43,7 @@ class Observation(NamedTuple):
     entropy: The entropy of that distribution, in nats.
     margin: The log-probability of the likeliest token minus that of the second.
     confidence: Minus the mean log-probability of the 20 likeliest tokens, in nats.
+    tokens: The sampled token.
   """
 
   regret: Float[Array, 'B']
@@ -52,6 +53,7 @@ class Observation(NamedTuple):
   entropy: Float[Array, 'B'] | None = None
   margin: Float[Array, 'B'] | None = None
   confidence: Float[Array, 'B'] | None = None
+  tokens: Int[Array, 'B'] | None = None
 
 
 class Hindsight(NamedTuple):
@@ -109,7 +111,8 @@ class StopRule(NamedTuple):
       that learn from `hindsight` need that argument.
     reads: The names of the arrays of `Observation` with a default that `update` reads. The engine computes no others.
     group: How the rule ends all rows of a prompt at once; None if it does not.
-    reason: What a stop makes of a row: `STOPPED`, or `PRUNED` where the row then leaves the batch.
+    reason: What a stop makes of a row: `STOPPED`, `PRUNED` where the row then leaves the batch, or `SETTLED` where its text is
+      graded as it stands.
   """
 
   init: Callable[..., StopState]
