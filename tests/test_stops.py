@@ -40,9 +40,9 @@ def rollout(rule, state: Adaptive, regret, values, noise):
   state = state.replace(account=rule.init(1).adaptive.account)
 
   def step(carry, xs):
-    carry, stop, score = rule.update(
-      carry, Observation(*xs, -xs[0], margin=xs[0] + 0.5, confidence=xs[0], tokens=(8 * xs[2]).astype(jnp.int32))
-    )
+    tokens = (8 * xs[2]).astype(jnp.int32)
+    seen = Observation(*xs, -xs[0], margin=xs[0] + 0.5, confidence=xs[0], tokens=tokens)
+    carry, stop, score = rule.update(carry, seen)
     return carry, (carry.z, stop, score)
 
   final, (z, stop, score) = jax.lax.scan(step, rule.init(regret.shape[0], state), (regret.T, values.T, noise.T))
