@@ -212,7 +212,6 @@ CASES = {
   'stops.fit_head': (lambda seen: stops.fit_head(stops.new_head(), seen, memory=0.5), HINDSIGHT),
   'stops.head_calibration': (lambda seen: stops.head_calibration(stops.forecasts(stops.new_head(), seen), seen), HINDSIGHT),
   'stops.group_is_dead': (lambda p: stops.group_is_dead(p, 0.5), RNG.integers(1, 32, (P, G)) / 32),
-  'stops.top_gap': (stops.top_gap, OBSERVED),
   'stops.bin_posterior': (stops.bin_posterior, RNG.integers(0, 9, V) * 1.0, RNG.integers(0, 9, V) * 1.0),
   'stops.arrol_survival': (
     functools.partial(stops.arrol_survival, kept=0.5, balance=0.5, least=0.1, most=0.9),

@@ -24,7 +24,7 @@ from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
 from espo_jax.stops.duet_abort import duet_abort
-from espo_jax.stops.duet_settled import duet_settled, top_gap
+from espo_jax.stops.duet_settled import duet_settled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
@@ -84,7 +84,6 @@ __all__ = [
   'risk_control',
   'signed_survival',
   'surrogate_regret',
-  'top_gap',
   'update_gate',
   'value_only',
   'wald',

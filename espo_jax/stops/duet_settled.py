@@ -47,7 +47,7 @@ def duet_settled(
     assert seen.tokens is not None  # the rule reads them
     newest, count, written, settling, sure = row  # the last tokens, their number, the marker came, it was seen, the streak
     settling = settling | (written & (count >= look_from) & (count % _LOOK_EVERY == 0))
-    counts = settling & (top_gap(seen) > gap)
+    counts = settling & (_top_gap(seen) > gap)
     sure = jnp.where(counts, sure + 1.0, 0.0)
     sure = jnp.where((sure >= streak) & (seen.noise < forgiven), streak - 1.0, sure)
     newest = jnp.where(places[None] == len(marker) - 1, seen.tokens[:, None], jnp.roll(newest, -1, axis=1))
@@ -62,7 +62,7 @@ def duet_settled(
   return controlled_rule(score, at_beta, still, Memory(first, step, frozenset({'logprobs', 'margin', 'tokens'})))
 
 
-def top_gap(seen: Observation) -> Float[Array, 'B']:
+def _top_gap(seen: Observation) -> Float[Array, 'B']:
   """Returns the difference of the probabilities of the two likeliest tokens."""
   assert seen.logprobs is not None and seen.margin is not None  # the rule reads them
   likeliest = jnp.exp(seen.regret + seen.logprobs)
