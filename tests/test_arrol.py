@@ -60,7 +60,7 @@ def rules(**constants):
 
 def state_of(rule, head=None):
   account = rule.init(1).adaptive.account
-  return STATE.replace(head=head or random_head(3), account=account, beta=jnp.float32(0.0))
+  return STATE.replace(head=head or random_head(12), account=account, beta=jnp.float32(0.0))
 
 
 def prunes(rule):
@@ -104,7 +104,7 @@ def test_random_pruning_keeps_the_share_that_it_should():
 def test_counts_are_those_of_the_judged_rows_in_the_heads_bins():
   """The counts of two batches in plain Python: rows of less than `probe` tokens were not judged."""
   rule, memory = stops.arrol(probe=4, memory=0.75), 0.75
-  adaptive = rule.init(1).adaptive.replace(head=random_head(3), enabled=jnp.asarray(True))
+  adaptive = rule.init(1).adaptive.replace(head=random_head(12), enabled=jnp.asarray(True))
   right, wrong = np.zeros((2, stops.ARROL_BINS))
   for seed in (0, 1):
     seen, _ = batch(np.random.default_rng(seed), count=60)

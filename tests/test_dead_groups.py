@@ -37,7 +37,7 @@ FIELDS = ('tokens', 'length', 'stop_reason', 'shadow')
 
 def test_groups_end_where_the_forecasts_of_their_first_tokens_say_so(in_float64):
   """The judgement in plain numpy, from a rollout of the same rows that nothing ended."""
-  head, doubt = random_head(3), 0.6
+  head, doubt = random_head(12), 0.6
   rule, state = rule_of(head, doubt)
   free = run(rule=rule, state=state.replace(enabled=jnp.asarray(False)))
   last = np.minimum(free.full_length, TOKENS) - 1
@@ -55,7 +55,7 @@ def test_groups_end_where_the_forecasts_of_their_first_tokens_say_so(in_float64)
 
 @pytest.mark.parametrize(('slots', 'scan'), [(0, 3), (5, 4), (7, 24)])
 def test_the_rows_do_not_depend_on_slots_and_chunks(slots, scan, in_float64):
-  rule, state = rule_of(random_head(3), 0.6)
+  rule, state = rule_of(random_head(12), 0.6)
   whole, other = run(rule=rule, state=state), run(rule=rule, state=state, slots=slots, scan=scan)
   for field in ('length', 'stop_reason', 'shadow'):
     np.testing.assert_array_equal(getattr(other, field), getattr(whole, field))
@@ -66,7 +66,7 @@ def test_the_rows_do_not_depend_on_slots_and_chunks(slots, scan, in_float64):
 
 @pytest.mark.parametrize(('doubt', 'enabled'), [(0.0, True), (0.6, False)])
 def test_without_doubt_or_before_the_gate_opens_no_group_ends(doubt, enabled, in_float64):
-  rule, state = rule_of(random_head(3), doubt)
+  rule, state = rule_of(random_head(12), doubt)
   rows = run(rule=rule, state=state.replace(enabled=jnp.asarray(enabled)))
   free = run(rule=stops.never())
   for field in FIELDS:
@@ -74,7 +74,7 @@ def test_without_doubt_or_before_the_gate_opens_no_group_ends(doubt, enabled, in
 
 
 def test_a_group_is_judged_soon_after_its_rows_have_their_tokens(in_float64):
-  rule, state = rule_of(random_head(3), 0.6)
+  rule, state = rule_of(random_head(12), 0.6)
   rows = run(rule=rule, state=state, shadow=0.0, scan=24)
   dead = rows.stop_reason == StopReason.PRUNED
   assert dead.any() and (rows.full_length[dead] <= 2 * TOKENS).all()

@@ -19,7 +19,7 @@ from espo_jax.stages import rl
 from espo_jax.stops import Head, Hindsight, Observation, Regression, evidence
 from espo_jax.types import StopReason
 
-FEATURES = 9
+FEATURES = 21
 BETA = 0.125  # exact in any precision
 VALUE, SURPRISE = 3, 6  # the features that the tests below steer: the value's change, the mean surprise
 
@@ -32,7 +32,8 @@ def head_of(success, remaining, platt=(1.0, 0.0)) -> Head:
 
 def random_head(seed=0) -> Head:
   rng = np.random.default_rng(seed)
-  return head_of(rng.normal(0, 1, FEATURES), rng.normal(0, 0.5, FEATURES), (0.7, -0.2))
+  scale = np.where(np.arange(FEATURES) < 9, 1.0, 0.05)  # octaves alone stop no row
+  return head_of(scale * rng.normal(0, 1, FEATURES), scale * rng.normal(0, 0.5, FEATURES), (0.7, -0.2))
 
 
 # -------------------------------------------------------------------------------------------------------------- regressions
@@ -81,14 +82,15 @@ def plain_features(regret, values, logprobs):
     smooth, late = 0.9 * smooth + 0.1 * regret[t], 0.9 * late - 0.1 * logprobs[t]
     most, mean = regret[: t + 1].max(), -logprobs[: t + 1].sum() / (t + 11)
     change = values[t] - values[0]
-    found.append([1, values[0], 1, change, np.log1p(smooth), np.log1p(most), mean, late, np.log1p(t + 1)])
+    octave = np.arange(12) == min(int(np.log2(t + 1)), 11)
+    found.append([1, values[0], 1, change, np.log1p(smooth), np.log1p(most), mean, late, np.log1p(t + 1), *octave])
   return np.array(found)
 
 
 def plain_scores(name, head, x, value):
   """The rule's score after each token of one row, in float64."""
   success, remaining, platt = (np.asarray(its.weights, np.float64) for its in (head.success, head.remaining, head.platt))
-  start = np.array([1, value, 0, 0, 0, 0, 0, 0, 0])
+  start = np.array([1, value, *np.zeros(FEATURES - 2)])
   p, p_0 = (1 / (1 + np.exp(-(platt[0] * (a @ success) + platt[1]))) for a in (x, start))
   left, left_0 = (np.exp(a @ remaining) for a in (x, start))
   if name == 'own_price':
@@ -97,12 +99,12 @@ def plain_scores(name, head, x, value):
 
 
 def rule_with(name, head, **constants):
-  return stops.with_head(stops.REGISTRY[name](**constants), head=head)
+  return stops.with_head(stops.REGISTRY[name](least_batches=0, **constants), head=head)
 
 
 @pytest.mark.parametrize('name', ['own_price', 'wald'])
 def test_the_engine_scores_every_token_as_the_formula_says(name, in_float64):
-  head = random_head(3)
+  head = random_head(12)
   rule = rule_with(name, head)
   rows = run(rule=rule, state=STATE.replace(beta=jnp.float32(BETA), head=head), shadow=1.0)
   assert 0 < (rows.stop_reason == StopReason.STOPPED).sum() < len(rows.length)
@@ -115,7 +117,7 @@ def test_the_engine_scores_every_token_as_the_formula_says(name, in_float64):
 
 
 def test_a_sample_depends_neither_on_slots_nor_on_chunks(in_float64):
-  head = random_head(3)
+  head = random_head(12)
   state, rule = STATE.replace(beta=jnp.float32(BETA), head=head), rule_with('own_price', head)
   whole, other = run(rule=rule, state=state), run(rule=rule, state=state, slots=5, scan=3)
   for field in ('tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
@@ -159,10 +161,39 @@ def test_which_rows_are_not_worth_their_tokens(name, p, left, stopped):
 
 @pytest.mark.parametrize('name', ['own_price', 'wald'])
 def test_a_kappa_of_zero_stops_nothing_and_neither_does_a_new_head(name):
-  rule = stops.REGISTRY[name]()
-  for beta, head in ((np.inf, random_head(3)), (0.223, stops.new_head())):
+  rule = stops.REGISTRY[name](least_batches=1)
+  young = random_head(12).replace(batches=jnp.int32(0))
+  for beta, head in ((np.inf, random_head(12)), (0.223, stops.new_head()), (0.0, young)):
     rows = run(rule=rule, state=STATE.replace(beta=jnp.float32(beta), head=head))
     assert not (rows.stop_reason == StopReason.STOPPED).any()
+
+
+def test_the_head_is_right_about_the_first_tokens_too():
+  """A line through the tokens is not: rows of 40 tokens whose chance falls at the twentieth, and a fresh row among them."""
+  rng, count, horizon = np.random.default_rng(1), 400, 41
+  head, at = stops.new_head(), np.arange(1, horizon + 1)
+  for _ in range(12):
+    correct = rng.permutation(count) < 0.3 * count
+    noise = rng.exponential(0.1, (count, horizon)) + ((at >= 20) & ~correct[:, None]) * 1.0
+    seen = Observation(*(jnp.asarray(x, jnp.float32) for x in (noise, 0 * noise + 0.3, 0 * noise, -noise)))
+    ones = jnp.ones(count)
+    told = Hindsight(
+      jnp.zeros((count, horizon)),
+      40 * ones.astype(jnp.int32),
+      jnp.asarray(correct, jnp.float32),
+      ones,
+      seen,
+      jnp.zeros(count, jnp.int32),
+    )
+    head = stops.fit_head(head, told, memory=0.9)
+  after, start = stops.forecasts(head, told), stops.forecast(head, evidence.at_start(evidence.along(seen, told.begins)))
+  assert abs(start.success[0, 0] - 0.3) < 0.05 and abs(start.remaining[0, 0] / 40 - 1) < 0.05
+  for t in (0, 1, 3, 7):
+    assert abs(after.success[:, t].mean() - 0.3) < 0.1
+    assert abs(after.remaining[:, t].mean() / (39 - t) - 1) < 0.1
+  worse = np.log(start.success[:, :1] / after.success * after.remaining / start.remaining[:, :1])
+  assert (worse[:, 0] < 0.223).mean() > 0.9 and (worse[:, :12] < 0.223).mean() > 0.85
+  assert (worse[~correct, 30] > 0.223).mean() > 0.95
 
 
 # ------------------------------------------------------------------------------------------------------- learning from batches

@@ -49,12 +49,12 @@ MAKESPAN = {
     (stops.value_only(), 0.3),
     (stops.random_stop(), 2.5),
     (stops.mean_logprob(least_tokens=3), 1.4),
-    (stops.own_price(), 0.125),
+    (stops.own_price(least_batches=0), 0.125),
   ],
   ids=['espo', 'value_only', 'random', 'mean_logprob', 'own_price'],
 )
 def test_a_replay_stops_where_the_engine_does(rule, beta):
-  adaptive = STATE.replace(beta=jnp.float32(beta), head=random_head(3))
+  adaptive = STATE.replace(beta=jnp.float32(beta), head=random_head(12))
   whole, wanted = run(rule=NEVER), run(rule=rule, state=adaptive, shadow=0.0)
   keys = sampling.row_keys(jax.random.key(7), jnp.asarray(PROMPTS.ids), G)
   noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]

@@ -46,7 +46,7 @@ def test_a_sample_does_not_depend_on_the_mesh(shape, in_float64):
 def test_neither_do_the_groups_that_end_nor_the_rows_that_are_begun(in_float64):
   rule = stops.dead_groups(group_tokens=5, doubt=0.6)._replace(reason=StopReason.PRUNED)
   rows = PROMPTS.replace(rows=np.array([3, 1, 2, 3, 1, 2], np.int32))
-  for shape, its in (((2, 2, 2), {'rule': rule, 'state': STATE.replace(head=random_head(3))}), ((1, 4, 1), {'prompts': rows})):
+  for shape, its in (((2, 2, 2), {'rule': rule, 'state': STATE.replace(head=random_head(12))}), ((1, 4, 1), {'prompts': rows})):
     one, many = run(**its), spread_over(shape, **its)
     for field in ('length', 'stop_reason', 'shadow'):
       np.testing.assert_array_equal(getattr(many, field)[: P * G], getattr(one, field))

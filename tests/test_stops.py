@@ -20,12 +20,13 @@ ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
 # Constants with which rows of a few tokens stop.
 SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED} | {name: {'probe': 40} for name in JUDGING}
+SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald')}
 STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', 'duet_settled', *HEADED))
 
 
 def some_head() -> stops.Head:
   rng, fresh = np.random.default_rng(6), stops.new_head()
-  success, remaining = (its.replace(weights=jnp.asarray(rng.normal(0, 0.5, 9), jnp.float32)) for its in (fresh.success,) * 2)
+  success, remaining = (its.replace(weights=jnp.asarray(rng.normal(0, 0.5, 21), jnp.float32)) for its in (fresh.success,) * 2)
   return fresh.replace(success=success, remaining=remaining)
 
 

@@ -217,6 +217,7 @@ SCHEMA = section(
     budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
     memory=Field(0.9, "The share of sums over earlier batches that 'risk_control' and the head keep.", SHARE, OURS),
     min_saving=Field(0.1, "The share of a fresh row's tokens that must be left where 'own_price' stops a row.", SHARE, OURS),
+    least_batches=Field(5, "The batches that a head is fitted to before 'own_price' and 'wald' stop a row.", AT_LEAST_0, OURS),
     window=Field(2048, "The last tokens of a row whose mean confidence 'deepconf' reads.", ABOVE_0, PUBLISHED),
     least_tokens=Field(16, "The tokens of a row before which 'mean_logprob' does not stop it.", ABOVE_0, OURS),
     regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),

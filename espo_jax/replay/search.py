@@ -80,7 +80,8 @@ def candidates(
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
       constants = {name: type(defaults[name])(value) for name, value in zip(varied, values, strict=True)}
-      rule = make_rule(config, name, **constants)
+      fitted = {'least_batches': 0} if 'least_batches' in takes else {}  # the recordings are one batch
+      rule = make_rule(config, name, **constants, **fitted)
       if all(getattr(recordings, read, None) is not None for read in rule.reads):
         found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))
   return found

@@ -9,6 +9,7 @@ from espo_jax.stops.rule import Observation
 
 READS = frozenset({'logprobs'})  # what `step` reads on demand
 _SMOOTHING = 0.9  # of the two smoothed features, which average over about ten tokens
+OCTAVES = 12  # of the number of tokens: 1, 2 to 3, 4 to 7, ..., 2048 and more
 _CALM = 10.0  # tokens without surprise with which the mean begins, so that a single first token says little
 
 
@@ -55,10 +56,13 @@ def features(evidence: Evidence) -> Float[Array, '*B F']:
 
   None depends on the horizon, on the other rows of the group or on the schedule. Regrets are on a log scale, because a single
   one may be large. The third is 0 at the start alone: all features of tokens are 0 there, which is far from any token, so a
-  line through the tokens would miss the start.
+  line through the tokens would miss the start. The last ones tell in which octave the number of tokens lies, so that means are
+  right at every length: a line alone is far off at the first tokens, where a rule that compares a row with its start decides.
   """
   e = evidence
-  return jnp.stack(
+  reached = jnp.stack([e.tokens >= 2**octave for octave in range(OCTAVES)], axis=-1)
+  within = reached & ~jnp.concatenate([reached[..., 1:], jnp.zeros_like(reached[..., :1])], axis=-1)
+  own = jnp.stack(
     [
       jnp.ones_like(e.tokens),
       e.first_value,
@@ -72,6 +76,7 @@ def features(evidence: Evidence) -> Float[Array, '*B F']:
     ],
     axis=-1,
   )
+  return jnp.concatenate([own, within.astype(own.dtype)], axis=-1)
 
 
 def along(seen: Observation, begins: Int[Array, 'N']) -> Evidence:

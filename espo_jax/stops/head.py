@@ -57,7 +57,8 @@ def fit_head(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2)
   """Fits the head to a batch: every token at which a row could have been stopped is a sample, and so is the row's start.
 
   The tokens of all rows together weigh as much as there are rows, because the tokens of a row share its verdict. So do the
-  starts, from which every row is judged.
+  starts, from which every row is judged. A row's `t`-th token weighs as `1 / t`, so that each octave of tokens weighs the same:
+  an early stop saves most.
 
   Args:
     head: The head before the batch.
@@ -68,7 +69,7 @@ def fit_head(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2)
   evidence = along(hindsight.seen, hindsight.begins)
   begun = jax.tree.map(lambda x: x[:, -1:], at_start(evidence))
   samples = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), begun, evidence)
-  tokens = _known(hindsight) * hindsight.weight[:, None]
+  tokens = _known(hindsight) * hindsight.weight[:, None] / jnp.maximum(evidence.tokens, 1.0)
   tokens = tokens * (hindsight.weight.sum() / jnp.maximum(tokens.sum(), 1e-8))
   weight = jnp.concatenate([hindsight.weight[:, None], tokens], axis=1)
   right = jnp.broadcast_to(hindsight.correct[:, None], weight.shape).reshape(-1)

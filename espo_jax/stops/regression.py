@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.types import takes_numpy
 
-FEATURES = 9  # `F`, the features of `evidence.features`
+FEATURES = 21  # `F`, the features of `evidence.features`
 LONGEST = 20.0  # the bound on the logarithm of a Poisson mean
 _RIDGE = 1e-2
 _PRIOR = 5.0  # the curvature of a regression that has seen nothing, per feature
