@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.metadata
+import inspect
 import os
 from typing import Any
 
@@ -46,10 +47,14 @@ def typechecker(function):
 
   @functools.wraps(function)
   def init(*args, **kwargs):  # a tree operation rebuilds a dataclass around anything: shapes, shardings, None
-    if all(isinstance(x, jax.Array) for x in jax.tree.leaves((args[1:], kwargs), is_leaf=lambda x: x is None)):
+    if all(isinstance(x, jax.Array) for x in jax.tree.leaves((args[1:], kwargs), is_leaf=_no_tree)):
       checked(*args, **kwargs)
 
   return init
+
+
+def _no_tree(x):
+  return x is None or inspect.isgenerator(x)
 
 
 jaxtyping.install_import_hook('espo_jax', 'conftest.typechecker')  # before anything imports the package
