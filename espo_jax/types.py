@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-Values = TypeVar('Values', jax.Array, np.ndarray)
+AnyArray = TypeVar('AnyArray', jax.Array, np.ndarray)
 Function = TypeVar('Function', bound=Callable[..., Any])
 _TAKING: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
@@ -68,7 +68,7 @@ class StopReason(enum.IntEnum):
   SETTLED = 4  # a stop rule ended the row, whose text is graded as it stands
 
 
-def by_a_rule(reason: Values) -> Values:
+def by_a_rule(reason: AnyArray) -> AnyArray:
   """Returns whether a stop rule cut a row short, by its `StopReason`, on the device or on the host that the array is on.
 
   A settled row was not cut: it has its answer.
@@ -216,7 +216,7 @@ class Trajectories(flax.struct.PyTreeNode):
     return self.stop_reason == StopReason.LENGTH
 
 
-def values_seen(values: Values, critic_every: int) -> Values:
+def values_seen(values: AnyArray, critic_every: int) -> AnyArray:
   """Returns the values that the stop rule saw, on the device or on the host that the values are on.
 
   Args:

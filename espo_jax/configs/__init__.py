@@ -1,5 +1,6 @@
 """Describes experiments as data: every field with its default, and the checks that run before a device is touched."""
 
+from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
 from espo_jax.configs.defaults import AUTO, STAGES, default_config
@@ -19,6 +20,7 @@ __all__ = [
   'best_dtype',
   'default_config',
   'flatten',
+  'is_ragged',
   'load_config',
   'logit_chunk',
   'max_draws',

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from espo_jax import objectives
+from espo_jax import objectives, tasks
+
+
+def is_ragged(config: ml_collections.ConfigDict) -> bool:
+  """Whether the config's allocator may give problems different numbers of rows."""
+  return tasks.ALLOCATORS[config.allocation.name]().share_out is not None
 
 
 def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -19,13 +24,13 @@ def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     return
   if a.pool < r.prompts:
     yield f'allocation.pool = {a.pool}: a rollout has rollout.prompts = {r.prompts} problems; fix: at least so many'
-  if a.name == 'duet':
+  if is_ragged(config):
     yield from _ragged(config)
 
 
 def _ragged(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why problems cannot have different numbers of rows."""
-  r, where = config.rollout, "allocation.name = 'duet'"
+  r, where = config.rollout, f'allocation.name = {config.allocation.name!r}'
   advantage = config.advantage.name or objectives.default_advantage(config.objective.name)
   if objectives.ADVANTAGES[advantage].critic:
     yield f"advantage.name = {advantage!r}: {where} needs one advantage per row; fix: objective.name = 'grpo'"

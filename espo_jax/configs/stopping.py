@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator
 
 import ml_collections
 
-from espo_jax import registry, rewards, stops
+from espo_jax import registry, rewards, stops, tasks
+from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
@@ -195,8 +196,9 @@ def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
       f"rollout.serial.inducer = {inducer!r}: the rule 'dead_groups' ends all rows of a prompt, of which a serial rollout cuts "
       "one; fix: rollout.serial.inducer = ''"
     )
-  if config.allocation.name == 'duet':
-    yield "allocation.name = 'duet': the rule 'dead_groups' judges all rows of a prompt; fix: another allocator"
+  allocator = config.allocation.name
+  if allocator in tasks.ALLOCATORS and is_ragged(config):
+    yield f"allocation.name = {allocator!r}: the rule 'dead_groups' judges all rows of a prompt; fix: another allocator"
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:

@@ -94,6 +94,11 @@ def scored_parts(rows: Trajectories, parts: Float[Array, 'N K'], paid: float | F
   return jnp.where(rows.stopped[:, None], jnp.broadcast_to(jnp.asarray(paid), rows.length.shape)[:, None], parts)
 
 
+def at_last(x: Float[Array, 'N T'], rows: Trajectories) -> Float[Array, 'N']:
+  """Returns the entry of each row's last token before its end or stop."""
+  return jnp.take_along_axis(x, rows.length[:, None] - 1, axis=1)[:, 0]
+
+
 def sampler_gap(
   difference: Float[Array, 'N T'], mask: Bool[Array, 'N T'], *, clip_low: float = 0.2, clip_high: float = 0.2
 ) -> Metrics:

@@ -105,7 +105,7 @@ def minibatches(
     rows: The number of rows.
     epochs: The number of passes.
     count: The number of minibatches per pass.
-    keep: The rows that are trained on, of which every minibatch of a pass gets as many, up to one; None for all.
+    keep: Whether each row is trained on. The minibatches of a pass get equal numbers of such rows, up to one. None for all.
   """
   order = [np.random.default_rng([seed, step, epoch]).permutation(rows) for epoch in range(epochs)]
   if keep is not None and not keep.all():

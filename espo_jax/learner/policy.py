@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import objectives, rewards, stops
 from espo_jax.learner.batch import Batch
-from espo_jax.learner.credit import Credit, sampler_gap, scored_parts
+from espo_jax.learner.credit import Credit, at_last, sampler_gap, scored_parts
 from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.kept import in_baseline, kept_rows, scores_differ, trained_on
@@ -194,7 +194,7 @@ class Reinforcement:
     if adaptive.head is not None:
       hindsight = self._hindsight(rows, verdicts.correct)
       expected = stops.forecasts(adaptive.head, hindsight)
-      success = _at_last(expected.success, rows)
+      success = at_last(expected.success, rows)
       by_head = {f'head/{name}': x for name, x in stops.head_calibration(expected, hindsight).items()}
     per_prompt = {name: jnp.repeat(x, self.samples) for name, x in extras.items()}
     parts = None
@@ -202,7 +202,7 @@ class Reinforcement:
       parts = rewards.evaluate_parts(self.reward, self.reward_options, seen)
       parts = parts.reshape(-1, parts.shape[-1])
     reward = Reward(per_row.reshape(-1), dense, per_prompt, parts, success)
-    paid = rewards.stop_reward(self.stop_returns, self.fail_reward, _at_last(rows.values, rows), success)
+    paid = rewards.stop_reward(self.stop_returns, self.fail_reward, at_last(rows.values, rows), success)
     placed = rewards.token_rewards(rows, reward, stopped=paid)
     scores = group_scores(placed, rows.mask, self.samples)
     told = scores[..., None] if parts is None else scored_parts(rows, parts, paid).reshape(*scores.shape, -1)
@@ -234,10 +234,8 @@ class Reinforcement:
       reward: The rewards of `rows`.
       packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
     """
-    ended, rows = (
-      rows,
-      trained_on(self.rewarded(rows), reward.keep),
-    )  # as the rule ended them, and what is trained on
+    ended = rows  # as the rule ended them
+    rows = trained_on(self.rewarded(rows), reward.keep)
     mask = rows.mask
     against = reference if self.kl_coef and self.kl == 'exact' else None
     logprobs, entropy, values, exact_kl = self._measure(params, rows, against, packing)
@@ -254,7 +252,7 @@ class Reinforcement:
         kl = exact_kl
       else:
         kl = estimated_kl(self.kl, rows.logprobs, reference_logprobs, mask)
-      kl = jnp.where(mask, kl, 0.0)  # of a row that is not trained on nothing was measured
+      kl = jnp.where(mask, kl, 0.0)  # nothing was measured of rows that are not trained on
       metrics['reward/kl'] = masked_mean(kl, mask)
     credit = Credit(
       advantage=self.advantage,
@@ -398,8 +396,3 @@ class Reinforcement:
       seen=Observation(rows.regret, values_seen(rows.values, self.critic_every), jnp.zeros_like(rows.regret), rows.logprobs),
       begins=rows.trained_from,
     )
-
-
-def _at_last(x: Float[Array, 'N T'], rows: Trajectories) -> Float[Array, 'N']:
-  """Returns the entry of each row's last token before its end or stop."""
-  return jnp.take_along_axis(x, rows.length[:, None] - 1, axis=1)[:, 0]

@@ -26,11 +26,15 @@ class Asked(NamedTuple):
     problems: This process's share of the problems, part by part.
     rows: The number of rows of each of these problems, part by part; None where each has `rollout.samples`.
     weights: The factor of the advantages of each row of this process; None for 1.
+    chosen: All processes' problems, as indices into the pool; None without a pool.
+    factors: The factor of the advantages of each of them.
   """
 
   problems: list[list[tasks.Problem]]
   rows: list[Int[np.ndarray, 'P']] | None = None
   weights: Float[np.ndarray, 'N'] | None = None
+  chosen: Int[np.ndarray, 'P'] | None = None
+  factors: Float[np.ndarray, 'P'] | float = 1.0
 
 
 def allocator_of(config: ml_collections.ConfigDict) -> Allocator:
@@ -63,8 +67,7 @@ class Plan:
       self._memory = {name: np.array(x) for name, x in exp.fetch(state.allocation).items()}
       self._allocator, self._stream = allocator_of(c), Stream(c.allocation.pool, c.seed)
       self._position = int(self._memory.pop(_POSITION))
-      self._weights: np.ndarray = np.ones(c.rollout.prompts)
-      self._seen: list[tuple[np.ndarray, Trajectories, Any]] = []
+      self._seen: list[tuple[Asked, Trajectories, Any]] = []
 
   def ask(self, attempt: int) -> Asked:
     """Returns the problems of the next rollout. Without a pool no two rollouts of a run have the same.
@@ -75,26 +78,27 @@ class Plan:
     exp, r = self._exp, self._exp.config.rollout
     if self._memory is None:
       return Asked(problems_of(exp, self._number, attempt))
-    self._problems, self._position = self._allocator.choose(self._memory, self._stream, self._position, r.prompts)
-    parts = self._problems.reshape(r.parts, -1)
+    chosen, self._position = self._allocator.choose(self._memory, self._stream, self._position, r.prompts)
+    parts = chosen.reshape(r.parts, -1)
     mine = parallel.my_rows(exp.mesh, parts.shape[1])
     begin = first_position(exp.config)
     problems = [[exp.task.problem('train', begin + int(part[i])) for i in mine] for part in parts]
     if self._allocator.share_out is None:
-      return Asked(problems)
-    rows, self._weights = self._allocator.share_out(self._memory, self._problems, r.samples)
-    each = np.repeat(self._weights.astype(np.float32).reshape(r.parts, -1)[:, mine], r.samples)
-    return Asked(problems, [part[mine] for part in rows.astype(np.int32).reshape(r.parts, -1)], each)
+      return Asked(problems, chosen=chosen)
+    rows, factors = self._allocator.share_out(self._memory, chosen, r.samples)
+    weights = np.repeat(factors.astype(np.float32).reshape(r.parts, -1)[:, mine], r.samples)
+    return Asked(problems, [part[mine] for part in rows.astype(np.int32).reshape(r.parts, -1)], weights, chosen, factors)
 
-  def saw(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> None:
-    """Keeps what the newest rollout showed.
+  def saw(self, asked: Asked, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> None:
+    """Keeps what a rollout showed.
 
     Args:
+      asked: What it was asked.
       rows: The rollout's rows.
       correct: 1 where a row's whole text is correct.
     """
     if self._memory is not None:
-      self._seen.append((self._problems, rows, correct))
+      self._seen.append((asked, rows, correct))
 
   def remember(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
     """Returns the state with what the update's rollouts showed, and metrics.
@@ -106,14 +110,15 @@ class Plan:
     if self._memory is None:
       return state, {}
     exp, memory, samples = self._exp, self._memory, self._exp.config.rollout.samples
-    for problems, rows, correct in self._seen:
+    for asked, rows, correct in self._seen:
       right, lengths, signal = (x.reshape(-1, samples) for x in exp.fetch(_known(rows, correct, batch)))
-      signal = signal / self._weights[:, None] if len(self._seen) == 1 else np.full_like(signal, np.nan)  # else of other rows
-      memory = self._allocator.observe(memory, Seen(problems, right, lengths, signal))
-    begun = sum(int(exp.fetch(_begun(rows))) for _, rows, _ in self._seen)
-    told = {'allocation/epochs': self._position / self._stream.pool, 'allocation/rows': float(begun)}
+      if len(self._seen) > 1:  # the rows that were trained on are of several rollouts
+        signal = np.full_like(signal, np.nan)
+      assert asked.chosen is not None  # there is a pool
+      signal = signal / np.reshape(asked.factors, (-1, 1))
+      memory = self._allocator.observe(memory, Seen(asked.chosen, right, lengths, signal))
     kept = exp.put({**memory, _POSITION: np.asarray(self._position, np.int32)})
-    return state.replace(allocation=kept), told
+    return state.replace(allocation=kept), {'allocation/epochs': self._position / self._stream.pool}
 
 
 @jax.jit
@@ -132,8 +137,3 @@ def _known(
   signal = advantage * jnp.where(mask, batch.old_logprobs, 0.0).sum(axis=1)
   right = jnp.where(rows.stopped, 0.0, correct)
   return where_known(right, whole), where_known(rows.length, whole), where_known(signal, trained)
-
-
-@jax.jit
-def _begun(rows: Trajectories) -> Int[Array, '']:
-  return rows.begun.sum()

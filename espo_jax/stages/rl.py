@@ -12,13 +12,13 @@ import ml_collections
 import numpy as np
 
 from espo_jax import monitor, parallel
-from espo_jax.configs import advantage_name, max_draws, method_options
+from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
-from espo_jax.stages.allocation import Plan, allocator_of
+from espo_jax.stages.allocation import Plan
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
@@ -58,7 +58,7 @@ def step(
   def draw(attempt: int) -> Draw:
     asked, key = plan.ask(attempt), exp.key('rollout', number)  # 1
     rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, asked.problems, key, clock, asked.rows)  # 2, 3
-    plan.saw(rows, verdicts.correct)
+    plan.saw(asked, rows, verdicts.correct)
     with clock('reward'):
       reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
       reward = reward.replace(weight=None if asked.weights is None else exp.put_rows(asked.weights))
@@ -130,7 +130,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     shadow_share=c.stop.shadow_share,
     baseline=c.advantage.baseline,
     rows_kept=c.advantage.rows,
-    ragged=allocator_of(c).share_out is not None,
+    ragged=is_ragged(c),
     samples=c.rollout.samples,
     critic_every=c.critic.every if model.separate_critic else 1,
     importance=c.learner.importance,
