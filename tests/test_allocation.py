@@ -9,16 +9,17 @@ import pytest
 from rollouts import HORIZON, PROMPTS, STATE, G, P, run
 from tiny import first_params, named, tiny_experiment
 
-from espo_jax import stops
+from espo_jax import parallel, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
 from espo_jax.stages import rl
 from espo_jax.stages.allocation import Plan, first_memory
-from espo_jax.stages.rollouts import first_position
+from espo_jax.stages.rollouts import first_position, whole_groups
 from espo_jax.tasks.allocators import ALLOCATORS, Seen, Stream, make_allocator
 from espo_jax.tasks.allocators.duet import rows_within
 from espo_jax.tasks.allocators.greso import skip_probability
+from espo_jax.types import Trajectories, Verdicts
 
 # ------------------------------------------------------------------------------------------------------------ the stream
 
@@ -107,6 +108,27 @@ def test_duet_remembers_what_the_specification_says():
   assert rows.sum() <= 0.5 * 8 * 3  # all have the same mean length
 
 
+PILOTED = [([0] * 8, False, False), ([1] * 7 + [0], False, False), ([1] * 8, False, True)]
+PILOTED += [([1] * right + [0] * (8 - right), True, False) for right in range(1, 7)]
+
+
+@pytest.mark.parametrize(('correct', 'passes', 'ends'), PILOTED, ids=str)
+def test_pilots_pass_as_in_the_specification(correct, passes, ends):
+  allocator = make_allocator('pilot_commit')
+  group = np.array([correct + [np.nan] * 8], float)  # of 16 rows, 8 are pilots
+  assert allocator.commit(group).tolist() == [passes]
+  memory = allocator.observe(allocator.init(3), seen([2], group))
+  assert memory['solved'].tolist() == [False, False, ends]
+
+
+def test_a_problem_that_all_pilots_solved_is_not_asked_again():
+  allocator, stream = make_allocator('pilot_commit'), Stream(6, seed=2)
+  memory = allocator.observe(allocator.init(6), seen([0, 3, 4], [[1, 1], [1, np.nan], [np.nan, np.nan]]))
+  assert memory['solved'].tolist() == [True, False, False, True, False, False]  # of the fourth no pilot was known
+  problems, position = allocator.choose(memory, stream, 0, 4)
+  assert sorted(problems) == [1, 2, 4, 5] and position <= 6
+
+
 # ----------------------------------------------------------------------------------------------------------------- rollouts
 
 
@@ -177,6 +199,64 @@ def test_greso_learns_from_every_draw():
   assert (state.allocation['easy'] + state.allocation['hard']).max() > 0
 
 
+PILOT = {'allocation__name': 'pilot_commit', 'allocation__pilots': 1, 'allocation__pool': 8}
+
+
+@pytest.mark.parametrize('pilots', [1, 2])
+def test_pilots_and_the_rest_are_groups_of_whole_rows(pilots):
+  passed = np.array([True, False, True, True, False, True])
+  counts = (np.full(P, pilots), np.where(passed, G - pilots, 0))
+  begun = [(np.arange(G) < count[:, None]).reshape(-1) for count in counts]
+  first, second = (np.where(its, 100 * (i + 1) + np.arange(P * G), 0) for i, its in enumerate(begun))
+  mesh = parallel.make_mesh(2, 1, 1)
+  rows, verdicts = whole_groups(*((trajectories(x), verdicts_on(x)) for x in (first, second)), passed, pilots, mesh)
+  wanted = [
+    [first[G * p + i] if i < pilots else second[G * p + i - pilots] for i in range(G)] if passed[p] else [0] * G
+    for p in range(P)
+  ]
+  np.testing.assert_array_equal(rows.length.reshape(P, G), wanted)
+  np.testing.assert_array_equal(verdicts.correct.reshape(P, G), wanted)
+  assert (np.array(wanted)[passed] > 0).all()
+
+
+def trajectories(lengths) -> Trajectories:
+  """Rows that are known by their lengths."""
+  count = len(lengths)
+  flat, wide = np.zeros(count, np.int32), np.zeros((count, 2), np.float32)
+  blank = {'values': wide, 'regret': wide, 'z': wide, 'trained_from': flat, 'full_length': flat, 'stop_reason': flat}
+  return Trajectories(
+    prompt_tokens=wide.astype(np.int32),
+    prompt_lengths=flat,
+    tokens=wide.astype(np.int32),
+    logprobs=wide,
+    length=lengths.astype(np.int32),
+    started=flat,
+    shadow=flat > 0,
+    **blank,
+  )
+
+
+def verdicts_on(correct) -> Verdicts:
+  no = np.zeros(len(correct), bool)
+  return Verdicts(correct.astype(np.float32), no, no, np.zeros(len(correct), np.int32), no, no)
+
+
+def test_only_problems_that_pass_get_the_rest_of_their_rows_and_are_trained_on():
+  _, _, all_pass = trained(1, **PILOT, allocation__low=-1.0, allocation__high=2.0)
+  assert all_pass[0]['rollout/rows'] == 16 and all_pass[0]['rollout/kept'] == 1.0 == all_pass[0]['allocation/passed']
+  _, state, told = trained(3, **PILOT, allocation__low=0.5)
+  for row in told:
+    passed = row['allocation/passed']
+    assert row['rollout/rows'] == 4 + 4 * 3 * passed and row['rollout/kept'] == passed
+    assert np.isfinite([row['grad_norm'], row['accuracy'], row['rollout/length_mean']]).all()
+  assert state.allocation['solved'].dtype == bool
+
+
+def test_an_update_in_which_no_problem_passes_has_no_gradient():
+  _, _, told = trained(1, **PILOT, allocation__low=2.0)
+  assert told[0]['allocation/passed'] == told[0]['rollout/kept'] == told[0]['grad_norm'] == 0.0 and told[0]['rollout/rows'] == 4
+
+
 REFUSED = [
   ({'allocation.name': 'greso'}, "allocation.pool = 0: allocation.name = 'greso' remembers the problems of a pool"),
   ({'allocation.pool': 7}, 'allocation.pool = 7: a rollout has rollout.prompts = 8 problems'),
@@ -185,6 +265,10 @@ REFUSED = [
   (
     {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'dapo'},
     "rollout.max_draws = 10: allocation.name = 'duet' cannot replace groups",
+  ),
+  (
+    {'allocation.name': 'pilot_commit', 'allocation.pool': 64, 'allocation.pilots': 4, 'objective.name': 'grpo'},
+    'allocation.pilots = 4: at least 1, and fewer than rollout.samples = 2; fix: 1',
   ),
   (
     {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'grpo', 'rollout.record': 5},

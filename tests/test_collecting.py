@@ -44,7 +44,7 @@ def collected(parts: int):
   problems = [exp.my_problems('train', i * size, size) for i in range(parts)]
   params, adaptive = first_params(exp, 0), exp.put(rule.init(1).adaptive)
   SEEN.clear()
-  return collect(exp, params, rule, adaptive, problems, exp.key('rollout', 1), lambda phase: contextlib.nullcontext())
+  return collect(exp, params, rule, adaptive, lambda phase: contextlib.nullcontext(), problems, exp.key('rollout', 1))
 
 
 @pytest.mark.parametrize('parts', [2, 4])

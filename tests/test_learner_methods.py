@@ -142,7 +142,7 @@ def numbered_draw(number, differ, samples=2):
   rows = trajectories(100 * number + np.arange(groups * samples), [StopReason.EOS] * groups * samples)
   reward = Reward(rows.length.astype(jnp.float32))
   metrics = {**{name: jnp.float32(1 + number) for name in TOTALS}, 'accuracy': jnp.float32(number)}
-  return Draw(rows, reward, jnp.ones(rows.length.shape), jnp.asarray(differ), metrics)
+  return Draw(rows, reward, jnp.asarray(differ), rows, jnp.ones(rows.length.shape), metrics)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,20 @@ class Asked(NamedTuple):
   factors: Float[np.ndarray, 'P'] | float = 1.0
 
 
+class Rest(NamedTuple):
+  """The second rollout of the problems that passed the first one.
+
+  Attributes:
+    passed: Whether each of all processes' problems passed.
+    first: The rows that each problem had in the first rollout.
+    rows: The further rows of each of this process's problems, part by part.
+  """
+
+  passed: Bool[np.ndarray, 'P']
+  first: int
+  rows: list[Int[np.ndarray, 'P']]
+
+
 def allocator_of(config: ml_collections.ConfigDict) -> Allocator:
   """Returns the allocator that a config describes."""
   return make_allocator(config.allocation.name, **method_options(config, 'allocation'))
@@ -79,15 +93,35 @@ class Plan:
     if self._memory is None:
       return Asked(problems_of(exp, self._number, attempt))
     chosen, self._position = self._allocator.choose(self._memory, self._stream, self._position, r.prompts)
-    parts = chosen.reshape(r.parts, -1)
-    mine = parallel.my_rows(exp.mesh, parts.shape[1])
     begin = first_position(exp.config)
-    problems = [[exp.task.problem('train', begin + int(part[i])) for i in mine] for part in parts]
+    problems = [[exp.task.problem('train', begin + int(i)) for i in part] for part in self._mine(chosen)]
     if self._allocator.share_out is None:
       return Asked(problems, chosen=chosen)
     rows, factors = self._allocator.share_out(self._memory, chosen, r.samples)
-    weights = np.repeat(factors.astype(np.float32).reshape(r.parts, -1)[:, mine], r.samples)
-    return Asked(problems, [part[mine] for part in rows.astype(np.int32).reshape(r.parts, -1)], weights, chosen, factors)
+    weights = np.repeat(np.concatenate(self._mine(factors.astype(np.float32))), r.samples)
+    return Asked(problems, self._mine(rows.astype(np.int32)), weights, chosen, factors)
+
+  def commit(self, asked: Asked, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Rest | None:
+    """Returns which problems get the rest of their rows in a second rollout; None if the first one is all.
+
+    Args:
+      asked: What the first rollout was asked.
+      rows: Its rows.
+      correct: 1 where a row's whole text is correct.
+    """
+    if self._memory is None or self._allocator.commit is None:
+      return None
+    assert asked.rows is not None  # who commits has shared out the pilots
+    samples, pilots = self._exp.config.rollout.samples, int(asked.rows[0][0])
+    right, _ = self._exp.fetch(_known(rows, correct))
+    passed = self._allocator.commit(right.reshape(-1, samples))
+    return Rest(passed, pilots, self._mine(np.where(passed, samples - pilots, 0).astype(np.int32)))
+
+  def _mine(self, of_problems: np.ndarray) -> list[np.ndarray]:
+    """Returns this process's share, part by part, of what all processes know of each problem."""
+    parts = of_problems.reshape(self._exp.config.rollout.parts, -1)
+    mine = parallel.my_rows(self._exp.mesh, parts.shape[1])
+    return [part[mine] for part in parts]
 
   def saw(self, asked: Asked, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> None:
     """Keeps what a rollout showed.
@@ -111,7 +145,7 @@ class Plan:
       return state, {}
     exp, memory, samples = self._exp, self._memory, self._exp.config.rollout.samples
     for asked, rows, correct in self._seen:
-      right, lengths, signal = (x.reshape(-1, samples) for x in exp.fetch(_known(rows, correct, batch)))
+      right, lengths, signal = (x.reshape(-1, samples) for x in exp.fetch((*_known(rows, correct), _signal(batch))))
       if len(self._seen) > 1:  # the rows that were trained on are of several rollouts
         signal = np.full_like(signal, np.nan)
       assert asked.chosen is not None  # there is a pool
@@ -122,18 +156,20 @@ class Plan:
 
 
 @jax.jit
-def _known(
-  rows: Trajectories, correct: Float[Array, 'N'], batch: Batch
-) -> tuple[Float[Array, 'N'], Float[Array, 'N'], Float[Array, 'N']]:
-  """Returns correctness, length and signal of each row; nan where there is nothing to know."""
+def _known(rows: Trajectories, correct: Float[Array, 'N']) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
+  """Returns correctness and length of each row; nan where there is nothing to know."""
   whole = rows.begun & ~rows.pruned
-
-  def where_known(x: Array, known: Bool[Array, 'N']) -> Float[Array, 'N']:
-    return jnp.where(known, x, jnp.nan).astype(jnp.float32)
-
-  mask = batch.trajectories.mask
-  trained = mask.any(axis=1)
-  advantage = jnp.where(mask, batch.advantages, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
-  signal = advantage * jnp.where(mask, batch.old_logprobs, 0.0).sum(axis=1)
   right = jnp.where(rows.stopped, 0.0, correct)
-  return where_known(right, whole), where_known(rows.length, whole), where_known(signal, trained)
+  return _where_known(right, whole), _where_known(rows.length, whole)
+
+
+@jax.jit
+def _signal(batch: Batch) -> Float[Array, 'N']:
+  """Returns the advantage of each row times the log-probability of its tokens; nan for rows that are not trained on."""
+  mask = batch.trajectories.mask
+  advantage = jnp.where(mask, batch.advantages, 0.0).sum(axis=1) / jnp.maximum(mask.sum(axis=1), 1)
+  return _where_known(advantage * jnp.where(mask, batch.old_logprobs, 0.0).sum(axis=1), mask.any(axis=1))
+
+
+def _where_known(x: Array, known: Bool[Array, 'N']) -> Float[Array, 'N']:
+  return jnp.where(known, x, jnp.nan).astype(jnp.float32)

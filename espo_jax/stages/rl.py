@@ -18,12 +18,13 @@ from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
-from espo_jax.stages.allocation import Plan
+from espo_jax.stages.allocation import Asked, Plan
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
-from espo_jax.stages.rollouts import Draw, collect, informative_batch, sampling_params, write_rollout
+from espo_jax.stages.rollouts import Draw, collect, informative_batch, sampling_params, whole_groups, with_totals, write_rollout
 from espo_jax.stops import StopRule
+from espo_jax.types import Trajectories, Verdicts
 
 Watch = Callable[[str, int, float], None]
 
@@ -56,18 +57,17 @@ def step(
   weights = sampling_params(exp, state.params, clock)
 
   def draw(attempt: int) -> Draw:
-    asked, key = plan.ask(attempt), exp.key('rollout', number)  # 1
-    rows, verdicts = collect(exp, weights, learner.rule, state.adaptive, asked.problems, key, clock, asked.rows)  # 2, 3
-    plan.saw(asked, rows, verdicts.correct)
+    asked, sampled = plan.ask(attempt), functools.partial(collect, exp, weights, learner.rule, state.adaptive, clock)  # 1
+    sample, (rows, verdicts), counts = _rolled_out(exp, state, plan, asked, number, sampled)  # 2, 3
     with clock('reward'):
       reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
       reward = reward.replace(weight=None if asked.weights is None else exp.put_rows(asked.weights))
-      return Draw(rows, reward, verdicts.correct, differ, metrics | sample_metrics(exp, state, rows, verdicts))
+      return Draw(rows, reward, differ, *sample, metrics | counts)
 
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
   del weights  # if they are a copy, the update needs that memory
   if record_in is not None and c.rollout.record and number % c.rollout.record == 0:
-    write_rollout(exp, first.rows, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
+    write_rollout(exp, first.sample, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
     lengths = exp.fetch(row_sizes(learner.rewarded(rows), reward.keep))
@@ -85,10 +85,35 @@ def step(
       state, part = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))  # 6
       parts.append(part)
       filled.append(packing.real.mean())
-    state = learner.finish(state, first.rows, first.correct, metrics)  # 7
+    state = learner.finish(state, first.sample, first.correct, metrics)  # 7
     state, remembered = plan.remember(state, batch)
     metrics |= mean_metrics(parts) | remembered
   return state, metrics | {'pad_fraction': 1.0 - np.mean(filled)} | state_metrics(state, metrics, clock)
+
+
+def _rolled_out(
+  exp: Experiment,
+  state: TrainState,
+  plan: Plan,
+  asked: Asked,
+  number: int,
+  sampled: Callable[..., tuple[Trajectories, Verdicts]],
+) -> tuple[tuple[Trajectories, Any], tuple[Trajectories, Verdicts], dict[str, Any]]:
+  """Samples and grades the rows of a rollout; where an allocator commits to some of the problems, also the rest of their rows.
+
+  Returns:
+    The rows of the first rollout, which nothing has selected, with how correct they are; the rows to train on with their
+    verdicts; and metrics.
+  """
+  rows, verdicts = sampled(asked.problems, exp.key('rollout', number), asked.rows)
+  plan.saw(asked, rows, verdicts.correct)
+  sample, metrics = (rows, verdicts.correct), sample_metrics(exp, state, rows, verdicts)
+  rest = plan.commit(asked, rows, verdicts.correct)
+  if rest is None:
+    return sample, (rows, verdicts), metrics
+  more = sampled(asked.problems, exp.key('commit', number), rest.rows)
+  metrics = with_totals(metrics, sample_metrics(exp, state, *more)) | {'allocation/passed': rest.passed.mean()}
+  return sample, whole_groups((rows, verdicts), more, rest.passed, rest.first, exp.mesh), metrics
 
 
 def reinforcement_step(

@@ -56,9 +56,9 @@ def collect(
   params: Params,
   rule: StopRule,
   adaptive: Adaptive,
+  timed: Timer,
   problems: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
-  timed: Timer,
   begun: Sequence[Int[np.ndarray, 'P']] | None = None,
 ) -> tuple[Trajectories, Verdicts]:
   """Samples `rollout.samples` responses to each problem and grades them. The rows are in the order of the problems.
@@ -71,9 +71,9 @@ def collect(
     params: The parameters of policy and critic.
     rule: The stop rule.
     adaptive: The state that the rule carries from batch to batch.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward'.
     problems: This process's share of the problems, part by part.
     key: This rollout's random key.
-    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward'.
     begun: How many responses to each of these problems are begun, part by part; None for all.
   """
   counts = [None] * len(problems) if begun is None else begun
@@ -97,12 +97,22 @@ def _joined(sharding: jax.sharding.NamedSharding) -> Callable[[list[tuple]], tup
 
 
 class Draw(NamedTuple):
-  """A rollout with its rewards and metrics."""
+  """A rollout with its rewards and metrics.
+
+  Attributes:
+    rows: The rows to train on.
+    reward: The rewards of these rows.
+    differ: Whether the scores within a group differ.
+    sample: The rows of an unselected sample of the policy; these are `rows` unless an allocator chose among them.
+    correct: 1 where the whole text of a row of `sample` is correct.
+    metrics: The metrics of `sample`, and of all rows the counts in `TOTALS`.
+  """
 
   rows: Trajectories
   reward: Reward
-  correct: Float[Array | np.ndarray, 'N']  # 1 where a row's whole text is correct
-  differ: Bool[Array, 'P']  # whether the scores within a group differ
+  differ: Bool[Array, 'P']
+  sample: Trajectories
+  correct: Float[Array | np.ndarray, 'N']
   metrics: Metrics
 
 
@@ -124,7 +134,7 @@ def informative_batch(
     mesh: The mesh that the rows are on. Every host fetches which groups have scores that differ.
 
   Returns:
-    The rows to train on; the rewards of these rows; the first draw, which is an unselected sample of the policy; and metrics.
+    The rows to train on; the rewards of these rows; the first draw, which has an unselected sample of the policy; and metrics.
     The metrics in `TOTALS` are sums over all draws, dropped groups included. `rollout/draws` and `rollout/informative_groups`
     describe the sampling, and all others the first draw.
   """
@@ -146,9 +156,40 @@ def informative_batch(
     rows = (group[:, None] * samples + np.arange(samples)).reshape(-1).astype(np.int32)
     where = parallel.put(rows, parallel.replicated(mesh))
     batch = _chosen(sharding)(batch, (more.rows, more.reward), where)
-    metrics = metrics | {name: metrics[name] + more.metrics[name] for name in TOTALS}
+    metrics = with_totals(metrics, more.metrics)
   extra = {'rollout/draws': np.float32(draws), 'rollout/informative_groups': np.float32(said.mean())}
   return *batch, first, metrics | extra
+
+
+def with_totals(metrics: Metrics, more: Metrics) -> Metrics:
+  """Returns metrics in which the counts in `TOTALS` are sums with those of a further rollout."""
+  return metrics | {name: metrics[name] + more[name] for name in TOTALS}
+
+
+def whole_groups(
+  pilots: tuple[Trajectories, Verdicts],
+  rest: tuple[Trajectories, Verdicts],
+  passed: Bool[np.ndarray, 'P'],
+  first: int,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Trajectories, Verdicts]:
+  """Returns the rows of two rollouts of the same problems as one: `first` pilots of each problem, then the rest of its group.
+
+  Args:
+    pilots: The rows of the first rollout and their verdicts. In each group, the first `first` rows were begun.
+    rest: Those of the second rollout, in which problems that did not pass have no rows.
+    passed: Whether a problem has rows in the second rollout. The others have no rows in the result.
+    first: The number of pilots.
+    mesh: The mesh that the rows are on.
+  """
+  rows = pilots[0].length.shape[0]
+  row = np.arange(rows).reshape(len(passed), -1)
+  sample = np.arange(row.shape[1])
+  second = rows + row[:, :1] + np.where(sample < first, sample + row.shape[1] - first, sample - first)
+  where = np.where(passed[:, None] & (sample < first), row, second).reshape(-1).astype(np.int32)
+  sharding = parallel.over_batch(mesh)
+  laid = (parallel.lay(its, sharding) for its in (pilots, rest))
+  return _chosen(sharding)(*laid, parallel.put(where, parallel.replicated(mesh)))
 
 
 @functools.lru_cache

@@ -12,6 +12,7 @@ Training repeats 256 problems, 16 in each rollout.
 | `GRESO` | those whose last groups were of one kind are often passed over; replaced as well | 8 |
 | `DUET` | as they come | 1 to 16 by their gradient and length, within half of the tokens of `uniform` |
 | `DUET+abort` | as they come | likewise, and rows much longer than most are ended |
+| `Pilot-Commit` | those that were never solved by all pilots | 4, and 12 more where 1/8 to 3/4 of the 4 are right |
 
 The area is the mean test accuracy, from the start to half of the tokens that `uniform` decodes.
 """
@@ -45,6 +46,7 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
       'GRESO': {'allocation.name': 'greso', 'rollout.max_draws': 2},
       'DUET': duet,
       'DUET+abort': duet | abort,
+      'Pilot-Commit': {'allocation.name': 'pilot_commit', 'allocation.pilots': 4, 'rollout.samples': 16},
     },
     baseline='uniform',
     seeds=seeds,

@@ -36,6 +36,9 @@ class Allocator(NamedTuple):
     choose: `(memory, stream, position, count) -> (problems, position)`, the problems of a rollout and where the next goes on.
     share_out: `(memory, problems, samples) -> (rows[P], weights[P])`, the number of rows of each problem, from 1 to `samples`,
       and the factor of their advantages. None where each problem has `samples` rows.
+    commit: `correct[P, G] -> bool[P]`, from how correct these rows are; nan is a row that was not begun. Where it is true the
+      problem gets the rest of its `samples` rows in a second rollout. The other problems are not trained on. None where the
+      first rollout is all.
     observe: `(memory, seen) -> memory`, once for each rollout.
   """
 
@@ -43,6 +46,7 @@ class Allocator(NamedTuple):
   choose: Callable[[Memory, Stream, int, int], tuple[np.ndarray, int]]
   share_out: Callable[[Memory, np.ndarray, int], tuple[np.ndarray, np.ndarray]] | None
   observe: Callable[[Memory, Seen], Memory]
+  commit: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 ALLOCATORS: Register[Callable[..., Allocator]] = Register('allocator', 'allocation.name')
