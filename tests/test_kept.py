@@ -12,7 +12,7 @@ import pytest
 import rounding
 from tiny import named, rolled_out, rule_of, tiny_experiment
 
-from espo_jax import objectives, stops
+from espo_jax import monitor, objectives, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.configs.methods import method_problems
 from espo_jax.learner import init_state, minibatches, pack, put_packing, row_sizes
@@ -261,3 +261,14 @@ def test_an_advantage_that_does_not_know_of_dropped_rows_is_refused(registers):
   assert [told for told in method_problems(config) if "advantage.name = 'blind': it has no parameter 'keep'" in told]
   config.advantage.baseline = 'all'
   assert not list(method_problems(config))
+
+
+def test_random_stops_are_matched_by_the_lengths_of_dropped_rows_too(tmp_path):
+  with monitor.MetricWriter(tmp_path, 0) as writer:
+    for step, enabled in ((1, 0.0), (2, 1.0), (3, 1.0)):
+      # Of 10 rows, 4 are dropped after 5 tokens; the others have 20.
+      counts = {'rollout/rows': 10.0, 'rollout/tokens': 140.0, 'rollout/length_mean': 20.0}
+      writer.write(step, counts | {'stop/enabled': enabled, 'stop/rate': 0.4 * enabled})
+  matched = rl._matched_rate(tmp_path)
+  assert matched['target_rate'] == pytest.approx(0.4)
+  assert np.exp(-matched['beta_0']) == pytest.approx(0.4 / 14)

@@ -21,6 +21,7 @@ from espo_jax.monitor import (
   describe,
   format_table,
   mean_interval,
+  policy_accuracy,
   read_metrics,
   summarise,
   to_json,
@@ -397,3 +398,18 @@ import torch  # whoever wants it gets it
   subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=120)
   assert [row['accuracy'] for row in read_metrics(tmp_path)] == [0.5]
   assert any((tmp_path / 'tensorboard').iterdir())
+
+
+@pytest.mark.parametrize(
+  ('metrics', 'wanted'),
+  [
+    ({'accuracy': 0.3, 'accuracy_unstopped': 0.5}, 0.5),
+    ({'accuracy': 0.3, 'accuracy_unstopped': np.nan}, 0.3),  # no stopped row decoded on
+    ({'accuracy': 0.3}, 0.3),
+    ({'accuracy': np.float32(0.0), 'accuracy_unstopped': np.float32(0.0)}, 0.0),
+    ({'loss': 1.0}, np.nan),
+  ],
+  ids=str,
+)
+def test_updates_are_compared_by_accuracy_without_stops_where_it_is_known(metrics, wanted):
+  np.testing.assert_equal(policy_accuracy(metrics), wanted)

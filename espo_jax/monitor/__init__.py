@@ -8,7 +8,7 @@ from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
 from espo_jax.monitor.intervals import mean_interval, wilson
-from espo_jax.monitor.metrics import MetricWriter, column, read_metrics
+from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics
 from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, format_table, summarise, write_summary
@@ -34,6 +34,7 @@ __all__ = [
   'majority',
   'mean_interval',
   'pass_at_k',
+  'policy_accuracy',
   'read_metrics',
   'read_samples',
   'spared',

@@ -89,6 +89,16 @@ def column(rows: Sequence[Mapping[str, Any]], name: str) -> Float[np.ndarray, ' 
   return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
 
 
+def policy_accuracy(metrics: Mapping[str, Any]) -> float:
+  """Returns the training accuracy by which updates, and runs under different stop rules, are compared.
+
+  This is `accuracy_unstopped`, which estimates the accuracy without stops. Where rows were stopped and none of them decoded on,
+  it is unknown, and `accuracy` takes its place. That counts stopped rows as wrong and leaves out dropped ones.
+  """
+  unstopped = float(metrics.get('accuracy_unstopped', np.nan))
+  return unstopped if np.isfinite(unstopped) else float(metrics.get('accuracy', np.nan))
+
+
 def _summary_writer() -> Any:
   """Imports TensorBoard's writer without torch, because importing torch takes seconds and scalars do not need it."""
   if 'torch' in sys.modules:

@@ -18,7 +18,7 @@ import numpy as np
 
 from espo_jax import parallel
 from espo_jax.learner import Checkpoints, restore
-from espo_jax.monitor import MetricWriter, Progress
+from espo_jax.monitor import MetricWriter, Progress, policy_accuracy
 from espo_jax.monitor.resources import process_metrics
 
 State = Any
@@ -92,7 +92,7 @@ class Stage:
     finished: A function from the step's metrics to whether the stage is done before `last`.
     checkpoint_every: The number of steps between checkpoints.
     keep_last: The number of newest checkpoints kept.
-    keep_best: The number of checkpoints with the highest `accuracy` that are kept as well.
+    keep_best: The number of checkpoints with the highest training accuracy that are kept as well.
     max_bad_steps: The number of consecutive non-finite optimizer steps that ends the run.
   """
 
@@ -153,7 +153,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       done = step == stage.last or stage.finished(metrics)
       interrupted = parallel.any_process(signals.requested)  # all processes save the same step
       if done or interrupted or step % stage.checkpoint_every == 0:
-        checkpoints.save(step, state, done=done, accuracy=_finite_or_none(metrics.get('accuracy')))
+        checkpoints.save(step, state, done=done, accuracy=_finite_or_none(policy_accuracy(metrics)))
       if done:
         return state, step
       if interrupted:
@@ -161,8 +161,8 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   raise AssertionError(f'{stage.name} has no step to run: first = {stage.first}, last = {stage.last}')
 
 
-def _finite_or_none(value: float | None) -> float | None:
-  return value if value is not None and np.isfinite(value) else None
+def _finite_or_none(value: float) -> float | None:
+  return value if np.isfinite(value) else None
 
 
 def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.Path, **kwargs: Any) -> Stage:

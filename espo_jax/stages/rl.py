@@ -248,7 +248,7 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
 def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
   def watched(state: TrainState, number: int) -> tuple[TrainState, dict]:
     state, metrics = one(state, number)
-    watch(number, float(jax.device_get(metrics['accuracy'])))
+    watch(number, monitor.policy_accuracy(jax.device_get(metrics)))
     return state, metrics
 
   return watched
@@ -283,5 +283,5 @@ def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
   """Returns the arguments with which `random` stops the same share of rows as the arm under `directory` did on average."""
   rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
   rate = float(np.mean([row['stop/rate'] for row in rows]))
-  length = float(np.mean([row['rollout/length_mean'] for row in rows]))
+  length = float(np.mean([row['rollout/tokens'] / row['rollout/rows'] for row in rows]))  # dropped rows included
   return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}

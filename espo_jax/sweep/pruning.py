@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from espo_jax.configs import ConfigError
-from espo_jax.monitor import read_metrics
+from espo_jax.monitor import policy_accuracy, read_metrics
 from espo_jax.stages.rl import Watch
 from espo_jax.sweep.spec import Sweep
 
@@ -70,6 +70,6 @@ def watching(pruner: Any, earlier: Sequence[tuple[pathlib.Path, bool]], mine: pa
 def _report(trial: Any, directory: pathlib.Path, before: float = float('inf')) -> float:
   rows = [row for row in read_metrics(directory) if row['step'] < before]
   for row in rows:
-    trial.report(row['accuracy'], int(row['step']))
+    trial.report(policy_accuracy(row), int(row['step']))
     trial.should_prune()  # some pruners change state with each call
-  return rows[-1]['accuracy'] if rows else 0.0
+  return policy_accuracy(rows[-1]) if rows else 0.0
