@@ -26,6 +26,10 @@ import jax
 import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
+from jax._src.interpreters import mlir
+
+# JAX loads all dialects of MLIR for each program. Here most programs are a single operation, and that is a tenth of the time.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 _CONF = BeartypeConf(is_pep484_tower=True)  # an int passes for a float
 
@@ -62,7 +66,7 @@ jaxtyping.install_import_hook('espo_jax', 'conftest.typechecker')  # before anyt
 
 def pytest_configure(config):
   jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)  # to write a small one takes longer than it saves
   # JAX says so when it gives another dtype than the one asked for, or loses one in a scatter.
   for message in ('Explicitly requested dtype', 'scatter inputs have incompatible types'):
     config.addinivalue_line('filterwarnings', f'error:{message}')
@@ -87,6 +91,7 @@ def programs_of_a_module():
   """Compiled programs are let go with their module: those of all tests together are more mappings than a process may have."""
   yield
   jax.clear_caches()
+  mlir.make_ir_context.cache_clear()
 
 
 @pytest.fixture(params=['float32', 'float64'])

@@ -29,9 +29,11 @@ def test_the_directions_are_orthonormal_and_the_same_every_time(size, data):
 
 
 @pytest.mark.quick
-@settings(deadline=None)  # each shape compiles
+@settings(deadline=None)  # each width compiles
 @given(
-  arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 30)), elements=st.floats(-30, 30, width=32)),
+  st.sampled_from([2, 3, 8, 30]).flatmap(
+    lambda width: arrays.arrays(np.float32, (3, width), elements=st.floats(-30, 30, width=32))
+  ),
   st.integers(0, 28),
 )
 def test_entropy_and_margin_are_scipys(logits, cut):

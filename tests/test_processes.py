@@ -158,7 +158,7 @@ def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_ev
   assert 'another process has ended' in job.output() or 'another task died' in job.output()
   assert not (workdir / 'summary.json').exists()
 
-  job = train(workdir, 1, 1)
+  job = train(workdir, 1, 4)
   assert job.end() == [0], job.output()
   assert_same_numbers(workdir, one)
 

@@ -22,6 +22,7 @@ def start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
     'espo_jax.train',
     '--config=experiments/quickstart.py:smoke',
     '--config.baselines=()',  # one arm
+    '--config.model.num_layers=1',
     f'--workdir={workdir}',
     f'--compilation_cache_dir={cache}',
   ]

@@ -106,7 +106,7 @@ class Plan:
 
     Args:
       asked: What the first rollout was asked.
-      rows: Its rows.
+      rows: The rows of that rollout.
       correct: 1 where a row's whole text is correct.
     """
     if self._memory is None or self._allocator.commit is None:

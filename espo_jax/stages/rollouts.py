@@ -177,7 +177,7 @@ def whole_groups(
 
   Args:
     pilots: The rows of the first rollout and their verdicts. In each group, the first `first` rows were begun.
-    rest: Those of the second rollout, in which problems that did not pass have no rows.
+    rest: The rows of the second rollout and their verdicts. Problems that did not pass have no rows in it.
     passed: Whether a problem has rows in the second rollout. The others have no rows in the result.
     first: The number of pilots.
     mesh: The mesh that the rows are on.
