@@ -5,9 +5,12 @@
 | arm | what stops a row | what a stopped row returns | stopped rows that decode on |
 |---|---|---|---|
 | `PPO` | nothing | - | - |
+| `fewer_rows` | nothing, but a problem has 3 rows in place of 4, which takes about as many tokens as ESPO | - | - |
 | `ESPO` | ESPO's rule | -1, as published | none |
 | `zero` | ESPO's rule | 0, like any other failure | none |
+| `value` | ESPO's rule | the critic's value of the state after the stop | none |
 | `head` | ESPO's rule | the head's probability of success | 5 % |
+| `roulette` | ESPO's rule | the critic's value; the 25 % that decode on are trained on to their end, with weight 4 | 25 % |
 | `mean_logprob` | the mean log-probability of its tokens | 0 | none |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 5 % |
 | `wald` | what is left to learn per token, against a fresh row | the head's probability of success | 5 % |
@@ -42,9 +45,12 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
     common={'eval.problems': 1024, 'eval.every': 10, 'baselines': (), 'stop.shadow_share': 0.0},
     arms={
       'PPO': {'stop.name': 'never'},
+      'fewer_rows': {'stop.name': 'never', 'rollout.samples': 3},
       'ESPO': {},
       'zero': {'stop.returns': 'zero'},
+      'value': {'stop.returns': 'value'},
       'head': by_head,
+      'roulette': {'stop.returns': 'roulette', 'stop.shadow_share': 0.25},
       'mean_logprob': {
         'stop.name': 'mean_logprob',
         'stop.mean_logprob.beta_0': 0.3,
