@@ -103,6 +103,21 @@ def out_of_fold(
   return predicted
 
 
+def above_others(
+  values: Float[np.ndarray, 'N T'], real: Bool[np.ndarray, 'N T'], problem: Int[np.ndarray, 'N']
+) -> Float[np.ndarray, 'N T']:
+  """Returns by how much each value exceeds the mean of the problem's other answers at the same token; 0 if no other has it.
+
+  A training cannot read this, because its other rows may not be so far yet.
+  """
+  _, index = np.unique(problem, return_inverse=True)
+  sums, counts = np.zeros((2, index.max() + 1, real.shape[1]))
+  np.add.at(sums, index, np.where(real, values, 0.0))
+  np.add.at(counts, index, real)
+  others = counts[index] - real
+  return np.where(real & (others > 0), values - (sums[index] - np.where(real, values, 0.0)) / np.maximum(others, 1), 0.0)
+
+
 def running(folder: pathlib.Path, rows: Rows) -> dict[str, Float[np.ndarray, 'N T']]:
   """Computes the numbers that are known after each token. A higher one is meant to tell a wrong answer."""
   arrays, real = rows.arrays, rows.real
@@ -127,6 +142,8 @@ def running(folder: pathlib.Path, rows: Rows) -> dict[str, Float[np.ndarray, 'N 
   together = np.stack([x[real] for x in found.values()], axis=1)
   together = np.concatenate([together, together * np.log(np.broadcast_to(count, real.shape)[real])[:, None]], axis=1)
   found['a regression on all of these'] = _spread(-out_of_fold(together, right, problem), real)
+  surprise = 'running mean of -log-probability'
+  found[f"{surprise}, above that of the problem's other answers"] = above_others(found[surprise], real, rows.problem)
   return found
 
 

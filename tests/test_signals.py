@@ -60,6 +60,18 @@ def results(recording) -> dict:
   return json.loads((recording / 'page.1.json').read_text())
 
 
+def test_a_value_is_compared_with_those_of_the_other_answers_that_are_as_long():
+  rng = np.random.default_rng(0)
+  values, problem, lengths = rng.random((9, 5)), np.array([4, 4, 4, 7, 7, 2, 9, 9, 9]), np.array([5, 3, 2, 4, 1, 5, 2, 2, 5])
+  real = np.arange(5) < lengths[:, None]
+  found = measure_signals.above_others(values, real, problem)
+  for n in range(9):
+    for t in range(5):
+      others = [values[m, t] for m in range(9) if m != n and problem[m] == problem[n] and lengths[m] > t]
+      wanted = values[n, t] - np.mean(others) if others and t < lengths[n] else 0.0
+      assert found[n, t] == pytest.approx(wanted, abs=1e-12)
+
+
 def test_areas_show_what_was_planted(results):
   def area(point, signal, kind):
     return results['areas'][point][signal][kind]
