@@ -288,6 +288,23 @@ class Run:
     self.summary = {'rollout_tokens': 100.0 + accuracy, 'accuracy': accuracy}
 
 
+def test_test_accuracy_is_drawn_over_tokens_where_it_was_measured(tmp_path, figures):
+  def run(pace):
+    found = Run([0.5] * 6, 0.5)
+    for i, row in enumerate(found.metrics):
+      row |= {'rollout/decoded': pace * (i + 1.0)} | ({'eval/accuracy': 0.1 * i + 0.01 * pace} if i % 2 else {})
+    return found
+
+  plot_arms(
+    tmp_path / 'x.png', {'a': [run(10), run(30)]}, 'a', ['eval/accuracy'], ('rollout_tokens', 'accuracy'), 'rollout/decoded'
+  )
+  panel, _ = figures[0].axes
+  (line,) = panel.lines
+  np.testing.assert_allclose(line.get_xdata(), [40, 80, 120])  # of the mean pace of 20
+  np.testing.assert_allclose(line.get_ydata(), [0.3, 0.5, 0.7])  # not smoothed
+  assert panel.get_xlabel() == 'rollout/decoded'
+
+
 @pytest.mark.parametrize('shares', SHARES)
 def test_the_picture_of_a_sweep_keeps_accuracies_within_0_and_100_percent(tmp_path, figures, shares):
   ends = np.nan_to_num(shares[-1])

@@ -36,27 +36,31 @@ def plot_arms(
   baseline: str,
   curves: Sequence[str],
   scatter: tuple[str, str],
+  over: str = 'step',
 ) -> None:
-  """Draw one panel per metric over the updates, and one panel of two results against each other.
+  """Draw one panel per metric over the course of the training, and one panel of two results against each other.
 
   Args:
     path: The path of the PNG.
     arms: The runs of each arm by the arm's name, one run per seed.
     baseline: The arm that is drawn in grey.
-    curves: The metrics. A curve is smoothed and averaged over seeds, in a band from the lowest to the highest seed.
+    curves: The metrics. A curve is averaged over seeds, in a band from the lowest to the highest seed. It is smoothed if every
+      update has the metric.
     scatter: The two results. Each seed is a point, and the mean has 95 % intervals.
+    over: The metric on the horizontal axis of the curves, averaged over seeds at each update.
   """
   others = [arm for arm in arms if arm != baseline]
   colours = {baseline: BASELINE, **{arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(others)}}
+  dashed = others[len(COLOURS) :]  # their colours are those of other arms
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(5 * (len(curves) + 1), 4.2), layout='constrained')
     panels = figure.subplots(1, len(curves) + 1, squeeze=False)[0]
     for axes, name in zip(panels, curves, strict=False):
       for arm, runs in arms.items():
-        _curve(axes, arm, runs, name, colours[arm])
+        _curve(axes, arm, runs, (over, name), colours[arm], '--' if arm in dashed else '-')
       axes.set_title(name)
-      axes.set_xlabel('update')
-      axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+      axes.set_xlabel('update' if over == 'step' else over)
+      axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for arm, runs in arms.items():
       _points(panels[-1], runs, scatter, colours[arm])
     panels[-1].set_title(f'{scatter[1]} over {scatter[0]}')
@@ -66,18 +70,19 @@ def plot_arms(
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         keep_to_shares(axes, 'y')
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=len(arms))
+    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(arms), 6))
     atomic_write_figure(path, figure)
 
 
-def _curve(axes: Axes, arm: str, runs: Sequence[Recorded], name: str, colour: str) -> None:
+def _curve(axes: Axes, arm: str, runs: Sequence[Recorded], names: tuple[str, str], colour: str, line: str) -> None:
   if not runs:
     return
   length = min(len(run.metrics) for run in runs)
-  values = np.array([smoothed(column(run.metrics, name)[:length]) for run in runs])
-  steps = column(runs[0].metrics, 'step')[:length]
-  axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-  axes.plot(steps, values.mean(axis=0), color=colour, label=arm)
+  x, y = (np.array([column(run.metrics, name)[:length] for run in runs]) for name in names)
+  known = ~np.isnan(y).all(axis=0)
+  x, y = x.mean(axis=0)[known], np.array([smoothed(its) for its in y]) if known.all() else y[:, known]
+  axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+  axes.plot(x, y.mean(axis=0), line, color=colour, label=arm)
 
 
 def _points(axes: Axes, runs: Sequence[Recorded], scatter: tuple[str, str], colour: str) -> None:

@@ -73,7 +73,8 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   with monitor.spared(picture):
     from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here
 
-    arms.plot_arms(picture, {arm: list(outcomes[arm].values()) for arm in spec.arms}, spec.baseline, spec.curves, spec.scatter)
+    runs_of = {arm: list(outcomes[arm].values()) for arm in spec.arms}
+    arms.plot_arms(picture, runs_of, spec.baseline, spec.curves, spec.scatter, spec.over)
     print(f'wrote {picture}')
   return record
 

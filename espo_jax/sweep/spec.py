@@ -28,7 +28,8 @@ class Sweep:
     rules: The stop rule that each arm stands for. An arm that is not named stands for its `stop.name`. A run also trains the
       rules in its `baselines`, from one critic warm-up.
     columns: The table's columns.
-    curves: The metrics that are drawn over the updates.
+    curves: The metrics that are drawn over the course of the training.
+    over: The metric on the horizontal axis of these curves: 'step', the number of the update, or such as 'rollout/decoded'.
     scatter: The two fields of an arm's entry in `summary.json` that are drawn against each other.
     pruner: A class of `optuna.pruners` that ends a run early if its training accuracy is low against the earlier arms of its
       seed; '' for none. The baseline's runs are never pruned.
@@ -44,6 +45,7 @@ class Sweep:
   rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
   columns: tuple[Column | Counts, ...] = (ACCURACY, TRAINING_TOKENS)
   curves: tuple[str, ...] = ('accuracy', 'rollout/length_mean')
+  over: str = 'step'
   scatter: tuple[str, str] = ('rollout_tokens', 'accuracy')
   pruner: str = ''
   pruner_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -50,6 +50,8 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     },
     baseline='uniform',
     seeds=seeds,
+    curves=('eval/accuracy', 'rollout/length_mean'),
+    over='rollout/decoded',
     columns=(
       Column('area to half of uniform, %', area_to(HALF), 100, digits=2, against='difference'),
       Column('accuracy at half of uniform, %', accuracy_at(HALF), 100, against='difference'),

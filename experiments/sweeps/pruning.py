@@ -63,6 +63,8 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     },
     baseline='GRPO',
     seeds=seeds,
+    curves=('eval/accuracy', 'rollout/length_mean'),
+    over='rollout/decoded',
     columns=(
       Column('area to half of GRPO, %', area_to(HALF), 100, digits=2, against='difference'),
       Column('accuracy at half of GRPO, %', accuracy_at(HALF), 100, against='difference'),

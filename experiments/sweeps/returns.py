@@ -62,6 +62,8 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
     },
     baseline='ESPO',
     seeds=seeds,
+    curves=('eval/accuracy', 'rollout/length_mean'),
+    over='rollout/decoded',
     columns=(
       Column('area to half of PPO, %', area_to(HALF), 100, digits=2, against='difference'),
       Column('accuracy at half of PPO, %', accuracy_at(HALF), 100, against='difference'),
