@@ -13,6 +13,7 @@
 | `roulette` | ESPO's rule | the critic's value; the 25 % that decode on are trained on to their end, with weight 4 | 25 % |
 | `mean_logprob` | the mean log-probability of its tokens | 0 | none |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 5 % |
+| `own_price+fail` | the same | -1, as under ESPO | 5 % |
 | `wald` | what is left to learn per token, against a fresh row | the head's probability of success | 5 % |
 
 All decoded tokens are counted, those of shadow rows included. The area is the mean test accuracy without stops, from the start
@@ -58,6 +59,7 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
         'stop.returns': 'zero',
       },
       'own_price': by_head | {'stop.name': 'own_price'},
+      'own_price+fail': by_head | {'stop.name': 'own_price', 'stop.returns': 'fail'},
       'wald': by_head | {'stop.name': 'wald'},
     },
     baseline='ESPO',
