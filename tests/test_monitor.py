@@ -20,7 +20,9 @@ from espo_jax.monitor import (
   column,
   describe,
   format_table,
+  holm,
   mean_interval,
+  mean_p_value,
   policy_accuracy,
   read_metrics,
   summarise,
@@ -398,6 +400,34 @@ import torch  # whoever wants it gets it
   subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True, timeout=120)
   assert [row['accuracy'] for row in read_metrics(tmp_path)] == [0.5]
   assert any((tmp_path / 'tensorboard').iterdir())
+
+
+@pytest.mark.parametrize('n', [2, 3, 8, 40])
+@pytest.mark.parametrize('shift', [0.0, 0.3, -2.0, 30.0])
+def test_the_p_value_of_a_mean_is_scipys(n, shift):
+  values = np.random.default_rng(n).normal(shift, 1.0, n)
+  # It is a difference from 1, so a tiny one has the rounding of 1.
+  assert mean_p_value(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, rel=1e-9, abs=1e-14)
+
+
+def test_the_p_value_without_spread_and_of_one_value():
+  assert mean_p_value([0.0, 0.0]) == 1.0 and mean_p_value([0.5, 0.5]) == 0.0 and math.isnan(mean_p_value([1.0]))
+
+
+@pytest.mark.parametrize(
+  ('given', 'wanted'),
+  [
+    ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # the example of R's p.adjust(method = 'holm')
+    ([0.5, 0.6], [1.0, 1.0]),
+    ([0.02], [0.02]),
+    ([0.01, math.nan, 0.04], [0.02, math.nan, 0.04]),
+    ([0.01, 0.01, 0.01], [0.03, 0.03, 0.03]),
+    ([], []),
+  ],
+)
+def test_holms_correction(given, wanted):
+  found = holm({str(i): p for i, p in enumerate(given)})
+  np.testing.assert_allclose(list(found.values()), wanted)
 
 
 @pytest.mark.parametrize(

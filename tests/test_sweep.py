@@ -17,6 +17,7 @@ from espo_jax.configs import ConfigError, flatten, load_config, validate
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep import running
 from espo_jax.sweep.__main__ import compare_arms, main
+from espo_jax.sweep.results import told_apart
 from espo_jax.train import train
 
 BASE = 'experiments/quickstart.py:smoke'
@@ -70,7 +71,8 @@ def trained(monkeypatch) -> list:
 
 def test_the_table_is_scipys(trained, tmp_path):
   columns = "(ACCURACY, TRAINING_TOKENS, Counts('wrong %', lambda o: (o.summary['false_positives']['correct'], 5)))"
-  record = compare_arms(sweep_file(tmp_path, columns=columns), tmp_path / 'runs', tmp_path / 'out' / 'compared')
+  file = sweep_file(tmp_path, columns=columns, primary="'accuracy %'")
+  record = compare_arms(file, tmp_path / 'runs', tmp_path / 'out' / 'compared')
   assert trained == [(seed, name) for seed in (0, 1, 2) for name in ('start', 'grpo', 'dapo')]
   ends = {
     (arm, field): np.array(
@@ -91,17 +93,42 @@ def test_the_table_is_scipys(trained, tmp_path):
   difference = found['accuracy %']['against']
   np.testing.assert_allclose(difference['mean'] - difference['half'], paired.low, rtol=1e-9)
   np.testing.assert_allclose(difference['mean'] + difference['half'], paired.high, rtol=1e-9)
+  p = scipy.stats.ttest_rel(accuracy, 100 * ends['grpo', 'accuracy']).pvalue
+  assert record['p_values'] == {'dapo': {'p': pytest.approx(p), 'holm': pytest.approx(p)}}
   against = found['training tokens (k)']['against']
   np.testing.assert_allclose([against['mean'], against['half']], [saved.mean(), half(saved)], rtol=1e-9)
   assert record['columns']['start']['accuracy %']['mean'] == pytest.approx(26.0)
   assert record['columns']['dapo']['wrong %'] == {'cases': 6, 'trials': 15}
   page = (tmp_path / 'out' / 'compared.md').read_text()
   assert page.startswith('# Two arms\n')
+  assert "after Holm's correction for 1 arms: ahead: none; behind: none; not told apart: `dapo`." in page
   cells = [f'{accuracy.mean():.1f} ± {half(accuracy):.1f}', f'{tokens.mean():.1f} ± {half(tokens):.1f}', '40.0 (6 of 15)']
   assert all(f'| {cell} |' in page for cell in cells)
   assert '--seeds' not in record['command'] and record['command'] in page
   assert (tmp_path / 'out' / 'compared.png').read_bytes().startswith(b'\x89PNG')
   assert json.loads((tmp_path / 'out' / 'compared.json').read_text())['runs'][1]['arms'] == {'grpo': 'espo'}
+
+
+@pytest.mark.parametrize(
+  ('differences', 'said'),
+  [
+    ({'b': [1.0, 1.1, 0.9, 1.0], 'c': [-1.0, -1.1, -0.9, -1.0]}, 'ahead: `b`; behind: `c`; not told apart: none'),
+    ({'b': [0.1, -0.1, 0.2, 0.0], 'c': [1.0]}, 'ahead: none; behind: none; not told apart: `b`, `c`'),  # one seed tells nothing
+    ({'b': [1.0, 2.0, 1.5, 0.5]}, 'ahead: `b`; behind: none; not told apart: none'),  # p = 0.035
+    ({'b': [1.0, 2.0, 1.5, 0.5], 'c': [1.0, 2.0, 1.5, 0.5]}, 'ahead: none; behind: none; not told apart: `b`, `c`'),
+  ],
+  ids=str,
+)
+def test_arms_are_told_apart_after_a_correction_for_their_number(differences, said):
+  columns = (sweep.ACCURACY,)
+  spec = sweep.Sweep(
+    base='', arms={arm: {} for arm in ('a', *differences)}, seeds=(0,), baseline='a', columns=columns, primary='accuracy %'
+  )
+  compared = {'a': {'accuracy %': {'mean': 0.0}}} | {
+    arm: {'accuracy %': {'against': {'mean': np.mean(values), 'values': dict(enumerate(values))}}}
+    for arm, values in differences.items()
+  }
+  assert f'{len(differences)} arms: {said}.' in told_apart(spec, compared)
 
 
 def test_what_is_done_is_skipped_and_prose_is_kept(trained, tmp_path, capsys):
@@ -198,6 +225,7 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
     ({'arms': "{'grpo': {}, 'a/b': {}}"}, "arms: 'a/b' names a folder"),
     ({'arms': "{'grpo': {}, 'start': {}}"}, "arms: 'start' names a folder"),
     ({'columns': '(ACCURACY, ACCURACY)'}, 'two of one label'),
+    ({'primary': "'accuracy'"}, "primary = 'accuracy' is no column with differences; fix: one of 'accuracy %'"),
     ({'rules': "{'ppo': 'never'}"}, "rules: 'ppo' is none of the arms"),
     ({'rules': "{'grpo': 'never'}"}, "arm 'grpo': its run trains the stop rules espo, and not"),
     ({'arms': "{'grpo': {}, 'b': {'learner.updtes': 4}}"}, "arm 'b': learner.updtes = 4.* did you mean learner.updates"),

@@ -7,7 +7,7 @@ separately, because it imports matplotlib.
 from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
-from espo_jax.monitor.intervals import mean_interval, wilson
+from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics
 from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
@@ -30,9 +30,11 @@ __all__ = [
   'ending',
   'format_scores',
   'format_table',
+  'holm',
   'machine',
   'majority',
   'mean_interval',
+  'mean_p_value',
   'pass_at_k',
   'policy_accuracy',
   'read_metrics',

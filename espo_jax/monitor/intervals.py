@@ -1,7 +1,7 @@
-"""Computes confidence intervals of shares and means."""
+"""Computes confidence intervals of shares and means, and tests of means."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -40,21 +40,44 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
   return mean, _t_quantile((1 + confidence) / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
-def _t_quantile(p: float, dof: int) -> float:
-  """Returns the `p` quantile, `p >= 0.5`, of Student's t. It inverts the distribution function by bisection.
+def mean_p_value(values: Sequence[float] | np.ndarray) -> float:
+  """Returns the two-sided p-value of Student's t-test that the mean is 0; nan for a single value."""
+  values = np.asarray(values, np.float64)
+  n = len(values)
+  if n < 2:
+    return math.nan
+  mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+  if deviation == 0:
+    return float(mean == 0)
+  return 2 * (1 - _t_below(abs(mean) / deviation * math.sqrt(n), n - 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+  """Returns p-values corrected for their number by Holm's method (1979), by name; nan stays nan and does not count."""
+  known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
+  corrected, highest = dict(p_values), 0.0
+  for place, (p, name) in enumerate(known):
+    highest = max(highest, min(1.0, (len(known) - place) * p))
+    corrected[name] = highest
+  return corrected
+
+
+def _t_below(t: float, dof: int) -> float:
+  """Returns the distribution function of Student's t at `t >= 0`.
 
   With `t = sqrt(dof) tan(theta)` the density is proportional to `cos(theta)^(dof - 1)`. This is smooth on a short interval, so
   Gauss-Legendre quadrature integrates it to rounding error.
   """
   scale = math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi)
+  theta = math.atan(t / math.sqrt(dof))
+  return 0.5 + scale * theta / 2 * float(_WEIGHTS @ np.cos(theta * (_NODES + 1) / 2) ** (dof - 1))
 
-  def below(t: float) -> float:
-    theta = math.atan(t / math.sqrt(dof))
-    return 0.5 + scale * theta / 2 * float(_WEIGHTS @ np.cos(theta * (_NODES + 1) / 2) ** (dof - 1))
 
+def _t_quantile(p: float, dof: int) -> float:
+  """Returns the `p` quantile, `p >= 0.5`, of Student's t. It inverts the distribution function by bisection."""
   low, high = 0.0, 1.0
-  while below(high) < p:
+  while _t_below(high, dof) < p:
     low, high = high, 2 * high
   while low < (middle := (low + high) / 2) < high:
-    low, high = (middle, high) if below(middle) < p else (low, middle)
+    low, high = (middle, high) if _t_below(middle, dof) < p else (low, middle)
   return high

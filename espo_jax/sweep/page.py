@@ -7,6 +7,7 @@ from typing import Any
 from espo_jax.configs import ConfigError
 from espo_jax.monitor import atomic_write_text
 from espo_jax.sweep.plan import Run
+from espo_jax.sweep.results import p_values, told_apart
 from espo_jax.sweep.running import Status
 from espo_jax.sweep.spec import Sweep
 
@@ -41,7 +42,7 @@ def write_page(path: pathlib.Path, title: str, body: str) -> None:
 
 
 def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> str:
-  """Returns the text of the page: what was run, on which machine, and the results."""
+  """Returns the text of the page: what was run, on which machine, the results, and which arms are told apart."""
   hardware = record['hardware']
   commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
   changed = ', the working tree changed since' if record['dirty'] else ''
@@ -59,6 +60,7 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> s
     f'and savings are paired by seed. All numbers and the command of each run are in [{numbers}]({numbers}).',
     '',
     table,
+    *(['', told_apart(sweep, record['columns'])] if sweep.primary else []),
     '',
     f'![Learning curves, and {sweep.scatter[1]} over {sweep.scatter[0]}]({picture})',
   ]
@@ -101,4 +103,5 @@ def record_of(
       for run, status in zip(runs, statuses, strict=True)
     ],
     'columns': compared,
+    **({'p_values': p_values(sweep, compared)} if sweep.primary else {}),
   }

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from espo_jax.monitor import mean_interval, read_metrics
+from espo_jax.monitor import holm, mean_interval, mean_p_value, read_metrics
 from espo_jax.monitor.report import WARM_START
 from espo_jax.sweep.columns import Column, Counts, Outcome
 from espo_jax.sweep.plan import Run
@@ -69,6 +69,35 @@ def _measured(
 def _statistics(values: Mapping[int, float]) -> dict[str, Any]:
   mean, half = mean_interval(list(values.values()))
   return {'mean': mean, 'half': half if math.isfinite(half) else None, 'values': {str(seed): x for seed, x in values.items()}}
+
+
+def p_values(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+  """Returns for each arm but the baseline the p-value of its differences in the primary column, and the corrected one.
+
+  The tests are Student's, paired by seed and two-sided. Holm's method corrects them for their number.
+  """
+  found = {}
+  for arm in sweep.arms:
+    entry = compared[arm].get(sweep.primary)
+    if entry and 'against' in entry:
+      found[arm] = mean_p_value(list(entry['against']['values'].values()))
+  corrected = holm(found)
+  return {arm: {'p': p, 'holm': corrected[arm]} for arm, p in found.items()}
+
+
+def told_apart(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], level: float = 0.05) -> str:
+  """Says which arms are ahead of the baseline in the primary column and which are behind it."""
+  corrected = {arm: its['holm'] for arm, its in p_values(sweep, compared).items()}
+  kinds: dict[str, list[str]] = {'ahead': [], 'behind': [], 'not told apart': []}
+  for arm, p in corrected.items():
+    sure = p <= level  # nan is not
+    ahead = compared[arm][sweep.primary]['against']['mean'] > 0
+    kinds[('ahead' if ahead else 'behind') if sure else 'not told apart'].append(f'`{arm}`')
+  said = '; '.join(f'{kind}: {", ".join(arms) or "none"}' for kind, arms in kinds.items())
+  return (
+    f'In "{sweep.primary}", compared with `{sweep.baseline}` by two-sided t-tests paired by seed, at the level of {level:g} '
+    f"after Holm's correction for {len(corrected)} arms: {said}."
+  )
 
 
 def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], states: Mapping[str, Sequence[Status]]) -> str:

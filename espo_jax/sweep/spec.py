@@ -28,6 +28,7 @@ class Sweep:
     rules: The stop rule that each arm stands for. An arm that is not named stands for its `stop.name`. A run also trains the
       rules in its `baselines`, from one critic warm-up.
     columns: The table's columns.
+    primary: The label of the column in which arms are tested against the baseline; '' for no test. It has differences.
     curves: The metrics that are drawn over the course of the training.
     over: The metric on the horizontal axis of these curves: 'step', the number of the update, or such as 'rollout/decoded'.
     scatter: The two fields of an arm's entry in `summary.json` that are drawn against each other.
@@ -44,6 +45,7 @@ class Sweep:
   shared_stages: tuple[str, ...] = ('warm_start',)
   rules: Mapping[str, str] = dataclasses.field(default_factory=dict)
   columns: tuple[Column | Counts, ...] = (ACCURACY, TRAINING_TOKENS)
+  primary: str = ''
   curves: tuple[str, ...] = ('accuracy', 'rollout/length_mean')
   over: str = 'step'
   scatter: tuple[str, str] = ('rollout_tokens', 'accuracy')
@@ -82,6 +84,9 @@ def _problems(sweep: Sweep) -> Iterator[str]:
       yield f'rules: {name!r} is none of the arms {", ".join(sweep.arms)}; fix: one of them'
   if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
     yield f'seeds = {sweep.seeds}: none, or one of them twice; fix: such as (0, 1, 2)'
+  tested = [column.label for column in sweep.columns if isinstance(column, Column) and column.against == 'difference']
+  if sweep.primary and sweep.primary not in tested:
+    yield f'primary = {sweep.primary!r} is no column with differences; fix: one of {", ".join(map(repr, tested)) or "()"}'
   labels = [column.label for column in sweep.columns]
   if not labels or len(set(labels)) != len(labels):
     yield f'columns = {labels}: none, or two of one label; fix: a label for each'

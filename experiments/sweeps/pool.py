@@ -50,6 +50,7 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     },
     baseline='uniform',
     seeds=seeds,
+    primary='area to half of uniform, %',
     curves=('eval/accuracy', 'rollout/length_mean'),
     over='rollout/decoded',
     columns=(

@@ -63,6 +63,7 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
     },
     baseline='GRPO',
     seeds=seeds,
+    primary='area to half of GRPO, %',
     curves=('eval/accuracy', 'rollout/length_mean'),
     over='rollout/decoded',
     columns=(

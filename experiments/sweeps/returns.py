@@ -64,6 +64,7 @@ def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
     },
     baseline='ESPO',
     seeds=seeds,
+    primary='area to half of PPO, %',
     curves=('eval/accuracy', 'rollout/length_mean'),
     over='rollout/decoded',
     columns=(
