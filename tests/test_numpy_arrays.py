@@ -281,6 +281,7 @@ CASES = {
   'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
   'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
   'monitor.mean_interval': (monitor.mean_interval, abs(real(500)) * 64),
+  'monitor.mean_p_value': (monitor.mean_p_value, abs(real(500)) * 64),
   'monitor.wilson': (lambda x: monitor.wilson(*x), np.array([90, 120])),
   'monitor.majority': (lambda x: monitor.majority(['a', 'b', 'a', 'c', 'a'], x), some(5)),
 }
