@@ -110,7 +110,7 @@ def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(reques
   assert stopped_at < 10 and (workdir / 'arms/espo/checkpoints' / str(stopped_at)).exists()
   assert 'SIGTERM: the step at hand is finished and saved, then the command ends; a second signal ends it at once' in told
   assert f'ESPO: saved at step {stopped_at} of 10, under {workdir}/arms/espo. This goes on from there:' in told
-  assert re.search(rf'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke \S+ --workdir={workdir} ', told)
+  assert re.search(rf'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke \S+ \S+ --workdir={workdir} ', told)
 
   finish(start(workdir, cache))
   assert_same_run(workdir, reference)
