@@ -4,13 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt
+own=$venv/bin/python
 
 # peer_environment NAME: makes .venv-NAME from scripts/bench/requirements_NAME.txt.
 peer_environment() {
   local venv=.venv-$1 requirements=scripts/bench/requirements_$1.txt torch
   cmp -s "$requirements" "$venv/requirements.installed" && return
   echo "making $venv"
-  .venv/bin/python -m venv --clear "$venv"
+  "$own" -m venv --clear "$venv"
   torch=$(grep '^torch==' "$requirements" || true)
   if [ -n "$torch" ]; then  # the build without CUDA, if its index can be reached
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
@@ -22,4 +23,4 @@ peer_environment() {
 
 [ -n "${TRANSFORMERS_PYTHON:-}" ] || peer_environment transformers
 [ -n "${TUNIX_PYTHON:-}" ] || peer_environment tunix
-PYTHONPATH=. .venv/bin/python scripts/bench_rollout.py "$@"
+PYTHONPATH=. "$own" scripts/bench_rollout.py "$@"

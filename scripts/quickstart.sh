@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt
 workdir=${WORKDIR:-runs/quickstart}
-.venv/bin/python -m espo_jax.train --config=experiments/quickstart.py --workdir="$workdir" "$@"
+"$venv"/bin/python -m espo_jax.train --config=experiments/quickstart.py --workdir="$workdir" "$@"

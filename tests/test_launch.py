@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -51,6 +52,14 @@ def calls(path: pathlib.Path) -> list[list[str]]:
   read = 'while IFS= read -r line; do eval "set -- $line"; printf "%s\\0" "$@"; printf "\\n"; done < "$0"'
   text = subprocess.run(['bash', '-c', read, noted], check=True, capture_output=True, text=True).stdout
   return [line.split('\0') for line in text.split('\0\n')[:-1]]
+
+
+def test_scripts_that_make_the_environment_use_the_folder_that_it_was_asked_to_be_in():
+  sourced = [path for path in SCRIPTS.glob('*.sh') if 'source scripts/environment.sh' in path.read_text()]
+  local = [path for path in sourced if path.name != 'launch_tpu_pod.sh']  # which makes it on other machines
+  assert len(local) >= 3
+  for path in local:
+    assert not re.search(r'(^|[ ="])\.venv/bin', path.read_text(), re.MULTILINE), path.name
 
 
 @pytest.mark.parametrize('path', sorted(SCRIPTS.glob('*.sh')), ids=lambda path: path.name)
