@@ -268,7 +268,8 @@ REFUSED = [
   ),
   (
     {'allocation.name': 'pilot_commit', 'allocation.pool': 64, 'allocation.pilots': 4, 'objective.name': 'grpo'},
-    'allocation.pilots = 4: at least 1, and fewer than rollout.samples = 2; fix: 1',
+    'allocation.pilots = 4: at least 1, and fewer than rollout.samples = 2; '
+    'fix: allocation.pilots = 4 and rollout.samples = 16',
   ),
   (
     {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'grpo', 'rollout.record': 5},

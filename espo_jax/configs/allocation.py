@@ -31,10 +31,11 @@ def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _ragged(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why problems cannot have different numbers of rows."""
   r, where = config.rollout, f'allocation.name = {config.allocation.name!r}'
-  pilots = config.allocation.get('pilots', 1)
-  if not 1 <= pilots < r.samples:
+  pilots = config.allocation.get('pilots')  # of 'pilot_commit'
+  if pilots is not None and not 1 <= pilots < r.samples:
     yield (
-      f'allocation.pilots = {pilots}: at least 1, and fewer than rollout.samples = {r.samples}; fix: {max(r.samples // 4, 1)}'
+      f'allocation.pilots = {pilots}: at least 1, and fewer than rollout.samples = {r.samples}; '
+      'fix: allocation.pilots = 4 and rollout.samples = 16, say'
     )
   advantage = config.advantage.name or objectives.default_advantage(config.objective.name)
   if objectives.ADVANTAGES[advantage].critic:

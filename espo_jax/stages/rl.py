@@ -58,7 +58,7 @@ def step(
 
   def draw(attempt: int) -> Draw:
     asked, sampled = plan.ask(attempt), functools.partial(collect, exp, weights, learner.rule, state.adaptive, clock)  # 1
-    sample, (rows, verdicts), counts = _rolled_out(exp, state, plan, asked, number, sampled)  # 2, 3
+    sample, (rows, verdicts), counts = _rolled_out(exp, state, plan, asked, number, sampled, clock)  # 2, 3
     with clock('reward'):
       reward, differ, metrics = learner.graded(rows, verdicts, state.adaptive)  # 4
       reward = reward.replace(weight=None if asked.weights is None else exp.put_rows(asked.weights))
@@ -98,6 +98,7 @@ def _rolled_out(
   asked: Asked,
   number: int,
   sampled: Callable[..., tuple[Trajectories, Verdicts]],
+  clock: Clock,
 ) -> tuple[tuple[Trajectories, Any], tuple[Trajectories, Verdicts], dict[str, Any]]:
   """Samples and grades the rows of a rollout; where an allocator commits to some of the problems, also the rest of their rows.
 
@@ -107,8 +108,9 @@ def _rolled_out(
   """
   rows, verdicts = sampled(asked.problems, exp.key('rollout', number), asked.rows)
   plan.saw(asked, rows, verdicts.correct)
-  sample, metrics = (rows, verdicts.correct), sample_metrics(exp, state, rows, verdicts)
-  rest = plan.commit(asked, rows, verdicts.correct)
+  with clock('reward'):
+    sample, metrics = (rows, verdicts.correct), sample_metrics(exp, state, rows, verdicts)
+    rest = plan.commit(asked, rows, verdicts.correct)
   if rest is None:
     return sample, (rows, verdicts), metrics
   more = sampled(asked.problems, exp.key('commit', number), rest.rows)

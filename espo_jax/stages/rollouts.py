@@ -185,7 +185,7 @@ def whole_groups(
   rows = pilots[0].length.shape[0]
   row = np.arange(rows).reshape(len(passed), -1)
   sample = np.arange(row.shape[1])
-  second = rows + row[:, :1] + np.where(sample < first, sample + row.shape[1] - first, sample - first)
+  second = rows + row[:, :1] + (sample - first) % row.shape[1]
   where = np.where(passed[:, None] & (sample < first), row, second).reshape(-1).astype(np.int32)
   sharding = parallel.over_batch(mesh)
   laid = (parallel.lay(its, sharding) for its in (pilots, rest))

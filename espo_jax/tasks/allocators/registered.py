@@ -37,8 +37,8 @@ class Allocator(NamedTuple):
     share_out: `(memory, problems, samples) -> (rows[P], weights[P])`, the number of rows of each problem, from 1 to `samples`,
       and the factor of their advantages. None where each problem has `samples` rows.
     commit: `correct[P, G] -> bool[P]`, from how correct these rows are; nan is a row that was not begun. Where it is true the
-      problem gets the rest of its `samples` rows in a second rollout. The other problems are not trained on. None where the
-      first rollout is all.
+      problem gets the rest of its `samples` rows in a second rollout. The other problems are not trained on. `share_out` then
+      gives all problems the same number of rows. None where the first rollout is all.
     observe: `(memory, seen) -> memory`, once for each rollout.
   """
 
