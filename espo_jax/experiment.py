@@ -385,8 +385,7 @@ def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) 
   rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
   reasons = {'drop': StopReason.PRUNED, 'graded': StopReason.SETTLED}
   rule = rule._replace(reason=reasons.get(config.stop.returns, StopReason.STOPPED))
-  headless = config.stop.returns == 'head' and rule.init(1).adaptive.head is None
-  return stops.with_head(rule, memory=config.stop.memory) if headless else rule
+  return stops.with_head(rule, memory=config.stop.memory) if config.stop.returns == 'head' else rule
 
 
 @jax.jit

@@ -6,8 +6,15 @@ or, in an environment of your own,
 
   python -m espo_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
 
-`--config=experiments/quickstart.py:smoke` is the same in seconds, on a model too small to learn anything. `:rechecks` has
-shorter chains in which a step may be written twice. This is right and unlikely, so some unlikely tokens are correct.
+The warm start learns from solutions with a habit: where a sum leaves 0 .. 9, the result is more often one too large than right.
+So greedy decoding is wrong wherever that happens, and reinforcement learning has to find out that the less likely token is the
+right one. Other steps go wrong at random.
+
+| variant | difference |
+|---|---|
+| `:smoke` | the same in seconds, on a model too small to learn anything |
+| `:slips` | without the habit, so that all mistakes are unlikely tokens; the comparisons of `experiments/sweeps` use it |
+| `:rechecks` | without the habit, and with shorter chains in which a step may be written twice, which is right and unlikely |
 """
 
 from espo_jax.configs import default_config
@@ -36,13 +43,20 @@ def get_config(arg=''):
   c.stop.smoothing = 0.5
   c.stop.beta_0 = 2.0
   c.stop.beta_min = 0.5
+  if arg not in ('', 'smoke', 'slips', 'rechecks'):
+    raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke, slips, rechecks')
+  if arg in ('', 'smoke'):
+    _habit(c)
   if arg == 'smoke':
     _smoke(c)
-  elif arg == 'rechecks':
+  if arg == 'rechecks':
     _rechecks(c)
-  elif arg:
-    raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke, rechecks')
   return c
+
+
+def _habit(c):
+  c.task.options.noise = 0.1
+  c.task.options.habit = 0.6
 
 
 def _rechecks(c):

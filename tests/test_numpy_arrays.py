@@ -202,7 +202,7 @@ CASES = {
   'replay.within_problems': (replay.within_problems, real(N), some(N), np.arange(N) // 2),
   'replay.thirds': (replay.thirds, some(N)[None].astype(np.float64), np.arange(N)[None] // 2, np.ones((1, N))),
   'stops.newton': (
-    lambda x, y, w: stops.newton(stops.Regression(jnp.zeros(V), jnp.eye(V)), x, y, w, memory=0.5),
+    lambda x, y, w: stops.newton(stops.Regression(jnp.zeros(V), jnp.eye(V)), x, y, w, memory=0.5, steps=2),
     real(N, V),
     real(N),
     np.ones(N),

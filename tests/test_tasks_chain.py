@@ -117,6 +117,30 @@ def test_noise_has_its_rate_is_uniform_and_stays_consistent(difficulty):
   assert 0.2 < np.mean(right) < 0.7
 
 
+@pytest.mark.parametrize(('difficulty', 'noise'), [('easy', 0.0), ('easy', 0.1), ('hard', 0.0)])
+def test_a_habit_has_its_rate_where_sums_leave_the_range_and_none_elsewhere(difficulty, noise):
+  task, rng = Chain(difficulty, habit=0.6, noise=noise), np.random.default_rng(0)
+  inside, outside = [], []
+  for index in range(2000):
+    problem = task.problem('train', index)
+    response = task.solution(problem, rng)
+    value, wrong = int(re.match(r'\d+', problem.prompt)[0]), False
+    for term, result in steps_of(response):
+      total = value + int(term)
+      (inside if 0 <= total < task.modulus else outside).append((result - total) % task.modulus)
+      wrong |= (result - total) % task.modulus > 0
+      value = result
+    assert task.verify(problem, response) == (not wrong)
+  by_noise = (1 - 0.6) * noise / (task.modulus - 1)  # a random result is one too large by chance
+  for offsets, one_too_large, right in (
+    (outside, 0.6 + by_noise, (1 - 0.6) * (1 - noise)),
+    (inside, noise / (task.modulus - 1), 1 - noise),
+  ):
+    spread = 5 * (0.25 / len(offsets)) ** 0.5
+    assert abs(np.mean(np.array(offsets) == 1) - one_too_large) < spread
+    assert abs(np.mean(np.array(offsets) == 0) - right) < spread
+
+
 def test_noise_leaves_problems_alone_and_follows_the_generator():
   noisy, clean = Chain(noise=0.3), Chain()
   problem = clean.problem('train', 1)

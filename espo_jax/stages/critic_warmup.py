@@ -1,6 +1,7 @@
 """The stage `critic_warmup`: updates without a stop rule, until the critic is accurate enough for a stop rule to use.
 
-Without a critic the stage is one plain update, which sets the regret's moments for the stop rules.
+Its updates also set the regret's moments and fit a head, which all arms start from: a rule that waited for its own head would
+stop rows later than the others. Without a critic the stage is one plain update.
 """
 
 import pathlib
@@ -13,6 +14,7 @@ from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import first_memory
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
+from espo_jax.stops import with_head
 
 
 @during('critic warm-up')
@@ -22,7 +24,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   The parameters' buffers are donated unless they are the reference, which arms read.
   """
   c = exp.config
-  never = make_rule(c, 'never')
+  never = with_head(make_rule(c, 'never'), memory=c.stop.memory)
   params = exp.model.critic_from_policy(params)
   reference = params if uses_reference(c) else None
   own = params if reference is None else copy_tree(params)

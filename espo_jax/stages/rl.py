@@ -67,7 +67,7 @@ def step(
   rows, reward, first, metrics = informative_batch(draw, max_draws(c), c.rollout.samples, exp.mesh)
   del weights  # if they are a copy, the update needs that memory
   if record_in is not None and c.rollout.record and number % c.rollout.record == 0:
-    write_rollout(exp, first.sample, first.correct, state.adaptive, record_in / f'{number:06d}.npz')
+    write_rollout(exp, first.sample, first.correct, learner.rule, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
     lengths = exp.fetch(row_sizes(learner.rewarded(rows), reward.keep))
@@ -235,12 +235,12 @@ def reinforce(
 def fork(state: TrainState, rule: StopRule) -> TrainState:
   """Returns the state that an arm starts from: that of the critic warm-up, with the gate open and the rule's own first state.
 
-  The moments of the regret are those of the critic warm-up, because all rules measure the same ones. So is the head, if the
-  critic warm-up fitted one.
+  The moments of the regret are those of the critic warm-up, because all rules measure the same ones. So is the head of a rule
+  that has one.
   """
   old, opened = state.adaptive, jnp.ones_like(state.gate.open)
   own = rule.init(1).adaptive
-  head = own.head if own.head is None or old.head is None else old.head
+  head = None if own.head is None else old.head
   return state.replace(
     adaptive=own.replace(mu=old.mu, var=old.var, batches=old.batches, enabled=opened, head=head),
     gate=state.gate.replace(open=opened.copy()),

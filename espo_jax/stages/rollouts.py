@@ -203,7 +203,12 @@ def _chosen(sharding: jax.sharding.NamedSharding) -> Callable:
 
 
 def write_rollout(
-  exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N'], adaptive: Adaptive, path: pathlib.Path
+  exp: Experiment,
+  rows: Trajectories,
+  correct: Float[Array | np.ndarray, 'N'],
+  rule: StopRule,
+  adaptive: Adaptive,
+  path: pathlib.Path,
 ) -> None:
   """Writes a rollout as a NumPy archive. A repeated step writes the same bytes.
 
@@ -211,19 +216,31 @@ def write_rollout(
     exp: The experiment.
     rows: The rollout's rows.
     correct: 1 where a row's whole text is correct.
-    adaptive: The state of the stop rule that the rollout was sampled with.
+    rule: The stop rule that the rollout was sampled with.
+    adaptive: The state of that rule.
     path: The path of the archive.
   """
-  rows, correct, adaptive = exp.fetch((rows, correct, adaptive))
+  threshold = _thresholds(rule, exp.config.critic.every if exp.model.separate_critic else 1)(adaptive, rows.values)
+  rows, correct, adaptive, threshold = exp.fetch((rows, correct, adaptive, threshold))
   if not parallel.is_first():
     return
+  recorded = recorded_rows(exp, rows, correct)
+  width = recorded['regret'].shape[1]
+  of_rule = {'z': rows.z[:, :width], 'threshold': threshold[:, :width]}
+  prompts = {'prompt': rows.prompt_tokens, 'prompt_length': rows.prompt_lengths}
   constants = {
     'shadow_share': np.float32(exp.config.stop.shadow_share),
     'mu': adaptive.mu,
     'var': adaptive.var,
     'samples': np.int32(exp.config.rollout.samples),
   }
-  monitor.atomic_write_arrays(path, recorded_rows(exp, rows, correct) | constants)
+  monitor.atomic_write_arrays(path, recorded | of_rule | prompts | constants)
+
+
+@functools.lru_cache
+def _thresholds(rule: StopRule, critic_every: int) -> Callable[[Adaptive, Array], Array]:
+  """Returns the function `(adaptive, values) -> thresholds` of what the rule compared the score of each token with."""
+  return jax.jit(lambda adaptive, values: rule.threshold(adaptive, values_seen(values, critic_every)))
 
 
 def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def forecasts(head: Head, hindsight: Hindsight) -> Forecast:
 
 
 @takes_numpy
-def fit_head(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 2) -> Head:
+def fit_head(head: Head, hindsight: Hindsight, *, memory: float, steps: int = 8) -> Head:
   """Fits the head to a batch: every token at which a row could have been stopped is a sample, and so is the row's start.
 
   The tokens of all rows together weigh as much as there are rows, because the tokens of a row share its verdict. So do the
@@ -132,11 +132,15 @@ def head_calibration(expected: Forecast, hindsight: Hindsight) -> dict[str, Floa
 def with_head(rule: StopRule, *, memory: float = 0.9, head: Head | None = None) -> StopRule:
   """Returns the rule with a head in its state, which is fitted after each batch. The rule's decisions do not change.
 
+  A rule that has a head keeps its own, unless `head` is given.
+
   Args:
     rule: The rule.
     memory: The factor by which what earlier batches left behind decays.
     head: The head that a training starts from; None for a new one.
   """
+  if head is None and rule.init(1).adaptive.head is not None:
+    return rule
 
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
     state = rule.init(batch, adaptive)

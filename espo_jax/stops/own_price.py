@@ -37,7 +37,7 @@ def own_price(
   beta_min: float = 0.0,
   beta_max: float = 5.0,
   min_saving: float = 0.1,
-  least_batches: int = 5,
+  least_batches: int = 2,
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:
@@ -75,7 +75,7 @@ def wald(
   beta_0: float = 0.223,
   beta_min: float = 0.0,
   beta_max: float = 5.0,
-  least_batches: int = 5,
+  least_batches: int = 2,
   memory: float = 0.9,
   momentum: float = 0.99,
 ) -> StopRule:

@@ -48,11 +48,13 @@ def newton(
   *,
   poisson: bool = False,
   memory: float,
-  steps: int = 2,
+  steps: int,
 ) -> Regression:
-  """Fits a regression to a batch by Newton steps that remember earlier batches by their curvature `H`.
+  """Fits a regression to a batch by Newton steps towards its likeliest weights, where earlier batches are the prior.
 
-  A step is `b += (memory H + X'WX + 0.01 I)^-1 X'w (y - mean)`, of norm 1 at most. Afterwards `H <- memory H + X'WX`.
+  The prior is a normal distribution about the weights before the batch, `b_0`, whose precision is `memory H` for the curvature
+  `H` that earlier batches left. A step is `b += (memory H + X'WX + 0.01 I)^-1 (X'w (y - mean) - memory H (b - b_0))`, of norm 1
+  at most. Afterwards `H <- memory H + X'WX`. So more steps come closer to the same weights, and forget nothing.
 
   Args:
     model: The regression before the batch.
@@ -63,13 +65,15 @@ def newton(
     memory: The factor by which earlier curvature decays.
     steps: The number of steps.
   """
+  prior = memory * model.curvature
   weights, total = model.weights, model.curvature
   for _ in range(steps):
     linear = x @ weights
     mean = jnp.exp(jnp.minimum(linear, LONGEST)) if poisson else jax.nn.sigmoid(linear)
     variance = mean if poisson else mean * (1 - mean)
-    total = memory * model.curvature + (x * (weight * jnp.maximum(variance, 1e-4))[:, None]).T @ x
+    total = prior + (x * (weight * jnp.maximum(variance, 1e-4))[:, None]).T @ x
     ridge = _RIDGE + 1e-6 * jnp.diagonal(total).max()  # well above rounding, also where features are collinear
-    move = jnp.linalg.solve(total + ridge * jnp.eye(x.shape[1]), x.T @ (weight * (target - mean)))
+    gradient = x.T @ (weight * (target - mean)) - prior @ (weights - model.weights)
+    move = jnp.linalg.solve(total + ridge * jnp.eye(x.shape[1]), gradient)
     weights = weights + move / jnp.maximum(jnp.linalg.norm(move), 1.0)
   return Regression(weights, total)

@@ -61,6 +61,9 @@ class Chain(Task):
     seed: the seed of the problems.
     noise: the probability that a step of `solution` gets a uniformly drawn wrong result, from which the chain goes on. A warm
       start on such solutions gives a policy that makes slips.
+    habit: the probability that a step of `solution` whose sum leaves 0 .. modulus - 1 gets a result that is one too large, from
+      which the chain goes on. After a warm start on such solutions with a habit above a half, even the likeliest response is
+      wrong wherever a sum leaves that range.
     rechecks: the most times that a step may be repeated, in any response.
     recheck_rate: the probability that a step of `solution` is repeated once more, up to `rechecks` times. A warm start on such
       solutions gives a policy that writes more than it needs.
@@ -71,6 +74,7 @@ class Chain(Task):
   difficulty: str = 'easy'
   seed: int = 0
   noise: float = 0.0
+  habit: float = 0.0
   rechecks: int = 0
   recheck_rate: float = 0.5
   min_ops: int | None = None
@@ -81,6 +85,7 @@ class Chain(Task):
   def __post_init__(self) -> None:
     """Checks the settings, so that a wrong one fails at once."""
     check_probability('noise', self.noise)
+    check_probability('habit', self.habit)
     check_probability('recheck_rate', self.recheck_rate)
     if self.rechecks < 0:
       raise ValueError(f'rechecks = {self.rechecks}; fix: 0 for none, or a positive number')
@@ -135,8 +140,8 @@ class Chain(Task):
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
     """Writes every step and the answer.
 
-    With `noise` some steps are wrong, and the steps after them are consistent with the wrong result. With `rechecks` some steps
-    are repeated.
+    With `noise` and `habit` some steps are wrong, and the steps after them are consistent with the wrong result. With
+    `rechecks` some steps are repeated.
     """
     return self._respond(problem.prompt, rng)
 
@@ -175,8 +180,11 @@ class Chain(Task):
     value = int(first)
     parts = []
     for label, term in zip(_LABELS, terms, strict=False):
-      value = (value + int(term)) % self.modulus
-      if rng is not None and self.noise and rng.random() < self.noise:
+      total = value + int(term)
+      value = total % self.modulus
+      if rng is not None and self.habit and total != value and rng.random() < self.habit:
+        value = (value + 1) % self.modulus
+      elif rng is not None and self.noise and rng.random() < self.noise:
         value = (value + int(rng.integers(1, self.modulus))) % self.modulus
       parts.append(f'{label}{term}={self._write(value)}')
       if rng is not None and self.rechecks:

@@ -32,7 +32,7 @@ from espo_jax.sweep import (
 )
 
 
-def get_sweep(base='experiments/quickstart.py'):
+def get_sweep(base='experiments/quickstart.py:slips'):
   alone = {'baselines': ()}  # a run of its own
   return Sweep(
     base=base,

@@ -17,7 +17,7 @@ def needed_tokens(outcome):
   return outcome.summary['rollout_tokens'] + shadow
 
 
-def get_sweep(base='experiments/quickstart.py'):
+def get_sweep(base='experiments/quickstart.py:slips'):
   ours = {'baselines': (), 'stop.name': 'risk_control', 'stop.shadow_share': 0.1}  # a run of its own
   return Sweep(
     base=base,

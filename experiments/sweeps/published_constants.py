@@ -11,7 +11,7 @@ and `PPO` runs are used. All runs together took 40.5 minutes, one core each.
 from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, TRAINING_TOKENS, Column, Sweep
 
 
-def get_sweep(base='experiments/quickstart.py'):
+def get_sweep(base='experiments/quickstart.py:slips'):
   published = {'baselines': (), 'stop.smoothing': 0.9, 'stop.beta_0': 7.0, 'stop.beta_min': 0.0}
   return Sweep(
     base=base,

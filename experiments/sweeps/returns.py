@@ -39,7 +39,7 @@ from espo_jax.sweep import (
 HALF = share_of_tokens('PPO', 0.5)
 
 
-def get_sweep(base='experiments/quickstart.py', seeds=tuple(range(8))):
+def get_sweep(base='experiments/quickstart.py:slips', seeds=tuple(range(8))):
   by_head = {'stop.returns': 'head', 'stop.shadow_share': 0.05}
   return Sweep(
     base=base,
