@@ -3,6 +3,7 @@
   python -m espo_jax.methods [stop|exit|reward|objective|allocation|advantage ...]
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
+  python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A default marked [U] is
 our choice, because the paper does not publish it.
@@ -15,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from espo_jax import exits, objectives, registry, rewards, stops, tasks
+from espo_jax import exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 
@@ -102,9 +103,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command."""
   kinds = list(dict.fromkeys(method.kind for method in methods()))
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
-  parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections')
+  parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections; or metrics')
   parser.add_argument('--markdown', action='store_true', help='write a page with equations and the meaning of each option')
   args = parser.parse_args(argv)
+  if args.kinds == ['metrics']:
+    print(monitor.glossary_page(), end='')
+    return
   if args.kinds[:1] == ['config']:
     try:
       print((listing.page if args.markdown else listing.describe)(args.kinds[1:]), end='')
@@ -113,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   wanted = args.kinds or kinds
   if wrong := [kind for kind in wanted if kind not in kinds]:
-    parser.error(f'unknown kind {wrong[0]!r}; fix: some of {", ".join([*kinds, "config"])}')
+    parser.error(f'unknown kind {wrong[0]!r}; fix: some of {", ".join([*kinds, "config", "metrics"])}')
   if args.markdown:
     print(page(wanted) + ('' if args.kinds else f'\n{listing.page()}'), end='')
     return

@@ -13,7 +13,7 @@ import rounding
 from loss_cases import applied, loss_arrays, loss_inputs
 from tiny import named, run, tiny_experiment
 
-from espo_jax import exits, methods, objectives, registry, rewards, stops
+from espo_jax import exits, methods, monitor, objectives, registry, rewards, stops
 from espo_jax.configs import advantage_name, validate
 from espo_jax.configs.defaults import FIELDS
 
@@ -52,6 +52,7 @@ def test_a_method_is_a_config_line(lines):
   assert ('critic/loss' in metrics[-1]) == objectives.ADVANTAGES[advantage_name(exp.config)].critic
   assert any(0 < row['stop/rate'] < 1 for row in metrics)  # the stop rule acts, with a critic or without
   assert state.history.updates == 3
+  assert [name for row in metrics for name in row if monitor.meaning(name) is None] == []
 
 
 def test_groups_and_rankings_are_those_of_the_global_batch(in_float64):
@@ -129,6 +130,13 @@ def test_the_page_of_methods_is_current(capsys):
   assert page.count('    loss = ') >= 12
   assert "| `learner.learning_rate` | `1e-06` | above 0 | yes | The policy's learning rate. |" in page
   assert all(f'\n| `{name}` | ' in page for name in FIELDS)
+
+
+def test_the_page_of_metrics_is_current(capsys):
+  methods.main(['metrics'])
+  page = capsys.readouterr().out
+  assert page == (ROOT / 'docs' / 'metrics.md').read_text(), 'fix: python -m espo_jax.methods metrics > docs/metrics.md'
+  assert '| `stop/rate` | share | Rows that the rule ended. |' in page and '| `seconds/*` | s |' in page
 
 
 # ----------------------------------------------------------------------------------------------------------- the worked example

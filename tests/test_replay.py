@@ -22,7 +22,7 @@ from espo_jax.experiment import make_rule
 from espo_jax.learner import init_state
 from espo_jax.replay.__main__ import compare, main
 from espo_jax.rollout import sampling
-from espo_jax.stages import rl
+from espo_jax.stages import rl, rollouts
 from espo_jax.stops import Observation
 from espo_jax.types import StopReason
 
@@ -145,6 +145,17 @@ def test_a_training_step_writes_down_what_its_rule_saw(tmp_path):
   np.testing.assert_array_equal(ends.stopped, stopped)  # with the values held between two readings of the critic
   assert 0 < stopped.mean() < 1
   assert int(ends.length.sum()) == int(metrics['rollout/tokens'])
+
+  with np.load(files[0]) as archive:
+    found = dict(archive)
+  before_end = np.arange(found['z'].shape[1]) < (found['full_length'] - found['ended'])[:, None]
+  over = (found['z'] > found['threshold']) & before_end
+  np.testing.assert_array_equal(over.any(axis=1), stopped)
+  np.testing.assert_array_equal(np.where(stopped, over.argmax(axis=1) + 1, found['full_length']), found['length'])
+  (problems,) = rollouts.problems_of(exp, 2, 0)
+  prompts = exp.prompts(problems)
+  np.testing.assert_array_equal(found['prompt'], np.repeat(prompts.tokens, exp.config.rollout.samples, axis=0))
+  np.testing.assert_array_equal(found['prompt_length'], np.repeat(prompts.lengths, exp.config.rollout.samples))
 
 
 def recorded(folder: pathlib.Path, seed: int = 0, **changes) -> None:

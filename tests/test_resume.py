@@ -11,6 +11,8 @@ import time
 import numpy as np
 from orbax.checkpoint.experimental import v1 as ocp
 
+from espo_jax import report
+
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ('warm_start', 'critic_warmup', 'arms/espo')
 
@@ -75,6 +77,12 @@ def final_state(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
   return flat
 
 
+def stated(response: str) -> str:
+  """The answer that a response to a chain states."""
+  _, mark, answer = response.replace('<eos>', '').rpartition('#')
+  return answer if mark else ''
+
+
 def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path) -> None:
   for stage in STAGES:
     assert lines(workdir, stage) == lines(reference, stage), stage
@@ -85,6 +93,11 @@ def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path) -> None:
       np.testing.assert_array_equal(ours[name], value, err_msg=f'{stage}: {name}')
   for name in ('warm_start/evaluation.json', 'arms/espo/evaluation.json', 'arms/espo/examples.json'):
     assert (workdir / name).read_text() == (reference / name).read_text(), name
+  (run,) = report.read_runs([workdir])
+  rollouts = report.read_rollouts(run, 100)
+  assert (workdir / 'report.html').exists() and run.finished and len(rollouts) == 16
+  assert all(set(rollout.series) >= {'regret', 'z', 'threshold', 'values', 'logprobs', 'entropy'} for rollout in rollouts)
+  assert all(rollout.answer == stated(''.join(rollout.tokens)) for rollout in rollouts)
 
 
 def test_a_run_that_is_ended_anywhere_and_goes_on_is_the_run_that_was_not(request, tmp_path):

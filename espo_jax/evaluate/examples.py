@@ -20,13 +20,14 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   problems = exp.problems('test', 0, most if size is None else min(most, size))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
-  sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
+  sampler = exp.sampler.plain(samples=1, shadow_share=1.0, features=1)  # the features include the entropy
   rule = rule._replace(group=None)  # one row of a prompt is no group
   rows = sampler(state.params, rule, state.adaptive, exp.prompts(mine), exp.key('examples', 0))
   graded = exp.put_rows(exp.grade(mine, rows))
   rows, threshold, verdicts = exp.fetch((rows, rule.threshold(state.adaptive, rows.values), graded.correct))
   threshold = np.minimum(threshold, np.finfo(np.float32).max)
-  examples = []
+  texts = exp.turns(exp.tagged(problems), exp.decode(rows.tokens[: len(problems)], rows.full_length[: len(problems)]))
+  layers, examples = exp.model.config.num_layers, []
   for i, problem in enumerate(problems):
     full = int(rows.full_length[i])
     examples.append(
@@ -34,11 +35,14 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
         'question': exp.task.question(problem),
         'prompt': problem.prompt,
         'tokens': tasks.token_texts(exp.tokenizer, rows.tokens[i, :full].tolist()),
-        **{name: getattr(rows, name)[i, :full].tolist() for name in ('regret', 'z', 'values')},
+        **{name: getattr(rows, name)[i, :full].tolist() for name in ('regret', 'z', 'values', 'logprobs')},
+        'entropy': rows.features.entropy[i, :full].tolist(),
+        **({} if rows.depth is None else {'depth': (rows.depth.blocks[i, :full] / layers).tolist()}),
         'threshold': threshold[i, :full].tolist(),
         'length': int(rows.length[i]),
         'full_length': full,
         'stop_reason': StopReason(int(rows.stop_reason[i])).name.lower(),
+        'answer': exp.task.stated_answer(texts[i]),
         'correct': bool(verdicts[i] >= 1),
       }
     )

@@ -7,11 +7,12 @@ separately, because it imports matplotlib.
 from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
+from espo_jax.monitor.glossary import glossary_page, meaning
 from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, wilson
 from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics
 from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
-from espo_jax.monitor.report import arm_label, format_table, summarise, write_summary
+from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, summarise, write_summary
 from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
 from espo_jax.monitor.scores import format_scores, summarise_samples
 
@@ -26,15 +27,19 @@ __all__ = [
   'atomic_write_text',
   'bootstrap_intervals',
   'column',
+  'costs',
   'describe',
   'ending',
+  'evaluation_results',
   'format_scores',
   'format_table',
+  'glossary_page',
   'holm',
   'machine',
   'majority',
   'mean_interval',
   'mean_p_value',
+  'meaning',
   'pass_at_k',
   'policy_accuracy',
   'read_metrics',

@@ -53,10 +53,10 @@ def summarise(
   """
   if baseline not in arms:
     raise ValueError(f'the baseline {baseline!r} is none of the arms {list(arms)}')
-  warm = _evaluation(evaluations[WARM_START])
-  summary = {arm: {'label': arm_label(arm), **_evaluation(evaluations[arm])} for arm in arms}
+  warm = evaluation_results(evaluations[WARM_START])
+  summary = {arm: {'label': arm_label(arm), **evaluation_results(evaluations[arm])} for arm in arms}
   for arm, entry in summary.items():
-    entry |= _costs(read_metrics(Path(workdir) / 'arms' / arm))
+    entry |= costs(read_metrics(Path(workdir) / 'arms' / arm))
     entry['gain_over_warm_start_points'] = 100 * (entry['accuracy'] - warm['accuracy'])
   reference = summary[baseline]
   for entry in summary.values():
@@ -84,7 +84,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
   return '\n'.join([*lines, '', *_notes(summary)])
 
 
-def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
+def evaluation_results(result: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the entries of a summary that an evaluation on the test split determines."""
   problems = int(result['problems'])
   return {
     'accuracy': float(result['accuracy']),
@@ -100,7 +101,8 @@ def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _costs(rows: Rows) -> dict[str, Any]:
+def costs(rows: Rows) -> dict[str, Any]:
+  """Returns the entries of a summary that the metrics of an arm determine, whether it is finished or not."""
   tokens, rollouts = _sum(rows, 'rollout/tokens'), _sum(rows, 'rollout/rows')
   phases = sorted({name for row in rows for name in row if name.startswith('seconds/')})
   seconds = {name.removeprefix('seconds/'): _sum(rows, name) or 0.0 for name in phases}

@@ -65,7 +65,7 @@ def report_data(task: Task, workdir: pathlib.Path) -> None:
 
 
 def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
-  """Writes `summary.json`, prints the table, draws the plots and returns the summary."""
+  """Writes `summary.json`, prints the table, draws the plots, writes the page and returns the summary."""
   summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
   written = monitor.write_summary(workdir, summary)
   print(f'{monitor.format_table(summary)}\nwrote {written}')
@@ -73,6 +73,11 @@ def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[st
     from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
 
     print(''.join(f'wrote {path}\n' for path in plots.plot_all(workdir, arms, arms[0])), end='')
+  page = workdir / 'report.html'
+  with monitor.spared(page):
+    from espo_jax.report import read_runs, write_page  # only needed here
+
+    print(f'wrote {write_page(read_runs([workdir]), page)}')
   return summary
 
 

@@ -1,0 +1,18 @@
+// The tabs. A part is drawn when its tab is first opened.
+
+const starts = { curves: startCurves, rollouts: startRollouts };
+
+function open(part) {
+  document.querySelectorAll('[role="tabpanel"]').forEach((panel) => { panel.hidden = panel.id !== part; });
+  document.querySelectorAll('[role="tab"]').forEach((tab) => {
+    tab.setAttribute('aria-selected', String(tab.getAttribute('aria-controls') === part));
+  });
+  starts[part]?.();
+  delete starts[part];
+}
+
+document.querySelectorAll('[role="tab"]').forEach((tab) => {
+  tab.addEventListener('click', () => { history.replaceState(null, '', `#${tab.getAttribute('aria-controls')}`); });
+  tab.addEventListener('click', () => open(tab.getAttribute('aria-controls')));
+});
+open(byId(location.hash.slice(1))?.matches('[role="tabpanel"]') ? location.hash.slice(1) : 'results');
