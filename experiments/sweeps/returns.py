@@ -5,8 +5,10 @@
 | arm | what stops a row | what a stopped row returns | stopped rows that decode on |
 |---|---|---|---|
 | `PPO` | nothing | - | - |
+| `PPO_signed` | nothing, and a wrong answer returns -1 in place of 0 | - | - |
 | `fewer_rows` | nothing, but a problem has 3 rows in place of 4, which takes about as many tokens as ESPO | - | - |
 | `ESPO` | ESPO's rule | -1, as published | none |
+| `ESPO_signed` | ESPO's rule, and a wrong answer returns -1 like a stopped row | -1 | none |
 | `zero` | ESPO's rule | 0, like any other failure | none |
 | `value` | ESPO's rule | the critic's value of the state after the stop | none |
 | `head` | ESPO's rule | the head's probability of success | 5 % |
@@ -14,6 +16,7 @@
 | `mean_logprob` | the mean log-probability of its tokens | 0 | none |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 5 % |
 | `own_price+fail` | the same | -1, as under ESPO | 5 % |
+| `own_price+fail_early` | the same, but the critic warm-up fits the head, so that the rule need not wait | -1 | 5 % |
 | `wald` | what is left to learn per token, against a fresh row | the head's probability of success | 5 % |
 
 All decoded tokens are counted, those of shadow rows included. The area is the mean test accuracy without stops, from the start
@@ -41,13 +44,17 @@ HALF = share_of_tokens('PPO', 0.5)
 
 def get_sweep(base='experiments/quickstart.py:slips', seeds=tuple(range(8))):
   by_head = {'stop.returns': 'head', 'stop.shadow_share': 0.05}
+  signed = {'reward.low': -1.0}
+  late = {'stop.least_batches': 5}  # of the batches of an arm: at the commit of these runs the critic warm-up fitted no head
   return Sweep(
     base=base,
-    common={'eval.problems': 1024, 'eval.every': 10, 'baselines': (), 'stop.shadow_share': 0.0},
+    common={'eval.problems': 1024, 'eval.every': 10, 'baselines': (), 'stop.shadow_share': 0.0, **late},
     arms={
       'PPO': {'stop.name': 'never'},
+      'PPO_signed': signed | {'stop.name': 'never'},
       'fewer_rows': {'stop.name': 'never', 'rollout.samples': 3},
       'ESPO': {},
+      'ESPO_signed': signed,
       'zero': {'stop.returns': 'zero'},
       'value': {'stop.returns': 'value'},
       'head': by_head,
@@ -60,6 +67,7 @@ def get_sweep(base='experiments/quickstart.py:slips', seeds=tuple(range(8))):
       },
       'own_price': by_head | {'stop.name': 'own_price'},
       'own_price+fail': by_head | {'stop.name': 'own_price', 'stop.returns': 'fail'},
+      'own_price+fail_early': by_head | {'stop.name': 'own_price', 'stop.returns': 'fail', 'stop.least_batches': 2},
       'wald': by_head | {'stop.name': 'wald'},
     },
     baseline='ESPO',
