@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from espo_jax import monitor, tasks
+from espo_jax.types import StopReason
 
 HOSTILE = (
   '<script>window.pwned = 1</script>',
@@ -108,6 +109,7 @@ def write_recording(folder: pathlib.Path, arm: str, update: int, texts, prompts,
     'ended': np.ones(count, bool),
     'correct': np.ones(count, np.float32),
     'stopped': np.zeros(count, bool),
+    'stop_reason': np.full(count, StopReason.EOS, np.int32),
     'shadow': np.zeros(count, bool),
     'mu': np.float32(0),
     'var': np.float32(1),

@@ -265,7 +265,7 @@ def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, monkeypatch
   assert json.loads((run_folder / 'replay/frontier.json').read_text())['best']
   printed = capsys.readouterr().out
   assert '| espo |' in printed and 'frontier.png' not in printed
-  assert 'frontier.png: this picture was not drawn' in caplog.text and 'ValueError: broken' in caplog.text
+  assert 'frontier.png: was not written' in caplog.text and 'ValueError: broken' in caplog.text
 
 
 def test_constants_that_lose_too_much_are_not_chosen(run_folder):

@@ -5,18 +5,23 @@ import hashlib
 import html.parser
 import io
 import json
+import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
 from run_folder import HOSTILE, example, write_recording, write_run
 
 from espo_jax import monitor, report
+from espo_jax.monitor.glossary import GLOSSARY
 from espo_jax.report import __main__ as command
-from espo_jax.report.curves import ACCURACY, MOST_POINTS, SECONDS, WRONG_STOPS, curves
-from espo_jax.report.rollouts import packed
+from espo_jax.report.curves import ACCURACY, MOST_POINTS, RIGHT_STOPPED, SECONDS, curves
+from espo_jax.report.rollouts import MOST_TOKENS, packed
+from espo_jax.types import StopReason
 
 pytestmark = pytest.mark.quick
+PACKAGE = pathlib.Path(__file__).parents[1] / 'espo_jax'
 
 
 class Elements(html.parser.HTMLParser):
@@ -67,7 +72,7 @@ def test_curves_have_their_axes_and_what_follows_from_the_metrics():
   assert found['metrics'][ACCURACY] == (None, [0.25, 0.75])  # stopped rows hide the first
   assert found['metrics']['late'] == ([1], [7.0])
   assert found['metrics'][SECONDS] == (None, [1.5, 2.0])
-  assert found['metrics'][WRONG_STOPS] == (None, [0.25, 0.25])
+  assert found['metrics'][RIGHT_STOPPED] == (None, [0.25, 0.25])
   without = curves([{'step': 1, 'rollout/tokens': 5.0}, {'step': 2, 'rollout/tokens': 7.0}])
   assert without['over']['tokens'] == [5, 12]
   assert curves([]) == {'over': {'updates': [], 'tokens': [], 'seconds': []}, 'metrics': {}}
@@ -111,18 +116,20 @@ def test_rollouts_of_training_are_read_with_their_ends_and_newest_first(tmp_path
   texts, prompts = ['a+1=2#2', 'a+1=3#3', 'a+1=4'], ['1a+1=', '1a+1=', '12a+1=']
   changes = {
     'length': np.array([7, 4, 5], np.int32),
-    'ended': np.array([True, True, False]),
+    'stop_reason': np.array([StopReason.EOS, StopReason.STOPPED, StopReason.LENGTH], np.int32),
     'stopped': np.array([False, True, False]),
     'shadow': np.array([False, True, False]),
     'correct': np.array([1, 0, 0], np.float32),
   }
   write_recording(run, 'espo', 10, texts, prompts, **changes)
-  write_recording(run, 'espo', 20, texts[:1], prompts[:1], stopped=np.ones(1, bool))
+  reasons = np.array([StopReason.PRUNED, StopReason.SETTLED], np.int32)
+  write_recording(run, 'espo', 20, texts[:2], prompts[:2], stopped=reasons == StopReason.PRUNED, stop_reason=reasons)
   write_recording(run, 'espo', 5, texts[:1], prompts[:1], threshold=np.full((1, 7), np.finfo(np.float32).max))
   found = report.read_rollouts(report.read_runs([run])[0], 100)
-  assert [rollout.source for rollout in found] == ['test, after training', 'update 20', *['update 10'] * 3, 'update 5']
-  _, unknown, right, stopped, cut, free = found
-  assert (unknown.reason, unknown.correct) == ('stopped', None)  # it did not decode on
+  assert [rollout.source for rollout in found] == ['test, after training', *['update 20'] * 2, *['update 10'] * 3, 'update 5']
+  _, pruned, settled, right, stopped, cut, free = found
+  assert (pruned.reason, pruned.correct) == ('pruned', None)  # it did not decode on
+  assert (settled.reason, settled.correct) == ('settled', True)
   assert (right.reason, right.correct, right.question, ''.join(right.tokens)) == ('eos', True, '1a+1=', 'a+1=2#2')
   assert (stopped.reason, stopped.shadow, stopped.length, len(stopped.tokens)) == ('stopped', True, 4, 7)
   assert (cut.reason, cut.correct, cut.question) == ('length', False, '12a+1=')
@@ -139,6 +146,13 @@ def test_arms_share_the_room_for_rollouts(tmp_path, most, of_first, of_second):
   (run / 'arms/never/examples.json').write_text(json.dumps([example('b')] * 2))
   found = report.read_rollouts(report.read_runs([run])[0], most)
   assert [rollout.arm for rollout in found] == ['never'] * of_first + ['espo'] * of_second
+
+
+def test_a_page_has_no_more_tokens_than_a_browser_holds(tmp_path, monkeypatch):
+  monkeypatch.setattr('espo_jax.report.rollouts.MOST_TOKENS', 40)  # ten of each of four sources
+  run = write_run(tmp_path / 'run', examples=[example('abcd')] * 9)
+  assert len(report.read_rollouts(report.read_runs([run])[0], 100)) == 3  # the third one passes ten
+  assert MOST_TOKENS >= 1_500_000  # five thousand rollouts of three hundred
 
 
 # ---------------------------------------------------------------------------------------------------------------- the folders
@@ -160,8 +174,24 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_is(tmp_path):
   (found,) = report.read_runs([run])
   assert not found.finished and [len(arm.metrics) for arm in found.arms] == [12, 12]
   text = page_of(tmp_path, run, every=60)
-  assert 'Still going on or interrupted: run.' in text and '<meta http-equiv="refresh" content="60">' in text
-  assert 'http-equiv="refresh"' not in page_of(tmp_path, write_run(run, updates=12))
+  assert 'Still going on or interrupted: run.' in text and data_of(text)['every'] == 60
+  done = page_of(tmp_path, write_run(run, updates=12))
+  assert 'Still going on' not in done and data_of(done)['every'] is None
+
+
+def test_a_run_without_reinforcement_is_finished_with_its_last_stage(tmp_path):
+  write_run(tmp_path / 'run', done=False)
+  fields = json.loads((tmp_path / 'run/config.json').read_text())
+  for stages, finished in ((['warm_start'], True), (['warm_start', 'calibration'], False), (['warm_start', 'rl'], False)):
+    (tmp_path / 'run/config.json').write_text(json.dumps(fields | {'stages': stages}))
+    assert report.read_runs([tmp_path / 'run'])[0].finished == finished
+
+
+def test_a_model_among_runs_is_no_run(tmp_path):
+  write_run(tmp_path / 'runs/a', updates=2)
+  (tmp_path / 'runs/a/export').mkdir()
+  (tmp_path / 'runs/a/export/config.json').write_text('{"model_type": "qwen2"}')
+  assert [run.name for run in report.read_runs([tmp_path / 'runs'])] == ['a']
 
 
 def other_arrays():
@@ -181,9 +211,11 @@ def damaged(tmp_path, name, content):
   ('name', 'content', 'told'),
   [
     ('config.json', b'{"half": ', 'config.json: not JSON'),
-    ('summary.json', b'', 'summary.json: not JSON'),
     ('environment.json', b'[', 'environment.json: not JSON'),
     ('warm_start/evaluation.json', b'{', 'evaluation.json: not JSON'),
+    ('config.json', b'[1]', 'config.json: not a JSON object'),
+    ('warm_start/evaluation.json', b'{}', "evaluation.json: not an evaluation (KeyError('problems'))"),
+    ('arms/espo/evaluation.json', b'{"problems": "x"}', 'evaluation.json: not an evaluation'),
     ('arms/espo/metrics.jsonl', b'{"step": 1}\nnonsense\n{"step": 2}\n', 'metrics.jsonl, line 2: not JSON'),
     ('arms/espo/examples.json', b'[{"question": "x"}]', 'examples.json: not the rollouts of a run'),
     ('arms/espo/examples.json', b'{"half": ', 'examples.json: not the rollouts of a run'),
@@ -204,7 +236,7 @@ def test_a_damaged_file_is_named_with_its_fix(tmp_path, name, content, told):
   ('arguments', 'told'),
   [
     (['--workdir={}/none'], 'none: no such folder; fix: the folder of a run'),
-    (['--workdir={}'], 'holds no config.json; fix: the folder of a run'),
+    (['--workdir={}'], 'holds no config.json beside an environment.json; fix: the folder of a run'),
     (['--workdir={}', '--rollouts=-1'], '--rollouts=-1: out of range; fix: 0 or more'),
     (['--workdir={}', '--rolouts=3'], 'did you mean --rollouts'),
     ([], '--workdir is missing'),
@@ -213,6 +245,16 @@ def test_a_damaged_file_is_named_with_its_fix(tmp_path, name, content, told):
 def test_a_wrong_argument_is_named_with_its_fix(tmp_path, arguments, told):
   with pytest.raises(SystemExit, match=f'error: .*{re.escape(told)}'):
     command.main([argument.format(tmp_path) for argument in arguments])
+
+
+def test_a_run_without_its_tokenizer_and_a_page_that_cannot_be_written_are_told(tmp_path):
+  run = write_run(tmp_path / 'run')
+  write_recording(run, 'espo', 1, ['a+1=2#2'], ['1a+1='])
+  with pytest.raises(SystemExit, match=r'error: /proc/page.html: cannot be written \(.+\); fix: --output=FILE'):
+    command.main([f'--workdir={run}', '--output=/proc/page.html'])
+  shutil.rmtree(run / 'tokenizer')
+  with pytest.raises(SystemExit, match=r'error: \S*/run/tokenizer: not a tokenizer; fix: copy the folder'):
+    command.main([f'--workdir={run}'])
 
 
 def test_the_command_writes_beside_the_run_or_where_it_is_told(tmp_path, capsys):
@@ -267,8 +309,10 @@ def test_tables_have_the_figures_and_only_fields_that_differ(tmp_path):
   assert '<td>20.0</td><td>60.0</td>' in text  # seconds of the two phases
 
 
-def test_an_entry_of_the_glossary_tells_something():
-  for name in ('stop/rate', 'loss/policy', 'seconds/rollout', 'eval/accuracy_long', 'eval/accuracy'):
-    entry = monitor.meaning(name)
-    assert entry is not None and entry.text.endswith('.')
-  assert monitor.meaning('mine/own') is None
+def test_every_entry_of_the_glossary_is_of_a_metric_that_the_code_writes():
+  code = ''.join(path.read_text() for path in PACKAGE.rglob('*.py') if path.name != 'glossary.py')
+  for name, entry in GLOSSARY.items():
+    family, _, last = name.rpartition('/')
+    assert f"'{name}'" in code or (family in ('eval', 'head') and f"'{last}'" in code), name
+    assert entry.text.endswith('.')
+  assert monitor.meaning('loss/policy') and monitor.meaning('eval/accuracy_long') and monitor.meaning('mine/own') is None

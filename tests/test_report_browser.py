@@ -139,7 +139,8 @@ def test_tokens_are_coloured_greyed_after_the_stop_and_tell_their_numbers(open_p
   assert page.locator('#tokens').text_content() == 'abc\u25a0def'
   grounds = page.evaluate("[...document.querySelectorAll('#tokens span')].map((span) => span.style.background)")
   alpha = [float(ground.rpartition(',')[2].rstrip(')')) if ground.startswith('rgba') else 1.0 for ground in grounds]
-  assert alpha == pytest.approx([0.75 * regret / 4 for regret in rollout['regret']], abs=1e-2)  # two decimals are kept
+  strength = np.array([0.75] * 3 + [0.3] * 3)  # weaker after the stop
+  assert alpha == pytest.approx(strength * rollout['regret'] / 4, abs=1e-2)  # two decimals are kept
   assert page.evaluate("[...document.querySelectorAll('#tokens .after')].map((span) => span.textContent)") == ['d', 'e', 'f']
   page.hover('#tokens span:nth-of-type(2)')
   told = page.locator('#readout').text_content()
@@ -152,8 +153,31 @@ def test_tokens_are_coloured_greyed_after_the_stop_and_tell_their_numbers(open_p
   box = page.locator('#strip').bounding_box()
   page.mouse.move(box['x'] + box['width'] * 5.5 / 6, box['y'] + 40)
   assert page.locator('#tokens .at').text_content() == 'f'
-  inked = "document.getElementById('strip').getContext('2d').getImageData(0, 0, 600, 150).data.some((value) => value > 0)"
-  assert page.evaluate(inked)
+  below_its_caption = 'getImageData(0, 14, 600, 136)'
+  pixels = page.evaluate(f"Array.from(document.getElementById('strip').getContext('2d').{below_its_caption}.data)")
+  red, _, blue, alpha = np.array(pixels, int).reshape(-1, 4).T
+  assert ((blue > red + 60) & (alpha > 0)).sum() > 100 < ((red > blue + 60) & (alpha > 0)).sum()  # z, and its threshold
+  page.locator('#tokens').click()
+  page.keyboard.press('Shift+ArrowLeft')
+  assert page.locator('#tokens .at').text_content() == 'e' and page.locator('#count').text_content() == '1 of 1 rollouts'
+
+
+def test_equal_numbers_have_no_colour_and_a_settled_row_has_its_verdict(open_page, tmp_path):
+  rollout = example('abc', reason='settled', correct=True) | {'values': [0.5] * 3}
+  page = open_page(write_run(tmp_path / 'run', examples=[rollout]), part='rollouts')
+  assert shown(page)[0] == 'right, settled at token 3'
+  page.select_option('#colour', 'values')
+  assert page.evaluate("[...document.querySelectorAll('#tokens span')].map((span) => span.style.background)") == [''] * 3
+
+
+@pytest.mark.parametrize(('part', 'reloads'), [('', True), ('curves', True), ('rollouts', False)])
+def test_a_page_of_a_run_that_goes_on_loads_itself_again_unless_rollouts_are_read(open_page, tmp_path, part, reloads):
+  run = write_run(tmp_path / 'run', updates=5, examples=ROLLOUTS)
+  page = open_page(run, part=part, every=1)
+  page.evaluate('window.before = true')
+  page.wait_for_timeout(2500)
+  assert (page.evaluate('window.before') is None) == reloads
+  assert page.locator(f'#{part or "results"}').is_visible()
 
 
 def test_hostile_texts_run_nothing_and_are_shown(open_page, tmp_path):
@@ -171,6 +195,19 @@ def test_hostile_texts_run_nothing_and_are_shown(open_page, tmp_path):
   assert '(1000000 characters)' in page.locator('#tokens span').first.text_content()
   assert page.evaluate('typeof window.pwned') == 'undefined' and page.locator('img').count() == 0
   assert page.evaluate('document.title').startswith('<img src=x')
+
+
+def test_a_name_that_looks_like_markup_is_a_name_in_the_legend(open_page, tmp_path):
+  names = ['<b>bold &amp;', '<br>&lt;']
+  page = open_page(*(write_run(tmp_path / name, arms=('espo',), updates=40) for name in names), part='curves')
+  assert page.locator('#arms label').all_text_contents() == [f'  {name}' for name in names]
+  figure = page.locator('[data-metric="rollout/length_mean"]')
+  figure.scroll_into_view_if_needed()
+  box = figure.locator('.nsewdrag').bounding_box()
+  page.mouse.move(box['x'] + box['width'] / 2, box['y'] + box['height'] / 2)
+  page.wait_for_selector('[data-metric="rollout/length_mean"] .hoverlayer text')
+  told = figure.locator('.hoverlayer').text_content()
+  assert all(f'{name} : 10' in told for name in names)
 
 
 def test_a_rollout_of_ten_thousand_tokens_can_be_pointed_at(open_page, tmp_path):

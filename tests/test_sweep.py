@@ -178,7 +178,7 @@ def test_a_comparison_whose_picture_cannot_be_drawn_is_written(tmp_path, trained
   compare_arms(sweep_file(tmp_path, seeds='(0,)'), tmp_path / 'runs', output)
   assert '| grpo |' in (tmp_path / 'qwen2.5.md').read_text()
   assert json.loads((tmp_path / 'qwen2.5.json').read_text())['columns']['grpo']
-  assert f'{output}.png: this picture was not drawn' in caplog.text
+  assert f'{output}.png: was not written' in caplog.text
 
 
 def test_equal_arms_are_one_run_and_each_is_its_own_stop_rule(tmp_path):

@@ -16,19 +16,25 @@ GLOSSARY: Mapping[str, Meaning] = {
   # the policy on the rows of the update
   'accuracy': Meaning('Rows that are right. Stopped rows count as wrong, and pruned rows do not count.', 'share'),
   'accuracy_unstopped': Meaning(
-    'An unbiased estimate of the rows that would be right without stops, from shadow rows.', 'share'
+    'An unbiased estimate of the rows that would be right without stops, from shadow rows. Without these it is missing '
+    'once a row is stopped.',
+    'share',
   ),
   'entropy': Meaning('The entropy of the distribution that tokens are drawn from.', 'nats per token'),
-  'reward/mean': Meaning('The mean of the whole reward.'),
+  'reward/mean': Meaning(
+    'The mean score of a row, before the divergence is paid. A stopped row scores what `stop.returns` says.'
+  ),
   'reward/kl': Meaning('The divergence from the reference policy, which the reward pays for.', 'nats per token'),
-  'reward/equal_groups': Meaning('Groups whose rows all have the same score, which teach nothing.', 'share'),
+  'reward/equal_groups': Meaning('Groups without rows whose scores differ. Without a critic they teach nothing.', 'share'),
   # the rollout
   'rollout/rows': Meaning('The rows that were begun.', 'rows'),
-  'rollout/tokens': Meaning('The sampled tokens, without those of shadow rows after their stop.', 'tokens'),
-  'rollout/shadow_tokens': Meaning('The tokens of shadow rows after their stop.', 'tokens'),
-  'rollout/decoded': Meaning('All tokens that were decoded up to this update, shadow rows included.', 'tokens'),
-  'rollout/length_mean': Meaning('The mean length of a row, up to its stop if it has one.', 'tokens'),
-  'rollout/truncated_rate': Meaning('Rows that the horizon cut.', 'share'),
+  'rollout/tokens': Meaning('The sampled tokens up to the stop of each row.', 'tokens'),
+  'rollout/shadow_tokens': Meaning(
+    'The tokens that were decoded after a stop, by shadow rows or in groups that ended as a whole.', 'tokens'
+  ),
+  'rollout/decoded': Meaning('All tokens that were decoded up to this update, those after stops included.', 'tokens'),
+  'rollout/length_mean': Meaning('The mean length of a row, up to its stop if it has one. Pruned rows do not count.', 'tokens'),
+  'rollout/truncated_rate': Meaning('Rows that the horizon cut. Pruned rows do not count.', 'share'),
   'rollout/row_steps': Meaning('Decode steps times slots: the work of the decoding loop.', 'slot steps'),
   'rollout/utilisation': Meaning('Slot steps that gave a token which counts.', 'share'),
   'rollout/prefill_pad': Meaning('Columns of the pass over the prompts that are padding.', 'share'),
@@ -47,7 +53,7 @@ GLOSSARY: Mapping[str, Meaning] = {
   'exits/rate': Meaning('Tokens that left before the last block.', 'share'),
   # the stop rule
   'stop/enabled': Meaning('1 once the critic warm-up is over and the rule may stop rows.'),
-  'stop/rate': Meaning('Rows that the rule ended.', 'share'),
+  'stop/rate': Meaning('Rows that the rule stopped or pruned. Settled rows do not count.', 'share'),
   'stop/beta': Meaning('The scale of the threshold, which the controller moves.'),
   'stop/mu': Meaning('The running mean of the surrogate regret.', 'nats'),
   'stop/sigma': Meaning('The running standard deviation of the surrogate regret.', 'nats'),
@@ -63,8 +69,14 @@ GLOSSARY: Mapping[str, Meaning] = {
   # the update
   'loss/total': Meaning('The whole loss.'),
   'grad_norm': Meaning('The norm of the gradient before it is clipped.'),
-  'kl': Meaning('An estimate of the divergence between the policy and the one that sampled.', 'nats per token'),
-  'clip_fraction': Meaning('Tokens whose ratio the objective clips.', 'share'),
+  'kl': Meaning(
+    'An estimate of the divergence between the policy and the one that sampled. With an importance cap the second is '
+    'the learner before the update.',
+    'nats per token',
+  ),
+  'clip_fraction': Meaning('Tokens whose gradient the clip removes.', 'share'),
+  'held_back': Meaning('Tokens of high covariance that are dropped (Clip-Cov) or tied to the old policy (KL-Cov).', 'share'),
+  'kl_mask': Meaning('Tokens that the masked divergence of TEPO pulls back.', 'share'),
   'importance/capped': Meaning('Tokens whose weight between sampler and learner was beyond the cap.', 'share'),
   'critic/loss': Meaning("The mean squared error of the critic's values.", 'reward^2'),
   'critic/explained_variance': Meaning('1 - var(return - value) / var(return); 1 is perfect, 0 no better than a constant.'),
@@ -76,7 +88,7 @@ GLOSSARY: Mapping[str, Meaning] = {
   'sampler_gap/outside_clip': Meaning(
     'Tokens whose ratio between learner and sampler lies outside of the clip range.', 'share'
   ),
-  'gate_open': Meaning('1 once the critic is accurate enough for a stop rule.'),
+  'gate_open': Meaning('1 once the critic is accurate enough for a stop rule, or the wait is over; always 1 in an arm.'),
   'bad_steps': Meaning('Steps in a row whose loss or gradient was not finite, so that they were skipped.', 'steps'),
   'skipped_steps': Meaning('All steps that were skipped.', 'steps'),
   'grading/timeouts': Meaning('Responses whose grader ran out of time; they count as wrong.', 'rows'),

@@ -19,4 +19,4 @@ def spared(path: str | os.PathLike[str]) -> Iterator[None]:
     yield
   except Exception as error:  # a drawing depends on data, fonts, the disk and matplotlib's own state
     reason = ' '.join(str(error).split())
-    _log.warning('%s: this picture was not drawn, and the run goes on (%s: %s)', path, type(error).__name__, reason)
+    _log.warning('%s: was not written, and the run goes on (%s: %s)', path, type(error).__name__, reason)

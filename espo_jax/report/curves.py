@@ -9,7 +9,7 @@ from jaxtyping import Float
 from espo_jax import monitor
 
 MOST_POINTS = 1000  # of a curve, which is more than a screen shows
-ACCURACY, WRONG_STOPS, SECONDS = 'policy accuracy', 'right among stopped', 'seconds of an update'
+ACCURACY, RIGHT_STOPPED, SECONDS = 'policy accuracy', 'right among stopped', 'seconds of an update'
 OVER = {'updates': 'update', 'tokens': 'decoded tokens', 'seconds': 'seconds of training'}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -30,13 +30,15 @@ class Chart(NamedTuple):
 
 
 CHARTS = (
-  Chart(ACCURACY, 'Training accuracy of the policy, an estimate without stops', True),
+  Chart(
+    ACCURACY, 'Training accuracy: as if no row were stopped, if shadow rows tell; else a stopped row counts as wrong', True
+  ),
   Chart('eval/accuracy', 'Test accuracy, sampled without stops', True),
   Chart('eval/greedy_accuracy', 'Test accuracy, greedy without stops', True),
   Chart('rollout/length_mean', 'Tokens of a rollout row'),
   Chart('stop/rate', 'Rows that the stop rule ended', True),
   Chart('stop/beta', "The scale of the stop rule's threshold, beta"),
-  Chart(WRONG_STOPS, 'Right among the stopped rows, by shadow rows, up to the update', True),
+  Chart(RIGHT_STOPPED, 'Right among the stopped rows, by shadow rows, up to the update', True),
   Chart('entropy', 'Entropy of the policy, nats per token'),
   Chart(SECONDS, 'Seconds of an update'),
 )
@@ -60,7 +62,7 @@ def curves(metrics: Rows) -> dict[str, Any]:
     tokens = np.cumsum(np.nan_to_num(monitor.column(metrics, 'rollout/tokens')))
   columns |= {ACCURACY: np.array([monitor.policy_accuracy(row) for row in metrics]), SECONDS: seconds}
   if 'stop/shadow_rows' in columns:
-    columns[WRONG_STOPS] = _running_share(columns['stop/shadow_correct'], columns['stop/shadow_rows'])
+    columns[RIGHT_STOPPED] = _running_share(columns['stop/shadow_correct'], columns['stop/shadow_rows'])
   over = {'updates': monitor.column(metrics, 'step'), 'tokens': tokens, 'seconds': np.cumsum(seconds)}
   return {
     'over': {name: _rounded(x) for name, x in over.items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 from espo_jax import monitor
 from espo_jax.report.curves import CHARTS, OVER, curves
 from espo_jax.report.rollouts import packed, read_rollouts
-from espo_jax.report.runs import Run
+from espo_jax.report.runs import ReportError, Run
 from espo_jax.report.tables import about, differences, label, phases, results
 
 MOST_ROLLOUTS = 2000
@@ -26,8 +26,11 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
     most: The most rollouts that the page has of all runs together.
     every: The seconds after which an open page loads itself again; None for never.
 
+  Returns:
+    The path.
+
   Raises:
-    ReportError: The rollouts of a run are damaged.
+    ReportError: The rollouts of a run are damaged, or the file cannot be written.
   """
   arms = [
     {'run': i, 'name': arm.name, 'label': label(runs, run, arm), **curves(arm.metrics)}
@@ -36,6 +39,7 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
   ]
   metrics = sorted({name for arm in arms for name in arm['metrics']})
   shown = {
+    'every': every,
     'over': OVER,
     'charts': [chart._asdict() for chart in CHARTS],
     'arms': arms,
@@ -47,7 +51,6 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
   parts = {
     'TITLE': html.escape(title),
     'POLICY': html.escape(_policy((own, plotly))),
-    'REFRESH': f'<meta http-equiv="refresh" content="{every}">' if every else '',
     'STYLE': _asset('page.css'),
     'RESULTS': results(runs),
     'PHASES': phases(runs),
@@ -58,7 +61,10 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
     'SCRIPT': own,
   }
   page = ''.join(parts[part[1:-1]] if part[:1] == '@' else part for part in re.split('(@[A-Z]+@)', _asset('page.html')))
-  monitor.atomic_write_text(path, page.encode(errors='replace').decode())  # a path may hold bytes that are no text
+  try:
+    monitor.atomic_write_text(path, page.encode(errors='replace').decode())  # a path may hold bytes that are no text
+  except OSError as error:
+    raise ReportError(f'{path}: cannot be written ({error.strerror}); fix: --output=FILE') from error
   return path
 
 

@@ -12,11 +12,14 @@ from jaxtyping import Float
 
 from espo_jax import tasks
 from espo_jax.report.runs import Arm, ReportError, Run
+from espo_jax.types import StopReason
 
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
 SERIES = ('regret', 'z', 'threshold', 'values', 'logprobs', 'entropy', 'depth')  # in the order of the page
+MOST_TOKENS = 3_000_000  # of a run's rollouts on a page
+_ROW = ('tokens', 'prompt', 'prompt_length', 'length', 'full_length', 'stop_reason', 'stopped', 'shadow', 'correct')
 _UNREACHABLE = 1e30  # a rule that never stops has no threshold
 
 
@@ -51,13 +54,14 @@ class Rollout(NamedTuple):
 def read_rollouts(run: Run, most: int) -> list[Rollout]:
   """Reads at most `most` rollouts of a run: first those after training, then those of training from the newest on.
 
-  Arms share the room equally. What one of them does not need, the others get.
+  Arms share the room equally. What one of them does not need, the others get. A source gives no more once it has its share of
+  the most tokens that a page may have, because a browser has to hold them.
 
   Raises:
     ReportError: A file is damaged.
   """
   sources = [_examples(arm) for arm in run.arms] + [_recorded(run, arm) for arm in run.arms]
-  read = [list(itertools.islice(source, most)) for source in sources]
+  read = [list(itertools.islice(_until(source, MOST_TOKENS // len(sources)), most)) for source in sources]
   room, kept = most, [0] * len(read)
   for i, place in enumerate(sorted(range(len(read)), key=lambda place: len(read[place]))):
     kept[place] = min(len(read[place]), room // (len(read) - i))
@@ -92,6 +96,15 @@ def packed(by_run: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
   return {'texts': list(texts), 'rows': rows}
 
 
+def _until(rollouts: Iterator[Rollout], tokens: int) -> Iterator[Rollout]:
+  """Yields rollouts until they have so many tokens."""
+  for rollout in rollouts:
+    yield rollout
+    tokens -= len(rollout.tokens)
+    if tokens <= 0:
+      return
+
+
 def _examples(arm: Arm) -> Iterator[Rollout]:
   """Yields the rollouts that were sampled after the arm's training."""
   path = arm.folder / 'examples.json'
@@ -99,7 +112,7 @@ def _examples(arm: Arm) -> Iterator[Rollout]:
     return
   try:
     for item in json.loads(path.read_text()):
-      series = {name: np.array(item[name], np.float64) for name in SERIES if name in item}
+      series = {name: np.array(item[name], np.float32) for name in SERIES if name in item}
       yield Rollout(
         arm=arm.name,
         source='test, after training',
@@ -121,11 +134,14 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
   files = sorted(arm.folder.glob('rollouts/*.npz'), reverse=True)
   if not files:
     return
-  tokenizer = tasks.load_tokenizer(str(run.folder / 'tokenizer'))
+  try:
+    tokenizer = tasks.load_tokenizer(str(run.folder / 'tokenizer'))
+  except tasks.DataError as error:
+    raise ReportError(f'{run.folder / "tokenizer"}: not a tokenizer; fix: copy the folder of the run as a whole') from error
   for path in files:
     try:
       with np.load(path) as archive:
-        arrays = dict(archive)
+        arrays = {name: archive[name] for name in archive.files if name in (*_ROW, *SERIES)}
       for row in np.flatnonzero(arrays['full_length']).tolist():
         yield _row(arrays, row, arm.name, f'update {int(path.stem)}', tokenizer)
     except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
@@ -134,27 +150,27 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
 
 def _row(arrays: Mapping[str, np.ndarray], row: int, arm: str, source: str, tokenizer: 'PreTrainedTokenizerFast') -> Rollout:
   full, stopped, shadow = int(arrays['full_length'][row]), bool(arrays['stopped'][row]), bool(arrays['shadow'][row])
-  prompt = arrays['prompt'][row] if 'prompt' in arrays else np.zeros(0, np.int32)
-  given = prompt[len(prompt) - int(arrays['prompt_length'][row]) :] if prompt.size else prompt
-  reason = 'stopped' if stopped else 'eos' if arrays['ended'][row] else 'length'
+  prompt = arrays['prompt'][row]
+  given = prompt[len(prompt) - int(arrays['prompt_length'][row]) :]
+  reason = StopReason(int(arrays['stop_reason'][row])).name.lower()
   return Rollout(
     arm=arm,
     source=source,
     question=''.join(tasks.token_texts(tokenizer, given.tolist())),
-    answer=str(arrays['answer'][row]) if 'answer' in arrays else None,
+    answer=None,
     correct=None if stopped and not shadow else bool(arrays['correct'][row] >= 1),
     reason=reason,
     shadow=shadow,
     length=int(arrays['length'][row]),
     tokens=tasks.token_texts(tokenizer, arrays['tokens'][row, :full].tolist()),
-    series=_reachable({name: arrays[name][row, :full].astype(np.float64) for name in SERIES if name in arrays}),
+    series=_reachable({name: arrays[name][row, :full].astype(np.float32) for name in SERIES if name in arrays}),
   )
 
 
 def _reachable(series: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns series in which a threshold that no score can reach is infinite."""
   if 'threshold' in series:
-    series['threshold'] = np.where(series['threshold'] < _UNREACHABLE, series['threshold'], np.inf)
+    series['threshold'] = np.where(series['threshold'] < _UNREACHABLE, series['threshold'], np.float32(np.inf))
   return series
 
 

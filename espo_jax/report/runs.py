@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from espo_jax import monitor
 from espo_jax.configs import flatten
 
+_MARK = 'environment.json'
+
 
 class ReportError(ValueError):
-  """A folder that no page can be made of. The message names the folder and the fix."""
+  """A folder that no page can be made of, or a page that cannot be written. The message names the path and the fix."""
 
 
 class Arm(NamedTuple):
@@ -66,17 +68,18 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
   for folder in folders:
     if not folder.is_dir():
       raise ReportError(f'--workdir={folder}: no such folder; fix: the folder of a run of espo_jax.train')
-    runs = [folder] if (folder / 'config.json').is_file() else sorted(path.parent for path in folder.rglob('config.json'))
+    runs = [folder] if _is_run(folder) else sorted(path.parent for path in folder.rglob(_MARK) if _is_run(path.parent))
     if not runs:
-      raise ReportError(f'--workdir={folder}: holds no config.json; fix: the folder of a run of espo_jax.train')
+      raise ReportError(
+        f'--workdir={folder}: holds no config.json beside an {_MARK}; fix: the folder of a run of espo_jax.train'
+      )
     found += [run for run in runs if run not in found]
   return tuple(_run(folder, name) for folder, name in zip(found, _names(found), strict=True))
 
 
 def _run(folder: Path, name: str) -> Run:
-  config = flatten(_json(folder / 'config.json', {}))
-  summary = _json(folder / 'summary.json', None)
-  evaluation = _json(folder / 'warm_start' / 'evaluation.json', None)
+  config = flatten(_json(folder / 'config.json'))
+  last = folder / 'summary.json' if 'rl' in config.get('stages', ('rl',)) else folder / config['stages'][-1] / 'evaluation.json'
   order = [*config.get('baselines', ()), config.get('stop.name')]
   begun = sorted(
     (path.parent for path in folder.glob('arms/*/metrics.jsonl')), key=lambda path: (_place(path.name, order), path)
@@ -85,10 +88,10 @@ def _run(folder: Path, name: str) -> Run:
     name=name,
     folder=folder,
     config=config,
-    environment=_json(folder / 'environment.json', {}),
-    warm_start=None if evaluation is None else monitor.evaluation_results(evaluation),
+    environment=_json(folder / _MARK),
+    warm_start=_evaluation(folder / 'warm_start'),
     arms=tuple(_arm(path) for path in begun),
-    finished=summary is not None,
+    finished=last.is_file(),
   )
 
 
@@ -97,22 +100,38 @@ def _arm(folder: Path) -> Arm:
     metrics = monitor.read_metrics(folder)
   except ValueError as error:
     raise ReportError(f'{error}; fix: remove this line, or the folder from --workdir') from error
-  evaluation = _json(folder / 'evaluation.json', None)
-  results = monitor.costs(metrics) | ({} if evaluation is None else monitor.evaluation_results(evaluation))
-  return Arm(folder.name, monitor.arm_label(folder.name), folder, metrics, results)
+  return Arm(folder.name, monitor.arm_label(folder.name), folder, metrics, monitor.costs(metrics) | (_evaluation(folder) or {}))
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+  """Returns the results on the test split of a stage or an arm; None before its evaluation."""
+  path = folder / 'evaluation.json'
+  if not path.is_file():
+    return None
+  found = _json(path)
+  try:
+    return monitor.evaluation_results(found)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ReportError(f'{path}: not an evaluation ({error!r}); fix: remove the file, or the run from --workdir') from error
+
+
+def _is_run(folder: Path) -> bool:
+  """Returns whether a folder is that of a run. A model for export has a config too, but no environment."""
+  return (folder / 'config.json').is_file() and (folder / _MARK).is_file()
 
 
 def _place(arm: str, order: Sequence[Any]) -> int:
   return order.index(arm) if arm in order else len(order)
 
 
-def _json(path: Path, default: Any) -> Any:
-  if not path.is_file():
-    return default
+def _json(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except ValueError as error:
     raise ReportError(f'{path}: not JSON ({error}); fix: remove the file, or the run from --workdir') from error
+  if not isinstance(found, dict):
+    raise ReportError(f'{path}: not a JSON object; fix: remove the file, or the run from --workdir')
+  return found
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -264,6 +264,7 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'ended': np.isin(last, exp.end_tokens),
     'correct': correct,
     'stopped': by_a_rule(rows.stop_reason),
+    'stop_reason': rows.stop_reason,
     'shadow': rows.shadow,
     **({} if rows.features is None else _recorded_features(rows.features, columns)),
   }

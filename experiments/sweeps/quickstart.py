@@ -1,4 +1,4 @@
-"""The quickstart over three seeds: PPO, ESPO, random stopping.
+"""The quickstart without its habit, over three seeds: PPO, ESPO, random stopping.
 
   python -m espo_jax.sweep --sweep=experiments/sweeps/quickstart.py --workdir=runs/quickstart_seeds
 
@@ -11,7 +11,7 @@ from espo_jax.sweep import ACCURACY, FALSE_POSITIVES, GREEDY, SECONDS, Column, S
 
 def get_sweep():
   return Sweep(
-    base='experiments/quickstart.py',
+    base='experiments/quickstart.py:slips',
     common={'eval.problems': 2048, 'baselines': ('never', 'random')},
     arms={'PPO': {}, 'random': {}, 'ESPO': {}},
     rules={'PPO': 'never', 'random': 'random'},

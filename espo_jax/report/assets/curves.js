@@ -19,6 +19,9 @@ function themed(layout) {
 
 const DRAWN = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d'] };
 
+// Plotly reads some tags in names.
+function escaped(label) { return visible(label).replaceAll('&', '&amp;').replaceAll('<', '&lt;'); }
+
 function drawChart(chart) {
   const traces = data.arms.flatMap((arm, i) => {
     const points = arm.metrics[chart.metric];
@@ -26,7 +29,7 @@ function drawChart(chart) {
     const [at, y] = points;
     const over = arm.over[curves.over];
     return [{
-      type: 'scatter', mode: y.length < 30 ? 'lines+markers' : 'lines', name: visible(arm.label), visible: !curves.hidden.has(i),
+      type: 'scatter', mode: y.length < 30 ? 'lines+markers' : 'lines', name: escaped(arm.label), visible: !curves.hidden.has(i),
       x: at ? at.map((j) => over[j]) : over, y: chart.percent ? y.map((v) => 100 * v) : y,
       line: { color: colourOf(i), width: 1.8, dash: DASHES[Math.floor(i / COLOURS.length) % DASHES.length] },
       hovertemplate: chart.percent ? '%{y:.1f} %' : '%{y:.4g}',

@@ -30,6 +30,7 @@ function outcomeOf(row) {
   if (ENDS[row.reason] !== 'stopped') {
     return `${verdict}, ${row.reason === 'length' ? 'cut at the horizon' : `ended after ${row.length} tokens`}`;
   }
+  if (row.reason === 'settled') return `${verdict}, settled at token ${row.length}`;
   const would = { right: ', would have been right', wrong: ', would have been wrong', unknown: '' }[verdict];
   return `${row.reason} at token ${row.length}${row.shadow ? ` of ${row.count}${would}` : ''}`;
 }
@@ -90,7 +91,7 @@ function show(i) {
   if (!known.includes(viewer.colour)) viewer.colour = known[0];
   byId('colour').value = viewer.colour;
   drawTokens();
-  byId('readout').textContent = 'Point at a token.';
+  byId('readout').textContent = 'Point at a token, or go along the tokens with shift and an arrow key.';
 }
 
 function extent(series) {
@@ -108,8 +109,9 @@ function drawTokens() {
   viewer.texts.forEach((text, t) => {
     const span = make('span', { className: t < viewer.row.length ? '' : 'after' }, marked(text));
     span.dataset.token = t;
-    const share = high > low ? (series[t] - low) / (high - low) : 0;
-    if (Number.isFinite(share)) span.style.background = `rgba(213, 94, 0, ${(0.75 * (inverted ? 1 - share : share)).toFixed(3)})`;
+    const strength = t < viewer.row.length ? 0.75 : 0.3;  // so that grey text can be read
+    const share = (series[t] - low) / (high - low);  // not a number where all are equal
+    if (Number.isFinite(share)) span.style.background = `rgba(213, 94, 0, ${(strength * (inverted ? 1 - share : share)).toFixed(3)})`;
     parts.append(span);
     if (t === viewer.row.length - 1 && ENDS[viewer.row.reason] === 'stopped') parts.append(make('b', { title: 'the stop' }, '\u25a0'));
   });
@@ -197,8 +199,11 @@ function startRollouts() {
   byId('strip').addEventListener('click', () => byId('tokens').querySelector('.at')?.scrollIntoView({ block: 'nearest' }));
   document.addEventListener('keydown', (event) => {
     if (byId('rollouts').hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches('[role="tab"]') && event.key.startsWith('Arrow')) return;
     if (event.target.matches('input[type="search"], select')) { if (event.key === 'Escape') event.target.blur(); return; }
-    if (event.key === 'ArrowRight' || event.key === 'j') show(viewer.shown + 1);
+    if (event.shiftKey && event.key === 'ArrowRight') pointAt(viewer.at + 1);
+    else if (event.shiftKey && event.key === 'ArrowLeft') pointAt(viewer.at - 1);
+    else if (event.key === 'ArrowRight' || event.key === 'j') show(viewer.shown + 1);
     else if (event.key === 'ArrowLeft' || event.key === 'k') show(viewer.shown - 1);
     else if (event.key === '/') { byId('search').focus(); event.preventDefault(); }
   });

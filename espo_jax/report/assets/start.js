@@ -16,3 +16,8 @@ document.querySelectorAll('[role="tab"]').forEach((tab) => {
   tab.addEventListener('click', () => open(tab.getAttribute('aria-controls')));
 });
 open(byId(location.hash.slice(1))?.matches('[role="tabpanel"]') ? location.hash.slice(1) : 'results');
+
+// A page of a run that goes on loads itself again, but not while somebody reads a rollout.
+if (data.every) {
+  setInterval(() => { if (byId('rollouts').hidden) location.reload(); }, 1000 * data.every);
+}
