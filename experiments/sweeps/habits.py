@@ -5,8 +5,6 @@
 | arm | what stops a row | a stopped row returns | a wrong answer returns |
 |---|---|---|---|
 | `PPO` | nothing | - | 0 |
-| `PPO_signed` | nothing | - | -1 |
-| `fewer_rows` | nothing, but a problem has 3 rows in place of 4 | - | 0 |
 | `ESPO` | ESPO's rule | -1, as published | 0 |
 | `ESPO_signed` | ESPO's rule | -1 | -1 |
 | `zero` | ESPO's rule | 0 | 0 |
@@ -22,7 +20,7 @@ import pathlib
 import runpy
 
 _RETURNS = runpy.run_path(str(pathlib.Path(__file__).with_name('returns.py')))
-_ARMS = ('PPO', 'PPO_signed', 'fewer_rows', 'ESPO', 'ESPO_signed', 'zero')
+_ARMS = ('PPO', 'ESPO', 'ESPO_signed', 'zero')
 
 
 def get_sweep():
