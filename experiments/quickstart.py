@@ -57,6 +57,7 @@ def get_config(arg=''):
 def _habit(c):
   c.task.options.noise = 0.1
   c.task.options.habit = 0.6
+  c.reward.low = -1.0  # a wrong answer returns as little as a stopped row: see experiments/results/habits.md
 
 
 def _rechecks(c):

@@ -26,5 +26,5 @@ _ARMS = ('PPO', 'ESPO', 'ESPO_signed', 'zero')
 def get_sweep():
   sweep = _RETURNS['get_sweep'](base='experiments/quickstart.py')
   own_price = sweep.arms['own_price'] | {'stop.least_batches': 2}
-  arms = {name: sweep.arms[name] for name in _ARMS} | {'own_price': own_price}
+  arms = {name: {'reward.low': 0.0} | sweep.arms[name] for name in _ARMS} | {'own_price': {'reward.low': 0.0} | own_price}
   return dataclasses.replace(sweep, arms=arms, curves=('eval/accuracy', 'eval/greedy_accuracy'))
