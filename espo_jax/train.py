@@ -23,6 +23,7 @@ from espo_jax.commands import lower_fields, machine_errors
 from espo_jax.configs import (
   AUTO,
   ConfigError,
+  advice,
   best_dtype,
   flatten,
   load_config,
@@ -95,6 +96,8 @@ def train(
   exp = make_experiment(config)
   if parallel.is_first():
     print(headline(exp, workdir), flush=True)
+    for told in advice(config):
+      logging.warning('%s', told)
   if check_memory:  # before the config is written, because the run may need another one
     plan_memory(exp)
   report_data(exp.task, workdir)

@@ -1,5 +1,6 @@
 """Describes experiments as data: every field with its default, and the checks that run before a device is touched."""
 
+from espo_jax.configs.advice import advice
 from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
@@ -17,6 +18,7 @@ __all__ = [
   'STAGES',
   'ConfigError',
   'advantage_name',
+  'advice',
   'best_dtype',
   'default_config',
   'flatten',

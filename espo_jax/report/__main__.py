@@ -1,7 +1,7 @@
 """Write one HTML page about a run, or about several beside each other: results, curves, and rollouts token by token.
 
   python -m espo_jax.report --workdir=runs/quickstart
-  python -m espo_jax.report --workdir runs/a runs/b --output=page.html
+  python -m espo_jax.report --workdir runs/a runs/b --output=runs/both.html
 
 The page is one file that needs no network. espo_jax.train writes it at the end of a run. While a run goes on, --live writes it
 again every minute, and a page that is open loads itself again.

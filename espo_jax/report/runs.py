@@ -21,7 +21,7 @@ class Arm(NamedTuple):
   Attributes:
     name: The name of its folder, which is that of its stop rule.
     label: The name that people read.
-    folder: Its folder.
+    folder: The arm's folder.
     metrics: The metrics of its updates, one entry per update.
     results: Its costs so far, and its results on the test split if it is finished.
   """
