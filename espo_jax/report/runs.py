@@ -23,7 +23,7 @@ class Arm(NamedTuple):
     label: The name that people read.
     folder: The arm's folder.
     metrics: The metrics of its updates, one entry per update.
-    results: Its costs so far, and its results on the test split if it is finished.
+    results: The costs so far, and the results on the test split if the arm is finished.
   """
 
   name: str
