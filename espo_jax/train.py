@@ -7,6 +7,7 @@ The same command resumes a run that was interrupted. It changes nothing about a 
 
 import datetime
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -56,11 +57,22 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Where checkpoints, metrics and 
 _CACHE = flags.DEFINE_string(
   'compilation_cache_dir', os.path.expanduser('~/.cache/espo_jax'), 'Compiled programs are kept here; empty for nowhere.'
 )
+_LOG = flags.DEFINE_multi_enum(
+  'log',
+  [],
+  monitor.TRACKERS,
+  'An experiment tracker that is given metrics and rollouts while the run goes on; may be repeated.',
+)
 _CHECK_MEMORY = flags.DEFINE_bool('check_memory', True, 'Whether a run that does not fit into memory is refused at its start.')
 
 
 def train(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path, watch: Watch | None = None, *, check_memory: bool = True
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  watch: Watch | None = None,
+  *,
+  check_memory: bool = True,
+  log: Sequence[str] = (),
 ) -> dict:
   """Runs all stages that `config.stages` names and reports on them.
 
@@ -70,6 +82,7 @@ def train(
     watch: A function that is called after each update of an arm with the arm, the update and its training accuracy. An
       exception that it raises ends the run.
     check_memory: Whether the programs of training are compiled before the first stage, to see whether they fit.
+    log: Experiment trackers that the run is mirrored to: see `monitor.mirrored`.
 
   Returns:
     The summary, as in `summary.json`. Without the stage 'rl' it is the evaluations by stage.
@@ -107,7 +120,11 @@ def train(
     exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
-  with interruption('the step at hand is finished and saved', 'the steps since the newest checkpoint') as signals:
+  trackers = log if parallel.is_first() else ()
+  with (
+    monitor.mirrored(workdir, trackers, config.to_dict()),
+    interruption('the step at hand is finished and saved', 'the steps since the newest checkpoint') as signals,
+  ):
     params = warm_start(exp, workdir, signals)
     evaluations = {'warm_start': evaluated(exp.with_exits(None), params, workdir / 'warm_start', signals)}
     if 'calibration' in config.stages:
@@ -193,11 +210,14 @@ def main(argv: list[str]) -> None:
   for flag, example in ((_CONFIG, 'experiments/quickstart.py'), (_WORKDIR, 'runs/quickstart')):
     if not flag.value:
       sys.exit(f'error: --{flag.name} is missing; fix: --{flag.name}=..., such as {example}')
+  for tracker in _LOG.value:
+    if importlib.util.find_spec(tracker) is None:
+      sys.exit(f"error: --log={tracker}: its package is not installed; fix: pip install -e '.[{tracker}]'")
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   keep_compiled(_CACHE.value)
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
-      train(_CONFIG.value.lock(), str(_WORKDIR.value), check_memory=_CHECK_MEMORY.value)
+      train(_CONFIG.value.lock(), str(_WORKDIR.value), check_memory=_CHECK_MEMORY.value, log=_LOG.value)
     except Interrupted as stopped:
       print(going_on(stopped, 'espo_jax.train', sys.argv[1:]), file=sys.stderr, flush=True)
       sys.exit(INTERRUPTED)

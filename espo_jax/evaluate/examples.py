@@ -1,6 +1,8 @@
 """Records a few rollouts under an arm's stop rule token by token, for plots and for reading."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +11,8 @@ from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
 from espo_jax.stops import StopRule
 from espo_jax.types import StopReason, values_seen
+
+_TEXTS = 32  # the most rollouts in TensorBoard
 
 
 def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pathlib.Path) -> None:
@@ -47,5 +51,13 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
         'correct': bool(verdicts[i] >= 1),
       }
     )
+  updates = int(exp.fetch(state.history.updates))
   if parallel.is_first():
     monitor.atomic_write_text(path, monitor.to_json(examples))
+    monitor.write_texts(path.parent, updates, [_text(example) for example in examples[:_TEXTS]])
+
+
+def _text(example: Mapping[str, Any]) -> str:
+  """Returns a rollout as TensorBoard shows it."""
+  head = f'{"right" if example["correct"] else "wrong"}, {example["stop_reason"]} at token {example["length"]}'
+  return f'{head}\n\n{example["question"]}\n\n{"".join(example["tokens"])}'

@@ -9,7 +9,8 @@ from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
 from espo_jax.monitor.glossary import glossary_page, meaning
 from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, wilson
-from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics
+from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics, write_texts
+from espo_jax.monitor.mirror import TRACKERS, mirrored
 from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, summarise, write_summary
@@ -17,6 +18,7 @@ from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
 from espo_jax.monitor.scores import format_scores, summarise_samples
 
 __all__ = [
+  'TRACKERS',
   'MetricWriter',
   'OutputError',
   'Progress',
@@ -40,6 +42,7 @@ __all__ = [
   'mean_interval',
   'mean_p_value',
   'meaning',
+  'mirrored',
   'pass_at_k',
   'policy_accuracy',
   'read_metrics',
@@ -51,4 +54,5 @@ __all__ = [
   'wilson',
   'write_run_info',
   'write_summary',
+  'write_texts',
 ]

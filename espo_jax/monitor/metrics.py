@@ -78,6 +78,19 @@ class MetricWriter:
     self.close()
 
 
+def write_texts(directory: str | os.PathLike[str], step: int, texts: Sequence[str]) -> None:
+  """Adds texts to TensorBoard in `<directory>/tensorboard`. They are shown as they are, not as Markdown.
+
+  Args:
+    directory: the run's folder.
+    step: the step that they belong to.
+    texts: the texts.
+  """
+  with _summary_writer()(str(Path(directory) / 'tensorboard'), filename_suffix=f'.{time.time_ns()}') as writer:
+    for i, text in enumerate(texts):
+      writer.add_text(f'rollouts/{i:03d}', ''.join(f'    {line}\n' for line in text.split('\n')), step)
+
+
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Reads the lines of `<directory>/metrics.jsonl`, with null as NaN. The run may still be writing the file."""
   rows = [row for row, _ in _parse(Path(directory) / _FILE)]
