@@ -28,26 +28,50 @@ from espo_jax.monitor import (
   write_summary,
 )
 from espo_jax.monitor.examples import choose, read_examples
+from espo_jax.monitor.metrics import write_texts
 from espo_jax.monitor.plots import plot_all
 
 pytestmark = pytest.mark.quick
 
 
-def _tensorboard_steps(directory):
-  """Steps of the tag `loss`, read back with the format's own protobuf, purges applied as TensorBoard does."""
-  from tensorboardX.proto.event_pb2 import Event, SessionLog
+def _tensorboard_events(directory):
+  """What TensorBoard reads, by the format's own protobuf."""
+  from tensorboardX.proto.event_pb2 import Event
 
-  steps = []
   for path in sorted((directory / 'tensorboard').iterdir()):
     data, at = path.read_bytes(), 0
     while at + 12 <= len(data):
       (size,) = struct.unpack('<Q', data[at : at + 8])
-      event = Event.FromString(data[at + 12 : at + 12 + size])
+      yield Event.FromString(data[at + 12 : at + 12 + size])
       at += 16 + size
-      if event.session_log.status == SessionLog.START:
-        steps = [step for step in steps if step < event.step]
-      steps += [event.step for value in event.summary.value if value.tag == 'loss']
+
+
+def _tensorboard_steps(directory):
+  """Steps of the tag `loss`, purges applied as TensorBoard does."""
+  from tensorboardX.proto.event_pb2 import SessionLog
+
+  steps = []
+  for event in _tensorboard_events(directory):
+    if event.session_log.status == SessionLog.START:
+      steps = [step for step in steps if step < event.step]
+    steps += [event.step for value in event.summary.value if value.tag == 'loss']
   return steps
+
+
+def test_texts_are_written_beside_the_scalars_as_they_are(tmp_path):
+  with MetricWriter(tmp_path, resume_step=0) as writer:
+    writer.write(1, {'loss': 1.0})
+  texts = ['right\n\n1+1=', '<b>*no markup*</b>']
+  write_texts(tmp_path, 7, texts)
+  found = {
+    v.tag: (e.step, v.tensor.string_val[0].decode())
+    for e in _tensorboard_events(tmp_path)
+    for v in e.summary.value
+    if v.metadata.plugin_data.plugin_name == 'text'
+  }
+  indented = [''.join(f'    {line}\n' for line in text.split('\n')) for text in texts]  # a block of code in Markdown
+  assert found == {f'rollouts/00{i}/text_summary': (7, text) for i, text in enumerate(indented)}
+  assert _tensorboard_steps(tmp_path) == [1]
 
 
 def test_metrics_round_trip_with_missing_and_non_finite_numbers(tmp_path, caplog):
