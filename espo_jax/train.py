@@ -26,8 +26,6 @@ from espo_jax.configs import (
   ConfigError,
   advice,
   best_dtype,
-  flatten,
-  load_config,
   parse_flags,
   uses_reference,
   validate,
@@ -42,6 +40,7 @@ from espo_jax.parallel.memory import free_bytes
 from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.rewards import RewardError
 from espo_jax.stages.calibration import calibration
+from espo_jax.stages.changes import changes_of, remember
 from espo_jax.stages.critic_warmup import critic_warmup
 from espo_jax.stages.headline import headline
 from espo_jax.stages.loop import INTERRUPTED, Interrupted, TrainingFailed, copy_tree, going_on, interruption
@@ -63,6 +62,9 @@ _LOG = flags.DEFINE_multi_enum(
   monitor.TRACKERS,
   'An experiment tracker that is given metrics and rollouts while the run goes on; may be repeated.',
 )
+_CHANGED = flags.DEFINE_multi_string(
+  'changed', [], 'A field in which a run that is resumed goes on with another value; may be repeated.'
+)
 _CHECK_MEMORY = flags.DEFINE_bool('check_memory', True, 'Whether a run that does not fit into memory is refused at its start.')
 
 
@@ -73,6 +75,7 @@ def train(
   *,
   check_memory: bool = True,
   log: Sequence[str] = (),
+  changed: Sequence[str] = (),
 ) -> dict:
   """Runs all stages that `config.stages` names and reports on them.
 
@@ -83,6 +86,7 @@ def train(
       exception that it raises ends the run.
     check_memory: Whether the programs of training are compiled before the first stage, to see whether they fit.
     log: Experiment trackers that the run is mirrored to: see `monitor.mirrored`.
+    changed: The fields in which the run that is resumed goes on with the config's value.
 
   Returns:
     The summary, as in `summary.json`. Without the stage 'rl' it is the evaluations by stage.
@@ -100,7 +104,7 @@ def train(
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
-  same_config(config, workdir / 'config.json')
+  changes = changes_of(config, workdir / 'config.json', changed)
   same_plugins(workdir)
   platform = parallel.find_devices()[0].platform  # an error that says what to do, before jax is asked which process this is
   workdir.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,7 @@ def train(
     plan_memory(exp)
   report_data(exp.task, workdir)
   if parallel.is_first():
+    remember(workdir, changes)
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
     monitor.atomic_write_text(workdir / PLUGINS, json.dumps([plugin._asdict() for plugin in loaded_plugins()], indent=2))
     exp.tokenizer.save_pretrained(workdir / 'tokenizer')
@@ -155,17 +160,6 @@ def plan_memory(exp: Experiment) -> None:
   found = plan.check_memory(exp, parallel.from_first(lambda: free_bytes(len(mine))))
   if found is not None and parallel.is_first():
     print(plan.describe(found), flush=True)
-
-
-def same_config(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
-  """Raises ConfigError if the run of a `config.json` began with another config, because a run keeps its config."""
-  if not path.exists():
-    return
-  before = flatten(load_config(path))
-  now = flatten(with_dtype(with_day(config, path.parent), workdir=path.parent))
-  if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
-    was = '{} = {!r} was {!r} in {}; fix: that value, or another --workdir'
-    raise ConfigError([was.format(field, now.get(field), before.get(field), path) for field in changed])
 
 
 def dtype_of_run(config: ml_collections.ConfigDict, workdir: pathlib.Path, platform: str) -> ml_collections.ConfigDict:
@@ -217,7 +211,7 @@ def main(argv: list[str]) -> None:
   keep_compiled(_CACHE.value)
   with parallel.job(), machine_errors(functools.partial(lower_fields, _CONFIG.value)):
     try:
-      train(_CONFIG.value.lock(), str(_WORKDIR.value), check_memory=_CHECK_MEMORY.value, log=_LOG.value)
+      train(_CONFIG.value.lock(), str(_WORKDIR.value), check_memory=_CHECK_MEMORY.value, log=_LOG.value, changed=_CHANGED.value)
     except Interrupted as stopped:
       print(going_on(stopped, 'espo_jax.train', sys.argv[1:]), file=sys.stderr, flush=True)
       sys.exit(INTERRUPTED)

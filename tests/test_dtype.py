@@ -14,6 +14,7 @@ from espo_jax.compile_check import Programs
 from espo_jax.configs import ConfigError, best_dtype, default_config, validate, with_dtype
 from espo_jax.experiment import make_experiment
 from espo_jax.monitor import write_run_info
+from espo_jax.stages.changes import changes_of
 from espo_jax.stages.headline import headline
 
 pytestmark = pytest.mark.quick
@@ -66,7 +67,7 @@ def test_a_run_keeps_its_dtype_and_tells_when_the_platform_is_another(tmp_path, 
   begun = train.dtype_of_run(default_config(), run, 'cpu')
   write_run_info(run, begun.to_dict())
   with caplog.at_level(logging.WARNING):
-    train.same_config(default_config(), run / 'config.json')  # 'auto' again, on whatever machine
+    changes_of(default_config(), run / 'config.json')  # 'auto' again, on whatever machine
     assert train.dtype_of_run(default_config(), run, 'cpu').model.dtype == 'float32'
     assert not caplog.records
     assert train.dtype_of_run(default_config(), run, 'tpu').model.dtype == 'float32'
@@ -74,9 +75,9 @@ def test_a_run_keeps_its_dtype_and_tells_when_the_platform_is_another(tmp_path, 
   caplog.clear()
   assert train.dtype_of_run(named('float32'), run, 'tpu').model.dtype == 'float32'
   assert not caplog.records  # it is named
-  train.same_config(named('float32'), run / 'config.json')
+  changes_of(named('float32'), run / 'config.json')
   with pytest.raises(ConfigError, match=r"model.dtype = 'bfloat16' was 'float32' in .*; fix: that value"):
-    train.same_config(named('bfloat16'), run / 'config.json')
+    changes_of(named('bfloat16'), run / 'config.json')
 
 
 @pytest.mark.parametrize(('platform', 'dtype'), [('tpu', 'bfloat16'), ('cpu', 'float32')])

@@ -21,8 +21,9 @@ from espo_jax.configs import ConfigError, default_config, load_config, task_argu
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.day import with_day
 from espo_jax.experiment import make_task
+from espo_jax.stages.changes import changes_of
 from espo_jax.tasks.gym_datasets import dataset_config
-from espo_jax.train import same_config, train
+from espo_jax.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = (
@@ -346,7 +347,7 @@ def test_a_mixture_is_the_same_in_the_config_of_a_run(tmp_path):
   monitor.write_run_info(tmp_path, c.to_dict(), 'cpu')
   read = load_config(tmp_path / 'config.json')
   assert read.task.options.datasets == parts
-  same_config(c, tmp_path / 'config.json')
+  changes_of(c, tmp_path / 'config.json')
 
 
 # -------------------------------------------------------------------------------------------------------------------- a run

@@ -213,7 +213,7 @@ def damaged(tmp_path, name, content):
     ('config.json', b'{"half": ', 'config.json: not JSON'),
     ('environment.json', b'[', 'environment.json: not JSON'),
     ('warm_start/evaluation.json', b'{', 'evaluation.json: not JSON'),
-    ('config.json', b'[1]', 'config.json: not a JSON object'),
+    ('config.json', b'[1]', 'config.json: not a dict in JSON'),
     ('warm_start/evaluation.json', b'{}', "evaluation.json: not an evaluation (KeyError('problems'))"),
     ('arms/espo/evaluation.json', b'{"problems": "x"}', 'evaluation.json: not an evaluation'),
     ('arms/espo/metrics.jsonl', b'{"step": 1}\nnonsense\n{"step": 2}\n', 'metrics.jsonl, line 2: not JSON'),
@@ -307,6 +307,17 @@ def test_tables_have_the_figures_and_only_fields_that_differ(tmp_path):
   wrong = monitor.wilson(40, 400)
   assert f'<td>10.0 [{100 * wrong[0]:.1f}, {100 * wrong[1]:.1f}] (40 of 400)</td>' in text
   assert '<td>20.0</td><td>60.0</td>' in text  # seconds of the two phases
+
+
+def test_the_page_tells_with_what_a_run_went_on(tmp_path):
+  run = write_run(tmp_path / 'run')
+  assert 'What was changed' not in page_of(tmp_path, run)
+  changes = [{'field': 'learner.updates', 'was': 20, 'now': 40}]
+  (run / 'changes.json').write_text(
+    json.dumps([{'changes': changes, 'after': {'never': 20, 'espo': 12}, 'finished': ['never']}])
+  )
+  row = ''.join(f'<td>{cell}</td>' for cell in ('run', 'learner.updates', '20', '40', 'never 20, espo 12'))
+  assert f'<tr>{row}</tr>' in page_of(tmp_path, run)
 
 
 def test_every_entry_of_the_glossary_is_of_a_metric_that_the_code_writes():

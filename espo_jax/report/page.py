@@ -12,7 +12,7 @@ from espo_jax import monitor
 from espo_jax.report.curves import CHARTS, OVER, curves
 from espo_jax.report.rollouts import packed, read_rollouts
 from espo_jax.report.runs import ReportError, Run
-from espo_jax.report.tables import about, differences, label, phases, results
+from espo_jax.report.tables import about, differences, history, label, phases, results
 
 MOST_ROLLOUTS = 2000
 
@@ -56,6 +56,7 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
     'PHASES': phases(runs),
     'DIFFERENCES': differences(runs),
     'ABOUT': about(runs),
+    'HISTORY': history(runs),
     'DATA': re.sub('[<\ud800-\udfff]', lambda found: f'\\u{ord(found[0]):04x}', monitor.to_json(shown)),
     'PLOTLY': plotly,
     'SCRIPT': own,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from espo_jax import monitor
 from espo_jax.configs import flatten
 
-_MARK = 'environment.json'
+_MARK, _HISTORY = 'environment.json', 'changes.json'
 
 
 class ReportError(ValueError):
@@ -44,6 +44,7 @@ class Run(NamedTuple):
     warm_start: The results of the warm start on the test split; None before its evaluation.
     arms: The arms that have begun, in the order of the run's table.
     finished: Whether all stages are done.
+    history: The changes with which it went on, as `stages.changes` keeps them.
   """
 
   name: str
@@ -53,6 +54,7 @@ class Run(NamedTuple):
   warm_start: Mapping[str, Any] | None
   arms: tuple[Arm, ...]
   finished: bool
+  history: Sequence[Mapping[str, Any]] = ()
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -92,6 +94,7 @@ def _run(folder: Path, name: str) -> Run:
     warm_start=_evaluation(folder / 'warm_start'),
     arms=tuple(_arm(path) for path in begun),
     finished=last.is_file(),
+    history=_json(folder / _HISTORY, list) if (folder / _HISTORY).is_file() else (),
   )
 
 
@@ -124,13 +127,13 @@ def _place(arm: str, order: Sequence[Any]) -> int:
   return order.index(arm) if arm in order else len(order)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, kind: type = dict) -> Any:
   try:
     found = json.loads(path.read_text())
   except ValueError as error:
     raise ReportError(f'{path}: not JSON ({error}); fix: remove the file, or the run from --workdir') from error
-  if not isinstance(found, dict):
-    raise ReportError(f'{path}: not a JSON object; fix: remove the file, or the run from --workdir')
+  if not isinstance(found, kind):
+    raise ReportError(f'{path}: not a {kind.__name__} in JSON; fix: remove the file, or the run from --workdir')
   return found
 
 

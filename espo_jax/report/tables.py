@@ -125,6 +125,25 @@ def about(runs: Sequence[Run]) -> str:
   return _table(('', *(run.name for run in runs)), [['folder', *(str(run.folder) for run in runs)], *told])
 
 
+def history(runs: Sequence[Run]) -> str:
+  """Returns the table of the fields with which runs went on; nothing if there are none."""
+  rows = [
+    [
+      run.name,
+      change['field'],
+      str(change['was']),
+      str(change['now']),
+      ', '.join(f'{arm} {step}' for arm, step in entry['after'].items()),
+    ]
+    for run in runs
+    for entry in run.history
+    for change in entry['changes']
+  ]
+  if not rows:
+    return ''
+  return '<h2>What was changed</h2>\n' + _table(('run', 'field', 'was', 'went on with', 'after update'), rows)
+
+
 def _told(value: Any) -> str:
   if isinstance(value, Mapping):
     return ', '.join(f'{name} {_told(its)}' for name, its in value.items() if its is not None)

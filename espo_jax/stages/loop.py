@@ -90,6 +90,7 @@ class Stage:
     last: The number of the step after which the stage is done.
     step: `(state, step) -> (state, metrics)`, a pure function of both arguments; metrics may be on the device.
     finished: A function from the step's metrics to whether the stage is done before `last`.
+    reopened: The step at which the stage was done before it was allowed to go on; None if it was not.
     checkpoint_every: The number of steps between checkpoints.
     keep_last: The number of newest checkpoints kept.
     keep_best: The number of checkpoints with the highest training accuracy that are kept as well.
@@ -106,6 +107,7 @@ class Stage:
   keep_best: int
   max_bad_steps: int
   finished: Callable[[dict[str, float]], bool] = lambda metrics: False
+  reopened: int | None = None
 
 
 def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
@@ -128,7 +130,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   if (found := restore(stage.directory / 'checkpoints', initial)) is not None:
     jax.tree.map(lambda x: x.delete(), initial)  # the caller may still refer to them
     state, start = found.state, found.step
-    if found.done:
+    if found.done and (start != stage.reopened or start >= stage.last):
       return state, start
   with (
     Checkpoints(stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best) as checkpoints,

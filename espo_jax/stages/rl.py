@@ -19,6 +19,7 @@ from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pa
 from espo_jax.model import ActorCritic, Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
+from espo_jax.stages.changes import reopened_at
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
@@ -227,6 +228,7 @@ def reinforce(
     last=c.learner.updates,
     step=one if watch is None else _watched(one, functools.partial(watch, arm)),
     finished=lambda metrics: 0 < c.learner.tokens <= metrics['rollout/decoded'],
+    reopened=parallel.from_first(lambda: reopened_at(workdir, arm)),
   )
   state, _ = run_stage(stage, exp.on_mesh(fork(state, rule)), signals)
   return rule, state

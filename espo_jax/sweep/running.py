@@ -11,11 +11,12 @@ import jax
 from absl import logging
 
 from espo_jax.monitor import atomic_write_text, to_json
+from espo_jax.stages.changes import changes_of
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep.plan import Run
 from espo_jax.sweep.pruning import Pruned, make_pruner, watching
 from espo_jax.sweep.spec import Sweep
-from espo_jax.train import same_config, train
+from espo_jax.train import train
 
 FINAL = ('done', 'failed', 'pruned')
 
@@ -52,7 +53,7 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
   """
   pruner = make_pruner(sweep) if sweep.pruner else None
   for run in runs:
-    same_config(run.config, run.workdir / 'config.json')
+    changes_of(run.config, run.workdir / 'config.json')
     if (found := Status.of(run)).state in FINAL:
       print(f'seed {run.seed}, {run.name}: {found.state}, skipped')
       continue
