@@ -104,7 +104,7 @@ def train(
   """
   workdir = pathlib.Path(workdir).absolute()
   validate(config)
-  changes = changes_of(config, workdir / 'config.json', changed)
+  changes = changes_of(config, workdir, changed)
   same_plugins(workdir)
   platform = parallel.find_devices()[0].platform  # an error that says what to do, before jax is asked which process this is
   workdir.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def train(
     plan_memory(exp)
   report_data(exp.task, workdir)
   if parallel.is_first():
-    remember(workdir, changes)
+    remember(config, workdir, changes)
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
     monitor.atomic_write_text(workdir / PLUGINS, json.dumps([plugin._asdict() for plugin in loaded_plugins()], indent=2))
     exp.tokenizer.save_pretrained(workdir / 'tokenizer')

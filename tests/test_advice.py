@@ -9,7 +9,7 @@ pytestmark = pytest.mark.quick
 
 def config(*, low=None, **stop):
   c = default_config()
-  c.baselines = stop.pop('baselines', ())
+  c.baselines, c.stages = stop.pop('baselines', ()), stop.pop('stages', c.stages)
   c.reward.name = stop.pop('reward', 'correct')
   if low is not None:
     c.reward.low = low
@@ -30,6 +30,7 @@ def config(*, low=None, **stop):
     ({'returns': 'zero'}, None),
     ({'returns': 'head'}, None),
     ({'name': 'never'}, None),
+    ({'stages': ('warm_start',)}, None),
     ({'name': 'never', 'baselines': ('never',)}, None),
     ({'reward': 'correct + 0.5 * overlong'}, None),  # what a wrong answer returns is not known here
   ],

@@ -6,7 +6,6 @@ import runpy
 
 import numpy as np
 import pytest
-from run_folder import write_run
 
 from espo_jax import monitor, report
 from espo_jax.configs import ConfigError
@@ -40,9 +39,11 @@ def run(tmp_path):
     (
       {'learner__learning_rate': 1.0},
       [],
-      'learner.learning_rate = 1.0 was 2e-05 in .*; fix: that value, --changed=learner.learning_rate if',
+      'learner.learning_rate = 1.0 was 2e-05 in .*; fix: that value, --changed=learner.lear',
     ),
     ({'learner__updates': 20}, ['learner.learning_rate'], 'learner.updates = 20 was 10 in '),
+    ({'model__num_layers': 2}, [], 'model.num_layers = 2 was 1 in .*; fix: that value, or another --workdir'),
+    ({'learner__updates': 5}, ['learner.updates'], 'learner.updates = 5 was 10 in .*: fewer than before; fix: more of them'),
     ({}, ['learner.lr'], '--changed=learner.lr: no such field; did you mean learner.learning_rate'),
     ({}, ['updates'], '--changed=updates: no such field; '),
     (
@@ -50,64 +51,107 @@ def run(tmp_path):
       ['model.num_layers'],
       '--changed=model.num_layers: cannot change in a run; fix: another --workdir',
     ),
-    ({'task__name': 'countdown'}, ['task.name'], '--changed=task.name: cannot change'),
-    ({'stop__name': 'espo'}, ['stop.name'], '--changed=stop.name: cannot change'),
-    ({'stop__returns': 'head'}, ['stop.returns'], '--changed=stop.returns: cannot change'),
-    ({'rollout__prompts': 16}, ['rollout.prompts'], '--changed=rollout.prompts: cannot change'),
-    ({'objective__name': 'ppo'}, ['objective.name'], '--changed=objective.name: cannot change'),
-    ({}, ['seed'], '--changed=seed: cannot change'),
-    ({}, ['mesh.data'], '--changed=mesh.data: cannot change'),
+    *(
+      ({}, [field], f'--changed={field}: cannot change in a run')
+      for field in (
+        'task.name',
+        'stop.name',
+        'stop.returns',
+        'stop.beta_0',
+        'stop.wald.beta_0',
+        'rollout.prompts',
+        'rollout.horizon',
+        'rollout.temperature',
+        'objective.name',
+        'reward.name',
+        'eval.problems',
+        'critic.kind',
+        'learner.importance',
+        'seed',
+        'mesh.data',
+      )
+    ),
   ],
 )
 def test_a_change_that_is_not_named_or_cannot_be_is_told(run, fields, named, told):
   with pytest.raises(ConfigError, match=told):
-    changes_of(smoke(**fields), run / 'config.json', named)
+    changes_of(smoke(**fields), run, named)
 
 
 @pytest.mark.quick
-def test_named_changes_are_found_and_equal_values_are_none(run):
+def test_named_changes_are_found_and_equal_values_are_none(run, tmp_path):
   config = smoke(learner__learning_rate=1e-4, stop__eta=0.5, learner__updates=20)
-  named = ['stop.eta', 'learner.updates', 'learner.learning_rate', 'eval.problems']
-  assert changes_of(config, run / 'config.json', named) == [
+  named = ['stop.eta', 'learner.updates', 'learner.learning_rate', 'eval.every']
+  assert changes_of(config, run, named) == (
     Change('learner.learning_rate', 2e-5, 1e-4),
     Change('learner.updates', 10, 20),
     Change('stop.eta', 0.1, 0.5),
-  ]
-  assert changes_of(smoke(), run / 'config.json', named) == []
-  assert changes_of(config, run / 'none.json') == []  # a new run
+  )
+  assert changes_of(smoke(), run, named) == ()
+  assert changes_of(config, tmp_path / 'new', named) == ()
+  with pytest.raises(ConfigError, match='no such field'):
+    changes_of(config, tmp_path / 'new', ['stop.etta'])
+  with pytest.raises(ConfigError, match=r'stop.eta = 0.5 was 0.1 in [^;]*; fix: that value, or another --workdir'):
+    changes_of(smoke(stop__eta=0.5), run)  # as a comparison asks, which has no flag for it
 
 
-MORE = Change('learner.updates', 40, 80)
+def saved(folder, steps, tokens, limit=0):
+  """A run of 40 updates whose arms have saved some of them, and have decoded so many tokens by then."""
+  for arm, step in steps.items():
+    (folder / 'arms' / arm / 'checkpoints' / str(step)).mkdir(parents=True)
+    line = {'step': step, 'rollout/decoded': tokens}
+    monitor.atomic_write_text(folder / 'arms' / arm / 'metrics.jsonl', json.dumps(line) + '\n')
+    for name in ('evaluation', 'examples'):
+      (folder / 'arms' / arm / f'{name}.json').write_text('[]')
+  monitor.write_run_info(folder, smoke(learner__updates=40, learner__tokens=limit).to_dict())
+  return folder
 
 
 @pytest.mark.quick
-def test_finished_arms_are_reopened_and_their_results_put_aside(tmp_path):
-  folder = write_run(tmp_path / 'run', examples=[])
-  (folder / 'arms/espo/evaluation.json').unlink()  # this arm was not finished
-  (folder / 'arms/never/examples.json').write_text('[]')
+@pytest.mark.parametrize(
+  ('limit', 'tokens', 'now', 'steps', 'reopened'),
+  [
+    (0, 900, {'updates': 80}, {'never': 40, 'espo': 40}, ['espo', 'never']),
+    (0, 900, {'updates': 80}, {'never': 40, 'espo': 30}, ['never']),  # the other one was not finished
+    (0, 900, {'learning_rate': 1.0}, {'never': 40, 'espo': 30}, []),
+    (800, 900, {'updates': 80}, {'never': 20}, []),  # it has all its tokens
+    (800, 900, {'tokens': 2000}, {'never': 20}, ['never']),
+    (800, 900, {'tokens': 850}, {'never': 20}, []),
+    (800, 900, {'tokens': 0}, {'never': 20}, ['never']),
+    (800, 900, {'tokens': 2000}, {'never': 40}, []),  # it has all its updates
+    (800, 900, {'tokens': 2000, 'updates': 80}, {'never': 40}, ['never']),
+  ],
+)
+def test_finished_arms_that_may_go_on_are_reopened_and_their_results_put_aside(tmp_path, limit, tokens, now, steps, reopened):
+  folder = saved(tmp_path / 'run', steps, tokens, limit)
+  config = smoke(
+    **{'learner__updates': 40, 'learner__tokens': limit} | {f'learner__{name}': value for name, value in now.items()}
+  )
+  changes = changes_of(config, folder, [f'learner.{name}' for name in now])
   for _ in range(2):  # the first time it was killed before it wrote its config
-    remember(folder, [MORE])
-  assert read_history(folder) == [{'changes': [MORE._asdict()], 'after': {'espo': 40, 'never': 40}, 'finished': ['never']}]
-  assert (reopened_at(folder, 'never'), reopened_at(folder, 'espo')) == (40, None)
-  assert {path.name for path in (folder / 'arms/never').iterdir()} == {
-    'metrics.jsonl',
-    'evaluation.000040.json',
-    'examples.000040.json',
-  }
-  assert not (folder / 'summary.json').exists()
-  remember(folder, [])
-  remember(folder, [Change('stop.eta', 0.1, 0.2)])
-  assert [len(entry['changes']) for entry in read_history(folder)] == [1, 1] and reopened_at(folder, 'never') == 40
+    remember(config, folder, changes)
+  (entry,) = read_history(folder)
+  assert (entry['after'], entry['reopened'], len(entry['changes'])) == (steps, reopened, len(now))
+  for arm, step in steps.items():
+    assert reopened_at(folder, arm) == (step if arm in reopened else None)
+    names = {path.name for path in (folder / 'arms' / arm).glob('e*.json')}
+    aside = f'.{step:06d}' if arm in reopened else ''
+    assert names == {f'evaluation{aside}.json', f'examples{aside}.json'}
 
 
 @pytest.mark.quick
 def test_a_finished_run_needs_more_updates(tmp_path):
-  folder = write_run(tmp_path / 'run')
+  folder = saved(tmp_path / 'run', {'never': 40}, 900)
+  (folder / 'summary.json').write_text('{}')
   with pytest.raises(
     ConfigError, match=r'--changed=stop.eta: the run in .* is finished; fix: --changed=learner.updates, and more'
   ):
-    remember(folder, [Change('stop.eta', 0.1, 0.2)])
-  assert read_history(folder) == [] and (folder / 'summary.json').exists() and reopened_at(folder, 'espo') is None
+    changes_of(smoke(learner__updates=40, stop__eta=0.2), folder, ['stop.eta'])
+  config = smoke(learner__updates=80)
+  remember(config, folder, changes_of(config, folder, ['learner.updates']))
+  assert not (folder / 'summary.json').exists() and reopened_at(folder, 'never') == 40
+  remember(config, folder, ())
+  assert len(read_history(folder)) == 1
 
 
 def lines(workdir):

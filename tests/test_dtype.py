@@ -67,7 +67,7 @@ def test_a_run_keeps_its_dtype_and_tells_when_the_platform_is_another(tmp_path, 
   begun = train.dtype_of_run(default_config(), run, 'cpu')
   write_run_info(run, begun.to_dict())
   with caplog.at_level(logging.WARNING):
-    changes_of(default_config(), run / 'config.json')  # 'auto' again, on whatever machine
+    changes_of(default_config(), run)  # 'auto' again, on whatever machine
     assert train.dtype_of_run(default_config(), run, 'cpu').model.dtype == 'float32'
     assert not caplog.records
     assert train.dtype_of_run(default_config(), run, 'tpu').model.dtype == 'float32'
@@ -75,9 +75,9 @@ def test_a_run_keeps_its_dtype_and_tells_when_the_platform_is_another(tmp_path, 
   caplog.clear()
   assert train.dtype_of_run(named('float32'), run, 'tpu').model.dtype == 'float32'
   assert not caplog.records  # it is named
-  changes_of(named('float32'), run / 'config.json')
+  changes_of(named('float32'), run)
   with pytest.raises(ConfigError, match=r"model.dtype = 'bfloat16' was 'float32' in .*; fix: that value"):
-    changes_of(named('bfloat16'), run / 'config.json')
+    changes_of(named('bfloat16'), run)
 
 
 @pytest.mark.parametrize(('platform', 'dtype'), [('tpu', 'bfloat16'), ('cpu', 'float32')])

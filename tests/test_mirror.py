@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 import types
 
@@ -27,7 +28,7 @@ class Tracker(types.ModuleType):
     self.runs.append(options)
     return types.SimpleNamespace(log=self.log, finish=lambda: self.finished.append(options['name']))
 
-  def log(self, values, step):
+  def log(self, values, step=None):
     if len(self.given) == self.fails_at:
       raise ConnectionError('no network')
     self.given.append((self.runs[-1]['name'], step, values))
@@ -72,9 +73,36 @@ def test_rollouts_are_a_table_that_is_given_once(tmp_path, tracker):
       pass
   ((_, step, values),) = [given for given in tracker.given if 'rollouts' in given[2]]
   table = values['rollouts']
-  assert step == 2 and [row[:2] for row in table['data']] == [[text, text] for text in HOSTILE[:4]]
+  assert step is None and [row[:2] for row in table['data']] == [[text, text] for text in HOSTILE[:4]]
   assert table['columns'][2:] == ['stop_reason', 'answer', 'correct', 'length', 'full_length']
   assert table['data'][0][2:] == ['eos', '2', True, 1, 1]
+
+
+def test_an_extended_run_gives_its_new_rollouts(tmp_path, tracker):
+  for updates in (2, 4, 4):
+    run = write_run(tmp_path / 'run', arms=('espo',), updates=updates, examples=[example([f'after {updates}'])])
+    with monitor.mirrored(run, [tracker.__name__], {}):
+      pass
+  tables = [values['rollouts']['data'] for _, _, values in tracker.given if 'rollouts' in values]
+  assert [table[0][1] for table in tables] == ['after 2', 'after 4']
+
+
+def test_a_config_is_given_without_infinite_numbers(tmp_path, tracker):
+  run = write_run(tmp_path / 'run', arms=('espo',), updates=2)
+  with monitor.mirrored(run, [tracker.__name__], {'gate': {'low': float('-inf'), 'patience': 3}}):
+    pass
+  assert tracker.runs[0]['config'] == {'gate': {'low': None, 'patience': 3}}
+
+
+def test_a_tracker_that_hangs_does_not_hold_the_run(tmp_path, tracker, caplog, monkeypatch):
+  monkeypatch.setattr(mirror, '_PATIENCE', 0.1)
+  goes_on = threading.Event()
+  tracker.log = lambda values, step=None: goes_on.wait(30)
+  run = write_run(tmp_path / 'run', arms=('espo',), updates=2)
+  with monitor.mirrored(run, [tracker.__name__], {}):
+    pass
+  goes_on.set()
+  assert f'{tracker.__name__}: do not answer, and the run ends without them' in caplog.text
 
 
 def test_lines_are_given_while_the_run_goes_on(tmp_path, tracker, monkeypatch):

@@ -347,7 +347,7 @@ def test_a_mixture_is_the_same_in_the_config_of_a_run(tmp_path):
   monitor.write_run_info(tmp_path, c.to_dict(), 'cpu')
   read = load_config(tmp_path / 'config.json')
   assert read.task.options.datasets == parts
-  changes_of(c, tmp_path / 'config.json')
+  changes_of(c, tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------------- a run

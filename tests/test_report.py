@@ -314,7 +314,7 @@ def test_the_page_tells_with_what_a_run_went_on(tmp_path):
   assert 'What was changed' not in page_of(tmp_path, run)
   changes = [{'field': 'learner.updates', 'was': 20, 'now': 40}]
   (run / 'changes.json').write_text(
-    json.dumps([{'changes': changes, 'after': {'never': 20, 'espo': 12}, 'finished': ['never']}])
+    json.dumps([{'changes': changes, 'after': {'never': 20, 'espo': 12}, 'reopened': ['never']}])
   )
   row = ''.join(f'<td>{cell}</td>' for cell in ('run', 'learner.updates', '20', '40', 'never 20, espo 12'))
   assert f'<tr>{row}</tr>' in page_of(tmp_path, run)

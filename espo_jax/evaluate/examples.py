@@ -53,8 +53,8 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
     )
   updates = int(exp.fetch(state.history.updates))
   if parallel.is_first():
-    monitor.atomic_write_text(path, monitor.to_json(examples))
     monitor.write_texts(path.parent, updates, [_text(example) for example in examples[:_TEXTS]])
+    monitor.atomic_write_text(path, monitor.to_json(examples))  # last, because the file says that this is done
 
 
 def _text(example: Mapping[str, Any]) -> str:

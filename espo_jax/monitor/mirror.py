@@ -1,7 +1,7 @@
 """Mirrors a run to experiment trackers while it goes on. It reads the files that the run writes, which stay the record.
 
 The two trackers have the same calls. Each stage and each arm is a run of the tracker, in a group named after the workdir. A run
-that is resumed goes on where its mirror stood.
+that is resumed goes on where its mirror stood; after a kill some lines may be given twice.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ TRACKERS = ('wandb', 'trackio')
 _STATE = 'trackers.json'
 _PROJECT = 'espo_jax'
 _EVERY = 15.0  # seconds
+_PATIENCE = 120.0  # seconds that a run waits at its end for trackers
 _COLUMNS = ('question', 'response', 'stop_reason', 'answer', 'correct', 'length', 'full_length')
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ def mirrored(workdir: Path, trackers: Sequence[str], config: Mapping[str, Any]) 
     while not done.wait(_EVERY):
       for mirror in mirrors:
         mirror.catch_up()
+    for mirror in mirrors:
+      mirror.catch_up()
+      mirror.close()
 
   thread = threading.Thread(target=follow, name='mirror', daemon=True)
   thread.start()
@@ -55,17 +59,17 @@ def mirrored(workdir: Path, trackers: Sequence[str], config: Mapping[str, Any]) 
     yield
   finally:
     done.set()
-    thread.join()
-    for mirror in mirrors:
-      mirror.catch_up()
-      mirror.close()
+    thread.join(_PATIENCE)
+    if thread.is_alive():
+      _log.warning('%s: do not answer, and the run ends without them', ' and '.join(trackers))
 
 
 class _Mirror:
   """One tracker. Its state on disk has the id of each run, and what it has been given."""
 
   def __init__(self, tracker: Any, name: str, workdir: Path, config: Mapping[str, Any]):
-    self._tracker, self._name, self._workdir, self._config = tracker, name, workdir, config
+    self._tracker, self._name, self._workdir = tracker, name, workdir
+    self._config = json.loads(to_json(config))  # without infinite numbers
     self._run: Any = None
     self._shown = ''  # the stage whose run is open
     self._failed = False
@@ -98,22 +102,25 @@ class _Mirror:
       return
     stage = str(folder.relative_to(self._workdir))
     entries = self._entries()
-    mine = entries.setdefault(self._name, {}).setdefault(stage, {'id': uuid.uuid4().hex[:12], 'step': 0, 'rollouts': False})
+    mine = entries.setdefault(self._name, {}).setdefault(stage, {'id': uuid.uuid4().hex[:12], 'step': 0, 'rollouts': -1})
     fresh = [row for row in read_metrics(folder) if row['step'] > mine['step']]
-    if not fresh and (mine['rollouts'] or not examples.is_file()):
+    last = int(fresh[-1]['step']) if fresh else mine['step']
+    shows = examples.is_file() and mine['rollouts'] < last
+    if not fresh and not shows:
       return
+    self._keep(entries)  # the id, before the tracker knows it
     run = self._open(stage, mine['id'])
     try:
       for row in fresh:
         step = int(row['step'])
         run.log({name: value for name, value in row.items() if name != 'step' and math.isfinite(value)}, step=step)
         mine['step'] = step
-      if examples.is_file() and not mine['rollouts']:
+      if shows:
         rows = [_cells(item) for item in json.loads(examples.read_text())]
-        run.log({'rollouts': self._tracker.Table(columns=list(_COLUMNS), data=rows)}, step=mine['step'])
-        mine['rollouts'] = True
+        run.log({'rollouts': self._tracker.Table(columns=list(_COLUMNS), data=rows)})  # a step that was given takes no more
+        mine['rollouts'] = last
     finally:
-      atomic_write_text(self._workdir / _STATE, to_json(entries, indent=2) + '\n')
+      self._keep(entries)
 
   def _changed(self, path: Path) -> bool:
     if not path.is_file():
@@ -133,6 +140,9 @@ class _Mirror:
         options |= {'name': f'{name} {identity}'}  # a name is what its runs are resumed by
       self._run, self._shown = self._tracker.init(**options), stage
     return self._run
+
+  def _keep(self, entries: Mapping[str, Any]) -> None:
+    atomic_write_text(self._workdir / _STATE, to_json(entries, indent=2) + '\n')
 
   def _entries(self) -> dict[str, Any]:
     path = self._workdir / _STATE

@@ -109,9 +109,10 @@ def _arm(folder: Path) -> Arm:
 def _evaluation(folder: Path) -> dict[str, Any] | None:
   """Returns the results on the test split of a stage or an arm; None before its evaluation."""
   path = folder / 'evaluation.json'
-  if not path.is_file():
+  try:
+    found = _json(path)
+  except FileNotFoundError:
     return None
-  found = _json(path)
   try:
     return monitor.evaluation_results(found)
   except (KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,8 @@ A finished run goes on if it may now take more updates or tokens. Its results so
 
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -16,15 +17,10 @@ from espo_jax.configs.fields import near_field
 
 HISTORY = 'changes.json'
 _MORE = ('learner.updates', 'learner.tokens')
-_SECTIONS = ('checkpoint', 'critic', 'eval', 'learner', 'objective', 'reward', 'rollout', 'stop')
-_FIXED = (  # they decide which problems are seen, or which arrays the state has
-  'critic.kind',
-  'objective.name',
-  'reward.name',
-  'rollout.max_draws',
-  'rollout.prompts',
-  'stop.name',
-  'stop.returns',
+# Other fields decide which problems are seen, what an evaluation is, or which numbers the state has.
+_MAY_CHANGE = re.compile(
+  r'learner\.(?!importance\b|offload_optimizer\b)\w+|critic\.learning_rate|rollout\.(samples|slots|scan_length|parts|record)'
+  r'|stop\.(?!name\b|returns\b|(\w+\.)?beta_0\b).+|objective\.(?!name\b).+|reward\.(?!name\b).+|eval\.(every|batch)|checkpoint\.\w+'
 )
 
 
@@ -42,91 +38,105 @@ class Change(NamedTuple):
   now: Any
 
 
-def changes_of(config: ml_collections.ConfigDict, path: pathlib.Path, named: Sequence[str] = ()) -> list[Change]:
-  """Returns the fields in which a config differs from that of a run.
+def changes_of(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, named: Sequence[str] | None = None
+) -> tuple[Change, ...]:
+  """Returns the fields in which a config differs from that of the run in a folder; none if there is no run.
 
   Args:
     config: The config.
-    path: The `config.json` of the run; it need not be there.
-    named: The fields that may differ.
+    workdir: The folder.
+    named: The fields that may differ; None where none can be named.
 
   Raises:
-    ConfigError: A field differs without being named, or a named field is unknown or cannot change in a run.
+    ConfigError: A field differs without being named. A named field is unknown, cannot change in a run, or has fewer updates or
+      tokens than before. Or the run is finished, and may take no more of either.
   """
-  if not path.exists():
-    return []
-  before = flatten(load_config(path))
-  now = flatten(with_dtype(with_day(config, path.parent), workdir=path.parent))
+  path = workdir / 'config.json'
+  now = flatten(with_dtype(with_day(config, workdir), workdir=workdir))
+  before = flatten(load_config(path)) if path.exists() else now
   fields = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
-  if problems := list(_problems(fields, before, now, path, named)):
+  found = tuple(Change(field, before.get(field), now.get(field)) for field in fields)
+  if problems := [*_misnamed(named or (), before.keys() | now.keys()), *_problems(found, path, named)]:
     raise ConfigError(problems)
-  return [Change(field, before.get(field), now.get(field)) for field in fields]
+  if found and (workdir / 'summary.json').is_file() and not any(change.field in _MORE for change in found):
+    raise ConfigError(
+      [f'--changed={found[0].field}: the run in {workdir} is finished; fix: --changed=learner.updates, and more of them']
+    )
+  return found
 
 
-def _problems(
-  fields: Sequence[str], before: dict[str, Any], now: dict[str, Any], path: pathlib.Path, named: Sequence[str]
-) -> Iterator[str]:
-  known = before.keys() | now.keys()
+def _misnamed(named: Sequence[str], known: Iterator[str] | Any) -> Iterator[str]:
   for field in named:
     if field not in known:
       yield f'--changed={field}: no such field; {near_field(field, known)}'
-    elif field in _FIXED or field.partition('.')[0] not in _SECTIONS:
+    elif not _MAY_CHANGE.fullmatch(field):
       yield f'--changed={field}: cannot change in a run; fix: another --workdir'
-  for field in fields:
-    if field not in named:
-      fix = f'that value, --changed={field} if the run is to go on with the new one, or another --workdir'
-      yield f'{field} = {now.get(field)!r} was {before.get(field)!r} in {path}; fix: {fix}'
 
 
-def remember(workdir: pathlib.Path, changes: Sequence[Change]) -> None:
-  """Writes changes to the run's history, and puts the results aside that more updates or tokens will replace.
+def _problems(found: Sequence[Change], path: pathlib.Path, named: Sequence[str] | None) -> Iterator[str]:
+  for field, was, now in found:
+    if field not in (named or ()):
+      may = named is not None and _MAY_CHANGE.fullmatch(field)
+      going_on = f'--changed={field} if the run is to go on with the new one, ' if may else ''
+      yield f'{field} = {now!r} was {was!r} in {path}; fix: that value, {going_on}or another --workdir'
+    elif field in _MORE and 0 < (now or float('inf')) < (was or float('inf')):  # 0 tokens are no limit
+      yield f'{field} = {now!r} was {was!r} in {path}: fewer than before; fix: more of them, or another --workdir'
 
-  Raises:
-    ConfigError: All arms are finished, and none may take more updates or tokens.
+
+def remember(config: ml_collections.ConfigDict, workdir: pathlib.Path, changes: Sequence[Change]) -> None:
+  """Writes changes to the run's history, and puts the results aside of arms that may now go on.
+
+  Args:
+    config: The config that the run goes on with.
+    workdir: The folder of the run.
+    changes: The changes.
   """
   if not changes:
     return
-  done = {path.parent: _last_step(path.parent) for path in sorted(workdir.glob('arms/*/evaluation.json'))}
-  more = any(change.field in _MORE for change in changes)
-  if (workdir / 'summary.json').is_file() and not more:
-    fields = ', '.join(change.field for change in changes)
-    raise ConfigError(
-      [f'--changed={fields}: the run in {workdir} is finished; fix: --changed=learner.updates, and more of them']
-    )
+  before = flatten(load_config(workdir / 'config.json'))
+  saved = {path.parent.name: _saved(path.parent) for path in sorted(workdir.glob('arms/*/metrics.jsonl'))}
+  limits = before['learner.updates'], before.get('learner.tokens', 0)
+  more = config.learner.updates, config.learner.tokens
+  reopened = [
+    arm for arm, (step, decoded) in saved.items() if _over(step, decoded, *limits) and not _over(step, decoded, *more)
+  ]
   entry = {
     'changes': [change._asdict() for change in changes],
-    'after': {str(path.parent.name): _last_step(path.parent) for path in sorted(workdir.glob('arms/*/metrics.jsonl'))},
-    'finished': [folder.name for folder in done],
+    'after': {arm: step for arm, (step, _) in saved.items()},
+    'reopened': reopened,
   }
   history = read_history(workdir)
-  said = [{name: one[name] for name in ('changes', 'after')} for one in (*history[-1:], json.loads(monitor.to_json(entry)))]
-  if len(said) == 1 or said[0] != said[1]:  # a kill may have come before the config was written
+  if history[-1:] != [json.loads(monitor.to_json(entry))]:  # it is, if a kill came before the new config was written
     monitor.atomic_write_text(workdir / HISTORY, monitor.to_json([*history, entry], indent=2) + '\n')
-  if more:
-    for folder, step in done.items():
-      for name in ('evaluation', 'examples'):
-        if (folder / f'{name}.json').is_file():
-          (folder / f'{name}.json').rename(folder / f'{name}.{step:06d}.json')
-    (workdir / 'summary.json').unlink(missing_ok=True)
+  for arm in reopened:
+    for name in ('evaluation', 'examples'):
+      if (path := workdir / 'arms' / arm / f'{name}.json').is_file():
+        path.rename(path.with_name(f'{name}.{saved[arm][0]:06d}.json'))
+  (workdir / 'summary.json').unlink(missing_ok=True)
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the changes of a run, the oldest first; none if it was never changed.
 
-  An entry has `changes`; `after`, the last update of each arm that had begun; and `finished`, the arms that were finished.
+  An entry has `changes`; `after`, the last saved update of each arm; and `reopened`, the finished arms that may go on.
   """
   path = workdir / HISTORY
   return json.loads(path.read_text()) if path.is_file() else []
 
 
 def reopened_at(workdir: pathlib.Path, arm: str) -> int | None:
-  """Returns the update at which a finished arm was last allowed more updates or tokens; None if it never was."""
-  for entry in reversed(read_history(workdir)):
-    if arm in entry['finished'] and any(change['field'] in _MORE for change in entry['changes']):
-      return entry['after'][arm]
-  return None
+  """Returns the update at which an arm was finished before it was last allowed to go on; None if it never was."""
+  return next((entry['after'][arm] for entry in reversed(read_history(workdir)) if arm in entry['reopened']), None)
 
 
-def _last_step(folder: pathlib.Path) -> int:
-  rows = monitor.read_metrics(folder)
-  return int(rows[-1]['step']) if rows else 0
+def _saved(folder: pathlib.Path) -> tuple[int, float]:
+  """Returns the step of an arm's newest checkpoint, and the tokens that were decoded by then."""
+  step = max((int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdecimal()), default=0)
+  rows: Sequence[Mapping[str, Any]] = [row for row in monitor.read_metrics(folder) if row['step'] == step]
+  return step, rows[-1].get('rollout/decoded', 0.0) if rows else 0.0
+
+
+def _over(step: int, decoded: float, updates: int, tokens: int) -> bool:
+  """Returns whether an arm has all the updates or tokens that it may take."""
+  return step >= updates or 0 < tokens <= decoded

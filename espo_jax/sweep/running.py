@@ -53,7 +53,7 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
   """
   pruner = make_pruner(sweep) if sweep.pruner else None
   for run in runs:
-    changes_of(run.config, run.workdir / 'config.json')
+    changes_of(run.config, run.workdir)
     if (found := Status.of(run)).state in FINAL:
       print(f'seed {run.seed}, {run.name}: {found.state}, skipped')
       continue

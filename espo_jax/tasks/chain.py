@@ -59,8 +59,8 @@ class Chain(Task):
   Attributes:
     difficulty: 'easy', 'medium' or 'hard'.
     seed: the seed of the problems.
-    noise: the probability that a step of `solution` gets a uniformly drawn wrong result, from which the chain goes on. A warm
-      start on such solutions gives a policy that makes slips.
+    noise: the probability that a step of `solution` which `habit` leaves right gets a uniformly drawn wrong result, from which
+      the chain goes on. A warm start on such solutions gives a policy that makes slips.
     habit: the probability that a step of `solution` whose sum leaves 0 .. modulus - 1 gets a result that is one too large, from
       which the chain goes on. After a warm start on such solutions with a habit above a half, even the likeliest response is
       wrong wherever a sum leaves that range.
