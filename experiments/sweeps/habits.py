@@ -24,7 +24,7 @@ _ARMS = ('PPO', 'ESPO', 'ESPO_signed', 'zero')
 
 
 def get_sweep():
-  sweep = _RETURNS['get_sweep'](base='experiments/quickstart.py')
+  sweep = _RETURNS['get_sweep'](base='experiments/quickstart.py', seeds=tuple(range(6)))
   own_price = sweep.arms['own_price'] | {'stop.least_batches': 2}
   arms = {name: {'reward.low': 0.0} | sweep.arms[name] for name in _ARMS} | {'own_price': {'reward.low': 0.0} | own_price}
-  return dataclasses.replace(sweep, arms=arms, curves=('eval/accuracy', 'eval/greedy_accuracy'))
+  return dataclasses.replace(sweep, arms=arms, baseline='PPO', curves=('eval/accuracy', 'eval/greedy_accuracy'))
