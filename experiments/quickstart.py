@@ -12,7 +12,7 @@ right one. Other steps go wrong at random.
 
 | variant | difference |
 |---|---|
-| `:smoke` | the same in seconds, on a model too small to learn anything |
+| `:smoke` | without the habit and in seconds, on a model too small to learn anything |
 | `:slips` | without the habit, so that all mistakes are unlikely tokens; the comparisons of `experiments/sweeps` use it |
 | `:rechecks` | without the habit, and with shorter chains in which a step may be written twice, which is right and unlikely |
 """
@@ -45,7 +45,7 @@ def get_config(arg=''):
   c.stop.beta_min = 0.5
   if arg not in ('', 'smoke', 'slips', 'rechecks'):
     raise ValueError(f'unknown variant {arg!r} of experiments/quickstart.py; known: smoke, slips, rechecks')
-  if arg in ('', 'smoke'):
+  if not arg:
     _habit(c)
   if arg == 'smoke':
     _smoke(c)
@@ -57,7 +57,7 @@ def get_config(arg=''):
 def _habit(c):
   c.task.options.noise = 0.1
   c.task.options.habit = 0.6
-  c.reward.low = -1.0  # a wrong answer returns as little as a stopped row: see experiments/results/habits.md
+  c.stop.returns = 'zero'  # a stopped row returns as much as a wrong answer: see experiments/results/habits.md
 
 
 def _rechecks(c):

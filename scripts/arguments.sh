@@ -26,7 +26,7 @@ check_flags() {
     case $word in
       --config=?* | --workdir=?* | --compilation_cache_dir=* | --config.?* | --noconfig.?*) continue ;;
       --flagfile=* | --undefok=* | --v=* | --verbosity=* | --stderrthreshold=* | --log_dir=* | --logger_levels=*) continue ;;
-      --profile_file=* | --check_memory=* | --nocheck_memory) continue ;;
+      --profile_file=* | --check_memory=* | --nocheck_memory | --log=* | --changed=*) continue ;;
     esac
     case ${word%%=*} in
       --logtostderr | --alsologtostderr | --showprefixforinfo | --only_check_args | --pdb | --pdb_post_mortem | \

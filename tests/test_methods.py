@@ -136,7 +136,7 @@ def test_the_page_of_metrics_is_current(capsys):
   methods.main(['metrics'])
   page = capsys.readouterr().out
   assert page == (ROOT / 'docs' / 'metrics.md').read_text(), 'fix: python -m espo_jax.methods metrics > docs/metrics.md'
-  assert '| `stop/rate` | share | Rows that the rule ended. |' in page and '| `seconds/*` | s |' in page
+  assert '| `stop/rate` | share | Rows that the rule stopped or pruned.' in page and '| `seconds/*` | s |' in page
 
 
 # ----------------------------------------------------------------------------------------------------------- the worked example

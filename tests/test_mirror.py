@@ -170,12 +170,14 @@ def test_wandb_has_the_run_offline(tmp_path, monkeypatch, caplog):
     pass
   assert not caplog.records
   (path,) = run.glob('wandb/offline-run-*/run-*.wandb')
-  found = {}
-  for data in records(path.read_bytes()):
-    record = wandb_internal_pb2.Record.FromString(data)
-    if record.WhichOneof('record_type') == 'history':
-      row = {item.key or '/'.join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-      found.setdefault(row['_step'], {}).update(row)
+  found, until = {}, time.monotonic() + 120
+  while not {1, 2, 3} <= found.keys() and time.monotonic() < until:  # its own process writes the file
+    time.sleep(0.1)
+    for data in records(path.read_bytes()):
+      record = wandb_internal_pb2.Record.FromString(data)
+      if record.WhichOneof('record_type') == 'history':
+        row = {item.key or '/'.join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        found.setdefault(row['_step'], {}).update(row)
   for line in monitor.read_metrics(run / 'arms/espo'):
     for name, value in line.items():
       if name != 'step' and math.isfinite(value):

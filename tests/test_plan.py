@@ -237,9 +237,9 @@ def test_a_small_model_and_a_run_without_reinforcement_are_not_checked(monkeypat
 
 def test_the_flag_switches_the_check_off(monkeypatch, tmp_path):
   seen = []
-  monkeypatch.setattr(train, 'train', lambda *_, check_memory: seen.append(check_memory))
+  monkeypatch.setattr(train, 'train', lambda *_, check_memory, **__: seen.append(check_memory))
   for value in (True, False):
-    for name, given in (('CONFIG', smoke()), ('WORKDIR', str(tmp_path)), ('CACHE', '')):
+    for name, given in (('CONFIG', smoke()), ('WORKDIR', str(tmp_path)), ('CACHE', ''), ('LOG', []), ('CHANGED', [])):
       monkeypatch.setattr(train, f'_{name}', named(name, given))
     monkeypatch.setattr(train, '_CHECK_MEMORY', named('check_memory', value))
     train.main(['train'])

@@ -39,9 +39,18 @@ def workdir(tmp_path):
   """An arm's metrics and rollouts, all that a report needs."""
   with monitor.MetricWriter(tmp_path / 'arms' / 'espo', 0) as writer:
     writer.write(1, {'accuracy': 0.5, 'rollout/tokens': 100, 'rollout/rows': 10, 'stop/enabled': 1, 'stop/rate': 0.5})
-  rollout = {'question': '1+1=', 'tokens': ['2'], 'regret': [0.1], 'z': [0.2], 'threshold': [0.3], 'length': 1}
+  rollout = {
+    'question': '1+1=',
+    'tokens': ['2'],
+    'regret': [0.1],
+    'z': [0.2],
+    'threshold': [0.3],
+    'length': 1,
+    'full_length': 1,
+  }
   text = json.dumps([rollout | {'stop_reason': 'stopped', 'correct': True}])
   (tmp_path / 'arms' / 'espo' / 'examples.json').write_text(text)
+  monitor.write_run_info(tmp_path, {'stop': {'name': 'espo'}, 'learner': {'updates': 1}})
   return tmp_path
 
 

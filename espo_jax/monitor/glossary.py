@@ -76,6 +76,7 @@ GLOSSARY: Mapping[str, Meaning] = {
   ),
   'clip_fraction': Meaning('Tokens whose gradient the clip removes.', 'share'),
   'held_back': Meaning('Tokens of high covariance that are dropped (Clip-Cov) or tied to the old policy (KL-Cov).', 'share'),
+  'prefers_short': Meaning('Rows whose prompt suits the short mode (`mode_margin`).', 'share'),
   'kl_mask': Meaning('Tokens that the masked divergence of TEPO pulls back.', 'share'),
   'importance/capped': Meaning('Tokens whose weight between sampler and learner was beyond the cap.', 'share'),
   'critic/loss': Meaning("The mean squared error of the critic's values.", 'reward^2'),

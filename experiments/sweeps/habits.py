@@ -7,7 +7,7 @@
 | `PPO` | nothing | - | 0 |
 | `ESPO` | ESPO's rule | -1, as published | 0 |
 | `ESPO_signed` | ESPO's rule | -1 | -1 |
-| `zero` | ESPO's rule | 0 | 0 |
+| `zero` | ESPO's rule, as the quickstart has it | 0 | 0 |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 0 |
 
 A mistake by habit is the likeliest token, so that its regret is 0, and the right token has a regret. Under `own_price` 5 % of
@@ -26,5 +26,6 @@ _ARMS = ('PPO', 'ESPO', 'ESPO_signed', 'zero')
 def get_sweep():
   sweep = _RETURNS['get_sweep'](base='experiments/quickstart.py', seeds=tuple(range(6)))
   own_price = sweep.arms['own_price'] | {'stop.least_batches': 2}
+  common = sweep.common | {'reward.low': -1.0, 'stop.returns': 'fail'}
   arms = {name: {'reward.low': 0.0} | sweep.arms[name] for name in _ARMS} | {'own_price': {'reward.low': 0.0} | own_price}
-  return dataclasses.replace(sweep, arms=arms, baseline='PPO', curves=('eval/accuracy', 'eval/greedy_accuracy'))
+  return dataclasses.replace(sweep, common=common, arms=arms, baseline='PPO', curves=('eval/accuracy', 'eval/greedy_accuracy'))
