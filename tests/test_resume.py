@@ -79,7 +79,7 @@ def final_state(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
 
 def stated(response: str) -> str:
   """The answer that a response to a chain states."""
-  _, mark, answer = response.replace('<eos>', '').rpartition('#')
+  _, mark, answer = re.sub('<[a-z]+>', '', response).rpartition('#')  # special tokens are no text
   return answer if mark else ''
 
 
