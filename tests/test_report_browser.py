@@ -1,10 +1,11 @@
 """The page of a run in a real browser: Chromium without a window. What is compared is content, never pixels of a picture."""
 
+import contextlib
 import shutil
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 from run_folder import HOSTILE, example, write_run
 
 from espo_jax import report
@@ -175,9 +176,14 @@ def test_a_page_of_a_run_that_goes_on_loads_itself_again_unless_rollouts_are_rea
   run = write_run(tmp_path / 'run', updates=5, examples=ROLLOUTS)
   page = open_page(run, part=part, every=1)
   page.evaluate('window.before = true')
-  page.wait_for_timeout(2500)
-  assert (page.evaluate('window.before') is None) == reloads
-  assert page.locator(f'#{part or "results"}').is_visible()
+  again = False
+  for _ in range(80 if reloads else 10):
+    page.wait_for_timeout(250)
+    with contextlib.suppress(Error):  # while the page is loaded anew
+      again = again or page.evaluate('window.before') is None
+    if again:
+      break
+  assert again == reloads
 
 
 def test_hostile_texts_run_nothing_and_are_shown(open_page, tmp_path):
