@@ -161,6 +161,11 @@ class Experiment:
     tags = [tag if has_thought_tag(tag) else '' for tag in self.config.rollout.tags or ('',)]
     return [tags[level] + text for level, text in zip(self.levels(problems), texts, strict=True)]
 
+  @property
+  def critic_every(self) -> int:
+    """The number of tokens between two values of the critic that a stop rule sees; 1 without a separate critic."""
+    return self.config.critic.every if self.model.separate_critic else 1
+
   @functools.cached_property
   def _tags(self) -> frozenset[str]:
     reward, serial = self.config.reward, self.config.rollout.serial

@@ -8,7 +8,8 @@ or, in an environment of your own,
 
 The warm start learns from solutions with a habit: where a sum leaves 0 .. 9, the result is more often one too large than right.
 So greedy decoding is wrong wherever that happens, and reinforcement learning has to find out that the less likely token is the
-right one. Other steps go wrong at random.
+right one. Other steps go wrong at random. A row that ESPO stops returns 0 here, as a wrong answer does. The published -1 would
+reward the habit: see experiments/results/habits.md.
 
 | variant | difference |
 |---|---|
@@ -57,7 +58,7 @@ def get_config(arg=''):
 def _habit(c):
   c.task.options.noise = 0.1
   c.task.options.habit = 0.6
-  c.stop.returns = 'zero'  # a stopped row returns as much as a wrong answer: see experiments/results/habits.md
+  c.stop.returns = 'zero'
 
 
 def _rechecks(c):

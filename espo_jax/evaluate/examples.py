@@ -9,8 +9,9 @@ import numpy as np
 from espo_jax import monitor, parallel, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
+from espo_jax.stages.rollouts import stop_thresholds
 from espo_jax.stops import StopRule
-from espo_jax.types import StopReason, values_seen
+from espo_jax.types import StopReason
 
 _TEXTS = 32  # the most rollouts in TensorBoard
 
@@ -28,8 +29,7 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   rule = rule._replace(group=None)  # one row of a prompt is no group
   rows = sampler(state.params, rule, state.adaptive, exp.prompts(mine), exp.key('examples', 0))
   graded = exp.put_rows(exp.grade(mine, rows))
-  seen = values_seen(rows.values, exp.config.critic.every if exp.model.separate_critic else 1)
-  rows, threshold, verdicts = exp.fetch((rows, rule.threshold(state.adaptive, seen), graded.correct))
+  rows, threshold, verdicts = exp.fetch((rows, stop_thresholds(exp, rule, state.adaptive, rows), graded.correct))
   threshold = np.minimum(threshold, np.finfo(np.float32).max)
   texts = exp.turns(exp.tagged(problems), exp.decode(rows.tokens[: len(problems)], rows.full_length[: len(problems)]))
   layers, examples = exp.model.config.num_layers, []

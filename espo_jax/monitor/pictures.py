@@ -1,4 +1,4 @@
-"""Protects a run from failing pictures. A picture is drawn after its data is on disk, so a failure only costs a warning."""
+"""Protects a run from failing pictures and pages. They are made after their data is on disk, so a failure costs a warning."""
 
 import contextlib
 import logging
@@ -10,10 +10,10 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def spared(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns any error of the picture that is drawn inside into a warning, errors of matplotlib's import included.
+  """Turns any error of the picture or page that is made inside into a warning, errors of a library's import included.
 
   Args:
-    path: the path of the picture. The warning names it and the reason.
+    path: the path of the picture or page. The warning names it and the reason.
   """
   try:
     yield

@@ -46,7 +46,7 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
     'meanings': {name: meaning for name in metrics if (meaning := monitor.meaning(name)) is not None},
     'rollouts': packed([read_rollouts(run, most // len(runs)) for run in runs]),
   }
-  own, plotly = _asset('page.js') + _asset('curves.js') + _asset('rollouts.js') + _asset('start.js'), plotly_script()
+  own, plotly = _asset('page.js') + _asset('curves.js') + _asset('rollouts.js') + _asset('start.js'), _plotly_script()
   title = ', '.join(run.name for run in runs)
   parts = {
     'TITLE': html.escape(title),
@@ -69,7 +69,7 @@ def write_page(runs: Sequence[Run], path: Path, *, most: int = MOST_ROLLOUTS, ev
   return path
 
 
-def plotly_script() -> str:
+def _plotly_script() -> str:
   """Returns the script of the plotting library, which is a part of its package."""
   return (importlib.resources.files('plotly') / 'package_data' / 'plotly.min.js').read_text(encoding='utf-8')
 

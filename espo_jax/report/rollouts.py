@@ -55,7 +55,7 @@ def read_rollouts(run: Run, most: int) -> list[Rollout]:
   """Reads at most `most` rollouts of a run: first those after training, then those of training from the newest on.
 
   Arms share the room equally. What one of them does not need, the others get. A source gives no more once it has its share of
-  the most tokens that a page may have, because a browser has to hold them.
+  `MOST_TOKENS`, because a browser has to hold them.
 
   Raises:
     ReportError: A file is damaged.

@@ -6,7 +6,7 @@ A finished run goes on if it may now take more updates or tokens. Its results so
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -66,7 +66,7 @@ def changes_of(
   return found
 
 
-def _misnamed(named: Sequence[str], known: Iterator[str] | Any) -> Iterator[str]:
+def _misnamed(named: Sequence[str], known: Collection[str]) -> Iterator[str]:
   for field in named:
     if field not in known:
       yield f'--changed={field}: no such field; {near_field(field, known)}'
@@ -133,7 +133,7 @@ def reopened_at(workdir: pathlib.Path, arm: str) -> int | None:
 def _saved(folder: pathlib.Path) -> tuple[int, float]:
   """Returns the step of an arm's newest checkpoint, and the tokens that were decoded by then."""
   step = max((int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdecimal()), default=0)
-  rows: Sequence[Mapping[str, Any]] = [row for row in monitor.read_metrics(folder) if row['step'] == step]
+  rows = [row for row in monitor.read_metrics(folder) if row['step'] == step]
   return step, rows[-1].get('rollout/decoded', 0.0) if rows else 0.0
 
 

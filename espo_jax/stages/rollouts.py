@@ -220,7 +220,7 @@ def write_rollout(
     adaptive: The state of that rule.
     path: The path of the archive.
   """
-  threshold = _thresholds(rule, exp.config.critic.every if exp.model.separate_critic else 1)(adaptive, rows.values)
+  threshold = stop_thresholds(exp, rule, adaptive, rows)
   rows, correct, adaptive, threshold = exp.fetch((rows, correct, adaptive, threshold))
   if not parallel.is_first():
     return
@@ -237,9 +237,20 @@ def write_rollout(
   monitor.atomic_write_arrays(path, recorded | of_rule | prompts | constants)
 
 
+def stop_thresholds(exp: Experiment, rule: StopRule, adaptive: Adaptive, rows: Trajectories) -> Float[Array, 'N T']:
+  """Returns what a stop rule compared the score of each token with, by the values that it saw.
+
+  Args:
+    exp: The experiment.
+    rule: The stop rule that the rows were sampled with.
+    adaptive: The state of that rule.
+    rows: The rows.
+  """
+  return _thresholds(rule, exp.critic_every)(adaptive, rows.values)
+
+
 @functools.lru_cache
 def _thresholds(rule: StopRule, critic_every: int) -> Callable[[Adaptive, Array], Array]:
-  """Returns the function `(adaptive, values) -> thresholds` of what the rule compared the score of each token with."""
   return jax.jit(lambda adaptive, values: rule.threshold(adaptive, values_seen(values, critic_every)))
 
 
@@ -252,13 +263,12 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     correct: 1 where a row's whole text is correct.
   """
   columns = np.arange(int(rows.full_length.max()))
-  every = exp.config.critic.every if exp.model.separate_critic else 1
   last = rows.tokens[np.arange(len(rows.tokens)), rows.full_length - 1]
   return {
     'tokens': rows.tokens[:, columns],
     'logprobs': rows.logprobs[:, columns],
     'regret': rows.regret[:, columns],
-    'values': values_seen(rows.values, every)[:, columns],
+    'values': values_seen(rows.values, exp.critic_every)[:, columns],
     'length': rows.length,
     'full_length': rows.full_length,
     'ended': np.isin(last, exp.end_tokens),

@@ -45,7 +45,7 @@ HALF = share_of_tokens('PPO', 0.5)
 def get_sweep(base='experiments/quickstart.py:slips', seeds=tuple(range(8))):
   by_head = {'stop.returns': 'head', 'stop.shadow_share': 0.05}
   signed = {'reward.low': -1.0}
-  late = {'stop.least_batches': 5}  # of the batches of an arm: at the commit of these runs the critic warm-up fitted no head
+  late = {'stop.least_batches': 5}  # the default at the commits of the first eleven arms, whose critic warm-up fitted no head
   return Sweep(
     base=base,
     common={'eval.problems': 1024, 'eval.every': 10, 'baselines': (), 'stop.shadow_share': 0.0, **late},

@@ -20,7 +20,14 @@ function visible(text, most = Infinity) {
 }
 
 // Returns a colour of the style sheet as the browser computes it, for drawings, which do not know the sheet.
+const colours = new Map();
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => colours.clear());
 function colour(name) {
+  if (!colours.has(name)) colours.set(name, computedColour(name));
+  return colours.get(name);
+}
+
+function computedColour(name) {
   const probe = document.body.appendChild(make('i', { hidden: true }));
   probe.style.color = `var(${name})`;
   const found = getComputedStyle(probe).color;

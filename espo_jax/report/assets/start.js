@@ -2,7 +2,7 @@
 
 const starts = { curves: startCurves, rollouts: startRollouts };
 
-function open(part) {
+function openTab(part) {
   document.querySelectorAll('[role="tabpanel"]').forEach((panel) => { panel.hidden = panel.id !== part; });
   document.querySelectorAll('[role="tab"]').forEach((tab) => {
     tab.setAttribute('aria-selected', String(tab.getAttribute('aria-controls') === part));
@@ -13,9 +13,9 @@ function open(part) {
 
 document.querySelectorAll('[role="tab"]').forEach((tab) => {
   tab.addEventListener('click', () => { history.replaceState(null, '', `#${tab.getAttribute('aria-controls')}`); });
-  tab.addEventListener('click', () => open(tab.getAttribute('aria-controls')));
+  tab.addEventListener('click', () => openTab(tab.getAttribute('aria-controls')));
 });
-open(byId(location.hash.slice(1))?.matches('[role="tabpanel"]') ? location.hash.slice(1) : 'results');
+openTab(byId(location.hash.slice(1))?.matches('[role="tabpanel"]') ? location.hash.slice(1) : 'results');
 
 // A page of a run that goes on loads itself again, but not while somebody reads a rollout.
 if (data.every) {
