@@ -32,7 +32,7 @@ def entry(name: str, aim: str, argv: Sequence[str], cases: Sequence[Case], figur
   return {
     'drill': name,
     'aim': aim,
-    'command': shlex.join(['python', 'scripts/drill.py', *argv]),
+    'command': 'PYTHONPATH=. ' + shlex.join(['python', 'scripts/drill.py', *argv]),
     'git': known['git'],
     'versions': known['versions'],
     'hardware': f'{os.cpu_count()} cores of {known["processor"]}',
