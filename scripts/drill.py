@@ -1,6 +1,6 @@
 """Break something on purpose in many ways, and count after how many all is well.
 
-  PYTHONPATH=. python scripts/drill.py NAME [--count=40] [--seed=0] [--folder=FOLDER] [--page=experiments/reliability] [the drill's options]
+  PYTHONPATH=. python scripts/drill.py NAME [--count=40] [--seed=0] [--folder=FOLDER] [--page=experiments/reliability]
 
 Each module of scripts/drills/ that has `AIM`, `COUNT` and `run` is a drill; its docstring says what is done and what counts as
 well. Failures are printed as they occur. With --page the result replaces the drill's entry in PAGE.json and its row in PAGE.md.

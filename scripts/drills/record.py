@@ -46,7 +46,8 @@ def entry(name: str, aim: str, argv: Sequence[str], cases: Sequence[Case], figur
 
 def row(found: Mapping[str, Any]) -> str:
   """Returns the table's row of a drill."""
-  commit = ((found['git'] or {}).get('commit') or 'unknown')[:7] + (' with changes' if (found['git'] or {}).get('dirty') else '')
+  git = found['git'] or {}
+  commit = git.get('commit', 'unknown')[:7] + (' with changes' if git.get('dirty') else '')
   figures = '; '.join(f'{name} {value}' for name, value in found['figures'].items())
   return (
     f'| {found["drill"]} | {found["aim"]} | {found["passed"]} of {found["cases"]} | {figures} | `{found["command"]}` '
