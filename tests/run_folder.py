@@ -50,8 +50,8 @@ def write_run(folder: pathlib.Path, arms=('never', 'espo'), updates=40, examples
   """
   fields = {'baselines': list(arms[:-1]), 'learner': {'updates': updates}, 'stop': {'name': arms[-1]}}
   for name, value in config.items():
-    section, _, field = name.partition('__')
-    fields.setdefault(section, {})[field] = value
+    section, dot, field = name.partition('__')
+    (fields.setdefault(section, {}) if dot else fields)[field or name] = value
   monitor.write_run_info(folder, fields, 'cpu')
   result = {'accuracy': 0.75, 'correct': 48, 'problems': 64, 'greedy_accuracy': 0.5, 'greedy_correct': 32, 'tokens_mean': 9.0}
   monitor.atomic_write_text(folder / 'warm_start/evaluation.json', json.dumps(result))

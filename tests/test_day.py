@@ -168,6 +168,8 @@ def test_a_run_that_starts_from_another_one_writes_its_day(it_is, started, rows,
   prompt = started(config(path, rows), tmp_path / 'start')
   it_is(LATER)
   assert started(config(path, rows, start_from=str(tmp_path / 'start')), tmp_path / 'arm') == prompt
+  (tmp_path / 'start/arms/espo/checkpoints').mkdir(parents=True, exist_ok=True)
+  assert started(config(path, rows, start_from=str(tmp_path / 'start/arms/espo')), tmp_path / 'of_arm') == prompt
   assert '02 Feb 2026' in started(
     config(path, rows, start_from=str(tmp_path / 'start'), data__today='2026-02-02'), tmp_path / 'named'
   )

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from xml.etree import ElementTree
 
+import markdown
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ from espo_jax.monitor import (
   write_summary,
 )
 from espo_jax.monitor.examples import choose, read_examples
-from espo_jax.monitor.metrics import write_texts
+from espo_jax.monitor.metrics import write_table, write_texts
 from espo_jax.monitor.plots import plot_all
 
 pytestmark = pytest.mark.quick
@@ -72,6 +74,19 @@ def test_texts_are_written_beside_the_scalars_as_they_are(tmp_path):
   indented = [''.join(f'    {line}\n' for line in text.split('\n')) for text in texts]  # a block of code in Markdown
   assert found == {f'rollouts/00{i}/text_summary': (7, text) for i, text in enumerate(indented)}
   assert _tensorboard_steps(tmp_path) == [1]
+
+
+def test_a_table_keeps_its_cells_whatever_they_hold(tmp_path):
+  hostile = ['a|b', '<script>x</script>', '[x](http://y)', '`*_~', 'two\nlines', '\u202eabc', 7, 0.5, None]
+  write_table(tmp_path, 7, 'rollouts', ('name', 'value'), [(str(i), value) for i, value in enumerate(hostile)])
+  ((tag, step, text),) = [
+    (v.tag, e.step, v.tensor.string_val[0].decode()) for e in _tensorboard_events(tmp_path) for v in e.summary.value
+  ]
+  assert (tag, step) == ('rollouts/text_summary', 7)
+  page = ElementTree.fromstring(markdown.markdown(text, extensions=['tables']))  # TensorBoard renders texts with this library
+  rows = [[''.join(cell.itertext()) for cell in row] for row in page.iter('tr')]
+  assert rows == [['name', 'value'], *([str(i), str(value).replace('\n', ' ')] for i, value in enumerate(hostile))]
+  assert {element.tag for element in page.iter()} == {'table', 'thead', 'tbody', 'tr', 'th', 'td'}
 
 
 def test_metrics_round_trip_with_missing_and_non_finite_numbers(tmp_path, caplog):

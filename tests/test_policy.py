@@ -12,7 +12,7 @@ from small import randomised
 from test_damage import DAMAGED, files
 
 from espo_jax import convert
-from espo_jax.configs import ConfigError
+from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.evaluate.policies import open_policy, start_params
 from espo_jax.experiment import make_experiment, make_rule
@@ -165,6 +165,25 @@ def test_heads_and_adapters_that_a_run_has_not_are_as_from_nothing(changes, trai
   params = start_params(exp)
   assert jax.tree.map(lambda x: x.shape, params) == jax.tree.map(lambda x: x.shape, exp.abstract_params())
   np.testing.assert_array_equal(params['policy']['embedding'], trained[1][NEWER]['policy']['embedding'])
+
+
+def test_a_run_starts_from_the_arm_or_stage_that_is_named(trained, copy):
+  config, given = config_of(), {}
+  never = make_rule(config, 'never')
+  for folder, seed in (('warm_start', 3), ('arms/never', 4)):
+    exp = make_experiment(config)
+    given[folder] = exp.put(randomised(exp.abstract_params(), seed=seed))
+    with Checkpoints(copy / folder / 'checkpoints') as checkpoints:
+      checkpoints.save(1, init_state(given[folder], supervised_learner(exp).optimizer, never), done=True)
+  given |= {'arms/espo': trained[1][NEWER], '.': trained[1][NEWER]}
+  for folder, params in given.items():
+    started = start_params(beginning_from(copy / folder))
+    np.testing.assert_array_equal(started['policy']['embedding'], params['policy']['embedding'], err_msg=folder)
+  config.stages, config.start_from = ('critic_warmup', 'rl'), str(copy / 'arms/gone')
+  with pytest.raises(
+    ConfigError, match=r'arms/gone.: has no checkpoints; fix: \S+/arms/espo or \S+/arms/never or \S+/warm_start'
+  ):
+    validate(config)
 
 
 def test_adapters_that_the_config_has_not_are_not_dropped(tmp_path):

@@ -239,7 +239,7 @@ def test_a_damaged_file_is_named_with_its_fix(tmp_path, name, content, told):
     (['--workdir={}'], 'holds no config.json beside an environment.json; fix: the folder of a run'),
     (['--workdir={}', '--rollouts=-1'], '--rollouts=-1: out of range; fix: 0 or more'),
     (['--workdir={}', '--rolouts=3'], 'did you mean --rollouts'),
-    ([], '--workdir is missing'),
+    ([], 'one of the arguments --workdir --compare is required'),
   ],
 )
 def test_a_wrong_argument_is_named_with_its_fix(tmp_path, arguments, told):

@@ -9,7 +9,7 @@ from espo_jax.configs.dtype import best_dtype, with_dtype
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
 from espo_jax.configs.model import logit_chunk, model_config, model_overrides
-from espo_jax.configs.reading import load_config, parse_flags
+from espo_jax.configs.reading import load_config, parse_flags, run_of
 from espo_jax.configs.start import model_differences
 from espo_jax.configs.validate import row_problems, validate
 
@@ -32,6 +32,7 @@ __all__ = [
   'model_overrides',
   'parse_flags',
   'row_problems',
+  'run_of',
   'task_arguments',
   'trains_critic',
   'uses_reference',

@@ -9,7 +9,7 @@ import pathlib
 import ml_collections
 
 from espo_jax.configs.data import writes_chats
-from espo_jax.configs.reading import kept_field
+from espo_jax.configs.reading import kept_field, run_of
 
 
 def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: str = '') -> ml_collections.ConfigDict:
@@ -22,7 +22,7 @@ def with_day(config: ml_collections.ConfigDict, workdir: pathlib.Path, today: st
     return config
   kept = kept_field(workdir, 'data.today')
   if kept is None and config.start_from:
-    kept = kept_field(pathlib.Path(config.start_from), 'data.today')
+    kept = kept_field(run_of(pathlib.Path(config.start_from))[0], 'data.today')
   config = config.copy_and_resolve_references()
   config.data.today = kept or today
   return config.lock()

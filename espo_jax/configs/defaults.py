@@ -75,7 +75,7 @@ SCHEMA = section(
   'An experiment.',
   seed=Field(0, 'The root of every random number.', AT_LEAST_0),
   stages=Field(('warm_start', 'critic_warmup', 'rl'), 'What is run, in this order.', Names(STAGES, 'stage')),
-  start_from=Field('', "The folder of the run from whose last parameters this one starts; '' to start from `model`."),
+  start_from=Field('', "The folder of a run, arm or stage whose last parameters this run starts from; '' for `model`'s."),
   baselines=Field(('never',), 'Stop rules trained beside `stop.name` from the same start; () for none.', STOP_RULES),
   task=section(
     'The task that is trained.',

@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags
 
 from espo_jax import stops
-from espo_jax.configs.defaults import default_config
+from espo_jax.configs.defaults import STAGES, default_config
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.names import nearest
 from espo_jax.registry import PLUGINS_HELP, PluginError, load_plugin
@@ -191,6 +191,19 @@ def _place(error: Exception, file: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- the run of a workdir
+
+
+def run_of(folder: pathlib.Path) -> tuple[pathlib.Path, str | None]:
+  """Returns the run to which the folder of an arm or of a stage belongs, and the name of this arm or stage.
+
+  The folder of a run, or of anything else, is returned as it is, with None.
+  """
+  if not (folder / 'config.json').is_file():
+    if folder.parent.name == 'arms' and (folder.parent.parent / 'config.json').is_file():
+      return folder.parent.parent, folder.name
+    if folder.name in STAGES and (folder.parent / 'config.json').is_file():
+      return folder.parent, folder.name
+  return folder, None
 
 
 def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:

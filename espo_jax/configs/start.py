@@ -1,4 +1,4 @@
-"""Checks `config.start_from`, the run whose parameters another run starts from: both need the same model and tokenizer."""
+"""Checks `config.start_from`, whose parameters a run starts from: both need the same model and tokenizer."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import ml_collections
 from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
-from espo_jax.configs.reading import load_config
+from espo_jax.configs.reading import load_config, run_of
 from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
@@ -20,7 +20,8 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with `start_from`. The parameters of that run are not read."""
   if not config.start_from:
     return
-  run, named = pathlib.Path(config.start_from), f'start_from = {config.start_from!r}'
+  folder, named = pathlib.Path(config.start_from), f'start_from = {config.start_from!r}'
+  run, part = run_of(folder)
   if 'warm_start' in config.stages:
     rest = tuple(stage for stage in config.stages if stage != 'warm_start')
     yield f'{named} with stages = {config.stages}: that run takes the place of a warm start; fix: stages = {rest}'
@@ -28,7 +29,11 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'{named}: no such folder here; fix: the folder of a run, or for a model --config.model.path: {download(name)}'
     return
   if not (run / 'config.json').is_file():
-    yield f'{named}: holds no config.json; fix: the folder of a run of espo_jax.train'
+    yield f'{named}: holds no config.json; fix: the folder of a run of espo_jax.train, or of an arm or stage in it'
+    return
+  if part is not None and not (folder / 'checkpoints').is_dir():
+    trained = sorted(str(path.parent) for depth in ('*', 'arms/*') for path in run.glob(f'{depth}/checkpoints'))
+    yield f'{named}: has no checkpoints; fix: {" or ".join(trained) or "train it first"}'
     return
   try:
     if 'model_type' in json.loads((run / 'config.json').read_text()):

@@ -1,6 +1,7 @@
 """Samples and grades answers to problems of the test split, for training and for the evaluate command."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def evaluate_params(
   *,
   exit_level: float | None = None,
   after_batch: Callable[[], None] = lambda: None,
-) -> dict[str, int | float]:
+) -> dict[str, int | float | str]:
   """Sample one answer and decode one greedy answer to each of `eval.problems` test problems.
 
   It shows a progress bar and prints one line at the end. Every policy of a seed gets the same problems with the same random
@@ -92,6 +93,9 @@ def evaluate_params(
     `ungraded` is the number of sampled and greedy answers that could not be graded, which count as wrong. `accuracy_short`,
     `accuracy_middle` and `accuracy_long` are over the thirds of the problems by the length of the prompt's text. With exits it
     also has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through.
+
+    Two policies are compared problem by problem by three texts. `sampled_right` and `greedy_right` have a 1 per problem whose
+    answer is right and a 0 per other problem. `problems_digest` is the same for the same prompts.
   """
   c = exp.config
   size = exp.task.size('test')
@@ -127,7 +131,15 @@ def evaluate_params(
     'tokens_mean': sum(answer.length for answer in sampled) / len(problems),
     'ungraded': sum(answer.status != 'ok' for answer in sampled + greedy),
     **_by_length(sampled),
+    'sampled_right': ''.join(str(int(answer.correct)) for answer in sampled),
+    'greedy_right': ''.join(str(int(answer.correct)) for answer in greedy),
+    'problems_digest': problems_digest(exp.tagged(problems)),
   }
+
+
+def problems_digest(problems: Sequence[tasks.Problem]) -> str:
+  """Returns a text that tells whether two evaluations had the same problems."""
+  return hashlib.blake2b(monitor.to_json(problems).encode(), digest_size=8).hexdigest()
 
 
 def _by_length(answers: Sequence[Answer]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import jax
 from absl import logging
 
 from espo_jax import monitor, parallel, tasks
-from espo_jax.evaluate.answers import prompts_per_batch, sample_answers
+from espo_jax.evaluate.answers import problems_digest, prompts_per_batch, sample_answers
 from espo_jax.evaluate.policies import Policy, open_policy
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
 from espo_jax.evaluate.request import Request, check, experiment_for
@@ -66,7 +65,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     'weights': policy.weights,
     'benchmark': request.benchmark or '',
     'problems': len(problems),
-    'problems_digest': _digest(exp.tagged(problems)),
+    'problems_digest': problems_digest(exp.tagged(problems)),
     'samples': request.samples,
     'temperature': c.rollout.temperature if request.temperature is None else request.temperature,
     **{name: c.rollout[name] for name in ('top_p', 'top_k', 'min_p', 'horizon', 'slots')},
@@ -173,7 +172,3 @@ def _day_begun(output: pathlib.Path) -> str:
     return str(json.loads(path.read_text()).get('today', ''))
   except (ValueError, AttributeError):  # reported when the folder is claimed
     return ''
-
-
-def _digest(problems: Sequence[tasks.Problem]) -> str:
-  return hashlib.blake2b(monitor.to_json(problems).encode(), digest_size=8).hexdigest()

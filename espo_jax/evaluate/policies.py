@@ -11,7 +11,7 @@ import ml_collections
 from absl import logging
 
 from espo_jax import parallel
-from espo_jax.configs import STAGES, ConfigError, default_config, flatten, load_config, validate
+from espo_jax.configs import STAGES, ConfigError, default_config, flatten, load_config, run_of, validate
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError
 from espo_jax.learner.checkpoint import Unreadable, load, none_whole, survey
@@ -145,15 +145,17 @@ def in_words_of(
 
 @during(LOADING)
 def start_params(exp: Experiment) -> Params:
-  """Reads the last parameters of the run `start_from`. Heads and adapters that this run lacks are newly initialised.
+  """Reads the last parameters of `start_from`, which is a run, an arm or a stage.
+
+  Heads and adapters that are missing there are newly initialised.
 
   Raises:
-    ConfigError: That run is not done, or belongs to another model.
+    ConfigError: That run, arm or stage is not done, or belongs to another model.
   """
-  run = pathlib.Path(exp.config.start_from).absolute()
+  run, part = run_of(pathlib.Path(exp.config.start_from).absolute())
   named = f'start_from = {exp.config.start_from!r}'
   try:
-    policy = open_policy(run)
+    policy = open_policy(run, part)
     checkpoint = _stages(run)[policy.arm] / 'checkpoints' / str(policy.step)
     if not parallel.from_first(lambda: is_done(checkpoint)):
       raise ConfigError([f'{named}: its stage {policy.arm!r} is not done; fix: run it to its end first'])

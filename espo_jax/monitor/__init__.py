@@ -8,12 +8,12 @@ from espo_jax.monitor.environment import describe, machine, write_run_info
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
 from espo_jax.monitor.glossary import glossary_page, meaning
-from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, wilson
-from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics, write_texts
+from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, paired_shares, wilson
+from espo_jax.monitor.metrics import MetricWriter, column, policy_accuracy, read_metrics, write_table, write_texts
 from espo_jax.monitor.mirror import TRACKERS, mirrored
 from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
-from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, summarise, write_summary
+from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, results_table, summarise, write_summary
 from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
 from espo_jax.monitor.scores import format_scores, summarise_samples
 
@@ -43,10 +43,12 @@ __all__ = [
   'mean_p_value',
   'meaning',
   'mirrored',
+  'paired_shares',
   'pass_at_k',
   'policy_accuracy',
   'read_metrics',
   'read_samples',
+  'results_table',
   'spared',
   'summarise',
   'summarise_samples',
@@ -54,5 +56,6 @@ __all__ = [
   'wilson',
   'write_run_info',
   'write_summary',
+  'write_table',
   'write_texts',
 ]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,29 @@ def write_texts(directory: str | os.PathLike[str], step: int, texts: Sequence[st
   with _summary_writer()(str(Path(directory) / 'tensorboard'), filename_suffix=f'.{time.time_ns()}') as writer:
     for i, text in enumerate(texts):
       writer.add_text(f'rollouts/{i:03d}', ''.join(f'    {line}\n' for line in text.split('\n')), step)
+
+
+def write_table(
+  directory: str | os.PathLike[str], step: int, name: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+  """Adds a table to the texts of TensorBoard in `<directory>/tensorboard`. Its cells are shown as they are, on one line each.
+
+  Args:
+    directory: the run's folder.
+    step: the step that the table belongs to.
+    name: the title.
+    heads: the titles of the columns.
+    rows: the cells of each row.
+  """
+  lines = [heads, ['---'] * len(heads), *rows]
+  text = ''.join(f'| {" | ".join(map(_cell, line))} |\n' for line in lines)
+  with _summary_writer()(str(Path(directory) / 'tensorboard'), filename_suffix=f'.{time.time_ns()}') as writer:
+    writer.add_text(name, text, step)
+
+
+def _cell(value: Any) -> str:
+  """Returns a cell of a Markdown table. Each character that Markdown or HTML could read is written as a number."""
+  return re.sub(r'[^\w .,:;%+-]', lambda found: ' ' if found[0].isspace() else f'&#{ord(found[0])};', str(value))
 
 
 def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:

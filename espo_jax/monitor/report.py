@@ -73,11 +73,15 @@ def write_summary(workdir: str | os.PathLike[str], summary: Mapping[str, Any]) -
   return path
 
 
+def results_table(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+  """Returns the cells of the summary's table: the titles of the columns, the warm start, and a row per arm."""
+  warm = (arm_label(WARM_START), *_accuracies(summary[WARM_START]), *['-'] * (len(_HEADER) - 3))
+  return [_HEADER, warm, *map(_table_row, summary['arms'].values())]
+
+
 def format_table(summary: Mapping[str, Any]) -> str:
   """Formats the summary as an aligned Markdown table, with an explanation of its columns below."""
-  warm = summary[WARM_START]
-  cells = [_HEADER, (arm_label(WARM_START), *_accuracies(warm), *['-'] * (len(_HEADER) - 3))]
-  cells += [_table_row(entry) for entry in summary['arms'].values()]
+  cells = results_table(summary)
   widths = [max(len(row[i]) for row in cells) for i in range(len(_HEADER))]
   rule = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
   lines = [f'| {" | ".join(_aligned(row, widths))} |' for row in (cells[0], rule, *cells[1:])]

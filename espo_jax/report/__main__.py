@@ -2,9 +2,13 @@
 
   python -m espo_jax.report --workdir=runs/quickstart
   python -m espo_jax.report --workdir runs/a runs/b --output=runs/both.html
+  python -m espo_jax.report --compare runs/quickstart/arms/never runs/quickstart/arms/espo
 
 The page is one file that needs no network. espo_jax.train writes it at the end of a run. While a run goes on, --live writes it
 again every minute, and a page that is open loads itself again.
+
+--compare writes no page. It prints a table of paired differences between two runs, two arms, or two folders of runs that have
+the same seeds.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import time
 from collections.abc import Sequence
 
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.report.compare import comparison
 from espo_jax.report.page import MOST_ROLLOUTS, write_page
 from espo_jax.report.runs import ReportError, read_runs
 
@@ -26,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = CommandParser(
     prog='python -m espo_jax.report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument(
-    '--workdir', required=True, nargs='+', type=pathlib.Path, help='the folders of runs, or folders that contain them'
+  asked = parser.add_mutually_exclusive_group(required=True)
+  asked.add_argument('--workdir', nargs='+', type=pathlib.Path, help='the folders of runs, or folders that contain them')
+  asked.add_argument(
+    '--compare', nargs=2, type=pathlib.Path, metavar=('FIRST', 'SECOND'), help='two runs, arms or folders of runs to compare'
   )
   parser.add_argument('--output', type=pathlib.Path, help='the file to write; by default report.html in the first folder')
   parser.add_argument(
@@ -40,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if args.rollouts < 0:
     sys.exit(f'error: --rollouts={args.rollouts}: out of range; fix: 0 or more')
-  output = args.output or args.workdir[0] / 'report.html'
   try:
+    if args.compare:
+      print(comparison(*args.compare))
+      return
+    output = args.output or args.workdir[0] / 'report.html'
     with machine_errors(functools.partial(_lower, args.rollouts)):
       while True:
         runs = read_runs(args.workdir)

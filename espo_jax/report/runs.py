@@ -57,11 +57,12 @@ class Run(NamedTuple):
   history: Sequence[Mapping[str, Any]] = ()
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+def read_runs(folders: Sequence[Path], flag: str = '--workdir') -> tuple[Run, ...]:
   """Reads runs.
 
   Args:
     folders: The folders of the runs, or folders that contain such folders at any depth.
+    flag: The flag that named them, for error messages.
 
   Raises:
     ReportError: A folder holds no run, or a file of a run is damaged.
@@ -69,12 +70,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
   found: list[Path] = []
   for folder in folders:
     if not folder.is_dir():
-      raise ReportError(f'--workdir={folder}: no such folder; fix: the folder of a run of espo_jax.train')
+      raise ReportError(f'{flag}={folder}: no such folder; fix: the folder of a run of espo_jax.train')
     runs = [folder] if _is_run(folder) else sorted(path.parent for path in folder.rglob(_MARK) if _is_run(path.parent))
     if not runs:
-      raise ReportError(
-        f'--workdir={folder}: holds no config.json beside an {_MARK}; fix: the folder of a run of espo_jax.train'
-      )
+      raise ReportError(f'{flag}={folder}: holds no config.json beside an {_MARK}; fix: the folder of a run of espo_jax.train')
     found += [run for run in runs if run not in found]
   return tuple(_run(folder, name) for folder, name in zip(found, _names(found), strict=True))
 

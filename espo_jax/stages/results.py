@@ -6,6 +6,7 @@ The curve of exits over thresholds is one compiled program, because the level of
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from absl import logging
 
@@ -19,7 +20,7 @@ from espo_jax.tasks import Task
 
 
 @during('evaluation')
-def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, float]:
+def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> dict[str, Any]:
   """Returns the result on the test split, which is computed once and then read from `evaluation.json`."""
   path = directory / 'evaluation.json'
   if not parallel.from_first(path.exists):
@@ -64,10 +65,12 @@ def report_data(task: Task, workdir: pathlib.Path) -> None:
       logging.warning('%s: %s; see %s', task.name, finding.message, workdir / finding.file)
 
 
-def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, float]]) -> dict:
+def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[str, Mapping[str, Any]]) -> dict:
   """Writes `summary.json`, prints the table, draws the plots, writes the page and returns the summary."""
   summary = monitor.summarise(workdir, arms, evaluations, baseline=arms[0])
   written = monitor.write_summary(workdir, summary)
+  heads, *rows = monitor.results_table(summary)
+  monitor.write_table(workdir, max(arm['updates'] for arm in summary['arms'].values()), 'results', heads, rows)
   print(f'{monitor.format_table(summary)}\nwrote {written}')
   with monitor.spared(workdir / 'plots'):
     from espo_jax.monitor import plots  # matplotlib is slow to import and only needed here
@@ -83,7 +86,7 @@ def report(workdir: pathlib.Path, arms: tuple[str, ...], evaluations: Mapping[st
 
 def _evaluate(
   exp: Experiment, params: Params, name: str, signals: Interruption, exit_level: float | None = None
-) -> dict[str, int | float]:
+) -> dict[str, int | float | str]:
   """Evaluates on the test split. After an interruption by a signal, the same command starts the evaluation again."""
   name = f'evaluation of {name}'
 

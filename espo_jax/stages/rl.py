@@ -270,7 +270,7 @@ def _evaluated(one: Step, exp: Experiment, label: str) -> Step:
     if number % exp.config.eval.every == 0:
       with jax.transfer_guard('allow'):  # answers are read on the host
         found = evaluate_params(exp, state.params, f'evaluation of {label} after update {number}')
-      metrics |= {f'eval/{name}': value for name, value in found.items()}
+      metrics |= {f'eval/{name}': value for name, value in found.items() if not isinstance(value, str)}
     return state, metrics
 
   return evaluated
