@@ -1,6 +1,7 @@
 """Packed rows, and a minibatch in parts, against a sequence a row and the minibatch whole."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,19 @@ from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 from espo_jax.configs import ConfigError, uses_reference, validate
 from espo_jax.learner import init_state, pack, put_packing, score
 from espo_jax.learner.gradient import gradient
+from espo_jax.model import ModelConfig, column_flops
 from espo_jax.objectives import Term
 from espo_jax.stages import rl
+
+QWEN = ModelConfig(  # the shape of the real 0.5B
+  vocab_size=151_936,
+  hidden_size=896,
+  intermediate_size=4864,
+  num_layers=24,
+  num_heads=14,
+  num_kv_heads=2,
+  head_dim=64,
+)
 
 
 def lengths_of(rows) -> np.ndarray:
@@ -35,10 +47,12 @@ def test_every_token_has_one_place_and_rows_stand_whole(data):
   lengths = np.array(data.draw(st.lists(st.integers(1, width), min_size=parts * count, max_size=parts * count)), np.int32)
   lengths = lengths.reshape(parts, count)
   packing = pack(lengths, width, sizes=sizes, multiple=multiple)
-  total = packing.row.shape[1]
-  assert packing.row.shape == (parts, total, width) and total % multiple == 0
+  _, total, chosen = packing.row.shape
+  assert chosen in {-(-eighth * width // 8) for eighth in range(4, 17)} and chosen >= lengths.max()
+  assert sizes > 1 or chosen == width
+  assert packing.row.shape == (parts, total, chosen) and total % multiple == 0
   assert total <= -(-count // multiple) * multiple
-  assert total * width >= lengths.sum(axis=1).max()
+  assert total * chosen >= lengths.sum(axis=1).max()
   for part in range(parts):
     assert packing.real[part].sum() == lengths[part].sum()
     for n, length in enumerate(lengths[part]):
@@ -48,13 +62,44 @@ def test_every_token_has_one_place_and_rows_stand_whole(data):
       assert packing.real[place].all() and packing.real[place].size == length
 
 
-@pytest.mark.parametrize(('sizes', 'wanted'), [(8, 3), (4, 4), (2, 4), (1, 8)])
-def test_the_number_of_sequences_is_rounded_to_few_sizes(sizes, wanted):
-  lengths = np.array([[9, 2, 3, 3, 4, 1, 5, 2]])  # 29 tokens: three sequences of ten, filled the longest first
-  packing = pack(lengths, 10, sizes=sizes, multiple=1)
+@pytest.mark.parametrize(
+  ('sizes', 'multiple', 'wanted'), [(32, 1, 21), (8, 1, 22), (4, 1, 24), (2, 1, 24), (8, 5, 25), (1, 1, 63)]
+)
+def test_the_number_of_sequences_is_rounded_to_few_sizes(sizes, multiple, wanted):
+  lengths = np.array([63 * [3]])  # three rows to a sequence of ten
+  packing = pack(lengths, 10, sizes=sizes, multiple=multiple, cost=lambda width: 1.0 + 9 * (width != 10))
   assert packing.row.shape == (1, wanted, 10)
+
+
+def test_the_longest_row_is_placed_first_and_short_ones_fill_what_is_left():
+  lengths = np.array([[9, 2, 3, 3, 4, 1, 5, 2]])  # 29 tokens: three sequences of ten
+  packing = pack(lengths, 10, sizes=8, multiple=1, cost=lambda width: 1.0 + 9 * (width != 10))
+  assert packing.row.shape == (1, 3, 10)
   np.testing.assert_array_equal(packing.row[0, 0, :9], 0)
-  assert packing.row[0, 0, 9] == 5  # the row of one token fills what is left there
+  assert packing.row[0, 0, 9] == 5  # the row of one token
+
+
+@pytest.mark.parametrize(
+  ('rows', 'attention', 'wanted'),
+  [
+    (12 * [27], 0.0, (1, 6, 55)),  # one row of 27 to a sequence of 40 would leave a third of it empty
+    (12 * [27], 1.0, (1, 12, 30)),  # attention over 55 columns costs more than that
+    (12 * [20], 0.0, (1, 12, 20)),  # each width holds them without a gap, and the narrowest has the cheapest attention
+    ([40, *11 * [9]], 0.0, (1, 3, 50)),  # a narrower sequence cannot hold the longest
+  ],
+)
+def test_the_width_is_that_of_the_cheapest_columns(rows, attention, wanted):
+  assert pack(np.array([rows]), 40, sizes=12, multiple=1, cost=lambda width: 1.0 + attention * width).row.shape == wanted
+
+
+def test_rows_of_two_thirds_of_the_width_leave_little_padding():
+  rng = np.random.default_rng(0)
+  lengths = (rng.normal(110, 20, 256) + np.minimum(rng.lognormal(5.1, 0.4, 256), 200)).astype(int)[None]  # of GSM8K's kind
+  shares = []
+  for sizes in (1, 16):
+    packing = pack(lengths, 488, sizes=sizes, multiple=1, cost=functools.partial(column_flops, QWEN))
+    shares.append(1 - packing.real.mean())
+  assert shares[0] > 0.4 and shares[1] < 0.05
 
 
 # ---------------------------------------------------------------------------------------------------------------- scoring
@@ -69,6 +114,11 @@ def test_packed_scores_are_those_of_a_sequence_a_row(overrides, dtype):
 
 
 def same_scores(overrides, precision):
+  for wider in (False, True):
+    same_scores_packed(overrides, precision, wider)
+
+
+def same_scores_packed(overrides, precision, wider):
   rng = np.random.default_rng(0)
   separate = overrides.get('separate_critic', False)
   overrides = {name: value for name, value in overrides.items() if name != 'separate_critic'}
@@ -78,9 +128,15 @@ def same_scores(overrides, precision):
   lengths[0] = horizon  # a row that the horizon cut
   prompts = np.where(np.arange(width) >= width - prompt_lengths[:, None], rng.integers(0, VOCAB, (count, width)), 0)
   tokens = rng.integers(0, VOCAB, (count, horizon))
-  packing = pack((prompt_lengths + lengths)[None], width + horizon, sizes=count, multiple=1)
+  packing = pack(
+    (prompt_lengths + lengths)[None],
+    width + horizon,
+    sizes=count,
+    multiple=1,
+    cost=lambda its: 1.0 + 9 * ((its > width + horizon) != wider),
+  )
   packing = jax.tree.map(lambda x: jnp.asarray(x[0]), packing)
-  assert packing.row.shape[0] < count
+  assert packing.row.shape[0] < count and (packing.row.shape[1] > width + horizon) == wider
   real = np.arange(horizon) < lengths[:, None]
   cut = lengths == horizon
   weights = rng.normal(size=(4, count, horizon)).astype(precision)

@@ -306,7 +306,7 @@ SCHEMA = section(
       False, "Whether Adam's moments are kept in the host's memory between updates, if devices can reach it."
     ),
     pack_sizes=Field(
-      4, 'How many numbers of packed sequences there may be, each a program; 1 for one sequence per row.', ABOVE_0
+      4, 'How finely the number of packed sequences is rounded, each size a program; 1 for one per row.', ABOVE_0
     ),
     learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
     warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),

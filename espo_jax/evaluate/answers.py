@@ -115,7 +115,9 @@ def evaluate_params(
           progress.update(len(sampled) + len(greedy), {'accuracy': right})
         after_batch()
   correct, greedy_correct = (float(sum(answer.correct for answer in answers)) for answers in (sampled, greedy))
-  depths = {} if exp.model.exits is None else {'depth': _depth(sampled), 'greedy_depth': _depth(greedy)}
+  depths: dict[str, int | float | str] = (
+    {} if exp.model.exits is None else {'depth': _depth(sampled), 'greedy_depth': _depth(greedy)}
+  )
   if parallel.is_first():
     print(
       f'{name}: {correct:.0f} of {len(problems)} problems right sampled, {greedy_correct:.0f} greedy, '

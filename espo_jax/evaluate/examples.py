@@ -55,8 +55,8 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   updates = int(exp.fetch(state.history.updates))
   if parallel.is_first():
     monitor.write_texts(path.parent, updates, [_text(example) for example in examples[:_TEXTS]])
-    rows = [[f'{i:03d}', *(example[name] for name in _TABLE)] for i, example in enumerate(examples[:_TEXTS])]
-    monitor.write_table(path.parent, updates, 'rollouts', ('rollout', *_TABLE), rows)
+    table = [[f'{i:03d}', *(example[name] for name in _TABLE)] for i, example in enumerate(examples[:_TEXTS])]
+    monitor.write_table(path.parent, updates, 'rollouts', ('rollout', *_TABLE), table)
     monitor.atomic_write_text(path, monitor.to_json(examples))  # last, because the file says that this is done
 
 

@@ -1,8 +1,11 @@
 """Packs the rows of a batch into few sequences, so that an update does not compute the padding of short rows.
 
-A sequence holds several rows as segments. The number of sequences is rounded up, because the compiler makes a program for
-each number. Log-probabilities are unpacked into rows; logits never are.
+A sequence holds several rows as segments. Few widths of a sequence are tried, and the number of sequences is rounded up,
+because the compiler makes a program for each shape. Log-probabilities are unpacked into rows; logits never are.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -47,20 +50,56 @@ def unpacked(prompt_lengths: Int[Array, 'N'], horizon: int, width: int) -> Packi
   return Packing(jnp.broadcast_to(rows[:, None], shape), index, real, rows, jnp.zeros_like(rows))
 
 
-def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, multiple: int) -> Packing:
-  """Packs the rows of each part by first fit: longest first, each into the first sequence that has room for it.
+def pack(
+  lengths: Integer[np.ndarray, 'parts N'],
+  width: int,
+  *,
+  sizes: int,
+  multiple: int,
+  cost: Callable[[int], float] = lambda width: 1.0,
+) -> Packing:
+  """Packs the rows of each part into sequences of that width for which the columns of all sequences cost the least.
+
+  The widths that are tried are multiples of an eighth of `width`, from its half to its double.
 
   Args:
     lengths: The number of tokens of each row, prompt included, at most `width`; 0 for a row that takes up no room.
-    width: The number of columns of a sequence.
-    sizes: The number of sizes to which the number of sequences is rounded up. Each size compiles a program. With 1 there is one
-      sequence per row.
+    width: The number of columns that the longest possible row takes.
+    sizes: How many sizes there are between a number of sequences and its double. The number of sequences is rounded up to a
+      size, and each size of each width compiles a program. With 1 there is one sequence of `width` columns per row.
     multiple: The number of devices that sequences are split over; the number of sequences is a multiple of it.
+    cost: The cost of a column in a sequence of a width. It grows with the width, because attention does.
 
   Returns:
     The stacked packings of the parts. All have the number of sequences that the largest part needs.
   """
   lengths = lengths.astype(np.int64)  # narrow integers would overflow in sums and negation
+  eighths = range(4, 17) if sizes > 1 else (8,)
+  widths = [its for eighth in eighths if (its := -(-eighth * width // 8)) >= lengths.max(initial=1)]
+  tried = [_Fitted(its, *_fit(lengths, its)) for its in widths]
+
+  def total(fitted: _Fitted) -> int:
+    """Returns the number of sequences, rounded up."""
+    most = -(-lengths.shape[1] // multiple) * multiple
+    step = -(-(1 << fitted.used.bit_length() - 1) // sizes)
+    step = most if sizes == 1 else -(-step // multiple) * multiple
+    return min(-(-fitted.used // step) * step, most)
+
+  best = min(tried, key=lambda fitted: total(fitted) * fitted.width * cost(fitted.width))
+  return _placed(lengths, best, total(best))
+
+
+class _Fitted(NamedTuple):
+  """The sequence and the first column of each row, `[parts, N]`, and the number of sequences in use, for a width."""
+
+  width: int
+  sequence: np.ndarray
+  start: np.ndarray
+  used: int
+
+
+def _fit(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+  """Fits rows by first fit: longest first, each into the first sequence that has room for it."""
   parts, count = lengths.shape
   sequence, start = np.zeros((2, parts, count), np.int32)
   used = 1  # also where no row has a token
@@ -71,16 +110,20 @@ def pack(lengths: Integer[np.ndarray, 'parts N'], width: int, *, sizes: int, mul
       sequence[part, row], start[part, row] = chosen, taken[chosen]
       taken[chosen] += lengths[part, row]
     used = max(used, int((taken > 0).sum()))
-  step = -(-count // sizes)
-  step = -(-step // multiple) * multiple
-  total = min(-(-used // step) * step, -(-count // multiple) * multiple)
-  row, index = np.zeros((2, parts, total, width), np.int32)
-  real = np.zeros((parts, total, width), bool)
+  return sequence, start, used
+
+
+def _placed(lengths: np.ndarray, fitted: _Fitted, total: int) -> Packing:
+  """Returns the packing that puts the rows where they were fitted."""
+  parts, count = lengths.shape
+  row, index = np.zeros((2, parts, total, fitted.width), np.int32)
+  real = np.zeros((parts, total, fitted.width), bool)
   for part in range(parts):
     for n in range(count):
-      place = (part, sequence[part, n], slice(start[part, n], start[part, n] + lengths[part, n]))
+      first = fitted.start[part, n]
+      place = (part, fitted.sequence[part, n], slice(first, first + lengths[part, n]))
       row[place], index[place], real[place] = n, np.arange(lengths[part, n]), True
-  return Packing(row, index, real, sequence, start)
+  return Packing(row, index, real, fitted.sequence, fitted.start)
 
 
 def put_packing(packing: Packing, mesh: jax.sharding.Mesh) -> Packing:

@@ -184,3 +184,9 @@ def token_flops(config: ModelConfig) -> tuple[int, int, int]:
   queries, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
   block = width * (2 * queries + kv) + 3 * width * config.intermediate_size
   return 2 * block, 2 * width * kv, 2 * width * config.vocab_size
+
+
+def column_flops(config: ModelConfig, width: int) -> float:
+  """Floating-point operations of a token in a sequence of `width` columns, of which attention computes all scores."""
+  block, _, rest = token_flops(config)
+  return config.num_layers * (block + 4 * width * config.num_heads * config.head_dim) + rest

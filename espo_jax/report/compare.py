@@ -110,9 +110,10 @@ def _share(pairs: Sequence[tuple[Side, Side]], name: str, key: str, right: str) 
   if len(pairs) > 1:
     return _cost(pairs, _Row(name, lambda side: side.arm.results.get(key), 100.0))
   first, second = pairs[0]
-  values = [100 * side.evaluation[key] if key in side.evaluation else None for side in pairs[0]]
-  if None in values:
-    return (name, *map(_number, values), _NONE, _NONE, _NONE)
+  if not all(key in side.evaluation for side in pairs[0]):
+    known = (_number(100 * side.evaluation[key]) if key in side.evaluation else _NONE for side in pairs[0])
+    return (name, *known, _NONE, _NONE, _NONE)
+  values = [100 * side.evaluation[key] for side in pairs[0]]
   told = name, *map(_number, values), _signed(values[1] - values[0])
   digests = [side.evaluation.get('problems_digest') for side in pairs[0]]
   if digests[0] is None or digests[0] != digests[1]:
@@ -124,7 +125,8 @@ def _share(pairs: Sequence[tuple[Side, Side]], name: str, key: str, right: str) 
 
 def _cost(pairs: Sequence[tuple[Side, Side]], row: _Row) -> tuple[str, ...]:
   """Returns the row of a number per run."""
-  known = [values for pair in pairs if None not in (values := tuple(map(row.value, pair)))]
+  values = [(row.value(first), row.value(second)) for first, second in pairs]
+  known = [(first, second) for first, second in values if first is not None and second is not None]
   if not known:
     return (row.name, *[_NONE] * 5)
   means = [row.scale * sum(values) / len(known) for values in zip(*known, strict=True)]
@@ -142,8 +144,8 @@ def _last(side: Side, name: str) -> float | None:
   return values[-1] if values else None
 
 
-def _number(value: float | None) -> str:
-  return _NONE if value is None else f'{value:,.1f}'
+def _number(value: float) -> str:
+  return f'{value:,.1f}'
 
 
 def _signed(value: float) -> str:

@@ -16,7 +16,7 @@ from espo_jax.configs import advantage_name, is_ragged, max_draws, method_option
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
-from espo_jax.model import ActorCritic, Params
+from espo_jax.model import ActorCritic, Params, column_flops
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
 from espo_jax.stages.changes import reopened_at
@@ -180,6 +180,7 @@ def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
     width=r.prompt_width + r.horizon,
     sizes=exp.config.learner.pack_sizes,
     multiple=parallel.batch_shards(exp.mesh),
+    cost=functools.partial(column_flops, exp.model.config),
   )
 
 
