@@ -41,7 +41,8 @@ class Command(SphinxDirective):
     path = ROOT / f'{self.arguments[0].replace(".", "/")}.py'
     if not path.is_file():
       path = path.with_suffix('') / '__main__.py'
-    self.env.note_dependency(str(path))
+    if not path.is_file():
+      raise self.error(f'{self.arguments[0]}: no module of the package; fix: such as espo_jax.train')
     text = ast.get_docstring(ast.parse(path.read_text())) or ''
     return self.parse_text_to_nodes('\n'.join(fenced(text.splitlines())))
 
@@ -86,7 +87,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
   """Connects the extension."""
   app.add_directive('markdown', Markdown)
   app.add_directive('command', Command)
-  jax.Array.__name__ = 'Array'  # some versions of jax have a longer name, which every annotation would repeat
+  jax.Array.__name__ = jax.Array.__qualname__ = 'Array'  # in some versions of jax a longer name, which annotations repeat
   app.connect('autodoc-process-docstring', keep_colons, priority=400)
   app.connect('autodoc-process-docstring', as_markdown, priority=600)  # napoleon's priority is 500
   app.connect('autodoc-skip-member', is_inherited)

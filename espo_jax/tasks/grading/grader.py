@@ -89,7 +89,7 @@ def grade(prediction: str, answer: str) -> bool:
   | percent | `50\%` equals both `50` and `0.5`. |
   | precision | Rational values are compared exactly, and others with a hundred digits more than the formulas have. |
   | decimals | A decimal is exact, or rounds or truncates another value with at least six places and four significant digits. |
-  | signs | A symbol under a root or in a logarithm of the gold answer is positive. Otherwise `|x|` differs from `x`. |
+  | signs | A symbol under a root or in a logarithm of the gold answer is positive. Otherwise `\|x\|` differs from `x`. |
   | constants | A remark such as `for any constant c` may be missing. |
   | order | Lists and sets may be in any order, but not tuples and intervals. `(1,2)` differs from `[1,2]`. |
 

@@ -1,0 +1,221 @@
+"""The site of the documentation is built without a warning, and holds every method, every public name and every page."""
+
+import copy
+import importlib
+import inspect
+import json
+import os
+import pathlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import urllib.parse
+
+import bs4
+import pytest
+
+import espo_jax
+from espo_jax import methods, registry
+
+ROOT = pathlib.Path(__file__).parents[1]
+KINDS = {
+  'objectives': 'objective',
+  'advantages': 'advantage',
+  'rewards': 'reward',
+  'stops': 'stop',
+  'exits': 'exit',
+  'allocators': 'allocation',
+}
+FAULTS = {  # a line of a page, and what the build says of it
+  '[a](absent.md)': "cross-reference target not found: 'absent.md'",
+  '[a](#absent)': "'absent'",
+  '[a](index.md#absent)': "'absent'",
+  '[a](../espo_jax/absent)': "cross-reference target not found: '../espo_jax/absent'",
+  '![a](absent.png)': 'image file not readable: docs/absent.png',
+  '```{literalinclude} absent.py\n```': 'absent.py',
+  '```{absent}\n```': "Unknown directive type: 'absent'",
+  '```{methods} rule\n```': "methods: unknown kind 'rule'; fix: one of stop, exit, reward",
+  '```{command} espo_jax.absent\n```': "espo_jax.absent: no module of the package; fix: such as espo_jax.train",
+  '```{eval-rst}\n.. automodule:: espo_jax.absent\n```': "No module named 'espo_jax.absent'",
+}  # fmt: skip
+
+
+def build(root: pathlib.Path, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+  """Runs scripts/docs.sh of a tree, with the packages of this Python in place of an environment of its own."""
+  bin_ = folder / 'venv' / 'bin'
+  bin_.mkdir(parents=True)
+  (bin_ / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+  (bin_ / 'python').chmod(0o755)
+  for name in ('requirements.txt', 'requirements-docs.txt'):
+    shutil.copy(ROOT / name, bin_.parent / f'{name}.installed')
+  env = os.environ | {'VENV': str(bin_.parent), 'SITE': str(folder / 'html'), 'PYTHONPATH': str(ROOT)}
+  return subprocess.run([root / 'scripts' / 'docs.sh'], env=env, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory) -> pathlib.Path:
+    return ROOT / 'docs/_build/html'
+  folder = tmp_path_factory.mktemp('site')
+  done = build(ROOT, folder)
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  return folder / 'html'
+
+
+@pytest.fixture(scope='module')
+def pages(site) -> dict[str, bs4.BeautifulSoup]:
+  """The pages of the site by their path, parsed; those that show source code are left out."""
+  files = [path for path in site.rglob('*.html') if path.relative_to(site).parts[0] not in ('_modules', '_downloads')]
+  return {str(path.relative_to(site)): bs4.BeautifulSoup(path.read_text(), 'html.parser') for path in files}
+
+
+def small_tree(folder: pathlib.Path, *lines: str) -> pathlib.Path:
+  """A repository whose documentation is one page with these lines."""
+  for name in ('docs/ext', 'docs/_templates'):
+    shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
+  (folder / 'scripts').mkdir()
+  for name in ('docs/conf.py', 'scripts/docs.sh', 'scripts/environment.sh', 'requirements.txt', 'requirements-docs.txt'):
+    shutil.copy(ROOT / name, folder / name)
+  (folder / 'docs' / 'index.md').write_text('\n\n'.join(['# A page', *lines]) + '\n')
+  return folder
+
+
+def test_a_small_site_without_a_fault_is_built(tmp_path):
+  done = build(small_tree(tmp_path / 'tree', '[a](#a-page)', '## Exits', '```{methods} exit\n```'), tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert 'skipdecode' in (tmp_path / 'html' / 'docs' / 'index.html').read_text()
+
+
+@pytest.mark.parametrize('line', ['[a](absent.md)', '![a](absent.png)'])
+def test_one_broken_reference_makes_the_command_fail(tmp_path, line):
+  done = build(small_tree(tmp_path / 'tree', line), tmp_path)
+  assert done.returncode == 1 and FAULTS[line] in done.stderr and done.stderr.count('WARNING') == 1, done.stderr
+
+
+def test_every_kind_of_fault_is_told(tmp_path):
+  tree = small_tree(tmp_path / 'tree', *FAULTS)
+  (tree / 'docs' / 'alone.md').write_text('# A page that no toctree has\n')
+  done = build(tree, tmp_path)
+  assert done.returncode == 1
+  assert [said for said in (*FAULTS.values(), "document isn't included in any toctree") if said not in done.stderr] == []
+
+
+@pytest.mark.parametrize(('page', 'kind'), KINDS.items())
+def test_every_registered_method_has_its_equation_its_paper_and_its_options(pages, page, kind):
+  sections = {section.h3.code.text: section for section in pages[f'docs/methods/{page}.html'].select('section:has(> h3)')}
+  registered = {method.name: method for method in methods.methods() if method.kind == kind}
+  assert sections.keys() == registered.keys()
+  for name, method in registered.items():
+    text = sections[name].get_text()
+    assert registry.source_of(method.function)[0] in text
+    table = [row.td.text for table in sections[name].select('table')[-1:] for row in table.select('tbody tr')]
+    assert table == list(registry.options(method.function)), name
+    if kind == 'objective':
+      assert any('loss = ' in formula.text for formula in sections[name].select('pre, code')), name
+
+
+def test_no_kind_of_method_is_left_out():
+  assert set(KINDS.values()) == {method.kind for method in methods.methods()}
+
+
+def test_a_method_links_to_the_comparisons_that_have_it(pages):
+  """Each page of results is the record of a comparison, whose arms the JSON file beside it names."""
+  stops = pages['docs/methods/stops.html']
+  for name in ('wald', 'risk_control', 'regret_only', 'deepconf'):
+    (section,) = (section for section in stops.select('section:has(> h3)') if section.h3.code.text == name)
+    linked = {pathlib.Path(a['href']).stem for a in section.select('a[href*="experiments/results/"]')}
+    records = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'experiments' / 'results').glob('*.json')}
+    wanted = {
+      stem
+      for stem, record in records.items()
+      if isinstance(record, dict) and f"'{name}'" in str((record['arms'], [run['arms'] for run in record['runs']]))
+    }
+    assert linked == wanted, name
+    assert wanted or name == 'deepconf'
+
+
+def public() -> list[str]:
+  """The functions and classes that the rooms export."""
+  found = []
+  for info in pkgutil.walk_packages(espo_jax.__path__, 'espo_jax.'):
+    if info.ispkg:
+      module = importlib.import_module(info.name)
+      objects = {name: getattr(module, name) for name in getattr(module, '__all__', ())}
+      found += [f'{info.name}.{name}' for name, x in objects.items() if inspect.isfunction(x) or inspect.isclass(x)]
+  return found
+
+
+def test_every_public_name_is_in_the_reference(pages):
+  names = public()
+  assert len(names) > 250 and 'espo_jax.stops.espo' in names
+  described = {node['id'] for page, soup in pages.items() if page.startswith('docs/api/') for node in soup.select('dt[id]')}
+  internal = {
+    'espo_jax.tasks.grading',
+    'espo_jax.compile_check.plan',
+  }  # rooms inside of rooms, which export to their room alone
+  assert [name for name in names if name not in described and name.rpartition('.')[0] not in internal] == []
+
+
+def test_the_reference_shows_shapes_and_parameters_without_what_dataclasses_add(pages):
+  soup = pages['docs/api/methods.html']
+  signature = soup.find(id='espo_jax.objectives.gae').get_text()
+  assert "values: Float[Array, 'N T']" in signature and 'jaxlib' not in signature
+  fields = soup.find(id='espo_jax.objectives.gae').find_next('dl', class_='field-list').get_text()
+  assert 'bootstrap' in fields and "The value after each row's last token where the horizon cut the row" in fields
+  everything = ' '.join(soup.get_text() for page, soup in pages.items() if page.startswith('docs/api/'))
+  assert 'jaxlib._jax' not in everything and 'Alias for field number' not in everything
+  assert 'Returns a new object replacing the specified fields' not in everything
+
+
+def test_tables_and_formulas_of_docstrings_are_read(pages):
+  table = pages['docs/api/rollout.html'].find(id='module-espo_jax.types').find_next('table')
+  assert [row.td.text for row in table.select('tbody tr')] == ['P', 'G', 'N', 'L', 'T']
+  dapo = pages['docs/methods/objectives.html'].find(id='dapo')
+  assert dapo.pre.text.startswith('loss = sum_i sum_t -min(r_it A_i') and '\n' not in dapo.pre.text.strip()
+
+
+def test_no_markup_is_left_in_the_text(pages):
+  left = {}
+  for page, soup in pages.items():
+    article = copy.copy(soup.find('article'))
+    for code in article.select('pre, code, .sig') if article else ():
+      code.decompose()
+    if article and (found := re.findall(r'.*(?:`|\|---|:param |\*\*.*\*\*|\]\().*', article.get_text())):
+      left[page] = found
+  assert left == {}
+
+
+def test_what_a_page_links_to_is_there(site, pages):
+  ids = {page: {node['id'] for node in soup.select('[id]')} for page, soup in pages.items()}
+  missing = set()
+  for page, soup in pages.items():
+    for node in soup.select('a[href], img[src]'):
+      address = node.get('href') or node['src']
+      if urllib.parse.urlsplit(address).scheme:
+        continue
+      path, _, anchor = urllib.parse.unquote(address).partition('#')
+      target = os.path.normpath(pathlib.Path(page).parent / path) if path else page
+      if not (site / target).exists() or (anchor and target in ids and anchor not in ids[target]):
+        missing.add((page, address))
+  assert missing == set()
+  assert len(pages) > 60
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'experiments').rglob('*.png')), ids=lambda path: path.stem)
+def test_a_picture_of_results_is_shown(pages, path):
+  page = 'docs/real_model.html' if path.parent.name == 'real' else str(path.relative_to(ROOT).with_suffix('.html'))
+  shown = [img['src'] for img in pages[page].select('article img')]
+  assert path.name in {pathlib.Path(src).name for src in shown}
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda path: path.stem)
+def test_a_notebook_is_shown_with_all_its_cells(pages, path):
+  cells = json.loads(path.read_text())['cells']
+  shown = [cell.get_text() for cell in pages[f'notebooks/{path.stem}.html'].select('.cell_input pre')]
+  assert shown == [''.join(cell['source']) + '\n' for cell in cells if cell['cell_type'] == 'code']
+
+
+def test_every_page_of_the_documentation_is_in_the_site(pages):
+  written = [path.relative_to(ROOT) for path in (ROOT / 'docs').rglob('*.md') if '_build' not in path.parts]
+  assert [str(path) for path in written if str(path.with_suffix('.html')) not in pages] == []
