@@ -18,16 +18,17 @@ pytestmark = pytest.mark.quick
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / 'experiments' / 'results').glob('*.md'), *(ROOT / 'experiments' / 'benchmarks').glob('[!R]*.md')])
+DOCS = sorted([*(ROOT / 'docs').glob('*.md'), *(ROOT / 'docs').glob('[!_]*/*.md')])
 SOURCES = [
   ROOT / 'README.md',
   ROOT / 'BUILD.md',
-  *sorted((ROOT / 'docs').glob('*.md')),
+  *DOCS,
   *sorted((ROOT / 'experiments').rglob('*.py')),
   *sorted((ROOT / 'espo_jax').glob('*.py')),
   *sorted((ROOT / 'scripts').glob('[!l]*')),  # the launch scripts write where the jobs are
   *sorted((ROOT / 'notebooks').glob('*.ipynb')),
 ]
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md'), *(ROOT / 'experiments' / 'benchmarks').glob('*.md')])
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *DOCS, *(ROOT / 'experiments' / 'benchmarks').glob('*.md')])
 LINK = re.compile(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)')  # not those of the web
 FILE = re.compile(r'`((?:[\w.-]+/)+(?:[\w.-]+\.(?:py|md|sh))?)`')  # such as `tests/rounding.py` and `model/`
 WRITES = re.compile(r'--(?:workdir|output|local-dir|checkpoint_dir)[= ]([\w./-]+)|\'ESPO_JAX_RUN\', \'([\w./-]+)\'')
@@ -73,7 +74,7 @@ def test_what_a_page_links_to_is_there(page):
   assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize('page', ['BUILD.md', 'CONTRIBUTING.md', 'docs/memory.md', 'docs/sharding.md'])
+@pytest.mark.parametrize('page', ['BUILD.md', 'CONTRIBUTING.md', 'docs/memory.md', 'docs/pod.md', 'docs/sharding.md'])
 def test_the_files_that_a_page_names_are_there(page):
   named = FILE.findall((ROOT / page).read_text())
   assert named and [name for name in named if not (ROOT / name).exists() and not (ROOT / 'espo_jax' / name).exists()] == []
