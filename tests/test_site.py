@@ -162,6 +162,7 @@ def test_the_reference_shows_shapes_and_parameters_without_what_dataclasses_add(
   assert "values: Float[Array, 'N T']" in signature and 'jaxlib' not in signature
   fields = soup.find(id='espo_jax.objectives.gae').find_next('dl', class_='field-list').get_text()
   assert 'bootstrap' in fields and "The value after each row's last token where the horizon cut the row" in fields
+  assert 'True on the tokens at which a row could have been stopped: all tokens up to its end' in soup.get_text()
   everything = ' '.join(soup.get_text() for page, soup in pages.items() if page.startswith('docs/api/'))
   assert 'jaxlib._jax' not in everything and 'Alias for field number' not in everything
   assert 'Returns a new object replacing the specified fields' not in everything
