@@ -21,6 +21,7 @@ extensions = [
   'sphinx.ext.viewcode',
   'docstrings',
   'folders',
+  'formulas',
   'method_lists',
 ]
 
@@ -31,6 +32,9 @@ templates_path = ['_templates']
 
 html_theme = 'furo'
 html_title = 'espo_jax'
+html_static_path = ['_static']
+html_css_files = ['wide.css']
+html_math_renderer = 'mathml'
 html_additional_pages = {'index': 'home.html'}
 html_copy_source = False
 html_show_sphinx = False

@@ -71,7 +71,7 @@ def pages(site) -> dict[str, bs4.BeautifulSoup]:
 
 def small_tree(folder: pathlib.Path, *lines: str) -> pathlib.Path:
   """A repository whose documentation is one page with these lines."""
-  for name in ('docs/ext', 'docs/_templates'):
+  for name in ('docs/ext', 'docs/_static', 'docs/_templates'):
     shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
   (folder / 'scripts').mkdir()
   for name in ('docs/conf.py', 'scripts/docs.sh', 'scripts/environment.sh', 'requirements.txt', 'requirements-docs.txt'):
@@ -214,6 +214,15 @@ def test_a_notebook_is_shown_with_all_its_cells(pages, path):
   cells = json.loads(path.read_text())['cells']
   shown = [cell.get_text() for cell in pages[f'notebooks/{path.stem}.html'].select('.cell_input pre')]
   assert shown == [''.join(cell['source']) + '\n' for cell in cells if cell['cell_type'] == 'code']
+
+
+def test_no_page_needs_the_network(site, pages):
+  loaded = {
+    node.get('src') or node['href'] for soup in pages.values() for node in soup.select('script[src], link[href], img[src]')
+  }
+  assert {address for address in loaded if urllib.parse.urlsplit(address).netloc} == set()
+  formulas = pages['notebooks/espo_anatomy.html'].select('article math')
+  assert len(formulas) > 5 and formulas[0].get_text() == 'gt' and formulas[0].msub
 
 
 def test_every_page_of_the_documentation_is_in_the_site(pages):
