@@ -1,6 +1,7 @@
 """The site of the documentation is built without a warning, and holds every method, every public name and every page."""
 
 import copy
+import fcntl
 import importlib
 import inspect
 import json
@@ -56,9 +57,14 @@ def build(root: pathlib.Path, folder: pathlib.Path) -> subprocess.CompletedProce
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory) -> pathlib.Path:
-  folder = tmp_path_factory.mktemp('site')
-  done = build(ROOT, folder)
-  assert done.returncode == 0 and not done.stderr, done.stderr
+  """The site, built by one of the processes that run the tests; the others wait for it."""
+  common = tmp_path_factory.getbasetemp()
+  folder = (common.parent if 'PYTEST_XDIST_WORKER' in os.environ else common) / 'site'
+  with folder.with_suffix('.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not folder.exists():
+      done = build(ROOT, folder)
+      assert done.returncode == 0 and not done.stderr, done.stderr
   return folder / 'html'
 
 
