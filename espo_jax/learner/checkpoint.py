@@ -1,7 +1,7 @@
 """Orbax checkpoints of a stage. They are written asynchronously and atomically, and the newest intact one is read.
 
 Each process reads a checkpoint for itself, without Orbax's barriers, and then all processes agree on whether it could be
-read. An array that cannot be read counts as damage, like what the files show.
+read. An array that cannot be read, or whose checksum differs from the saved one, counts as damage, like what the files show.
 """
 
 import functools
@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.experimental import v1 as ocp
 
 from espo_jax import parallel
-from espo_jax.learner.damage import damage, is_done
+from espo_jax.learner.checksums import checksums
+from espo_jax.learner.damage import damage, is_done, saved_checksums
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -72,7 +73,7 @@ class Checkpoints:
       state,
       force=True,
       metrics=None if accuracy is None else {'accuracy': accuracy},
-      custom_metadata={'done': done},
+      custom_metadata={'done': done, 'checksums': checksums(_by_path(state))},
     )
 
   def close(self) -> None:
@@ -141,23 +142,41 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
 
   Raises:
     CheckpointError: An array has another shape in the checkpoint, or exists on one side only.
-    Unreadable: An array cannot be read.
+    Unreadable: An array cannot be read, or is not the one that was saved.
   """
   folder = folder.absolute()
   saved: Any = ocp.metadata(folder)
   if saved.metadata is None:
     raise Unreadable('its metadata says of no array')
-  there, here = _shapes(saved.metadata), _shapes(like)
-  _check_shapes(folder, there, here, extra, lacking)
+  there, here, sums = _by_path(saved.metadata), _by_path(like), saved_checksums(folder)
+  if sums and (differing := sums.keys() ^ there.keys()):
+    raise Unreadable(f'{min(differing)} has either a checksum or metadata, but not both')
+  _check_shapes(folder, _shapes(there), _shapes(here), extra, lacking)
   if lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
+  treedef = jax.tree.structure(like)
+  wanted = {path: jax.ShapeDtypeStruct(x.shape, there[path].dtype, sharding=x.sharding) for path, x in _by_path(like).items()}
+  same = {path for path, x in wanted.items() if x.dtype == here[path].dtype}
+  read = {}
+  # What is cast is read alone, because it is checked before, and all of it may not fit in the wider dtype.
+  for paths in filter(None, (same, *({path} for path in wanted.keys() - same))):
+    part = treedef.unflatten([x if path in paths else None for path, x in wanted.items()])
+    found = _by_path(_read(folder, part))
+    if sums and (changed := [path for path, value in checksums(found).items() if value != sums[path]]):
+      raise Unreadable(f'{changed[0]} has other values than were saved, by its checksum')
+    read |= {path: x.astype(here[path].dtype) for path, x in found.items()}
+  return treedef.unflatten([read[path] for path in wanted])
+
+
+def _read(folder: pathlib.Path, like: Any) -> Any:
+  """Reads a checkpoint's arrays at the leaves of `like`. Any error that Orbax raises because of the files is an Unreadable."""
   context, me = ocp.Context(), jax.process_index()
   context.multiprocessing.primary_host = me  # if one process fails to read, the others must not wait for it
   context.multiprocessing.active_processes = {me}
   context.pytree.loading.partial_load = True
   try:
     with context:  # without a Checkpointer, which would delete the temporary files of a run in progress
-      return ocp.load(folder, jax.tree.map(_abstract, like))
+      return ocp.load(folder, like)
   except Exception as error:
     causes = _causes(error)
     for cause in causes:  # Orbax wraps every error in one of its own
@@ -217,11 +236,11 @@ def _causes(error: BaseException) -> list[BaseException]:
   return causes
 
 
-def _shapes(tree: Any) -> Shapes:
-  """Returns the shape of each array by its path, such as `params/policy/embedding`."""
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Returns each array, or what stands for one, by its path, such as `params/policy/embedding`."""
   paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in paths if hasattr(x, 'shape')}
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in paths if hasattr(x, 'shape')}
 
 
-def _abstract(x: Any) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _shapes(arrays: Mapping[str, Any]) -> Shapes:
+  return {path: tuple(x.shape) for path, x in arrays.items()}

@@ -1,0 +1,124 @@
+"""Checksums of arrays: against numpy, on every dtype and mesh, and in checkpoints, where they find what files do not show."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from espo_jax import parallel
+from espo_jax.learner import CheckpointError, Checkpoints, restore
+from espo_jax.learner.checkpoint import Unreadable, load
+from espo_jax.learner.checksums import checksum, checksums
+
+pytestmark = pytest.mark.quick
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+  'float32': RNG.normal(size=(3, 5, 7)).astype(np.float32),
+  'bfloat16': RNG.normal(size=(9, 4)).astype(ml_dtypes.bfloat16),
+  'float16': RNG.normal(size=11).astype(np.float16),
+  'int32': RNG.integers(-(2**31), 2**31, (2, 3), np.int64).astype(np.int32),
+  'uint8': RNG.integers(0, 256, 100).astype(np.uint8),
+  'bool': RNG.random((4, 4)) < 0.5,
+  'a number': np.float32(3.5),
+  'nothing': np.zeros((0, 3), np.float32),
+}
+
+
+def of_bytes(x: np.ndarray) -> int:
+  """The checksum in Python's integers, which do not overflow."""
+  size = x.dtype.itemsize
+  raw, total = x.tobytes(), 0
+  for place in range(x.size):
+    word = (int.from_bytes(raw[place * size : (place + 1) * size], 'little') + place * 2654435769) % 2**32
+    word = (word ^ (word >> 16)) * 0x85EBCA6B % 2**32
+    word = (word ^ (word >> 13)) * 0xC2B2AE35 % 2**32
+    total += word ^ (word >> 16)
+  return total % 2**32
+
+
+@pytest.mark.parametrize('name', ARRAYS)
+def test_a_checksum_is_that_of_the_bytes(name):
+  assert checksums({'x': jnp.asarray(ARRAYS[name])}) == {'x': of_bytes(ARRAYS[name])}
+
+
+def test_a_number_of_64_bits_is_two_words():
+  x = RNG.normal(size=(3, 5))
+  with jax.enable_x64(True):
+    assert int(checksum(jnp.asarray(x))) == of_bytes(x.view(np.uint32))
+
+
+@pytest.mark.parametrize('spec', [(), ('data',), (None, ('data', 'fsdp')), ('fsdp', 'data')])
+def test_a_checksum_does_not_depend_on_how_an_array_is_split(spec):
+  mesh = parallel.make_mesh(2, 4, 1)
+  x = RNG.normal(size=(8, 16)).astype(np.float32)
+  assert int(checksum(jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))))) == of_bytes(x)
+
+
+def test_each_flipped_bit_and_each_swap_changes_a_checksum():
+  x = RNG.normal(size=16).astype(np.float32)
+  flipped = np.repeat(x.view(np.uint32)[None], 16 * 32, axis=0)
+  flipped[np.arange(512), np.arange(512) // 32] ^= np.uint32(1) << (np.arange(512) % 32).astype(np.uint32)
+  swaps = [(i, j) for i in range(16) for j in range(i)]
+  swapped = np.stack([x[[{i: j, j: i}.get(k, k) for k in range(16)]] for i, j in swaps]).view(np.uint32)
+  found = {int(value) for value in jax.vmap(checksum)(jnp.concatenate([flipped, swapped]))}
+  assert of_bytes(x) not in found
+  assert of_bytes(-x) not in found
+
+
+def saved(folder, state, step=1):
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(step, state, done=False)
+  return folder / str(step)
+
+
+def a_state(offset=0.0):
+  return {'params': {'a': jnp.asarray(ARRAYS['float32']) + offset, 'b': jnp.zeros((3, 4))}, 'count': jnp.float32(offset)}
+
+
+def change_checksum(folder, path):
+  """As if the array had other bytes than were saved."""
+  file = folder / '_CHECKPOINT_METADATA'
+  changed = re.sub(rf'("{path}": )(\d+)', lambda match: f'{match[1]}{(int(match[2]) + 1) % 2**32}', file.read_text())
+  assert changed != file.read_text()
+  file.write_text(changed)
+
+
+def test_an_array_that_is_not_the_saved_one_is_damage_and_the_older_checkpoint_is_used(tmp_path):
+  saved(tmp_path, a_state())
+  change_checksum(saved(tmp_path, a_state(1.0), step=2), 'params/a')
+  found = restore(tmp_path, a_state())
+  assert found.step == 1
+  np.testing.assert_array_equal(found.state['params']['a'], ARRAYS['float32'])
+  assert (tmp_path / 'damaged-2').is_dir()
+
+
+def test_arrays_of_another_checkpoint_of_the_same_shapes_are_found(tmp_path):
+  ours, theirs = saved(tmp_path / 'ours', a_state()), saved(tmp_path / 'theirs', a_state(1.0))
+  (theirs / 'state').rename(tmp_path / 'state')
+  (ours / 'state').rename(theirs / 'state')
+  with pytest.raises(CheckpointError, match=r'count has other values than were saved, by its checksum.*; fix: a copy'):
+    restore(tmp_path / 'theirs', a_state())
+
+
+@pytest.mark.parametrize('damaged', [False, True])
+def test_what_is_read_in_another_dtype_is_checked_in_its_own(tmp_path, damaged):
+  folder = saved(tmp_path, a_state())
+  if damaged:
+    change_checksum(folder, 'params/b')
+  like = {'params': {'a': a_state()['params']['a'], 'b': jnp.zeros((3, 4), jnp.bfloat16)}}
+  if damaged:
+    with pytest.raises(Unreadable, match='params/b has other values'):
+      load(folder, like)
+  else:
+    read = load(folder, like)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), read) == jax.tree.map(lambda x: (x.shape, x.dtype), like)
+    np.testing.assert_array_equal(read['params']['a'], ARRAYS['float32'])
+  alone = jax.tree.map(lambda x: x.astype(jnp.bfloat16), {'params': {'a': a_state()['params']['a']}})
+  whole = {'params': {'a': alone['params']['a'], 'b': jnp.zeros((3, 4), jnp.bfloat16)}}
+  if not damaged:
+    np.testing.assert_array_equal(load(folder, whole)['params']['a'], alone['params']['a'])
