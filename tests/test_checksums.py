@@ -105,20 +105,40 @@ def test_arrays_of_another_checkpoint_of_the_same_shapes_are_found(tmp_path):
     restore(tmp_path / 'theirs', a_state())
 
 
-@pytest.mark.parametrize('damaged', [False, True])
-def test_what_is_read_in_another_dtype_is_checked_in_its_own(tmp_path, damaged):
+def test_what_is_read_in_another_dtype_is_checked_in_its_own(tmp_path):
   folder = saved(tmp_path, a_state())
-  if damaged:
-    change_checksum(folder, 'params/b')
   like = {'params': {'a': a_state()['params']['a'], 'b': jnp.zeros((3, 4), jnp.bfloat16)}}
-  if damaged:
-    with pytest.raises(Unreadable, match='params/b has other values'):
-      load(folder, like)
-  else:
-    read = load(folder, like)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), read) == jax.tree.map(lambda x: (x.shape, x.dtype), like)
-    np.testing.assert_array_equal(read['params']['a'], ARRAYS['float32'])
-  alone = jax.tree.map(lambda x: x.astype(jnp.bfloat16), {'params': {'a': a_state()['params']['a']}})
-  whole = {'params': {'a': alone['params']['a'], 'b': jnp.zeros((3, 4), jnp.bfloat16)}}
-  if not damaged:
-    np.testing.assert_array_equal(load(folder, whole)['params']['a'], alone['params']['a'])
+  read = load(folder, like)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), read) == jax.tree.map(lambda x: (x.shape, x.dtype), like)
+  np.testing.assert_array_equal(read['params']['a'], ARRAYS['float32'])
+  narrow = load(folder, jax.tree.map(lambda x: x.astype(jnp.bfloat16), like))
+  np.testing.assert_array_equal(narrow['params']['a'], ARRAYS['float32'].astype(ml_dtypes.bfloat16))
+  change_checksum(folder, 'params/b')
+  with pytest.raises(Unreadable, match='params/b has other values'):
+    load(folder, like)
+
+
+@pytest.mark.parametrize('stands_for', ['12', '1'])
+def test_a_checkpoint_that_was_renamed_is_damage(tmp_path, stands_for):
+  saved(tmp_path, a_state(), step=2)
+  saved(tmp_path, a_state(1.0), step=5).rename(tmp_path / stands_for)
+  if stands_for == '1':  # an older one does no harm, and stays where it is
+    assert restore(tmp_path, a_state()).step == 2
+    return
+  assert restore(tmp_path, a_state()).step == 2
+  assert (tmp_path / 'damaged-12').is_dir()
+
+
+def test_a_checkpoint_of_another_run_is_damage_that_names_the_field(tmp_path):
+  def of(seed, step, **more):
+    with Checkpoints(tmp_path, origin={'stage': 'espo', 'seed': seed} | more) as checkpoints:
+      checkpoints.save(step, a_state(), done=False)
+
+  of(0, 1)
+  of(1, 2)
+  with pytest.raises(
+    CheckpointError, match=r"2: it is of another run: stage = 'espo' there and 'ppo' here, seed = 1 there and 0"
+  ):
+    restore(tmp_path, a_state(), {'stage': 'ppo', 'seed': 0})
+  assert restore(tmp_path, a_state(), {'stage': 'espo', 'seed': 0, 'a field of a later version': 7}).step == 1
+  assert (tmp_path / 'damaged-2').is_dir()

@@ -69,17 +69,17 @@ def rolled_out(exp, seed=0):
 
 
 @functools.cache
-def _saved() -> pathlib.Path:
+def _saved(step: int) -> pathlib.Path:
   folder = pathlib.Path(tempfile.mkdtemp())
   atexit.register(shutil.rmtree, folder)
   with Checkpoints(folder) as checkpoints:
-    checkpoints.save(1, {'nothing': jnp.zeros(1)}, done=True)
-  return folder / '1'
+    checkpoints.save(step, {'nothing': jnp.zeros(1)}, done=True)
+  return folder / str(step)
 
 
 def write_checkpoint(folder: pathlib.Path) -> None:
   """A checkpoint of a stage that is done: whole, with nothing of use in it."""
-  shutil.copytree(_saved(), folder, dirs_exist_ok=True)
+  shutil.copytree(_saved(int(folder.name)), folder, dirs_exist_ok=True)
 
 
 def run(exp, count=3):

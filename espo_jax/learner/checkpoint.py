@@ -16,11 +16,12 @@ from orbax.checkpoint.experimental import v1 as ocp
 
 from espo_jax import parallel
 from espo_jax.learner.checksums import checksums
-from espo_jax.learner.damage import damage, is_done, saved_checksums
+from espo_jax.learner.damage import damage, foreign, is_done, saved_checksums
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 3  # parameters that a message names
+_NO_ORIGIN: Mapping[str, Any] = {}
 
 
 class CheckpointError(RuntimeError):
@@ -51,7 +52,18 @@ class Checkpoints:
   Call `restore` first: it moves damaged checkpoints aside, because Orbax reads a part of every checkpoint in the folder.
   """
 
-  def __init__(self, directory: str | pathlib.Path, *, keep_last: int = 2, keep_best: int = 1):
+  def __init__(
+    self, directory: str | pathlib.Path, *, keep_last: int = 2, keep_best: int = 1, origin: Mapping[str, Any] = _NO_ORIGIN
+  ):
+    """Opens the folder, and removes what a killed process left unfinished in it.
+
+    Args:
+      directory: The folder, which is created if it is missing.
+      keep_last: The number of newest checkpoints kept.
+      keep_best: The number of checkpoints with the highest accuracy that are kept as well.
+      origin: Plain values by name that tell the stage and its run from others; each checkpoint holds them.
+    """
+    self._origin = dict(origin)
     policies = ocp.training.preservation_policies
     self._checkpointer = ocp.training.Checkpointer(
       pathlib.Path(directory).absolute(),
@@ -73,7 +85,7 @@ class Checkpoints:
       state,
       force=True,
       metrics=None if accuracy is None else {'accuracy': accuracy},
-      custom_metadata={'done': done, 'checksums': checksums(_by_path(state))},
+      custom_metadata={'done': done, 'step': step, 'origin': self._origin, 'checksums': checksums(_by_path(state))},
     )
 
   def close(self) -> None:
@@ -87,19 +99,23 @@ class Checkpoints:
     self.close()
 
 
-def survey(directory: pathlib.Path) -> dict[int, str]:
-  """Returns the damage of each checkpoint under `directory` by its step, oldest first; '' for an intact one."""
+def survey(directory: pathlib.Path, origin: Mapping[str, Any] = _NO_ORIGIN) -> dict[int, str]:
+  """Returns the damage of each checkpoint under `directory` by its step, oldest first; '' for an intact one.
+
+  A checkpoint is also damaged if it was saved with another value of a name that `origin` has.
+  """
   directory = directory.absolute()
 
   def look() -> list[tuple[int, str]]:
     names = (path.name for path in directory.glob('*'))
     steps = sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
-    return [(step, damage(directory / str(step))) for step in steps]
+    folders = [directory / str(step) for step in steps]
+    return [(step, damage(folder) or foreign(folder, origin)) for step, folder in zip(steps, folders, strict=True)]
 
   return dict(parallel.from_first(look))
 
 
-def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
+def restore(directory: str | pathlib.Path, like: Any, origin: Mapping[str, Any] = _NO_ORIGIN) -> Restored | None:
   """Reads the newest intact checkpoint under `directory`, the same on all processes; None if there is no checkpoint.
 
   Damaged checkpoints are renamed to `damaged-STEP`, so that nothing overwrites or deletes them. A warning names each of them.
@@ -107,12 +123,13 @@ def restore(directory: str | pathlib.Path, like: Any) -> Restored | None:
   Args:
     directory: The folder in which `Checkpoints` writes.
     like: Arrays or `jax.ShapeDtypeStruct`s with the shapes, dtypes and shardings that the state shall have.
+    origin: What tells the stage and its run from others, as it was given to `Checkpoints`.
 
   Raises:
     CheckpointError: There are checkpoints but none is intact, or the newest intact one has other shapes.
   """
   directory = pathlib.Path(directory).absolute()
-  found = survey(directory)
+  found = survey(directory, origin)
   for step in reversed(found):
     if found[step]:
       continue

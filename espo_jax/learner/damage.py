@@ -8,7 +8,7 @@ checksum of them. Reading the array finds them by our own.
 import json
 import pathlib
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorstore as ts
@@ -19,6 +19,7 @@ _OTHER_JSON = (
   '*/_sharding',
   '*/array_metadatas/*',
 )  # Orbax reads these files where they exist, and does not need them
+_SHOWN = 3  # names that a message has
 _TAIL = 12  # the last bytes of a stored value; they hold its last size and a checksum, and are never all zero
 
 
@@ -29,7 +30,8 @@ class _Damage(Exception):
 def damage(folder: pathlib.Path) -> str:
   """Returns the reason why the checkpoint in a folder cannot be read, in one line; '' if no damage is found."""
   try:
-    is_done(folder)
+    if str(step := _own_metadata(folder).get('step', folder.name)) != folder.name:
+      raise _Damage(f'it was saved as step {step}')
     trees = sorted(folder.glob(f'*/{_TREE}'))
     if not trees:
       raise _Damage(f'no {_TREE} in it')
@@ -47,6 +49,14 @@ def damage(folder: pathlib.Path) -> str:
 def is_done(folder: pathlib.Path) -> bool:
   """Returns whether the checkpoint says that its stage was complete."""
   return bool(_own_metadata(folder)['done'])
+
+
+def foreign(folder: pathlib.Path, origin: Mapping[str, Any]) -> str:
+  """Returns how the origin of a checkpoint differs from the given one, in one line; '' if no name has two values."""
+  there = _own_metadata(folder).get('origin', {})
+  differing = [name for name in origin if name in there and there[name] != origin[name]]
+  told = ', '.join(f'{name} = {there[name]!r} there and {origin[name]!r} here' for name in differing[:_SHOWN])
+  return f'it is of another run: {told}' if differing else ''
 
 
 def saved_checksums(folder: pathlib.Path) -> dict[str, int]:

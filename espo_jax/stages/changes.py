@@ -66,6 +66,12 @@ def changes_of(
   return found
 
 
+def fixed_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the fields that cannot change in a run and their values, as JSON has them."""
+  fields = {field: value for field, value in flatten(config).items() if not _MAY_CHANGE.fullmatch(field)}
+  return json.loads(monitor.to_json(fields))
+
+
 def _misnamed(named: Sequence[str], known: Collection[str]) -> Iterator[str]:
   for field in named:
     if field not in known:

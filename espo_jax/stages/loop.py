@@ -9,7 +9,7 @@ import os
 import pathlib
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from espo_jax import parallel
 from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor import MetricWriter, Progress, policy_accuracy
 from espo_jax.monitor.resources import process_metrics
+from espo_jax.stages.changes import fixed_fields
 
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]
@@ -95,6 +96,7 @@ class Stage:
     keep_last: The number of newest checkpoints kept.
     keep_best: The number of checkpoints with the highest training accuracy that are kept as well.
     max_bad_steps: The number of consecutive non-finite optimizer steps that ends the run.
+    origin: What tells the stage and its run from others. A checkpoint with another origin is not used.
   """
 
   name: str
@@ -108,6 +110,7 @@ class Stage:
   max_bad_steps: int
   finished: Callable[[dict[str, float]], bool] = lambda metrics: False
   reopened: int | None = None
+  origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[State, int]:
@@ -127,13 +130,15 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
     CheckpointError: There are checkpoints but none is intact, or they belong to another model.
   """
   state, start = initial, stage.first
-  if (found := restore(stage.directory / 'checkpoints', initial)) is not None:
+  if (found := restore(stage.directory / 'checkpoints', initial, stage.origin)) is not None:
     jax.tree.map(lambda x: x.delete(), initial)  # the caller may still refer to them
     state, start = found.state, found.step
     if found.done and (start != stage.reopened or start >= stage.last):
       return state, start
   with (
-    Checkpoints(stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best) as checkpoints,
+    Checkpoints(
+      stage.directory / 'checkpoints', keep_last=stage.keep_last, keep_best=stage.keep_best, origin=stage.origin
+    ) as checkpoints,
     contextlib.ExitStack() as shown,
     jax.transfer_guard('disallow'),
   ):
@@ -176,6 +181,7 @@ def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.
     keep_last=config.checkpoint.keep_last,
     keep_best=config.checkpoint.keep_best,
     max_bad_steps=config.learner.max_bad_steps,
+    origin={'stage': directory.name} | fixed_fields(config),
     **{'first': 0} | kwargs,
   )
 
