@@ -1,6 +1,9 @@
-"""Reports a missing device or a lack of memory, and says what to change."""
+"""Reports a missing device, a lack of memory or a disk that fails, and says what to change."""
 
 import contextlib
+import errno
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,10 +14,23 @@ from espo_jax.configs.memory import smaller
 from espo_jax.parallel import DeviceError
 from espo_jax.parallel.memory import LOADING, READING, OutOfMemory, during
 
+_AGAIN = 'then the same command, which goes on from what is saved'
+_FIXES = {
+  errno.ENOSPC: f'make room, {_AGAIN}',
+  errno.EDQUOT: f'make room within the quota, {_AGAIN}',
+  errno.EFBIG: 'a file system and a limit (ulimit -f) that allow larger files',
+  errno.EROFS: 'a folder on a file system that can be written',
+  errno.EACCES: 'a folder that you may read and write (chmod, chown)',
+  errno.EPERM: 'a folder that you may read and write (chmod, chown)',
+  errno.EMFILE: f'a higher limit (ulimit -n), {_AGAIN}',
+  errno.ENFILE: f'fewer open files on this machine, {_AGAIN}',
+  errno.EIO: f'see what the system log says of the disk, {_AGAIN}',
+}
+
 
 @contextlib.contextmanager
 def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
-  """Ends the command with one line that says what to do if a device is missing or memory runs out inside.
+  """Ends the command with one line that says what to do if a device is missing, or memory or a disk fails inside.
 
   Args:
     lower: The function that returns what to change, given the phase in which memory ran out.
@@ -26,6 +42,31 @@ def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
     sys.exit(f'error: {error}')
   except OutOfMemory as error:
     sys.exit(f'error: {error}; fix: {lower(error.phase)}')
+  except OSError as error:
+    if error.errno not in _FIXES and error.filename is None:
+      raise
+    sys.exit(f'error: {storage_error(error)}')
+
+
+def storage_error(error: OSError) -> str:
+  """Returns the message of an error about a file: its path, the reason, what is free where room is short, and the fix."""
+  path = os.fspath(error.filename or '')
+  path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
+  said = f'{path}: {error.strerror}' if path else f'{error.strerror}'
+  if error.errno == errno.ENOSPC:
+    said += _free(pathlib.Path(path).absolute())
+  return f'{said}; fix: {_FIXES.get(error.errno or 0, "a path of the right kind that exists, and may be read and written")}'
+
+
+def _free(path: pathlib.Path) -> str:
+  """Returns what is free on the file system of a path: room, and places for files, of which a disk may also have no more."""
+  there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+  if there is None:
+    return ''
+  found = os.statvfs(there)
+  room, size = (count * found.f_frsize / 2**20 for count in (found.f_bavail, found.f_blocks))
+  files = f' and {found.f_favail:,} of {found.f_files:,} inodes' if found.f_files else ''
+  return f' ({room:,.1f} of {size:,.1f} MiB{files} are free)'
 
 
 def lower_fields(config: ml_collections.ConfigDict, phase: str, written: str = '--config.{}={}') -> str:

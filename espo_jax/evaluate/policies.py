@@ -205,16 +205,11 @@ def _whole_step(directory: pathlib.Path, arm: str, step: int | None) -> int:
 @during(LOADING)
 def _load(checkpoint: pathlib.Path, exp: Experiment, lacking: Sequence[str] = ()) -> Params:
   """Reads the parameters of a checkpoint. If one process cannot read its part, all processes raise the error."""
-  reason, loaded = '', None
   try:
-    loaded = load(checkpoint, {'params': exp.abstract_params()}, extra=_HEADS, lacking=lacking)
+    return load(checkpoint, {'params': exp.abstract_params()}, extra=_HEADS, lacking=lacking)['params']
   except Unreadable as error:
-    reason = str(error)
-  if parallel.any_process(bool(reason)):
-    reason = reason or 'another process cannot read it'
-    raise CheckpointError(f'{checkpoint} cannot be read: {reason}; fix: another --step, or move the folder away')
-  assert loaded is not None
-  return loaded['params']
+    fix = 'another --step, or move the folder away'
+    raise CheckpointError(f'{checkpoint} cannot be read: {error}; fix: {fix}') from error
 
 
 def _stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -1,13 +1,14 @@
 """Orbax checkpoints of a stage. They are written asynchronously and atomically, and the newest intact one is read.
 
 Each process reads a checkpoint for itself, without Orbax's barriers, and then all processes agree on whether it could be
-read. An array that cannot be read, or whose checksum differs from the saved one, counts as damage, like what the files show.
+read, before they compute its checksums together. An array that cannot be read, or whose checksum differs from the saved one,
+counts as damage, like what the files show.
 """
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 from absl import logging
@@ -17,7 +18,9 @@ from orbax.checkpoint.experimental import v1 as ocp
 from espo_jax import parallel
 from espo_jax.learner.checksums import checksums
 from espo_jax.learner.damage import damage, foreign, is_done, saved_checksums
+from espo_jax.parallel.storage import causes, writing
 
+T = TypeVar('T')
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 3  # parameters that a message names
@@ -63,34 +66,46 @@ class Checkpoints:
       keep_best: The number of checkpoints with the highest accuracy that are kept as well.
       origin: Plain values by name that tell the stage and its run from others; each checkpoint holds them.
     """
-    self._origin = dict(origin)
+    self._directory, self._origin = pathlib.Path(directory).absolute(), dict(origin)
     policies = ocp.training.preservation_policies
-    self._checkpointer = ocp.training.Checkpointer(
-      pathlib.Path(directory).absolute(),
-      preservation_policy=policies.AnyPreservationPolicy(
-        [
-          policies.LatestN(keep_last),
-          policies.BestN(
-            get_metric_fn=lambda metrics: metrics['accuracy'], n=keep_best, keep_checkpoints_without_metrics=False
-          ),
-        ]
-      ),
-      cleanup_tmp_directories=True,
-    )
+    with writing(self._directory):
+      self._checkpointer = ocp.training.Checkpointer(
+        self._directory,
+        preservation_policy=policies.AnyPreservationPolicy(
+          [
+            policies.LatestN(keep_last),
+            policies.BestN(
+              get_metric_fn=lambda metrics: metrics['accuracy'], n=keep_best, keep_checkpoints_without_metrics=False
+            ),
+          ]
+        ),
+        cleanup_tmp_directories=True,
+      )
 
   def save(self, step: int, state: Any, *, done: bool, accuracy: float | None = None) -> None:
-    """Starts writing `state`, and returns as soon as its buffers may be reused."""
-    self._checkpointer.save_async(
-      step,
-      state,
-      force=True,
-      metrics=None if accuracy is None else {'accuracy': accuracy},
-      custom_metadata={'done': done, 'step': step, 'origin': self._origin, 'checksums': checksums(_by_path(state))},
-    )
+    """Starts writing `state`, and returns as soon as its buffers may be reused.
+
+    Raises:
+      OSError: This checkpoint or the one before it cannot be written. Those before are whole.
+    """
+    sums = checksums(_by_path(state))
+    with writing(self._directory):
+      self._checkpointer.save_async(
+        step,
+        state,
+        force=True,
+        metrics=None if accuracy is None else {'accuracy': accuracy},
+        custom_metadata={'done': done, 'step': step, 'origin': self._origin, 'checksums': sums},
+      )
 
   def close(self) -> None:
-    """Waits until all checkpoints are written."""
-    self._checkpointer.close()
+    """Waits until all checkpoints are written.
+
+    Raises:
+      OSError: The last one cannot be written.
+    """
+    with writing(self._directory):
+      self._checkpointer.close()
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -133,8 +148,11 @@ def restore(directory: str | pathlib.Path, like: Any, origin: Mapping[str, Any] 
   for step in reversed(found):
     if found[step]:
       continue
-    state, found[step] = _attempt(directory / str(step), like)
-    if not found[step]:
+    try:
+      state = load(directory / str(step), like)
+    except Unreadable as error:
+      found[step] = str(error)
+    else:
       return Restored(state, step, parallel.from_first(functools.partial(_leave_aside, directory, step, found)))
   if found:
     fix = 'a copy of one of them, or move them away to train the stage anew'
@@ -149,7 +167,7 @@ def none_whole(directory: pathlib.Path, found: Mapping[int, str]) -> str:
 
 
 def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking: Sequence[str] = ()) -> Any:
-  """Reads the state in a checkpoint's folder, or some of its top entries. Each process reads it independently.
+  """Reads the state in a checkpoint's folder, or some of its top entries. Either all processes read it or none does.
 
   Args:
     folder: The folder of one checkpoint, in which `survey` found no damage.
@@ -159,30 +177,49 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
 
   Raises:
     CheckpointError: An array has another shape in the checkpoint, or exists on one side only.
-    Unreadable: An array cannot be read, or is not the one that was saved.
+    Unreadable: A process cannot read an array, or it is not the one that was saved.
   """
   folder = folder.absolute()
-  saved: Any = ocp.metadata(folder)
-  if saved.metadata is None:
-    raise Unreadable('its metadata says of no array')
-  there, here, sums = _by_path(saved.metadata), _by_path(like), saved_checksums(folder)
-  if sums and (differing := sums.keys() ^ there.keys()):
-    raise Unreadable(f'{min(differing)} has either a checksum or metadata, but not both')
+  there, sums = _agreed(lambda: _metadata(folder))
+  here = _by_path(like)
   _check_shapes(folder, _shapes(there), _shapes(here), extra, lacking)
   if lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
-  treedef = jax.tree.structure(like)
+  tree = jax.tree.structure(like)
   wanted = {path: jax.ShapeDtypeStruct(x.shape, there[path].dtype, sharding=x.sharding) for path, x in _by_path(like).items()}
   same = {path for path, x in wanted.items() if x.dtype == here[path].dtype}
-  read = {}
+  read: dict[str, Any] = {}
   # What is cast is read alone, because it is checked before, and all of it may not fit in the wider dtype.
-  for paths in filter(None, (same, *({path} for path in wanted.keys() - same))):
-    part = treedef.unflatten([x if path in paths else None for path, x in wanted.items()])
-    found = _by_path(_read(folder, part))
+  for paths in filter(None, (same, *({path} for path in wanted if path not in same))):
+    part = jax.tree.unflatten(tree, [x if path in paths else None for path, x in wanted.items()])
+    found = _by_path(_agreed(functools.partial(_read, folder, part)))
     if sums and (changed := [path for path, value in checksums(found).items() if value != sums[path]]):
       raise Unreadable(f'{changed[0]} has other values than were saved, by its checksum')
     read |= {path: x.astype(here[path].dtype) for path, x in found.items()}
-  return treedef.unflatten([read[path] for path in wanted])
+  return jax.tree.unflatten(tree, [read[path] for path in wanted])
+
+
+def _agreed(read: Callable[[], T]) -> T:
+  """Returns what this process reads, or raises Unreadable if any process cannot read. The next step may then be collective."""
+  reason, found = '', None
+  try:
+    found = read()
+  except Unreadable as error:
+    reason = str(error)
+  if parallel.any_process(bool(reason)):
+    raise Unreadable(reason or 'another process cannot read it')
+  return cast(T, found)
+
+
+def _metadata(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
+  """Returns the metadata of each array by its path, and the checksums, if there are any."""
+  saved: Any = ocp.metadata(folder)
+  if saved.metadata is None:
+    raise Unreadable('its metadata says of no array')
+  there, sums = _by_path(saved.metadata), saved_checksums(folder)
+  if sums and (differing := sums.keys() ^ there.keys()):
+    raise Unreadable(f'{min(differing)} has either a checksum or metadata, but not both')
+  return there, sums
 
 
 def _read(folder: pathlib.Path, like: Any) -> Any:
@@ -195,23 +232,11 @@ def _read(folder: pathlib.Path, like: Any) -> Any:
     with context:  # without a Checkpointer, which would delete the temporary files of a run in progress
       return ocp.load(folder, like)
   except Exception as error:
-    causes = _causes(error)
-    for cause in causes:  # Orbax wraps every error in one of its own
+    chain = causes(error)
+    for cause in chain:  # Orbax wraps every error in one of its own
       if isinstance(cause, KeyboardInterrupt | MemoryError | jax.errors.JaxRuntimeError):
         raise cause from None
-    raise Unreadable((str(causes[-1]).strip().splitlines() or [repr(causes[-1])])[0][:200]) from error
-
-
-def _attempt(folder: pathlib.Path, like: Any) -> tuple[Any, str]:
-  """Reads a checkpoint, or returns the reason why it cannot be read. Either all processes read it or none does."""
-  state, reason = None, ''
-  try:
-    state = load(folder, like)
-  except Unreadable as error:
-    reason = str(error)
-  if parallel.any_process(bool(reason)):
-    return None, reason or 'another process cannot read it'
-  return state, ''
+    raise Unreadable((str(chain[-1]).strip().splitlines() or [repr(chain[-1])])[0][:200]) from error
 
 
 def _check_shapes(folder: pathlib.Path, there: Shapes, here: Shapes, extra: Sequence[str], lacking: Sequence[str]) -> None:
@@ -243,14 +268,6 @@ def _leave_aside(directory: pathlib.Path, used: int, found: Mapping[int, str]) -
       message = '%s cannot be read: %s; it is left aside as %s, and step %d is used'
       logging.warning(message, directory / str(step), reason, aside.name, used)
   return is_done(directory / str(used))
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-  """Returns an error and its chain of causes, the first cause last."""
-  causes = [error]
-  while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-    causes.append(cause)
-  return causes
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from espo_jax.parallel.storage import writing
+
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
@@ -55,10 +57,14 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def _atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('wb') as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())
+  try:
+    with writing(path), temporary.open('wb') as file:
+      write(file)
+      file.flush()
+      os.fsync(file.fileno())
+  except BaseException:
+    temporary.unlink(missing_ok=True)  # on a full disk it would only take space
+    raise
   os.replace(temporary, path)
 
 

@@ -1,11 +1,10 @@
 """Writes and reads metrics as one JSON object per line. A run that is killed and resumed continues the file without a gap."""
 
+import contextlib
 import json
 import math
 import os
 import re
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from espo_jax.monitor.files import atomic_write_text, to_json
+from espo_jax.monitor.tensorboard import EventFile
+from espo_jax.parallel.storage import writing
 
 _FILE = 'metrics.jsonl'
 
@@ -22,8 +23,8 @@ _FILE = 'metrics.jsonl'
 class MetricWriter:
   """Appends metrics to `<directory>/metrics.jsonl` and mirrors them to TensorBoard in `<directory>/tensorboard`.
 
-  Each line is handed to the operating system before `write` returns, so a killed process loses no line. TensorBoard's files are
-  written from a separate thread and may miss the last few seconds.
+  Each line is handed to the operating system before `write` returns, so a killed process loses no line. Where the disk is full,
+  `write` raises an OSError that names the file.
   """
 
   def __init__(self, directory: str | os.PathLike[str], resume_step: int):
@@ -39,13 +40,8 @@ class MetricWriter:
     kept = [line for row, line in _parse(path) if row['step'] <= resume_step] if path.exists() else []
     atomic_write_text(path, ''.join(line + '\n' for line in kept))
     self._last_step = resume_step
-    self._file = path.open('a', encoding='utf-8', newline='\n')
-    self._tensorboard = _summary_writer()(
-      str(directory / 'tensorboard'),
-      purge_step=max(resume_step + 1, 0),
-      flush_secs=5,
-      filename_suffix=f'.{time.time_ns()}',  # the default suffix counts seconds, and a quick restart would overwrite its file
-    )
+    self._path, self._file = path, path.open('a', encoding='utf-8', newline='\n')
+    self._tensorboard = EventFile(directory / 'tensorboard', purge_step=max(resume_step + 1, 0))
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Appends one line. Non-finite numbers become null, and TensorBoard does not get them.
@@ -59,17 +55,18 @@ class MetricWriter:
     if step <= self._last_step:
       raise ValueError(f'steps must increase: got {step} after {self._last_step}')
     scalars = {name: float(value) for name, value in metrics.items() if name != 'step'}
-    self._file.write(to_json({'step': step, **scalars}) + '\n')
-    self._file.flush()
+    with writing(self._path):
+      self._file.write(to_json({'step': step, **scalars}) + '\n')
+      self._file.flush()
     self._last_step = step
-    for name, value in scalars.items():
-      if math.isfinite(value):
-        self._tensorboard.add_scalar(name, value, step)
+    self._tensorboard.add_scalars(step, {name: value for name, value in scalars.items() if math.isfinite(value)})
 
   def close(self) -> None:
     """Closes both outputs. Calling it again does nothing."""
-    if not self._file.closed:
-      self._file.close()
+    try:
+      with writing(self._path):
+        self._file.close()
+    finally:
       self._tensorboard.close()
 
   def __enter__(self) -> 'MetricWriter':
@@ -87,9 +84,9 @@ def write_texts(directory: str | os.PathLike[str], step: int, texts: Sequence[st
     step: the step that they belong to.
     texts: the texts.
   """
-  with _summary_writer()(str(Path(directory) / 'tensorboard'), filename_suffix=f'.{time.time_ns()}') as writer:
-    for i, text in enumerate(texts):
-      writer.add_text(f'rollouts/{i:03d}', ''.join(f'    {line}\n' for line in text.split('\n')), step)
+  shown = {f'rollouts/{i:03d}': ''.join(f'    {line}\n' for line in text.split('\n')) for i, text in enumerate(texts)}
+  with contextlib.closing(EventFile(Path(directory) / 'tensorboard')) as file:
+    file.add_texts(step, shown)
 
 
 def write_table(
@@ -106,8 +103,8 @@ def write_table(
   """
   lines = [heads, ['---'] * len(heads), *rows]
   text = ''.join(f'| {" | ".join(map(_cell, line))} |\n' for line in lines)
-  with _summary_writer()(str(Path(directory) / 'tensorboard'), filename_suffix=f'.{time.time_ns()}') as writer:
-    writer.add_text(name, text, step)
+  with contextlib.closing(EventFile(Path(directory) / 'tensorboard')) as file:
+    file.add_texts(step, {name: text})
 
 
 def _cell(value: Any) -> str:
@@ -134,19 +131,6 @@ def policy_accuracy(metrics: Mapping[str, Any]) -> float:
   """
   unstopped = float(metrics.get('accuracy_unstopped', np.nan))
   return unstopped if np.isfinite(unstopped) else float(metrics.get('accuracy', np.nan))
-
-
-def _summary_writer() -> Any:
-  """Imports TensorBoard's writer without torch, because importing torch takes seconds and scalars do not need it."""
-  if 'torch' in sys.modules:
-    from tensorboardX import SummaryWriter
-  else:
-    sys.modules['torch'] = None  # type: ignore[assignment]  # as if torch were not installed
-    try:
-      from tensorboardX import SummaryWriter
-    finally:
-      del sys.modules['torch']
-  return SummaryWriter
 
 
 def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from espo_jax.monitor.files import atomic_write_text, to_json
+from espo_jax.parallel.storage import writing
 
 SAMPLES, SETTINGS = 'samples.jsonl', 'settings.json'
 
@@ -58,13 +59,15 @@ class SampleWriter:
   def write(self, answers: Iterable[Mapping[str, Any]]) -> None:
     """Appends a batch."""
     lines = [to_json(answer) + '\n' for answer in answers]
-    self._file.write(''.join(lines).encode())
-    self._file.flush()
+    with writing(self._path):
+      self._file.write(''.join(lines).encode())
+      self._file.flush()
     self.lines += len(lines)
 
   def close(self) -> None:
     """Closes the file. Calling it again does nothing."""
-    self._file.close()
+    with writing(self._path):
+      self._file.close()
 
   def __enter__(self) -> 'SampleWriter':
     return self
