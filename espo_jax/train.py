@@ -37,6 +37,7 @@ from espo_jax.evaluate.policies import PLUGINS, plugins_of
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError
 from espo_jax.parallel.memory import free_bytes
+from espo_jax.parallel.storage import writing
 from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.rewards import RewardError
 from espo_jax.stages.calibration import calibration
@@ -122,7 +123,8 @@ def train(
     remember(config, workdir, changes)
     monitor.write_run_info(workdir, config.to_dict(), jax.devices()[0].device_kind)
     monitor.atomic_write_text(workdir / PLUGINS, json.dumps([plugin._asdict() for plugin in loaded_plugins()], indent=2))
-    exp.tokenizer.save_pretrained(workdir / 'tokenizer')
+    with writing(workdir / 'tokenizer'):
+      exp.tokenizer.save_pretrained(workdir / 'tokenizer')
 
   arms = tuple(dict.fromkeys((*config.baselines, config.stop.name)))
   trackers = log if parallel.is_first() else ()

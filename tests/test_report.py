@@ -216,7 +216,7 @@ def damaged(tmp_path, name, content):
     ('config.json', b'[1]', 'config.json: not a dict in JSON'),
     ('warm_start/evaluation.json', b'{}', "evaluation.json: not an evaluation (KeyError('problems'))"),
     ('arms/espo/evaluation.json', b'{"problems": "x"}', 'evaluation.json: not an evaluation'),
-    ('arms/espo/metrics.jsonl', b'{"step": 1}\nnonsense\n{"step": 2}\n', 'metrics.jsonl, line 2: not JSON'),
+    ('arms/espo/metrics.jsonl', b'{"step": 1}\nnonsense\n{"step": 2}\n', 'metrics.jsonl, line 2: not a line of metrics'),
     ('arms/espo/examples.json', b'[{"question": "x"}]', 'examples.json: not the rollouts of a run'),
     ('arms/espo/examples.json', b'{"half": ', 'examples.json: not the rollouts of a run'),
     ('arms/espo/examples.json', b'[1, 2]', 'examples.json: not the rollouts of a run'),

@@ -13,6 +13,7 @@ import ml_collections
 from espo_jax.configs.memory import smaller
 from espo_jax.parallel import DeviceError
 from espo_jax.parallel.memory import LOADING, READING, OutOfMemory, during
+from espo_jax.parallel.storage import DamagedFile
 
 _AGAIN = 'then the same command, which goes on from what is saved'
 _FIXES = {
@@ -30,7 +31,7 @@ _FIXES = {
 
 @contextlib.contextmanager
 def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
-  """Ends the command with one line that says what to do if a device is missing, or memory or a disk fails inside.
+  """Ends the command with one line that says what to do if a device, memory, a disk or a file fails inside.
 
   Args:
     lower: The function that returns what to change, given the phase in which memory ran out.
@@ -38,7 +39,7 @@ def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
   try:
     with during(''):
       yield
-  except DeviceError as error:
+  except (DamagedFile, DeviceError) as error:
     sys.exit(f'error: {error}')
   except OutOfMemory as error:
     sys.exit(f'error: {error}; fix: {lower(error.phase)}')

@@ -246,7 +246,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   fix = 'fix: the config.json that espo_jax.train wrote'
   try:
     found = json.loads(path.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ConfigError([f'{path}: not JSON ({error}); {fix}']) from error
   if not isinstance(found, dict):
     raise ConfigError([f'{path}: not an object but {type(found).__name__}; {fix}'])

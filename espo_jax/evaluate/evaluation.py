@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
 from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.parallel.memory import during
+from espo_jax.parallel.storage import read_json
 from espo_jax.stages.loop import Interrupted, interruption
 
 
@@ -90,7 +90,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         logging.warning('%s; see %s', finding.message, output / finding.file)
     path, last = output / 'summary.json', session
     if last is None and path.exists():
-      last = json.loads(path.read_text())['session']
+      last = read_json(path)['session']
     summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
     if request.stop:
       summary['stop'] = summarise_stops(monitor.read_samples(output))
@@ -169,6 +169,6 @@ def _day_begun(output: pathlib.Path) -> str:
   if not path.exists():
     return datetime.date.today().isoformat()
   try:
-    return str(json.loads(path.read_text()).get('today', ''))
+    return str(read_json(path).get('today', ''))
   except (ValueError, AttributeError):  # reported when the folder is claimed
     return ''

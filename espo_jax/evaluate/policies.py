@@ -19,6 +19,7 @@ from espo_jax.learner.damage import is_done
 from espo_jax.model import Params, complete
 from espo_jax.names import download, hub_name
 from espo_jax.parallel.memory import LOADING, during
+from espo_jax.parallel.storage import DamagedFile, read_json
 from espo_jax.registry import Plugin, loaded_plugins
 from espo_jax.tasks import DataError
 
@@ -79,7 +80,7 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
     )
   try:
     found = json.loads(path.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise RequestError(f'{path}: not JSON ({error}); fix: the config.json of a run or of a Hugging Face directory') from error
   if 'model_type' not in found:
     return _of_run(checkpoint, arm, step)
@@ -100,7 +101,10 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
 def plugins_of(workdir: pathlib.Path) -> list[Plugin]:
   """Returns the users' files with which a run was begun."""
   path = workdir / PLUGINS
-  return [Plugin(**found) for found in json.loads(path.read_text())] if path.exists() else []
+  try:
+    return [Plugin(**found) for found in read_json(path, list)] if path.exists() else []
+  except TypeError as error:
+    raise DamagedFile(f'{path}: not a list of plugin files ({error}); fix: a copy of it') from error
 
 
 def experiment_of(checkpoint: pathlib.Path, policy: Policy) -> Experiment:

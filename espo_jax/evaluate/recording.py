@@ -4,7 +4,6 @@ A batch is written as a part before its answers are, so that an interrupted eval
 become one file. An answer's row in it does not depend on the size of the batches.
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from espo_jax import monitor, parallel
 from espo_jax.evaluate.answers import Answered
+from espo_jax.parallel.storage import read_json
 
 PARTS = 'recorded'  # the folder of the parts
 ROWS = 'rollouts/rows.npz'
@@ -42,7 +42,7 @@ def measured_scale(output: pathlib.Path, first_batch: Callable[[], Answered]) ->
     first_batch: A function that samples the first batch without a stop rule and records it. A new evaluation calls it.
   """
   path = output / _SCALE
-  known = parallel.from_first(lambda: json.loads(path.read_text()) if path.exists() else None)
+  known = parallel.from_first(lambda: read_json(path) if path.exists() else None)
   if known is not None:
     return Scale(**known)
   recorded = first_batch().recorded
@@ -83,7 +83,7 @@ def join_parts(output: pathlib.Path, config: Mapping[str, Any], samples: int, to
   width = max(part['regret'].shape[1] for part in parts)
   rows = {name: np.concatenate([_widened(part[name], width) for part in parts]) for name in parts[0]}
   path = output / _SCALE
-  scale = Scale(**json.loads(path.read_text())) if path.exists() else scale_of(rows)
+  scale = Scale(**read_json(path)) if path.exists() else scale_of(rows)
   if constant_value:
     rows['values'] = np.where(_real(rows), np.float32(scale.success), np.float32(0))
   constants = {

@@ -80,7 +80,7 @@ def _read(folder: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
     raise _Damage(f'{path.relative_to(folder)} is empty')
   try:
     value = json.loads(raw)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise _Damage(f'{path.relative_to(folder)} is not JSON ({error})') from error
   if not isinstance(value, dict):
     raise _Damage(f'{path.relative_to(folder)} is not a JSON object')

@@ -38,7 +38,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     value = json.loads(path.read_text())
   except OSError as error:
     raise WeightsError(f'{path}: {error.strerror}; fix: a Hugging Face model directory, with {path.name} in it') from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise WeightsError(f'{path}: not JSON ({error}); fix: download it again') from error
   if not isinstance(value, dict):
     raise WeightsError(f'{path}: not an object but {type(value).__name__}; fix: download it again')

@@ -1,9 +1,10 @@
 """Writes a Hugging Face directory: config.json, tokenizer and safetensors, of which few bytes are in memory at a time."""
 
+import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from espo_jax.model.config import ModelConfig
 from espo_jax.model.families import write_config
 from espo_jax.model.tokenizer_files import save_tokenizer
 from espo_jax.model.weights import INDEX, SINGLE, WeightsError
+from espo_jax.parallel.storage import writing
 
 
 def write_directory(
@@ -44,7 +46,6 @@ def write_directory(
   directory = pathlib.Path(directory)
   if directory.exists():
     raise WeightsError(f'{directory}: exists already, and is not overwritten; fix: another directory')
-  partial = directory.with_name(f'.{directory.name}.partial')
   ids: dict[str, Any] = {'eos_token_id': sorted(set(end_tokens))}
   if tokenizer is not None:
     ids['eos_token_id'] = ids['eos_token_id'] or [tokenizer.eos_token_id]
@@ -52,33 +53,55 @@ def write_directory(
   ids = {name: (value[0] if isinstance(value, list) and len(value) == 1 else value) for name, value in ids.items()}
   ids = {name: value for name, value in ids.items() if value not in (None, [])}
   writes = jax.process_index() == 0
-  if writes:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_config(config, partial / 'config.json', **ids)
-    (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
-    if tokenizer is not None:
-      save_tokenizer(tokenizer, partial)
-  weight_map: dict[str, int] = {}
-  shards = size = 0
-  for shard in _shards(tensors, max_shard_bytes):
-    shards += 1
-    weight_map |= dict.fromkeys(shard, shards)
-    size += sum(array.nbytes for array in shard.values())
+  with _appearing(directory) as partial:
     if writes:
-      save_file(shard, partial / f'{shards}.safetensors', metadata={'format': 'pt'})
-  if writes:
-    if shards == 1:
-      (partial / '1.safetensors').rename(partial / SINGLE)
-    else:
-      names = {i: f'model-{i:05d}-of-{shards:05d}.safetensors' for i in range(1, shards + 1)}
-      for i, name in names.items():
-        (partial / f'{i}.safetensors').rename(partial / name)
-      index = {'metadata': {'total_size': size}, 'weight_map': {tensor: names[i] for tensor, i in weight_map.items()}}
-      (partial / INDEX).write_text(json.dumps(index, indent=2) + '\n')
-    partial.rename(directory)
+      partial.mkdir(parents=True)
+      write_config(config, partial / 'config.json', **ids)
+      (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
+      if tokenizer is not None:
+        save_tokenizer(tokenizer, partial)
+    weight_map: dict[str, int] = {}
+    shards = size = 0
+    for shard in _shards(tensors, max_shard_bytes):
+      shards += 1
+      weight_map |= dict.fromkeys(shard, shards)
+      size += sum(array.nbytes for array in shard.values())
+      if writes:
+        save_file(shard, partial / f'{shards}.safetensors', metadata={'format': 'pt'})
+    if writes:
+      _name_shards(partial, shards, weight_map, size)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'write_directory {directory}')
+
+
+@contextlib.contextmanager
+def _appearing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the path of a folder that becomes the directory in the end. After an error nothing is left of it."""
+  partial = directory.with_name(f'.{directory.name}.partial')
+  first = jax.process_index() == 0
+  if first:
+    shutil.rmtree(partial, ignore_errors=True)
+  try:
+    with writing(directory):
+      yield partial
+      if first:
+        partial.rename(directory)
+  except BaseException:
+    if first:
+      shutil.rmtree(partial, ignore_errors=True)
+    raise
+
+
+def _name_shards(folder: pathlib.Path, shards: int, weight_map: Mapping[str, int], size: int) -> None:
+  """Gives the files `NUMBER.safetensors` the names that readers expect, and writes their index if there are several."""
+  if shards == 1:
+    (folder / '1.safetensors').rename(folder / SINGLE)
+    return
+  names = {i: f'model-{i:05d}-of-{shards:05d}.safetensors' for i in range(1, shards + 1)}
+  for i, name in names.items():
+    (folder / f'{i}.safetensors').rename(folder / name)
+  index = {'metadata': {'total_size': size}, 'weight_map': {tensor: names[i] for tensor, i in weight_map.items()}}
+  (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
 
 
 def _shards(tensors: Iterable[tuple[str, np.ndarray]], max_bytes: int) -> Iterator[dict[str, np.ndarray]]:

@@ -1,11 +1,9 @@
 """Reads the recorded example rollouts of an arm, chooses some to show, and shows one as a plot or as HTML for a notebook."""
 
 import html
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from espo_jax.monitor.style import BASELINE, MONO, shortened, visible
+from espo_jax.parallel.storage import read_json
 
 REGRET, Z, THRESHOLD, STOP = '#A9B7C6', '#0072B2', '#D55E00', '#111111'
 _MAX_TOKENS = 48  # more do not fit below an axis
@@ -57,7 +56,7 @@ class Example:
 
 def read_examples(path: str | os.PathLike[str]) -> list[Example]:
   """Reads the rollouts in a file `examples.json`. Rollouts without the statistics of a stop rule are left out."""
-  return [example for item in json.loads(Path(path).read_text()) if (example := _example(item)) is not None]
+  return [example for item in read_json(path, list) if (example := _example(item)) is not None]
 
 
 def choose(examples: Sequence[Example], count: int) -> list[Example]:

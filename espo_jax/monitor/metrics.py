@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from espo_jax.monitor.files import atomic_write_text, to_json
 from espo_jax.monitor.tensorboard import EventFile
-from espo_jax.parallel.storage import writing
+from espo_jax.parallel.storage import DamagedFile, writing
 
 _FILE = 'metrics.jsonl'
 
@@ -141,9 +141,14 @@ def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
     if not line:
       continue
     try:
-      parsed.append((json.loads(line), line.decode()))
-    except ValueError as error:
+      row = json.loads(line)
+      if not isinstance(row, dict) or not isinstance(row.get('step'), int):
+        raise ValueError('no object with a step')
+      parsed.append((row, line.decode()))
+    except (ValueError, RecursionError) as error:
       if number == len(lines):
         break
-      raise ValueError(f'{path}, line {number}: not JSON') from error
+      raise DamagedFile(
+        f'{path}, line {number}: not a line of metrics ({error}); fix: a copy of the file, or remove the line'
+      ) from error
   return parsed

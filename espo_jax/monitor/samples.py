@@ -89,7 +89,7 @@ def read_samples(directory: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         return
       try:
         yield json.loads(line)
-      except ValueError as error:
+      except (ValueError, RecursionError) as error:
         raise OutputError(f'{path}:{number}: not JSON ({error}); fix: remove the folder, or another --output') from error
 
 
@@ -103,7 +103,7 @@ def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
     return
   try:
     before = json.loads(path.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise OutputError(f'{path}: not JSON ({error}); fix: another --output') from error
   now = json.loads(to_json(settings))
   if changed := [name for name in now | before if now.get(name) != before.get(name)]:

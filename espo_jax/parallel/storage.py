@@ -1,12 +1,40 @@
-"""Gives an error about a disk its file and its number, whichever library met it, so that a command can say what to do."""
+"""Gives errors about files their path and their reason, whichever library met them, so that a command can say what to do."""
 
 import contextlib
+import json
 import os
+import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 # Rust's libraries, which write tokenizers and safetensors, and TensorStore, which writes checkpoints, have texts alone.
 _NUMBER = re.compile(r"\(os error (\d+)\)|os_error_code='(\d+)'")
+
+
+class DamagedFile(ValueError):
+  """A file that an earlier command wrote is damaged. The message names the file, the reason and the fix."""
+
+
+def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
+  """Reads a JSON file that a command of this package wrote.
+
+  Args:
+    path: The file.
+    kind: The type of its value.
+
+  Raises:
+    DamagedFile: It holds no JSON, or a value of another type.
+    OSError: It cannot be read.
+  """
+  fix = 'fix: a copy of it; or remove it, and the command that wrote it writes it anew'
+  try:
+    found = json.loads(pathlib.Path(path).read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise DamagedFile(f'{path}: not JSON ({error}); {fix}') from error
+  if not isinstance(found, kind):
+    raise DamagedFile(f'{path}: not a {kind.__name__} in JSON but {type(found).__name__}; {fix}')
+  return found
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from espo_jax import tasks
+from espo_jax.parallel.storage import read_json
 from espo_jax.report.runs import Arm, ReportError, Run
 from espo_jax.types import StopReason
 
@@ -111,7 +111,7 @@ def _examples(arm: Arm) -> Iterator[Rollout]:
   if not path.is_file():
     return
   try:
-    for item in json.loads(path.read_text()):
+    for item in read_json(path, list):
       series = {name: np.array(item[name], np.float32) for name in SERIES if name in item}
       yield Rollout(
         arm=arm.name,

@@ -1,12 +1,12 @@
 """Reads the folder of a run of espo_jax.train, which may still be going on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from espo_jax import monitor
 from espo_jax.configs import flatten
+from espo_jax.parallel.storage import DamagedFile, read_json
 
 _MARK, _HISTORY = 'environment.json', 'changes.json'
 
@@ -100,8 +100,8 @@ def _run(folder: Path, name: str) -> Run:
 def _arm(folder: Path) -> Arm:
   try:
     metrics = monitor.read_metrics(folder)
-  except ValueError as error:
-    raise ReportError(f'{error}; fix: remove this line, or the folder from --workdir') from error
+  except DamagedFile as error:
+    raise ReportError(f'{error}, or the folder from --workdir') from error
   return Arm(folder.name, monitor.arm_label(folder.name), folder, metrics, monitor.costs(metrics) | (_evaluation(folder) or {}))
 
 
@@ -129,12 +129,9 @@ def _place(arm: str, order: Sequence[Any]) -> int:
 
 def _json(path: Path, kind: type = dict) -> Any:
   try:
-    found = json.loads(path.read_text())
-  except ValueError as error:
-    raise ReportError(f'{path}: not JSON ({error}); fix: remove the file, or the run from --workdir') from error
-  if not isinstance(found, kind):
-    raise ReportError(f'{path}: not a {kind.__name__} in JSON; fix: remove the file, or the run from --workdir')
-  return found
+    return read_json(path, kind)
+  except DamagedFile as error:
+    raise ReportError(f'{error}, or take the run from --workdir') from error
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

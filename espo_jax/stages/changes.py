@@ -14,6 +14,7 @@ import ml_collections
 from espo_jax import monitor
 from espo_jax.configs import ConfigError, flatten, load_config, with_day, with_dtype
 from espo_jax.configs.fields import near_field
+from espo_jax.parallel.storage import read_json
 
 HISTORY = 'changes.json'
 _MORE = ('learner.updates', 'learner.tokens')
@@ -128,7 +129,7 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
   An entry has `changes`; `after`, the last saved update of each arm; and `reopened`, the finished arms that may go on.
   """
   path = workdir / HISTORY
-  return json.loads(path.read_text()) if path.is_file() else []
+  return read_json(path, list) if path.is_file() else []
 
 
 def reopened_at(workdir: pathlib.Path, arm: str) -> int | None:

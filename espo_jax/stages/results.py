@@ -3,7 +3,6 @@
 The curve of exits over thresholds is one compiled program, because the level of an exit policy is traced.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
+from espo_jax.parallel.storage import read_json
 from espo_jax.stages.loop import UNASKED, Interrupted, Interruption
 from espo_jax.tasks import Task
 
@@ -27,7 +27,7 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
     text = monitor.to_json(_evaluate(exp, params, monitor.arm_label(directory.name), signals), indent=2)
     if parallel.is_first():
       monitor.atomic_write_text(path, text)
-  return parallel.from_first(lambda: json.loads(path.read_text()))
+  return parallel.from_first(lambda: read_json(path))
 
 
 @during('evaluation')
@@ -52,7 +52,7 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
     with monitor.spared(picture):
       from espo_jax.monitor.exit_plots import plot_exit_curve  # matplotlib is slow to import
 
-      plot_exit_curve(json.loads(path.read_text()), picture)
+      plot_exit_curve(read_json(path, list), picture)
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:

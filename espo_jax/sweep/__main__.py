@@ -9,7 +9,6 @@ several processes can share the work.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import shlex
@@ -23,6 +22,7 @@ from espo_jax.commands import CommandParser, lower_fields, machine_errors
 from espo_jax.compile_check.plan import DoesNotFit
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
+from espo_jax.parallel.storage import read_json
 from espo_jax.stages.loop import Interrupted, TrainingFailed, going_on
 from espo_jax.sweep.page import body, check_page, record_of, write_page
 from espo_jax.tasks import DataError
@@ -64,7 +64,7 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
     spec, compared, {arm: [sweep.Status.of(run) for run in runs if arm in run.arms] for arm in spec.arms}
   )
   command = f'python -m espo_jax.sweep --sweep={shlex.quote(file)} --workdir={workdir} --output={output}'
-  environments = [json.loads((run.workdir / 'environment.json').read_text()) for run in runs]
+  environments = [read_json(run.workdir / 'environment.json') for run in runs]
   record = record_of(spec, title, command, runs, environments, compared)
   picture = monitor.ending(output, '.png')
   monitor.atomic_write_text(monitor.ending(output, '.json'), monitor.to_json(record, indent=1) + '\n')

@@ -1,12 +1,12 @@
 """Computes the results of a comparison: means over seeds, 95 % intervals, and differences from the baseline paired by seed."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espo_jax.monitor import holm, mean_interval, mean_p_value, read_metrics
 from espo_jax.monitor.report import WARM_START
+from espo_jax.parallel.storage import read_json
 from espo_jax.sweep.columns import Column, Counts, Outcome
 from espo_jax.sweep.plan import Run
 from espo_jax.sweep.running import Status
@@ -22,7 +22,7 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> Outcomes:
   for run in runs:
     if not run.arms or Status.of(run).state != 'done':
       continue
-    summary = json.loads((run.workdir / 'summary.json').read_text())
+    summary = read_json(run.workdir / 'summary.json')
     start = summary[WARM_START]
     outcomes[START].setdefault(run.seed, Outcome('', run.seed, start, start, [], {}))
     for arm, rule in run.arms.items():

@@ -1,6 +1,5 @@
 """Runs the missing runs of a comparison one after another. A run that has ended is not repeated."""
 
-import json
 import os
 import pathlib
 import time
@@ -11,6 +10,7 @@ import jax
 from absl import logging
 
 from espo_jax.monitor import atomic_write_text, to_json
+from espo_jax.parallel.storage import read_json
 from espo_jax.stages.changes import changes_of
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep.plan import Run
@@ -40,7 +40,7 @@ class Status(NamedTuple):
   def of(cls, run: Run) -> 'Status':
     """Reads the status in the run's folder."""
     path = run.workdir / 'sweep.json'
-    return cls(**json.loads(path.read_text())) if path.exists() else cls('waiting')
+    return cls(**read_json(path)) if path.exists() else cls('waiting')
 
 
 def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints that are damaged in sixty ways, and what a run restores after each.
 
-A smoke run is trained, and another with the seed 1. For each case the checkpoints of one arm are copied and harmed: files are
+A small run is trained, and another with the seed 1. For each case the checkpoints of one arm are copied and harmed: files are
 removed, emptied, cut, zeroed, exchanged or given another bit, folders are renamed, and files of other checkpoints are mixed in.
 Then the state is restored as training does. A case holds if the state is that of an undamaged checkpoint of the same step, bit
 for bit, or if an error names a folder and the fix. In the last few cases the command itself goes on from the damaged folder,
@@ -12,18 +12,16 @@ import os
 import pathlib
 import random
 import re
-import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from drills import small
 from drills.record import Case
-from espo_jax import train
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, init_state, restore
 from espo_jax.stages.loop import make_stage
@@ -31,8 +29,6 @@ from espo_jax.stages.rl import fork, reinforcement_learner
 
 AIM = 'every state that is restored is the saved one bit for bit, or an error names the folder and the fix'
 COUNT = 60
-ROOT = pathlib.Path(__file__).parents[2]
-EXPERIMENT = 'experiments/quickstart.py'
 FILES = {
   'metadata': '_CHECKPOINT_METADATA',
   'tree': 'state/_METADATA',
@@ -115,10 +111,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
 
 
 def _runs(folder: pathlib.Path) -> Runs:
-  folders = {0: folder / 'run', 1: folder / 'other'}
-  for seed, workdir in folders.items():
-    train.train(_config(seed), workdir, check_memory=False)
-  exp = make_experiment(_config(0))
+  folders = small.trained(0), small.trained(1)
+  exp = make_experiment(small.config())
   rule = make_rule(exp.config, 'espo')
   like = exp.on_mesh(fork(init_state(exp.init_params(), reinforcement_learner(exp, rule).optimizer, rule), rule))
   arm = folders[0] / 'arms/espo'
@@ -130,13 +124,7 @@ def _runs(folder: pathlib.Path) -> Runs:
     assert found is not None and found.step == int(path.name)
     saved[found.step] = jax.device_get(found.state)
     shutil.rmtree(folder / 'alone')
-  return Runs(*folders.values(), like, origin, saved)
-
-
-def _config(seed: int) -> Any:
-  config = runpy.run_path(str(ROOT / EXPERIMENT))['get_config']('smoke')
-  config.seed = seed
-  return config
+  return Runs(*folders, like, origin, saved)
 
 
 def _restored(copy: pathlib.Path, runs: Runs) -> tuple[str, str]:
@@ -165,8 +153,7 @@ def _gone_on(workdir: pathlib.Path, way: Way, runs: Runs) -> str:
   """Runs the command on a copy of the run that is damaged in a way. Returns what is wrong then."""
   shutil.copytree(runs.run, workdir)
   way.act(workdir / 'arms/espo/checkpoints')
-  command = ['-m', 'espo_jax.train', f'--config={EXPERIMENT}:smoke', f'--workdir={workdir}', '--nocheck_memory']
-  done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+  done = subprocess.run(small.command(workdir), cwd=small.ROOT, capture_output=True, text=True, timeout=600)
   refused = done.returncode != 0 and re.search(r'^error: .*; fix: ', done.stderr, re.MULTILINE)
   wrong = ''
   if 'Traceback' in done.stderr or (done.returncode and not refused):
@@ -184,7 +171,7 @@ def _ways(rng: random.Random, runs: Runs, older: int, newest: int) -> list[Way]:
   """Returns all ways to damage two checkpoints."""
   last, before = both = str(newest), str(older)
   theirs = runs.other / 'arms/espo/checkpoints' / last
-  never = runs.run / 'arms/never/checkpoints' / last
+  warmup = sorted((runs.run / 'critic_warmup/checkpoints').iterdir())[-1]
   harms = {'removed': pathlib.Path.unlink, 'emptied': _empty, 'cut': _cut, 'with another bit': _flip(rng)}
   ways = [
     Way(f'{name} {done}', harm, file, command=(name, done) == ('data', 'cut'))
@@ -207,7 +194,8 @@ def _ways(rng: random.Random, runs: Runs, older: int, newest: int) -> list[Way]:
     Way("another run's checkpoint in place of the newest", _replaced(last, theirs), command=True),
     Way("another run's arrays in the newest", _replaced(f'{last}/state', theirs / 'state')),
     Way("another run's data file in the newest", lambda path: shutil.copy(_one(theirs, FILES['data']), path), FILES['data']),
-    Way("another arm's checkpoint in place of the newest", _replaced(last, never)),
+    Way("another stage's checkpoint in place of the newest", _replaced(last, warmup)),
+    Way("another stage's arrays in the newest", _replaced(f'{last}/state', warmup / 'state')),
     Way('the arrays of both exchanged', lambda folder: _exchange(*(folder / name / 'state' for name in both))),
     Way('both exchanged', lambda folder: _exchange(folder / last, folder / before), command=True),
     Way('the newest renamed to a later step', lambda folder: (folder / last).rename(folder / f'{newest + 7}')),
