@@ -39,7 +39,7 @@ from espo_jax.objectives import (
   masked_mean,
 )
 from espo_jax.registry import inputs
-from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule, update_gate
+from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule, unless_nan, update_gate
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts, values_seen
 
 _MILLION = 1_000_000
@@ -378,11 +378,12 @@ class Reinforcement:
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
     hindsight = self._hindsight(rows, correct)
-    adaptive = self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight)
+    adaptive = unless_nan(self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight), adaptive)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
-    past = jnp.where(history.updates == 0, 0.0, history.entropy)
-    entropy = past + (metrics['entropy'] - past) / (history.updates + 1)
+    measured = metrics['entropy']
+    past = jnp.where(jnp.isnan(history.entropy), measured, history.entropy)
+    entropy = jnp.where(jnp.isfinite(measured), past + (measured - past) / (history.updates + 1), history.entropy)
     rest = history.decoded[1] + metrics['rollout/tokens'] + metrics['rollout/shadow_tokens']
     decoded = jnp.stack([history.decoded[0] + rest // _MILLION, rest % _MILLION]).astype(jnp.int32)
     return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy, decoded)

@@ -34,7 +34,7 @@ from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
 from espo_jax.stops.regression import Head, Regression, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
-from espo_jax.stops.rule import Adaptive, GroupRule, Hindsight, Observation, StopRule, StopState, adaptive
+from espo_jax.stops.rule import Adaptive, GroupRule, Hindsight, Observation, StopRule, StopState, adaptive, unless_nan
 
 import_files(__name__, __path__)
 
@@ -84,6 +84,7 @@ __all__ = [
   'risk_control',
   'signed_survival',
   'surrogate_regret',
+  'unless_nan',
   'update_gate',
   'value_only',
   'wald',

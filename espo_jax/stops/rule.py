@@ -1,9 +1,11 @@
 """The protocol of a stop rule: pure functions over an explicit state, like an optax transformation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -148,3 +150,13 @@ def adaptive(
   fresh = rule.init(1).adaptive
   moments = {'mu': jnp.asarray(mu, fresh.mu.dtype), 'var': jnp.asarray(var, fresh.var.dtype)}
   return fresh.replace(**moments, enabled=jnp.asarray(enabled))
+
+
+def unless_nan(new: Adaptive, old: Adaptive) -> Adaptive:
+  """Returns the new state of a rule, or the old one if a number of it has become nan, because no mean recovers from a nan."""
+
+  def became_nan(x: Array, was: Array) -> Array:
+    return (jnp.isnan(x) & ~jnp.isnan(was)).any()
+
+  poisoned = functools.reduce(jnp.logical_or, jax.tree.leaves(jax.tree.map(became_nan, new, old)))
+  return jax.tree.map(lambda x, was: jnp.where(poisoned, was, x), new, old)
