@@ -119,7 +119,7 @@ def _bases(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _write_gguf(path: pathlib.Path) -> None:
-  rng, width, inner, words = np.random.default_rng(0), 32, 64, [*'abcdefghij', '<s>', '</s>']
+  rng, width, inner, words = np.random.default_rng(0), 32, 64, [*'abcdefghi', 'ab', '<s>', '</s>']
   writer = gguf.GGUFWriter(path, 'llama')
   sizes = {'block_count': 1, 'context_length': 64, 'embedding_length': width, 'feed_forward_length': inner}
   sizes |= {'attention.head_count': 2, 'attention.head_count_kv': 2, 'vocab_size': len(words), 'rope.dimension_count': 16}
@@ -131,7 +131,7 @@ def _write_gguf(path: pathlib.Path) -> None:
   writer.add_tokenizer_pre('llama-bpe')
   writer.add_token_list(words)
   writer.add_token_types([1] * 10 + [3] * 2)
-  writer.add_token_merges([])
+  writer.add_token_merges(['a b'])
   writer.add_bos_token_id(10)
   writer.add_eos_token_id(11)
   shapes = {'token_embd': (len(words), width), 'output': (len(words), width), 'output_norm': (width,)}

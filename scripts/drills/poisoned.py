@@ -2,8 +2,7 @@
 
 Each case makes two updates with such a number in one place. It holds if every optimizer step was skipped and counted, if
 parameters and moments are those from before, bit for bit, if the state has no nan where it had none, and if a stage of such
-updates ends with the error that `learner.max_bad_steps` promises. A number that only the stop rule reads must let the steps be
-taken, and leave the rule's moments as they were.
+updates ends with the error that `learner.max_bad_steps` promises. A number that no loss reads must let the steps be taken.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ from espo_jax.stages import rl
 from espo_jax.stages.loop import Interruption, TrainingFailed, make_stage, run_stage
 
 AIM = 'each poisoned step is skipped and counted, the state is that from before, and the run ends after learner.max_bad_steps'
-COUNT = 13
+COUNT = 15
 NAN, INF = float('nan'), float('inf')
 
 
@@ -101,6 +100,7 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
     "the learner's log-probabilities are infinite": ({}, lambda: _scored('logprobs', -INF), False),
     "the learner's values are nan": ({}, lambda: _scored('values', NAN), False),
     "the learner's values are infinite": ({}, lambda: _scored('values', INF), False),
+    "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
     'a regret is nan': ({}, lambda: _rolled_out('regret', NAN), True),
     'a regret is infinite': ({}, lambda: _rolled_out('regret', INF), True),
   }
@@ -111,11 +111,7 @@ def _scored(field: str, value: float) -> Any:
 
   def score(*args: Any, **kwargs: Any) -> Any:
     found = real(*args, **kwargs)
-    return (
-      found.replace(**{field: getattr(found, field) + value})
-      if hasattr(found, 'replace')
-      else found._replace(**{field: getattr(found, field) + value})
-    )
+    return found._replace(**{field: getattr(found, field) + value})
 
   return mock.patch.object(policy, 'score', score)
 
@@ -134,7 +130,8 @@ def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[in
   """Makes two updates, then a stage of them. Returns the optimizer steps of the two, and what is wrong; '' if nothing is."""
   rule = make_rule(exp.config, 'espo')
   fresh = init_state(exp.init_params(), rl.reinforcement_learner(exp, rule).optimizer, rule)
-  before = jax.device_get(exp.on_mesh(rl.fork(fresh, rule)))
+  calm = fresh.adaptive.replace(mu=jnp.float32(1e6))  # no row is stopped, so that rewards count
+  before = jax.device_get(exp.on_mesh(rl.fork(fresh.replace(adaptive=calm), rule)))
   step = rl.reinforcement_step(exp, rule, None)
   state, skipped = exp.on_mesh(jax.tree.map(jnp.asarray, before)), []
   for number in (1, 2):
@@ -143,8 +140,7 @@ def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[in
   after = jax.device_get(state)
   wrong = _lost(before, after)
   if harmless:
-    moments = _same((before.adaptive.mu, before.adaptive.var), (after.adaptive.mu, after.adaptive.var))
-    return 2, wrong or ('steps were skipped' if skipped[-1] else '' if moments else "the rule's moments changed")
+    return 2, wrong or ('steps were skipped' if skipped[-1] else '')
   if not (0 < skipped[0] < skipped[1] and int(after.bad_steps) == skipped[1]):
     return skipped[1], f'the skipped steps were counted as {skipped}, of which {after.bad_steps} in a row'
   if not _same((before.params, before.opt_state), (after.params, after.opt_state)):
