@@ -100,7 +100,7 @@ def test_a_checkpoint_that_was_not_written_leaves_the_one_before(tmp_path):
 def test_a_full_disk_under_tensorboard_does_not_hang(tmp_path):
   writer = MetricWriter(tmp_path, 0)
   writer._tensorboard._file.close()
-  writer._tensorboard._file = pathlib.Path('/dev/full').open('wb')
+  writer._tensorboard._file = pathlib.Path('/dev/full').open('wb')  # noqa: SIM115
   with pytest.raises(OSError, match='No space left on device') as refused:
     for step in range(1, 100):
       writer.write(step, {str(i): 1.0 for i in range(50)})

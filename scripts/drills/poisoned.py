@@ -128,10 +128,9 @@ def _rolled_out(field: str, value: float) -> Any:
 
 def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[int, str]:
   """Makes two updates, then a stage of them. Returns the optimizer steps of the two, and what is wrong; '' if nothing is."""
-  rule = make_rule(exp.config, 'espo')
+  rule = make_rule(exp.config, 'espo' if harmless else 'never')  # the reward of a stopped row would not count
   fresh = init_state(exp.init_params(), rl.reinforcement_learner(exp, rule).optimizer, rule)
-  calm = fresh.adaptive.replace(mu=jnp.float32(1e6))  # no row is stopped, so that rewards count
-  before = jax.device_get(exp.on_mesh(rl.fork(fresh.replace(adaptive=calm), rule)))
+  before = jax.device_get(exp.on_mesh(rl.fork(fresh, rule)))
   step = rl.reinforcement_step(exp, rule, None)
   state, skipped = exp.on_mesh(jax.tree.map(jnp.asarray, before)), []
   for number in (1, 2):
