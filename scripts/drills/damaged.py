@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged in sixty ways, and what a run restores after each.
+"""Checkpoints that are damaged in sixty-one ways, and what a run restores after each.
 
 A small run is trained, and another with the seed 1. For each case the checkpoints of one arm are copied and harmed: files are
 removed, emptied, cut, zeroed, exchanged or given another bit, folders are renamed, and files of other checkpoints are mixed in.
@@ -28,7 +28,8 @@ from espo_jax.stages.loop import make_stage
 from espo_jax.stages.rl import fork, reinforcement_learner
 
 AIM = 'every state that is restored is the saved one bit for bit, or an error names the folder and the fix'
-COUNT = 60
+COUNT = 61
+OPTIONS = {'commands': "'no' leaves out the cases in which the command goes on"}
 FILES = {
   'metadata': '_CHECKPOINT_METADATA',
   'tree': 'state/_METADATA',
@@ -81,7 +82,7 @@ class Runs(NamedTuple):
   saved: Mapping[int, Any]
 
 
-def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) -> Iterator[Case]:
+def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], commands: str = '') -> Iterator[Case]:
   """Damages checkpoints in `count` ways, and yields whether what was restored is right.
 
   Args:
@@ -89,6 +90,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     count: The number of cases.
     seed: The seed of bits and bytes.
     figures: The dict that gets the numbers of restores by what was restored.
+    commands: 'no' to leave out the cases in which the command goes on.
   """
   runs = _runs(folder)
   steps = sorted(runs.saved)
@@ -104,7 +106,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     yield Case(f'{way.name}: {kind}', not wrong, wrong)
     _open_up(copy)
     shutil.rmtree(copy)
-    if way.command:
+    if way.command and commands != 'no':
       wrong = _gone_on(folder / 'again', way, runs)
       yield Case(f'{way.name}: the command goes on', not wrong, wrong)
   figures.update(counts)

@@ -10,6 +10,7 @@ than before; and if the last attempt of each kind ends with the state of the und
 import contextlib
 import errno
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -34,11 +35,12 @@ from espo_jax.report.__main__ import main as report
 
 AIM = 'no traceback, nothing lost, one line with the path and the fix, and the run goes on when there is room'
 COUNT = 60
+OPTIONS = {'kind': 'make attempts of this kind alone: room, inodes, quota, modes or commands'}
 NOBODY = 65534
 TIMES = ('seconds/', 'tokens_per_second', 'process/')
 
 
-def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) -> Iterator[Case]:
+def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], kind: str = '') -> Iterator[Case]:
   """Makes about `count` attempts, a share of each kind, and yields what is wrong with them.
 
   Args:
@@ -46,20 +48,16 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     count: The number of cases, about.
     seed: Unused: the attempts follow from the writes.
     figures: The dict that gets the numbers of attempts by kind, and whether file systems could be mounted.
+    kind: The only kind of attempts; '' for all.
   """
   del seed
-  reference = folder / 'reference'
-  with _hook() as opened:
-    told = _train(reference)
-  assert not told, told
-  share = max(2, count // 5)
+  reference, share = small.trained(), max(2, count // 5)
   disk = folder / 'disk'
   disk.mkdir()
   mounted = _mount(disk, 'size=64m,nr_inodes=4000')
   figures['file systems of their own'] = 'yes' if mounted else 'no'
-  figures['files opened for writing'] = len(opened)
   kinds: dict[str, Callable[[], Iterator[Case]]] = {
-    'quota': lambda: _chain(folder / 'quota', reference, share, _quotas(opened, share)),
+    'quota': lambda: _chain(folder / 'quota', reference, share, _quotas(reference, share)),
     'modes': lambda: _modes(folder / 'modes', reference, share),
   }
   if mounted:
@@ -69,11 +67,11 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
       'commands': lambda: _commands(disk, reference),
     }
   try:
-    for kind, cases in kinds.items():
-      figures[kind] = 0
-      for case in cases():
-        figures[kind] += 1
-        yield case._replace(name=f'{kind}: {case.name}')
+    for name, cases in kinds.items():
+      figures[name] = 0
+      for case in cases() if kind in ('', name) else ():
+        figures[name] += 1
+        yield case._replace(name=f'{name}: {case.name}')
   finally:
     if mounted:
       subprocess.run(['umount', disk], check=True)
@@ -212,32 +210,30 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _hook(number: int | None = None, root: str = '') -> Iterator[list[str]]:
-  """Lists the files that are opened for writing under a folder; the one with the number does not open for want of a quota."""
+def _over_quota(number: int) -> Iterator[None]:
+  """Lets the file with a number, of those that are opened for writing, meet a quota."""
   if not _hooks:
     sys.addaudithook(_heard)  # it cannot be removed
-  opened: list[str] = []
+  opened = itertools.count()
 
   def hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event != 'open' or not isinstance(arguments[2], int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
       return
     path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ''
-    if path.startswith(root or '/') and not path.startswith(('/dev', '/proc')):
-      opened.append(path)
-      if len(opened) - 1 == number:
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), path)
+    if path and not path.startswith(('/dev', '/proc')) and next(opened) == number:
+      raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), path)
 
   _hooks.append(hook)
   try:
-    yield opened
+    yield
   finally:
     _hooks.remove(hook)
 
 
-def _quotas(opened: list[str], most: int) -> Iterator[contextlib.AbstractContextManager]:
-  """Each attempt gets a file further than the one before."""
+def _quotas(reference: pathlib.Path, most: int) -> Iterator[contextlib.AbstractContextManager]:
+  """Each attempt may open more files than the one before."""
   for place in range(most):
-    yield _hook(max(place, len(opened) * place // most // 2))
+    yield _over_quota(max(place, _needs(reference)[1] * place // most // 2))
 
 
 @contextlib.contextmanager

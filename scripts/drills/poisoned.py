@@ -88,20 +88,20 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
 
   gradient = {'objective.name': 'ppo+poisoned_gradient'}
   return {
+    'the gradient is nan': (gradient, None, False),
+    'a regret is nan': ({}, lambda: _rolled_out('regret', NAN), True),
     'the reward of one row is nan': (reward(NAN, False), None, False),
     'the reward of one row is infinite': (reward(INF, False), None, False),
     'all rewards are nan': (reward(NAN, True), None, False),
     'all rewards are minus infinity': (reward(-INF, True), None, False),
     'the loss is nan': (loss(NAN), None, False),
     'the loss is infinite': (loss(INF), None, False),
-    'the gradient is nan': (gradient, None, False),
     'the gradient is infinite': (gradient | {'objective.half': True}, None, False),
     "the learner's log-probabilities are nan": ({}, lambda: _scored('logprobs', NAN), False),
     "the learner's log-probabilities are infinite": ({}, lambda: _scored('logprobs', -INF), False),
     "the learner's values are nan": ({}, lambda: _scored('values', NAN), False),
     "the learner's values are infinite": ({}, lambda: _scored('values', INF), False),
     "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
-    'a regret is nan': ({}, lambda: _rolled_out('regret', NAN), True),
     'a regret is infinite': ({}, lambda: _rolled_out('regret', INF), True),
   }
 
