@@ -166,3 +166,9 @@ def test_a_damaged_line_of_metrics_is_named_with_the_fix(line, tmp_path):
     DamagedFile, match=rf'^{path}, line 2: not a line of metrics .*; fix: a copy of the file, or remove the line'
   ):
     read_metrics(tmp_path)
+
+
+def test_an_error_of_orbax_is_raised_and_not_logged_with_its_traceback(tmp_path, caplog):
+  with short_files(), pytest.raises(OSError):
+    checkpoint(tmp_path)
+  assert not [record for record in caplog.records if record.exc_info]

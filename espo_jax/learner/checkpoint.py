@@ -6,6 +6,7 @@ counts as damage, like what the files show.
 """
 
 import functools
+import logging as logging_records
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
@@ -66,6 +67,7 @@ class Checkpoints:
       keep_best: The number of checkpoints with the highest accuracy that are kept as well.
       origin: Plain values by name that tell the stage and its run from others; each checkpoint holds them.
     """
+    logging.get_absl_logger().addFilter(_is_news)
     self._directory, self._origin = pathlib.Path(directory).absolute(), dict(origin)
     policies = ocp.training.preservation_policies
     with writing(self._directory):
@@ -112,6 +114,11 @@ class Checkpoints:
 
   def __exit__(self, *_: object) -> None:
     self.close()
+
+
+def _is_news(record: logging_records.LogRecord) -> bool:
+  """Whether a record should be logged: not if it is the traceback of an error in a thread of Orbax, which is raised as well."""
+  return not (record.exc_info and 'orbax' in pathlib.Path(record.pathname).parts)
 
 
 def survey(directory: pathlib.Path, origin: Mapping[str, Any] = _NO_ORIGIN) -> dict[int, str]:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import itertools
+import logging
 import os
 import pathlib
 import re
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging as absl_logging
 
 from drills import small
 from drills.record import Case
@@ -85,16 +87,22 @@ def _train(workdir: pathlib.Path) -> str:
 
 
 def _told(command: Callable[[], object]) -> str:
-  """Runs a command in this process. Returns its error, which begins with 'Traceback' if no command would say so; '' if none."""
+  """Runs a command in this process. Returns what it says of an error, with every traceback that it logs; '' for no error."""
+  logged, handler = list[str](), logging.Handler(logging.ERROR)
+  handler.emit = lambda record: logged.append(handler.format(record))  # type: ignore[method-assign]
+  absl_logging.get_absl_logger().addHandler(handler)
+  told = ''
   with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     try:
       with machine_errors(str):
         command()
     except SystemExit as ended:
-      return str(ended.code or '')
+      told = str(ended.code or '')
     except Exception:
-      return traceback.format_exc()
-  return ''
+      told = traceback.format_exc()
+    finally:
+      absl_logging.get_absl_logger().removeHandler(handler)
+  return '\n'.join([*logged, told]) if told else ''
 
 
 def _judged(told: str, root: pathlib.Path) -> str:
