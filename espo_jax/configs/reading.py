@@ -217,13 +217,20 @@ def load_config(path: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   config = default_config()
   expected = flatten(config)
-  saved = {field: x for field, x in flatten(_read_json(pathlib.Path(path))).items() if not _is_of_absent_rule(field, config)}
+  saved = {
+    field: x for field, x in flatten(read_config_json(pathlib.Path(path))).items() if not _is_of_absent_rule(field, config)
+  }
   if unknown := [field for field in saved if not is_known(field, expected)]:
     raise ConfigError([f'{field} in {path}: no such field in this version; {near_field(field, expected)}' for field in unknown])
   for field, value in saved.items():
     section, _, name = field.rpartition('.')
     holder = get_field(config, section) if section else config
-    holder[name] = _restored(value, expected.get(field))
+    try:
+      holder[name] = _restored(value, expected.get(field))
+    except (TypeError, ValueError, AttributeError) as error:
+      kind = _KINDS.get(type(expected.get(field)), 'another value')
+      told = f'{field} = {str(value)[:100]!r} in {path}: not {kind}; fix: the value with which the run began'
+      raise ConfigError([told]) from error
   return config.lock()
 
 
@@ -242,7 +249,12 @@ def _is_of_absent_rule(field: str, config: ml_collections.ConfigDict) -> bool:
   return section == 'stop' and bool(rule) and rule not in config.stop and rule not in stops.REGISTRY
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_config_json(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the object in a `config.json`, of a run or of a model.
+
+  Raises:
+    ConfigError: The file is no JSON object.
+  """
   fix = 'fix: the config.json that espo_jax.train wrote'
   try:
     found = json.loads(path.read_text())

@@ -1,6 +1,5 @@
 """Checks `config.start_from`, whose parameters a run starts from: both need the same model and tokenizer."""
 
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import ml_collections
 from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
-from espo_jax.configs.reading import load_config, run_of
+from espo_jax.configs.reading import load_config, read_config_json, run_of
 from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
@@ -36,7 +35,7 @@ def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'{named}: has no checkpoints; fix: {" or ".join(trained) or "train it first"}'
     return
   try:
-    if 'model_type' in json.loads((run / 'config.json').read_text()):
+    if 'model_type' in read_config_json(run / 'config.json'):
       yield f"{named}: a Hugging Face directory, not a run; fix: --config.model.path={config.start_from}, and start_from = ''"
       return
     theirs = load_config(run / 'config.json')

@@ -13,7 +13,7 @@ import numpy as np
 
 from espo_jax import monitor, parallel
 from espo_jax.evaluate.answers import Answered
-from espo_jax.parallel.storage import read_json
+from espo_jax.parallel.storage import read_arrays, read_json
 
 PARTS = 'recorded'  # the folder of the parts
 ROWS = 'rollouts/rows.npz'
@@ -76,8 +76,7 @@ def join_parts(output: pathlib.Path, config: Mapping[str, Any], samples: int, to
     return
   parts = []
   for path in sorted((output / PARTS).glob('*.npz')):
-    with np.load(path) as archive:
-      parts.append(dict(archive))
+    parts.append(read_arrays(path))
   if (count := sum(len(part['correct']) for part in parts)) != total:
     raise monitor.OutputError(f'{output / PARTS}: {count} of {total} answers are recorded; fix: another --output')
   width = max(part['regret'].shape[1] for part in parts)

@@ -13,6 +13,7 @@ from espo_jax.model.config import ModelConfig
 from espo_jax.model.rope_fields import check_rope, read_rope, write_rope
 from espo_jax.model.weights import WeightsError, read_json
 from espo_jax.names import download, hub_name, to_directory
+from espo_jax.parallel.storage import reason
 
 if TYPE_CHECKING:
   from transformers import PreTrainedConfig
@@ -97,7 +98,7 @@ def parse_config(path: pathlib.Path, raw: Mapping[str, Any], **overrides: Any) -
     theta, scaling = read_rope(raw, hf)
     return ModelConfig(**(fields | {'rope_theta': theta, 'rope_scaling': scaling} | overrides))
   except ValueError as error:
-    raise WeightsError(f'{path}: {error}') from error
+    raise WeightsError(f'{path}: {reason(error)}') from error
 
 
 def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
@@ -162,7 +163,7 @@ def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrain
   try:
     check_rope(raw)
   except ValueError as error:
-    raise WeightsError(f'{path}: {error}') from error
+    raise WeightsError(f'{path}: {reason(error)}') from error
   try:
     # Copied, because transformers modifies its input. The dtype is left to `_dtype`: here torch, if installed, would read it.
     entries = {name: copy.deepcopy(value) for name, value in raw.items() if name not in ('dtype', 'torch_dtype')}

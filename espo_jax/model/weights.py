@@ -8,6 +8,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from espo_jax.parallel.storage import reason
+
 # ml_dtypes registers bfloat16 with NumPy, which safetensors returns.
 DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16), 'F16': np.dtype(np.float16)}
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -39,7 +41,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   except OSError as error:
     raise WeightsError(f'{path}: {error.strerror}; fix: a Hugging Face model directory, with {path.name} in it') from error
   except (ValueError, RecursionError) as error:
-    raise WeightsError(f'{path}: not JSON ({error}); fix: download it again') from error
+    raise WeightsError(f'{path}: not JSON ({reason(error)}); fix: download it again') from error
   if not isinstance(value, dict):
     raise WeightsError(f'{path}: not an object but {type(value).__name__}; fix: download it again')
   return value
@@ -93,7 +95,7 @@ def _open(file: pathlib.Path) -> dict[str, Tensor]:
   except FileNotFoundError as error:
     raise WeightsError(f'{file}: no such file, though {INDEX} names it; fix: download it') from error
   except (SafetensorError, OSError) as error:
-    raise WeightsError(f'{file}: cut short or no safetensors file ({error}); fix: download it again') from error
+    raise WeightsError(f'{file}: cut short or no safetensors file ({reason(error)}); fix: download it again') from error
   tensors = {}
   for name, view in views.items():
     if view.get_dtype() not in DTYPES:

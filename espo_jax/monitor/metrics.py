@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from espo_jax.monitor.files import atomic_write_text, to_json
 from espo_jax.monitor.tensorboard import EventFile
-from espo_jax.parallel.storage import DamagedFile, writing
+from espo_jax.parallel.storage import DamagedFile, reason, writing
 
 _FILE = 'metrics.jsonl'
 
@@ -144,11 +144,13 @@ def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
       row = json.loads(line)
       if not isinstance(row, dict) or not isinstance(row.get('step'), int):
         raise ValueError('no object with a step')
+      if other := [name for name, value in row.items() if not isinstance(value, int | float | None)]:
+        raise ValueError(f'{other[0]!r} is no number')
       parsed.append((row, line.decode()))
     except (ValueError, RecursionError) as error:
       if number == len(lines):
         break
       raise DamagedFile(
-        f'{path}, line {number}: not a line of metrics ({error}); fix: a copy of the file, or remove the line'
+        f'{path}, line {number}: not a line of metrics ({reason(error)}); fix: a copy of the file, or remove the line'
       ) from error
   return parsed

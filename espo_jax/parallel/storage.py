@@ -8,6 +8,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+_LONGEST = 300  # characters of a message
+
 # Rust's libraries, which write tokenizers and safetensors, and TensorStore, which writes checkpoints, have texts alone.
 _NUMBER = re.compile(r"\(os error (\d+)\)|os_error_code='(\d+)'")
 
@@ -31,10 +35,32 @@ def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
   try:
     found = json.loads(pathlib.Path(path).read_bytes())
   except (ValueError, RecursionError) as error:
-    raise DamagedFile(f'{path}: not JSON ({error}); {fix}') from error
+    raise DamagedFile(f'{path}: not JSON ({reason(error)}); {fix}') from error
   if not isinstance(found, kind):
     raise DamagedFile(f'{path}: not a {kind.__name__} in JSON but {type(found).__name__}; {fix}')
   return found
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Reads a NumPy archive. Nothing in it is unpickled.
+
+  Raises:
+    DamagedFile: It is no archive of numbers and truth values.
+  """
+  try:
+    with np.load(path) as archive:
+      found = dict(archive)
+  except Exception as error:  # a damaged archive may raise anything, from EOFError to those of zlib and struct
+    raise DamagedFile(f'{path}: no NumPy archive ({type(error).__name__}: {reason(error)}); fix: a copy of it') from error
+  if other := [name for name, array in found.items() if array.dtype.kind not in 'biuf']:
+    raise DamagedFile(f'{path}: {other[0]!r} holds {found[other[0]].dtype}, and no numbers; fix: a copy of it')
+  return found
+
+
+def reason(error: BaseException) -> str:
+  """Returns the message of a library's error on one line and shortened, because it may quote a whole file."""
+  text = ' '.join(str(error).split())
+  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'
 
 
 @contextlib.contextmanager

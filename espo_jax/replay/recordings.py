@@ -1,11 +1,12 @@
 """Reads recorded rollouts."""
 
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from espo_jax.parallel.storage import DamagedFile, read_arrays
 
 _ON_DEMAND = ('entropy', 'margin', 'confidence')  # in recordings with features of states
 _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
@@ -80,16 +81,24 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
   try:
-    with np.load(file) as archive:
-      found = dict(archive)
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise RecordingsError(f'{file}: no NumPy archive ({error}); fix: leave it out') from error
+    found = read_arrays(file)
+  except DamagedFile as error:
+    raise RecordingsError(f'{error}, or leave it out') from error
   if lacking := [
     name for name in (*_ROW_ARRAYS, 'regret', 'logprobs', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
   ]:
     raise RecordingsError(
       f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'
     )
+  shape = found['regret'].shape if found['regret'].ndim == 2 else (found['correct'].size, 0)
+  expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(('regret', 'logprobs', 'values'), shape)
+  expected |= dict.fromkeys(('mu', 'var', 'shadow_share', 'samples'), ())
+  fix = 'fix: a copy of it, or leave it out'
+  for name, wanted in expected.items():
+    if found[name].shape != wanted:
+      raise RecordingsError(f'{file}: {name!r} has the shape {found[name].shape}, not {wanted}; {fix}')
+  if found['samples'] < 1:
+    raise RecordingsError(f"{file}: 'samples' = {found['samples']}: not above 0; {fix}")
   return found
 
 

@@ -1,6 +1,5 @@
 """Compares two runs, two arms, or the same seeds of two groups of runs, in a table of paired differences."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from espo_jax import monitor
 from espo_jax.configs import run_of
+from espo_jax.parallel.storage import read_json
 from espo_jax.report.runs import Arm, ReportError, Run, read_runs
 
 _ARMS = 'arms'
@@ -89,7 +89,7 @@ def _side(run: Run, name: str) -> Side:
     begun = ', '.join(str(run.folder / _ARMS / arm.name) for arm in run.arms) or 'none'
     raise ReportError(f'--compare {run.folder}: has no arm {name!r}; fix: one of its arms, which are: {begun}')
   path = arm.folder / 'evaluation.json'
-  return Side(run, arm, json.loads(path.read_text()) if path.is_file() else {})
+  return Side(run, arm, read_json(path) if path.is_file() else {})
 
 
 def _by_seed(folder: Path, sides: Sequence[Side]) -> dict[Any, Side]:

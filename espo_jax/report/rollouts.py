@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from espo_jax import tasks
-from espo_jax.parallel.storage import read_json
+from espo_jax.parallel.storage import read_arrays, read_json
 from espo_jax.report.runs import Arm, ReportError, Run
 from espo_jax.types import StopReason
 
@@ -140,11 +139,10 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
     raise ReportError(f'{run.folder / "tokenizer"}: not a tokenizer; fix: copy the folder of the run as a whole') from error
   for path in files:
     try:
-      with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files if name in (*_ROW, *SERIES)}
+      arrays = {name: array for name, array in read_arrays(path).items() if name in (*_ROW, *SERIES)}
       for row in np.flatnonzero(arrays['full_length']).tolist():
         yield _row(arrays, row, arm.name, f'update {int(path.stem)}', tokenizer)
-    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
       raise ReportError(f'{path}: not a recording ({error!r}); fix: remove the file') from error
 
 

@@ -6,6 +6,7 @@ or refused by an error that names the file or a field; a crash, a hang, any othe
 """
 
 import functools
+import io
 import json
 import os
 import pathlib
@@ -165,6 +166,8 @@ def _change(kind: str, case: pathlib.Path, rng: random.Random) -> str:
     how = functools.partial(_json, lines=path.suffix == '.jsonl')
   elif path.suffix == '.safetensors' and rng.random() < 0.6:
     how = _header
+  elif path.suffix == '.npz' and rng.random() < 0.6:
+    how = _arrays
   path.write_bytes(how(raw, rng))
   return f'{kind}, {path.relative_to(case.parent)} by {getattr(how, "__name__", "_json")}'
 
@@ -212,6 +215,19 @@ def _json(raw: bytes, rng: random.Random, lines: bool = False) -> bytes:
   if rng.random() < 0.15:
     rows[chosen] = re.sub(r'"(\w+)": ', r'"\1": 7, "\1": ', rows[chosen], count=1)  # a name twice
   return '\n'.join(rows).encode()
+
+
+def _arrays(raw: bytes, rng: random.Random) -> bytes:
+  """Changes one array of a NumPy archive: its shape, its type, a value, or whether it is there."""
+  arrays = dict(np.load(io.BytesIO(raw)))
+  name = rng.choice(list(arrays))
+  array = arrays.pop(name)
+  shapes = [None, array[None], array.ravel(), array[:0] if array.ndim else array, array.T]
+  values = [np.full_like(array, -1), array.astype('U9'), array.astype(bool), array * np.nan, array.astype(np.int64) + 2**40]
+  changed = rng.choice(shapes + values)
+  out = io.BytesIO()
+  np.savez(out, **(arrays if changed is None else {**arrays, name: changed}))
+  return out.getvalue()
 
 
 def _header(raw: bytes, rng: random.Random) -> bytes:
