@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 
 from espo_jax import tasks
 from espo_jax.commands import machine_errors
+from espo_jax.configs import ConfigError, default_config, load_config
 from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor import MetricWriter, SampleWriter, atomic_write_arrays, atomic_write_text, read_metrics
 from espo_jax.monitor.tensorboard import EventFile
-from espo_jax.parallel.storage import DamagedFile, read_json, writing
+from espo_jax.parallel.storage import DamagedFile, read_arrays, read_json, reason, writing
 
 pytestmark = pytest.mark.quick
 
@@ -172,3 +173,42 @@ def test_an_error_of_orbax_is_raised_and_not_logged_with_its_traceback(tmp_path,
   with short_files(), pytest.raises(OSError):
     checkpoint(tmp_path)
   assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('seed', '{{ x }}'), ('learner.learning_rate', 'x' * 10**5), ('stop.name', [[[]]])]
+)
+def test_a_field_of_another_type_in_the_config_of_a_run_is_named(field, value, tmp_path):
+  written = default_config().to_dict()
+  holder = written
+  *sections, name = field.split('.')
+  for section in sections:
+    holder = holder[section]
+  holder[name] = value
+  (tmp_path / 'config.json').write_text(json.dumps(written, default=list))
+  with pytest.raises(
+    ConfigError, match=rf'^{field} = .{{1,120}} in {tmp_path}/config.json: not .*; fix: the value with which'
+  ) as refused:
+    load_config(tmp_path / 'config.json')
+  assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+  ('content', 'said'),
+  [
+    (b'', 'EOFError'),
+    (b'PK\x03\x04' + bytes(40), 'BadZipFile'),
+    (b'\x93NUMPY\x01\x00', ''),
+    (LONG.encode(), 'ValueError'),
+  ],
+)
+def test_a_damaged_archive_is_named_in_one_short_line(content, said, tmp_path):
+  (tmp_path / 'a.npz').write_bytes(content)
+  with pytest.raises(DamagedFile, match=rf'^{tmp_path}/a.npz: no NumPy archive \({said}.*; fix: a copy of it$') as refused:
+    read_arrays(tmp_path / 'a.npz')
+  assert len(str(refused.value)) < 1000
+
+
+def test_a_message_that_quotes_a_file_is_cut():
+  assert reason(ValueError('a\n b')) == 'a b'
+  assert len(reason(ValueError(LONG))) < 400

@@ -31,7 +31,7 @@ def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
     DamagedFile: It holds no JSON, or a value of another type.
     OSError: It cannot be read.
   """
-  fix = 'fix: a copy of it; or remove it, and the command that wrote it writes it anew'
+  fix = 'fix: remove it, and the command that wrote it writes it anew, or a copy of it'
   try:
     found = json.loads(pathlib.Path(path).read_bytes())
   except (ValueError, RecursionError) as error:
