@@ -153,7 +153,7 @@ def test_an_error_of_no_file_passes_as_it_is(error):
 def test_a_damaged_file_of_a_run_is_named_with_the_fix(content, said, tmp_path):
   path = tmp_path / 'evaluation.json'
   path.write_bytes(content)
-  with pytest.raises(DamagedFile, match=rf'^{path}: {said}; fix: a copy of it; or remove it'):
+  with pytest.raises(DamagedFile, match=rf'^{path}: {said}; fix: remove it, and the command'):
     read_json(path)
   with pytest.raises(SystemExit, match=rf'^error: {path}: '), machine_errors(str):
     read_json(path)
@@ -164,7 +164,7 @@ def test_a_damaged_line_of_metrics_is_named_with_the_fix(line, tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('\n'.join([json.dumps({'step': 1}), line, json.dumps({'step': 2}), '']))
   with pytest.raises(
-    DamagedFile, match=rf'^{path}, line 2: not a line of metrics .*; fix: a copy of the file, or remove the line'
+    DamagedFile, match=rf'^{path}, line 2: not a line of metrics .*; fix: remove the line, or a copy of the file'
   ):
     read_metrics(tmp_path)
 
@@ -186,9 +186,7 @@ def test_a_field_of_another_type_in_the_config_of_a_run_is_named(field, value, t
     holder = holder[section]
   holder[name] = value
   (tmp_path / 'config.json').write_text(json.dumps(written, default=list))
-  with pytest.raises(
-    ConfigError, match=rf'^{field} = .{{1,120}} in {tmp_path}/config.json: not .*; fix: the value with which'
-  ) as refused:
+  with pytest.raises(ConfigError, match=rf'{field} = .{{1,120}} in {tmp_path}/config.json: not .*; fix: the') as refused:
     load_config(tmp_path / 'config.json')
   assert len(str(refused.value)) < 500
 
@@ -212,3 +210,14 @@ def test_a_damaged_archive_is_named_in_one_short_line(content, said, tmp_path):
 def test_a_message_that_quotes_a_file_is_cut():
   assert reason(ValueError('a\n b')) == 'a b'
   assert len(reason(ValueError(LONG))) < 400
+
+
+def test_a_library_that_tells_in_words_alone_of_a_full_disk_is_understood():
+  with pytest.raises(OSError, match='No space left on device') as refused, writing('out/rows'):
+    raise RuntimeError('Failed to finalize: write() failed: No space left on device; at byte 12288')
+  assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, 'out/rows')
+
+
+def test_a_value_as_long_as_a_file_leaves_field_and_fix_in_a_message():
+  told = str(ConfigError([f'stop.name = {LONG}: unknown; fix: espo']))
+  assert 'stop.name = x' in told and told.endswith('unknown; fix: espo') and len(told) < 3_000

@@ -13,12 +13,20 @@ from espo_jax.names import nearest
 OPEN_SECTIONS = tuple(name for name, section in sections(SCHEMA) if section.is_open)
 
 
+_LONGEST = 1_000  # characters at either end of a message
+
+
 class ConfigError(ValueError):
   """A config that cannot run. The message has one line per problem, with the field, its value and the fix."""
 
   def __init__(self, problems: Iterable[str]):
-    self.problems = tuple(problems)
+    self.problems = tuple(_shortened(problem) for problem in problems)
     super().__init__('the config cannot run\n' + '\n'.join(f'  {problem}' for problem in self.problems))
+
+
+def _shortened(problem: str) -> str:
+  """Returns a problem without the middle of a value that may be as long as a file. The field and the fix are at its ends."""
+  return problem if len(problem) <= 2 * _LONGEST else f'{problem[:_LONGEST]} ... {problem[-_LONGEST:]}'
 
 
 def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:

@@ -151,6 +151,6 @@ def _parse(path: Path) -> list[tuple[dict[str, Any], str]]:
       if number == len(lines):
         break
       raise DamagedFile(
-        f'{path}, line {number}: not a line of metrics ({reason(error)}); fix: a copy of the file, or remove the line'
+        f'{path}, line {number}: not a line of metrics ({reason(error)}); fix: remove the line, or a copy of the file'
       ) from error
   return parsed

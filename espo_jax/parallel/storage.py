@@ -1,6 +1,7 @@
 """Gives errors about files their path and their reason, whichever library met them, so that a command can say what to do."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -12,7 +13,9 @@ import numpy as np
 
 _LONGEST = 300  # characters of a message
 
-# Rust's libraries, which write tokenizers and safetensors, and TensorStore, which writes checkpoints, have texts alone.
+# Rust's libraries, which write tokenizers and safetensors, TensorStore, which writes checkpoints, and those that write prepared
+# data have texts alone.
+_SAID = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NUMBER = re.compile(r"\(os error (\d+)\)|os_error_code='(\d+)'")
 
 
@@ -100,4 +103,6 @@ def _number(error: BaseException) -> int | None:
       return cause.errno
     if match := _NUMBER.search(str(cause)):
       return int(match[1] or match[2])
+    if said := [number for number in _SAID if os.strerror(number) in str(cause)]:
+      return said[0]
   return None

@@ -131,7 +131,7 @@ def _json(path: Path, kind: type = dict) -> Any:
   try:
     return read_json(path, kind)
   except DamagedFile as error:
-    raise ReportError(f'{error}, or take the run from --workdir') from error
+    raise ReportError(f'{error}, or the run from --workdir') from error
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

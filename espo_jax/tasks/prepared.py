@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from espo_jax.parallel.storage import writing
 from espo_jax.tasks.benchmarks import Row
 from espo_jax.tasks.task import DataError
 
@@ -51,7 +52,7 @@ def write_prepared(benchmark: str, split: str, rows: Sequence[Row], output: str)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
       raise DataError(f'--output={output}: exists and is not an empty directory; fix: another one, or remove it first')
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as folder:
+    with writing(output), tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as folder:
       builder = RowsBuilder(benchmark, split, rows, folder)
       with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # no banners and bars
         builder.download_and_prepare()

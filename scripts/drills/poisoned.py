@@ -98,7 +98,7 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
     'the loss is infinite': (loss(INF), None, False),
     'the gradient is infinite': (gradient | {'objective.half': True}, None, False),
     "the learner's log-probabilities are nan": ({}, lambda: _scored('logprobs', NAN), False),
-    "the learner's log-probabilities are infinite": ({}, lambda: _scored('logprobs', -INF), False),
+    "the learner's probabilities are 0": ({}, lambda: _scored('logprobs', -INF), True),
     "the learner's values are nan": ({}, lambda: _scored('values', NAN), False),
     "the learner's values are infinite": ({}, lambda: _scored('values', INF), False),
     "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
