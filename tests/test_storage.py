@@ -221,3 +221,4 @@ def test_a_library_that_tells_in_words_alone_of_a_full_disk_is_understood():
 def test_a_value_as_long_as_a_file_leaves_field_and_fix_in_a_message():
   told = str(ConfigError([f'stop.name = {LONG}: unknown; fix: espo']))
   assert 'stop.name = x' in told and told.endswith('unknown; fix: espo') and len(told) < 3_000
+  assert str(ConfigError([f'{i}: wrong' for i in range(1_000)])).endswith('14: wrong\n  and 985 more')

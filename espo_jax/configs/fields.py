@@ -14,6 +14,7 @@ OPEN_SECTIONS = tuple(name for name, section in sections(SCHEMA) if section.is_o
 
 
 _LONGEST = 1_000  # characters at either end of a message
+_MOST = 15  # problems that a message has
 
 
 class ConfigError(ValueError):
@@ -21,7 +22,9 @@ class ConfigError(ValueError):
 
   def __init__(self, problems: Iterable[str]):
     self.problems = tuple(_shortened(problem) for problem in problems)
-    super().__init__('the config cannot run\n' + '\n'.join(f'  {problem}' for problem in self.problems))
+    rest = len(self.problems) - _MOST
+    shown = [*self.problems[:_MOST], *([f'and {rest} more'] if rest > 0 else [])]
+    super().__init__('the config cannot run\n' + '\n'.join(f'  {problem}' for problem in shown))
 
 
 def _shortened(problem: str) -> str:

@@ -169,7 +169,7 @@ def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrain
     entries = {name: copy.deepcopy(value) for name, value in raw.items() if name not in ('dtype', 'torch_dtype')}
     return CONFIG_MAPPING[family].from_dict(entries)
   except Exception as error:  # its validators raise several kinds
-    raise WeightsError(f'{path}: {" ".join(str(error).split())}') from error
+    raise WeightsError(f'{path}: {reason(error)}') from error
 
 
 def _windowed_from(path: pathlib.Path, hf: 'PreTrainedConfig') -> int | None:
