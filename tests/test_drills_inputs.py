@@ -55,5 +55,5 @@ def test_malformed_inputs_are_read_or_refused(tmp_path):
 
 def test_poisoned_steps_are_skipped_and_counted(tmp_path, registers):
   figures = {}
-  assert held(poisoned.run(tmp_path, 2, 0, figures)) == 2
-  assert figures == {'steps skipped': 4, 'steps taken': 2}
+  assert held(poisoned.run(tmp_path, 3, 0, figures)) == 3
+  assert figures == {'steps skipped': 4, 'steps taken': 4}

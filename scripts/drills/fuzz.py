@@ -91,7 +91,7 @@ def _judged(outcome: str, message: str, case: pathlib.Path) -> str:
     return ''
   if outcome != 'refused':
     return message or f'the process ended: {outcome}'
-  named = case.name in message or re.search(r'[\w]+\.[\w.]+|--\w+', message)
+  named = case.name in message or re.search(r'\S+ = |\w+\.\w+|--\w+', message)
   return '' if named and len(message) < 20_000 else f'the error names neither file nor field, or is too long: {message[:500]}'
 
 

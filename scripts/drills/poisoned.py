@@ -90,6 +90,7 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
   return {
     'the gradient is nan': (gradient, None, False),
     'a regret is nan': ({}, lambda: _rolled_out('regret', NAN), True),
+    "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
     'the reward of one row is nan': (reward(NAN, False), None, False),
     'the reward of one row is infinite': (reward(INF, False), None, False),
     'all rewards are nan': (reward(NAN, True), None, False),
@@ -101,7 +102,6 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
     "the learner's probabilities are 0": ({}, lambda: _scored('logprobs', -INF), True),
     "the learner's values are nan": ({}, lambda: _scored('values', NAN), False),
     "the learner's values are infinite": ({}, lambda: _scored('values', INF), False),
-    "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
     'a regret is infinite': ({}, lambda: _rolled_out('regret', INF), True),
   }
 
