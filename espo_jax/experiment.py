@@ -32,7 +32,7 @@ from espo_jax.rollout import Sampler, Sampling
 from espo_jax.stops import StopRule
 from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
-from espo_jax.types import Prompts, StopReason, Trajectories, Verdicts
+from espo_jax.types import Drafts, Prompts, StopReason, Trajectories, Verdicts
 
 State = TypeVar('State', bound=Any)  # a TrainState, which this room does not know
 
@@ -57,11 +57,13 @@ class Experiment:
   def on_mesh(self, state: State) -> State:
     """Returns a train state with every array on the mesh. An array that is not there yet, such as a new scalar, is replicated.
 
+    NumPy arrays stay on the host.
     With `learner.offload_optimizer` the moments move to the hosts' memory and keep their sharding.
     """
 
-    def place(x: Array) -> Array:
-      return x if len(x.sharding.device_set) == self.mesh.size and x.committed else self.put(x)
+    def place(x: Any) -> Any:
+      there = isinstance(x, np.ndarray) or (len(x.sharding.device_set) == self.mesh.size and x.committed)
+      return x if there else self.put(x)
 
     def offload(x: Array) -> Array:
       return jax.device_put(x, x.sharding.with_memory_kind('pinned_host')) if x.ndim else x
@@ -133,15 +135,18 @@ class Experiment:
     """Returns those of the `count` problems from `start` on whose rows this process has. The others are not read."""
     return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
 
-  def prompts(self, problems: Sequence[tasks.Problem], rows: Int[np.ndarray, 'P'] | None = None) -> Prompts:
+  def prompts(
+    self, problems: Sequence[tasks.Problem], rows: Int[np.ndarray, 'P'] | None = None, drafts: Drafts | None = None
+  ) -> Prompts:
     """Encodes the prompts of this process's problems with their tags, and returns the prompts of all problems on the mesh.
 
     Args:
       problems: This process's problems.
       rows: How many samples of each are begun; None for all.
+      drafts: The responses that the samples may keep a part of; None without reuse.
     """
     encoded = tasks.encode_prompts(self.tokenizer, self.tagged(problems), self.config.rollout.prompt_width)
-    return self.put_rows(encoded.replace(rows=rows))
+    return self.put_rows(encoded.replace(rows=rows, drafts=drafts))
 
   def tagged(self, problems: Sequence[tasks.Problem]) -> list[tasks.Problem]:
     """Returns the problems with their tags appended to the prompts."""
@@ -375,6 +380,19 @@ def make_sampler(
     draft_blocks=config.eval.draft_blocks,
     draft_tokens=config.eval.draft_tokens,
     serial=serial,
+    reuse=make_reuse(config),
+  )
+
+
+def make_reuse(config: ml_collections.ConfigDict) -> rollout.Reuse | None:
+  """Returns how training verifies drafts; None if a config reuses no responses or has no stage 'rl'."""
+  r = config.rollout.reuse
+  if r.form == 'none' or 'rl' not in config.stages:
+    return None
+  return rollout.Reuse(
+    r.form,
+    lenience=r.lenience if r.form == 'published' else 0.0,
+    candidates=r.candidates if r.form == 'exact' else 0,
   )
 
 

@@ -76,6 +76,27 @@ def by_a_rule(reason: AnyArray) -> AnyArray:
   return (reason == StopReason.STOPPED) | (reason == StopReason.PRUNED)
 
 
+class Candidates(flax.struct.PyTreeNode):
+  """The `K` likeliest tokens of the distribution that each token was drawn from, the likeliest first."""
+
+  tokens: Int[Array | np.ndarray, '... K']
+  logprobs: Float[Array | np.ndarray, '... K']
+
+
+class Drafts(flax.struct.PyTreeNode):
+  """The last response of each sample, of which the next one may keep a part.
+
+  The forms of reuse read one of the fields with a default each. The responses to a pool of problems are arrays whose first axis
+  is the problem, not the prompt.
+  """
+
+  tokens: Int[Array | np.ndarray, 'P G T']
+  length: Int[Array | np.ndarray, 'P G']  # 0 where there is no response yet
+  logprobs: Float[Array | np.ndarray, 'P G T'] | None = None  # of the tokens, under the policy of that time
+  uniforms: Float[Array | np.ndarray, 'P G T'] | None = None  # the uniform that each token was drawn with
+  candidates: Candidates | None = None  # [P, G, T]
+
+
 class Prompts(flax.struct.PyTreeNode):
   """A batch of prompts, padded on the left. The arrays are on the host until they are put on the mesh."""
 
@@ -83,6 +104,7 @@ class Prompts(flax.struct.PyTreeNode):
   lengths: Int[Array | np.ndarray, 'P']
   ids: UInt32[Array | np.ndarray, 'P']  # the problem's number, which the random keys of its samples fold in
   rows: Int[Array | np.ndarray, 'P'] | None = None  # how many of its samples are begun; None for all
+  drafts: Drafts | None = None  # the responses that its samples may keep a part of; None without reuse
 
 
 class SupervisedBatch(NamedTuple):
@@ -107,6 +129,15 @@ class Features(flax.struct.PyTreeNode):
   margin: Float[Array, '...']  # log-probability of the likeliest token minus that of the second; inf if it is the only one
   confidence: Float[Array, '...']  # minus the mean log-probability of the 20 likeliest tokens, nats
   projections: Float[Array, '... K']  # of the policy's final state onto fixed orthonormal directions
+
+
+class Reused(flax.struct.PyTreeNode):
+  """What each row has of its draft. Its arrays beside `uniforms` are [N]."""
+
+  drafted: Int[Array, 'N']  # tokens of the draft
+  scored: Int[Array, 'N']  # tokens of the draft that the policy read
+  kept: Int[Array, 'N']  # tokens of the draft that are the row's first ones
+  uniforms: Float[Array, 'N T'] | None = None  # the uniform that each token is drawn with; None unless the next draft needs it
 
 
 class Trajectories(flax.struct.PyTreeNode):
@@ -138,6 +169,8 @@ class Trajectories(flax.struct.PyTreeNode):
   shadow: Bool[Array, 'N']  # the row was stopped and decoded on
   depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded
+  candidates: Candidates | None = None  # [N, T], of the distribution of token t; None unless they are recorded
+  reused: Reused | None = None  # None without drafts
 
   @property
   @takes_numpy
@@ -182,6 +215,10 @@ class Trajectories(flax.struct.PyTreeNode):
   def without(self, dropped: Bool[Array, 'N']) -> 'Trajectories':
     """Returns the rows in which those that are dropped have no tokens, so that no mean and no loss counts them."""
     return self.replace(length=jnp.where(dropped, 0, self.length), trained_from=jnp.where(dropped, 0, self.trained_from))
+
+  def ordinary(self) -> 'Trajectories':
+    """Returns the rows without what only their drafts and the next ones read."""
+    return self.replace(candidates=None, reused=None)
 
   @takes_numpy
   def whole(self) -> 'Trajectories':

@@ -325,6 +325,7 @@ def test_arrays_of_numpy_give_what_arrays_of_jax_give(name, width):
 
 OF_ROWS = {
   'depth_share': lambda rows: rows.depth_share(4),
+  'ordinary': lambda rows: rows.ordinary(),
   'whole': lambda rows: rows.whole(),
   'without': lambda rows: rows.without(rows.stopped),
   'represented': lambda rows: rows.represented(0.25),

@@ -17,7 +17,7 @@ from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pac
 from espo_jax.model import ActorCritic, Caches
 from espo_jax.stages import rl
 from espo_jax.stops import Adaptive
-from espo_jax.types import Prompts, Trajectories, Verdicts
+from espo_jax.types import Drafts, Prompts, Trajectories, Verdicts
 
 PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
 
@@ -94,11 +94,14 @@ class Programs:
   def slots(self) -> int:
     """The number of rows that have a cache at a time.
 
-    These are the rows that are decoded. With `rollout.serial` the full responses count besides the early exits.
+    These are the rows that are decoded. With `rollout.serial` the full responses count besides the early exits, and with
+    `rollout.reuse` all rows count besides the slots.
     """
     r = self.config.rollout
     prompts = r.prompts // r.parts
     full, rest = (prompts, prompts * (r.samples - 1)) if r.serial.inducer else (0, prompts * r.samples)
+    if self._sampler.reuse is not None:
+      full = rest
     return full + min(r.slots or rest, rest)
 
   @property
@@ -148,9 +151,17 @@ class Programs:
         _array((prompts,), jnp.int32, rows),
         _array((prompts,), jnp.uint32, rows),
         _array((prompts,), jnp.int32, rows) if self._learner.ragged else None,
+        self._drafts(prompts),
       ),
       _described(jax.eval_shape(lambda: jax.random.key(0)), whole),
     )
+
+  def _drafts(self, prompts: int) -> Drafts | None:
+    r, reuse = self.config.rollout, self._sampler.reuse
+    if reuse is None:
+      return None
+    drafts = no_drafts(reuse, prompts, r.samples, r.horizon, self.model.config.vocab_size)
+    return jax.tree.map(lambda x: _described(x, parallel.over_batch(self.mesh)), drafts)
 
   @property
   def _adaptive(self) -> Adaptive:
@@ -159,10 +170,10 @@ class Programs:
 
   @property
   def _rows(self) -> Trajectories:
-    rows = self._sampler.describe(*self._sampled_from(self.config.rollout.prompts))
+    rows = self._sampler.describe(*self._sampled_from(self.config.rollout.prompts)).ordinary()
     if self.mesh.size > 1 or self.config.rollout.parts > 1 or 'rollout' not in self._laid:
       return rows  # laid out over the batch
-    return jax.tree.map(_described, rows, self._laid['rollout'])
+    return jax.tree.map(_described, rows, self._laid['rollout'].ordinary())
 
   @property
   def _reference(self) -> Any:

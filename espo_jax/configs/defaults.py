@@ -42,6 +42,7 @@ BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
 AUTO = 'auto'  # the dtype in which the machine computes fastest
 DTYPES = ('float32', 'bfloat16', 'float16')
+REUSE = ('none', 'exact', 'coupled', 'published')
 BASELINES = ('kept', 'all')
 KL = ('k1', 'k2', 'k3', 'exact')
 REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that is not empty and is closed
@@ -184,6 +185,12 @@ SCHEMA = section(
     gather_weights=Field(False, 'Whether weights are gathered over `mesh.fsdp` once per rollout, not in each decode step.'),
     scan_length=Field(32, 'The most decode steps before the decoded tokens are written out.', ABOVE_0),
     record=Field(0, 'Save the rollout of every n-th update for espo_jax.replay; 0 for never.', AT_LEAST_0),
+    reuse=section(
+      'SPEC-RL: the last response to a problem of a pool is a draft, which the policy verifies and goes on behind.',
+      form=Field('none', "How; 'exact' and 'coupled' sample the policy, 'published' is biased.", Names(REUSE, 'form of reuse')),
+      lenience=Field(0.5, "What 'published' adds to the log-ratio by which a token is kept.", AT_LEAST_0, PUBLISHED),
+      candidates=Field(64, "The likeliest tokens that 'exact' keeps of each distribution.", ABOVE_0, OURS),
+    ),
     serial=section(
       "S-GRPO: one full response is cut, and an answer is asked for at each cut (reward 'serial_decay').",
       inducer=Field('', "The text appended at a cut to ask for the answer; '' if all samples are full responses."),

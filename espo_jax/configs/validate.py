@@ -12,6 +12,7 @@ from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, model_problems, warmup_updates
 from espo_jax.configs.model import OVERRIDES, model_config
+from espo_jax.configs.reuse import reuse_problems
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
 from espo_jax.configs.stopping import stop_problems, users_rule_problems
@@ -36,7 +37,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
     for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
       problems += check(config)
     trained = (_stages, stop_problems, users_rule_problems, _warmups, _rows, method_problems, exit_problems, serial_problems)
-    for check in trained if training else ():
+    for check in (*trained, reuse_problems) if training else ():
       problems += check(config)
     problems += [] if training else model_problems(config)
     if training and not problems:  # else there may be no task that gives a tokenizer

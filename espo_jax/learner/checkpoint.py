@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
+import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.experimental import v1 as ocp
@@ -144,7 +145,8 @@ def restore(directory: str | pathlib.Path, like: Any, origin: Mapping[str, Any] 
 
   Args:
     directory: The folder in which `Checkpoints` writes.
-    like: Arrays or `jax.ShapeDtypeStruct`s with the shapes, dtypes and shardings that the state shall have.
+    like: Arrays or `jax.ShapeDtypeStruct`s with the shapes, dtypes and shardings that the state shall have. NumPy arrays are
+      read onto the host.
     origin: What tells the stage and its run from others, as it was given to `Checkpoints`.
 
   Raises:
@@ -193,7 +195,7 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
   if lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
   tree = jax.tree.structure(like)
-  wanted = {path: jax.ShapeDtypeStruct(x.shape, there[path].dtype, sharding=x.sharding) for path, x in _by_path(like).items()}
+  wanted = {path: _saved(x, there[path].dtype) for path, x in _by_path(like).items()}
   same = {path for path, x in wanted.items() if x.dtype == here[path].dtype}
   read: dict[str, Any] = {}
   # What is cast is read alone, because it is checked before, and all of it may not fit in the wider dtype.
@@ -285,3 +287,8 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _shapes(arrays: Mapping[str, Any]) -> Shapes:
   return {path: tuple(x.shape) for path, x in arrays.items()}
+
+
+def _saved(x: Any, dtype: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+  """Returns what Orbax is asked for: an array of the saved type, or a NumPy array, which it reads onto the host."""
+  return x if isinstance(x, np.ndarray) else jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)

@@ -11,14 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Shaped, UInt32
 
 _GOLDEN = 2654435769  # 2^32 divided by the golden ratio, which is odd: no two positions below 2^32 have the same product
 
 
-def checksums(arrays: Mapping[str, Array]) -> dict[str, int]:
-  """Returns the checksum of each array by its name."""
-  return {name: int(value) for name, value in jax.device_get({name: checksum(x) for name, x in arrays.items()}).items()}
+def checksums(arrays: Mapping[str, Array | np.ndarray]) -> dict[str, int]:
+  """Returns the checksum of each array by its name. A NumPy array is on the device for that long."""
+  sums = {name: checksum(jax.device_put(x) if isinstance(x, np.ndarray) else x) for name, x in arrays.items()}
+  return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
 @jax.jit

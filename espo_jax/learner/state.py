@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, GateState, StopRule, init_gate
-from espo_jax.types import Metrics
+from espo_jax.types import Drafts, Metrics
 
 
 class History(flax.struct.PyTreeNode):
@@ -38,6 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
   bad_steps: Int[Array, '']  # consecutive skipped optimizer steps
   skipped: Int[Array, '']  # skipped optimizer steps in all
   allocation: dict[str, Array] | None = None  # what is remembered of a pool of problems; None without one
+  drafts: Drafts | None = None  # the last responses to a pool, NumPy arrays that no program reads; None without reuse
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule) -> TrainState:

@@ -39,6 +39,11 @@ class Caches(flax.struct.PyTreeNode):
   policy: Cache
   critic: Cache | None
 
+  def of_lengths(self, lengths: Int[Array, 'B']) -> 'Caches':
+    """The caches whose rows count so many tokens. The columns behind them are kept."""
+    critic = None if self.critic is None else self.critic.replace(lengths=lengths)
+    return Caches(self.policy.replace(lengths=lengths), critic)
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
@@ -181,6 +186,17 @@ class ActorCritic:
     assert caches.critic is not None
     hidden, cache, _ = self._extend(self._critic, params['critic'], tokens, counts, caches.critic, longest)
     return hidden, caches.replace(critic=cache)
+
+  def extend_both(
+    self, params: Params, tokens: Int[Array, 'B S'], caches: Caches, longest: Int[Array, '']
+  ) -> tuple[States, Caches]:
+    """Append tokens to all caches at full depth; return the states after each token, and the caches."""
+    counts = jnp.full(tokens.shape[:1], tokens.shape[1], jnp.int32)
+    hidden, cache, _ = self._extend(self._policy, params['policy'], tokens, counts, caches.policy, longest)
+    if not self.separate_critic:
+      return States(hidden, hidden), caches.replace(policy=cache)
+    critic, caches = self.extend_critic(params, tokens, counts, caches, longest)
+    return States(hidden, critic), caches.replace(policy=cache)
 
   def _extend(
     self,

@@ -8,10 +8,12 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `sampler.Sampler` | holds the config's arguments, and calls an engine with them | code with an `Experiment`; compile_check |
 | `setup.Setup` | holds what stays constant: model, parameters, options, where each row starts | all pieces read it |
 | `engine.generate` | prefills each prompt once, sets where each row starts, and calls `decode_rows` | `Sampler` |
+| `reuse.verify` | keeps a part of each sample's last response, behind which its row starts | `generate`, with drafts |
 | `engine.decode_rows` | runs chunks until no row is alive and none waits | `generate`, `generate_serial` |
 | `engine.chunk` | refills, decodes until a slot is free for a row or `pending` is full, writes out | `decode_rows` |
 | `slots.refill` | gives waiting rows to free slots and copies their prompts' columns | `chunk` |
 | `engine.decode_token` | draws a token per slot, applies the stop rule, runs the policy on the token | `chunk`, by groups |
+| `endings.judge` | applies end tokens, the stop rule and the horizon to a token | `decode_token`, `verify` |
 | `engine.critic_reads` | runs a separate critic on a group of tokens | `chunk`, by groups |
 | `slots.write_out` | copies the tokens of a chunk to their rows and columns | `chunk` |
 | `sampling` | a token's key, the truncated distribution, the draw | the three engines |
@@ -20,12 +22,14 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 """
 
 from espo_jax.rollout.engine import generate
+from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampler import Sampler
 from espo_jax.rollout.sampling import Sampling, sampled_logits
 from espo_jax.rollout.serial import Serial, generate_serial, row_steps
 from espo_jax.rollout.speculative import Speculation, speculate
 
 __all__ = [
+  'Reuse',
   'Sampler',
   'Sampling',
   'Serial',

@@ -11,23 +11,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.features import confidence, entropy, features, margin
+from espo_jax.rollout.endings import Token, advanced, judge
+from espo_jax.rollout.features import features
 from espo_jax.rollout.groups import end_groups
+from espo_jax.rollout.progress import TokenRecord
+from espo_jax.rollout.reuse import Reuse, reused, verify
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
-from espo_jax.rollout.slots import (
-  Pending,
-  Record,
-  Slots,
-  TokenRecord,
-  empty_pending,
-  empty_record,
-  empty_slots,
-  refill,
-  write_out,
-)
-from espo_jax.stops import Adaptive, Observation, StopRule
-from espo_jax.types import Prompts, StopReason, Trajectories, by_a_rule
+from espo_jax.rollout.slots import Pending, Record, Slots, empty_pending, empty_slots, first_record, refill, write_out
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import Prompts, Trajectories, by_a_rule
 
 _PLAIN = Sampling()
 
@@ -54,6 +47,7 @@ class Loop(flax.struct.PyTreeNode):
     'critic_every',
     'end_tokens',
     'pad_token',
+    'reuse',
     'mesh',
   ),
 )
@@ -76,6 +70,7 @@ def generate(
   critic_every: int = 1,
   directions: Float[Array, 'D K'] | None = None,
   pad_token: int = 0,
+  reuse: Reuse | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
   """Samples `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
@@ -102,6 +97,7 @@ def generate(
       the last value.
     directions: Orthonormal directions; with them the rows have `features`. None records no features.
     pad_token: The token that fills the columns after a response.
+    reuse: How `prompts.drafts` are verified; None without drafts. The model then has no exits, and the rule ends no groups.
     mesh: The mesh that the parameters are on; slots are split over its batch axes. None for a single device.
 
   Returns:
@@ -134,9 +130,14 @@ def generate(
     critic_every=critic_every,
     exit_level=exit_level,
     directions=directions,
+    candidates=0 if reuse is None else min(reuse.candidates, model.config.vocab_size),
     mesh=mesh,
   )
-  return decode_rows(setup, adaptive)[0]
+  if reuse is None:
+    return decode_rows(setup, adaptive)[0]
+  setup, scored = verify(setup, adaptive, reuse)
+  rows, _ = decode_rows(setup, adaptive)
+  return rows.replace(reused=reused(setup, reuse, scored))
 
 
 def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]:
@@ -153,7 +154,7 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
   setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))  # the defaults are Python numbers
   zero = jnp.zeros((), jnp.int32)
   slots = empty_slots(setup, adaptive)
-  loop = Loop(slots=slots, next_row=zero, step=zero, record=empty_record(setup), pending=empty_pending(setup))
+  loop = Loop(slots=slots, next_row=zero, step=zero, record=first_record(setup), pending=empty_pending(setup))
   loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(chunk, setup), loop)
   prompts, record = setup.start.prompts, loop.record
   rows = Trajectories(
@@ -209,40 +210,27 @@ def decode_group(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
 
 
 def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
-  """Draws a token in every slot, applies the stop rule to it, and runs the policy on it.
-
-  If the stop rule fires on an end token, the row counts as ended, because its answer is complete and can be graded.
-  """
+  """Draws a token in every slot, applies the stop rule to it, and runs the policy on it."""
   model, row = setup.model, slots.row
   noise = draws.token_noise(slots.keys, row.full_length, 2 if model.exits is None else 3)
   logits = draws.sampled_logits(model.logits(setup.params, slots.states), setup.sampling)
   values = model.values(setup.params, slots.states)
   tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
+  if slots.correction is not None:
+    corrected = row.full_length == slots.correction.column
+    tokens = jnp.where(corrected, slots.correction.token, tokens)
+    logprobs = jnp.where(corrected, draws.logprobs_of(logits, tokens), logprobs)
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  of_logits = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
-  known = {'logprobs': logprobs, 'tokens': tokens}
-  on_demand = {name: known[name] if name in known else of_logits[name](logits) for name in setup.rule.reads}
-  observed = Observation(regret, values, noise[:, 1], **on_demand)
-  stop_state, stop, z = setup.rule.update(slots.stop, observed)
-
-  counts = row.alive & ~by_a_rule(row.reason)  # False after a shadow row's stop
-  ended = row.alive & functools.reduce(jnp.logical_or, [tokens == end for end in setup.end_tokens])
-  stopped = counts & stop & ~ended
-  full_length = row.full_length + row.alive
-  goes_on = slots.shadow & (setup.rule.reason != StopReason.SETTLED)  # a settled row is graded on what it has
-  alive = row.alive & ~ended & ~(stopped & ~goes_on) & (full_length < slots.limit)
-  states, caches = _policy_reads(setup, slots, tokens, alive, noise)
-  new_row = row.replace(
-    length=row.length + counts,
-    full_length=full_length,
-    reason=jnp.where(counts & ended, StopReason.EOS, jnp.where(stopped, setup.rule.reason, row.reason)),
-    alive=alive,
-  )
+  token = Token(logits, tokens, logprobs, values, regret, noise[:, 1])
+  judged = judge(setup, row, slots.stop, slots.shadow, slots.limit, token)
+  states, caches = _policy_reads(setup, slots, tokens, judged.alive, noise)
+  new_row = advanced(setup, row, judged)
   seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)
-  record = TokenRecord(tokens, logprobs, values, regret, z, slots.states.depth, seen)
+  likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None
+  record = TokenRecord(tokens, logprobs, values, regret, judged.z, slots.states.depth, seen, likely)
   new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=row.full_length)
-  return slots.replace(row=new_row, states=states, caches=caches, stop=stop_state), new
+  return slots.replace(row=new_row, states=states, caches=caches, stop=judged.stop), new
 
 
 def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pending]:

@@ -12,6 +12,7 @@ from espo_jax import parallel
 from espo_jax.model import ActorCritic, Params
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
+from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
@@ -38,6 +39,7 @@ class Sampler:
     draft_blocks: The number of first blocks that draft in `speculate`.
     draft_tokens: The most tokens drafted at a time in `speculate`.
     serial: The options of the serial rollout (S-GRPO); None where all rows are full responses.
+    reuse: How the drafts of prompts are verified; None where rows start behind their prompts.
     exit_level: The level of the model's exit policy; None for the policy's own.
     features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
   """
@@ -56,6 +58,7 @@ class Sampler:
   draft_blocks: int
   draft_tokens: int
   serial: Serial | None = None
+  reuse: Reuse | None = None
   exit_level: float | None = None
   features: int = 0
 
@@ -84,7 +87,7 @@ class Sampler:
     exit_level: float | None = None,
     features: int = 0,
   ) -> 'Sampler':
-    """Returns a sampler of full responses only, even where training uses the serial rollout.
+    """Returns a sampler of full responses only, even where training uses the serial rollout or drafts.
 
     Args:
       samples: The number of responses per prompt.
@@ -102,6 +105,7 @@ class Sampler:
       exit_level=exit_level,
       features=features,
       serial=None,
+      reuse=None,
     )
 
   def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
@@ -154,7 +158,7 @@ class Sampler:
     traced: dict[str, Any] = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
     if self.features:
       traced['directions'] = directions(self.model.config.hidden_size, self.features)
-    return generate, options | place(traced)
+    return generate, options | place(traced) | {'reuse': self.reuse}
 
   @property
   def _sampling(self) -> Sampling:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
-from espo_jax.types import takes_numpy
+from espo_jax.types import Candidates, takes_numpy
 
 _SHADOW = 0xFFFF_FFFF  # no token has this position; its draw makes a row a shadow row
 _GREEDY_BELOW = 1e-6  # below this temperature, decoding is greedy
@@ -108,6 +108,22 @@ def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array)
   tokens = jax.lax.cond(greedy, lambda: logits.argmax(axis=-1), lambda: sampled).astype(jnp.int32)
   chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
   return tokens, chosen - top - jnp.log(total)
+
+
+def logprobs_of(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -> Float[Array, '...']:
+  """Returns the log-probability of each token under the distribution with these logits."""
+  return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+
+
+def likeliest(logits: Float[Array, '... V'], count: int) -> Candidates:
+  """Returns the `count` likeliest tokens of the distribution with these logits, or all if it has fewer."""
+  logprobs, tokens = jax.lax.top_k(jax.nn.log_softmax(logits, axis=-1), min(count, logits.shape[-1]))
+  return Candidates(tokens.astype(jnp.int32), logprobs)
+
+
+def no_candidates(*shape: int, count: int) -> Candidates:
+  """Returns the candidates of tokens that do not exist: zeros."""
+  return Candidates(jnp.zeros((*shape, count), jnp.int32), jnp.zeros((*shape, count)))
 
 
 def is_greedy(sampling: Sampling) -> Array:

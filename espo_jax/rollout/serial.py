@@ -158,7 +158,7 @@ def _cut(
   cuts = cut_positions(jnp.take_along_axis(uniform, order, axis=1), thinking_tokens(paths, serial.end_of_thinking), room)
   ordered = keys[jnp.arange(count)[:, None], 1 + order]
   limit = cuts + len(serial.inducer) + serial.answer_tokens
-  shortened = _shortened(caches, jnp.asarray(start.prompts.lengths))
+  shortened = caches.of_lengths(jnp.asarray(start.prompts.lengths))
   rows = count * exits
   own = {
     'shadow': jnp.zeros(rows, bool),
@@ -225,9 +225,3 @@ def row_steps(rows: Trajectories, *, parts: int, samples: int, slots: int, induc
   prompts = ends.shape[1]
   exits = prompts * (samples - 1)
   return (path_steps * prompts + early_steps * min(slots or exits, exits)).sum()
-
-
-def _shortened(caches: Caches, lengths: Int[Array, 'P']) -> Caches:
-  """Returns the caches with each row's length set to its prompt's. The columns of the response are kept."""
-  critic = None if caches.critic is None else caches.critic.replace(lengths=lengths)
-  return Caches(caches.policy.replace(lengths=lengths), critic)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.model import ActorCritic, Caches, Params, States
+from espo_jax.rollout.progress import Verified
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import StopRule
 from espo_jax.types import Prompts
@@ -21,17 +22,21 @@ class Queue(flax.struct.PyTreeNode):
 
 
 class Start(flax.struct.PyTreeNode):
-  """Where each row starts: row `n` uses prompt `n // samples` and keeps the first `first[n]` response tokens in the cache."""
+  """Where each row starts: row `n` uses prompt `n // samples` and keeps the first `first[n]` response tokens in the cache.
+
+  States and caches are per prompt, or per row where drafts were verified.
+  """
 
   prompts: Prompts
-  states: States  # per prompt, after its last token; unused in rows whose first token is given
-  caches: Caches  # per prompt; `lengths` counts prompt tokens only
+  states: States  # after the last token of the prompt, or of the kept draft; unused in rows whose first token is given
+  caches: Caches  # `lengths` counts prompt tokens only
   first: Int[Array, 'N']  # the number of response tokens kept from the cache
   limit: Int[Array, 'N']  # the most response tokens of the row, given ones included
   keys: Key[Array, 'N']
   shadow: Bool[Array, 'N']  # the row goes on decoding after a stop
   given: Int[Array, 'N']  # the number of response tokens that are not drawn: from the cache, then the inducer
   queue: Queue | None = None  # the rows that are decoded; None for all, in order
+  verified: Verified | None = None  # what the rows keep of their drafts; None without drafts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +59,7 @@ class Setup:
     exit_level: The level of the model's exit policy; unused without one.
     directions: The directions onto which states are projected to be recorded; None records no features of states.
     inducer: The tokens forced on every row after those kept from the cache.
+    candidates: The number of likeliest tokens recorded of each token's distribution; 0 for none.
     mesh: The mesh that the parameters are on; None for a single device.
   """
 
@@ -72,6 +78,7 @@ class Setup:
   exit_level: float | Float[Array, ''] = 0.0
   directions: Float[Array, 'D K'] | None = None
   inducer: tuple[int, ...] = ()
+  candidates: int = 0
   mesh: jax.sharding.Mesh | None = None
 
   @property
@@ -87,6 +94,10 @@ class Setup:
   def row_at(self, place: Int[Array, '...']) -> Int[Array, '...']:
     """Returns the row at a place of the queue."""
     return place if self.start.queue is None else self.start.queue.rows[jnp.minimum(place, self.rows - 1)]
+
+  def start_of(self, row: Int[Array, '...']) -> Int[Array, '...']:
+    """Returns the index of a row's state and cache in `start`."""
+    return row // self.samples if self.start.verified is None else row
 
   @property
   def group(self) -> int:
@@ -125,6 +136,11 @@ def start_rows(
 def queued_rows(rows: Int[Array, 'P'], samples: int) -> Queue:
   """Returns the first `rows` samples of each prompt, group by group."""
   wanted = (jnp.arange(samples, dtype=jnp.int32)[None] < rows[:, None]).reshape(-1)
+  return queue_of(wanted)
+
+
+def queue_of(wanted: Bool[Array, 'N']) -> Queue:
+  """Returns the rows that are wanted, in order."""
   return Queue(jnp.argsort(~wanted, stable=True).astype(jnp.int32), wanted.sum(dtype=jnp.int32))
 
 

@@ -5,25 +5,16 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from espo_jax.model import Caches, States, refill_rows, spread_rows
+from espo_jax.rollout.progress import Correction, Row, TokenRecord
+from espo_jax.rollout.sampling import no_candidates
 from espo_jax.rollout.setup import Setup
-from espo_jax.stops import Adaptive, StopRule, StopState
+from espo_jax.stops import Adaptive, StopState
 from espo_jax.types import Depth, Features, StopReason
 
 _REFILL_SHARE = 8  # at most an eighth of the slots is refilled at a time
-
-
-class Row(flax.struct.PyTreeNode):
-  """The row that each slot decodes, and its progress."""
-
-  index: Int[Array, 'S']  # the row's index in the output; the number of rows if the slot has none
-  length: Int[Array, 'S']  # number of tokens that count
-  full_length: Int[Array, 'S']  # number of tokens, with those of a shadow row after its stop
-  reason: Int[Array, 'S']
-  started: Int[Array, 'S']  # the decode step at which the row took the slot
-  alive: Bool[Array, 'S']
 
 
 class Slots(flax.struct.PyTreeNode):
@@ -37,18 +28,7 @@ class Slots(flax.struct.PyTreeNode):
   states: States  # after the newest token; the next token is drawn from them
   caches: Caches
   stop: StopState
-
-
-class TokenRecord(NamedTuple):
-  """The arrays recorded for each token, by slot and decode step or by row and column."""
-
-  tokens: Int[Array, '...']
-  logprobs: Float[Array, '...']
-  values: Float[Array, '...']
-  regret: Float[Array, '...']
-  z: Float[Array, '...']
-  depth: Depth | None  # of the state that the token was drawn from
-  features: Features | None  # of the same state; None unless they are recorded
+  correction: Correction | None = None  # of the row's draft; None without drafts
 
 
 class Pending(NamedTuple):
@@ -84,6 +64,7 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
     The slots, and the first row that still waits.
   """
   start, old = setup.start, slots.row
+  drafts = start.verified
   free = ~old.alive
   count = -(-setup.slots // _REFILL_SHARE)
   order = jnp.cumsum(free, dtype=jnp.int32) - 1  # a free slot's index among the free slots
@@ -92,21 +73,24 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
   index = jnp.where(taken, setup.row_at(place), jnp.where(free, setup.rows, old.index))
   row_of = jnp.minimum(index, setup.rows - 1)
   first = start.first[row_of]
+  length, reason = (first, StopReason.LENGTH) if drafts is None else (drafts.row.length[row_of], drafts.row.reason[row_of])
   row = Row(
     index=index,
-    length=jnp.where(taken, first, old.length),
+    length=jnp.where(taken, length, old.length),
     full_length=jnp.where(taken, first, old.full_length),
-    reason=jnp.where(taken, StopReason.LENGTH, old.reason),
+    reason=jnp.where(taken, reason, old.reason),
     started=jnp.where(taken, step, old.started),
     alive=old.alive | taken,
   )
   target = jnp.nonzero(taken, size=count, fill_value=setup.slots)[0]
   source = setup.row_at(jnp.minimum(next_row + jnp.arange(count), setup.rows - 1))
   begun = start.states, start.caches
-  begun = refill_rows(slots.states, slots.caches, begun, source // setup.samples, target, start.first[source])
-  states, caches = _spread(setup, begun)
+  begun = refill_rows(slots.states, slots.caches, begun, setup.start_of(source), target, start.first[source])
+  states, caches = spread(setup, begun)
   own = {name: getattr(start, name)[row_of] for name in ('keys', 'shadow', 'given', 'limit')}
-  stop = _restart(setup.rule, slots.stop, taken)
+  fresh = setup.rule.init(setup.slots, slots.stop.adaptive) if drafts is None else _rows(drafts.stop, row_of)
+  own |= {'correction': None if drafts is None else _rows(drafts.correction, row_of)}
+  stop = with_stop(taken, fresh, slots.stop)
   return Slots(row=row, states=states, caches=caches, stop=stop, **own), next_row + taken.sum(dtype=jnp.int32)
 
 
@@ -133,7 +117,7 @@ def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
   none = jnp.zeros(setup.slots, jnp.int32)
   nobody = Row(index=none + setup.rows, length=none, full_length=none, reason=none, started=none, alive=none > 0)
   states = jax.tree.map(lambda x: jnp.zeros((setup.slots, *x.shape[1:]), x.dtype), setup.start.states)
-  states, caches = _spread(setup, (states, setup.model.init_caches(setup.slots, setup.columns)))
+  states, caches = spread(setup, (states, setup.model.init_caches(setup.slots, setup.columns)))
   return Slots(
     row=nobody,
     keys=setup.start.keys[none],
@@ -143,12 +127,16 @@ def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
     states=states,
     caches=caches,
     stop=setup.rule.init(setup.slots, adaptive),
+    correction=None if setup.start.verified is None else Correction(none - 1, none - 1),
   )
 
 
-def empty_record(setup: Setup) -> Record:
-  """Returns rows of pad tokens and zeros."""
-  tokens = _blank(setup, setup.rows, setup.horizon)
+def first_record(setup: Setup) -> Record:
+  """Returns the rows before the first decode step: pad tokens and zeros behind what drafts gave them."""
+  if setup.start.verified is not None:
+    row = setup.start.verified.row
+    return Record(setup.start.verified.record, row.length, row.full_length, row.reason, row.started)
+  tokens = blank(setup, setup.rows, setup.horizon)
   length, full_length, reason, started = (jnp.zeros(setup.rows, jnp.int32) for _ in range(4))
   return Record(tokens, length, full_length, reason, started)
 
@@ -156,29 +144,39 @@ def empty_record(setup: Setup) -> Record:
 def empty_pending(setup: Setup) -> Pending:
   """Returns a buffer for the tokens of one chunk."""
   shape = (setup.steps, setup.slots)
-  return Pending(_blank(setup, *shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
+  return Pending(blank(setup, *shape), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
 
 
-def _blank(setup: Setup, *shape: int) -> TokenRecord:
+def blank(setup: Setup, *shape: int) -> TokenRecord:
+  """Returns what is recorded of tokens that do not exist: pad tokens and zeros."""
   depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
   logprobs, values, regret, z, entropy, margin, confidence = (jnp.zeros(shape) for _ in range(7))
   features = None
   if setup.directions is not None:
     features = Features(entropy, margin, confidence, jnp.zeros((*shape, setup.directions.shape[1])))
-  return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth, features)
+  candidates = no_candidates(*shape, count=setup.candidates) if setup.candidates else None
+  return TokenRecord(jnp.full(shape, setup.pad_token, jnp.int32), logprobs, values, regret, z, depth, features, candidates)
 
 
-def _spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:
+def _rows(tree: PyTree, rows: Int[Array, 'S']) -> PyTree:
+  return jax.tree.map(lambda x: x[rows], tree)
+
+
+def spread(setup: Setup, tree: tuple[States, Caches]) -> tuple[States, Caches]:
   """Splits the slots over the mesh's batch axes."""
   return tree if setup.mesh is None else spread_rows(tree, setup.mesh)
 
 
-def _restart(rule: StopRule, state: StopState, taken: Bool[Array, 'S']) -> StopState:
-  """Resets the state of the stop rule in the slots `taken`."""
-  fresh = rule.init(taken.shape[0], state.adaptive)
+def chosen_rows(taken: Bool[Array, 'S'], new: PyTree, old: PyTree) -> PyTree:
+  """Returns the tree that is new in the rows `taken` and old in the others."""
 
   def choose(new: Array, old: Array) -> Array:
     return jnp.where(taken.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
-  per_row = jax.tree.map(choose, fresh.replace(adaptive=None), state.replace(adaptive=None))
-  return per_row.replace(adaptive=state.adaptive)
+  return jax.tree.map(choose, new, old)
+
+
+def with_stop(taken: Bool[Array, 'S'], new: StopState, old: StopState) -> StopState:
+  """Returns the state of the stop rule that is new in the rows `taken` and old in the others."""
+  per_row = chosen_rows(taken, new.replace(adaptive=None), old.replace(adaptive=None))
+  return per_row.replace(adaptive=old.adaptive)

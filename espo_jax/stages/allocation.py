@@ -12,9 +12,10 @@ from espo_jax import parallel, tasks
 from espo_jax.configs import method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Batch, TrainState
+from espo_jax.stages.drafts import drafts_of, next_drafts, no_drafts, with_rows
 from espo_jax.stages.rollouts import first_position, problems_of
 from espo_jax.tasks.allocators import Allocator, Seen, Stream, make_allocator
-from espo_jax.types import Trajectories
+from espo_jax.types import Drafts, Trajectories
 
 _POSITION = 'position'  # where the stream of problems goes on; kept beside what the allocator remembers
 
@@ -28,6 +29,7 @@ class Asked(NamedTuple):
     weights: The factor of the advantages of each row of this process; None for 1.
     chosen: All processes' problems, as indices into the pool; None without a pool.
     factors: The factor of the advantages of each of them.
+    drafts: The last responses to this process's problems, part by part; None without reuse.
   """
 
   problems: list[list[tasks.Problem]]
@@ -35,6 +37,7 @@ class Asked(NamedTuple):
   weights: Float[np.ndarray, 'N'] | None = None
   chosen: Int[np.ndarray, 'P'] | None = None
   factors: Float[np.ndarray, 'P'] | float = 1.0
+  drafts: list[Drafts] | None = None
 
 
 class Rest(NamedTuple):
@@ -64,6 +67,14 @@ def first_memory(config: ml_collections.ConfigDict) -> dict[str, Array] | None:
   return {name: jnp.asarray(x) for name, x in memory.items()} | {_POSITION: jnp.zeros((), jnp.int32)}
 
 
+def first_drafts(exp: Experiment) -> Drafts | None:
+  """Returns the drafts of a pool before the first rollout; None without reuse."""
+  c, reuse = exp.config, exp.sampler.reuse
+  if reuse is None:
+    return None
+  return no_drafts(reuse, c.allocation.pool, c.rollout.samples, c.rollout.horizon, exp.model.config.vocab_size)
+
+
 class Plan:
   """The problems of one update: `ask` before each rollout, `saw` after it, `remember` at the end."""
 
@@ -77,6 +88,7 @@ class Plan:
     """
     self._exp, self._number, c = exp, number, exp.config
     self._memory: dict[str, np.ndarray] | None = None
+    self._drafts = state.drafts
     if state.allocation is not None:
       self._memory = {name: np.array(x) for name, x in exp.fetch(state.allocation).items()}
       self._allocator, self._stream = allocator_of(c), Stream(c.allocation.pool, c.seed)
@@ -96,7 +108,7 @@ class Plan:
     begin = first_position(exp.config)
     problems = [[exp.task.problem('train', begin + int(i)) for i in part] for part in self._mine(chosen)]
     if self._allocator.share_out is None:
-      return Asked(problems, chosen=chosen)
+      return Asked(problems, chosen=chosen, drafts=self._drafts_of(chosen))
     rows, factors = self._allocator.share_out(self._memory, chosen, r.samples)
     weights = np.repeat(np.concatenate(self._mine(factors.astype(np.float32))), r.samples)
     return Asked(problems, self._mine(rows.astype(np.int32)), weights, chosen, factors)
@@ -117,6 +129,10 @@ class Plan:
     passed = self._allocator.commit(right.reshape(-1, samples))
     return Rest(passed, pilots, self._mine(np.where(passed, samples - pilots, 0).astype(np.int32)))
 
+  def _drafts_of(self, chosen: Int[np.ndarray, 'P']) -> list[Drafts] | None:
+    """Returns the drafts of this process's share of the problems, part by part."""
+    return None if self._drafts is None else [drafts_of(self._drafts, part) for part in self._mine(chosen)]
+
   def _mine(self, of_problems: np.ndarray) -> list[np.ndarray]:
     """Returns this process's share, part by part, of what all processes know of each problem."""
     parts = of_problems.reshape(self._exp.config.rollout.parts, -1)
@@ -131,8 +147,14 @@ class Plan:
       rows: The rollout's rows.
       correct: 1 where a row's whole text is correct.
     """
-    if self._memory is not None:
-      self._seen.append((asked, rows, correct))
+    if self._memory is None:
+      return
+    if self._drafts is not None:
+      assert asked.chosen is not None  # there is a pool
+      reuse, samples = self._exp.sampler.reuse, self._exp.config.rollout.samples
+      found = self._exp.fetch(next_drafts(rows, form=reuse.form, samples=samples))
+      self._drafts = with_rows(self._drafts, asked.chosen, found)
+    self._seen.append((asked, rows.ordinary(), correct))
 
   def remember(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
     """Returns the state with what the update's rollouts showed, and metrics.
@@ -152,7 +174,7 @@ class Plan:
       signal = signal / np.reshape(asked.factors, (-1, 1))
       memory = self._allocator.observe(memory, Seen(asked.chosen, right, lengths, signal))
     kept = exp.put({**memory, _POSITION: np.asarray(self._position, np.int32)})
-    return state.replace(allocation=kept), {'allocation/epochs': self._position / self._stream.pool}
+    return state.replace(allocation=kept, drafts=self._drafts), {'allocation/epochs': self._position / self._stream.pool}
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
-from espo_jax.stages.allocation import first_memory
+from espo_jax.stages.allocation import first_drafts, first_memory
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.rl import reinforcement_learner, reinforcement_step
 from espo_jax.stops import with_head
@@ -29,7 +29,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   reference = params if uses_reference(c) else None
   own = params if reference is None else copy_tree(params)
   fresh = init_state(own, reinforcement_learner(exp, never).optimizer, never)
-  state = exp.on_mesh(fresh.replace(allocation=first_memory(c)))
+  state = exp.on_mesh(fresh.replace(allocation=first_memory(c), drafts=first_drafts(exp)))
   stage = make_stage(
     c,
     'critic warm-up',

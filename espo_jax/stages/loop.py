@@ -131,7 +131,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
   """
   state, start = initial, stage.first
   if (found := restore(stage.directory / 'checkpoints', initial, stage.origin)) is not None:
-    jax.tree.map(lambda x: x.delete(), initial)  # the caller may still refer to them
+    jax.tree.map(lambda x: x.delete() if isinstance(x, jax.Array) else None, initial)  # the caller may still refer to them
     state, start = found.state, found.step
     if found.done and (start != stage.reopened or start >= stage.last):
       return state, start

@@ -56,8 +56,7 @@ def rollout_metrics(
   unstopped = verdicts * rows.represented(shadow_share) if shadow_share else jnp.where(rows.stopped, jnp.nan, verdicts)
   generated = rows.length - rows.trained_from
   if serial is None:
-    taken = (rows.started + rows.full_length).reshape(parts, -1)
-    steps = taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
+    steps = _slot_steps(rows.started + rows.full_length, parts, slots)
   else:
     steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
   early = rows.trained_from > 0
@@ -88,6 +87,36 @@ def rollout_metrics(
     # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
   }
+
+
+@functools.partial(jax.jit, static_argnames=('parts', 'slots'))
+def reuse_metrics(rows: Trajectories, *, parts: int, slots: int) -> Metrics:
+  """Returns the counts of a rollout that kept a part of its drafts. Tokens that were kept are not decoded.
+
+  Args:
+    rows: The rows of all parts.
+    parts: The number of rollouts that the rows come from, which ran one after another.
+    slots: The number of rows decoded at a time; 0 for all rows of a part.
+  """
+  assert rows.reused is not None
+  kept, drafted = rows.reused.kept, rows.reused.drafted.sum()
+  generated = jnp.maximum(rows.length - kept, 0).sum()
+  steps = _slot_steps(rows.started + rows.full_length - kept, parts, slots)
+  return {
+    'rollout/tokens': generated,
+    'rollout/shadow_tokens': (rows.full_length - jnp.maximum(rows.length, kept)).sum(),
+    'rollout/row_steps': steps,
+    'rollout/utilisation': generated / jnp.maximum(steps, 1),  # all rows may be kept whole
+    'reuse/tokens': kept.sum(),
+    'reuse/share': kept.sum() / jnp.maximum(drafted, 1),
+    'reuse/scored': rows.reused.scored.sum(),
+  }
+
+
+def _slot_steps(ends: Array, parts: int, slots: int) -> Array:
+  """Returns the executed slot steps of `parts` rollouts, from the decode step at which each row ended."""
+  taken = ends.reshape(parts, -1)
+  return taken.max(axis=1).sum() * min(slots or taken.shape[1], taken.shape[1])
 
 
 @jax.jit
@@ -137,6 +166,7 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
     settled
     | rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
     | stop_metrics(state, rows, verdicts.correct)
+    | ({} if rows.reused is None else reuse_metrics(rows, parts=r.parts, slots=r.slots))
     | depth_metrics(rows, config=exp.model.config)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
   )

@@ -55,6 +55,7 @@ def step(
     The state after the update, and the metrics.
   """
   c, clock, plan = exp.config, Clock(), Plan(exp, state, number)
+  state = state.replace(drafts=None)  # they are on the host, and `plan` puts the next ones back
   weights = sampling_params(exp, state.params, clock)
 
   def draw(attempt: int) -> Draw:
@@ -107,10 +108,12 @@ def _rolled_out(
     The rows of the first rollout, which nothing has selected, with how correct they are; the rows to train on with their
     verdicts; and metrics.
   """
-  rows, verdicts = sampled(asked.problems, exp.key('rollout', number), asked.rows)
+  rows, verdicts = sampled(asked.problems, exp.key('rollout', number), asked.rows, asked.drafts)
   plan.saw(asked, rows, verdicts.correct)
   with clock('reward'):
-    sample, metrics = (rows, verdicts.correct), sample_metrics(exp, state, rows, verdicts)
+    metrics = sample_metrics(exp, state, rows, verdicts)
+    rows = rows.ordinary()
+    sample = rows, verdicts.correct
     rest = plan.commit(asked, rows, verdicts.correct)
   if rest is None:
     return sample, (rows, verdicts), metrics

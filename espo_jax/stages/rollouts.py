@@ -17,7 +17,7 @@ from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
+from espo_jax.types import Drafts, Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -60,6 +60,7 @@ def collect(
   problems: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   begun: Sequence[Int[np.ndarray, 'P']] | None = None,
+  drafts: Sequence[Drafts] | None = None,
 ) -> tuple[Trajectories, Verdicts]:
   """Samples `rollout.samples` responses to each problem and grades them. The rows are in the order of the problems.
 
@@ -75,12 +76,12 @@ def collect(
     problems: This process's share of the problems, part by part.
     key: This rollout's random key.
     begun: How many responses to each of these problems are begun, part by part; None for all.
+    drafts: The last responses to each of these problems, part by part; None without reuse.
   """
-  counts = [None] * len(problems) if begun is None else begun
+  nothing = [None] * len(problems)
   with timed('rollout'):
-    pending = [
-      exp.sampler(params, rule, adaptive, exp.prompts(part, rows), key) for part, rows in zip(problems, counts, strict=True)
-    ]
+    asked = [exp.prompts(*its) for its in zip(problems, begun or nothing, drafts or nothing, strict=True)]
+    pending = [exp.sampler(params, rule, adaptive, prompts, key) for prompts in asked]
   verdicts = []
   for part, rows in zip(problems, pending, strict=True):
     with timed('rollout'):
@@ -117,6 +118,7 @@ class Draw(NamedTuple):
 
 
 TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/row_steps', 'grading/timeouts', 'grading/errors')
+TOTALS += ('reuse/tokens', 'reuse/scored')  # of a training that reuses responses
 
 
 def informative_batch(
@@ -163,7 +165,7 @@ def informative_batch(
 
 def with_totals(metrics: Metrics, more: Metrics) -> Metrics:
   """Returns metrics in which the counts in `TOTALS` are sums with those of a further rollout."""
-  return metrics | {name: metrics[name] + more[name] for name in TOTALS}
+  return metrics | {name: metrics[name] + more[name] for name in TOTALS if name in metrics}
 
 
 def whole_groups(

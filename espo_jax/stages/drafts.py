@@ -1,0 +1,75 @@
+"""The last responses to the problems of a pool, kept on the host as a part of the train state."""
+
+import functools
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from espo_jax.rollout import Reuse
+from espo_jax.types import Candidates, Drafts, Trajectories
+
+
+def no_drafts(reuse: Reuse, problems: int, samples: int, horizon: int, vocab_size: int) -> Drafts:
+  """Returns the drafts before the first response: all of length 0.
+
+  Args:
+    reuse: How drafts are verified, which says what is kept beside their tokens.
+    problems: The number of problems.
+    samples: The number of responses per problem.
+    horizon: The most tokens of a response.
+    vocab_size: The number of token ids, the most candidates that there may be.
+  """
+  shape = (problems, samples, horizon)
+
+  def numbers(*more: int) -> np.ndarray:
+    return np.zeros((*shape, *more), jax.dtypes.canonicalize_dtype(np.float64))
+
+  candidates = None
+  if count := min(reuse.candidates, vocab_size):
+    candidates = Candidates(np.zeros((*shape, count), np.int32), numbers(count))
+  return Drafts(
+    tokens=np.zeros(shape, np.int32),
+    length=np.zeros(shape[:2], np.int32),
+    logprobs=numbers() if reuse.form == 'published' else None,
+    uniforms=numbers() if reuse.form == 'coupled' else None,
+    candidates=candidates,
+  )
+
+
+def drafts_of(drafts: Drafts, problems: Int[np.ndarray, 'P']) -> Drafts:
+  """Returns the drafts of some problems."""
+  return jax.tree.map(lambda x: x[problems], drafts)
+
+
+def with_rows(drafts: Drafts, problems: Int[np.ndarray, 'P'], rows: Drafts) -> Drafts:
+  """Returns the drafts in which those of some problems are replaced.
+
+  Args:
+    drafts: The drafts of all problems, which do not change.
+    problems: The problems.
+    rows: The new drafts of these problems.
+  """
+
+  def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    kept = old.copy()
+    kept[problems] = new
+    return kept
+
+  return jax.tree.map(put, drafts, rows)
+
+
+@functools.partial(jax.jit, static_argnames=('form', 'samples'))
+def next_drafts(rows: Trajectories, *, form: str, samples: int) -> Drafts:
+  """Returns the rows as drafts of the next ones, a shadow row up to its own end.
+
+  Args:
+    rows: The rows, sampled with drafts.
+    form: The form of reuse, which says what is kept beside their tokens.
+    samples: The number of rows per prompt.
+  """
+  assert rows.reused is not None
+  noted = {'published': {'logprobs': rows.logprobs}, 'coupled': {'uniforms': rows.reused.uniforms}}
+  noted['exact'] = {'candidates': rows.candidates}
+  kept = {'tokens': rows.tokens, 'length': rows.full_length} | noted[form]
+  return Drafts(**jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[1:]), kept))

@@ -1,0 +1,108 @@
+"""Trainings that reuse the last responses to a pool of problems, and the settings that they are refused with."""
+
+import jax
+import numpy as np
+import pytest
+from small import VOCAB
+from tiny import first_params, named, tiny_experiment
+
+from espo_jax.configs import ConfigError, validate
+from espo_jax.experiment import make_rule
+from espo_jax.learner import Checkpoints, init_state, restore
+from espo_jax.rollout import Reuse
+from espo_jax.stages import rl
+from espo_jax.stages.allocation import first_drafts, first_memory
+from espo_jax.stages.drafts import drafts_of, no_drafts, with_rows
+
+
+def trained(steps, *, form='exact', state=None, first=1, **lines):
+  settings = {'objective__name': 'grpo', 'allocation__pool': 8, 'stop__name': 'never'} | lines
+  exp = tiny_experiment(lambda c: (named(**settings)(c), c.rollout.reuse.update(form=form, candidates=4)))
+  never = make_rule(exp.config, 'never')
+  if state is None:
+    fresh = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, never).optimizer, never)
+    state = exp.on_mesh(fresh.replace(allocation=first_memory(exp.config), drafts=first_drafts(exp)))
+  step, told = rl.reinforcement_step(exp, never, None), []
+  with jax.transfer_guard('disallow'):
+    for number in range(first, first + steps):
+      state, metrics = step(state, number)
+      told.append({name: float(x) for name, x in jax.device_get(metrics).items()})
+  return exp, state, told
+
+
+@pytest.mark.parametrize('form', ['exact', 'coupled', 'published'])
+def test_a_training_reuses_from_the_second_epoch_on_and_goes_on_to_the_bit(form, tmp_path):
+  _, state, told = trained(4, form=form)
+  for number, row in enumerate(told):
+    written = row['rollout/length_mean'] * row['rollout/rows']
+    assert row['rollout/tokens'] + row['reuse/tokens'] == pytest.approx(written, abs=1e-3)
+    assert (row['reuse/tokens'] > 0) == (row['reuse/scored'] > 0) == (number >= 2)  # two updates are an epoch
+    assert row['reuse/tokens'] <= row['reuse/scored'] and 0 <= row['reuse/share'] <= 1
+    assert np.isfinite([row['grad_norm'], row['rollout/utilisation']]).all()
+    assert row['sampler_gap/abs_mean'] < 1e-3  # the sampler recorded of kept tokens what the learner scores
+  assert told[-1]['rollout/decoded'] == sum(row['rollout/tokens'] for row in told)
+  assert (state.drafts.length > 0).all()
+
+  exp, half, _ = trained(2, form=form)
+  with Checkpoints(tmp_path / 'steps') as checkpoints:
+    checkpoints.save(2, half, done=False)
+  read = restore(tmp_path / 'steps', exp.on_mesh(jax.tree.map(np.zeros_like, half))).state
+  assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(read.drafts))
+  _, other, later = trained(2, form=form, state=read, first=3)
+  jax.tree.map(np.testing.assert_array_equal, other, state)
+  for one, two in zip(told[2:], later, strict=True):
+    assert {k: v for k, v in one.items() if not k.startswith(('seconds', 'tokens_per'))} == {
+      k: v for k, v in two.items() if not k.startswith(('seconds', 'tokens_per'))
+    }
+
+
+def test_a_policy_that_does_not_move_decodes_nothing_in_the_second_epoch():
+  *_, told = trained(3, form='coupled', learner__learning_rate=1e-30)
+  assert told[2]['reuse/share'] == 1.0
+  assert told[2]['rollout/tokens'] == told[2]['rollout/row_steps'] == told[2]['rollout/utilisation'] == 0.0
+  assert told[2]['rollout/length_mean'] > 0
+
+
+def test_only_the_drafts_of_the_problems_that_were_asked_change():
+  blank = no_drafts(Reuse('exact', candidates=64), 5, 2, 3, VOCAB)
+  asked = np.array([3, 0])
+  rows = jax.tree.map(lambda x: np.ones_like(x), drafts_of(blank, asked))
+  found = with_rows(blank, asked, rows)
+  for old, new in zip(jax.tree.leaves(blank), jax.tree.leaves(found), strict=True):
+    assert not old.any() and new[asked].all() and not np.delete(new, asked, axis=0).any()
+  assert sum(x.nbytes for x in jax.tree.leaves(blank)) == 5 * 2 * (4 + 3 * (4 + 8 * VOCAB))
+
+
+def settings():
+  config = tiny_experiment(named(objective__name='grpo', allocation__pool=8)).config
+  config.rollout.horizon = 24
+  return config
+
+
+REFUSED = [
+  ({'allocation__pool': 0}, 'allocation.pool = 0: no problem is asked twice'),
+  ({'allocation__name': 'duet'}, "allocation.name = 'duet': a problem may have other rows each time"),
+  ({'exits__every': 1}, 'exits.every = 1: drafts are verified at full depth'),
+  ({'critic__every': 2, 'critic__kind': 'separate'}, 'critic.every = 2: rows go on at columns of their own'),
+  ({'stop__name': 'dead_groups'}, "the rule 'dead_groups', which waits for all rows of a prompt"),
+  ({'rollout__temperature': 1e-8}, 'rollout.temperature = 1e-08: every response is the same'),
+]
+
+
+@pytest.mark.parametrize(('lines', 'told'), REFUSED, ids=lambda x: x if isinstance(x, str) else None)
+def test_what_cannot_be_combined_is_refused_with_the_fix(lines, told):
+  config = settings()
+  config.rollout.reuse.form = 'exact'
+  validate(config)
+  named(**lines)(config)
+  with pytest.raises(ConfigError) as error:
+    validate(config)
+  line = next(line for line in str(error.value).splitlines() if "rollout.reuse.form = 'exact'" in line)
+  assert told in line and 'fix: ' in line
+
+
+def test_a_serial_rollout_is_refused():
+  config = settings()
+  config.rollout.reuse.form, config.rollout.serial.inducer = 'coupled', '='
+  with pytest.raises(ConfigError, match=r"rollout\.reuse\.form = 'coupled' with rollout\.serial\.inducer = '='.*; fix: "):
+    validate(config)
