@@ -79,6 +79,20 @@ def test_a_change_that_is_not_named_or_cannot_be_is_told(run, fields, named, tol
 
 
 @pytest.mark.quick
+def test_the_number_of_samples_stays_while_a_response_of_each_is_kept(tmp_path):
+  def reusing(samples):
+    config = smoke(rollout__samples=samples)
+    config.rollout.reuse.form = 'exact'
+    return config
+
+  monitor.write_run_info(tmp_path / 'run', reusing(4).to_dict())
+  with pytest.raises(ConfigError, match=r"rollout\.samples = 8 was 4: .*rollout\.reuse\.form = 'exact'.*; fix: that value"):
+    changes_of(reusing(8), tmp_path / 'run', ['rollout.samples'])
+  monitor.write_run_info(tmp_path / 'other', smoke(rollout__samples=4).to_dict())
+  assert changes_of(smoke(rollout__samples=8), tmp_path / 'other', ['rollout.samples']) == (Change('rollout.samples', 4, 8),)
+
+
+@pytest.mark.quick
 def test_named_changes_are_found_and_equal_values_are_none(run, tmp_path):
   config = smoke(learner__learning_rate=1e-4, stop__eta=0.5, learner__updates=20)
   named = ['stop.eta', 'learner.updates', 'learner.learning_rate', 'eval.every']

@@ -16,6 +16,7 @@ from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler,
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
 from espo_jax.stages import rl
+from espo_jax.stages.drafts import no_drafts
 from espo_jax.stops import Adaptive
 from espo_jax.types import Drafts, Prompts, Trajectories, Verdicts
 

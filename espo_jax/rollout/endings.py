@@ -25,7 +25,7 @@ class Token(NamedTuple):
   logprobs: Float[Array, 'S']
   values: Float[Array, 'S']
   regret: Float[Array, 'S']
-  noise: Float[Array, 'S']  # a uniform draw for the rule
+  noise: Float[Array, 'S U']  # uniform draws, of which the second is for the rule
 
 
 class Judged(NamedTuple):
@@ -56,7 +56,7 @@ def judge(setup: Setup, row: Row, stop: StopState, shadow: Bool[Array, 'S'], lim
   of_logits = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
   known = {'logprobs': token.logprobs, 'tokens': token.tokens}
   on_demand = {name: known[name] if name in known else of_logits[name](token.logits) for name in setup.rule.reads}
-  observed = Observation(token.regret, token.values, token.noise, **on_demand)
+  observed = Observation(token.regret, token.values, token.noise[:, 1], **on_demand)
   stop, fires, z = setup.rule.update(stop, observed)
 
   counts = row.alive & ~by_a_rule(row.reason)

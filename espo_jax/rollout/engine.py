@@ -222,7 +222,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
     logprobs = jnp.where(corrected, draws.logprobs_of(logits, tokens), logprobs)
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  token = Token(logits, tokens, logprobs, values, regret, noise[:, 1])
+  token = Token(logits, tokens, logprobs, values, regret, noise)
   judged = judge(setup, row, slots.stop, slots.shadow, slots.limit, token)
   states, caches = _policy_reads(setup, slots, tokens, judged.alive, noise)
   new_row = advanced(setup, row, judged)

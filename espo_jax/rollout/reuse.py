@@ -271,7 +271,7 @@ def _column(
   asked = rows.going & row.alive & (column < lengths)
   taken, refused = asked & kept, asked & ~kept & (instead >= 0)
   logprobs, regret = draws.logprobs_of(logits, tokens), stops.surrogate_regret(logits, tokens)
-  token = Token(logits, tokens, logprobs, values, regret, noise[:, 1])
+  token = Token(logits, tokens, logprobs, values, regret, noise)
   its = row.replace(alive=taken)
   judged = judge(setup, its, rows.stop, start.shadow, start.limit, token)
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None

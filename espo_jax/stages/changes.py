@@ -6,7 +6,7 @@ A finished run goes on if it may now take more updates or tokens. Its results so
 import json
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -58,7 +58,7 @@ def changes_of(
   before = flatten(load_config(path)) if path.exists() else now
   fields = sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field))
   found = tuple(Change(field, before.get(field), now.get(field)) for field in fields)
-  if problems := [*_misnamed(named or (), before.keys() | now.keys()), *_problems(found, path, named)]:
+  if problems := [*_misnamed(named or (), before.keys() | now.keys()), *_problems(found, path, named), *_of_drafts(found, now)]:
     raise ConfigError(problems)
   if found and (workdir / 'summary.json').is_file() and not any(change.field in _MORE for change in found):
     raise ConfigError(
@@ -89,6 +89,15 @@ def _problems(found: Sequence[Change], path: pathlib.Path, named: Sequence[str] 
       yield f'{field} = {now!r} was {was!r} in {path}; fix: that value, {going_on}or another --workdir'
     elif field in _MORE and 0 < (now or float('inf')) < (was or float('inf')):  # 0 tokens are no limit
       yield f'{field} = {now!r} was {was!r} in {path}: fewer than before; fix: more of them, or another --workdir'
+
+
+def _of_drafts(found: Sequence[Change], now: Mapping[str, Any]) -> Iterator[str]:
+  for change in found:
+    if change.field == 'rollout.samples' and now['rollout.reuse.form'] != 'none':
+      yield (
+        f'rollout.samples = {change.now!r} was {change.was!r}: the run keeps a last response of each sample '
+        f'(rollout.reuse.form = {now["rollout.reuse.form"]!r}); fix: that value, or another --workdir'
+      )
 
 
 def remember(config: ml_collections.ConfigDict, workdir: pathlib.Path, changes: Sequence[Change]) -> None:

@@ -13,6 +13,9 @@ Training repeats 256 problems, 16 in each rollout.
 | `DUET` | as they come | 1 to 16 by their gradient and length, within half of the tokens of `uniform` |
 | `DUET+abort` | as they come | likewise, and rows much longer than most are ended |
 | `Pilot-Commit` | those that were never solved by all pilots | 4, and 12 more where 1/8 to 3/4 of the 4 are right |
+| `reuse` | as they come; a row keeps what the policy accepts of the last one, with exact residuals | 8 |
+| `coupled` | likewise, by the uniforms that drew the last one | 8 |
+| `SPEC-RL` | likewise, in the published form, which is biased | 8 |
 
 The area is the mean test accuracy, from the start to half of the tokens that `uniform` decodes.
 """
@@ -47,6 +50,9 @@ def get_sweep(base='experiments/groups.py', seeds=tuple(range(8))):
       'DUET': duet,
       'DUET+abort': duet | abort,
       'Pilot-Commit': {'allocation.name': 'pilot_commit', 'allocation.pilots': 4, 'rollout.samples': 16},
+      'reuse': {'rollout.reuse.form': 'exact'},
+      'coupled': {'rollout.reuse.form': 'coupled'},
+      'SPEC-RL': {'rollout.reuse.form': 'published'},
     },
     baseline='uniform',
     seeds=seeds,
