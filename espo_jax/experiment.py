@@ -57,8 +57,7 @@ class Experiment:
   def on_mesh(self, state: State) -> State:
     """Returns a train state with every array on the mesh. An array that is not there yet, such as a new scalar, is replicated.
 
-    NumPy arrays stay on the host.
-    With `learner.offload_optimizer` the moments move to the hosts' memory and keep their sharding.
+    With `learner.offload_optimizer` the moments move to the hosts' memory and keep their sharding. NumPy arrays stay there.
     """
 
     def place(x: Any) -> Any:
@@ -387,13 +386,8 @@ def make_sampler(
 def make_reuse(config: ml_collections.ConfigDict) -> rollout.Reuse | None:
   """Returns how training verifies drafts; None if a config reuses no responses or has no stage 'rl'."""
   r = config.rollout.reuse
-  if r.form == 'none' or 'rl' not in config.stages:
-    return None
-  return rollout.Reuse(
-    r.form,
-    lenience=r.lenience if r.form == 'published' else 0.0,
-    candidates=r.candidates if r.form == 'exact' else 0,
-  )
+  used = r.form != 'none' and 'rl' in config.stages
+  return rollout.Reuse(r.form, r.lenience, r.candidates) if used else None
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:

@@ -7,6 +7,7 @@ import pytest
 from small import VOCAB
 from tiny import first_params, named, tiny_experiment
 
+from espo_jax import compile_check
 from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
@@ -108,3 +109,12 @@ def test_a_serial_rollout_is_refused():
   config.rollout.reuse.form, config.rollout.serial.inducer = 'coupled', '='
   with pytest.raises(ConfigError, match=r"rollout\.reuse\.form = 'coupled' with rollout\.serial\.inducer = '='.*; fix: "):
     validate(config)
+
+
+def test_compile_check_counts_the_caches_of_the_drafts_and_lowers_an_update_without_them():
+  exp = tiny_experiment(named(objective__name='grpo', allocation__pool=8, rollout__slots=8))
+  alone = compile_check.Programs(exp.config, exp.mesh)
+  exp.config.rollout.reuse.form = 'exact'
+  beside = compile_check.Programs(exp.config, exp.mesh)
+  assert (alone.slots, beside.slots) == (8, 8 + 4 * 4)
+  assert beside.lower('prepare').as_text() == alone.lower('prepare').as_text()

@@ -8,6 +8,8 @@ from tiny import first_params, rule_of, tiny_experiment
 
 from espo_jax import compile_check, parallel
 from espo_jax.rollout import sampler as room
+from espo_jax.stages.allocation import first_drafts
+from espo_jax.stages.drafts import drafts_of
 
 
 def configure(c):
@@ -24,6 +26,10 @@ def serial(c):
   c.rollout.samples = 4
   c.rollout.serial.update(inducer='=', answer_tokens=4)
   c.stop.name, c.reward.name, c.advantage.name = 'never', 'serial_decay', 'mean_only'
+
+
+def reusing(c):
+  c.allocation.pool, c.rollout.reuse.form = 8, 'exact'
 
 
 class Recorded(Exception):
@@ -57,7 +63,8 @@ def asked(call):
 
 def arguments_of(exp):
   rule = rule_of(exp)
-  prompts = exp.prompts(exp.my_problems('train', 0, exp.config.rollout.prompts))
+  problems, drafts = exp.my_problems('train', 0, exp.config.rollout.prompts), first_drafts(exp)
+  prompts = exp.prompts(problems, drafts=None if drafts is None else drafts_of(drafts, np.arange(len(problems))))
   return first_params(exp, 0), rule, exp.put(rule.init(1).adaptive), prompts, exp.key('rollout', 1)
 
 
@@ -83,12 +90,13 @@ def test_training_samples_by_its_config():
     'mesh': None,
     'shadow_share': 0.25,
     'exit_level': 0.0,
+    'reuse': None,
   }
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize('mesh', [{}, {'fsdp': 2, 'tensor': 2}])
-@pytest.mark.parametrize('change', [configure, with_exits, serial])
+@pytest.mark.parametrize('change', [configure, with_exits, serial, reusing])
 def test_what_is_lowered_from_descriptions_is_what_is_called(change, mesh):
   """Training and compile_check name one engine with the same options, traced ones of the same shapes, types and places."""
   exp = tiny_experiment(change, **mesh)
@@ -106,6 +114,7 @@ def test_what_is_lowered_from_descriptions_is_what_is_called(change, mesh):
   )
   assert one == other
   assert ('serial' in called[3]) == ('serial' in lowered[3]) == (change is serial)
+  assert (one.get('reuse') is not None) == (change is reusing)
   for a, b in zip(*(jax.tree.leaves(found[2]) for found in (called, lowered)), strict=True):
     if isinstance(a, jax.Array):
       assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -142,9 +151,10 @@ def test_drafts_are_those_of_the_evaluations_config():
   }
 
 
-def test_rows_are_described_as_they_come(monkeypatch):
+@pytest.mark.parametrize('change', [serial, reusing])
+def test_rows_are_described_as_they_come(change, monkeypatch):
   monkeypatch.undo()  # the engines are asked
-  exp = tiny_experiment(serial, fsdp=2, tensor=2)
+  exp = tiny_experiment(change, fsdp=2, tensor=2)
   arguments = arguments_of(exp)
   described = exp.sampler.describe(*arguments)
   rows = exp.sampler(*arguments)

@@ -130,7 +130,7 @@ def generate(
     critic_every=critic_every,
     exit_level=exit_level,
     directions=directions,
-    candidates=0 if reuse is None else min(reuse.candidates, model.config.vocab_size),
+    candidates=0 if reuse is None else reuse.recorded(model.config.vocab_size),
     mesh=mesh,
   )
   if reuse is None:

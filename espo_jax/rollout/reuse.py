@@ -17,7 +17,7 @@ is a sample of the policy, and its recorded distributions are the `q` of the nex
 
 `coupled` needs no `q`. The uniforms of a response are independent of each other and of its key. A row is the response that
 they give under the new policy, up to the token that replaces the refused one; behind it the uniforms are fresh. It keeps fewer
-tokens: for logits of deviation 2 over 50 tokens that move by 0.1 it keeps 0.82 of the tokens, and `exact` keeps 0.96.
+tokens: for logits of deviation 2 over 50 tokens that move by 0.1 it keeps 82 % of the tokens, and `exact` 96 %.
 
 `published` draws from `p` where a token was refused. With `q = (0.9, 0.1)` and `p = (0.5, 0.5)` its tokens are distributed as
 `(0.7, 0.3)`. SPEC-RL also takes the same uniforms in every step; here they are fresh.
@@ -55,12 +55,16 @@ class Reuse(NamedTuple):
   Attributes:
     form: `'exact'`, `'coupled'` or `'published'`.
     lenience: The number added to `log p - log q` in the form `'published'`.
-    candidates: The number of likeliest tokens that the form `'exact'` records of each distribution; 0 in other forms.
+    candidates: The number of likeliest tokens that the form `'exact'` records of each distribution.
   """
 
   form: str
   lenience: float = 0.0
   candidates: int = 0
+
+  def recorded(self, vocab_size: int) -> int:
+    """Returns the number of candidates that are recorded of each distribution over a vocabulary."""
+    return min(self.candidates, vocab_size) if self.form == 'exact' else 0
 
 
 class Noted(NamedTuple):
@@ -89,26 +93,26 @@ def verdict(
   """
   tokens = noted.tokens
   if reuse.form == 'coupled':
+    assert noted.uniforms is not None
     drawn = draws.draw(logits, noted.uniforms, greedy)[0]
     return drawn == tokens, drawn
   logp = draws.logprobs_of(logits, tokens)
   likely = tokens == logits.argmax(axis=-1)
   if reuse.form == 'published':
+    assert noted.logprobs is not None
     kept = jnp.log(noise[:, 2]) <= logp - noted.logprobs + reuse.lenience
     return jnp.where(greedy, likely, kept), jnp.full_like(tokens, -1)
-  known = noted.candidates.tokens == tokens[:, None]
-  logq = jnp.where(known, noted.candidates.logprobs, -jnp.inf).max(axis=-1)
+  assert noted.candidates is not None
+  candidates, logqs = jnp.asarray(noted.candidates.tokens), jnp.asarray(noted.candidates.logprobs)
+  known = candidates == tokens[:, None]
+  logq = jnp.where(known, logqs, -jnp.inf).max(axis=-1)
   kept = known.any(axis=-1) & (noise[:, 2] < jnp.exp(logp - logq))
   p = jax.nn.softmax(logits, axis=-1)
-  recorded = jax.vmap(lambda p, at, q: jnp.zeros_like(p).at[at].set(jnp.exp(q)))(p, *_fields(noted.candidates))
+  recorded = jax.vmap(lambda p, at, q: jnp.zeros_like(p).at[at].set(jnp.exp(q)))(p, candidates, logqs)
   rest = jnp.maximum(p - recorded, 0.0)
   rest = jnp.where(rest.sum(axis=-1, keepdims=True) > 0, rest, p)  # p = q up to rounding, so that nothing was refused
   drawn = draws.draw(jnp.where(greedy, logits, jnp.log(rest)), noise[:, 0], greedy)[0]
   return jnp.where(greedy, likely, kept), drawn
-
-
-def _fields(candidates: Candidates) -> tuple[Array, Array]:
-  return jnp.asarray(candidates.tokens), jnp.asarray(candidates.logprobs)
 
 
 class _Verifying(flax.struct.PyTreeNode):
@@ -153,8 +157,8 @@ def verify(setup: Setup, adaptive: Adaptive, reuse: Reuse) -> tuple[Setup, Int[A
   width = max(1, min(setup.scan_length, setup.horizon, _TOKENS // setup.rows))
   padded = -(-setup.horizon // width) * width
   length = jnp.asarray(drafts.length).reshape(-1)
-  noted = Noted(drafts.tokens, drafts.logprobs, drafts.uniforms, drafts.candidates)
-  noted = jax.tree.map(lambda x: _widened(jnp.asarray(x).reshape(setup.rows, *x.shape[2:]), padded), noted)
+  fields = drafts.tokens, drafts.logprobs, drafts.uniforms, drafts.candidates
+  noted = Noted(*jax.tree.map(lambda x: _widened(jnp.asarray(x).reshape(setup.rows, *x.shape[2:]), padded), fields))
 
   def unread(read: _Read) -> Array:
     rows = read.rows

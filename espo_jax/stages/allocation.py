@@ -151,8 +151,8 @@ class Plan:
       return
     if self._drafts is not None:
       assert asked.chosen is not None  # there is a pool
-      reuse, samples = self._exp.sampler.reuse, self._exp.config.rollout.samples
-      found = self._exp.fetch(next_drafts(rows, form=reuse.form, samples=samples))
+      r = self._exp.config.rollout
+      found = self._exp.fetch(next_drafts(rows, form=r.reuse.form, samples=r.samples))
       self._drafts = with_rows(self._drafts, asked.chosen, found)
     self._seen.append((asked, rows.ordinary(), correct))
 

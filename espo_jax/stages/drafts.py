@@ -26,7 +26,7 @@ def no_drafts(reuse: Reuse, problems: int, samples: int, horizon: int, vocab_siz
     return np.zeros((*shape, *more), jax.dtypes.canonicalize_dtype(np.float64))
 
   candidates = None
-  if count := min(reuse.candidates, vocab_size):
+  if count := reuse.recorded(vocab_size):
     candidates = Candidates(np.zeros((*shape, count), np.int32), numbers(count))
   return Drafts(
     tokens=np.zeros(shape, np.int32),
@@ -69,7 +69,6 @@ def next_drafts(rows: Trajectories, *, form: str, samples: int) -> Drafts:
     samples: The number of rows per prompt.
   """
   assert rows.reused is not None
-  noted = {'published': {'logprobs': rows.logprobs}, 'coupled': {'uniforms': rows.reused.uniforms}}
-  noted['exact'] = {'candidates': rows.candidates}
-  kept = {'tokens': rows.tokens, 'length': rows.full_length} | noted[form]
-  return Drafts(**jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[1:]), kept))
+  logprobs = rows.logprobs if form == 'published' else None
+  fields = rows.tokens, rows.full_length, logprobs, rows.reused.uniforms, rows.candidates
+  return Drafts(*jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[1:]), fields))

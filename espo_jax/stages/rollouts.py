@@ -117,8 +117,10 @@ class Draw(NamedTuple):
   metrics: Metrics
 
 
-TOTALS = ('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/row_steps', 'grading/timeouts', 'grading/errors')
-TOTALS += ('reuse/tokens', 'reuse/scored')  # of a training that reuses responses
+TOTALS = (
+  *('rollout/rows', 'rollout/tokens', 'rollout/shadow_tokens', 'rollout/row_steps', 'grading/timeouts', 'grading/errors'),
+  *('reuse/tokens', 'reuse/scored'),  # of a training that reuses responses
+)
 
 
 def informative_batch(
