@@ -385,9 +385,8 @@ def make_sampler(
 
 def make_reuse(config: ml_collections.ConfigDict) -> rollout.Reuse | None:
   """Returns how training verifies drafts; None if a config reuses no responses or has no stage 'rl'."""
-  r = config.rollout.reuse
-  used = r.form != 'none' and 'rl' in config.stages
-  return rollout.Reuse(r.form, r.lenience, r.candidates) if used else None
+  reuse = rollout.Reuse(config.rollout.reuse.form, config.rollout.reuse.lenience, config.rollout.reuse.candidates)
+  return reuse if reuse.form != 'none' and 'rl' in config.stages else None
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
