@@ -1,0 +1,210 @@
+"""SIGKILL at moments of a whole run, after each of which the same command goes on.
+
+All is well if the end equals the end of an undisturbed run bit for bit: parameters, optimizer states, evaluations, examples,
+recorded rollouts, and all metrics except seconds and those of the process. One run is killed several times on its way. Each kill
+is a case, which holds if that run ends well. The moments are spread evenly over the phases. Some are in the write of a
+checkpoint: the process is killed once the temporary folder is there. In a job of two processes either one is killed and the
+other one has to end by itself, or both are killed at once.
+"""
+
+import collections
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from drills.jobs import Job
+from drills.marked import SENT, Signal
+from drills.record import Case
+from drills.runs import difference
+
+AIM = 'every run ends bit for bit as the undisturbed one'
+COUNT = 40
+OPTIONS = {'pairs': 'the further moments in jobs of two processes; 0 if it is not given'}
+
+FLAGS = (
+  '--config=experiments/early_exits.py:smoke',  # has every stage
+  '--config.stop.name=espo',
+  '--config.calibration.levels=()',
+  '--config.learner.updates=6',
+  '--config.eval.every=3',
+  '--config.rollout.record=2',
+  '--nocheck_memory',
+)
+PHASES = ('start', 'restore', 'warm start', 'calibration', 'critic warm-up', 'rollout', 'reward', 'score', 'update', 'metrics')
+PHASES += ('checkpoint', 'evaluation', 'examples', 'report')
+WRITE = 0.05  # seconds after the temporary folder of a checkpoint appears, in which a process is killed
+A_RUN = 5  # kills of one run
+LONGEST = 3.0  # seconds of a phase in which a process is killed
+LEFT_ALONE = 60.0  # seconds that the other process of a job has to end in
+
+
+class Moment(NamedTuple):
+  """A kill.
+
+  Attributes:
+    time: The seconds from the start of the undisturbed run to the moment, by which the kills of a run are ordered.
+    phase: The phase that it is meant for.
+    due: The signal.
+    processes: The processes that get it.
+  """
+
+  time: float
+  phase: str
+  due: Signal
+  processes: tuple[int, ...]
+
+
+def run(
+  folder: pathlib.Path,
+  count: int,
+  seed: int,
+  figures: dict[str, Any],
+  pairs: str = '',
+  flags: Sequence[str] = FLAGS,
+  phases: Sequence[str] = PHASES,
+) -> Iterator[Case]:
+  """Yields a case per kill."""
+  fell, totals = collections.Counter[str](), collections.Counter[str]()
+  rng = np.random.default_rng(seed)
+  for name, kills, processes in (('one', count, 1), ('two', int(pairs or 0), 2)):
+    if kills:
+      drill = _Drill(folder / name, processes, (*flags, f'--config.mesh.data={processes}'), fell, totals)
+      yield from drill.cases(kills, rng, phases)
+  figures['kills by phase'] = ', '.join(f'{phase} {fell[phase]}' for phase in phases)
+  figures['of these with a half-written checkpoint'] = totals['half-written']
+  figures['runs'] = totals['runs']
+  if int(pairs or 0):
+    figures['kills in jobs of two processes'] = int(pairs)
+    figures['seconds until the other process ended, at most'] = totals['seconds']
+
+
+def phase_of(mark: str) -> str:
+  """Returns the phase that a mark begins."""
+  stage, _, last = mark.partition('/')[0], '', mark.rpartition('/')[2]
+  if last in ('restore', 'checkpoint', 'evaluation', 'examples', 'report'):
+    return last
+  return stage if stage in PHASES else last
+
+
+def timeline(path: pathlib.Path) -> list[tuple[float, str]]:
+  """Returns the marks of a process with their seconds since its first mark."""
+  rows = [line.split(' ', 1) for line in path.read_text().splitlines()] if path.exists() else []
+  return [(float(when) - float(rows[0][0]), name) for when, name in rows]
+
+
+class _Drill:
+  """The runs of a number of processes."""
+
+  def __init__(
+    self, folder: pathlib.Path, processes: int, flags: Sequence[str], fell: collections.Counter, totals: collections.Counter
+  ):
+    self._folder, self._processes, self._flags, self._fell, self._totals = folder, processes, flags, fell, totals
+    self._reference = folder / 'undisturbed'
+
+  def cases(self, count: int, rng: np.random.Generator, phases: Sequence[str]) -> Iterator[Case]:
+    statuses, marks, output = self._start(self._reference, {})
+    if statuses != [0] * self._processes:
+      raise RuntimeError(f'the undisturbed run failed: {output}')
+    moments = [self._moment(phases[i % len(phases)], marks, rng) for i in range(count)]
+    rng.shuffle(moments)
+    runs = -(-count // A_RUN)
+    for number in range(runs):
+      pending = sorted(moments[number::runs])
+      while pending:
+        workdir = self._folder / f'run-{self._totals["runs"]}'
+        self._totals['runs'] += 1
+        yield from self._disturbed(workdir, pending)
+
+  def _disturbed(self, workdir: pathlib.Path, pending: list[Moment]) -> Iterator[Case]:
+    """Kills a run at the moments that it comes to, which it removes from `pending`, and lets it end."""
+    killed, stage = list[tuple[str, str]](), 'warm start'
+    while True:
+      due, moment = {}, pending[0] if pending else None
+      if moment is not None:
+        mark = f'{stage}/restore' if moment.phase == 'restore' else moment.due.mark
+        beside = moment.due.beside.replace('WORKDIR', str(workdir))
+        due = dict.fromkeys(moment.processes, moment.due._replace(mark=mark, beside=beside))
+        stage = mark.partition('/')[0] if '/' in mark else stage
+      statuses, marks, output = self._start(workdir, due)
+      if moment is None or all(status == 0 for status in statuses):
+        break  # where a moment is left, the run had passed its mark for good, and another run comes to it
+      pending.pop(0)
+      killed.append(self._fallen(workdir, moment, statuses, marks, output))
+    note = (
+      difference(workdir, self._reference) if statuses == [0] * self._processes else f'statuses {statuses}: {output[-2000:]}'
+    )
+    for name, wrong in killed:
+      yield Case(name, not (note or wrong), '; '.join(filter(None, (wrong, note))))
+
+  def _fallen(
+    self,
+    workdir: pathlib.Path,
+    moment: Moment,
+    statuses: Sequence[int | None],
+    marks: Sequence[Sequence[tuple[float, str]]],
+    output: str,
+  ) -> tuple[str, str]:
+    """Returns the name of a kill, and what was wrong with it."""
+    passed = [name for _, name in marks[moment.processes[0]] if not name.startswith(SENT)]
+    half = any(workdir.glob('**/checkpoints/*tmp*'))
+    self._fell[phase_of(passed[-1])] += 1
+    self._totals['half-written'] += half
+    name = (
+      f'SIGKILL {moment.due.delay:.3f} s after {moment.due.mark}, in {passed[-1]}' + ', with a half-written checkpoint' * half
+    )
+    if self._processes > 1:
+      name += f', of {len(moment.processes)} of {self._processes} processes'
+    wrong = [status for i, status in enumerate(statuses) if i in moment.processes and status != -signal.SIGKILL]
+    if wrong:
+      return name, f'statuses {statuses}: {output[-2000:]}'
+    return name, 'the other process did not end' if None in statuses else ''
+
+  def _moment(self, phase: str, marks: Sequence[Sequence[tuple[float, str]]], rng: np.random.Generator) -> Moment:
+    several = [(0,), (1,), (0, 1)] if self._processes == 2 else [(0,)]
+    processes = several[rng.integers(len(several))]
+    if not any(phase_of(name) == phase for _, name in marks[processes[-1]]):
+      processes = (0,)  # the first process alone writes files
+    rows = marks[processes[-1]]
+    found = [i for i, (_, name) in enumerate(rows) if phase_of(name) == phase]
+    place = found[rng.integers(len(found))]
+    when, mark = rows[place]
+    delay = float(rng.uniform(0, min(rows[place + 1][0] - when, LONGEST)))
+    if phase in ('start', 'restore'):
+      return Moment(float(rng.uniform(0, rows[-1][0])), phase, Signal(mark, delay), processes)
+    if phase == 'checkpoint':
+      return Moment(when, phase, Signal(mark, float(rng.uniform(0, WRITE)), beside='WORKDIR/**/checkpoints/*tmp*'), processes)
+    return Moment(when, phase, Signal(mark, delay), processes)
+
+  def _start(
+    self, workdir: pathlib.Path, due: Mapping[int, Signal]
+  ) -> tuple[list[int | None], list[list[tuple[float, str]]], str]:
+    """Runs the command, and returns the statuses, the marks of each process and the output."""
+    paths = [self._folder / 'marks' / f'{len(list((self._folder / "marks").glob("*")))}-{i}' for i in range(self._processes)]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    cache = self._folder / 'compiled'
+    commands = [
+      [
+        'scripts/drills/marked.py',
+        str(path),
+        json.dumps(due.get(i)),
+        *self._flags,
+        f'--workdir={workdir}',
+        f'--compilation_cache_dir={cache}',
+      ]
+      for i, path in enumerate(paths)
+    ]
+    job = Job(commands, logs=self._folder / 'logs', cache=cache)
+    if due and len(due) < self._processes:
+      killed = next(iter(due))
+      job.processes[killed].wait()
+      began = time.monotonic()
+      statuses = job.end(LEFT_ALONE)
+      self._totals['seconds'] = max(self._totals['seconds'], round(time.monotonic() - began))
+    else:
+      statuses = job.end(1800)
+    return statuses, [timeline(path) for path in paths], job.output()

@@ -1,0 +1,141 @@
+"""Runs espo_jax.train as its command does, writes down when each phase begins, and sends a signal in one of them.
+
+  PYTHONPATH=. python scripts/drills/marked.py MARKS PLAN [flags of espo_jax.train]
+
+A line of the file MARKS is a time and the name of a mark, such as `ESPO/4/rollout`. PLAN is the JSON of a `Signal`, or null.
+"""
+
+import atexit
+import contextlib
+import glob
+import json
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+ITSELF, WORKERS = 'itself', 'its workers'
+SENT = 'signal '  # how the line of a signal that was sent begins
+
+
+class Signal(NamedTuple):
+  """A signal that a process gets at a moment.
+
+  Attributes:
+    mark: The mark at whose first occurrence the clock starts.
+    delay: The seconds from then on.
+    number: The signal.
+    whom: The process itself, or the worker processes that it has started.
+    beside: The pattern of a path which must exist before the delay begins; '' for none.
+  """
+
+  mark: str
+  delay: float
+  number: int = signal.SIGKILL
+  whom: str = ITSELF
+  beside: str = ''
+
+
+class Marks:
+  """The file of marks, and the signal that is due at one of them."""
+
+  def __init__(self, path: str, due: Signal | None):
+    self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    self._due = due
+    self.stage, self.place = '', ''
+
+  def __call__(self, name: str) -> None:
+    """Writes a mark, and starts the clock of the signal if it belongs to this mark."""
+    os.write(self._file, f'{time.time():.6f} {name}\n'.encode())
+    if self._due is not None and name == self._due.mark:
+      threading.Thread(target=self._send, args=(self._due,), daemon=True).start()
+      self._due = None
+
+  def _send(self, due: Signal) -> None:
+    while due.beside and not glob.glob(due.beside, recursive=True):
+      time.sleep(0.0005)
+    time.sleep(due.delay)
+    whom = [os.getpid()] if due.whom == ITSELF else workers()
+    os.write(self._file, f'{time.time():.6f} {SENT}{due.number} to {len(whom)}\n'.encode())
+    for process in whom:
+      os.kill(process, due.number)
+
+
+def workers() -> list[int]:
+  """Returns the child processes of this process."""
+  tasks = pathlib.Path('/proc/self/task').iterdir()
+  return sorted({int(child) for task in tasks for child in (task / 'children').read_text().split()})
+
+
+def instrument(mark: Marks) -> None:
+  """Puts marks into the functions of a training where its phases begin."""
+  from espo_jax import train
+  from espo_jax.evaluate import answers
+  from espo_jax.learner import Checkpoints
+  from espo_jax.stages import loop, results, rl
+  from espo_jax.stages.metrics import Clock
+
+  whole, timed, save = loop.Stage, Clock.__call__, Checkpoints.save
+
+  def stage(**fields: Any) -> loop.Stage:
+    name, one = fields['name'], fields['step']
+    mark.stage = mark.place = name
+    mark(f'{name}/restore')
+
+    def step(state: Any, number: int) -> Any:
+      mark.place = f'{name}/{number}'
+      mark(f'{mark.place}/step')
+      result = one(state, number)
+      mark(f'{mark.place}/metrics')
+      return result
+
+    return whole(**fields | {'step': step})
+
+  @contextlib.contextmanager
+  def phase(clock: Clock, name: str) -> Iterator[None]:
+    mark(f'{mark.place}/{name}')
+    with timed(clock, name):
+      yield
+
+  def saved(checkpoints: Checkpoints, step: int, *args: Any, **fields: Any) -> None:
+    mark(f'{mark.stage}/{step}/checkpoint')
+    save(checkpoints, step, *args, **fields)
+
+  def before(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def marked(*args: Any, **kwargs: Any) -> Any:
+      mark(f'{mark.place}/{name}')
+      return function(*args, **kwargs)
+
+    return marked
+
+  loop.Stage, Clock.__call__, Checkpoints.save = stage, phase, saved
+  answers.evaluate_params = results.evaluate_params = before(answers.evaluate_params, 'evaluation')
+  rl.evaluate_params = answers.evaluate_params
+  train.write_examples = before(train.write_examples, 'examples')
+  train.report = before(train.report, 'report')
+
+
+def main() -> None:
+  """Runs the command."""
+  path, plan, *flags = sys.argv[1:]
+  due = json.loads(plan)
+  mark = Marks(path, None if due is None else Signal(*due))
+  mark('start')
+  from absl import app
+
+  from espo_jax import train
+  from espo_jax.configs import parse_flags
+
+  instrument(mark)
+  atexit.register(mark, 'end')
+  sys.argv = [train.__file__, *flags]
+  app.run(train.main, flags_parser=parse_flags)
+
+
+if __name__ == '__main__':
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+  main()
