@@ -1,5 +1,6 @@
 """Starts the processes of a job, with some virtual CPU devices each, and keeps their outputs in files."""
 
+import atexit
 import contextlib
 import os
 import pathlib
@@ -41,7 +42,8 @@ class Job:
       port = free.getsockname()[1]
     logs.mkdir(parents=True, exist_ok=True)
     self.logs = [logs / f'{time.monotonic_ns()}-{i}.log' for i in range(len(commands))]
-    self.processes = []
+    self.processes = list[subprocess.Popen]()
+    atexit.register(self.kill)
     for i, (command, log) in enumerate(zip(commands, self.logs, strict=True)):
       env = os.environ | {
         'PYTHONPATH': os.pathsep.join((str(path), str(ROOT))),
@@ -55,7 +57,9 @@ class Job:
       }
       with log.open('w') as output:
         self.processes.append(
-          subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+          subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+          )
         )
 
   def end(self, timeout: float = 300) -> list[int | None]:
@@ -74,6 +78,16 @@ class Job:
     for process in self.processes:
       process.kill()
       process.wait()
+
+  def left(self) -> list[int]:
+    """Returns the processes that are still in the sessions of the job, such as a worker that outlived its parent."""
+    found, sessions = [], {process.pid for process in self.processes}
+    for path in pathlib.Path('/proc').glob('[0-9]*'):
+      with contextlib.suppress(OSError):  # it ended meanwhile
+        fields = (path / 'stat').read_text().rpartition(')')[2].split()
+        if fields[0] != 'Z' and int(fields[3]) in sessions:
+          found.append(int(path.name))
+    return found
 
   def wait_for(self, reached: Callable[[], object]) -> None:
     """Waits until `reached()` is true.

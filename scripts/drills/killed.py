@@ -1,10 +1,9 @@
 """SIGKILL at moments of a whole run, after each of which the same command goes on.
 
 All is well if the end equals the end of an undisturbed run bit for bit: parameters, optimizer states, evaluations, examples,
-recorded rollouts, and all metrics except seconds and those of the process. One run is killed several times on its way. Each kill
-is a case, which holds if that run ends well. The moments are spread evenly over the phases. Some are in the write of a
-checkpoint: the process is killed once the temporary folder is there. In a job of two processes either one is killed and the
-other one has to end by itself, or both are killed at once.
+recorded rollouts, and all metrics except seconds and those of the process. One run is killed several times on its way. Each
+kill is a case, which holds if that run ends well. The moments are spread evenly over the phases. Some are in the write of a
+checkpoint: the process is killed once the temporary folder is there.
 """
 
 import collections
@@ -24,7 +23,6 @@ from drills.runs import difference
 
 AIM = 'every run ends bit for bit as the undisturbed one'
 COUNT = 40
-OPTIONS = {'pairs': 'the further moments in jobs of two processes; 0 if it is not given'}
 
 FLAGS = (
   '--config=experiments/early_exits.py:smoke',  # has every stage
@@ -38,7 +36,7 @@ FLAGS = (
 PHASES = ('start', 'restore', 'warm start', 'calibration', 'critic warm-up', 'rollout', 'reward', 'score', 'update', 'metrics')
 PHASES += ('checkpoint', 'evaluation', 'examples', 'report')
 WRITE = 0.05  # seconds after the temporary folder of a checkpoint appears, in which a process is killed
-A_RUN = 5  # kills of one run
+A_RUN = 8  # kills of one run
 LONGEST = 3.0  # seconds of a phase in which a process is killed
 LEFT_ALONE = 60.0  # seconds that the other process of a job has to end in
 
@@ -64,23 +62,28 @@ def run(
   count: int,
   seed: int,
   figures: dict[str, Any],
-  pairs: str = '',
+  processes: int = 1,
   flags: Sequence[str] = FLAGS,
   phases: Sequence[str] = PHASES,
 ) -> Iterator[Case]:
-  """Yields a case per kill."""
-  fell, totals = collections.Counter[str](), collections.Counter[str]()
-  rng = np.random.default_rng(seed)
-  for name, kills, processes in (('one', count, 1), ('two', int(pairs or 0), 2)):
-    if kills:
-      drill = _Drill(folder / name, processes, (*flags, f'--config.mesh.data={processes}'), fell, totals)
-      yield from drill.cases(kills, rng, phases)
-  figures['kills by phase'] = ', '.join(f'{phase} {fell[phase]}' for phase in phases)
-  figures['of these with a half-written checkpoint'] = totals['half-written']
-  figures['runs'] = totals['runs']
-  if int(pairs or 0):
-    figures['kills in jobs of two processes'] = int(pairs)
-    figures['seconds until the other process ended, at most'] = totals['seconds']
+  """Yields a case per kill.
+
+  Args:
+    folder: The folder of the runs.
+    count: The number of kills.
+    seed: The seed of the moments.
+    figures: A dict that is filled with figures of all cases.
+    processes: The number of processes of a job, 1 or 2.
+    flags: The flags of the training.
+    phases: The phases that the kills are spread over.
+  """
+  drill = _Drill(folder, processes, (*flags, f'--config.mesh.data={processes}'))
+  yield from drill.cases(count, np.random.default_rng(seed), phases)
+  figures['kills by phase'] = ', '.join(f'{phase} {drill.fell[phase]}' for phase in phases)
+  figures['of these with a half-written checkpoint'] = drill.half_written
+  figures['runs'] = drill.runs
+  if processes > 1:
+    figures['seconds until the other process ended, at most'] = round(drill.longest)
 
 
 def phase_of(mark: str) -> str:
@@ -100,11 +103,11 @@ def timeline(path: pathlib.Path) -> list[tuple[float, str]]:
 class _Drill:
   """The runs of a number of processes."""
 
-  def __init__(
-    self, folder: pathlib.Path, processes: int, flags: Sequence[str], fell: collections.Counter, totals: collections.Counter
-  ):
-    self._folder, self._processes, self._flags, self._fell, self._totals = folder, processes, flags, fell, totals
+  def __init__(self, folder: pathlib.Path, processes: int, flags: Sequence[str]):
+    self._folder, self._processes, self._flags = folder, processes, flags
     self._reference = folder / 'undisturbed'
+    self.fell = collections.Counter[str]()  # kills by the phase in which they fell
+    self.half_written, self.runs, self.longest = 0, 0, 0.0
 
   def cases(self, count: int, rng: np.random.Generator, phases: Sequence[str]) -> Iterator[Case]:
     statuses, marks, output = self._start(self._reference, {})
@@ -116,8 +119,8 @@ class _Drill:
     for number in range(runs):
       pending = sorted(moments[number::runs])
       while pending:
-        workdir = self._folder / f'run-{self._totals["runs"]}'
-        self._totals['runs'] += 1
+        workdir = self._folder / f'run-{self.runs}'
+        self.runs += 1
         yield from self._disturbed(workdir, pending)
 
   def _disturbed(self, workdir: pathlib.Path, pending: list[Moment]) -> Iterator[Case]:
@@ -152,8 +155,8 @@ class _Drill:
     """Returns the name of a kill, and what was wrong with it."""
     passed = [name for _, name in marks[moment.processes[0]] if not name.startswith(SENT)]
     half = any(workdir.glob('**/checkpoints/*tmp*'))
-    self._fell[phase_of(passed[-1])] += 1
-    self._totals['half-written'] += half
+    self.fell[phase_of(passed[-1])] += 1
+    self.half_written += half
     name = (
       f'SIGKILL {moment.due.delay:.3f} s after {moment.due.mark}, in {passed[-1]}' + ', with a half-written checkpoint' * half
     )
@@ -191,7 +194,7 @@ class _Drill:
       [
         'scripts/drills/marked.py',
         str(path),
-        json.dumps(due.get(i)),
+        json.dumps([due[i]] if i in due else []),
         *self._flags,
         f'--workdir={workdir}',
         f'--compilation_cache_dir={cache}',
@@ -204,7 +207,7 @@ class _Drill:
       job.processes[killed].wait()
       began = time.monotonic()
       statuses = job.end(LEFT_ALONE)
-      self._totals['seconds'] = max(self._totals['seconds'], round(time.monotonic() - began))
+      self.longest = max(self.longest, time.monotonic() - began)
     else:
       statuses = job.end(1800)
     return statuses, [timeline(path) for path in paths], job.output()

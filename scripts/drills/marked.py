@@ -2,11 +2,12 @@
 
   PYTHONPATH=. python scripts/drills/marked.py MARKS PLAN [flags of espo_jax.train]
 
-A line of the file MARKS is a time and the name of a mark, such as `ESPO/4/rollout`. PLAN is the JSON of a `Signal`, or null.
+A line of the file MARKS is a time and the name of a mark, such as `ESPO/4/rollout`. PLAN is a JSON list of `Signal`s.
 """
 
 import atexit
 import contextlib
+import fnmatch
 import glob
 import json
 import os
@@ -26,7 +27,7 @@ class Signal(NamedTuple):
   """A signal that a process gets at a moment.
 
   Attributes:
-    mark: The mark at whose first occurrence the clock starts.
+    mark: The pattern of a mark, such as `ESPO/*/rollout`, at whose first occurrence the clock starts.
     delay: The seconds from then on.
     number: The signal.
     whom: The process itself, or the worker processes that it has started.
@@ -41,19 +42,18 @@ class Signal(NamedTuple):
 
 
 class Marks:
-  """The file of marks, and the signal that is due at one of them."""
+  """The file of marks, and the signals that are due, one after another."""
 
-  def __init__(self, path: str, due: Signal | None):
+  def __init__(self, path: str, due: list[Signal]):
     self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     self._due = due
     self.stage, self.place = '', ''
 
   def __call__(self, name: str) -> None:
-    """Writes a mark, and starts the clock of the signal if it belongs to this mark."""
+    """Writes a mark, and starts the clock of the next signal if it is due at this mark."""
     os.write(self._file, f'{time.time():.6f} {name}\n'.encode())
-    if self._due is not None and name == self._due.mark:
-      threading.Thread(target=self._send, args=(self._due,), daemon=True).start()
-      self._due = None
+    if self._due and fnmatch.fnmatchcase(name, self._due[0].mark):
+      threading.Thread(target=self._send, args=(self._due.pop(0),), daemon=True).start()
 
   def _send(self, due: Signal) -> None:
     while due.beside and not glob.glob(due.beside, recursive=True):
@@ -122,8 +122,7 @@ def instrument(mark: Marks) -> None:
 def main() -> None:
   """Runs the command."""
   path, plan, *flags = sys.argv[1:]
-  due = json.loads(plan)
-  mark = Marks(path, None if due is None else Signal(*due))
+  mark = Marks(path, [Signal(*fields) for fields in json.loads(plan)])
   mark('start')
   from absl import app
 

@@ -1,0 +1,104 @@
+"""Thousands of updates in one run, which must not grow.
+
+The process is looked at ten times, at even distances, while it trains: its resident memory, its file handles and its threads,
+each as the least of a few looks. All is well if memory stays within 2 % of what it is at the first look after 300 updates, the
+other counts do not exceed it, and no child process is left at the end. The number of cases of the command is that of updates.
+"""
+
+import pathlib
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from drills.jobs import Job
+from drills.record import Case
+
+AIM = 'memory is flat within 2 %, and no handle, thread or process is left over'
+COUNT = 3000
+
+LOOKS = 10  # looks at the process
+SETTLED = 300  # updates after which it is compared, or a quarter of all if these are few
+WITHIN = 0.02  # of the resident memory
+FLAGS = (
+  '--config=experiments/quickstart.py:smoke',
+  '--config.baselines=()',
+  '--config.model.num_layers=1',
+  '--config.eval.every=100',
+  '--config.rollout.record=100',
+  '--config.checkpoint.every=10',
+)
+
+
+class Look(NamedTuple):
+  """What a process holds.
+
+  Attributes:
+    memory: The resident memory in MiB.
+    handles: The open files.
+    threads: The threads.
+    children: The child processes.
+  """
+
+  memory: float
+  handles: int
+  threads: int
+  children: int
+
+
+def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) -> Iterator[Case]:
+  """Yields a case each for memory, handles, threads and processes."""
+  workdir = folder / 'run'
+  cache = folder / 'compiled'
+  flags = [*FLAGS, f'--config.learner.updates={count}', f'--config.seed={seed}', f'--workdir={workdir}']
+  job = Job([['-m', 'espo_jax.train', *flags, f'--compilation_cache_dir={cache}']], logs=folder / 'logs', cache=cache)
+  process = job.processes[0].pid
+  looks = list[tuple[int, Look]]()
+  for number in range(1, LOOKS + 1):
+    due = number * count // LOOKS - (count // 20 if number == LOOKS else 0)  # the last look is before the end
+    job.wait_for(lambda due=due: updates(workdir) >= due)
+    looks.append((updates(workdir), least(process)))
+  statuses = job.end(600)
+  if statuses != [0]:
+    raise RuntimeError(f'the run failed: {job.output()}')
+  settled = [look for step, look in looks if step >= min(SETTLED, count // 4)]
+  first = settled[0]
+  figures['updates'] = count
+  for name in Look._fields:
+    figures[f'{name} (MiB)' if name == 'memory' else name] = ' '.join(f'{getattr(look, name):.0f}' for _, look in looks)
+  growth = max(look.memory for look in settled) / first.memory - 1
+  figures['growth of memory %'] = round(100 * growth, 2)
+  yield Case('resident memory', growth <= WITHIN, f'{100 * growth:.2f} % more than at first')
+  for name in ('handles', 'threads', 'children'):
+    most, at_first = max(getattr(look, name) for look in settled), getattr(first, name)
+    yield Case(name, most <= at_first, f'{most}, and {at_first} at first')
+  left = job.left()
+  yield Case('processes after the end', not left, f'processes {left}')
+
+
+def updates(workdir: pathlib.Path) -> int:
+  """Returns the number of the last update whose metrics are written."""
+  path = workdir / 'arms' / 'espo' / 'metrics.jsonl'
+  return sum(1 for _ in path.open('rb')) if path.exists() else 0
+
+
+def least(process: int, looks: int = 20) -> Look:
+  """Returns the least of each number in a second, because a checkpoint that is being written takes more for a moment."""
+  found = []
+  for _ in range(looks):
+    found.append(look(process))
+    time.sleep(1 / looks)
+  return Look(*(min(values) for values in zip(*found, strict=True)))
+
+
+def look(process: int) -> Look:
+  """Returns what a process holds now."""
+  folder = pathlib.Path('/proc') / str(process)
+  memory = re.search(r'VmRSS:\s+(\d+) kB', (folder / 'status').read_text())
+  assert memory is not None
+  tasks = list((folder / 'task').iterdir())
+  children = 0
+  for task in tasks:
+    if (task / 'children').exists():
+      children += len((task / 'children').read_text().split())
+  return Look(int(memory[1]) / 1024, len(list((folder / 'fd').iterdir())), len(tasks), children)
