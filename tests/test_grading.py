@@ -183,13 +183,53 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch, tmp_path):
   for code, reason in (
     ('print(\'{"error": "ImportError: no sympy"}\')', 'did not start: ImportError: no sympy; fix: pip install'),
     ('raise SystemExit(3)', 'it died at once, with exit status 3'),
-    ('import time; time.sleep(60)', 'no sign of life for 1 seconds'),
+    ('import time; time.sleep(60)', 'not done in 1 seconds'),
   ):
     worker.write_text(code)
     monkeypatch.setattr(grader_module, '_WORKER', worker)
     monkeypatch.setattr(process, 'STARTUP_SECONDS', 1.0)
     with Grader() as grader, pytest.raises(RuntimeError, match=reason):
       grader.grade_all([SYMBOLIC])
+
+
+def test_a_worker_that_is_stopped_before_a_question_is_replaced_long_before_its_deadline(monkeypatch):
+  with Grader(workers=1, deadline=100.0) as grader:
+    assert grader.grade_all([SYMBOLIC]) == [(True, 'ok')]
+    worker = grader._pool._idle.get()
+    stopped = worker._process
+    stopped.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(process, 'SILENCE_SECONDS', 1.0)
+    began = time.monotonic()
+    assert worker.ask(SYMBOLIC) == (None, 'timeout')
+    assert time.monotonic() - began < 50 and stopped.poll() == -signal.SIGKILL
+    monkeypatch.undo()
+    assert worker.ask(SYMBOLIC) == ([True, 'ok'], 'ok')
+    grader._pool._idle.put(worker)
+
+
+def test_a_worker_that_is_stopped_as_it_starts_is_no_longer_waited_for(monkeypatch):
+  with Grader(workers=1) as grader:
+    worker = grader._pool._idle.get()
+    worker._start().send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(process, 'SILENCE_SECONDS', 1.0)
+    with pytest.raises(RuntimeError, match='did not start: no sign of life for 1 seconds; fix: '):
+      worker.ask(SYMBOLIC)
+    grader._pool._idle.put(worker)
+
+
+def test_a_worker_that_works_longer_than_the_silence_is_left_to_it(monkeypatch, tmp_path):
+  monkeypatch.setattr(process, 'SILENCE_SECONDS', 2.0)
+  worker = tmp_path / 'worker.py'
+  worker.write_text(f"""
+import runpy, time
+serve = runpy.run_path({str(grader_module._WORKER)!r})['serve']
+serve.__globals__['SIGN_SECONDS'] = 0.1
+slow = lambda value: (time.sleep(4), value)[1]
+serve(60, lambda: slow(lambda question: slow([True, 'ok'])))
+""")
+  monkeypatch.setattr(grader_module, '_WORKER', worker)
+  with Grader(workers=1, deadline=50.0) as grader:
+    assert grader.grade_all([SYMBOLIC]) == [(True, 'ok')]
 
 
 @pytest.mark.parametrize(

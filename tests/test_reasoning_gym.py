@@ -80,6 +80,17 @@ def said(answer):
   return f'I put it in <answer> tags. Is it <answer>17</answer>? No.\n<answer>\n{answer}\n</answer>\nDone.'
 
 
+def test_a_problem_whose_process_is_killed_is_drawn_again(sums):
+  task = tasks.ReasoningGym(**SUMS, **ROOM)
+  assert task.problem('train', 0) == sums.problem('train', 0)
+  worker = task._generator._idle.get()
+  worker._process.kill()
+  worker._process.wait()
+  task._generator._idle.put(worker)
+  later = range(500, 503)
+  assert [task.problem('train', i) for i in later] == [sums.problem('train', i) for i in later]
+
+
 @pytest.mark.parametrize('name', KINDS)
 def test_scores_are_those_of_the_package(mixture, drawn, name):
   alone = reasoning_gym.create_dataset(name, seed=5, size=8)

@@ -224,10 +224,13 @@ class ReasoningGym(Task):
     chunk, place = divmod(index, CHUNK // _TRIES)
     again, nth = divmod(attempt, _TRIES)
     seed = int(np.random.default_rng([self._seed, split_bit(split), chunk, again]).integers(2**31))
-    reply, status = self._generator.submit([seed, place * _TRIES + nth]).result()
+    question = [seed, place * _TRIES + nth]
+    reply, status = self._generator.submit(question).result()
+    if reply is None:  # what ended or stopped the process may have nothing to do with the draw
+      reply, status = self._generator.submit(question).result()
     if reply is None:
       ended = f'took more than {_DRAW_SECONDS:.0f} seconds' if status == 'timeout' else 'ended the process'
-      raise DataError(f'{self._named}: the draw of problem {index} of the {split} split {ended}; fix: easier options')
+      raise DataError(f'{self._named}: the draw of problem {index} of the {split} split {ended}, twice; fix: easier options')
     return f'the package raised {reply["error"]}; fix: other options' if 'error' in reply else Drawn(**reply)
 
   def _misfit(self, split: str, drawn: Drawn) -> tuple[int, str]:

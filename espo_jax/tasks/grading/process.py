@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 STARTUP_SECONDS = 120.0  # enough for the imports on a busy machine
+SILENCE_SECONDS = 30.0  # without a sign of life a process counts as stuck, however long its work may take
 
 
 class WorkerProcess:
   """A process that answers one question at a time, for one thread at a time.
 
-  The process is replaced if it exceeds the deadline, if it dies, and after a number of answers. It runs a Python file.
-  Questions and replies are lines of JSON in pipes. Unlike a child of `multiprocessing`, it does not import the main module
-  again, which may be a notebook or lack a main guard. The file's first argument is the number of seconds after which an orphan
-  ends, and `arguments` follow. When the file is ready it writes `{}` or `{"error": ...}`.
+  The process is replaced if it exceeds the deadline, if it is stopped, if it dies, and after a number of answers. It runs a
+  Python file. Questions and replies are lines of JSON in pipes. Unlike a child of `multiprocessing`, it does not import the main
+  module again, which may be a notebook or lack a main guard. The file's first argument is the number of seconds after which an
+  orphan ends, and `arguments` follow. When the file is ready it writes `{}` or `{"error": ...}`. While it works it writes an
+  empty line every few seconds, which is a sign of life.
   """
 
   def __init__(
@@ -112,8 +114,8 @@ class WorkerProcess:
     if not self._ready:
       try:
         problem = json.loads(_read_line(process, STARTUP_SECONDS)).get('error')
-      except TimeoutError:
-        problem = f'no sign of life for {STARTUP_SECONDS:.0f} seconds'
+      except TimeoutError as late:
+        problem = str(late)
       except OSError:
         problem = f'it died at once, with exit status {process.wait()}'
       if problem:
@@ -156,7 +158,7 @@ def _exchange(process: subprocess.Popen[bytes], question: Any, deadline: float) 
   """Sends a question and returns the reply.
 
   Raises:
-    TimeoutError: The deadline has passed.
+    TimeoutError: The deadline has passed, or the process gave no sign of life.
     OSError: The process is dead.
   """
   end = time.monotonic() + deadline
@@ -169,22 +171,27 @@ def _write_line(process: subprocess.Popen[bytes], line: bytes, end: float) -> No
   poll = select.poll()
   poll.register(process.stdin, select.POLLOUT | select.POLLERR)
   while line:
-    if not poll.poll(max(0.0, 1_000 * (end - time.monotonic()))):
-      raise TimeoutError
+    if not poll.poll(max(0.0, 1_000 * min(end - time.monotonic(), SILENCE_SECONDS))):
+      raise TimeoutError('it does not read')
     line = line[os.write(process.stdin.fileno(), line[:65_536]) :]
 
 
 def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+  """Reads a line after any number of empty ones, which are signs of life."""
   assert process.stdout is not None
   poll = select.poll()
   poll.register(process.stdout, select.POLLIN | select.POLLHUP)
   end = time.monotonic() + seconds
   line = b''
   while not line.endswith(b'\n'):
-    if not poll.poll(max(0.0, 1_000 * (end - time.monotonic()))):
-      raise TimeoutError
+    left = end - time.monotonic()
+    if not poll.poll(max(0.0, 1_000 * min(left, SILENCE_SECONDS))):
+      silent = left > SILENCE_SECONDS
+      raise TimeoutError(
+        f'no sign of life for {SILENCE_SECONDS:.0f} seconds' if silent else f'not done in {seconds:.0f} seconds'
+      )
     part = os.read(process.stdout.fileno(), 65_536)
     if not part:
       raise BrokenPipeError
-    line += part
+    line = (line + part).lstrip(b'\n')
   return line

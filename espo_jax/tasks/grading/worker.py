@@ -3,6 +3,7 @@
 `process.WorkerProcess` starts this file. The file loads its modules by path, because importing the package would import JAX.
 Its arguments are the number of seconds after which it ends itself, and the memory limit in bytes. It communicates by lines of
 JSON. When it is ready it writes `{}` or `{"error": ...}`. Then it reads `[prediction, answer]` and writes `[correct, status]`.
+While it works, an empty line every few seconds tells its parent that it has not been stopped.
 """
 
 import contextlib
@@ -13,8 +14,12 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 import typing
 from pathlib import Path
+
+SIGN_SECONDS = 5.0  # between two signs of life; the parent waits several times as long
 
 
 def main() -> None:
@@ -34,24 +39,44 @@ def serve(seconds: int, load: typing.Callable[[], typing.Callable[[typing.Any], 
   """
   for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles signals, and may still need this process
     signal.signal(number, signal.SIG_IGN)
-  replies = os.fdopen(os.dup(1), 'w')
+  replies = _Replies(os.dup(1))
   os.dup2(2, 1)  # the output of libraries must not be among the replies
   logging.disable(logging.CRITICAL)
   try:
     answer = load()
   except Exception as error:
-    _send(replies, {'error': f'{type(error).__name__}: {error}'})
+    replies.send({'error': f'{type(error).__name__}: {error}'})
     return
-  _send(replies, {})
+  replies.send({})
   for line in sys.stdin:
     signal.alarm(seconds)  # the alarm is not handled, so it ends an orphan
-    _send(replies, answer(json.loads(line)))
+    replies.works = True
+    replies.send(answer(json.loads(line)))
     signal.alarm(0)
 
 
-def _send(replies: typing.TextIO, message: object) -> None:
-  replies.write(json.dumps(message) + '\n')
-  replies.flush()
+class _Replies:
+  """The pipe to the parent, with a thread that writes an empty line every few seconds while `works` is true."""
+
+  def __init__(self, pipe: int) -> None:
+    self._pipe = os.fdopen(pipe, 'w')
+    self._lock = threading.Lock()
+    self.works = True
+    threading.Thread(target=self._live, daemon=True).start()
+
+  def send(self, message: object) -> None:
+    with self._lock:
+      self._pipe.write(json.dumps(message) + '\n')
+      self._pipe.flush()
+      self.works = False  # empty lines that nobody reads would fill the pipe
+
+  def _live(self) -> None:
+    while True:
+      time.sleep(SIGN_SECONDS)
+      with self._lock, contextlib.suppress(OSError):  # an orphan has an alarm
+        if self.works:
+          self._pipe.write('\n')
+          self._pipe.flush()
 
 
 def _load() -> typing.Callable[[typing.Any], object]:
