@@ -115,6 +115,7 @@ def instrument(mark: Marks) -> None:
   loop.Stage, Clock.__call__, Checkpoints.save = stage, phase, saved
   answers.evaluate_params = results.evaluate_params = before(answers.evaluate_params, 'evaluation')
   rl.evaluate_params = answers.evaluate_params
+  train.warm_start = before(train.warm_start, 'load')
   train.write_examples = before(train.write_examples, 'examples')
   train.report = before(train.report, 'report')
 
