@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import rounding
+from drills.jobs import Job
+from drills.runs import lines
 from tiny import tiny_experiment
 
 from espo_jax import parallel
@@ -47,65 +48,11 @@ EXACT = (
 # the bound is of the operations alone: thrice through the decoder of some 300, and a sum over 16 rows of 18 tokens,
 # an update of each minibatch, of which there are two.
 ROUNDINGS = (3 * 300 + 16 * 18) * (STAGES['warm_start'] + (STAGES['critic_warmup'] + STAGES['arms/espo']) * 2)
-OF_THE_PROCESS = ('seconds/', 'tokens_per_second', 'process/')
 
 
-class Job:
-  """The processes of a command, each with some virtual devices, their output in files."""
-
-  def __init__(
-    self,
-    module: str,
-    *flags: str,
-    logs: pathlib.Path,
-    cache: pathlib.Path,
-    processes: int,
-    devices: int,
-    path: pathlib.Path = ROOT,
-  ):
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      port = free.getsockname()[1]
-    logs.mkdir(exist_ok=True)
-    self.logs = [logs / f'{time.monotonic_ns()}-{i}.log' for i in range(processes)]
-    self.processes = []
-    for i, log in enumerate(self.logs):
-      env = os.environ | {
-        'PYTHONPATH': os.pathsep.join((str(path), str(ROOT))),
-        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={devices}',  # the last one counts
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',  # compiling is most of the time
-        'JAX_COMPILATION_CACHE_DIR': str(cache),
-        'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
-        'JAX_NUM_PROCESSES': str(processes),
-        'JAX_PROCESS_ID': str(i),
-      }
-      with log.open('w') as output:
-        self.processes.append(
-          subprocess.Popen([sys.executable, '-m', module, *flags], cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
-        )
-
-  def end(self, timeout: float = 300) -> list[int]:
-    """Their exit statuses."""
-    deadline = time.monotonic() + timeout
-    try:
-      return [process.wait(deadline - time.monotonic()) for process in self.processes]
-    finally:
-      for process in self.processes:
-        process.kill()
-
-  def wait_for(self, reached) -> None:
-    while not reached():
-      assert all(process.poll() is None for process in self.processes), self.output()
-      time.sleep(0.01)
-
-  def output(self) -> str:
-    return '\n'.join(log.read_text() for log in self.logs)
-
-
-def lines(workdir: pathlib.Path, stage: str) -> list[dict]:
-  path = workdir / stage / 'metrics.jsonl'
-  text = path.read_text().rpartition('\n')[0] if path.exists() else ''
-  return [{k: v for k, v in json.loads(line).items() if not k.startswith(OF_THE_PROCESS)} for line in text.splitlines()]
+def start(module: str, *flags: str, processes: int, **fields) -> Job:
+  """Starts a command as a job of some processes."""
+  return Job([['-m', module, *flags]] * processes, **fields)
 
 
 def assert_same_numbers(workdir: pathlib.Path, reference: pathlib.Path) -> None:
@@ -134,7 +81,7 @@ def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_ev
 
   def train(workdir: pathlib.Path, processes: int, devices: int) -> Job:
     flags = [*FLAGS, f'--workdir={workdir}', f'--compilation_cache_dir={cache}']
-    return Job('espo_jax.train', *flags, logs=logs, cache=cache, processes=processes, devices=devices)
+    return start('espo_jax.train', *flags, logs=logs, cache=cache, processes=processes, devices=devices)
 
   one, workdir = tmp_path / 'one', tmp_path / 'several'
   job = train(one, 1, 4)
@@ -166,7 +113,7 @@ def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_ev
   for processes in (1, 2):
     output = tmp_path / str(processes)
     flags = [f'--checkpoint={workdir}', '--samples=3', '--problems=5', f'--output={output}']
-    job = Job('espo_jax.evaluate', *flags, logs=logs, cache=cache, processes=processes, devices=1)
+    job = start('espo_jax.evaluate', *flags, logs=logs, cache=cache, processes=processes, devices=1)
     assert job.end() == [0] * processes, job.output()
     assert job.output().count('wrote') == 1  # files are the first process's
     written.append([json.loads(line) for line in (output / 'samples.jsonl').read_text().splitlines()])
@@ -202,7 +149,7 @@ def test_processes_agree_on_the_checkpoint_where_one_alone_cannot_read_its_part(
   program = tmp_path / 'restores.py'
   program.write_text(RESTORES)
   cache = request.config.cache.mkdir('jax')
-  job = Job(program.stem, str(tmp_path / 'steps'), logs=tmp_path / 'logs', cache=cache, processes=2, devices=1, path=tmp_path)
+  job = start(program.stem, str(tmp_path / 'steps'), logs=tmp_path / 'logs', cache=cache, processes=2, devices=1, path=tmp_path)
   assert job.end(timeout=100) == [0, 0], job.output()
   for log in job.logs:
     assert "used 1 False [True] ['1', 'damaged-2', 'damaged-3']" in log.read_text()

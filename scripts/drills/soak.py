@@ -5,6 +5,7 @@ each as the least of a few looks. All is well if memory stays within 2 % of what
 other counts do not exceed it, and no child process is left at the end. The number of cases of the command is that of updates.
 """
 
+import contextlib
 import pathlib
 import re
 import time
@@ -20,6 +21,7 @@ COUNT = 3000
 LOOKS = 10  # looks at the process
 SETTLED = 300  # updates after which it is compared, or a quarter of all if these are few
 WITHIN = 0.02  # of the resident memory
+SECONDS = 1.0  # of one look
 FLAGS = (
   '--config=experiments/quickstart.py:smoke',
   '--config.baselines=()',
@@ -82,12 +84,12 @@ def updates(workdir: pathlib.Path) -> int:
   return sum(1 for _ in path.open('rb')) if path.exists() else 0
 
 
-def least(process: int, looks: int = 20) -> Look:
-  """Returns the least of each number in a second, because a checkpoint that is being written takes more for a moment."""
+def least(process: int, times: int = 20) -> Look:
+  """Returns the least of each number over a while, because a checkpoint that is being written takes more for a moment."""
   found = []
-  for _ in range(looks):
+  for _ in range(times):
     found.append(look(process))
-    time.sleep(1 / looks)
+    time.sleep(SECONDS / times)
   return Look(*(min(values) for values in zip(*found, strict=True)))
 
 
@@ -96,9 +98,8 @@ def look(process: int) -> Look:
   folder = pathlib.Path('/proc') / str(process)
   memory = re.search(r'VmRSS:\s+(\d+) kB', (folder / 'status').read_text())
   assert memory is not None
-  tasks = list((folder / 'task').iterdir())
-  children = 0
+  tasks, children = list((folder / 'task').iterdir()), 0
   for task in tasks:
-    if (task / 'children').exists():
+    with contextlib.suppress(OSError):  # the thread ended meanwhile
       children += len((task / 'children').read_text().split())
   return Look(int(memory[1]) / 1024, len(list((folder / 'fd').iterdir())), len(tasks), children)

@@ -5,7 +5,7 @@
 | a peer | start | the other process says that it waits, and for whom: processes of a job may start minutes apart |
 | a peer | rollout, grading, update, checkpoint, evaluation | the other process ends and names the cause |
 | the workers of a reward that reads text | rollout, grading, evaluation | the run goes on, and it ends well |
-| the workers that draw and score problems of reasoning-gym | drawing, grading, evaluation | the run goes on, and it ends well |
+| the worker that draws problems of reasoning-gym | drawing, grading, evaluation | the run goes on, and it ends well |
 | the workers of computer algebra | their start, between questions, in a question | the grader goes on or names the cause |
 
 A process that is stopped gets SIGSTOP, so that it is alive and silent. A job resumes after each of its cases, so that one run

@@ -46,6 +46,7 @@ FLAGS = (
   '--config.eval.batch=4',
   '--nocheck_memory',
 )
+FOLDERS = {'warm start': 'warm_start', 'critic warm-up': 'critic_warmup', 'ESPO': 'arms/espo'}
 TEMPORARY = 'WORKDIR/**/checkpoints/*tmp*'
 MOMENTS = (  # in the order of a run
   ('start', Signal('start', 3.0, signal.SIGTERM)),
@@ -96,7 +97,6 @@ def run(
     ended.append((name, found, newest, broken))
     told.append(f'{name} {describe(found)}')
   last = once(folder, flags, [])
-  figures['model'] = pathlib.Path(model).name
   figures['what happened'] = ', '.join(told)
   for (name, found, newest, broken), after in zip(ended, [*(found for _, found, _, _ in ended[1:]), last], strict=True):
     wrong = broken or went_on(newest, after) or ('' if last.status == 0 else f'the end: {last.status}: {last.output[-1500:]}')
@@ -119,12 +119,11 @@ def once(folder: pathlib.Path, flags: Sequence[str], plan: Sequence[Signal]) -> 
   cache = folder / 'compiled'
   command = ['scripts/drills/marked.py', str(marks), json.dumps(plan), *flags, f'--compilation_cache_dir={cache}']
   job = Job([command], logs=folder / 'logs', cache=cache, environment={'JAX_PLATFORMS': 'cpu'})
-  while job.processes[0].poll() is None and not (sent := _sent(marks)):
+  while job.processes[0].poll() is None and not _sent(marks):
     time.sleep(0.05)
-  (status,) = job.end(GRACE) if job.processes[0].poll() is None else [job.processes[0].poll()]
-  seconds = time.time() - sent if (sent := _sent(marks)) else 0.0
-  if status is None:
-    status = job.processes[0].returncode
+  job.end(GRACE)
+  sent = _sent(marks)
+  seconds, status = time.time() - sent if sent else 0.0, job.processes[0].returncode
   steps = [name.rpartition('/')[0] for _, name in timeline(marks) if name.endswith('/step')]
   return Ended(status, seconds, steps[0] if steps else '', job.output())
 
@@ -149,7 +148,7 @@ def checkpoints(workdir: pathlib.Path) -> tuple[dict[str, int], str]:
 def went_on(newest: dict[str, int], after: Ended) -> str:
   """Returns why a run did not go on from the newest checkpoints; '' if it did, or came to no step."""
   stage, _, step = after.first.partition('/')
-  folder = {'critic warm-up': 'critic_warmup', 'ESPO': 'arms/espo'}.get(stage)
+  folder = FOLDERS.get(stage)
   if folder is None or folder not in newest or int(step) == newest[folder] + 1:
     return ''
   return f'the newest checkpoint of {stage} is {newest[folder]}, and the run went on with step {step}'

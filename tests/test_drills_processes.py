@@ -1,0 +1,111 @@
+"""The drills of processes in short forms: a few of their cases hold, and what they compare is told apart where it differs."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from drills import killed, soak, stuck, terminated
+from drills.marked import Signal
+from drills.runs import difference, lines
+
+SMALL = (
+  '--config=experiments/quickstart.py:smoke',
+  '--config.baselines=()',
+  '--config.model.num_layers=1',
+  '--config.eval.problems=4',
+  '--nocheck_memory',
+)
+WARM_START = (*SMALL, "--config.stages=('warm_start',)")
+
+
+@pytest.fixture
+def folder(request, tmp_path):
+  """A folder in which a drill finds the compiled programs of the last time."""
+  (tmp_path / 'compiled').symlink_to(request.config.cache.mkdir('jax'))
+  return tmp_path
+
+
+def held(cases) -> list:
+  cases = list(cases)
+  assert [case for case in cases if not case.passed] == []
+  return cases
+
+
+def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_the_undisturbed_one(folder):
+  figures = {}
+  cases = held(killed.run(folder, 2, 0, figures, flags=WARM_START, phases=('warm start', 'checkpoint')))
+  assert len(cases) == 2 and figures['runs'] == 1 and 'SIGKILL' in cases[0].name
+  ended, reference = folder / 'run-0', folder / 'undisturbed'
+  assert [row['step'] for row in lines(ended, 'warm_start')] == list(range(1, 13))
+
+  metrics = ended / 'warm_start' / 'metrics.jsonl'
+  rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+  rows[3]['loss'] += 1e-7
+  metrics.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  assert difference(ended, reference) == 'warm_start, step 4: loss differ in metrics.jsonl'
+  shutil.copy(reference / 'warm_start' / 'metrics.jsonl', metrics)
+  assert difference(ended, reference) == ''
+  newest = ended / 'warm_start' / 'checkpoints' / '12'
+  shutil.rmtree(newest)
+  shutil.copytree(newest.with_name('10'), newest)
+  assert 'differs' in difference(ended, reference)
+
+
+def test_a_run_that_is_told_to_end_is_saved_or_goes_on_from_what_is_whole(folder):
+  moments = (
+    ('start', Signal('start', 0.2, signal.SIGTERM)),
+    ('warm start', Signal('warm start/3/step', 0.0, signal.SIGTERM)),
+  )
+  figures = {}
+  cases = held(terminated.at_moments(folder, WARM_START, moments, figures))
+  assert 'ended at once' in cases[0].name and 'saved' in cases[1].name
+  assert terminated.went_on({'warm_start': 4}, terminated.Ended(0, 0.0, 'warm start/4', '')).startswith('the newest checkpoint')
+
+
+def test_a_grader_goes_on_without_a_worker_that_is_stopped_or_killed(monkeypatch):
+  monkeypatch.setattr(stuck, 'MOMENTS', ('no question', 'a question'))
+  waits = {}
+  assert len(held(stuck.graders(waits))) == 4
+  assert max(waits['computer algebra']) < 30
+
+
+def test_a_short_soak_leaves_no_handle_and_no_process(folder, monkeypatch):
+  monkeypatch.setattr(soak, 'LOOKS', 2)
+  monkeypatch.setattr(soak, 'SECONDS', 0.1)
+  figures = {}
+  cases = {case.name: case for case in soak.run(folder, 100, 0, figures)}
+  assert cases.pop('resident memory').note  # in so few updates it has not settled
+  held(cases.values())
+  assert figures['updates'] == 100
+
+
+def test_a_look_at_a_process_sees_its_memory_handles_threads_and_children():
+  program = """
+import subprocess, sys, threading, time
+kept = [open('/dev/null') for _ in range(5)], b'x' * (64 << 20)
+for _ in range(3):
+  threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+child = subprocess.Popen(['sleep', '60'])
+print('ready', flush=True)
+sys.stdin.read()
+child.kill()
+child.wait()
+"""
+  idle = 'import sys; print("ready", flush=True); sys.stdin.read()'
+  processes = [
+    subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for code in (program, idle)
+  ]
+  try:
+    assert [process.stdout.readline() for process in processes] == ['ready\n'] * 2
+    time.sleep(0.1)
+    more, less = (soak.look(process.pid) for process in processes)
+    assert more.memory - less.memory == pytest.approx(64, abs=8)
+    assert (more.handles - less.handles, more.threads - less.threads, more.children - less.children) == (5, 3, 1)
+  finally:
+    for process in processes:
+      process.communicate('')
