@@ -81,16 +81,19 @@ def run(
   """Yields a case per moment; `seed` is that of the training."""
   data = data or str(sums(folder / 'sums.jsonl'))
   model = model or str(random_model(folder / 'model', data))
+  figures['model'] = pathlib.Path(model).name
+  flags = [*FLAGS, f'--config.model.path={model}', f'--config.data.path={data}', f'--config.seed={seed}']
+  yield from at_moments(folder, flags, MOMENTS[:count], figures)
+
+
+def at_moments(
+  folder: pathlib.Path, flags: Sequence[str], moments: Sequence[tuple[str, Signal]], figures: dict[str, Any]
+) -> Iterator[Case]:
+  """Yields a case per moment of a run with these flags."""
   workdir, told = folder / 'run', list[str]()
-  flags = [
-    *FLAGS,
-    f'--config.model.path={model}',
-    f'--config.data.path={data}',
-    f'--config.seed={seed}',
-    f'--workdir={workdir}',
-  ]
+  flags = [*flags, f'--workdir={workdir}']
   ended = list[tuple[str, Ended, dict[str, int], str]]()
-  for name, due in MOMENTS[:count]:
+  for name, due in moments:
     due = due._replace(beside=due.beside.replace('WORKDIR', str(workdir)))
     found = once(folder, flags, [due])
     newest, broken = checkpoints(workdir)
