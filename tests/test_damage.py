@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from espo_jax.learner import CheckpointError, restore
+from espo_jax.learner import CheckpointError, Checkpoints, restore
+from espo_jax.learner.checkpoint import survey
 from espo_jax.learner.damage import _places, damage
 from espo_jax.monitor import read_metrics
 from espo_jax.stages.loop import Interruption, Stage, run_stage
@@ -314,3 +316,15 @@ def test_an_index_of_many_levels_is_followed_to_its_leaves(missing, tmp_path):
   # The file may hold a part of the index as well.
   reasons = (f'state/{file} has {end - 1} bytes of at least ', 'the index of state/ cannot be read')
   assert damage(tmp_path).startswith(reasons)
+
+
+def test_a_checkpoint_that_is_written_leaves_no_thread_and_no_handle(tmp_path):
+  counts = []
+  with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+    for number in range(1, 25):
+      checkpoints.save(number, initial(), done=False)
+      counts.append((threading.active_count(), len(os.listdir('/proc/self/fd'))))
+  threads, handles = (np.array(column) for column in zip(*counts, strict=True))
+  assert threads[12:].max() - threads[4:12].max() < 4  # there were 12 more
+  assert handles[12:].max() - handles[4:12].max() < 9  # there were 36 more
+  assert survey(tmp_path) == {23: '', 24: ''}

@@ -84,6 +84,7 @@ class Checkpoints:
         ),
         cleanup_tmp_directories=True,
       )
+    self._pending: Any = None
 
   def save(self, step: int, state: Any, *, done: bool, accuracy: float | None = None) -> None:
     """Starts writing `state`, and returns as soon as its buffers may be reused.
@@ -93,7 +94,8 @@ class Checkpoints:
     """
     sums = checksums(_by_path(state))
     with writing(self._directory):
-      self._checkpointer.save_async(
+      self._finish()
+      self._pending = self._checkpointer.save_async(
         step,
         state,
         force=True,
@@ -108,7 +110,16 @@ class Checkpoints:
       OSError: The last one cannot be written.
     """
     with writing(self._directory):
-      self._checkpointer.close()
+      try:
+        self._finish()
+      finally:
+        self._checkpointer.close()
+
+  def _finish(self) -> None:
+    """Waits until the last checkpoint is written. Orbax keeps a thread and three file handles for each until it is asked."""
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      pending.result()
 
   def __enter__(self) -> 'Checkpoints':
     return self
