@@ -21,10 +21,10 @@ class WorkerProcess:
   """A process that answers one question at a time, for one thread at a time.
 
   The process is replaced if it exceeds the deadline, if it is stopped, if it dies, and after a number of answers. It runs a
-  Python file. Questions and replies are lines of JSON in pipes. Unlike a child of `multiprocessing`, it does not import the main
-  module again, which may be a notebook or lack a main guard. The file's first argument is the number of seconds after which an
-  orphan ends, and `arguments` follow. When the file is ready it writes `{}` or `{"error": ...}`. While it works it writes an
-  empty line every few seconds, which is a sign of life.
+  Python file. Questions and replies are lines of JSON in pipes. Unlike a child of `multiprocessing`, it does not import the
+  main module again, which may be a notebook or lack a main guard. The file's first argument is the number of seconds after
+  which an orphan ends, and `arguments` follow. When the file is ready it writes `{}` or `{"error": ...}`. While it works it
+  writes an empty line every few seconds, which is a sign of life.
   """
 
   def __init__(
