@@ -80,7 +80,7 @@ def run(
   drill = _Drill(folder, processes, (*flags, f'--config.mesh.data={processes}'))
   yield from drill.cases(count, np.random.default_rng(seed), phases)
   figures['kills by phase'] = ', '.join(f'{phase} {drill.fell[phase]}' for phase in phases)
-  figures['of these with a half-written checkpoint'] = drill.half_written
+  figures['of these with a half-written checkpoint in the folder'] = drill.half_written
   figures['runs'] = drill.runs
   if processes > 1:
     figures['seconds until the other process ended, at most'] = round(drill.longest)
