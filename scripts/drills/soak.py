@@ -53,7 +53,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
   """Yields a case each for memory, handles, threads and processes."""
   workdir = folder / 'run'
   cache = folder / 'compiled'
-  flags = [*FLAGS, f'--config.learner.updates={count}', f'--config.seed={seed}', f'--workdir={workdir}']
+  short = f'--config.gate.force_at={3 / count}'  # three updates of critic warm-up, so that the rest is one stage
+  flags = [*FLAGS, short, f'--config.learner.updates={count}', f'--config.seed={seed}', f'--workdir={workdir}']
   job = Job([['-m', 'espo_jax.train', *flags, f'--compilation_cache_dir={cache}']], logs=folder / 'logs', cache=cache)
   process = job.processes[0].pid
   looks = list[tuple[int, Look]]()
