@@ -79,9 +79,10 @@ def run(
   folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], model: str = '', data: str = ''
 ) -> Iterator[Case]:
   """Yields a case per moment; `seed` is that of the training."""
+  name = pathlib.Path(model).name or 'a random one'
   data = data or str(sums(folder / 'sums.jsonl'))
   model = model or str(random_model(folder / 'model', data))
-  figures['model'] = pathlib.Path(model).name
+  figures['model'] = name
   flags = [*FLAGS, f'--config.model.path={model}', f'--config.data.path={data}', f'--config.seed={seed}']
   yield from at_moments(folder, flags, MOMENTS[:count], figures)
 
