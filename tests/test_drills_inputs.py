@@ -1,13 +1,14 @@
 """The drills of inputs and storage in short forms: a few cases of each hold, and a drill finds the fault that it is for."""
 
 import pathlib
+import shutil
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'scripts'))
 
-from drills import answers, damaged, full, fuzz, poisoned
+from drills import answers, damaged, full, fuzz, opened, poisoned
 
 from espo_jax.learner import checkpoint
 
@@ -51,6 +52,13 @@ def test_malformed_inputs_are_read_or_refused(tmp_path):
   figures = {}
   assert held(fuzz.run(tmp_path, 18, 0, figures)) == 19
   assert figures['refused'] > 3
+
+
+@pytest.mark.skipif(shutil.which('chromium') is None, reason='no Chromium on the PATH; on Debian: apt-get install chromium')
+def test_a_page_opens_and_finds_a_rollout(tmp_path):
+  figures = {}
+  assert held(opened.run(tmp_path, 30, 0, figures)) == 2
+  assert figures['rollouts'] == 30
 
 
 def test_poisoned_steps_are_skipped_and_counted(tmp_path, registers):
