@@ -154,9 +154,6 @@ def adaptive(
 
 def unless_nan(new: Adaptive, old: Adaptive) -> Adaptive:
   """Returns the new state of a rule, or the old one if a number of it has become nan, because no mean recovers from a nan."""
-
-  def became_nan(x: Array, was: Array) -> Array:
-    return (jnp.isnan(x) & ~jnp.isnan(was)).any()
-
-  poisoned = functools.reduce(jnp.logical_or, jax.tree.leaves(jax.tree.map(became_nan, new, old)))
+  pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+  poisoned = functools.reduce(jnp.logical_or, ((jnp.isnan(x) & ~jnp.isnan(was)).any() for x, was in pairs))
   return jax.tree.map(lambda x, was: jnp.where(poisoned, was, x), new, old)
