@@ -277,8 +277,7 @@ def _modes(workdir: pathlib.Path, reference: pathlib.Path, most: int) -> Iterato
       (workdir / place).chmod(mode & 0o555)
       told = _train(workdir)
       (workdir / place).chmod(mode)
-      wrong = _judged(told, workdir) or _train(workdir)
-    wrong = wrong or _differs(workdir, reference)
+    wrong = _judged(told, workdir) or _train(workdir) or _differs(workdir, reference)
     said = re.sub(r'\s+', ' ', told.replace(str(workdir), ''))[:60] or 'it is done'
     yield Case(f'{place or "the folder"} read-only: {said}', not wrong, wrong)
 
