@@ -31,21 +31,18 @@ COUNT = 15
 NAN, INF = float('nan'), float('inf')
 
 
-@rewards.register('poisoned_reward')
 @source('ours')
 def poisoned_reward(correct: Any, *, value: float = NAN, everywhere: bool = False) -> Any:
   """The outcome, with `value` in place of the first row's or of all rows'."""
   return jnp.full_like(correct, value) if everywhere else correct.at[0, 0].set(value)
 
 
-@objectives.register('poisoned_loss')
 @source('ours')
 def poisoned_loss(logprobs: Any, mask: Any, *, poison: float = NAN) -> Any:
   """A term whose numerator is `poison`."""
   return {'poison': (1.0, Term(jnp.where(mask, logprobs, 0.0).sum() + poison, jnp.ones(())))}, {}
 
 
-@objectives.register('poisoned_gradient')
 @source('ours')
 def poisoned_gradient(logprobs: Any, mask: Any, *, half: bool = False) -> Any:
   """A term that is 0 and has no finite gradient: nan where masked tokens are, or infinite at each token."""
@@ -62,6 +59,9 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     seed: The seed of the run.
     figures: The dict that gets the numbers of steps that were skipped and taken.
   """
+  rewards.register('poisoned_reward')(poisoned_reward)
+  for function in (poisoned_loss, poisoned_gradient):
+    objectives.register(function.__name__)(function)
   skipped = taken = 0
   for place, (name, (fields, patch, harmless)) in enumerate(list(_ways().items())[:count]):
     config = small.config(seed)
