@@ -24,7 +24,7 @@ from bench import forced, report, workload
 from espo_jax.configs import default_config
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import init_state, minibatches, pack, put_packing, score
-from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, init
+from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, column_flops, init
 from espo_jax.rollout.sampling import draw, row_keys, token_noise
 from espo_jax.stages import rl
 from espo_jax.types import Reward
