@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
-from drills import killed, soak, stuck, terminated
+from drills import killed, runs, soak, stuck, terminated
 from drills.marked import Signal
 from drills.runs import difference, lines
 
@@ -35,7 +36,7 @@ def held(cases) -> list:
   return cases
 
 
-def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_the_undisturbed_one(folder):
+def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_the_undisturbed_one(folder, monkeypatch):
   figures = {}
   cases = held(killed.run(folder, 2, 0, figures, flags=WARM_START, phases=('warm start', 'checkpoint')))
   assert len(cases) == 2 and figures['runs'] == 1 and 'SIGKILL' in cases[0].name
@@ -49,10 +50,17 @@ def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_
   assert difference(ended, reference) == 'warm_start, step 4: loss/total differ in metrics.jsonl'
   shutil.copy(reference / 'warm_start' / 'metrics.jsonl', metrics)
   assert difference(ended, reference) == ''
+  read = runs.newest_state
+  arrays = read(ended, 'warm_start')
+  name = next(name for name, array in arrays.items() if array.dtype == np.float32 and array.ndim == 2)
+  altered = arrays | {name: np.nextafter(arrays[name], np.float32(np.inf))}
+  monkeypatch.setattr(runs, 'newest_state', lambda workdir, stage: altered if workdir == ended else read(workdir, stage))
+  assert difference(ended, reference) == f'warm_start: {name} differs'
+  monkeypatch.undo()
   newest = ended / 'warm_start' / 'checkpoints' / '12'
   shutil.rmtree(newest)
   shutil.copytree(newest.with_name('10'), newest)
-  assert 'differs' in difference(ended, reference)
+  assert 'it was saved as step 10' in difference(ended, reference)
 
 
 def test_a_run_that_is_told_to_end_is_saved_or_goes_on_from_what_is_whole(folder):

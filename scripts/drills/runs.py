@@ -59,7 +59,10 @@ def difference(workdir: pathlib.Path, reference: pathlib.Path) -> str:
         return f'{stage}, step {row["step"]}: {_unequal(mine, row)} differ in metrics.jsonl'
     if len(lines(workdir, stage)) != len(lines(reference, stage)):
       return f'{stage}: {len(lines(workdir, stage))} lines of metrics, not {len(lines(reference, stage))}'
-    states = newest_state(workdir, stage), newest_state(reference, stage)
+    try:
+      states = newest_state(workdir, stage), newest_state(reference, stage)
+    except ValueError as error:
+      return str(error)
     if states[0].keys() != states[1].keys():
       return f'{stage}: the newest checkpoint has other arrays or another step'
     for name, array in states[1].items():
