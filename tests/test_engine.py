@@ -159,7 +159,7 @@ def test_a_refill_without_waiting_rows_leaves_the_free_slots_without_one():
 def test_what_is_written_out_are_the_steps_done_and_how_far_each_row_is():
   setup = setup_of((2, 5, 8), horizon=4)  # three rows, here on two slots
   setup = dataclasses.replace(setup, slots=2)
-  record = slots.empty_record(setup)
+  record = slots.first_record(setup)
   before = held(setup, [9, 9], index=[2, 3], length=[3, 9], full_length=[4, 9], reason=[1, 2], started=[7, 9])
   pending = slots.empty_pending(setup)
   tokens = pending.tokens._replace(tokens=jnp.array([[5, 9], [6, 9], [7, 9], [8, 9]]), z=jnp.arange(8.0).reshape(4, 2))
@@ -236,7 +236,7 @@ def test_a_chunk_ends_where_a_slot_is_free_and_a_row_waits():
   """Two slots, of which one is refilled at a time. The rows are `4 EOS`, `3 4 EOS`, `3 4 EOS`."""
   setup = setup_of((3, 2, 2), slots=2)
   zero = jnp.int32(0)
-  loop = engine.Loop(slots.empty_slots(setup, ADAPTIVE), zero, zero, slots.empty_record(setup), slots.empty_pending(setup))
+  loop = engine.Loop(slots.empty_slots(setup, ADAPTIVE), zero, zero, slots.first_record(setup), slots.empty_pending(setup))
   step, found = compiled(engine.chunk, setup), []
   more = compiled(engine.unfinished, setup)
   while more(loop):
