@@ -204,8 +204,8 @@ def _update(c: Any, learner: Any, state: Any, rows: Any, mesh: jax.sharding.Mesh
   count = rows.length.shape[0]
   lengths = np.asarray(rows.prompt_lengths + rows.length)
   width, parts = rows.prompt_tokens.shape[1] + rows.tokens.shape[1], c.learner.minibatches * c.learner.micro_batches
-  cost = functools.partial(column_flops, learner.model.config)
-  packed = functools.partial(pack, width=width, sizes=c.learner.pack_sizes, multiple=1, cost=cost)
+  options = {'sizes': c.learner.pack_sizes, 'widths': c.learner.pack_widths, 'multiple': 1}
+  packed = functools.partial(pack, width=width, cost=functools.partial(column_flops, learner.model.config), **options)
   reward = Reward(jax.random.uniform(jax.random.key(0), (count,)))
   batch, _ = learner.prepare(state.params, None, rows, reward, put_packing(packed(lengths.reshape(-1, parts).T), mesh))
   for chosen in minibatches(0, 1, count, 1, c.learner.minibatches):

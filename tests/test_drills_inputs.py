@@ -27,13 +27,13 @@ def held(cases):
 
 def test_damaged_checkpoints_are_restored_as_they_were_saved_or_refused(tmp_path):
   figures = {}
-  assert held(damaged.run(tmp_path, 15, 0, figures)) >= 15
-  assert figures['an older one'] > 5
+  assert held(damaged.run(tmp_path, 8, 0, figures, commands='no')) >= 8
+  assert figures['an older one'] > 3
 
 
 def test_the_drill_of_damage_finds_a_run_that_looks_at_no_checksum(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoint, 'saved_checksums', lambda folder: {})
-  wrong = [case.note for case in damaged.run(tmp_path, 60, 0, {}, commands='no') if not case.passed]
+  wrong = [case.note for case in damaged.run(tmp_path, 30, 0, {}, commands='no') if not case.passed]
   assert wrong and all('is not the saved one' in note for note in wrong)
 
 

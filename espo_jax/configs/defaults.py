@@ -315,6 +315,9 @@ SCHEMA = section(
     pack_sizes=Field(
       4, 'How finely the number of packed sequences is rounded, each size a program; 1 for one per row.', ABOVE_0
     ),
+    pack_widths=Field(
+      13, 'Widths of packed sequences that are tried; more leave less padding and compile more programs.', ABOVE_0
+    ),
     learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
     warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),
     weight_decay=Field(0.0, "AdamW's weight decay.", AT_LEAST_0),

@@ -56,11 +56,12 @@ def pack(
   *,
   sizes: int,
   multiple: int,
+  widths: int = 13,
   cost: Callable[[int], float] = lambda width: 1.0,
 ) -> Packing:
   """Packs the rows of each part into sequences of that width for which the columns of all sequences cost the least.
 
-  The widths that are tried are multiples of an eighth of `width`, from its half to its double.
+  The widths that are tried lie evenly between the half and the double of `width`.
 
   Args:
     lengths: The number of tokens of each row, prompt included, at most `width`; 0 for a row that takes up no room.
@@ -68,15 +69,15 @@ def pack(
     sizes: How many sizes there are between a number of sequences and its double. The number of sequences is rounded up to a
       size, and each size of each width compiles a program. With 1 there is one sequence of `width` columns per row.
     multiple: The number of devices that sequences are split over; the number of sequences is a multiple of it.
+    widths: The number of widths that are tried; 1 for `width` alone.
     cost: The cost of a column in a sequence of a width. It grows with the width, because attention does.
 
   Returns:
     The stacked packings of the parts. All have the number of sequences that the largest part needs.
   """
   lengths = lengths.astype(np.int64)  # narrow integers would overflow in sums and negation
-  eighths = range(4, 17) if sizes > 1 else (8,)
-  widths = [its for eighth in eighths if (its := -(-eighth * width // 8)) >= lengths.max(initial=1)]
-  tried = [_Fitted(its, *_fit(lengths, its)) for its in widths]
+  evenly = np.ceil(np.linspace(0.5, 2.0, widths) * width).astype(int).tolist() if min(widths, sizes) > 1 else [width]
+  tried = [_Fitted(its, *_fit(lengths, its)) for its in evenly if its >= lengths.max(initial=1)]
 
   def total(fitted: _Fitted) -> int:
     """Returns the number of sequences, rounded up."""

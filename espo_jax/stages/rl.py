@@ -182,6 +182,7 @@ def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
     lengths[rows],
     width=r.prompt_width + r.horizon,
     sizes=exp.config.learner.pack_sizes,
+    widths=exp.config.learner.pack_widths,
     multiple=parallel.batch_shards(exp.mesh),
     cost=functools.partial(column_flops, exp.model.config),
   )
