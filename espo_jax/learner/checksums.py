@@ -18,15 +18,24 @@ _GOLDEN = 2654435769  # 2^32 divided by the golden ratio, which is odd: no two p
 
 
 def checksums(arrays: Mapping[str, Array | np.ndarray]) -> dict[str, int]:
-  """Returns the checksum of each array by its name. A NumPy array is on the device for that long."""
-  sums = {name: checksum(jax.device_put(x) if isinstance(x, np.ndarray) else x) for name, x in arrays.items()}
-  return {name: int(value) for name, value in jax.device_get(sums).items()}
+  """Returns the checksum of each array by its name. An array of the host is on the device for that long.
+
+  One program runs at a time. Each adds up the parts of all devices, and many such programs at once can starve each other on CPUs.
+  """
+  return {name: int(jax.device_get(checksum(_put(x)))) for name, x in arrays.items()}
+
+
+def _put(x: Array | np.ndarray) -> Array:
+  """Returns the array on its device; the moments of an offloaded state are in the host's memory."""
+  if isinstance(x, np.ndarray):
+    return jax.device_put(x)
+  return x if x.sharding.memory_kind == 'device' else jax.device_put(x, x.sharding.with_memory_kind('device'))
 
 
 @jax.jit
 def checksum(x: Shaped[Array, '...']) -> UInt32[Array, '']:
   """Returns the sum of the elements' bits, each mixed with its position, modulo 2^32."""
-  words = _words(jax.device_put(x, jax.memory.Space.Device))  # an offloaded state is in host memory
+  words = _words(x)
   position = jnp.zeros((), jnp.uint32)
   for axis in range(words.ndim):
     stride = math.prod(words.shape[axis + 1 :]) % 2**32
