@@ -20,7 +20,8 @@ _GOLDEN = 2654435769  # 2^32 divided by the golden ratio, which is odd: no two p
 def checksums(arrays: Mapping[str, Array | np.ndarray]) -> dict[str, int]:
   """Returns the checksum of each array by its name. An array of the host is on the device for that long.
 
-  One program runs at a time. Each adds up the parts of all devices, and many such programs at once can starve each other on CPUs.
+  One program runs at a time. Each adds up the parts of all devices, and many such programs at once can starve each other on a
+  CPU.
   """
   return {name: int(jax.device_get(checksum(_put(x)))) for name, x in arrays.items()}
 
