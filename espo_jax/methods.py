@@ -20,6 +20,15 @@ from espo_jax import exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 
+REGISTERS = {  # by the word for one of their methods
+  'stop': stops.REGISTRY,
+  'exit': exits.REGISTRY,
+  'reward': rewards.REGISTRY,
+  'objective': objectives.REGISTRY,
+  'allocation': tasks.ALLOCATORS,
+  'advantage': objectives.ADVANTAGES,
+}
+
 
 class Method(NamedTuple):
   """A registered method. `note` is what else its registry says about it."""

@@ -40,7 +40,11 @@ class RegistryError(ValueError):
 
 
 class Register(Mapping[str, Entry], Generic[Entry]):
-  """The methods of one kind, by name. Only the decorator of a room adds methods."""
+  """The methods of one kind, by name. Only the decorator of a room adds methods.
+
+  Attributes:
+    field: The field of the config that names one, such as 'stop.name'.
+  """
 
   def __init__(self, kind: str, field: str, *, in_expressions: bool = False):
     """Makes an empty register.
@@ -50,7 +54,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       field: The field of the config that names one, such as 'stop.name'.
       in_expressions: Whether that field is an expression over names, which then have to be identifiers.
     """
-    self._kind, self._field, self._in_expressions = kind, field, in_expressions
+    self._kind, self.field, self._in_expressions = kind, field, in_expressions
     self._entries: dict[str, Entry] = {}
     self._methods: dict[str, Callable[..., Any]] = {}
 
@@ -70,7 +74,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
       ValueError: The name is unknown. The message has the field, the expression that the name stands in, and the nearest name.
     """
     if name not in self._entries:
-      raise ValueError(unknown(self._field, name if expression is None else expression, name, self._entries))
+      raise ValueError(unknown(self.field, name if expression is None else expression, name, self._entries))
     return self._entries[name]
 
   def decorator(
@@ -133,7 +137,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
     if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
       return f'no name, which would be a part of a command line and a folder; {fix}'
     if self._in_expressions and (not name.isidentifier() or keyword.iskeyword(name)):
-      return f'no identifier, and {self._field} is an expression over names; {fix}'
+      return f'no identifier, and {self.field} is an expression over names; {fix}'
     return ''
 
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from espo_jax import methods, monitor, registry, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import default_config, flatten, parse_flags
+from espo_jax.monitor.glossary import GLOSSARY
 from espo_jax.tasks.gym_datasets import OWN
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,6 +26,7 @@ PAGES = [
 CODE = re.compile(r'^```\w*\n.*?^```', re.MULTILINE | re.DOTALL)
 PLUGINS = sorted((ROOT / 'experiments' / 'plugins').glob('*.py'))
 ROOMS = {'objectives': 'objective', 'rewards': 'reward', 'stops': 'stop', 'exits': 'exits'}  # and the config's sections
+CHOICES = {'log': monitor.TRACKERS}  # the values of flags that take one of several
 DATA_SETS = ('dataset', 'datasets', 'max_terms')  # options of reasoning-gym's data sets
 
 
@@ -48,23 +50,24 @@ def module_of(name: str) -> str:
   return f'{name}.__main__' if path.is_dir() else name
 
 
-def flags_of(module: str) -> list[str]:
-  """The names that a module defines as absl's flags; two such modules cannot be imported into one process."""
+def flags_of(module: str) -> list[ast.Call]:
+  """The calls that define a module's absl flags; two such modules cannot be imported into one process."""
   source = (ROOT / f'{module_of(module).replace(".", "/")}.py').read_text()
   calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-  named = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr.startswith('DEFINE_')]
-  return [call.args[0].value for call in named]
+  return [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr.startswith('DEFINE_')]
 
 
 def parse_like_training(monkeypatch, module: str, words: list[str]) -> None:
   own = absl_flags.FlagValues()
-  for name in flags_of(module):
-    if name == 'config':
-      config_flags.DEFINE_config_file(name, None, 'x', flag_values=own, lock_config=False, accept_new_attributes=True)
-    elif name == 'check_memory':
-      absl_flags.DEFINE_bool(name, True, 'x', flag_values=own)
+  for call in flags_of(module):
+    name = call.args[0].value
+    default = ast.literal_eval(call.args[1]) if isinstance(call.args[1], ast.Constant | ast.List) else None
+    if call.func.attr == 'DEFINE_config_file':
+      config_flags.DEFINE_config_file(name, default, 'x', flag_values=own, lock_config=False, accept_new_attributes=True)
+    elif call.func.attr == 'DEFINE_multi_enum':
+      absl_flags.DEFINE_multi_enum(name, default, CHOICES[name], 'x', flag_values=own)
     else:
-      absl_flags.DEFINE_string(name, None, 'x', flag_values=own)
+      getattr(absl_flags, call.func.attr)(name, default, 'x', flag_values=own)
   argv = [module, *words]
   monkeypatch.setattr(sys, 'argv', argv)
   assert parse_flags(argv, own) == [module]
@@ -89,6 +92,8 @@ def parse_like_the_others(monkeypatch, module: str, words: list[str]) -> None:
 def check(monkeypatch, words: list[str]) -> None:
   """Raises SystemExit or AssertionError if a command is not one that can be given."""
   monkeypatch.chdir(ROOT)
+  files = [word.rpartition('=')[2].partition(':')[0] for word in words]
+  assert [file for file in files if file.endswith('.py') and not pathlib.Path(file).is_file()] == []
   if words[:2] == ['python', '-m']:
     module, words = words[2], words[3:]
     if flags_of(module):
@@ -106,9 +111,8 @@ def fields() -> set[str]:
   """The fields that a config may have, the options of all methods and of all tasks included."""
   config = default_config()
   found = set(flatten(config))
-  sections = {'stop': 'stop', 'exit': 'exits'}
   for method in methods.methods():
-    section = sections.get(method.kind, method.kind)
+    section = methods.REGISTERS[method.kind].field.partition('.')[0]
     found |= {f'{section}.{name}' for name in registry.options(method.function)}
   for task in tasks.TASKS.values():
     found |= {f'task.options.{name}' for name in inspect.signature(task).parameters}
@@ -146,19 +150,7 @@ def _prefixes(name: str) -> list[str]:
 
 
 def unknown_metrics(text: str) -> set[str]:
-  known = {
-    'accuracy',
-    'rollout',
-    'reward',
-    'stop',
-    'eval',
-    'grading',
-    'sampler_gap',
-    'allocation',
-    'head',
-    'importance',
-    'critic',
-  }
+  known = {name.partition('/')[0] for name in GLOSSARY if '/' in name}
   named = set(re.findall(r'`([a-z_]+/[a-z_0-9]+)`', text))
   return {name for name in named if name.partition('/')[0] in known and monitor.meaning(name) is None}
 
@@ -188,6 +180,9 @@ def test_the_fields_and_metrics_that_a_page_names_are_there(page):
     'python -m espo_jax.train --config=experiments/quickstart.py --workdri=x',
     'python -m espo_jax.train --config=experiments/absent.py --workdir=x',
     'python -m espo_jax.train --config=experiments/quickstart.py --workdir=x --config.learner.updates=many',
+    'python -m espo_jax.train --config=experiments/quickstart.py --workdir=x --log=wndb',
+    'python -m espo_jax.plot_exits --checkpoint=x --rows=many',
+    'python -m espo_jax.sweep --sweep=experiments/sweeps/absent.py --workdir=x --output=y',
     'python -m espo_jax.evaluate --checkpoint=x --sample=3.5',
     'python -m espo_jax.evaluate --checkpoint=x --benchmark=gsm9k',
     'python -m espo_jax.convert --checkpoint=x --ouput=y',
@@ -207,4 +202,7 @@ def test_a_field_or_metric_that_does_not_exist_is_found():
     'learner.lr',
     'stop.espo',
   }
-  assert unknown_metrics('`rollout/rows` `rollout/rwos` `reward/any` `seconds/any`') == {'rollout/rwos'}
+  assert unknown_metrics('`rollout/rows` `rollout/rwos` `reuse/tokns` `reward/any` `seconds/any`') == {
+    'rollout/rwos',
+    'reuse/tokns',
+  }

@@ -7,6 +7,7 @@
 import json
 import os
 import pathlib
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -15,27 +16,19 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 RESULTS = pathlib.Path(__file__).parents[2] / 'experiments' / 'results'
-FIELDS = {  # of the config, one for each kind of method
-  'stop': 'stop.name',
-  'exit': 'exits.policy',
-  'reward': 'reward.name',
-  'objective': 'objective.name',
-  'advantage': 'advantage.name',
-  'allocation': 'allocation.name',
-}
 
 
-def compared(kind: str) -> dict[str, list[str]]:
-  """Returns the pages of results that have an arm for which a method was set by name, for each method of a kind."""
+def compared(kind: str, field: str) -> dict[str, list[str]]:
+  """Returns the pages of results that have an arm for which a config field names a method, for each method of a kind."""
   pages = defaultdict(list)
   for file in sorted(RESULTS.glob('*.json')):
     record = json.loads(file.read_text())
     if not isinstance(record, dict):
       continue
-    values = {str(fields[FIELDS[kind]]) for fields in record['arms'].values() if FIELDS[kind] in fields}
+    values = {str(fields[field]) for fields in record['arms'].values() if field in fields}
     if kind == 'stop':  # an arm's folder has the name of its rule
       values |= {rule for run in record['runs'] for rule in run['arms'].values()}
-    for name in {word for value in values for word in value.replace('+', ' ').replace('&', ' ').split()}:
+    for name in {word for value in values for word in re.findall(r'[a-z_]\w*', value)}:  # a value may be an expression
       pages[name].append(file.stem)
   return pages
 
@@ -50,7 +43,9 @@ class Methods(SphinxDirective):
     from espo_jax import methods  # here, because it imports jax
 
     kind = self.arguments[0]
-    known = compared(kind)
+    if kind not in methods.REGISTERS:
+      raise self.error(f'methods: unknown kind {kind!r}; fix: one of {", ".join(methods.REGISTERS)}')
+    known = compared(kind, methods.REGISTERS[kind].field)
     folder = os.path.relpath(RESULTS, os.path.dirname(self.env.doc2path(self.env.docname)))
     parts = []
     for method in methods.methods():
@@ -59,8 +54,6 @@ class Methods(SphinxDirective):
         parts.append(
           f'{methods.section(method)}\n{f"Compared in {pages}." if pages else "No comparison here has it by name."}\n'
         )
-    if not parts:
-      raise self.error(f'methods: unknown kind {kind!r}; fix: one of {", ".join(FIELDS)}')
     return self.parse_text_to_nodes('\n'.join(parts), allow_section_headings=True)
 
 

@@ -7,7 +7,7 @@
 | `PPO` | nothing | - | 0 |
 | `ESPO` | ESPO's rule | -1, as published | 0 |
 | `ESPO_signed` | ESPO's rule | -1 | -1 |
-| `zero` | ESPO's rule, as the quickstart has it | 0 | 0 |
+| `zero` | ESPO's rule, with the quickstart's constants | 0 | 0 |
 | `own_price` | success per token, against a fresh row of the problem | the head's probability of success | 0 |
 
 A mistake by habit is the likeliest token, so that its regret is 0, and the right token has a regret. Under `own_price` 5 % of
