@@ -1,5 +1,6 @@
 """Checksums of arrays: against numpy, on every dtype and mesh, and in checkpoints, where they find what files do not show."""
 
+import json
 import re
 
 import jax
@@ -118,15 +119,33 @@ def test_what_is_read_in_another_dtype_is_checked_in_its_own(tmp_path):
     load(folder, like)
 
 
+@pytest.mark.parametrize(('name', 'value'), [('origin', None), ('origin', 'x'), ('checksums', [1])])
+def test_a_record_of_the_wrong_type_is_damage(tmp_path, name, value):
+  saved(tmp_path, a_state(), step=1)
+  folder = saved(tmp_path, a_state(1.0), step=2)
+  path = folder / '_CHECKPOINT_METADATA'
+  written = json.loads(path.read_text())
+  written['custom_metadata'][name] = value
+  path.write_text(json.dumps(written))
+  assert restore(tmp_path, a_state(), {'seed': 0}).step == 1
+  assert (tmp_path / 'damaged-2').is_dir()
+
+
+def test_every_bit_of_a_wide_array_of_the_host_counts():
+  array = np.arange(6, dtype=np.int64).reshape(2, 3)
+  before = checksums({'a': array})
+  for bit in (0, 31, 32, 63):
+    changed = array.copy()
+    changed[1, 2] ^= np.left_shift(np.int64(1), bit)
+    assert checksums({'a': changed}) != before, bit
+
+
 @pytest.mark.parametrize('stands_for', ['12', '1'])
 def test_a_checkpoint_that_was_renamed_is_damage(tmp_path, stands_for):
   saved(tmp_path, a_state(), step=2)
   saved(tmp_path, a_state(1.0), step=5).rename(tmp_path / stands_for)
-  if stands_for == '1':  # an older one does no harm, and stays where it is
-    assert restore(tmp_path, a_state()).step == 2
-    return
   assert restore(tmp_path, a_state()).step == 2
-  assert (tmp_path / 'damaged-12').is_dir()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['2', f'damaged-{stands_for}']
 
 
 def test_a_checkpoint_of_another_run_is_damage_that_names_the_field(tmp_path):

@@ -91,6 +91,18 @@ def test_other_problems_have_no_interval(tmp_path, capsys):
   ]
 
 
+def test_evaluations_that_do_not_say_which_problems_they_had_have_no_interval(tmp_path, capsys):
+  run = write_run(tmp_path / 'run')
+  assert table(capsys, run, run)['test accuracy %'] == ['75.0', '75.0', '+0.0', '-', 'problems not recorded']
+
+
+@pytest.mark.parametrize('flag', ['--output=x.html', '--live', '--rollouts=7'])
+def test_a_flag_of_the_page_is_refused_beside_a_comparison(tmp_path, flag):
+  run = str(write_run(tmp_path / 'run'))
+  with pytest.raises(SystemExit, match='error: --compare writes no page; fix: leave out'):
+    command.main(['--compare', run, run, flag])
+
+
 def test_a_run_stands_for_its_main_arm_and_an_unfinished_one_is_compared_as_far_as_it_is(tmp_path, capsys):
   whole, half = write_run(tmp_path / 'a'), write_run(tmp_path / 'b', updates=20, done=False)
   rows = table(capsys, whole, half)
@@ -117,7 +129,8 @@ def test_groups_are_paired_by_seed_with_students_interval(tmp_path, capsys):
 
 def test_what_cannot_be_compared_is_named_with_its_fix(tmp_path):
   run, other = (write_run(tmp_path / 'x' / name, seed=seed) for name, seed in (('a', 1), ('b', 1)))
-  third, fourth = (write_run(tmp_path / 'y' / name, seed=seed) for name, seed in (('c', 2), ('d', 3)))
+  for name, seed in (('c', 2), ('d', 3)):
+    write_run(tmp_path / 'y' / name, seed=seed)
   for folders, told in (
     ((run, tmp_path / 'none'), f'--compare={tmp_path / "none"}: no such folder; fix: '),
     ((run / 'arms/espo', run / 'arms'), 'holds no config.json'),
@@ -129,4 +142,3 @@ def test_what_cannot_be_compared_is_named_with_its_fix(tmp_path):
     with pytest.raises(SystemExit, match='error: ') as error:
       command.main(['--compare', *map(str, folders)])
     assert told in str(error.value)
-  assert third != fourth

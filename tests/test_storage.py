@@ -127,6 +127,25 @@ def test_a_command_ends_with_the_path_the_reason_and_the_fix(number, said, tmp_p
     raise OSError(number, os.strerror(number), str(tmp_path / 'no/such/file'))
 
 
+def test_an_error_that_hides_its_cause_is_not_taken_for_one_of_the_disk(tmp_path):
+  def fail():
+    try:
+      raise OSError(errno.ENOSPC, 'no room', 'the source')
+    except OSError:
+      raise ValueError('the source is cut short') from None
+
+  with pytest.raises(ValueError, match='the source is cut short'), writing(tmp_path):
+    fail()
+
+
+def test_an_archive_that_is_missing_is_no_damaged_one(tmp_path):
+  with pytest.raises(FileNotFoundError):
+    read_arrays(tmp_path / 'rows.npz')
+  (tmp_path / 'rows.npz').write_bytes(b'PK\x03\x04 and no more')
+  with pytest.raises(DamagedFile, match=r'rows.npz: no NumPy archive'):
+    read_arrays(tmp_path / 'rows.npz')
+
+
 @pytest.mark.parametrize(
   'error', [ConnectionResetError(errno.ECONNRESET, 'reset'), OSError('no number'), ValueError('(os error x)')]
 )

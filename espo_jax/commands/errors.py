@@ -15,7 +15,7 @@ from espo_jax.parallel import DeviceError
 from espo_jax.parallel.memory import LOADING, READING, OutOfMemory, during
 from espo_jax.parallel.storage import DamagedFile
 
-_AGAIN = 'then the same command, which goes on from what is saved'
+_AGAIN = 'then the same command'
 _FIXES = {
   errno.ENOSPC: f'make room, {_AGAIN}',
   errno.EDQUOT: f'make room within the quota, {_AGAIN}',
@@ -44,12 +44,12 @@ def machine_errors(lower: Callable[[str], str]) -> Iterator[None]:
   except OutOfMemory as error:
     sys.exit(f'error: {error}; fix: {lower(error.phase)}')
   except OSError as error:
-    if error.errno not in _FIXES and error.filename is None:
+    if error.errno is None or (error.errno not in _FIXES and error.filename is None):
       raise
-    sys.exit(f'error: {storage_error(error)}')
+    sys.exit(f'error: {_storage_error(error)}')
 
 
-def storage_error(error: OSError) -> str:
+def _storage_error(error: OSError) -> str:
   """Returns the message of an error about a file: its path, the reason, what is free where room is short, and the fix."""
   path = os.fspath(error.filename or '')
   path = os.fsdecode(path) if isinstance(path, bytes) else str(path)

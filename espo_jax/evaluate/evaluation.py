@@ -170,5 +170,5 @@ def _day_begun(output: pathlib.Path) -> str:
     return datetime.date.today().isoformat()
   try:
     return str(read_json(path).get('today', ''))
-  except (ValueError, AttributeError):  # reported when the folder is claimed
+  except ValueError:  # reported when the folder is claimed
     return ''

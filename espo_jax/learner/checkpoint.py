@@ -7,8 +7,9 @@ counts as damage, like what the files show.
 
 import functools
 import logging as logging_records
+import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -26,6 +27,7 @@ T = TypeVar('T')
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 3  # parameters that a message names
+_GROUP = 2**30  # bytes of arrays that are read in another dtype at a time
 _NO_ORIGIN: Mapping[str, Any] = {}
 
 
@@ -161,7 +163,7 @@ def restore(directory: str | pathlib.Path, like: Any, origin: Mapping[str, Any] 
     origin: What tells the stage and its run from others, as it was given to `Checkpoints`.
 
   Raises:
-    CheckpointError: There are checkpoints but none is intact, or the newest intact one has other shapes.
+    CheckpointError: There are checkpoints but none is intact and of this origin, or the newest such one has other shapes.
   """
   directory = pathlib.Path(directory).absolute()
   found = survey(directory, origin)
@@ -197,7 +199,7 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
 
   Raises:
     CheckpointError: An array has another shape in the checkpoint, or exists on one side only.
-    Unreadable: A process cannot read an array, or it is not the one that was saved.
+    Unreadable: A process cannot read an array, or an array differs from the saved one.
   """
   folder = folder.absolute()
   there, sums = _agreed(lambda: _metadata(folder))
@@ -207,16 +209,34 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
   tree = jax.tree.structure(like)
   wanted = {path: _saved(x, there[path].dtype) for path, x in _by_path(like).items()}
-  same = {path for path, x in wanted.items() if x.dtype == here[path].dtype}
+  narrowed = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in wanted.items() if x.dtype != here[path].dtype}
   read: dict[str, Any] = {}
-  # What is cast is read alone, because it is checked before, and all of it may not fit in the wider dtype.
-  for paths in filter(None, (same, *({path} for path in wanted if path not in same))):
+  for paths in filter(None, (wanted.keys() - narrowed.keys(), *_groups(narrowed))):
     part = jax.tree.unflatten(tree, [x if path in paths else None for path, x in wanted.items()])
     found = _by_path(_agreed(functools.partial(_read, folder, part)))
-    if sums and (changed := [path for path, value in checksums(found).items() if value != sums[path]]):
-      raise Unreadable(f'{changed[0]} has other values than were saved, by its checksum')
+    _agreed(functools.partial(_check_sums, checksums(found) if sums else {}, sums))
     read |= {path: x.astype(here[path].dtype) for path, x in found.items()}
   return jax.tree.unflatten(tree, [read[path] for path in wanted])
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[set[str]]:
+  """Yields names in groups of a bounded sum of sizes.
+
+  Arrays that are cast are read in groups, because their checksums are of the saved dtype, and all of them may not fit in it.
+  """
+  group, total = set[str](), 0
+  for name, size in sizes.items():
+    if group and total + size > _GROUP:
+      yield group
+      group, total = set(), 0
+    group.add(name)
+    total += size
+  yield group
+
+
+def _check_sums(found: Mapping[str, int], saved: Mapping[str, int]) -> None:
+  if changed := [path for path, value in found.items() if value != saved[path]]:
+    raise Unreadable(f'{changed[0]} has other values than were saved, by its checksum')
 
 
 def _agreed(read: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ _GOLDEN = 2654435769  # 2^32 divided by the golden ratio, which is odd: no two p
 
 
 def checksums(arrays: Mapping[str, Array | np.ndarray]) -> dict[str, int]:
-  """Returns the checksum of each array by its name. An array of the host is on the device for that long.
+  """Returns the checksum of each array by its name. An array of the host is copied to the device while it is checked.
 
   One program runs at a time. Each adds up the parts of all devices, and many such programs at once can starve each other on a
   CPU.
@@ -29,7 +29,8 @@ def checksums(arrays: Mapping[str, Array | np.ndarray]) -> dict[str, int]:
 def _put(x: Array | np.ndarray) -> Array:
   """Returns the array on its device; the moments of an offloaded state are in the host's memory."""
   if isinstance(x, np.ndarray):
-    return jax.device_put(x)
+    whole = np.ascontiguousarray(x)
+    return jax.device_put(whole.view(np.uint32) if x.dtype.itemsize == 8 else whole)  # jax would narrow 64 bits
   return x if x.sharding.memory_kind == 'device' else jax.device_put(x, x.sharding.with_memory_kind('device'))
 
 

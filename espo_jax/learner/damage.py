@@ -2,7 +2,7 @@
 
 A checkpoint is whole if its JSON parses, the checksums of its index hold, each data file is as long as the index says, and no
 value ends in zeros. Bytes that changed inside an array which still decompresses are not seen here, because Orbax writes no
-checksum of them. Reading the array finds them by our own.
+checksum of them. `checkpoint.load` finds them by our own checksums.
 """
 
 import json
@@ -71,6 +71,9 @@ def _own_metadata(folder: pathlib.Path) -> dict[str, Any]:
   written = _read(folder, path).get('custom_metadata')
   if not isinstance(written, dict) or 'done' not in written:
     raise _Damage(f'{_CHECKPOINT} does not say whether the stage is done')
+  for name in ('origin', 'checksums'):
+    if not isinstance(written.get(name, {}), dict):
+      raise _Damage(f'{_CHECKPOINT}: {name} is no object')
   return written
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
+from espo_jax import parallel
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.families import write_config
 from espo_jax.model.tokenizer_files import save_tokenizer
@@ -52,14 +53,15 @@ def write_directory(
     ids |= {'pad_token_id': tokenizer.pad_token_id, 'bos_token_id': tokenizer.bos_token_id}
   ids = {name: (value[0] if isinstance(value, list) and len(value) == 1 else value) for name, value in ids.items()}
   ids = {name: value for name, value in ids.items() if value not in (None, [])}
-  writes = jax.process_index() == 0
+  writes = parallel.is_first()
   with _appearing(directory) as partial:
     if writes:
-      partial.mkdir(parents=True)
-      write_config(config, partial / 'config.json', **ids)
-      (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
-      if tokenizer is not None:
-        save_tokenizer(tokenizer, partial)
+      with writing(directory):
+        partial.mkdir(parents=True)
+        write_config(config, partial / 'config.json', **ids)
+        (partial / 'generation_config.json').write_text(json.dumps(ids, indent=2) + '\n')
+        if tokenizer is not None:
+          save_tokenizer(tokenizer, partial)
     weight_map: dict[str, int] = {}
     shards = size = 0
     for shard in _shards(tensors, max_shard_bytes):
@@ -67,9 +69,11 @@ def write_directory(
       weight_map |= dict.fromkeys(shard, shards)
       size += sum(array.nbytes for array in shard.values())
       if writes:
-        save_file(shard, partial / f'{shards}.safetensors', metadata={'format': 'pt'})
+        with writing(directory):
+          save_file(shard, partial / f'{shards}.safetensors', metadata={'format': 'pt'})
     if writes:
-      _name_shards(partial, shards, weight_map, size)
+      with writing(directory):
+        _name_shards(partial, shards, weight_map, size)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'write_directory {directory}')
 
@@ -78,14 +82,13 @@ def write_directory(
 def _appearing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields the path of a folder that becomes the directory in the end. After an error nothing is left of it."""
   partial = directory.with_name(f'.{directory.name}.partial')
-  first = jax.process_index() == 0
+  first = parallel.is_first()
   if first:
     shutil.rmtree(partial, ignore_errors=True)
   try:
-    with writing(directory):
-      yield partial
-      if first:
-        partial.rename(directory)
+    yield partial
+    if first:
+      partial.rename(directory)
   except BaseException:
     if first:
       shutil.rmtree(partial, ignore_errors=True)

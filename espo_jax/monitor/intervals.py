@@ -29,7 +29,7 @@ def wilson(successes: int | np.integer, n: int | np.integer, confidence: float =
 
 
 def paired_shares(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-  """Returns the interval of the second share minus the first, where each of `n` pairs is a yes or a no of both.
+  """Returns the interval of the second share minus the first, where each of `n` pairs has a yes or a no from each side.
 
   It is the adjusted Wald interval for matched pairs: half a pair is added to each of the four outcomes (Agresti and Min,
   Statistics in Medicine 24, 2005). It is also valid where no pair differs.
@@ -39,6 +39,9 @@ def paired_shares(only_first: int, only_second: int, n: int, confidence: float =
     only_second: the pairs in which only the second is a yes.
     n: the number of all pairs.
     confidence: the coverage.
+
+  Raises:
+    ValueError: A count is negative, or both exceed `n` together.
   """
   if min(only_first, only_second) < 0 or only_first + only_second > n:
     raise ValueError(f'need counts of at most n pairs, got {only_first} and {only_second} of {n}')

@@ -17,6 +17,7 @@ from typing import Any
 
 from espo_jax.monitor.files import atomic_write_text, to_json
 from espo_jax.monitor.metrics import read_metrics
+from espo_jax.parallel.storage import read_json
 
 TRACKERS = ('wandb', 'trackio')
 _STATE = 'trackers.json'
@@ -116,7 +117,7 @@ class _Mirror:
         run.log({name: value for name, value in row.items() if name != 'step' and math.isfinite(value)}, step=step)
         mine['step'] = step
       if shows:
-        rows = [_cells(item) for item in json.loads(examples.read_text())]
+        rows = [_cells(item) for item in read_json(examples, list)]
         run.log({'rollouts': self._tracker.Table(columns=list(_COLUMNS), data=rows)})  # a step that was given takes no more
         mine['rollouts'] = last
     finally:
@@ -146,7 +147,7 @@ class _Mirror:
 
   def _entries(self) -> dict[str, Any]:
     path = self._workdir / _STATE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _cells(item: Mapping[str, Any]) -> list[Any]:

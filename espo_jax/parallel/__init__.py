@@ -1,4 +1,7 @@
-"""Handles meshes, shardings and processes. This room knows nothing about reinforcement learning."""
+"""Handles meshes, shardings, processes, and what a machine can fail at: devices, memory, files.
+
+This room knows nothing about reinforcement learning.
+"""
 
 from espo_jax.parallel.devices import DeviceError, find_devices
 from espo_jax.parallel.mesh import BATCH, constrain, gathering, make_mesh, mesh_shape, over_batch, param_shardings, replicated

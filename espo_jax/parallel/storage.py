@@ -1,4 +1,7 @@
-"""Gives errors about files their path and their reason, whichever library met them, so that a command can say what to do."""
+"""Reads the files that commands wrote, and gives every error about a file its path and its reason.
+
+Each library raises errors of its own, some of which have neither.
+"""
 
 import contextlib
 import errno
@@ -13,8 +16,8 @@ import numpy as np
 
 _LONGEST = 300  # characters of a message
 
-# Rust's libraries, which write tokenizers and safetensors, TensorStore, which writes checkpoints, and those that write prepared
-# data have texts alone.
+# Some libraries report an error of the disk only in its text: Rust's, which write tokenizers and safetensors, TensorStore,
+# which writes checkpoints, and those that write prepared data.
 _SAID = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NUMBER = re.compile(r"\(os error (\d+)\)|os_error_code='(\d+)'")
 
@@ -49,11 +52,14 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
   Raises:
     DamagedFile: It is no archive of numbers and truth values.
+    OSError: It cannot be opened.
   """
   try:
     with np.load(path) as archive:
       found = dict(archive)
   except Exception as error:  # a damaged archive may raise anything, from EOFError to those of zlib and struct
+    if isinstance(error, OSError) and error.filename is not None:  # a damaged archive's errors name no file
+      raise
     raise DamagedFile(f'{path}: no NumPy archive ({type(error).__name__}: {reason(error)}); fix: a copy of it') from error
   if other := [name for name, array in found.items() if array.dtype.kind not in 'biuf']:
     raise DamagedFile(f'{path}: {other[0]!r} holds {found[other[0]].dtype}, and no numbers; fix: a copy of it')
@@ -68,13 +74,13 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Names what the code inside writes.
+  """Gives errors of the code inside the path that it writes.
 
   Args:
-    path: The file or folder that an error names which names none itself.
+    path: The path that an error gets if it names none.
 
   Raises:
-    OSError: The disk failed. It replaces an error of a library that tells so in its text, or in that of a cause.
+    OSError: The disk failed. It replaces a library's error that says so only in its text or in the text of a cause.
   """
   try:
     yield
@@ -91,9 +97,15 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def causes(error: BaseException) -> list[BaseException]:
   """Returns an error and its chain of causes, the first cause last."""
   chain = [error]
-  while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+  while (cause := _cause(chain[-1])) is not None and cause not in chain:
     chain.append(cause)
   return chain
+
+
+def _cause(error: BaseException) -> BaseException | None:
+  if error.__cause__ is not None or error.__suppress_context__:
+    return error.__cause__
+  return error.__context__
 
 
 def _number(error: BaseException) -> int | None:

@@ -47,12 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   if args.rollouts < 0:
     sys.exit(f'error: --rollouts={args.rollouts}: out of range; fix: 0 or more')
+  if args.compare and (args.output or args.live or args.rollouts != MOST_ROLLOUTS):
+    sys.exit('error: --compare writes no page; fix: leave out --output, --rollouts and --live')
   try:
-    if args.compare:
-      print(comparison(*args.compare))
-      return
-    output = args.output or args.workdir[0] / 'report.html'
     with machine_errors(functools.partial(_lower, args.rollouts)):
+      if args.compare:
+        print(comparison(*args.compare))
+        return
+      output = args.output or args.workdir[0] / 'report.html'
       while True:
         runs = read_runs(args.workdir)
         going = args.live and not all(run.finished for run in runs)

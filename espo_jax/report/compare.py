@@ -116,7 +116,9 @@ def _share(pairs: Sequence[tuple[Side, Side]], name: str, key: str, right: str) 
   values = [100 * side.evaluation[key] for side in pairs[0]]
   told = name, *map(_number, values), _signed(values[1] - values[0])
   digests = [side.evaluation.get('problems_digest') for side in pairs[0]]
-  if digests[0] is None or digests[0] != digests[1]:
+  if None in digests:
+    return (*told, _NONE, 'problems not recorded')
+  if digests[0] != digests[1]:
     return (*told, _NONE, 'other test problems')
   outcomes = list(zip(first.evaluation[right], second.evaluation[right], strict=True))
   low, high = monitor.paired_shares(outcomes.count(('1', '0')), outcomes.count(('0', '1')), len(outcomes))

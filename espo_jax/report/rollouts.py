@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from espo_jax import tasks
-from espo_jax.parallel.storage import read_arrays, read_json
+from espo_jax.parallel.storage import DamagedFile, read_arrays, read_json
 from espo_jax.report.runs import Arm, ReportError, Run
 from espo_jax.types import StopReason
 
@@ -142,6 +142,8 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
       arrays = {name: array for name, array in read_arrays(path).items() if name in (*_ROW, *SERIES)}
       for row in np.flatnonzero(arrays['full_length']).tolist():
         yield _row(arrays, row, arm.name, f'update {int(path.stem)}', tokenizer)
+    except DamagedFile as error:
+      raise ReportError(f'{error}, or remove the file') from error
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
       raise ReportError(f'{path}: not a recording ({error!r}); fix: remove the file') from error
 

@@ -101,7 +101,7 @@ def _arm(folder: Path) -> Arm:
   try:
     metrics = monitor.read_metrics(folder)
   except DamagedFile as error:
-    raise ReportError(f'{error}, or the folder from --workdir') from error
+    raise ReportError(f'{error}, or leave out the run') from error
   return Arm(folder.name, monitor.arm_label(folder.name), folder, metrics, monitor.costs(metrics) | (_evaluation(folder) or {}))
 
 
@@ -115,7 +115,7 @@ def _evaluation(folder: Path) -> dict[str, Any] | None:
   try:
     return monitor.evaluation_results(found)
   except (KeyError, TypeError, ValueError) as error:
-    raise ReportError(f'{path}: not an evaluation ({error!r}); fix: remove the file, or the run from --workdir') from error
+    raise ReportError(f'{path}: not an evaluation ({error!r}); fix: remove the file, or leave out the run') from error
 
 
 def _is_run(folder: Path) -> bool:
@@ -131,7 +131,7 @@ def _json(path: Path, kind: type = dict) -> Any:
   try:
     return read_json(path, kind)
   except DamagedFile as error:
-    raise ReportError(f'{error}, or the run from --workdir') from error
+    raise ReportError(f'{error}, or leave out the run') from error
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 STARTUP_SECONDS = 120.0  # enough for the imports on a busy machine
-SILENCE_SECONDS = 30.0  # without a sign of life a process counts as stuck, however long its work may take
+SILENCE_SECONDS = 30.0  # a process that is silent for this long counts as stuck; a C call that keeps Python's lock is silent
 
 
 class WorkerProcess:
