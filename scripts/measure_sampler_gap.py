@@ -45,7 +45,8 @@ def gaps(dtype: str, seed: int) -> np.ndarray:
     end_tokens=tuple(range(16)),  # so many that one of them is sampled now and then
     slots=SLOTS,
   )
-  packing = pack(np.asarray(rows.prompt_lengths + rows.length)[None], WIDTH + HORIZON, sizes=PROMPTS * SAMPLES, multiple=1)
+  lengths = np.asarray(rows.prompt_lengths + rows.length)[None]
+  packing = pack(lengths, WIDTH + HORIZON, sizes=PROMPTS * SAMPLES, multiple=1, widths=1, cost=float)
   scored = jax.jit(functools.partial(score, model, temperature=1.0, chunk=10_000))(
     params,
     rows.prompt_tokens,

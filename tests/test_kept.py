@@ -115,7 +115,7 @@ PRUNED = np.array([True, False, False, False] * 2 + [False, True, True, False] +
 
 
 def updated(exp, learner, params, batch, chosen, lengths):
-  packing = pack(np.asarray(lengths)[chosen][None], 30, sizes=4, multiple=1)
+  packing = pack(np.asarray(lengths)[chosen][None], 30, sizes=4, multiple=1, widths=13, cost=float)
   state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
   state, metrics = learner.update(state, batch, None, exp.put(chosen[None]), put_packing(packing, exp.mesh))
   return state.opt_state.trace, metrics, packing

@@ -63,7 +63,7 @@ def step(mesh: str, case: str, state=None, given=None):
   outcomes = np.random.default_rng(0).random(given.length.shape).astype(rounding.precision())
   rows, reward = exp.put_rows((given, Reward(outcomes)))
   lengths = (given.prompt_lengths + given.length)[None]
-  packing = put_packing(pack(lengths, 30, sizes=4, multiple=8), exp.mesh)
+  packing = put_packing(pack(lengths, 30, sizes=4, multiple=8, widths=13, cost=float), exp.mesh)
   if state is None:
     state = exp.on_mesh(init_state(first_params(exp, 0), learner.optimizer, rule_of(exp)))
   batch, measured = learner.prepare(state.params, None, rows, reward, packing)

@@ -277,7 +277,7 @@ CASES = {
     some(N).astype(np.float64),
     np.ones(N),
   ),
-  'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1), lengths(2, N)),
+  'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1, widths=13, cost=float), lengths(2, N)),
   'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
   'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
   'monitor.mean_interval': (monitor.mean_interval, abs(real(500)) * 64),

@@ -46,7 +46,7 @@ def test_every_token_has_one_place_and_rows_stand_whole(data):
   sizes, multiple, widths = (data.draw(st.integers(1, most)) for most in (12, 4, 13))
   lengths = np.array(data.draw(st.lists(st.integers(1, width), min_size=parts * count, max_size=parts * count)), np.int32)
   lengths = lengths.reshape(parts, count)
-  packing = pack(lengths, width, sizes=sizes, multiple=multiple, widths=widths)
+  packing = pack(lengths, width, sizes=sizes, multiple=multiple, widths=widths, cost=float)
   _, total, chosen = packing.row.shape
   assert lengths.max() <= chosen <= 2 * width and 2 * chosen >= width
   assert min(sizes, widths) > 1 or chosen == width
@@ -67,13 +67,13 @@ def test_every_token_has_one_place_and_rows_stand_whole(data):
 )
 def test_the_number_of_sequences_is_rounded_to_few_sizes(sizes, multiple, wanted):
   lengths = np.array([63 * [3]])  # three rows to a sequence of ten
-  packing = pack(lengths, 10, sizes=sizes, multiple=multiple, cost=lambda width: 1.0 + 9 * (width != 10))
+  packing = pack(lengths, 10, sizes=sizes, multiple=multiple, widths=13, cost=lambda width: 1.0 + 9 * (width != 10))
   assert packing.row.shape == (1, wanted, 10)
 
 
 def test_the_longest_row_is_placed_first_and_short_ones_fill_what_is_left():
   lengths = np.array([[9, 2, 3, 3, 4, 1, 5, 2]])  # 29 tokens: three sequences of ten
-  packing = pack(lengths, 10, sizes=8, multiple=1, cost=lambda width: 1.0 + 9 * (width != 10))
+  packing = pack(lengths, 10, sizes=8, multiple=1, widths=13, cost=lambda width: 1.0 + 9 * (width != 10))
   assert packing.row.shape == (1, 3, 10)
   np.testing.assert_array_equal(packing.row[0, 0, :9], 0)
   assert packing.row[0, 0, 9] == 5  # the row of one token
@@ -134,6 +134,7 @@ def same_scores_packed(overrides, precision, wider):
     width + horizon,
     sizes=count,
     multiple=1,
+    widths=13,
     cost=lambda its: 1.0 + 9 * ((its > width + horizon) != wider),
   )
   packing = jax.tree.map(lambda x: jnp.asarray(x[0]), packing)
@@ -182,7 +183,7 @@ def updater(objective, parts, sizes):
   """`(params, batch) -> (gradient, metrics)` of an update."""
   exp, learner, _, reference, rows, _, _ = prepared(objective)
   chosen = np.random.default_rng(0).permutation(16).astype(np.int32).reshape(parts, -1)
-  packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1)
+  packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1, widths=13, cost=float)
 
   def update(params, batch):
     state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
@@ -225,7 +226,7 @@ def same_update(objective, parts, sizes):
 
 def test_what_is_measured_of_all_rows_does_not_depend_on_parts(precision):
   exp, learner, params, reference, rows, reward, _ = prepared('ppo + entropy')
-  packing = jax.tree.map(jnp.asarray, pack(lengths_of(rows).reshape(-1, 4).T, 30, sizes=4, multiple=1))
+  packing = jax.tree.map(jnp.asarray, pack(lengths_of(rows).reshape(-1, 4).T, 30, sizes=4, multiple=1, widths=13, cost=float))
 
   def measured(params, rows, packing):
     batch, _ = learner.prepare(params, reference, rows, reward, packing)

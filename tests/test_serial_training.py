@@ -126,7 +126,7 @@ def test_an_update_is_that_of_rows_whose_given_tokens_are_their_prompts(precisio
     given, width = batch.trajectories, batch.trajectories.prompt_tokens.shape[1] + batch.trajectories.tokens.shape[1]
     everyone = np.arange(given.length.shape[0], dtype=np.int32)[None]
     lengths = np.asarray(given.prompt_lengths + given.length)[everyone]
-    packing = learner.pack(lengths, width, sizes=4, multiple=1)
+    packing = learner.pack(lengths, width, sizes=4, multiple=1, widths=13, cost=float)
     before = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), teacher.optimizer, rule))
     after, metrics = teacher.update(before, batch, None, jnp.asarray(everyone), learner.put_packing(packing, exp.mesh))
     return after.opt_state.trace, metrics['grad_norm']

@@ -185,7 +185,8 @@ class Programs:
     c, r = self.config, self.config.rollout
     count = r.prompts * r.samples // c.learner.minibatches // c.learner.micro_batches
     width = r.prompt_width + r.horizon
-    packing = pack(np.full((1, count), width), width, sizes=1, multiple=self.mesh.shape['data'] * self.mesh.shape['fsdp'])
+    shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    packing = pack(np.full((1, count), width), width, sizes=1, multiple=shards, widths=1, cost=float)
     return jax.tree.map(lambda x, s: _array((parts, *x.shape[1:]), x.dtype, s), packing, packing_shardings(self.mesh))
 
   def _prepare_arguments(self) -> tuple[Any, ...]:

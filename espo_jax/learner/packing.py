@@ -56,8 +56,8 @@ def pack(
   *,
   sizes: int,
   multiple: int,
-  widths: int = 13,
-  cost: Callable[[int], float] = lambda width: 1.0,
+  widths: int,
+  cost: Callable[[int], float],
 ) -> Packing:
   """Packs the rows of each part into sequences of that width for which the columns of all sequences cost the least.
 
