@@ -8,7 +8,7 @@ import numpy as np
 import rounding
 from small import VOCAB, actor_critic, forward, left_padded
 
-from espo_jax import rollout, stops
+from espo_jax import parallel, rollout, stops
 from espo_jax.rollout import Sampling
 from espo_jax.stops import Adaptive
 from espo_jax.types import Prompts
@@ -80,6 +80,27 @@ def run(
     directions=directions,
   )
   return jax.device_get(rows)
+
+
+def on_mesh(engine, shape, rule, *, params=None, state=STATE, prompts=PROMPTS, key=7, **options):
+  """The rows of an engine on a mesh, as numpy arrays: those of `prompts`, then those of two prompts more."""
+  model, own = model_of('shared')
+  mesh = parallel.make_mesh(*shape)
+  shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
+  whole, rows = parallel.replicated(mesh), parallel.over_batch(mesh)
+  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), prompts)  # as many as divide by every mesh
+  usual = {'samples': G, 'horizon': HORIZON, 'end_tokens': (EOS,), 'pad_token': PAD, 'slots': 8, 'scan_length': 8}
+  found = engine(
+    model,
+    jax.tree.map(jax.device_put, own if params is None else params, shardings),
+    rule,
+    jax.device_put(in_precision(state), whole),
+    jax.device_put(eight, rows),
+    jax.device_put(jax.random.key(key), whole),
+    mesh=mesh,
+    **(usual | options),
+  )
+  return jax.device_get(found)
 
 
 NUMBERS = ('logprobs', 'values', 'regret', 'z')  # what is recorded of a token beside it

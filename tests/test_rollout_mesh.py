@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rollouts import EOS, HORIZON, PAD, PROMPTS, RULE, STATE, G, P, assert_same_rows, in_precision, model_of, run
+from rollouts import HORIZON, PROMPTS, RULE, STATE, G, P, assert_same_rows, on_mesh, run
 from rounding import gamma
 from test_head import random_head
 from tiny import first_params, tiny_experiment
@@ -15,26 +15,9 @@ from espo_jax.configs import ConfigError, validate
 from espo_jax.types import StopReason
 
 
-def spread_over(shape, rule=RULE, state=STATE, prompts=PROMPTS):
-  """The rows that `run` gives, sampled on a mesh, and two prompts more."""
-  model, params = model_of('shared')
-  mesh = parallel.make_mesh(*shape)
-  shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
-  whole, rows = parallel.replicated(mesh), parallel.over_batch(mesh)
-  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), prompts)  # as many as divide by every mesh
-  options = {'samples': G, 'horizon': HORIZON, 'end_tokens': (EOS,), 'pad_token': PAD, 'slots': 8, 'scan_length': 8}
-  found = rollout.generate(
-    model,
-    jax.tree.map(jax.device_put, params, shardings),
-    rule,
-    jax.device_put(in_precision(state), whole),
-    jax.device_put(eight, rows),
-    jax.device_put(jax.random.key(7), whole),
-    shadow_share=jax.device_put(jnp.float32(0.5), whole),
-    mesh=mesh,
-    **options,
-  )
-  return jax.device_get(found)
+def spread_over(shape, rule=RULE, **options):
+  """The rows that `run` gives, sampled on a mesh."""
+  return on_mesh(rollout.generate, shape, rule, shadow_share=jnp.float32(0.5), **options)
 
 
 @pytest.mark.parametrize('shape', [(8, 1, 1), (1, 4, 1), (2, 2, 2)])

@@ -22,11 +22,12 @@ from rollouts import (
   limits_for,
   limits_of,
   model_of,
+  on_mesh,
   run,
 )
 from small import VOCAB
 
-from espo_jax import learner, parallel, rollout
+from espo_jax import learner, rollout
 from espo_jax.model import apply, refill_rows
 from espo_jax.rollout.serial import cut_positions, thinking_tokens
 from espo_jax.stages import metrics
@@ -256,28 +257,8 @@ def test_an_exit_does_not_depend_on_how_many_there_are(in_float64):
 
 
 def test_a_row_does_not_depend_on_the_mesh(in_float64):
-  model, params = model_of('shared')
-  mesh = parallel.make_mesh(2, 2, 2)
-  shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
-  whole, rows = parallel.replicated(mesh), parallel.over_batch(mesh)
-  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), PROMPTS)
-  spread = rollout.generate_serial(
-    model,
-    jax.tree.map(jax.device_put, params, shardings),
-    NEVER,
-    jax.device_put(in_precision(STATE), whole),
-    jax.device_put(eight, rows),
-    jax.device_put(jax.random.key(7), whole),
-    serial=SERIAL['shared'],
-    samples=G,
-    horizon=HORIZON,
-    end_tokens=(EOS,),
-    pad_token=PAD,
-    slots=8,
-    scan_length=8,
-    mesh=mesh,
-  )
-  assert_same_rows(usual(), jax.device_get(spread), which_two=slice(P * G))
+  spread = on_mesh(rollout.generate_serial, (2, 2, 2), NEVER, samples=G, serial=SERIAL['shared'])
+  assert_same_rows(usual(), spread, which_two=slice(P * G))
 
 
 # -------------------------------------------------------------------------------------------------- metrics
