@@ -18,7 +18,7 @@ from espo_jax.model import ModelConfig, prefill_columns, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.parallel.memory import during
 from espo_jax.rollout import Serial, row_steps
-from espo_jax.types import Metrics, StopReason, Trajectories, Verdicts
+from espo_jax.types import Metrics, Reused, StopReason, Trajectories, Verdicts
 
 
 @functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shadow_share', 'shards', 'serial'))
@@ -35,8 +35,8 @@ def rollout_metrics(
 ) -> Metrics:
   """Returns counts of the rollout, and a checksum of its tokens by which two runs can be compared.
 
-  Only sampled tokens are counted. Accuracy, length and truncation are means over full responses. The early exits of a serial
-  rollout are left out of them and have metrics of their own.
+  Only sampled tokens are counted, not those that a row keeps of its draft. Accuracy, length and truncation are means over full
+  responses. The early exits of a serial rollout are left out of them and have metrics of their own.
 
   `accuracy` counts a stopped row as wrong; a pruned row counts neither in it nor in the mean length. `accuracy_unstopped`
   estimates without bias the share of rows that are right if none is stopped, so it is comparable between stop rules. In it
@@ -54,9 +54,10 @@ def rollout_metrics(
   """
   right = jnp.where(rows.stopped, 0.0, verdicts)
   unstopped = verdicts * rows.represented(shadow_share) if shadow_share else jnp.where(rows.stopped, jnp.nan, verdicts)
-  generated = rows.length - rows.trained_from
+  kept = 0 if rows.reused is None else rows.reused.kept
+  generated = jnp.maximum(rows.length - rows.trained_from - kept, 0)  # a row may have stopped within its draft
   if serial is None:
-    steps = _slot_steps(rows.started + rows.full_length, parts, slots)
+    steps = _slot_steps(rows.started + rows.full_length - kept, parts, slots)
   else:
     steps = row_steps(rows, parts=parts, samples=samples, slots=slots, inducer=len(serial.inducer))
   early = rows.trained_from > 0
@@ -78,9 +79,9 @@ def rollout_metrics(
     'accuracy_unstopped': mean(unstopped, rows.begun & ~early),
     'rollout/rows': rows.begun.sum(),
     'rollout/tokens': generated.sum(),
-    'rollout/shadow_tokens': (rows.full_length - rows.length).sum(),
+    'rollout/shadow_tokens': (rows.full_length - jnp.maximum(rows.length, kept)).sum(),
     'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
-    'rollout/utilisation': generated.sum() / steps,
+    'rollout/utilisation': generated.sum() / jnp.maximum(steps, 1),  # all drafts may be kept whole
     'rollout/prefill_pad': 1.0 - prompts.sum() / columns,
     'rollout/length_mean': mean(rows.length, whole),
     'rollout/truncated_rate': mean(rows.truncated, whole),
@@ -89,27 +90,14 @@ def rollout_metrics(
   }
 
 
-@functools.partial(jax.jit, static_argnames=('parts', 'slots'))
-def reuse_metrics(rows: Trajectories, *, parts: int, slots: int) -> Metrics:
-  """Returns the counts of a rollout that kept a part of its drafts. Tokens that were kept are not decoded.
-
-  Args:
-    rows: The rows of all parts.
-    parts: The number of rollouts that the rows come from, which ran one after another.
-    slots: The number of rows decoded at a time; 0 for all rows of a part.
-  """
-  assert rows.reused is not None
-  kept, drafted = rows.reused.kept, rows.reused.drafted.sum()
-  generated = jnp.maximum(rows.length - kept, 0).sum()
-  steps = _slot_steps(rows.started + rows.full_length - kept, parts, slots)
+@jax.jit
+def reuse_metrics(reused: Reused) -> Metrics:
+  """Returns how much of their drafts the rows keep, and how much of them the policy read."""
+  kept = reused.kept.sum()
   return {
-    'rollout/tokens': generated,
-    'rollout/shadow_tokens': (rows.full_length - jnp.maximum(rows.length, kept)).sum(),
-    'rollout/row_steps': steps,
-    'rollout/utilisation': generated / jnp.maximum(steps, 1),  # all rows may be kept whole
-    'reuse/tokens': kept.sum(),
-    'reuse/share': kept.sum() / jnp.maximum(drafted, 1),
-    'reuse/scored': rows.reused.scored.sum(),
+    'reuse/tokens': kept,
+    'reuse/share': kept / jnp.maximum(reused.drafted.sum(), 1),
+    'reuse/scored': reused.scored.sum(),
   }
 
 
@@ -166,7 +154,7 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
     settled
     | rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
     | stop_metrics(state, rows, verdicts.correct)
-    | ({} if rows.reused is None else reuse_metrics(rows, parts=r.parts, slots=r.slots))
+    | ({} if rows.reused is None else reuse_metrics(rows.reused))
     | depth_metrics(rows, config=exp.model.config)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
   )
