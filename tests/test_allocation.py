@@ -15,6 +15,7 @@ from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
 from espo_jax.stages import rl
 from espo_jax.stages.allocation import Plan, first_memory
+from espo_jax.stages.metrics import Clock
 from espo_jax.stages.rollouts import first_position, whole_groups
 from espo_jax.tasks.allocators import ALLOCATORS, Seen, Stream, make_allocator
 from espo_jax.tasks.allocators.duet import rows_within
@@ -172,7 +173,7 @@ def test_a_pool_is_repeated_epoch_by_epoch():
   assert [row['allocation/epochs'] for row in told] == pytest.approx([0.5, 1.0, float(state.allocation['position']) / 8])
   asked = []
   for position in (0, 4):
-    plan = Plan(exp, state.replace(allocation=exp.put({'position': np.asarray(position, np.int32)})), 1)
+    plan = Plan(exp, state.replace(allocation=exp.put({'position': np.asarray(position, np.int32)})), 1, Clock())
     asked += [problem.id for part in plan.ask(0).problems for problem in part]
   assert sorted(asked) == sorted(problem.id for problem in exp.problems('train', first_position(exp.config), 8))
 

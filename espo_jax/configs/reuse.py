@@ -7,30 +7,26 @@ import ml_collections
 from espo_jax import tasks
 from espo_jax.configs.allocation import is_ragged
 
-_GREEDY_BELOW = 1e-6  # the sampler takes the likeliest token below this temperature
-
 
 def reuse_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why the last responses cannot be reused."""
-  r, c = config.rollout, config
+  r = config.rollout
   if r.reuse.form == 'none':
     return
   where = f'rollout.reuse.form = {r.reuse.form!r}'
   off = "fix: rollout.reuse.form = 'none'"
-  if not c.allocation.pool:
+  if not config.allocation.pool:
     yield f'{where} with allocation.pool = 0: no problem is asked twice; fix: allocation.pool = 512, say'
-  elif c.allocation.name in tasks.ALLOCATORS and is_ragged(c):
+  elif config.allocation.name in tasks.ALLOCATORS and is_ragged(config):
     yield (
-      f'{where} with allocation.name = {c.allocation.name!r}: a problem may have other rows each time; '
+      f'{where} with allocation.name = {config.allocation.name!r}: a problem may have other rows each time; '
       "fix: allocation.name = 'uniform' or 'greso'"
     )
-  if c.exits.every:
-    yield f'{where} with exits.every = {c.exits.every}: drafts are verified at full depth; fix: exits.every = 0'
+  if config.exits.every:
+    yield f'{where} with exits.every = {config.exits.every}: drafts are verified at full depth; fix: exits.every = 0'
   if r.serial.inducer:
     yield f'{where} with rollout.serial.inducer = {r.serial.inducer!r}: cuts leave no whole rows to reuse; {off}'
-  if c.critic.every > 1:
-    yield f'{where} with critic.every = {c.critic.every}: rows go on at columns of their own; fix: critic.every = 1'
-  if 'dead_groups' in (c.stop.name, *c.baselines):
+  if config.critic.every > 1:
+    yield f'{where} with critic.every = {config.critic.every}: rows go on at columns of their own; fix: critic.every = 1'
+  if 'dead_groups' in (config.stop.name, *config.baselines):
     yield f"{where} with the rule 'dead_groups', which waits for all rows of a prompt; {off}, or another rule"
-  if r.temperature < _GREEDY_BELOW:
-    yield f'{where} with rollout.temperature = {r.temperature}: every response is the same; fix: rollout.temperature = 1.0'

@@ -12,7 +12,8 @@ from espo_jax import parallel, tasks
 from espo_jax.configs import method_options
 from espo_jax.experiment import Experiment
 from espo_jax.learner import Batch, TrainState
-from espo_jax.stages.drafts import drafts_of, next_drafts, no_drafts, with_rows
+from espo_jax.stages.drafts import drafts_of, next_drafts, no_drafts, put_rows
+from espo_jax.stages.metrics import Clock
 from espo_jax.stages.rollouts import first_position, problems_of
 from espo_jax.tasks.allocators import Allocator, Seen, Stream, make_allocator
 from espo_jax.types import Drafts, Trajectories
@@ -78,17 +79,18 @@ def first_drafts(exp: Experiment) -> Drafts | None:
 class Plan:
   """The problems of one update: `ask` before each rollout, `saw` after it, `remember` at the end."""
 
-  def __init__(self, exp: Experiment, state: TrainState, number: int):
+  def __init__(self, exp: Experiment, state: TrainState, number: int, clock: Clock):
     """Reads what is remembered.
 
     Args:
       exp: The experiment.
       state: The state before the update.
       number: The number of the update; the first is 1.
+      clock: The clock of the update. With drafts it has the phase 'drafts': they are read, fetched and copied on the host.
     """
-    self._exp, self._number, c = exp, number, exp.config
+    self._exp, self._number, self._clock, c = exp, number, clock, exp.config
     self._memory: dict[str, np.ndarray] | None = None
-    self._drafts = state.drafts
+    self._drafts, self._owned = state.drafts, False
     if state.allocation is not None:
       self._memory = {name: np.array(x) for name, x in exp.fetch(state.allocation).items()}
       self._allocator, self._stream = allocator_of(c), Stream(c.allocation.pool, c.seed)
@@ -131,7 +133,10 @@ class Plan:
 
   def _drafts_of(self, chosen: Int[np.ndarray, 'P']) -> list[Drafts] | None:
     """Returns the drafts of this process's share of the problems, part by part."""
-    return None if self._drafts is None else [drafts_of(self._drafts, part) for part in self._mine(chosen)]
+    if self._drafts is None:
+      return None
+    with self._clock('drafts'):
+      return [drafts_of(self._drafts, part) for part in self._mine(chosen)]
 
   def _mine(self, of_problems: np.ndarray) -> list[np.ndarray]:
     """Returns this process's share, part by part, of what all processes know of each problem."""
@@ -150,11 +155,19 @@ class Plan:
     if self._memory is None:
       return
     if self._drafts is not None:
-      assert asked.chosen is not None  # there is a pool
-      r = self._exp.config.rollout
-      found = self._exp.fetch(next_drafts(rows, form=r.reuse.form, samples=r.samples))
-      self._drafts = with_rows(self._drafts, asked.chosen, found)
+      with self._clock('drafts'):
+        self._keep_drafts(asked, rows)
     self._seen.append((asked, rows.ordinary(), correct))
+
+  def _keep_drafts(self, asked: Asked, rows: Trajectories) -> None:
+    """Keeps the rows as drafts of the next ones."""
+    assert self._drafts is not None and asked.chosen is not None  # there is a pool
+    r = self._exp.config.rollout
+    found = next_drafts(rows, self._exp.fetch, form=r.reuse.form, samples=r.samples)
+    # The first copy spares the drafts of the state before the update, from which a checkpoint may still be written.
+    drafts = self._drafts if self._owned else jax.tree.map(np.copy, self._drafts)
+    put_rows(drafts, asked.chosen, found)
+    self._drafts, self._owned = drafts, True
 
   def remember(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, float]]:
     """Returns the state with what the update's rollouts showed, and metrics.

@@ -1,6 +1,7 @@
 """The last responses to the problems of a pool, kept on the host as a part of the train state."""
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,33 +43,28 @@ def drafts_of(drafts: Drafts, problems: Int[np.ndarray, 'P']) -> Drafts:
   return jax.tree.map(lambda x: x[problems], drafts)
 
 
-def with_rows(drafts: Drafts, problems: Int[np.ndarray, 'P'], rows: Drafts) -> Drafts:
-  """Returns the drafts in which those of some problems are replaced.
+def put_rows(drafts: Drafts, problems: Int[np.ndarray, 'P'], rows: Drafts) -> None:
+  """Replaces the drafts of some problems, in place.
 
   Args:
-    drafts: The drafts of all problems, which do not change.
+    drafts: The drafts of all problems.
     problems: The problems.
     rows: The new drafts of these problems.
   """
-
-  def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    kept = old.copy()
-    kept[problems] = new
-    return kept
-
-  return jax.tree.map(put, drafts, rows)
+  for old, new in zip(jax.tree.leaves(drafts), jax.tree.leaves(rows), strict=True):
+    old[problems] = new
 
 
-@functools.partial(jax.jit, static_argnames=('form', 'samples'))
-def next_drafts(rows: Trajectories, *, form: str, samples: int) -> Drafts:
-  """Returns the rows as drafts of the next ones, a shadow row up to its own end.
+def next_drafts(rows: Trajectories, fetch: Callable[[Any], Any], *, form: str, samples: int) -> Drafts:
+  """Returns the rows as drafts of the next ones, on the host, a shadow row up to its own end.
 
   Args:
     rows: The rows, sampled with drafts.
+    fetch: The function that fetches whole arrays to the host, such as `Experiment.fetch`.
     form: The form of reuse, which says what is kept beside their tokens.
     samples: The number of rows per prompt.
   """
   assert rows.reused is not None
   logprobs = rows.logprobs if form == 'published' else None
-  fields = rows.tokens, rows.full_length, logprobs, rows.reused.uniforms, rows.candidates
+  fields = fetch((rows.tokens, rows.full_length, logprobs, rows.reused.uniforms, rows.candidates))
   return Drafts(*jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[1:]), fields))

@@ -54,7 +54,8 @@ def step(
   Returns:
     The state after the update, and the metrics.
   """
-  c, clock, plan = exp.config, Clock(), Plan(exp, state, number)
+  c, clock = exp.config, Clock()
+  plan = Plan(exp, state, number, clock)
   state = state.replace(drafts=None)  # they are on the host, and `plan` puts the next ones back
   weights = sampling_params(exp, state.params, clock)
 
