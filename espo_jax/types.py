@@ -86,8 +86,7 @@ class Candidates(flax.struct.PyTreeNode):
 class Drafts(flax.struct.PyTreeNode):
   """The last response of each sample, of which the next one may keep a part.
 
-  The forms of reuse read one of the fields with a default each. The responses to a pool of problems are arrays whose first axis
-  is the problem, not the prompt.
+  Each form of reuse reads one of the optional fields. In the drafts of a pool the first axis is the problem, not the prompt.
   """
 
   tokens: Int[Array | np.ndarray, 'P G T']
@@ -132,7 +131,7 @@ class Features(flax.struct.PyTreeNode):
 
 
 class Reused(flax.struct.PyTreeNode):
-  """What each row has of its draft. Its arrays beside `uniforms` are [N]."""
+  """The part of its draft that each row keeps."""
 
   drafted: Int[Array, 'N']  # tokens of the draft
   scored: Int[Array, 'N']  # tokens of the draft that the policy read

@@ -1,5 +1,7 @@
 """Drafts from the last responses: the law of what is kept, rows that equal decoded ones, trainings that go through a pool."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +23,17 @@ from rollouts import (
   in_precision,
   limits_of,
   model_of,
+  on_mesh,
   run,
 )
 from small import VOCAB
 
-from espo_jax import parallel, rollout, stops
+from espo_jax import rollout, stops
 from espo_jax.model import apply
 from espo_jax.rollout import Reuse, Sampling
-from espo_jax.rollout.reuse import Noted, verdict
+from espo_jax.rollout.reuse import Noted, accept
+from espo_jax.rollout.sampling import draw, likeliest
+from espo_jax.stages import metrics
 from espo_jax.stages.drafts import next_drafts, no_drafts
 from espo_jax.types import Candidates, Prompts, StopReason
 
@@ -36,7 +41,7 @@ FORMS = {
   'exact': Reuse('exact', candidates=VOCAB),
   'few': Reuse('exact', candidates=2),
   'coupled': Reuse('coupled'),
-  'published': Reuse('published'),
+  'published': Reuse('published', lenience=0.0),
 }
 OF_THE_POLICY = ('exact', 'few', 'coupled')  # those whose rows are samples of the policy
 NOT_GREEDY = jnp.asarray(False)
@@ -50,7 +55,7 @@ def test_the_published_form_keeps_what_the_specification_says():
   logits, tokens = jnp.log(jnp.stack([p, 1 - p], axis=1)), jnp.zeros(4, jnp.int32)
   noise = jnp.zeros((4, 3)).at[:, 2].set(u)
   for lenience, kept in ((0.0, [False, True, False, True]), (0.5, [True] * 4)):
-    found, instead = verdict(Reuse('published', lenience), logits, Noted(tokens, jnp.log(q)), noise, NOT_GREEDY)
+    found, instead = accept(Reuse('published', lenience), logits, Noted(tokens, jnp.log(q)), noise, NOT_GREEDY)
     np.testing.assert_array_equal(found, kept)
     np.testing.assert_array_equal(instead, [-1] * 4)
 
@@ -58,18 +63,18 @@ def test_the_published_form_keeps_what_the_specification_says():
 def law_of(reuse: Reuse, q: np.ndarray, p: np.ndarray, grid: int) -> np.ndarray:
   """The distribution of a row's token if its draft has the distribution `q`, by enumeration over a grid of uniforms."""
   points = (np.arange(grid) + 0.5) / grid
-  draft, accept, draw = (x.reshape(-1) for x in np.meshgrid(np.arange(len(q)), points, points, indexing='ij'))
+  draft, decides, draws = (x.reshape(-1) for x in np.meshgrid(np.arange(len(q)), points, points, indexing='ij'))
   weight = q[draft] / grid**2
-  noise = np.stack([draw, np.zeros_like(draw), accept], axis=1)
+  noise = np.stack([draws, np.zeros_like(draws), decides], axis=1)
   given = {'logprobs': jnp.log(q)[draft]}
   if reuse.form == 'coupled':  # the uniform is the one that drew the token
-    draft, weight = np.searchsorted(np.cumsum(q), draw, side='right'), np.full(len(draft), 1 / len(draft))
-    given = {'uniforms': jnp.asarray(draw)}
+    draft, weight = np.searchsorted(np.cumsum(q), draws, side='right'), np.full(len(draft), 1 / len(draft))
+    given = {'uniforms': jnp.asarray(draws)}
   if reuse.form == 'exact':
     order = np.argsort(-q, kind='stable')[: reuse.candidates]
     given = {'candidates': Candidates(*(jnp.tile(jnp.asarray(x), (len(draft), 1)) for x in (order, np.log(q[order]))))}
   logits = jnp.tile(jnp.log(p), (len(draft), 1))
-  kept, instead = verdict(reuse, logits, Noted(jnp.asarray(draft), **given), jnp.asarray(noise), NOT_GREEDY)
+  kept, instead = accept(reuse, logits, Noted(jnp.asarray(draft), **given), jnp.asarray(noise), NOT_GREEDY)
   law = np.bincount(draft, weight * kept, len(q))
   drawn = np.asarray(instead) >= 0
   law += np.bincount(np.maximum(instead, 0), weight * (drawn & ~np.asarray(kept)), len(q))
@@ -85,7 +90,7 @@ BIASED = [(Reuse('published', 0.0), [0.7, 0.3]), (Reuse('published', 0.5), [0.86
 @pytest.mark.parametrize('reuse', [Reuse('coupled'), *(Reuse('exact', candidates=k) for k in (1, 2, 5))], ids=str)
 def test_a_tokens_distribution_is_the_policys(reuse, laws, in_float64):
   q, p = laws
-  reuse = reuse._replace(candidates=min(reuse.candidates, len(q)))
+  reuse = dataclasses.replace(reuse, candidates=min(reuse.candidates, len(q)))
   grid = 200
   np.testing.assert_allclose(law_of(reuse, q, p, grid), p, rtol=0, atol=2 * len(q) / grid)  # each bound is off by a point
 
@@ -93,6 +98,27 @@ def test_a_tokens_distribution_is_the_policys(reuse, laws, in_float64):
 @pytest.mark.parametrize(('reuse', 'biased'), BIASED, ids=str)
 def test_that_of_the_published_form_is_not(reuse, biased, in_float64):
   np.testing.assert_allclose(law_of(reuse, *TWO, 200), biased, rtol=0, atol=0.01)
+
+
+def test_logits_that_move_by_a_tenth_keep_96_percent_in_the_exact_form_and_82_in_the_coupled_one(in_float64):
+  rows, vocabulary, rng = 20_000, 50, np.random.default_rng(0)
+  before = 2 * rng.standard_normal((rows, vocabulary))
+  after = before + 0.1 * rng.standard_normal((rows, vocabulary))
+  q, p = (scipy.special.softmax(x, axis=-1) for x in (before, after))
+  overlap = np.minimum(p, q).sum(axis=-1).mean()
+  uniforms, noise = rng.random(rows), rng.random((rows, 3))
+  tokens = draw(jnp.asarray(before), jnp.asarray(uniforms), NOT_GREEDY)[0]
+  known = {'coupled': {'uniforms': jnp.asarray(uniforms)}, 'exact': {'candidates': likeliest(jnp.asarray(before), vocabulary)}}
+  kept = {
+    form: accept(Reuse(form, candidates=vocabulary), jnp.asarray(after), Noted(tokens, **its), jnp.asarray(noise), NOT_GREEDY)[
+      0
+    ]
+    for form, its in known.items()
+  }
+  upto = [np.cumsum(x, axis=-1) for x in (q, p)]
+  same = np.equal(*((x <= uniforms[:, None]).sum(axis=-1) for x in upto)).mean()
+  np.testing.assert_allclose([kept['exact'].mean(), kept['coupled'].mean()], [overlap, same], rtol=0, atol=0.01)
+  np.testing.assert_allclose([overlap, same], [0.96, 0.82], rtol=0, atol=0.02)
 
 
 # ------------------------------------------------------------------------------------------------------------ rows of a model
@@ -121,7 +147,7 @@ def nothing(form, prompts=P, samples=G, horizon=HORIZON):
 
 
 def drafts_from(rows, form, samples=G):
-  return jax.device_get(next_drafts(rows, form=FORMS[form].form, samples=samples))
+  return next_drafts(rows, jax.device_get, form=FORMS[form].form, samples=samples)
 
 
 @rounding.cached
@@ -249,32 +275,37 @@ def test_rows_that_are_not_begun_keep_nothing(in_float64):
 
 @pytest.mark.parametrize('shape', [(8, 1, 1), (2, 2, 2)])
 def test_a_row_does_not_depend_on_the_mesh(shape, in_float64):
-  model = model_of('shared')[0]
-  mesh = parallel.make_mesh(*shape)
-  shardings = parallel.param_shardings(jax.eval_shape(model.init_boxed, jax.random.key(0)), mesh)
-  whole, by_row = parallel.replicated(mesh), parallel.over_batch(mesh)
   drafts = drafts_from(sampled(nothing('exact'), 'exact'), 'exact')
-  eight = jax.tree.map(lambda x: np.concatenate([x, x[:2]]), PROMPTS.replace(drafts=drafts))
-  found = rollout.generate(
-    model,
-    jax.tree.map(jax.device_put, others(), shardings),
-    RULE,
-    jax.device_put(in_precision(STATE), whole),
-    jax.device_put(eight, by_row),
-    jax.device_put(jax.random.key(8), whole),
-    shadow_share=jax.device_put(jnp.float32(0.5), whole),
-    mesh=mesh,
-    samples=G,
-    horizon=HORIZON,
-    end_tokens=(EOS,),
-    pad_token=PAD,
-    slots=8,
-    scan_length=8,
-    reuse=FORMS['exact'],
-  )
-  found, one = jax.device_get(found), sampled(drafts, 'exact', params=others(), key=8, rule=RULE)
+  changed = {'params': others(), 'key': 8}
+  its = {'prompts': PROMPTS.replace(drafts=drafts), 'reuse': FORMS['exact'], 'shadow_share': jnp.float32(0.5)}
+  found = on_mesh(rollout.generate, shape, RULE, **changed, **its)
+  one = sampled(drafts, 'exact', rule=RULE, **changed)
   assert_same_rows(one, found, which_two=slice(P * G))
   np.testing.assert_array_equal(found.reused.kept[: P * G], one.reused.kept)
+
+
+@pytest.mark.parametrize('slots', [0, 4])
+def test_metrics_count_what_was_decoded_and_not_what_was_kept(slots, in_float64):
+  whole = sampled(nothing('exact'), 'exact')
+  drafts = cut(drafts_from(whole, 'exact'), whole)
+  rows = sampled(drafts, 'exact', rule=RULE, slots=slots)
+  measured = metrics.rollout_metrics(
+    jax.tree.map(jnp.asarray, rows), jnp.zeros(P * G), samples=G, parts=1, slots=slots, shadow_share=0.5
+  )
+  kept = rows.reused.kept
+  assert (rows.length < kept).any() and (kept < rows.length).any()  # rows that stopped within their drafts, and others
+  decoded = [range(kept[n], rows.full_length[n]) for n in range(P * G)]
+  counted = sum(t < rows.length[n] for n in range(P * G) for t in decoded[n])
+  assert measured['rollout/tokens'] == counted
+  assert measured['rollout/shadow_tokens'] == sum(map(len, decoded)) - counted
+  free_at = [0] * (slots or P * G)  # each row that is decoded takes the first slot that is free
+  for its in filter(None, decoded):
+    free_at[free_at.index(min(free_at))] += len(its)
+  assert measured['rollout/row_steps'] == len(free_at) * max(free_at)
+  np.testing.assert_allclose(measured['rollout/utilisation'], counted / (len(free_at) * max(free_at)), rtol=rounding.gamma(64))
+  of_drafts = metrics.reuse_metrics(rows.reused)
+  assert of_drafts['reuse/tokens'] == kept.sum() and of_drafts['reuse/scored'] == rows.reused.scored.sum()
+  np.testing.assert_allclose(of_drafts['reuse/share'], kept.sum() / drafts.length.sum(), rtol=rounding.gamma(64))
 
 
 # ------------------------------------------------------------------------------------------------- the distribution of rows
@@ -320,5 +351,24 @@ def test_rows_through_three_policies_have_each_policys_distribution_but_in_the_p
 def test_drafts_that_the_engine_cannot_verify_are_an_error():
   with pytest.raises(ValueError, match=r'prompts\.drafts = None.*fix: drafts of length 0'):
     sampled(None, 'exact')
+  with pytest.raises(
+    ValueError, match=r"prompts\.drafts\.candidates = None with reuse\.form = 'exact'.*fix: drafts of the same"
+  ):
+    sampled(nothing('coupled'), 'exact')
+  with pytest.raises(ValueError, match=r'reuse = None, but the prompts have drafts; fix: '):
+    sampled(nothing('exact'), None)
   with pytest.raises(ValueError, match=r'rule\.group = .*fix: a rule without groups'):
     sampled(nothing('exact'), 'exact', rule=stops.dead_groups(group_tokens=5))
+
+
+@pytest.mark.parametrize(
+  ('given', 'told'),
+  [
+    ({'form': 'exact'}, r"candidates = 0 with form = 'exact'.*fix: candidates = 64"),
+    ({'form': 'exact', 'candidates': -1}, r"candidates = -1 with form = 'exact'.*fix: "),
+    ({'form': 'exakt'}, r"form = 'exakt': .*fix: one of 'exact', 'coupled', 'published'"),
+  ],
+)
+def test_a_form_without_what_it_needs_is_an_error(given, told):
+  with pytest.raises(ValueError, match=told):
+    Reuse(**given)

@@ -7,6 +7,7 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 |---|---|---|
 | `sampler.Sampler` | holds the config's arguments, and calls an engine with them | code with an `Experiment`; compile_check |
 | `setup.Setup` | holds what stays constant: model, parameters, options, where each row starts | all pieces read it |
+| `progress` | holds what is known of unfinished rows: progress, recorded tokens, kept drafts | the engine, `verify` |
 | `engine.generate` | prefills each prompt once, sets where each row starts, and calls `decode_rows` | `Sampler` |
 | `reuse.verify` | keeps a part of each sample's last response, behind which its row starts | `generate`, with drafts |
 | `engine.decode_rows` | runs chunks until no row is alive and none waits | `generate`, `generate_serial` |

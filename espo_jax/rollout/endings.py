@@ -29,7 +29,7 @@ class Token(NamedTuple):
 
 
 class Judged(NamedTuple):
-  """What a token makes of its row."""
+  """The progress of each row after its token."""
 
   stop: StopState
   z: Float[Array, 'S']
@@ -47,7 +47,7 @@ def judge(setup: Setup, row: Row, stop: StopState, shadow: Bool[Array, 'S'], lim
 
   Args:
     setup: The constants of the rollout.
-    row: The rows before the token. The token is none of a row that is not alive.
+    row: The rows before the token. The token of a row that is not alive is ignored.
     stop: The state of the stop rule before the token.
     shadow: Whether each row goes on decoding after a stop.
     limit: The most tokens of each row.

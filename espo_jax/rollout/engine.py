@@ -97,12 +97,19 @@ def generate(
       the last value.
     directions: Orthonormal directions; with them the rows have `features`. None records no features.
     pad_token: The token that fills the columns after a response.
-    reuse: How `prompts.drafts` are verified; None without drafts. The model then has no exits, and the rule ends no groups.
+    reuse: How `prompts.drafts` are verified; None without drafts.
     mesh: The mesh that the parameters are on; slots are split over its batch axes. None for a single device.
 
   Returns:
     `N = P * samples` rows, group-major.
+
+  Raises:
+    ValueError: The prompts have drafts although `reuse` is None. Or `reuse` is given, and the prompts have no drafts of its
+      form, the model has exits, the rule ends groups, `critic_every` is above 1 with a separate critic, or features are
+      recorded.
   """
+  if reuse is None and prompts.drafts is not None:
+    raise ValueError('reuse = None, but the prompts have drafts; fix: say by reuse how they are verified, or drafts = None')
   rows = prompts.lengths.shape[0] * samples
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   states, caches = prefill(model, params, prompts)
@@ -219,7 +226,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   if slots.correction is not None:
     corrected = row.full_length == slots.correction.column
     tokens = jnp.where(corrected, slots.correction.token, tokens)
-    logprobs = jnp.where(corrected, draws.logprobs_of(logits, tokens), logprobs)
+    own = jax.lax.cond(corrected.any(), draws.logprobs_of, lambda *_: logprobs, logits, tokens)
+    logprobs = jnp.where(corrected, own, logprobs)
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
   token = Token(logits, tokens, logprobs, values, regret, noise)

@@ -17,7 +17,8 @@ is a sample of the policy, and its recorded distributions are the `q` of the nex
 
 `coupled` needs no `q`. The uniforms of a response are independent of each other and of its key. A row is the response that
 they give under the new policy, up to the token that replaces the refused one; behind it the uniforms are fresh. It keeps fewer
-tokens: for logits of deviation 2 over 50 tokens that move by 0.1 it keeps 82 % of the tokens, and `exact` 96 %.
+tokens: for logits of deviation 2 over 50 tokens that move by 0.1 it keeps 82 % of the tokens, and `exact` 96 %. A test in
+`tests/test_reuse.py` computes both shares.
 
 `published` draws from `p` where a token was refused. With `q = (0.9, 0.1)` and `p = (0.5, 0.5)` its tokens are distributed as
 `(0.7, 0.3)`. SPEC-RL also takes the same uniforms in every step; here they are fresh.
@@ -36,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax import stops
+from espo_jax import parallel, stops
 from espo_jax.model import Caches, States, refill_rows
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.endings import Token, advanced, judge
@@ -46,21 +47,35 @@ from espo_jax.rollout.slots import blank, chosen_rows, spread, with_stop
 from espo_jax.stops import Adaptive, StopState
 from espo_jax.types import Candidates, Drafts, Reused, StopReason
 
-_TOKENS = 4096  # the most draft tokens that the policy reads at a time
+_TOKENS = 4096  # the most draft tokens per device that the policy reads at a time
+_READS = {'exact': 'candidates', 'coupled': 'uniforms', 'published': 'logprobs'}  # the field of drafts that a form reads
 
 
-class Reuse(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Reuse:
   """How drafts are verified.
 
   Attributes:
     form: `'exact'`, `'coupled'` or `'published'`.
-    lenience: The number added to `log p - log q` in the form `'published'`.
-    candidates: The number of likeliest tokens that the form `'exact'` records of each distribution.
+    lenience: The number added to `log p - log q` in the form `'published'`; by default SPEC-RL's.
+    candidates: The number of likeliest tokens that the form `'exact'` records of each distribution; the other forms read none.
+
+  Raises:
+    ValueError: The form is none of the three, or it is `'exact'` without candidates.
   """
 
   form: str
-  lenience: float = 0.0
+  lenience: float = 0.5
   candidates: int = 0
+
+  def __post_init__(self) -> None:
+    """Checks that the form has what it needs."""
+    if self.form not in _READS:
+      raise ValueError(f'form = {self.form!r}: there is no such form of reuse; fix: one of {", ".join(map(repr, _READS))}')
+    if self.form == 'exact' and self.candidates < 1:
+      raise ValueError(
+        f"candidates = {self.candidates} with form = 'exact': every draft token would be refused; fix: candidates = 64, say"
+      )
 
   def recorded(self, vocab_size: int) -> int:
     """Returns the number of candidates that are recorded of each distribution over a vocabulary."""
@@ -68,7 +83,7 @@ class Reuse(NamedTuple):
 
 
 class Noted(NamedTuple):
-  """What is known of draft tokens: of one per row, or of whole rows."""
+  """Draft tokens, one per row or whole rows, with what the forms read of them. Each form reads one of the optional fields."""
 
   tokens: Int[Array, 'N *T']
   logprobs: Float[Array, 'N *T'] | None = None
@@ -76,7 +91,7 @@ class Noted(NamedTuple):
   candidates: Candidates | None = None
 
 
-def verdict(
+def accept(
   reuse: Reuse, logits: Float[Array, 'N V'], noted: Noted, noise: Float[Array, 'N 3'], greedy: Bool[Array, '']
 ) -> tuple[Bool[Array, 'N'], Int[Array, 'N']]:
   """Says which draft tokens are kept, and what replaces each if it is not.
@@ -107,12 +122,8 @@ def verdict(
   known = candidates == tokens[:, None]
   logq = jnp.where(known, logqs, -jnp.inf).max(axis=-1)
   kept = known.any(axis=-1) & (noise[:, 2] < jnp.exp(logp - logq))
-  p = jax.nn.softmax(logits, axis=-1)
-  recorded = jax.vmap(lambda p, at, q: jnp.zeros_like(p).at[at].set(jnp.exp(q)))(p, candidates, logqs)
-  rest = jnp.maximum(p - recorded, 0.0)
-  rest = jnp.where(rest.sum(axis=-1, keepdims=True) > 0, rest, p)  # p = q up to rounding, so that nothing was refused
-  drawn = draws.draw(jnp.where(greedy, logits, jnp.log(rest)), noise[:, 0], greedy)[0]
-  return jnp.where(greedy, likely, kept), drawn
+  recorded = jax.vmap(lambda x, at, q: jnp.zeros_like(x).at[at].set(jnp.exp(q)))(logits, candidates, logqs)
+  return jnp.where(greedy, likely, kept), draws.draw_residual(logits, recorded, noise[:, 0], greedy)
 
 
 class _Verifying(flax.struct.PyTreeNode):
@@ -150,25 +161,26 @@ def verify(setup: Setup, adaptive: Adaptive, reuse: Reuse) -> tuple[Setup, Int[A
     row that the policy read.
 
   Raises:
-    ValueError: The prompts have no drafts, the model has exits, or the rule ends groups, or features are recorded.
+    ValueError: The prompts have no drafts of the form, the model has exits, the rule ends groups, `critic_every` is above 1
+      with a separate critic, or features are recorded.
   """
-  drafts = _checked(setup)
+  drafts = _checked(setup, reuse)
   setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))
-  width = max(1, min(setup.scan_length, setup.horizon, _TOKENS // setup.rows))
+  shards = 1 if setup.mesh is None else parallel.batch_shards(setup.mesh)
+  width = max(1, min(setup.scan_length, setup.horizon, _TOKENS * shards // setup.rows))
   padded = -(-setup.horizon // width) * width
   length = jnp.asarray(drafts.length).reshape(-1)
   fields = drafts.tokens, drafts.logprobs, drafts.uniforms, drafts.candidates
-  noted = Noted(*jax.tree.map(lambda x: _widened(jnp.asarray(x).reshape(setup.rows, *x.shape[2:]), padded), fields))
+  noted = Noted(*jax.tree.map(lambda x: _padded_to(jnp.asarray(x).reshape(setup.rows, *x.shape[2:]), padded), fields))
 
   def unread(read: _Read) -> Array:
-    rows = read.rows
-    return (rows.going & rows.row.alive & (read.column < length)).any() & (read.column < setup.horizon)
+    return _verifies(read.rows, read.column, length).any() & (read.column < setup.horizon)
 
   def window(read: _Read) -> _Read:
     its = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, read.column, width, axis=1), noted)
     return _window(setup, reuse, its, length, read)
 
-  read = jax.lax.while_loop(unread, window, _unread(setup, adaptive, padded))
+  read = jax.lax.while_loop(unread, window, _first_read(setup, adaptive, padded))
   rows = read.rows
   lengths = jnp.repeat(jnp.asarray(setup.start.prompts.lengths), setup.samples)
   record = jax.tree.map(lambda x: x[:, : setup.horizon], read.record)
@@ -201,10 +213,14 @@ def reused(setup: Setup, reuse: Reuse, scored: Int[Array, 'N']) -> Reused:
   return Reused(jnp.asarray(drafts.length).reshape(-1), scored, start.first, uniforms)
 
 
-def _checked(setup: Setup) -> Drafts:
-  drafts = setup.start.prompts.drafts
+def _checked(setup: Setup, reuse: Reuse) -> Drafts:
+  drafts, reads = setup.start.prompts.drafts, _READS[reuse.form]
   if drafts is None:
     raise ValueError('prompts.drafts = None: there is nothing to verify; fix: drafts of length 0, or reuse = None')
+  if getattr(drafts, reads) is None:
+    raise ValueError(
+      f'prompts.drafts.{reads} = None with reuse.form = {reuse.form!r}, which reads them; fix: drafts of the same form'
+    )
   if setup.model.exits is not None:
     raise ValueError(f'model.exits = {setup.model.exits}: drafts are read at full depth; fix: a model without exits')
   if setup.rule.group is not None or setup.group > 1:
@@ -217,7 +233,7 @@ def _checked(setup: Setup) -> Drafts:
   return drafts
 
 
-def _unread(setup: Setup, adaptive: Adaptive, columns: int) -> _Read:
+def _first_read(setup: Setup, adaptive: Adaptive, columns: int) -> _Read:
   """Returns the rows behind their prompts, each with a cache of its own."""
   start, rows = setup.start, jnp.arange(setup.rows, dtype=jnp.int32)
   states = jax.tree.map(lambda x: jnp.zeros((setup.rows, *x.shape[1:]), x.dtype), start.states)
@@ -233,13 +249,18 @@ def _unread(setup: Setup, adaptive: Adaptive, columns: int) -> _Read:
   return _Read(jnp.zeros((), jnp.int32), verifying, states, caches, blank(setup, setup.rows, columns))
 
 
+def _verifies(rows: _Verifying, column: Int[Array, ''], lengths: Int[Array, 'N']) -> Bool[Array, 'N']:
+  """Returns whether each row still verifies its draft, of these lengths, in a column."""
+  return rows.going & rows.row.alive & (column < lengths)
+
+
 def _window(setup: Setup, reuse: Reuse, its: Noted, lengths: Int[Array, 'N'], read: _Read) -> _Read:
   """Reads the draft tokens `its` of the next columns, and keeps them up to the first that is refused.
 
-  All rows are read, whether they still keep their drafts or not. The columns behind what a row keeps are overwritten later.
+  All rows are read, also those whose draft was refused. The columns behind what a row keeps are overwritten later.
   """
   model, width = setup.model, its.tokens.shape[1]
-  longest = jnp.where(read.rows.going, read.caches.policy.lengths + width, 1).max()
+  longest = jnp.where(_verifies(read.rows, read.column, lengths), read.caches.policy.lengths + width, 1).max()
   after, caches = model.extend_both(setup.params, its.tokens, read.caches, longest)
   before = jax.tree.map(lambda last, x: jnp.concatenate([last[:, None], x[:, :-1]], axis=1), read.last, after)
   logits = draws.sampled_logits(model.logits(setup.params, before), setup.sampling)
@@ -271,8 +292,8 @@ def _column(
   """Verifies one draft token of each row; returns the rows after it, and what is recorded of the tokens that are kept."""
   start, row, tokens = setup.start, rows.row, noted.tokens
   noise = draws.token_noise(start.keys, jnp.full_like(tokens, column), 3)
-  kept, instead = verdict(reuse, logits, noted, noise, draws.is_greedy(setup.sampling))
-  asked = rows.going & row.alive & (column < lengths)
+  kept, instead = accept(reuse, logits, noted, noise, draws.is_greedy(setup.sampling))
+  asked = _verifies(rows, column, lengths)
   taken, refused = asked & kept, asked & ~kept & (instead >= 0)
   logprobs, regret = draws.logprobs_of(logits, tokens), stops.surrogate_regret(logits, tokens)
   token = Token(logits, tokens, logprobs, values, regret, noise)
@@ -293,6 +314,6 @@ def _column(
   return rows, record
 
 
-def _widened(x: Array, columns: int) -> Array:
+def _padded_to(x: Array, columns: int) -> Array:
   """Pads the second axis to so many columns."""
   return jnp.pad(x, [(0, 0), (0, columns - x.shape[1])] + [(0, 0)] * (x.ndim - 2))

@@ -110,15 +110,32 @@ def draw(logits: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array)
   return tokens, chosen - top - jnp.log(total)
 
 
+def draw_residual(
+  logits: Float[Array, 'N V'], q: Float[Array, 'N V'], uniform: Float[Array, 'N'], greedy: Array
+) -> Int[Array, 'N']:
+  """Draws the tokens that replace refused ones: from the normalised `(p - q)+`, or from `p` if nothing is left of it.
+
+  Args:
+    logits: The logits of `p`.
+    q: The probabilities that the refused tokens were drawn with; they may add up to less than 1.
+    uniform: Uniform draws in [0, 1).
+    greedy: Whether to take the likeliest token of `p`.
+  """
+  p = jax.nn.softmax(logits, axis=-1)
+  rest = jnp.maximum(p - q, 0.0)
+  rest = jnp.where(rest.sum(axis=-1, keepdims=True) > 0, rest, p)  # p = q up to rounding, so that nothing was refused
+  return draw(jnp.where(greedy, logits, jnp.log(rest)), uniform, greedy)[0]
+
+
 def logprobs_of(logits: Float[Array, '... V'], tokens: Int[Array, '...']) -> Float[Array, '...']:
   """Returns the log-probability of each token under the distribution with these logits."""
   return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
 
 
 def likeliest(logits: Float[Array, '... V'], count: int) -> Candidates:
-  """Returns the `count` likeliest tokens of the distribution with these logits, or all if it has fewer."""
-  logprobs, tokens = jax.lax.top_k(jax.nn.log_softmax(logits, axis=-1), min(count, logits.shape[-1]))
-  return Candidates(tokens.astype(jnp.int32), logprobs)
+  """Returns the `count` likeliest tokens of the distribution with these logits, which has at least so many."""
+  best, tokens = jax.lax.top_k(logits, count)
+  return Candidates(tokens.astype(jnp.int32), best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
 
 
 def no_candidates(*shape: int, count: int) -> Candidates:

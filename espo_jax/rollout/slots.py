@@ -52,7 +52,8 @@ class Record(flax.struct.PyTreeNode):
 def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array, '']) -> tuple[Slots, Int[Array, '']]:
   """Gives waiting rows, in order, to free slots.
 
-  A refill copies the columns of the prompts. At most an eighth of the slots takes a row at a time, so that the copy is small.
+  A refill copies the columns of the prompts, or with drafts all columns of the rows. At most an eighth of the slots takes a row
+  at a time, so that the copy is small.
 
   Args:
     setup: The constants of the rollout.

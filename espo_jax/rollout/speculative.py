@@ -295,10 +295,7 @@ def _accept(
   normalised `(p - q)+`. If all drafts are accepted, one more token is drawn from `p` (arXiv 2211.17192, algorithm 1).
   """
   place = jnp.arange(logits.shape[1])
-  p_of, q_of = (
-    jnp.take_along_axis(jax.nn.log_softmax(x, axis=-1), drawn.tokens[..., None], axis=-1)[..., 0]
-    for x in (logits, drawn.logits)
-  )
+  p_of, q_of = (draws.logprobs_of(x, drawn.tokens) for x in (logits, drawn.logits))
   right = jnp.where(greedy, drawn.tokens == logits.argmax(-1), uniforms[..., 1] < jnp.exp(p_of - q_of)) & (place < count)
   accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1, dtype=jnp.int32)
   q = jnp.where((place < count)[:, None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
@@ -306,12 +303,8 @@ def _accept(
   def at(x: Array) -> Array:  # at the first rejected draft, or after the last draft
     return jnp.take_along_axis(x, accepted[:, None, None], axis=1)[:, 0]
 
-  p = jax.nn.softmax(at(logits), axis=-1)
-  rest = jnp.maximum(p - at(q), 0.0)
-  rest = jnp.where(rest.sum(-1, keepdims=True) > 0, rest, p)  # p = q up to rounding, so no draft was rejected
-  law = jnp.where(greedy, at(logits), jnp.log(rest))
   noise = jnp.take_along_axis(uniforms[..., 2], accepted[:, None], axis=1)[:, 0]
-  drawn_now = draws.draw(law, noise, greedy)[0]
+  drawn_now = draws.draw_residual(at(logits), at(q), noise, greedy)
   return accepted, jnp.where(place == accepted[:, None], drawn_now[:, None], drawn.tokens)
 
 
