@@ -12,7 +12,7 @@ from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
 from espo_jax.rollout import Reuse
-from espo_jax.stages import rl
+from espo_jax.stages import allocation, rl
 from espo_jax.stages.allocation import first_drafts, first_memory
 from espo_jax.stages.drafts import drafts_of, no_drafts, put_rows
 
@@ -73,6 +73,15 @@ def test_the_drafts_of_the_state_before_an_update_do_not_change():
   _, after, _ = trained(2, state=state, first=2)
   jax.tree.map(np.testing.assert_array_equal, drafts, before)
   assert (after.drafts.length != before.length).any()
+
+
+def test_the_pool_is_copied_once_per_update_however_many_rollouts_it_has(monkeypatch):
+  written = []
+  monkeypatch.setattr(allocation, 'put_rows', lambda drafts, *rest: (written.append(drafts), put_rows(drafts, *rest)))
+  _, state, told = trained(2, rollout__max_draws=3)
+  assert len(written) == sum(row['rollout/rows'] for row in told) / 16 > 2
+  assert len({id(drafts) for drafts in written}) == 2
+  assert written[-1] is state.drafts
 
 
 def test_the_time_for_drafts_is_a_phase_of_the_runs_that_have_them():
