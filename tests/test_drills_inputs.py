@@ -1,14 +1,15 @@
 """The drills of inputs and storage in short forms: a few cases of each hold, and a drill finds the fault that it is for."""
 
-import pathlib
+import json
 import shutil
-import sys
+import subprocess
+import threading
 
+import drill
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'scripts'))
-
-from drills import answers, damaged, full, fuzz, opened, poisoned
+from absl import logging
+from drills import answers, damaged, full, fuzz, opened, poisoned, reader
+from drills.jobs import ROOT
 
 from espo_jax.learner import checkpoint
 
@@ -37,6 +38,37 @@ def test_the_drill_of_damage_finds_a_run_that_looks_at_no_checksum(tmp_path, mon
   assert wrong and all('is not the saved one' in note for note in wrong)
 
 
+def test_a_command_that_ends_well_and_leaves_an_older_checkpoint_is_a_failed_case(tmp_path, monkeypatch):
+  ended = subprocess.CompletedProcess('train', 0, '', '')
+  monkeypatch.setattr(damaged.subprocess, 'run', lambda *args, **kwargs: ended)  # it trains nothing
+  way = damaged.Way('the newest removed', lambda folder: shutil.rmtree(folder / '5'), command=True)
+  assert 'an older one was restored' in damaged._gone_on(tmp_path / 'again', way, damaged._runs(tmp_path))
+
+
+def test_a_traceback_that_a_thread_prints_or_a_command_logs_is_an_error_though_the_command_ends_well(tmp_path, monkeypatch):
+  monkeypatch.setattr(threading, 'excepthook', threading.__excepthook__)  # not that of pytest
+
+  def threaded():
+    thread = threading.Thread(target=lambda: 1 // 0)
+    thread.start()
+    thread.join()
+
+  def logged():
+    try:
+      1 // 0  # noqa: B018
+    except ZeroDivisionError:
+      logging.exception('a picture')
+
+  for command in (threaded, logged):
+    assert 'ZeroDivisionError' in full._judged(full._told(command), tmp_path)
+  assert full._judged(full._told(lambda: logging.error('a picture cannot be drawn')), tmp_path) == ''
+
+
+def test_a_kind_of_attempts_that_is_not_known_is_refused(tmp_path):
+  with pytest.raises(SystemExit, match='--kind=rooms: there is no such kind; fix: one of quota, modes, room'):
+    next(full.run(tmp_path, 10, 0, {}, kind='rooms'))
+
+
 def test_a_run_whose_folders_may_not_be_written_ends_with_one_line_and_goes_on(tmp_path):
   figures = {}
   assert held(full.run(tmp_path, 10, 0, figures, kind='modes')) == 2
@@ -54,7 +86,24 @@ def test_malformed_inputs_are_read_or_refused(tmp_path):
   assert figures['refused'] > 3
 
 
-@pytest.mark.skipif(shutil.which('chromium') is None, reason='no Chromium on the PATH; on Debian: apt-get install chromium')
+def test_an_error_names_a_file_a_field_or_a_flag_and_no_other_word_counts(tmp_path):
+  (tmp_path / 'model').mkdir()
+  (tmp_path / 'model/config.json').touch()
+  named = lambda message: fuzz._named(message, tmp_path)
+  assert not any(map(named, ('the model cannot run', 'numpy.core failed', 'x = 3', 'line 1, column 2 -- cut')))
+  assert all(map(named, ('config.json is damaged', f'{tmp_path}/model: 3', "stop.name = 'x'", 'seed = -1', 'give --plugins')))
+
+
+def test_the_flags_of_a_case_are_those_that_are_read(tmp_path):
+  case, config = tmp_path / 'flags.json', f'--config={ROOT}/experiments/quickstart.py'
+  case.write_text(json.dumps([config, '--config.rollout.samples=7']))
+  assert reader.read(('flags', str(case))) == ('read', '')
+  case.write_text(json.dumps([config, '--config.rollout.samples=0']))
+  outcome, message = reader.read(('flags', str(case)))
+  assert outcome == 'refused' and 'rollout.samples = 0' in message
+
+
+@pytest.mark.skipif(opened.CHROMIUM is None, reason='no Chromium on the PATH; on Debian: apt-get install chromium')
 def test_a_page_opens_and_finds_a_rollout(tmp_path):
   figures = {}
   assert held(opened.run(tmp_path, 30, 0, figures)) == 2
@@ -64,4 +113,9 @@ def test_a_page_opens_and_finds_a_rollout(tmp_path):
 def test_poisoned_steps_are_skipped_and_counted(tmp_path, registers):
   figures = {}
   assert held(poisoned.run(tmp_path, 3, 0, figures)) == 3
-  assert figures == {'steps skipped': 4, 'steps taken': 4}
+  assert figures == {'steps skipped': 4, 'steps taken': 8}
+
+
+def test_a_drill_without_cases_is_no_success(monkeypatch):
+  monkeypatch.setattr(poisoned, 'run', lambda *args: iter(()))
+  assert drill.main(['poisoned']) == 1

@@ -1,6 +1,8 @@
 """The drills of processes in short forms: a few of their cases hold, and what they compare is told apart where it differs."""
 
 import json
+import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -9,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from drills import killed, runs, soak, stuck, terminated
+from drills import killed, marked, runs, soak, stuck, terminated
 from drills.marked import Signal
 from drills.runs import difference, lines
 
@@ -79,6 +81,36 @@ def test_a_grader_goes_on_without_a_worker_that_is_stopped_or_killed(monkeypatch
   waits = {}
   assert len(held(stuck.graders(waits))) == 4
   assert max(waits['computer algebra']) < 30
+
+
+def test_a_signal_that_is_not_sent_is_a_failed_case(tmp_path, monkeypatch):
+  monkeypatch.setattr(stuck, 'MOMENTS', ('no question',))
+  monkeypatch.setattr(stuck, 'MINUTE', 1.0)
+  monkeypatch.setattr(stuck, 'children', lambda process: [])
+  cases = list(stuck.graders({}))
+  assert [(case.passed, case.note) for case in cases] == [(False, 'the signal was not sent')] * 2
+
+  drill = killed._Drill(tmp_path, 1, ())
+  monkeypatch.setattr(drill, '_start', lambda workdir, due: ([0], [[(0.0, 'start'), (1.0, 'end')]], ''))
+  pending = [killed.Moment(0.0, 'update', Signal('nowhere', 0.0), (0,))]
+  (case,) = drill._disturbed(tmp_path / 'run', pending)
+  assert not pending and not case.passed and 'the signal was not sent' in case.note
+
+
+def test_the_half_written_checkpoint_of_an_earlier_run_does_not_count(tmp_path):
+  left, now = tmp_path / '1.tmp', time.time()
+  left.mkdir()
+  os.utime(left, (now - 60, now - 60))
+  pattern = f'{tmp_path}/*tmp*'
+  assert not marked.written_since(pattern, now - 30) and marked.written_since(pattern, now - 90)
+
+
+def test_a_thread_that_ends_meanwhile_has_no_children(monkeypatch):
+  listed = pathlib.Path.iterdir
+  monkeypatch.setattr(pathlib.Path, 'iterdir', lambda path: [path / '0', *listed(path)])  # no thread has this number
+  with subprocess.Popen(['sleep', '60']) as child:
+    assert child.pid in marked.children(os.getpid())
+    child.kill()
 
 
 def test_a_short_soak_leaves_no_process_and_looks_often_enough(folder, monkeypatch):

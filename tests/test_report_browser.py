@@ -1,16 +1,15 @@
 """The page of a run in a real browser: Chromium without a window. What is compared is content, never pixels of a picture."""
 
 import contextlib
-import shutil
 
 import numpy as np
 import pytest
+from drills.opened import CHROMIUM
 from playwright.sync_api import Error, sync_playwright
 from run_folder import HOSTILE, example, write_run
 
 from espo_jax import report
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on the PATH; on Debian: apt-get install chromium')
 
 STOPPED = {'reason': 'stopped', 'correct': False, 'length': 3}

@@ -2,16 +2,13 @@
 
 import json
 import pathlib
-import sys
 
+import measure_signals
 import numpy as np
 import pytest
 
 from espo_jax import monitor, replay
 from espo_jax.configs import default_config
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'scripts'))
-import measure_signals
 
 PROBLEMS, SAMPLES, WIDTH, SIZE = 120, 8, 40, 6
 

@@ -2,8 +2,9 @@
 
 Towers of powers, a megabyte of braces, deep nesting, runs on which a careless pattern takes exponential time, matrices, units,
 fractions of thousands of digits, code, control characters and halves of characters, drawn from a seed. A case is one answer. It
-holds if its verdict is wrong or an error and comes within the deadline. After all of them this process may have grown by 50 MB,
-each worker that was lost must have been replaced, and the grader must still grade.
+holds if its verdict is wrong or an error, and comes within the deadline and a slack. The slowest answer of a batch
+decides for its whole batch. After all of them this process may have grown by 50 MB, each worker that was lost must have been
+replaced, and the grader must still grade.
 """
 
 import contextlib
@@ -21,11 +22,14 @@ from espo_jax.tasks import Grader
 from espo_jax.tasks.grading import grader as grading
 from espo_jax.tasks.grading import process
 
-AIM = 'each is answered within its deadline of 1 s, this process grows by less than 50 MB, lost workers are replaced'
 COUNT = 2_000
 DEADLINE, SLACK = 1.0, 1.0  # seconds; the slack is for a busy machine
 GROWTH = 50  # MB
 WORKERS, BATCH = 2, 50
+AIM = (
+  f'each is answered within {DEADLINE + SLACK:g} s, where the deadline is {DEADLINE:g} s and the slowest of a batch of {BATCH} '
+  f'decides for all of them, this process grows by less than {GROWTH} MB, lost workers are replaced'
+)
 GOLDS = ('170141183', r'2\sqrt{3} + x', r'\frac{355}{113}', r'x^2 + 3x - 7', '(1, 2, 5)')
 
 
@@ -125,165 +129,58 @@ def _answer(rng: random.Random) -> str:
 
 
 def _tower(rng: random.Random) -> str:
-  levels, base = (
-    rng.randrange(3, 9),
-    rng.choice(
-      [
-        '9',
-        '(9!)',
-        '10',
-        'x',
-        r'\pi',
-        '2.5',
-        '(1+x)',
-      ]
-    ),
-  )
+  levels, base = rng.randrange(3, 9), rng.choice(['9', '(9!)', '10', 'x', r'\pi', '2.5', '(1+x)'])
   tower = '^{'.join([base] * levels) + '}' * (levels - 1)
-  return rng.choice(['%s', '(%s)!', r'\frac{%s}{%s}', r'\sqrt{%s}', r'\sin(%s)', '%s = 18', r'%s \pmod{7}']).replace(
-    '%s', tower
-  )
+  around = rng.choice(['%s', '(%s)!', r'\frac{%s}{%s}', r'\sqrt{%s}', r'\sin(%s)', '%s = 18', r'%s \pmod{7}'])
+  return around.replace('%s', tower)
 
 
 def _nested(rng: random.Random) -> str:
   depth = rng.choice([50, 150, 300, 3_000, 20_000])
-  opening, closing = rng.choice(
-    [
-      (r'\frac{1}{', '}'),
-      (r'\sqrt{', '}'),
-      ('(', ')'),
-      ('{', '}'),
-      (r'\left(', r'\right)'),
-      ('|', '|'),
-      (r'\boxed{', '}'),
-      ('[', ']'),
-      ('-', ''),
-      ('2^', ''),
-      (r'\text{', '}'),
-      (r'\lfloor ', r'\rfloor '),
-    ]
-  )
+  opening, closing = rng.choice([
+    (r'\frac{1}{', '}'), (r'\sqrt{', '}'), ('(', ')'), ('{', '}'), (r'\left(', r'\right)'), ('|', '|'), (r'\boxed{', '}'),
+    ('[', ']'), ('-', ''), ('2^', ''), (r'\text{', '}'), (r'\lfloor ', r'\rfloor '),
+  ])  # fmt: skip
   return opening * depth + '7' + closing * rng.choice([depth, depth - 1, 0])
 
 
 def _long(rng: random.Random) -> str:
-  unit = rng.choice(
-    [
-      '{',
-      '}',
-      '{}',
-      '\\',
-      '$',
-      '9',
-      '9,',
-      'a',
-      ' ',
-      '\n',
-      '\\frac',
-      '9!',
-      '²',
-      ' 9',
-      'a-',
-      '*',
-      '**a',
-      '<b>',
-      '= ',
-      'answer is ',
-      '\\boxed{',
-      '(a',
-      '\ud800',
-      '\0',
-      '`',
-      '~~a',
-      '- *a\n',
-      ', or 9',
-      '٣',
-      '\u202e',
-    ]
-  )
+  unit = rng.choice([
+    '{', '}', '{}', '\\', '$', '9', '9,', 'a', ' ', '\n', '\\frac', '9!', '²', ' 9', 'a-', '*', '**a', '<b>', '= ',
+    'answer is ', '\\boxed{', '(a', '\ud800', '\0', '`', '~~a', '- *a\n', ', or 9', '٣', '\u202e',
+  ])  # fmt: skip
   size = rng.choice([900, 3_000, 50_000, 1_000_000])
-  return (unit * (size // len(unit) + 1))[:size] + rng.choice(
-    [
-      '',
-      ' 18',
-      '!',
-      '}',
-    ]
-  )
+  return (unit * (size // len(unit) + 1))[:size] + rng.choice(['', ' 18', '!', '}'])
 
 
 def _number(rng: random.Random) -> str:
   digits = ''.join(rng.choice('0123456789') for _ in range(rng.choice([300, 990, 5_000])))
-  return rng.choice(
-    [
-      f'{digits}!',
-      f'0.{digits}',
-      rf'\frac{{{digits}}}{{{digits[::-1]}1}}',
-      f'{digits}^{digits[:50]}',
-      f'1e{digits[:9]}',
-      f'-{digits}.{digits}%',
-      rf'\sqrt[{digits[:12]}]{{2}}',
-      rf'\binom{{{digits[:11]}}}{{{digits[:10]}}}',
-      rf'\log_{{{digits}}}({digits})',
-      f'{digits[:200]}/{digits[:199]}',
-    ]
-  )
+  return rng.choice([
+    f'{digits}!', f'0.{digits}', rf'\frac{{{digits}}}{{{digits[::-1]}1}}', f'{digits}^{digits[:50]}', f'1e{digits[:9]}',
+    f'-{digits}.{digits}%', rf'\sqrt[{digits[:12]}]{{2}}', rf'\binom{{{digits[:11]}}}{{{digits[:10]}}}',
+    rf'\log_{{{digits}}}({digits})', f'{digits[:200]}/{digits[:199]}',
+  ])  # fmt: skip
 
 
 def _symbolic(rng: random.Random) -> str:
-  power = rng.choice(
-    [
-      '10^9',
-      '100000',
-      '200',
-      '10^{10}',
-      '7',
-    ]
-  )
-  return rng.choice(
-    [
-      rf'(x+1)^{{{power}}}',
-      rf'(x+y+z+w)^{{{power}}} - (x+y)^{{{power}}}',
-      rf'\int_0^1 x^{{x^{{{power}}}}} dx',
-      rf'\sum_{{n=1}}^{{{power}}} \frac{{1}}{{n}}',
-      rf'\prod_{{n=1}}^{{{power}}} n',
-      rf'\det\begin{{pmatrix}} x & 1 \\ '
-      rf'1 & x^{{{power}}} \end{{pmatrix}}',
-      rf'\operatorname{{eye}}({power})',
-      rf'\lim_{{x \to \infty}} x^{{x^{{{power}}}}}',
-      rf'\int e^{{\sin(\cos(\tan(x^{{{power}}})))}} dx',
-      rf'\gcd({power}, 3^{{{power}}})',
-      r'\frac{1}{0}',
-      r'0^{-1}',
-      rf'\sin({power})^{{\cos({power})^{{\tan({power})}}}}',
-      r'\infty - \infty',
-    ]
-  )
+  power = rng.choice(['10^9', '100000', '200', '10^{10}', '7'])
+  return rng.choice([
+    rf'(x+1)^{{{power}}}', rf'(x+y+z+w)^{{{power}}} - (x+y)^{{{power}}}', rf'\int_0^1 x^{{x^{{{power}}}}} dx',
+    rf'\sum_{{n=1}}^{{{power}}} \frac{{1}}{{n}}', rf'\prod_{{n=1}}^{{{power}}} n',
+    rf'\det\begin{{pmatrix}} x & 1 \\ 1 & x^{{{power}}} \end{{pmatrix}}', rf'\operatorname{{eye}}({power})',
+    rf'\lim_{{x \to \infty}} x^{{x^{{{power}}}}}', rf'\int e^{{\sin(\cos(\tan(x^{{{power}}})))}} dx',
+    rf'\gcd({power}, 3^{{{power}}})', r'\frac{1}{0}', r'0^{-1}', rf'\sin({power})^{{\cos({power})^{{\tan({power})}}}}',
+    r'\infty - \infty',
+  ])  # fmt: skip
 
 
 def _code(rng: random.Random) -> str:
-  return rng.choice(
-    [
-      "__import__('os').system('touch hacked')",
-      '().__class__.__bases__[0].__subclasses__()',
-      'lambda: 18',
-      'open("hacked", "w")',
-      '$(touch hacked)',
-      r'\write18{touch hacked}',
-      r'\def\x{\x}\x',
-      r'\input{/etc/passwd}',
-      'import sys; sys.exit(0)',
-      '[True, "ok"]\n' * rng.randrange(1, 9),
-      '{"correct": true}',
-      'x.func',
-      'DROP TABLE x',
-      '{{ x.__class__ }}',
-      '%s%s%n' * 50,
-      r'\operatorname{eval}(18)',
-      '18 if True else 19',
-      '\x1b]0;x\x07',
-    ]
-  )
+  return rng.choice([
+    "__import__('os').system('touch hacked')", '().__class__.__bases__[0].__subclasses__()', 'lambda: 18',
+    'open("hacked", "w")', '$(touch hacked)', r'\write18{touch hacked}', r'\def\x{\x}\x', r'\input{/etc/passwd}',
+    'import sys; sys.exit(0)', '[True, "ok"]\n' * rng.randrange(1, 9), '{"correct": true}', 'x.func', 'DROP TABLE x',
+    '{{ x.__class__ }}', '%s%s%n' * 50, r'\operatorname{eval}(18)', '18 if True else 19', '\x1b]0;x\x07',
+  ])  # fmt: skip
 
 
 def _units(rng: random.Random) -> str:
@@ -292,27 +189,9 @@ def _units(rng: random.Random) -> str:
 
 
 def _matrix(rng: random.Random) -> str:
-  side, entry = (
-    rng.choice([3, 8, 15]),
-    rng.choice(
-      [
-        'x',
-        '1',
-        'x^{x}',
-        r'\frac{1}{x}',
-        '9^{9^9}',
-      ]
-    ),
-  )
+  side, entry = rng.choice([3, 8, 15]), rng.choice(['x', '1', 'x^{x}', r'\frac{1}{x}', '9^{9^9}'])
   rows = r' \\ '.join(' & '.join([entry] * side) for _ in range(side))
-  return rf'\begin{{pmatrix}} {rows} \end{{pmatrix}}' + rng.choice(
-    [
-      '',
-      '^{-1}',
-      '^{1000}',
-      '^T',
-    ]
-  )
+  return rf'\begin{{pmatrix}} {rows} \end{{pmatrix}}' + rng.choice(['', '^{-1}', '^{1000}', '^T'])
 
 
 def _noise(rng: random.Random) -> str:

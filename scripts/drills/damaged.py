@@ -7,8 +7,6 @@ for bit, or if an error names a folder and the fix. In the last few cases the co
 and its last checkpoint must be that of the undamaged run.
 """
 
-import contextlib
-import os
 import pathlib
 import random
 import re
@@ -18,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from drills import small
+from drills.jobs import ROOT
+from drills.nobody import as_nobody
 from drills.record import Case
+from drills.runs import same
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, init_state, restore
 from espo_jax.stages.loop import make_stage
@@ -95,7 +95,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], co
   runs = _runs(folder)
   steps = sorted(runs.saved)
   ways = _ways(random.Random(seed), runs, *steps[-2:])
-  chosen = ways[:: max(1, len(ways) // count)][:count]
+  count = min(count, len(ways))
+  chosen = [ways[i * len(ways) // count] for i in range(count)]
   counts = dict.fromkeys(('the newest', 'an older one', 'an error'), 0)
   for place, way in enumerate(chosen):
     copy = folder / f'{place:02d}'
@@ -132,7 +133,7 @@ def _runs(folder: pathlib.Path) -> Runs:
 def _restored(copy: pathlib.Path, runs: Runs) -> tuple[str, str]:
   """Returns what was restored, and what is wrong with it; '' if nothing is."""
   try:
-    with _as_nobody(copy):
+    with as_nobody(copy):
       found = restore(copy, runs.like, runs.origin)
   except CheckpointError as error:
     named = str(copy) in str(error) and 'fix: ' in str(error)
@@ -144,24 +145,21 @@ def _restored(copy: pathlib.Path, runs: Runs) -> tuple[str, str]:
   kind = 'the newest' if found.step == max(runs.saved) else 'an older one'
   if found.step not in runs.saved:
     return kind, f'step {found.step} was never saved'
-  return kind, '' if _equal(found.state, runs.saved[found.step]) else f'the state of step {found.step} is not the saved one'
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-  return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), ours, theirs))
+  return kind, '' if same(found.state, runs.saved[found.step]) else f'the state of step {found.step} is not the saved one'
 
 
 def _gone_on(workdir: pathlib.Path, way: Way, runs: Runs) -> str:
   """Runs the command on a copy of the run that is damaged in a way. Returns what is wrong then."""
   shutil.copytree(runs.run, workdir)
   way.act(workdir / 'arms/espo/checkpoints')
-  done = subprocess.run(small.command(workdir), cwd=small.ROOT, capture_output=True, text=True, timeout=600)
+  done = subprocess.run(small.command(workdir), cwd=ROOT, capture_output=True, text=True, timeout=600)
   refused = done.returncode != 0 and re.search(r'^error: .*; fix: ', done.stderr, re.MULTILINE)
   wrong = ''
   if 'Traceback' in done.stderr or (done.returncode and not refused):
     wrong = f'exit status {done.returncode}: {done.stderr[-500:]}'
   elif not done.returncode:
-    _, wrong = _restored(workdir / 'arms/espo/checkpoints', runs)
+    kind, wrong = _restored(workdir / 'arms/espo/checkpoints', runs)
+    wrong = wrong or ('' if kind == 'the newest' else f'{kind} was restored at the end, not that of the last step')
   shutil.rmtree(workdir)
   return wrong
 
@@ -254,23 +252,6 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> None:
   one.rename(aside)
   other.rename(one)
   aside.rename(other)
-
-
-@contextlib.contextmanager
-def _as_nobody(folder: pathlib.Path) -> Iterator[None]:
-  """Lets a superuser, who may read everything, act as one who may not; the folder itself is given away."""
-  if os.geteuid():
-    yield
-    return
-  for path in (folder, *folder.rglob('*')):
-    os.chown(path, 65534, 65534)
-  for path in (folder, *folder.parents):
-    path.chmod(path.stat().st_mode | 0o111)
-  os.seteuid(65534)
-  try:
-    yield
-  finally:
-    os.seteuid(0)
 
 
 def _open_up(folder: pathlib.Path) -> None:

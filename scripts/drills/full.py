@@ -22,24 +22,24 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from absl import logging as absl_logging
 
 from drills import small
+from drills.nobody import as_nobody
 from drills.record import Case
+from drills.runs import stage_difference
 from espo_jax import convert, train
 from espo_jax.commands import machine_errors
 from espo_jax.evaluate.__main__ import main as evaluate
 from espo_jax.learner.checkpoint import survey
-from espo_jax.monitor import read_metrics
 from espo_jax.prepare_data import main as prepare_data
 from espo_jax.report.__main__ import main as report
 
 AIM = 'no traceback, nothing lost, one line with the path and the fix, and the run goes on when there is room'
 COUNT = 60
-OPTIONS = {'kind': 'make attempts of this kind alone: room, inodes, quota, modes or commands'}
-NOBODY = 65534
-TIMES = ('seconds/', 'tokens_per_second', 'process/')
+KINDS, ON_DISKS = ('quota', 'modes'), ('room', 'inodes', 'commands')  # the latter need file systems of their own
+OPTIONS = {'kind': f'make attempts of this kind alone, one of {", ".join(KINDS + ON_DISKS)}'}
+STAGES = ('warm_start', 'critic_warmup', 'arms/espo')
 
 
 def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], kind: str = '') -> Iterator[Case]:
@@ -51,13 +51,19 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], ki
     seed: Unused: the attempts follow from the writes.
     figures: The dict that gets the numbers of attempts by kind, and whether file systems could be mounted.
     kind: The only kind of attempts; '' for all.
+
+  Raises:
+    SystemExit: There is no such kind.
   """
   del seed
+  if kind not in ('', *KINDS, *ON_DISKS):
+    raise SystemExit(f'error: --kind={kind}: there is no such kind; fix: one of {", ".join(KINDS + ON_DISKS)}')
   reference, share = small.trained(), max(2, count // 5)
   disk = folder / 'disk'
   disk.mkdir()
-  mounted = _mount(disk, 'size=64m,nr_inodes=4000')
-  figures['file systems of their own'] = 'yes' if mounted else 'no'
+  mounted = kind not in KINDS and _mount(disk, 'size=64m,nr_inodes=4000')
+  if kind not in KINDS:
+    figures['file systems of their own'] = 'yes' if mounted else 'no'
   kinds: dict[str, Callable[[], Iterator[Case]]] = {
     'quota': lambda: _chain(folder / 'quota', reference, share, _quotas(reference, share)),
     'modes': lambda: _modes(folder / 'modes', reference, share),
@@ -70,8 +76,10 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], ki
     }
   try:
     for name, cases in kinds.items():
+      if kind not in ('', name):
+        continue
       figures[name] = 0
-      for case in cases() if kind in ('', name) else ():
+      for case in cases():
         figures[name] += 1
         yield case._replace(name=f'{name}: {case.name}')
   finally:
@@ -87,12 +95,15 @@ def _train(workdir: pathlib.Path) -> str:
 
 
 def _told(command: Callable[[], object]) -> str:
-  """Runs a command in this process. Returns what it says of an error, with every traceback that it logs; '' for no error."""
+  """Runs a command in this process. Returns what it says of an error, with the errors that it logs; '' for no error.
+
+  A traceback that it logs, or that a thread prints, counts as an error.
+  """
   logged, handler = list[str](), logging.Handler(logging.ERROR)
   handler.emit = lambda record: logged.append(handler.format(record))  # type: ignore[method-assign]
   absl_logging.get_absl_logger().addHandler(handler)
-  told = ''
-  with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+  told, printed = '', io.StringIO()
+  with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
     try:
       with machine_errors(str):
         command()
@@ -102,7 +113,9 @@ def _told(command: Callable[[], object]) -> str:
       told = traceback.format_exc()
     finally:
       absl_logging.get_absl_logger().removeHandler(handler)
-  return '\n'.join([*logged, told]) if told else ''
+  if 'Traceback' in printed.getvalue():
+    logged.append(printed.getvalue())
+  return '\n'.join([*logged, told]) if told or any('Traceback' in text for text in logged) else ''
 
 
 def _judged(told: str, root: pathlib.Path) -> str:
@@ -137,24 +150,18 @@ def _chain(
 def _newest(workdir: pathlib.Path) -> int:
   """Returns how far a run is: the sum of the newest whole steps of its stages."""
   steps = 0
-  for folder in (workdir / 'warm_start', workdir / 'critic_warmup', workdir / 'arms/espo'):
-    if (folder / 'checkpoints').is_dir():
-      steps += max((step for step, reason in survey(folder / 'checkpoints').items() if not reason), default=0)
+  for stage in STAGES:
+    folder = workdir / stage / 'checkpoints'
+    if folder.is_dir():
+      steps += max((step for step, reason in survey(folder).items() if not reason), default=0)
   return steps
 
 
 def _differs(workdir: pathlib.Path, reference: pathlib.Path) -> str:
-  """Returns in what two finished runs differ; '' if in nothing but times."""
-  for stage in ('warm_start', 'critic_warmup', 'arms/espo'):
-    ours, theirs = (
-      [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in read_metrics(root / stage)]
-      for root in (workdir, reference)
-    )
-    if len(ours) != len(theirs):
-      return f'{stage}: {len(ours)} lines of metrics, and {len(theirs)} without a limit'
-    for mine, other in zip(ours, theirs, strict=True):
-      if mine.keys() != other.keys() or not np.array_equal(list(mine.values()), [other[name] for name in mine], equal_nan=True):
-        return f'{stage}: the metrics of step {other["step"]} differ'
+  """Returns in what a finished run differs from another, or the first file that it lacks; '' if all is equal but times."""
+  for stage in STAGES:
+    if found := stage_difference(workdir, reference, stage):
+      return found
   names = ('config.json', 'arms/espo/evaluation.json', 'arms/espo/examples.json', 'tokenizer/tokenizer.json', 'report.html')
   return next((f'{name} is missing' for name in names if not (workdir / name).is_file()), '')
 
@@ -244,23 +251,6 @@ def _quotas(reference: pathlib.Path, most: int) -> Iterator[contextlib.AbstractC
     yield _over_quota(max(place, _needs(reference)[1] * place // most // 2))
 
 
-@contextlib.contextmanager
-def _as_nobody(allowed: pathlib.Path) -> Iterator[None]:
-  """Lets a superuser act as one who may not do everything, and who owns a folder."""
-  if os.geteuid():
-    yield
-    return
-  for path in (allowed, *allowed.rglob('*')):
-    os.chown(path, NOBODY, NOBODY)
-  for path in allowed.parents:
-    path.chmod(path.stat().st_mode | 0o111)
-  os.seteuid(NOBODY)
-  try:
-    yield
-  finally:
-    os.seteuid(0)
-
-
 def _modes(workdir: pathlib.Path, reference: pathlib.Path, most: int) -> Iterator[Case]:
   """Forbids a run of which the evaluation and the last steps are missing to write one of its places."""
   places = ['', 'arms', 'arms/espo', 'arms/espo/checkpoints', 'arms/espo/metrics.jsonl', 'arms/espo/tensorboard', 'config.json',
@@ -273,7 +263,7 @@ def _modes(workdir: pathlib.Path, reference: pathlib.Path, most: int) -> Iterato
     shutil.rmtree(workdir / 'arms/espo/checkpoints/5')
     (workdir / 'arms/espo/checkpoints/5').mkdir()  # damaged, so that the step before it is restored
     mode = (workdir / place).stat().st_mode
-    with _as_nobody(workdir):
+    with as_nobody(workdir):
       (workdir / place).chmod(mode & 0o555)
       told = _train(workdir)
       (workdir / place).chmod(mode)

@@ -20,8 +20,10 @@ import gguf
 import numpy as np
 
 from drills import small
+from drills.jobs import ROOT
 from drills.record import Case
 from espo_jax import convert, monitor
+from espo_jax.configs import default_config
 from espo_jax.tasks.grading.process import WorkerProcess
 
 AIM = 'each input is read, or refused by an error that names its file or field; no hang, no crash, nothing is executed'
@@ -32,6 +34,7 @@ VALUES: tuple[Any, ...] = (
   None, True, 0, -1, 10**400, 2**63, 1e308, 1e-320, float('inf'), float('nan'), '', 'x' * 100_000, '\u202e\ud800', '\x00', [],
   {}, [[[[]]]], {'a': {'a': {}}}, [0] * 1000, ACT, '{{ x.__class__ }}', '../../etc/passwd', '/dev/zero', -0.5, 3, '3',
 )  # fmt: skip
+FIELD = rf'[a-z_]+(\.[a-z_]+)+ = |\b({"|".join(default_config())}) = |--[a-z]'  # a field or a flag in an error
 FLAGS = {
   '--config.seed': '1', '--config.rollout.samples': '4', '--config.learner.learning_rate': '1e-5', '--config.stop.name': 'espo',
   '--config.objective.name': 'grpo', '--config.reward.name': 'correct', '--config.stages': "('rl',)", '--config.model.dtype':
@@ -50,7 +53,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
   """
   bases = _bases(folder / 'valid')
   place = pathlib.Path(__file__)
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': f'{small.ROOT}:{place.parents[1]}'}
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': f'{ROOT}:{place.parents[1]}'}
   reader = WorkerProcess(
     place.with_name('reader.py'), [], deadline=DEADLINE, recycle_after=200, fix='see its imports', environment=environment
   )
@@ -73,9 +76,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
       shutil.rmtree(case.parent)
   finally:
     reader.stop()
-  executed = list(folder.rglob('executed')) + [
-    path for path in (pathlib.Path('executed'), small.ROOT / 'executed') if path.exists()
-  ]
+  executed = list(folder.rglob('executed')) + [path for path in (pathlib.Path('executed'), ROOT / 'executed') if path.exists()]
   yield Case('nothing was executed', not executed, str(executed))
   figures.update(counts)
 
@@ -91,8 +92,14 @@ def _judged(outcome: str, message: str, case: pathlib.Path) -> str:
     return ''
   if outcome != 'refused':
     return message or f'the process ended: {outcome}'
-  named = case.name in message or re.search(r'\S+ = |\w+\.\w+|--\w+', message)
+  named = _named(message, case.parent)
   return '' if named and len(message) < 20_000 else f'the error names neither file nor field, or is too long: {message[:500]}'
+
+
+def _named(message: str, folder: pathlib.Path) -> bool:
+  """Returns whether an error names the folder of a case, a file below it, a field or a flag."""
+  files = [path.name for path in folder.rglob('*') if path.is_file()]
+  return any(name in message for name in (str(folder), *files)) or re.search(FIELD, message) is not None
 
 
 # --------------------------------------------------------------------------------------------------------- what is valid
@@ -102,7 +109,7 @@ def _bases(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Writes a valid file or folder of each kind."""
   run = small.trained()
   folder.mkdir()
-  (folder / 'flags.json').write_text(json.dumps([f'--config={small.ROOT}/experiments/quickstart.py']))
+  (folder / 'flags.json').write_text(json.dumps([f'--config={ROOT}/experiments/quickstart.py']))
   rows = [{'question': f'{i} + 1?', 'answer': f'One more.\n#### {i + 1}', 'n': [i, {'deep': 1.5}]} for i in range(12)]
   (folder / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   shutil.copytree(run, folder / 'run', ignore=shutil.ignore_patterns('checkpoints', 'tensorboard', 'plots', 'report.html'))
@@ -113,7 +120,7 @@ def _bases(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     monitor.atomic_write_arrays(path, arrays)
   convert.convert(run, folder / 'model')
   _write_gguf(folder / 'model.gguf')
-  shutil.copy(small.ROOT / 'experiments/plugins/few_words.py', folder / 'plugin.py')
+  shutil.copy(ROOT / 'experiments/plugins/few_words.py', folder / 'plugin.py')
   names = {'flags': 'flags.json', 'config': 'run/config.json', 'rows': 'rows.jsonl', 'model': 'model', 'gguf': 'model.gguf',
            'tokenizer': 'run/tokenizer', 'recordings': 'recordings', 'report': 'run', 'plugin': 'plugin.py'}  # fmt: skip
   return {kind: folder / name for kind, name in names.items()}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE = 1800.0  # seconds after which a run counts as hanging
 CHEAP = {'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true', 'JAX_PLATFORMS': 'cpu'}  # compiling is most of the time of a small training
 
 

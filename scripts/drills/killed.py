@@ -7,17 +7,19 @@ checkpoint: the process is killed once the temporary folder is there.
 """
 
 import collections
+import contextlib
 import json
 import pathlib
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from drills.jobs import Job
-from drills.marked import SENT, Signal
+from drills.jobs import PATIENCE, Job
+from drills.marked import SENT, Signal, timeline, written_since
 from drills.record import Case
 from drills.runs import difference
 
@@ -80,7 +82,7 @@ def run(
   drill = _Drill(folder, processes, (*flags, f'--config.mesh.data={processes}'))
   yield from drill.cases(count, np.random.default_rng(seed), phases)
   figures['kills by phase'] = ', '.join(f'{phase} {drill.fell[phase]}' for phase in phases)
-  figures['of these with a half-written checkpoint in the folder'] = drill.half_written
+  figures['of these with a half-written checkpoint'] = drill.half_written
   figures['runs'] = drill.runs
   if processes > 1:
     figures['seconds until the other process ended, at most'] = round(drill.longest)
@@ -88,16 +90,11 @@ def run(
 
 def phase_of(mark: str) -> str:
   """Returns the phase that a mark begins."""
-  stage, _, last = mark.partition('/')[0], '', mark.rpartition('/')[2]
+  parts = mark.split('/')
+  stage, last = parts[0], parts[-1]
   if last in ('restore', 'checkpoint', 'evaluation', 'examples', 'report'):
     return last
   return stage if stage in PHASES else last
-
-
-def timeline(path: pathlib.Path) -> list[tuple[float, str]]:
-  """Returns the marks of a process with their seconds since its first mark."""
-  rows = [line.split(' ', 1) for line in path.read_text().splitlines()] if path.exists() else []
-  return [(float(when) - float(rows[0][0]), name) for when, name in rows]
 
 
 class _Drill:
@@ -113,7 +110,7 @@ class _Drill:
     statuses, marks, output = self._start(self._reference, {})
     if statuses != [0] * self._processes:
       raise RuntimeError(f'the undisturbed run failed: {output}')
-    moments = [self._moment(phases[i % len(phases)], marks, rng) for i in range(count)]
+    moments = [self._moment(phases[i * len(phases) // count], marks, rng) for i in range(count)]
     rng.shuffle(moments)
     runs = -(-count // A_RUN)
     for number in range(runs):
@@ -133,11 +130,19 @@ class _Drill:
         beside = moment.due.beside.replace('WORKDIR', str(workdir))
         due = dict.fromkeys(moment.processes, moment.due._replace(mark=mark, beside=beside))
         stage = mark.partition('/')[0] if '/' in mark else stage
+      began = time.time()
       statuses, marks, output = self._start(workdir, due)
-      if moment is None or all(status == 0 for status in statuses):
-        break  # where a moment is left, the run had passed its mark for good, and another run comes to it
+      ended = all(status == 0 for status in statuses)
+      if moment is None:
+        break
+      if ended and killed:  # the run had passed the mark, or the phase was over too soon, and another run comes to it
+        pending[0] = moment._replace(due=moment.due._replace(delay=moment.due.delay / 2))
+        break
       pending.pop(0)
-      killed.append(self._fallen(workdir, moment, statuses, marks, output))
+      half = written_since(f'{workdir}/**/checkpoints/*tmp*', began)
+      killed.append(self._fallen(moment, statuses, marks, output, half))
+      if ended:
+        break
     note = (
       difference(workdir, self._reference) if statuses == [0] * self._processes else f'statuses {statuses}: {output[-2000:]}'
     )
@@ -146,22 +151,22 @@ class _Drill:
 
   def _fallen(
     self,
-    workdir: pathlib.Path,
     moment: Moment,
     statuses: Sequence[int | None],
     marks: Sequence[Sequence[tuple[float, str]]],
     output: str,
+    half: bool,
   ) -> tuple[str, str]:
-    """Returns the name of a kill, and what was wrong with it."""
-    passed = [name for _, name in marks[moment.processes[0]] if not name.startswith(SENT)]
-    half = any(workdir.glob('**/checkpoints/*tmp*'))
-    self.fell[phase_of(passed[-1])] += 1
-    self.half_written += half
-    name = (
-      f'SIGKILL {moment.due.delay:.3f} s after {moment.due.mark}, in {passed[-1]}' + ', with a half-written checkpoint' * half
-    )
+    """Returns the name of a kill, and what was wrong with it; `half` is whether it left a half-written checkpoint."""
+    names = [name for _, name in marks[moment.processes[0]]]
+    last = next((name for name in reversed(names) if not name.startswith(SENT)), 'nothing')
+    name = f'SIGKILL {moment.due.delay:.3f} s after {moment.due.mark}, in {last}' + ', with a half-written checkpoint' * half
     if self._processes > 1:
       name += f', of {len(moment.processes)} of {self._processes} processes'
+    if not any(name.startswith(SENT) for name in names):
+      return name, f'the signal was not sent; statuses {statuses}: {output[-2000:]}'
+    self.fell[phase_of(last)] += 1
+    self.half_written += half
     wrong = [status for i, status in enumerate(statuses) if i in moment.processes and status != -signal.SIGKILL]
     if wrong:
       return name, f'statuses {statuses}: {output[-2000:]}'
@@ -204,10 +209,11 @@ class _Drill:
     job = Job(commands, logs=self._folder / 'logs', cache=cache)
     if due and len(due) < self._processes:
       killed = next(iter(due))
-      job.processes[killed].wait()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        job.processes[killed].wait(PATIENCE)
       began = time.monotonic()
       statuses = job.end(LEFT_ALONE)
       self.longest = max(self.longest, time.monotonic() - began)
     else:
-      statuses = job.end(1800)
+      statuses = job.end(PATIENCE)
     return statuses, [timeline(path) for path in paths], job.output()

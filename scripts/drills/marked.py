@@ -31,7 +31,7 @@ class Signal(NamedTuple):
     delay: The seconds from then on.
     number: The signal.
     whom: The process itself, or the worker processes that it has started.
-    beside: The pattern of a path which must exist before the delay begins; '' for none.
+    beside: The pattern of a path that the run must write before the delay begins; '' for none.
   """
 
   mark: str
@@ -46,7 +46,7 @@ class Marks:
 
   def __init__(self, path: str, due: list[Signal]):
     self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    self._due = due
+    self._due, self._start = due, time.time()
     self.stage, self.place = '', ''
 
   def __call__(self, name: str) -> None:
@@ -56,19 +56,48 @@ class Marks:
       threading.Thread(target=self._send, args=(self._due.pop(0),), daemon=True).start()
 
   def _send(self, due: Signal) -> None:
-    while due.beside and not glob.glob(due.beside, recursive=True):
+    while due.beside and not written_since(due.beside, self._start):
       time.sleep(0.0005)
     time.sleep(due.delay)
-    whom = [os.getpid()] if due.whom == ITSELF else workers()
+    whom = [os.getpid()] if due.whom == ITSELF else children(os.getpid())
     os.write(self._file, f'{time.time():.6f} {SENT}{due.number} to {len(whom)}\n'.encode())
     for process in whom:
-      os.kill(process, due.number)
+      with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+        os.kill(process, due.number)
 
 
-def workers() -> list[int]:
-  """Returns the child processes of this process."""
-  tasks = pathlib.Path('/proc/self/task').iterdir()
-  return sorted({int(child) for task in tasks for child in (task / 'children').read_text().split()})
+def children(process: int) -> list[int]:
+  """Returns the child processes of a process."""
+  found = set[int]()
+  for task in pathlib.Path(f'/proc/{process}/task').iterdir():
+    with contextlib.suppress(OSError):  # the thread ended meanwhile
+      found |= {int(child) for child in (task / 'children').read_text().split()}
+  return sorted(found)
+
+
+def written_since(pattern: str, when: float) -> bool:
+  """Returns whether a path of a pattern has changed since a time. One that an earlier run left has not."""
+  for path in glob.iglob(pattern, recursive=True):
+    with contextlib.suppress(OSError):  # it was renamed meanwhile
+      if os.stat(path).st_mtime > when:
+        return True
+  return False
+
+
+def timeline(path: pathlib.Path) -> list[tuple[float, str]]:
+  """Returns the marks in a file with their seconds since the first one."""
+  rows = _rows(path)
+  return [(when - rows[0][0], name) for when, name in rows]
+
+
+def sent(path: pathlib.Path) -> float:
+  """Returns the time of the first signal in a file of marks; 0 if none was sent yet."""
+  return next((when for when, name in _rows(path) if name.startswith(SENT)), 0.0)
+
+
+def _rows(path: pathlib.Path) -> list[tuple[float, str]]:
+  rows = [line.split(' ', 1) for line in path.read_text().splitlines()] if path.exists() else []
+  return [(float(when), name) for when, name in rows]
 
 
 def instrument(mark: Marks) -> None:

@@ -18,6 +18,7 @@ from espo_jax import monitor, report
 
 AIM = 'the page opens in Chromium within 2 s, and finds a rollout within 2 s'
 COUNT = 5000  # rollouts
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 _TOKENS = 300
 _SECONDS = 2.0
 
@@ -38,9 +39,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
   monitor.atomic_write_text(arm / 'examples.json', monitor.to_json([_rollout(rng, i) for i in range(count)]))
   path = report.write_page(report.read_runs([folder / 'run']), folder / 'report.html', most=count)
   figures |= {'rollouts': count, 'tokens of each': _TOKENS, 'MiB': round(path.stat().st_size / 2**20, 1)}
-  executable = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
   with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=executable, args=['--no-sandbox'])
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
     page = browser.new_page()
     start = time.monotonic()
     page.goto(path.as_uri() + '#rollouts')

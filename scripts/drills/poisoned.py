@@ -17,6 +17,7 @@ import numpy as np
 
 from drills import small
 from drills.record import Case
+from drills.runs import same
 from espo_jax import objectives, rewards
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.learner import init_state, policy
@@ -57,7 +58,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     folder: An empty folder.
     count: The number of cases.
     seed: The seed of the run.
-    figures: The dict that gets the numbers of steps that were skipped and taken.
+    figures: The dict that gets the numbers of optimizer steps that were skipped and taken.
   """
   rewards.register('poisoned_reward')(poisoned_reward)
   for function in (poisoned_loss, poisoned_gradient):
@@ -71,8 +72,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
       config[section][option] = value
     exp = make_experiment(config)
     with patch() if patch else contextlib.nullcontext():
-      steps, wrong = _poisoned(exp, folder / str(place), harmless)
-    skipped, taken = skipped + (0 if harmless else steps), taken + (steps if harmless else 0)
+      lost, wrong = _poisoned(exp, folder / str(place), harmless)
+    skipped, taken = skipped + lost, taken + 2 * _steps(exp) - lost
     yield Case(name, not wrong, wrong)
   figures.update({'steps skipped': skipped, 'steps taken': taken})
 
@@ -89,7 +90,7 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
   gradient = {'objective.name': 'ppo+poisoned_gradient'}
   return {
     'the gradient is nan': (gradient, None, False),
-    'a regret is nan': ({}, lambda: _rolled_out('regret', NAN), True),
+    'a regret is nan': ({}, lambda: _rolled_out(NAN), True),
     "the learner's entropy is nan": ({}, lambda: _scored('entropy', NAN), True),
     'the reward of one row is nan': (reward(NAN, False), None, False),
     'the reward of one row is infinite': (reward(INF, False), None, False),
@@ -102,7 +103,7 @@ def _ways() -> dict[str, tuple[dict[str, Any], Callable[[], Any] | None, bool]]:
     "the learner's probabilities are 0": ({}, lambda: _scored('logprobs', -INF), True),
     "the learner's values are nan": ({}, lambda: _scored('values', NAN), False),
     "the learner's values are infinite": ({}, lambda: _scored('values', INF), False),
-    'a regret is infinite': ({}, lambda: _rolled_out('regret', INF), True),
+    'a regret is infinite': ({}, lambda: _rolled_out(INF), True),
   }
 
 
@@ -116,18 +117,18 @@ def _scored(field: str, value: float) -> Any:
   return mock.patch.object(policy, 'score', score)
 
 
-def _rolled_out(field: str, value: float) -> Any:
+def _rolled_out(value: float) -> Any:
   real = rl.collect
 
   def collect(*args: Any, **kwargs: Any) -> Any:
     rows, verdicts = real(*args, **kwargs)
-    return rows.replace(**{field: rows.regret.at[:, 0].set(value)}), verdicts
+    return rows.replace(regret=rows.regret.at[:, 0].set(value)), verdicts
 
   return mock.patch.object(rl, 'collect', collect)
 
 
 def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[int, str]:
-  """Makes two updates, then a stage of them. Returns the optimizer steps of the two, and what is wrong; '' if nothing is."""
+  """Makes two updates, then a stage of them. Returns the optimizer steps that the two skipped, and what is wrong."""
   rule = make_rule(exp.config, 'espo' if harmless else 'never')  # the reward of a stopped row would not count
   fresh = init_state(exp.init_params(), rl.reinforcement_learner(exp, rule).optimizer, rule)
   before = jax.device_get(exp.on_mesh(rl.fork(fresh, rule)))
@@ -139,10 +140,10 @@ def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[in
   after = jax.device_get(state)
   wrong = _lost(before, after)
   if harmless:
-    return 2, wrong or ('steps were skipped' if skipped[-1] else '')
-  if not (0 < skipped[0] < skipped[1] and int(after.bad_steps) == skipped[1]):
+    return skipped[1], wrong or ('steps were skipped' if skipped[1] else '')
+  if skipped != [_steps(exp), 2 * _steps(exp)] or int(after.bad_steps) != skipped[1]:
     return skipped[1], f'the skipped steps were counted as {skipped}, of which {after.bad_steps} in a row'
-  if not _same((before.params, before.opt_state), (after.params, after.opt_state)):
+  if not same((before.params, before.opt_state), (after.params, after.opt_state)):
     return skipped[1], 'parameters or moments of the optimizer changed'
   stage = make_stage(exp.config, 'poisoned', folder, last=9, step=step)
   try:
@@ -153,13 +154,14 @@ def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[in
   return skipped[1], 'the stage did not end'
 
 
+def _steps(exp: Experiment) -> int:
+  """Returns the optimizer steps of an update."""
+  return exp.config.learner.minibatches * exp.config.learner.epochs
+
+
 def _lost(before: Any, after: Any) -> str:
   """Returns the first array that has a nan or an infinity where it had none; '' if none has."""
   pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
   lost = [jax.tree_util.keystr(path) for (path, old), new in pairs if np.isfinite(old).all() and not np.isfinite(new).all()]
   known = ('.gate.last_loss',)  # it is compared with the next loss alone
   return next((f'{path} is no longer finite' for path in lost if path not in known), '')
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-  return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), ours, theirs))

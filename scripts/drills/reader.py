@@ -35,9 +35,10 @@ REFUSALS = (*REFUSALS, tasks.DataError, SystemExit)
 
 
 def _flags(path: pathlib.Path) -> None:
-  own = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', None, '', lock_config=False, accept_new_attributes=True, flag_values=own)
-  parse_flags(['train', *json.loads(path.read_text())], own)
+  own, argv = flags.FlagValues(), ['train', *json.loads(path.read_text())]
+  options = {'lock_config': False, 'accept_new_attributes': True, 'sys_argv': argv}  # else those of this process
+  config_flags.DEFINE_config_file('config', None, '', flag_values=own, **options)
+  parse_flags(argv, own)
   validate(own.config)
 
 

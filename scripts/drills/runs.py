@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,23 +54,36 @@ def difference(workdir: pathlib.Path, reference: pathlib.Path) -> str:
   for name, content in theirs.items():
     if ours[name] != content:
       return f'{name} differs'
-  for stage in stages(reference):
-    for mine, row in zip(lines(workdir, stage), lines(reference, stage), strict=False):
-      if mine != row:
-        return f'{stage}, step {row["step"]}: {_unequal(mine, row)} differ in metrics.jsonl'
-    if len(lines(workdir, stage)) != len(lines(reference, stage)):
-      return f'{stage}: {len(lines(workdir, stage))} lines of metrics, not {len(lines(reference, stage))}'
-    try:
-      states = newest_state(workdir, stage), newest_state(reference, stage)
-    except ValueError as error:
-      return str(error)
-    if states[0].keys() != states[1].keys():
-      return f'{stage}: the newest checkpoint has other arrays or another step'
-    for name, array in states[1].items():
-      mine = states[0][name]
-      if mine.dtype != array.dtype or mine.shape != array.shape or mine.tobytes() != array.tobytes():
-        return f'{stage}: {name} differs'
-  return ''
+  return next(filter(None, (stage_difference(workdir, reference, stage) for stage in stages(reference))), '')
+
+
+def stage_difference(workdir: pathlib.Path, reference: pathlib.Path, stage: str) -> str:
+  """Returns the first difference between a stage of two finished runs of the same config; '' if there is none, bit for bit.
+
+  It compares the newest checkpoints, and the metrics except those of the process.
+  """
+  for mine, row in zip(lines(workdir, stage), lines(reference, stage), strict=False):
+    if mine != row:
+      return f'{stage}, step {row["step"]}: {_unequal(mine, row)} differ in metrics.jsonl'
+  if len(lines(workdir, stage)) != len(lines(reference, stage)):
+    return f'{stage}: {len(lines(workdir, stage))} lines of metrics, not {len(lines(reference, stage))}'
+  try:
+    ours, theirs = newest_state(workdir, stage), newest_state(reference, stage)
+  except ValueError as error:
+    return str(error)
+  if ours.keys() != theirs.keys():
+    return f'{stage}: the newest checkpoint has other arrays or another step'
+  return next((f'{stage}: {name} differs' for name, array in theirs.items() if not same(ours[name], array)), '')
+
+
+def same(ours: Any, theirs: Any) -> bool:
+  """Returns whether the arrays of two trees of one structure are equal bit for bit, with their types and shapes."""
+
+  def equal(x: Any, y: Any) -> bool:
+    x, y = np.asarray(x), np.asarray(y)
+    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+
+  return jax.tree.all(jax.tree.map(equal, ours, theirs))
 
 
 def _kept(workdir: pathlib.Path) -> dict[str, bytes]:

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from typing import Any
 
+from drills.jobs import ROOT
 from espo_jax import train
 
-ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {'baselines': (), 'rollout.record': 2, 'checkpoint.every': 1, 'warm_start.steps': 5, 'learner.updates': 5}
 
 

@@ -6,7 +6,6 @@ if the second half of the looks finds no more handles, threads and child process
 left at the end. The number of cases of the command is that of updates.
 """
 
-import contextlib
 import pathlib
 import re
 import time
@@ -14,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from drills.jobs import Job
+from drills.marked import children
 from drills.record import Case
 
 AIM = 'memory is flat within 2 %, and no handle, thread or process is left over'
 COUNT = 3000
 
+EVERY = 10  # updates between checkpoints
 LOOKS = 10  # looks at the process
 SETTLED = 300  # updates after which it is compared, or a quarter of all if these are few
 WITHIN = 0.02  # of the resident memory
@@ -29,7 +30,7 @@ FLAGS = (
   '--config.model.num_layers=1',
   '--config.eval.every=100',
   '--config.rollout.record=100',
-  '--config.checkpoint.every=10',
+  f'--config.checkpoint.every={EVERY}',
 )
 
 
@@ -72,6 +73,8 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any]) ->
     figures[f'{name} (MiB)' if name == 'memory' else name] = ' '.join(f'{getattr(look, name):.0f}' for _, look in looks)
   growth = max(look.memory for look in settled) / first.memory - 1
   figures['growth of memory %'] = round(100 * growth, 2)
+  saved = (looks[-1][0] - looks[0][0]) / EVERY
+  figures['growth for each checkpoint, KiB'] = round(1024 * (looks[-1][1].memory - looks[0][1].memory) / saved)
   yield Case('resident memory', growth <= WITHIN, f'{100 * growth:.2f} % more than at first')
   for name in ('handles', 'threads', 'children'):
     early, late = (
@@ -102,8 +105,5 @@ def look(process: int) -> Look:
   folder = pathlib.Path('/proc') / str(process)
   memory = re.search(r'VmRSS:\s+(\d+) kB', (folder / 'status').read_text())
   assert memory is not None
-  tasks, children = list((folder / 'task').iterdir()), 0
-  for task in tasks:
-    with contextlib.suppress(OSError):  # the thread ended meanwhile
-      children += len((task / 'children').read_text().split())
-  return Look(int(memory[1]) / 1024, len(list((folder / 'fd').iterdir())), len(tasks), children)
+  handles, threads = (len(list((folder / name).iterdir())) for name in ('fd', 'task'))
+  return Look(int(memory[1]) / 1024, handles, threads, len(children(process)))

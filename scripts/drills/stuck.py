@@ -12,25 +12,24 @@ A process that is stopped gets SIGSTOP, so that it is alive and silent. A job re
 serves all phases.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from drills.jobs import Job
-from drills.killed import timeline
-from drills.marked import SENT, WORKERS, Signal
+from drills.jobs import PATIENCE, Job
+from drills.marked import SENT, WORKERS, Signal, children, sent, timeline
 from drills.record import Case
 from espo_jax.tasks.grading import Grader
 
 AIM = 'within a minute all goes on, or ends with the cause named'
-COUNT = 24  # two signals in each phase of the table above
 
 MINUTE = 60.0
 SIGNALS = (signal.SIGSTOP, signal.SIGKILL)
@@ -57,6 +56,7 @@ WORKER_PHASES = {
 }
 FIRST = 4  # the update in which workers get the first signal
 MOMENTS = ('its start', 'no question', 'a question')
+COUNT = len(SIGNALS) * (len(MOMENTS) + sum(len(phases) for _, phases in WORKER_PHASES.values()) + len(PEER_PHASES))
 SYMBOLIC = (r'\boxed{\sqrt{8} + x}', r'2\sqrt{2} + x')
 SLOW = (r'\boxed{\binom{10^{10}}{10^9}}', '18')  # takes longer than any deadline
 
@@ -77,9 +77,11 @@ def graders(waits: dict[str, list[float]]) -> Iterator[Case]:
         asked = SLOW if moment == 'a question' else SYMBOLIC
         if moment != 'its start':
           grader.grade_all([SYMBOLIC])
-        threading.Thread(target=_signal_child, args=(number, 0.2), daemon=True).start()
+        reached = threading.Event()
+        sender = threading.Thread(target=_signal_child, args=(number, 0.2, reached), daemon=True)
+        sender.start()
         if moment == 'no question':
-          time.sleep(0.5)
+          sender.join()
         began = time.monotonic()
         try:
           told = str(grader.grade_all([asked])[0].status)
@@ -88,20 +90,21 @@ def graders(waits: dict[str, list[float]]) -> Iterator[Case]:
         waited = time.monotonic() - began
         again = grader.grade_all([SYMBOLIC])
       waits.setdefault('computer algebra', []).append(waited)
+      sender.join()
       good = waited < MINUTE and again[0] == (True, 'ok') and (told in ('timeout', 'error') or 'did not start' in told)
-      yield Case(
-        f'{number.name} to a worker of computer algebra in {moment}', good, f'{told} after {waited:.1f} s, then {again}'
-      )
+      note = f'{told} after {waited:.1f} s, then {again}' if reached.is_set() else 'the signal was not sent'
+      yield Case(f'{number.name} to a worker of computer algebra in {moment}', good and reached.is_set(), note)
 
 
-def _signal_child(number: signal.Signals, delay: float) -> None:
-  """Sends a signal to the newest worker process, once there is one."""
-  from drills.marked import workers as children
-
+def _signal_child(number: signal.Signals, delay: float, reached: threading.Event) -> None:
+  """Sends a signal to the newest worker process, once there is one, and tells so by `reached`. It looks for a minute."""
   time.sleep(delay)
-  while not (found := children()):
+  deadline = time.monotonic() + MINUTE
+  while not (found := children(os.getpid())) and time.monotonic() < deadline:
     time.sleep(0.01)
-  subprocess.run(['kill', f'-{int(number)}', str(found[-1])], check=False)
+  with contextlib.suppress(ProcessLookupError, IndexError):  # it has ended, or there was none
+    os.kill(found[-1], number)
+    reached.set()
 
 
 def workers(folder: pathlib.Path, waits: dict[str, list[float]]) -> Iterator[Case]:
@@ -115,17 +118,18 @@ def workers(folder: pathlib.Path, waits: dict[str, list[float]]) -> Iterator[Cas
     job = Job(
       [['scripts/drills/marked.py', str(marks), json.dumps(plan), *flags]], logs=folder / 'logs', cache=folder / 'compiled'
     )
-    (status,) = job.end(1800)
+    (status,) = job.end(PATIENCE)
     rows = timeline(marks)
-    sent = [i for i, (_, name) in enumerate(rows) if name.startswith(SENT) and not name.endswith(' 0')]
+    places = [i for i, (_, name) in enumerate(rows) if name.startswith(SENT)]
     for n, (number, phase) in enumerate(names):
       name = f'{number.name} to the workers of {what} in {phase}'
-      if n >= len(sent) or status != 0:
-        yield Case(
-          name, False, f'status {status}, {len(sent)} of {len(plan)} signals were sent to workers: {job.output()[-1500:]}'
-        )
+      if n >= len(places) or rows[places[n]][1].endswith(' 0'):
+        yield Case(name, False, f'the signal was not sent; status {status}: {job.output()[-1500:]}')
         continue
-      waited = max(b[0] - a[0] for a, b in zip(rows[sent[n] :][:8], rows[sent[n] + 1 :][:8], strict=False))
+      if status != 0:
+        yield Case(name, False, f'status {status}: {job.output()[-1500:]}')
+        continue
+      waited = max(b[0] - a[0] for a, b in zip(rows[places[n] :][:8], rows[places[n] + 1 :][:8], strict=False))
       waits.setdefault(what, []).append(waited)
       yield Case(name, waited < MINUTE, f'the run waited for {waited:.1f} s')
 
@@ -136,26 +140,36 @@ def peers(folder: pathlib.Path, seed: int, waits: dict[str, list[float]]) -> Ite
   for n, (phase, number) in enumerate((phase, number) for phase in PEER_PHASES for number in SIGNALS):
     peer = (n // 2 + n + seed) % 2
     mark = 'start' if phase == 'start' else f'ESPO/*/{phase}'
-    found = _peer(folder, n, flags, peer, Signal(mark, 0.0, number))
-    status, waited, told, output = found
+    name = f'{number.name} to process {peer} of 2 in {phase}'
+    status, waited, told, output = _peer(folder, n, flags, peer, Signal(mark, 0.0, number))
+    if waited is None:
+      yield Case(name, False, f'the signal was not sent; status {status} of the other process: {output[-1500:]}')
+      continue
     named = NAMED.search(told)
     ended = status not in (None, 0) or phase == 'start'
     waits.setdefault('a peer', []).append(waited)
     good = ended and named is not None and waited < MINUTE
     note = f'status {status}, {named and named[0]} after {waited:.1f} s' + ('' if good else f': {output[-1500:]}')
-    yield Case(f'{number.name} to process {peer} of 2 in {phase}', good, note)
+    yield Case(name, good, note)
 
 
-def _peer(folder: pathlib.Path, n: int, flags: Sequence[str], peer: int, due: Signal) -> tuple[int | None, float, str, str]:
-  """Returns the other process's status, its seconds since the signal, its output and the output of both."""
+def _peer(
+  folder: pathlib.Path, n: int, flags: Sequence[str], peer: int, due: Signal
+) -> tuple[int | None, float | None, str, str]:
+  """Returns the other process's status, its seconds since the signal, its output and the output of both.
+
+  The seconds are None if the signal was not sent before the process ended or the patience was over.
+  """
   marks = [folder / f'peer-{n}-{i}.marks' for i in range(2)]
   plans = [json.dumps([due] if i == peer else []) for i in range(2)]
   commands = [['scripts/drills/marked.py', str(path), plan, *flags] for path, plan in zip(marks, plans, strict=True)]
   job = Job(commands, logs=folder / 'logs', cache=folder / 'compiled')
   other, began = job.processes[1 - peer], time.monotonic()
   try:
-    while not any(name.startswith(SENT) for _, name in timeline(marks[peer])) and time.monotonic() - began < 900:
+    while not sent(marks[peer]) and job.processes[peer].poll() is None and time.monotonic() - began < PATIENCE:
       time.sleep(0.05)
+    if not sent(marks[peer]):
+      return other.poll(), None, job.logs[1 - peer].read_text(), job.output()
     began = time.monotonic()
     while other.poll() is None and time.monotonic() - began < 2 * MINUTE:
       if due.mark == 'start' and NAMED.search(job.logs[1 - peer].read_text()):

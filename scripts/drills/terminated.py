@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from drills.jobs import ROOT, Job
-from drills.killed import timeline
-from drills.marked import SENT, Signal
+from drills.marked import Signal, sent, timeline
 from drills.record import Case
 from drills.runs import stages
 from espo_jax.learner.checkpoint import survey
@@ -30,6 +29,7 @@ OPTIONS = {
 }
 
 GRACE = 10.0  # seconds between the two signals
+LONGEST = 3600.0  # seconds after which a run counts as hanging
 FLAGS = (
   '--config=experiments/gsm8k.py:adapters',
   '--config.baselines=()',
@@ -104,8 +104,9 @@ def at_moments(
   figures['what happened'] = ', '.join(told)
   for (name, found, newest, broken), after in zip(ended, [*(found for _, found, _, _ in ended[1:]), last], strict=True):
     wrong = broken or went_on(newest, after) or ('' if last.status == 0 else f'the end: {last.status}: {last.output[-1500:]}')
-    signalled = found.seconds > 0 and found.status in (143, -signal.SIGTERM, -signal.SIGKILL)
-    wrong = wrong or ('' if signalled else f'status {found.status}: {found.output[-1500:]}')
+    ended_by_it = found.status in (143, -signal.SIGTERM, -signal.SIGKILL)
+    wrong = wrong or ('' if ended_by_it else f'status {found.status}: {found.output[-1500:]}')
+    wrong = wrong if found.seconds else f'the signal was not sent; {wrong}'
     yield Case(f'SIGTERM in {name}: {describe(found)}', not wrong, wrong)
 
 
@@ -123,19 +124,14 @@ def once(folder: pathlib.Path, flags: Sequence[str], plan: Sequence[Signal]) -> 
   cache = folder / 'compiled'
   command = ['scripts/drills/marked.py', str(marks), json.dumps(plan), *flags, f'--compilation_cache_dir={cache}']
   job = Job([command], logs=folder / 'logs', cache=cache, environment={'JAX_PLATFORMS': 'cpu'})
-  while job.processes[0].poll() is None and not _sent(marks):
+  began = time.monotonic()
+  while job.processes[0].poll() is None and not sent(marks) and time.monotonic() - began < LONGEST:
     time.sleep(0.05)
   job.end(GRACE)
-  sent = _sent(marks)
-  seconds, status = time.time() - sent if sent else 0.0, job.processes[0].returncode
+  when = sent(marks)
+  seconds, status = time.time() - when if when else 0.0, job.processes[0].returncode
   steps = [name.rpartition('/')[0] for _, name in timeline(marks) if name.endswith('/step')]
   return Ended(status, seconds, steps[0] if steps else '', job.output())
-
-
-def _sent(marks: pathlib.Path) -> float:
-  """Returns the time of the signal; 0 if none was sent yet."""
-  lines = marks.read_text().splitlines() if marks.exists() else []
-  return next((float(line.split(' ')[0]) for line in lines if line.split(' ', 1)[1].startswith(SENT)), 0.0)
 
 
 def checkpoints(workdir: pathlib.Path) -> tuple[dict[str, int], str]:
