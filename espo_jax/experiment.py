@@ -57,8 +57,7 @@ class Experiment:
   def on_mesh(self, state: State) -> State:
     """Returns a train state with every array on the mesh. An array that is not there yet, such as a new scalar, is replicated.
 
-    With `learner.offload_optimizer` the moments move to the hosts' memory and keep their sharding. NumPy arrays stay on the
-    host.
+    With `learner.offload_optimizer` moments move to host memory, with their sharding. NumPy arrays stay on the host.
     """
 
     def place(x: Any) -> Any:
@@ -386,10 +385,9 @@ def make_sampler(
 
 def make_reuse(config: ml_collections.ConfigDict) -> rollout.Reuse | None:
   """Returns how training verifies drafts; None if a config reuses no responses or has no stage 'rl'."""
-  reuse = config.rollout.reuse
-  if reuse.form == 'none' or 'rl' not in config.stages:
+  if config.rollout.reuse.form == 'none' or 'rl' not in config.stages:
     return None
-  return rollout.Reuse(reuse.form, reuse.lenience, reuse.candidates)
+  return rollout.Reuse(config.rollout.reuse.form, config.rollout.reuse.lenience, config.rollout.reuse.candidates)
 
 
 def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:

@@ -76,7 +76,7 @@ def generate(
   """Samples `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
 
   The end token and the token that triggers a stop are kept with their log-probabilities. The regret is computed under the
-  sampling distribution. The stop rule runs inside the loop, and the host does nothing until all rows are done.
+  sampling distribution. The host does nothing until all rows are done.
 
   Args:
     model: Policy and critic.
@@ -104,19 +104,15 @@ def generate(
     `N = P * samples` rows, group-major.
 
   Raises:
-    ValueError: The prompts have drafts although `reuse` is None. Or `reuse` is given, and the prompts have no drafts of its
-      form, the model has exits, the rule ends groups, `critic_every` is above 1 with a separate critic, or features are
-      recorded.
+    ValueError: The prompts have drafts although `reuse` is None, or `verify` refuses them.
   """
   if reuse is None and prompts.drafts is not None:
     raise ValueError('reuse = None, but the prompts have drafts; fix: say by reuse how they are verified, or drafts = None')
   rows = prompts.lengths.shape[0] * samples
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
-  states, caches = prefill(model, params, prompts)
   start = start_rows(
     prompts,
-    states,
-    caches,
+    *prefill(model, params, prompts),
     first=jnp.zeros(rows, jnp.int32),
     limit=jnp.full(rows, horizon, jnp.int32),
     keys=keys,
@@ -143,8 +139,7 @@ def generate(
   if reuse is None:
     return decode_rows(setup, adaptive)[0]
   setup, scored = verify(setup, adaptive, reuse)
-  rows, _ = decode_rows(setup, adaptive)
-  return rows.replace(reused=reused(setup, reuse, scored))
+  return decode_rows(setup, adaptive)[0].replace(reused=reused(setup, reuse, scored))
 
 
 def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]:

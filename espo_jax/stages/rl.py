@@ -55,9 +55,8 @@ def step(
     The state after the update, and the metrics.
   """
   c, clock = exp.config, Clock()
-  plan = Plan(exp, state, number, clock)
+  plan, weights = Plan(exp, state, number, clock), sampling_params(exp, state.params, clock)
   state = state.replace(drafts=None)  # they are on the host, and `plan` puts the next ones back
-  weights = sampling_params(exp, state.params, clock)
 
   def draw(attempt: int) -> Draw:
     asked, sampled = plan.ask(attempt), functools.partial(collect, exp, weights, learner.rule, state.adaptive, clock)  # 1
