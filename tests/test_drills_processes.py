@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from drills import killed, marked, runs, soak, stuck, terminated
 from drills.marked import Signal
 from drills.runs import difference, lines
+
+from espo_jax import report
 
 SMALL = (
   '--config=experiments/quickstart.py:smoke',
@@ -38,12 +41,26 @@ def held(cases) -> list:
   return cases
 
 
+def stated(response: str) -> str:
+  """The answer that a response to a chain states."""
+  _, mark, answer = re.sub('<[a-z]+>', '', response).rpartition('#')  # special tokens are no text
+  return answer if mark else ''
+
+
 def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_the_undisturbed_one(folder, monkeypatch):
   figures = {}
-  cases = held(killed.run(folder, 2, 0, figures, flags=WARM_START, phases=('warm start', 'checkpoint')))
-  assert len(cases) == 2 and figures['runs'] == 1 and 'SIGKILL' in cases[0].name
+  cases = held(killed.run(folder, 2, 0, figures, flags=SMALL, phases=('update', 'checkpoint')))
+  assert len(cases) == 2 and figures['runs'] == 1 and all('SIGKILL' in case.name for case in cases)
   ended, reference = folder / 'run-0', folder / 'undisturbed'
-  assert [row['step'] for row in lines(ended, 'warm_start')] == list(range(1, 13))
+  for stage, steps in (('warm_start', 12), ('critic_warmup', 3), ('arms/espo', 10)):
+    assert [row['step'] for row in lines(ended, stage)] == list(range(1, steps + 1))
+    assert len(runs.newest_state(ended, stage)) > 20
+  assert any(row['stop/rate'] > 0 for row in lines(ended, 'arms/espo'))
+  (run,) = report.read_runs([ended])
+  rollouts = report.read_rollouts(run, 100)
+  assert (ended / 'report.html').exists() and run.finished and len(rollouts) == 4
+  assert all(set(rollout.series) >= {'regret', 'z', 'threshold', 'values', 'logprobs', 'entropy'} for rollout in rollouts)
+  assert all(rollout.answer == stated(''.join(rollout.tokens)) for rollout in rollouts)
 
   metrics = ended / 'warm_start' / 'metrics.jsonl'
   rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -56,7 +73,8 @@ def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_
   arrays = read(ended, 'warm_start')
   name = next(name for name, array in arrays.items() if array.dtype == np.float32 and array.ndim == 2)
   altered = arrays | {name: np.nextafter(arrays[name], np.float32(np.inf))}
-  monkeypatch.setattr(runs, 'newest_state', lambda workdir, stage: altered if workdir == ended else read(workdir, stage))
+  its = ended, 'warm_start'
+  monkeypatch.setattr(runs, 'newest_state', lambda *asked: altered if asked == its else read(*asked))
   assert difference(ended, reference) == f'warm_start: {name} differs'
   monkeypatch.undo()
   newest = ended / 'warm_start' / 'checkpoints' / '12'
@@ -65,14 +83,22 @@ def test_a_run_that_is_killed_as_it_trains_and_as_it_writes_ends_bit_for_bit_as_
   assert 'it was saved as step 10' in difference(ended, reference)
 
 
-def test_a_run_that_is_told_to_end_is_saved_or_goes_on_from_what_is_whole(folder):
+def test_a_run_that_is_told_to_end_is_saved_or_goes_on_from_what_is_whole(folder, monkeypatch):
   moments = (
     ('start', Signal('start', 0.2, signal.SIGTERM)),
     ('warm start', Signal('warm start/3/step', 0.0, signal.SIGTERM)),
   )
-  figures = {}
-  cases = held(terminated.at_moments(folder, WARM_START, moments, figures))
+  ended, once = [], terminated.once
+  monkeypatch.setattr(terminated, 'once', lambda *args: ended.append(once(*args)) or ended[-1])
+  cases = held(terminated.at_moments(folder, WARM_START, moments, {}))
   assert 'ended at once' in cases[0].name and 'saved' in cases[1].name
+  told = ended[1].output
+  step = int(ended[2].first.rpartition('/')[2]) - 1
+  assert 'SIGTERM: the step at hand is finished and saved, then the command ends; a second signal ends it at once' in told
+  assert f'warm start: saved at step {step} of 12, under {folder}/run/warm_start. This goes on from there:' in told
+  assert re.search(
+    rf'\n  python -m espo_jax.train --config=experiments/quickstart.py:smoke \S+ .*--workdir={folder}/run ', told
+  )
   assert terminated.went_on({'warm_start': 4}, terminated.Ended(0, 0.0, 'warm start/4', '')).startswith('the newest checkpoint')
 
 
@@ -117,9 +143,9 @@ def test_a_short_soak_leaves_no_process_and_looks_often_enough(folder, monkeypat
   monkeypatch.setattr(soak, 'LOOKS', 2)
   monkeypatch.setattr(soak, 'SECONDS', 0.1)
   figures = {}
-  cases = {case.name: case for case in soak.run(folder, 60, 0, figures)}
+  cases = {case.name: case for case in soak.run(folder, 30, 0, figures)}
   held([cases['children'], cases['processes after the end']])  # in so few updates the other numbers have not settled
-  assert len(figures['memory (MiB)'].split()) == 2 and soak.updates(folder / 'run') == 60
+  assert len(figures['memory (MiB)'].split()) == 2 and soak.updates(folder / 'run') == 30
 
 
 def test_a_look_at_a_process_sees_its_memory_handles_threads_and_children():
