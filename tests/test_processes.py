@@ -33,6 +33,7 @@ FLAGS = [
   '--config.warm_start.steps=4',
   '--config.warm_start.warmup_steps=1',
   '--config.learner.updates=6',
+  '--nocheck_memory',
 ]
 EXACT = (
   'step',

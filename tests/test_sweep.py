@@ -1,5 +1,6 @@
 """Comparisons over seeds: what is run and what is not, and that the table is the arithmetic it claims to be."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -275,7 +276,7 @@ def joint(tmp_path_factory) -> pathlib.Path:
   config = sweep.plan(spec, pathlib.Path('unused'))[0].config.copy_and_resolve_references().unlock()
   config.stages = ('warm_start', 'critic_warmup', 'rl')
   path = tmp_path_factory.mktemp('run')
-  train(config.lock(), path)
+  train(config.lock(), path, check_memory=False)
   return path
 
 
@@ -284,7 +285,8 @@ def measured(directory: pathlib.Path) -> list[dict]:
   return [{k: v for k, v in row.items() if not k.startswith(of_the_process)} for row in monitor.read_metrics(directory)]
 
 
-def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path):
+def test_an_arm_from_a_shared_start_is_the_arm_of_one_run(joint, tmp_path, monkeypatch):
+  monkeypatch.setattr(running, 'train', functools.partial(train, check_memory=False))  # which compiles all programs twice
   file = sweep_file(tmp_path, arms="{'espo': {}}", baseline="'espo'", seeds='(0,)', common=SHALLOW)
   record = compare_arms(file, tmp_path / 'runs', tmp_path / 'page')
   ours, its = (path / 'arms' / 'espo' for path in (tmp_path / 'runs/seed_0/espo', joint))
@@ -307,7 +309,7 @@ def test_an_arm_ends_where_its_tokens_do(joint, tmp_path):
   rows = measured(joint / 'arms' / 'espo')
   config = load_config(joint / 'config.json').unlock()
   config.learner.tokens = int(rows[5]['rollout/decoded'])
-  train(config.lock(), tmp_path)
+  train(config.lock(), tmp_path, check_memory=False)
   np.testing.assert_equal(measured(tmp_path / 'arms' / 'espo'), rows[:6])
 
 

@@ -27,6 +27,7 @@ SECONDS = 1.0  # of one look
 FLAGS = (
   '--config=experiments/quickstart.py:smoke',
   '--config.baselines=()',
+  '--nocheck_memory',
   '--config.model.num_layers=1',
   '--config.eval.every=100',
   '--config.rollout.record=100',
