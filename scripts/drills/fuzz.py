@@ -34,7 +34,7 @@ VALUES: tuple[Any, ...] = (
   None, True, 0, -1, 10**400, 2**63, 1e308, 1e-320, float('inf'), float('nan'), '', 'x' * 100_000, '\u202e\ud800', '\x00', [],
   {}, [[[[]]]], {'a': {'a': {}}}, [0] * 1000, ACT, '{{ x.__class__ }}', '../../etc/passwd', '/dev/zero', -0.5, 3, '3',
 )  # fmt: skip
-FIELD = rf'[a-z_]+(\.[a-z_]+)+ = |\b({"|".join(default_config())}) = |--[a-z]'  # a field or a flag in an error
+FIELD = rf'[a-z_]+(\.\S+)+ = |\b({"|".join(default_config())}) = |--[a-z]'  # a field or a flag in an error
 FLAGS = {
   '--config.seed': '1', '--config.rollout.samples': '4', '--config.learner.learning_rate': '1e-5', '--config.stop.name': 'espo',
   '--config.objective.name': 'grpo', '--config.reward.name': 'correct', '--config.stages': "('rl',)", '--config.model.dtype':

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from drills.jobs import Job
 from drills.marked import children
 from drills.record import Case
+from espo_jax.configs import default_config
 
 AIM = 'memory is flat within 2 %, and no handle, thread or process is left over'
 COUNT = 3000
 
-EVERY = 10  # updates between checkpoints
+EVERY = default_config().checkpoint.every  # updates between checkpoints
 LOOKS = 10  # looks at the process
 SETTLED = 300  # updates after which it is compared, or a quarter of all if these are few
 WITHIN = 0.02  # of the resident memory
