@@ -18,6 +18,7 @@ from espo_jax.evaluate.policies import open_policy, start_params
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, Checkpoints, init_state
 from espo_jax.monitor import write_run_info
+from espo_jax.stages.changes import stage_origin
 from espo_jax.stages.warm_start import supervised_learner
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def trained(tmp_path_factory):
   write_run_info(workdir, config.to_dict())
   exp = make_experiment(config)
   learner, never = supervised_learner(exp), make_rule(config, 'never')
-  with Checkpoints(workdir / 'arms' / 'espo' / 'checkpoints') as checkpoints:
+  with Checkpoints(workdir / 'arms' / 'espo' / 'checkpoints', origin=stage_origin(config, 'espo')) as checkpoints:
     for step in (OLDER, NEWER):
       params[step] = exp.put(randomised(exp.abstract_params(), seed=step))
       checkpoints.save(step, init_state(params[step], learner.optimizer, never), done=True)
@@ -84,6 +85,24 @@ def test_the_newest_whole_checkpoint_is_the_policy_and_a_damaged_one_is_left_alo
   assert reason in warning
   assert warning.endswith(f'; it is left alone, and step {OLDER} is used')
   assert files(copy) == before
+
+
+@pytest.mark.parametrize(('field', 'value'), [('seed', 7), ('task.options.min_ops', 2)])
+def test_a_checkpoint_of_another_run_is_not_the_policy(field, value, copy):
+  config = config_of()
+  section, _, name = field.rpartition('.')
+  (config if not section else config.task.options)[name] = value
+  write_run_info(copy, config.to_dict())  # as if the checkpoints had been copied into the folder of that run
+  with pytest.raises(CheckpointError, match=rf'/{NEWER}: it is of another run: {field} = .* there and {value} here'):
+    open_policy(copy)
+  with pytest.raises(ConfigError, match=f'{field} = .* there and {value} here'):
+    start_params(beginning_from(copy))
+
+
+def test_the_checkpoints_of_another_arm_are_not_the_policy(copy):
+  (copy / 'arms/espo').rename(copy / 'arms/never')
+  with pytest.raises(CheckpointError, match=r"stage = 'espo' there and 'never' here"):
+    open_policy(copy, 'never')
 
 
 def test_every_command_goes_on_from_the_newest_whole_one(trained, copy, capfd):

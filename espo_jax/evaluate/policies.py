@@ -4,7 +4,7 @@ import datetime
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -21,6 +21,7 @@ from espo_jax.names import download, hub_name
 from espo_jax.parallel.memory import LOADING, during
 from espo_jax.parallel.storage import DamagedFile, read_json
 from espo_jax.registry import Plugin, loaded_plugins
+from espo_jax.stages.changes import stage_origin
 from espo_jax.tasks import DataError
 
 _HEADS = ('critic', 'value', 'exit_heads')  # parameters that a policy can lack
@@ -176,7 +177,7 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   if arm not in arms:
     raise RequestError(f'--arm={arm}: no checkpoints of it under {workdir}; fix: {" or ".join(arms) or "train it first"}')
   directory = arms[arm] / 'checkpoints'
-  step = _whole_step(directory, arm, step)
+  step = _whole_step(directory, arm, step, stage_origin(config, arm))
   checkpoint = directory / str(step)
   config.stages, config.start_from = (), ''  # nothing is trained
   if arm == 'warm_start':
@@ -187,8 +188,8 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   return Policy(config, True, arm, step, _stamp(checkpoint, '**/*'), lambda exp: _load(checkpoint, exp))
 
 
-def _whole_step(directory: pathlib.Path, arm: str, step: int | None) -> int:
-  found = survey(directory)
+def _whole_step(directory: pathlib.Path, arm: str, step: int | None, origin: Mapping[str, Any]) -> int:
+  found = survey(directory, origin)
   whole = [number for number, reason in found.items() if not reason]
   if step is not None and step not in found:
     raise RequestError(f'--step={step}: no such checkpoint of {arm}; fix: {" or ".join(map(str, whole or found))}')

@@ -67,10 +67,15 @@ def changes_of(
   return found
 
 
-def fixed_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns the fields that cannot change in a run and their values, as JSON has them."""
+def stage_origin(config: ml_collections.ConfigDict, stage: str) -> dict[str, Any]:
+  """Returns what tells the checkpoints of a stage from others: its name, and the fields that cannot change in a run.
+
+  Args:
+    config: The config of the run.
+    stage: The name of the folder of the stage or the arm.
+  """
   fields = {field: value for field, value in flatten(config).items() if not _MAY_CHANGE.fullmatch(field)}
-  return json.loads(monitor.to_json(fields))
+  return {'stage': stage} | json.loads(monitor.to_json(fields))
 
 
 def _misnamed(named: Sequence[str], known: Collection[str]) -> Iterator[str]:

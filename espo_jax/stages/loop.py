@@ -20,7 +20,7 @@ from espo_jax import parallel
 from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor import MetricWriter, Progress, policy_accuracy
 from espo_jax.monitor.resources import process_metrics
-from espo_jax.stages.changes import fixed_fields
+from espo_jax.stages.changes import stage_origin
 
 State = Any
 Step = Callable[[State, int], tuple[State, dict[str, Any]]]
@@ -181,7 +181,7 @@ def make_stage(config: ml_collections.ConfigDict, name: str, directory: pathlib.
     keep_last=config.checkpoint.keep_last,
     keep_best=config.checkpoint.keep_best,
     max_bad_steps=config.learner.max_bad_steps,
-    origin={'stage': directory.name} | fixed_fields(config),
+    origin=stage_origin(config, directory.name),
     **{'first': 0} | kwargs,
   )
 
