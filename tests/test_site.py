@@ -28,6 +28,7 @@ KINDS = {
   'stops': 'stop',
   'exits': 'exit',
   'allocators': 'allocation',
+  'decoders': 'decoder',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

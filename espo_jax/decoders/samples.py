@@ -1,0 +1,80 @@
+"""What a decoder gets and what it returns."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+ALWAYS = ('answers', 'ended', 'lengths')  # the fields that every evaluation has
+
+
+class Samples(NamedTuple):
+  """The `G` samples of one problem in the order in which they were drawn.
+
+  An array of tokens has the sample's own length and no padding, so no result depends on how samples were batched. What was not
+  recorded is None.
+
+  Attributes:
+    answers: The answer that each sample states, with one spelling for equal answers; '' states none.
+    ended: Whether an end token ended the sample. The others were cut by the horizon or by a stop rule.
+    lengths: The number of tokens of each sample.
+    tokens: The tokens of each sample.
+    logprobs: The log-probability of each token under the distribution that it was drawn from.
+    regret: The surrogate regret of each token in nats.
+    values: The value of the state that each token was drawn from, as a stop rule sees it.
+    confidence: Minus the mean log-probability of the 20 likeliest tokens at each token.
+  """
+
+  answers: Sequence[str]
+  ended: Bool[np.ndarray, 'G']
+  lengths: Int[np.ndarray, 'G']
+  tokens: Sequence[Int[np.ndarray, '_']] | None = None
+  logprobs: Sequence[Float[np.ndarray, '_']] | None = None
+  regret: Sequence[Float[np.ndarray, '_']] | None = None
+  values: Sequence[Float[np.ndarray, '_']] | None = None
+  confidence: Sequence[Float[np.ndarray, '_']] | None = None
+
+  def first(self, count: int) -> 'Samples':
+    """Returns the first `count` samples."""
+    return Samples._make(None if field is None else field[:count] for field in self)
+
+  def of_tokens(self, field: str) -> Sequence[Float[np.ndarray, '_']]:
+    """Returns a field with one number per token.
+
+    Raises:
+      ValueError: The field was not recorded.
+    """
+    found = getattr(self, field)
+    if found is None:
+      raise ValueError(f'{field} is None; fix: samples in which it was recorded')
+    return found
+
+
+class Choice(NamedTuple):
+  """What a decoder made of the samples of one problem.
+
+  Attributes:
+    sample: The sample whose answer is the decoder's; None if the decoder has no answer, which counts as wrong.
+    tokens: The number of tokens that the decoder let the policy write, those of samples that it did not choose included.
+  """
+
+  sample: int | None
+  tokens: int
+
+
+class Decoder(NamedTuple):
+  """A decoder with its options.
+
+  Attributes:
+    choose: The pure function from the samples of one problem to the choice. There is at least one sample.
+    reads: The fields of `Samples` that it reads.
+  """
+
+  choose: Callable[[Samples], Choice]
+  reads: frozenset[str]
+
+
+def out_of(name: str, value: Any, wanted: str) -> ValueError:
+  """Returns the error for an option whose value cannot be used."""
+  return ValueError(f'{name}={value}: out of range; fix: {wanted}')
