@@ -6,5 +6,6 @@
 | `policies.py` | the policy: a checkpoint of a run, or a Hugging Face directory |
 | `answers.py` | answers, sampled and graded batch by batch |
 | `recording.py`, `stopping.py` | recorded answers for espo_jax.replay; answers that a stop rule ends |
+| `asked.py`, `reading.py`, `decoding.py` | decoders that are asked for; answers as their samples; accuracy over tokens |
 | `examples.py` | a few rollouts token by token |
 """

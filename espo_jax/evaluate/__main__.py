@@ -11,13 +11,18 @@ threads, the answers equal those of an uninterrupted evaluation.
 With --record, espo_jax.replay can compare stop rules on the answers. With --stop=RULE, the rule ends answers. Each is decoded
 on to its own end, so that the tokens saved and the right answers lost are known. The rule needs the mean and the variance of
 the regret. They are measured on the first batch, which is sampled once more for this.
+
+With --decoder=NAME, decoders choose among the answers to each problem, and decoders.json has their accuracy and the tokens that
+they spend. Options stand behind their decoder. --from=DIR takes the answers of an earlier evaluation:
+
+  python -m espo_jax.evaluate --from=evaluations/recorded --decoder=majority --decoder=deepconf --options keep=0.9 --curve
 """
 
 import argparse
 import functools
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -25,6 +30,9 @@ from absl import logging
 from espo_jax import monitor, parallel
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
+from espo_jax.decoders import REGISTRY
+from espo_jax.evaluate.asked import asked_for
+from espo_jax.evaluate.decoding import decode, format_decoders
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
 from espo_jax.evaluate.request import BENCHMARKS, Request
@@ -40,8 +48,10 @@ from espo_jax.tasks.sources import ON_ERROR
 _TOO_MANY_CUT = 0.05
 
 
-def _lower(request: Request, phase: str) -> str:
-  """Returns what to change about an evaluation that ran out of memory."""
+def _lower(request: Request | None, phase: str) -> str:
+  """Returns what to change about an evaluation that ran out of memory; None is one that samples nothing."""
+  if request is None:
+    return 'a host with more memory'
   if phase == READING:
     return lower_flags({'data': 'FILE'}, 'a host with more memory: fewer rows take less')
   narrow = 'bfloat16' if request.dtype in (None, 'float32') else None
@@ -55,12 +65,12 @@ def _lower(request: Request, phase: str) -> str:
 def _parser() -> argparse.ArgumentParser:
   parser = CommandParser(
     prog='python -m espo_jax.evaluate',
-    usage='%(prog)s --checkpoint=DIR [--benchmark=NAME] [--samples=N] [more of the options below]',
+    usage='%(prog)s (--checkpoint=DIR [--benchmark=NAME] | --from=DIR --decoder=NAME) [more of the options below]',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   policy = parser.add_argument_group('policy')
-  policy.add_argument('--checkpoint', required=True, help='the folder of a run of espo_jax.train, or a Hugging Face directory')
+  policy.add_argument('--checkpoint', help='the folder of a run of espo_jax.train, or a Hugging Face directory')
   policy.add_argument('--arm', help="of a run: a stop rule's arm, warm_start or critic_warmup; by default the run's main arm")
   policy.add_argument('--step', type=int, help='of a run: a step that has a checkpoint; by default the newest')
   policy.add_argument(
@@ -122,8 +132,48 @@ def _parser() -> argparse.ArgumentParser:
     metavar='NAME=VALUE',
     help="constants of the rule; by default the run's",
   )
+  choosing = parser.add_argument_group('decoders')
+  choosing.add_argument(
+    '--decoder',
+    dest='decoders',
+    action=_Named,
+    default=(),
+    metavar='NAME',
+    help=f'one that chooses among the answers, of {", ".join(REGISTRY)}; may be repeated',
+  )
+  choosing.add_argument(
+    '--options', dest='decoders', action=_Optioned, nargs='+', metavar='NAME=VALUE', help='options of the decoder before them'
+  )
+  choosing.add_argument(
+    '--curve', action='store_true', help='also choose among the first 1, 2, ... answers; draws decoders.png'
+  )
+  choosing.add_argument(
+    '--from', dest='source', metavar='DIR', help='the output folder of an evaluation, whose answers are taken; samples none'
+  )
   answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
   return parser
+
+
+class _Named(argparse.Action):
+  """Adds a decoder without options."""
+
+  def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    """Adds the decoder to those that the flags before named."""
+    namespace.decoders = (*namespace.decoders, (values, ()))
+
+
+class _Optioned(argparse.Action):
+  """Gives options to the last decoder."""
+
+  def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    """Adds the options to those that the decoder has."""
+    for text in values:
+      option, equals, value = text.partition('=')
+      if not equals or not namespace.decoders:
+        wrong = 'no decoder stands before it' if equals else 'no value'
+        raise argparse.ArgumentError(self, f'--options {text}: {wrong}; fix: --decoder=deepconf --options keep=0.9, say')
+      *before, (name, options) = namespace.decoders
+      namespace.decoders = (*before, (name, (*options, (option, value))))
 
 
 def _constant(text: str) -> tuple[str, float]:
@@ -155,13 +205,43 @@ def _report(summary: dict[str, Any]) -> str:
   return '\n'.join([*lines, f'wrote {summary["output"]}'])
 
 
+def _decode(folder: pathlib.Path, output: pathlib.Path, request: Mapping[str, Any]) -> str:
+  """Lets decoders choose among answers that are in a folder, and returns the report."""
+  return f'{format_decoders(decode(folder, output, asked_for(request["decoders"]), curve=request["curve"]))}\nwrote {output}'
+
+
+def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.ArgumentParser) -> str:
+  """Lets decoders choose among the answers of an earlier evaluation, and returns the report."""
+  used = ('decoders', 'curve', 'output')
+  if other := next((name for name, value in flags.items() if name not in used and value != parser.get_default(name)), ''):
+    raise RequestError(f'--{other}={flags[other]} with --from={source}: nothing is sampled; fix: leave it out')
+  if not flags['decoders']:
+    raise RequestError(f'--from={source}: no decoder to choose among its answers; fix: --decoder=majority, say')
+  folder = pathlib.Path(source)
+  return _decode(folder, pathlib.Path(flags['output'] or folder), flags)
+
+
+def _evaluated(request: Request) -> str:
+  """Evaluates, and returns the report."""
+  summary = evaluate(request)
+  if not parallel.is_first():
+    return ''
+  output = pathlib.Path(summary['output'])
+  return '\n'.join([_report(summary), *([_decode(output, output, vars(request))] if request.decoders else [])])
+
+
 def main(argv: Sequence[str]) -> None:
   """Runs the command."""
-  request = Request(**vars(_parser().parse_args(argv)))
+  parser = _parser()
+  flags = vars(parser.parse_args(argv))
+  source = flags.pop('source')
+  if not source and not flags['checkpoint']:
+    parser.error('the following arguments are required: --checkpoint')
+  request = None if source else Request(**flags)
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   with parallel.job(), machine_errors(functools.partial(_lower, request)):
     try:
-      report = _report(evaluate(request))
+      report = _evaluated(request) if request else _from_answers(source, flags, parser)
       if parallel.is_first():
         print(report)
     except Interrupted as stopped:

@@ -7,6 +7,7 @@ from typing import Any
 
 from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError, validate
+from espo_jax.evaluate.asked import asked_for, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
@@ -69,6 +70,8 @@ class Request:
     features: the number of directions onto which the recorded states are projected; 0 records no features of states.
     stop: the stop rule that ends answers; None for none.
     constants: the constants of the stop rule that replace those of the run.
+    decoders: the decoders that choose among the answers, each with its options as texts.
+    curve: whether the decoders also choose among the first 1, 2 and so on answers.
     output: the folder to write.
   """
 
@@ -96,6 +99,8 @@ class Request:
   features: int = 0
   stop: str | None = None
   constants: Sequence[tuple[str, float]] = ()
+  decoders: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+  curve: bool = False
   output: str | None = None
 
 
@@ -115,6 +120,11 @@ def check(request: Request) -> None:
   if request.benchmark == tasks.JSONL and not request.data:
     raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
   _check_stop(request)
+  check_recorded(asked_for(request.decoders), request.record, request.features)
+  if request.curve and not request.decoders:
+    raise RequestError('--curve: no decoder to draw; fix: --decoder=majority beside it, say')
+  if request.curve and request.samples == 1:
+    raise RequestError('--curve with --samples=1: a curve is over the number of samples; fix: --samples=16, say')
 
 
 def _check_stop(request: Request) -> None:

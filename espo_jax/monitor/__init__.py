@@ -15,7 +15,7 @@ from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, results_table, summarise, write_summary
 from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
-from espo_jax.monitor.scores import format_scores, summarise_samples
+from espo_jax.monitor.scores import format_columns, format_scores, summarise_samples, with_intervals
 
 __all__ = [
   'TRACKERS',
@@ -33,6 +33,7 @@ __all__ = [
   'describe',
   'ending',
   'evaluation_results',
+  'format_columns',
   'format_scores',
   'format_table',
   'glossary_page',
@@ -54,6 +55,7 @@ __all__ = [
   'summarise_samples',
   'to_json',
   'wilson',
+  'with_intervals',
   'write_run_info',
   'write_summary',
   'write_table',

@@ -1,13 +1,15 @@
 """Summarises the answers of an evaluation: accuracies with intervals, lengths, and the shares cut off or not graded."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
 from espo_jax.monitor.intervals import wilson
 
+_Name = TypeVar('_Name')
 QUANTILES = (5, 25, 50, 75, 95)  # per cent
 _LENGTHS = ('mean', *(f'p{q}' for q in QUANTILES))
 
@@ -31,8 +33,7 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
     | `no_answer` | the share of responses that state no answer |
     | `timeouts`, `errors` | the shares of answers whose grading timed out or failed |
 
-    Intervals are bootstrap intervals over problems. If all answers are wrong or all are right, Wilson's interval is used,
-    because there is no spread to resample.
+    Intervals are those of `with_intervals`.
   """
   columns: dict[str, list[Any]] = {name: [] for name in ('correct', 'answer', 'status', 'length', 'stop_reason')}
   for row in answers:
@@ -46,19 +47,31 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
   scores |= {f'pass@{k}': pass_at_k(counts, samples, k) for k in (2**i for i in range(samples.bit_length()))}
   groups = [slice(i, i + samples) for i in range(0, len(right), samples)]
   scores[f'maj@{samples}'] = np.array([majority(stated[group], right[group].tolist()) for group in groups])
-  intervals = bootstrap_intervals(np.stack(list(scores.values()), axis=1))
   return {
     'problems': problems,
     'samples': samples,
-    'scores': {
-      name: {'value': float(values.mean()), 'interval': _interval(values, interval)}
-      for (name, values), interval in zip(scores.items(), intervals, strict=True)
-    },
+    'scores': with_intervals(scores),
     'lengths': {name: _describe(lengths[chosen]) for name, chosen in (('right', right), ('wrong', ~right))},
     'truncated': float(np.mean(np.array(columns['stop_reason']) == 'length')),
     'no_answer': float(np.mean([not answer for answer in stated])),
     'timeouts': float(np.mean(status == 'timeout')),
     'errors': float(np.mean(status == 'error')),
+  }
+
+
+def with_intervals(scores: Mapping[_Name, Float[np.ndarray, ' problems']]) -> dict[_Name, dict[str, Any]]:
+  """Returns the mean over problems of each score with its 95 % interval, as `value` and `interval`.
+
+  Intervals are bootstrap intervals over problems. If all problems have the score 0 or all have 1, Wilson's interval is used,
+  because there is no spread to resample.
+
+  Args:
+    scores: the scores of the problems in [0, 1], by name. All scores share the draws.
+  """
+  intervals = bootstrap_intervals(np.stack(list(scores.values()), axis=1))
+  return {
+    name: {'value': float(values.mean()), 'interval': _interval(values, interval)}
+    for (name, values), interval in zip(scores.items(), intervals, strict=True)
   }
 
 
@@ -68,11 +81,11 @@ def format_scores(summary: Mapping[str, Any]) -> str:
     (name, f'{100 * score["value"]:.1f}', '[{:.1f}, {:.1f}]'.format(*(100 * end for end in score['interval'])))
     for name, score in summary['scores'].items()
   ]
-  lines = _aligned([('', '%', '95 % interval'), *rows])
+  lines = [format_columns([('', '%', '95 % interval'), *rows])]
   described = [
     (name, d['count'], *('-' if d[x] is None else f'{d[x]:.0f}' for x in _LENGTHS)) for name, d in summary['lengths'].items()
   ]
-  lines += ['', *_aligned([('answers', 'number', 'mean tokens', *_LENGTHS[1:]), *described]), '']
+  lines += ['', format_columns([('answers', 'number', 'mean tokens', *_LENGTHS[1:]), *described]), '']
   shares = {
     'truncated': 'cut by the horizon',
     'no_answer': 'stating no answer',
@@ -95,9 +108,10 @@ def _describe(lengths: np.ndarray) -> dict[str, Any]:
   return {'count': lengths.size, **dict(zip(_LENGTHS, [float(lengths.mean()), *quantiles], strict=True))}
 
 
-def _aligned(rows: list[tuple[Any, ...]]) -> list[str]:
+def format_columns(rows: Sequence[tuple[Any, ...]]) -> str:
+  """Formats rows with their first column aligned to the left and the others to the right."""
   widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-  return [
+  return '\n'.join(
     '  '.join([str(row[0]).ljust(widths[0]), *(str(x).rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
     for row in rows
-  ]
+  )

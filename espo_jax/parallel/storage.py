@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,12 @@ def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
   return found
 
 
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike[str], names: Collection[str] | None = None) -> dict[str, np.ndarray]:
   """Reads a NumPy archive. Nothing in it is unpickled.
+
+  Args:
+    path: The archive.
+    names: The arrays to read, of which the archive may lack some; None for all.
 
   Raises:
     DamagedFile: It is no archive of numbers and truth values.
@@ -56,7 +60,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """
   try:
     with np.load(path) as archive:
-      found = dict(archive)
+      found = {name: archive[name] for name in archive.files if names is None or name in names}
   except Exception as error:  # a damaged archive may raise anything, from EOFError to those of zlib and struct
     if isinstance(error, OSError) and error.filename is not None:  # a damaged archive's errors name no file
       raise

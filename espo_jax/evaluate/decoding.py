@@ -1,0 +1,129 @@
+"""Chooses among the answers of an evaluation with decoders, and reports accuracy over tokens."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from espo_jax import decoders, monitor
+from espo_jax.evaluate.asked import Asked, check_reads, to_record
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.reading import Answered, read_answered
+
+_FIFTHS = 5
+
+
+def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *, curve: bool) -> dict[str, Any]:
+  """Lets decoders choose among the answers of a finished evaluation, and writes `decoders.json`.
+
+  Args:
+    folder: The output folder of the evaluation.
+    output: The folder to write.
+    asked: The decoders.
+    curve: Whether each decoder also chooses among the first 1, 2 and so on samples. Then `decoders.png` is drawn.
+
+  Returns:
+    The content of `decoders.json`. Each entry of `decoders` has `accuracy` and `tokens` per problem with 95 % intervals, and
+    with `curve` a list of these for each number of samples. `scores` has avg@n and maj@n of the same answers.
+
+  Raises:
+    RequestError: The folder has no finished evaluation, or lacks what a decoder reads.
+    OutputError: A file of the evaluation is damaged.
+  """
+  needed = frozenset().union(*(one.decoder.reads for one in asked))
+  answered = read_answered(folder, needed)
+  have = {field for field, value in answered.problems[0]._asdict().items() if value is not None}
+  check_reads(
+    asked,
+    have,
+    lambda one, field: f'--from={folder}: holds no {field!r}, which --decoder={one.name} reads; fix: {to_record(field)}',
+  )
+  samples = len(answered.correct[0])
+  if curve and samples == 1:
+    raise RequestError(
+      f'--curve with --from={folder}: it has one answer to each problem; fix: an evaluation with --samples=16, say'
+    )
+  summary = monitor.summarise_samples(monitor.read_samples(folder), samples)
+  record = {
+    'settings': answered.settings,
+    'problems': len(answered.problems),
+    'samples': samples,
+    'scores': {name: summary['scores'][name] for name in (f'avg@{samples}', f'maj@{samples}')},
+    'tokens': _mean_tokens(np.array([[its.lengths.sum()] for its in answered.problems]))[0],
+    **_by_length(answered),
+    'decoders': _measured(asked, answered, range(1, samples + 1) if curve else [samples]),
+  }
+  monitor.atomic_write_text(output / 'decoders.json', monitor.to_json(record, indent=1) + '\n')
+  if curve:
+    picture = output / 'decoders.png'
+    with monitor.spared(picture):
+      from espo_jax.monitor.decoders import plot_decoders  # matplotlib is slow to import and only needed here
+
+      plot_decoders({one['label']: one['curve'] for one in record['decoders']}, picture)
+  return record
+
+
+def format_decoders(record: Mapping[str, Any]) -> str:
+  """Formats a table with one row per decoder below those of avg@n and maj@n, and what `ffs` needs to be known."""
+  samples, whole = record['samples'], record['tokens']
+  one = {'value': whole['value'] / samples, 'interval': [end / samples for end in whole['interval']]}
+  scores = [(name, score, one if name.startswith('avg') else whole) for name, score in record['scores'].items()]
+  chosen = [(its['label'], its['accuracy'], its['tokens']) for its in record['decoders']]
+  rows = [('decoder', 'accuracy, %', '95 % interval', 'tokens per problem', '95 % interval')]
+  for label, accuracy, tokens in (*scores, *chosen):
+    shares = '[{:.1f}, {:.1f}]'.format(*(100 * end for end in accuracy['interval']))
+    spent = '[{:,.0f}, {:,.0f}]'.format(*tokens['interval'])
+    rows.append((label, f'{100 * accuracy["value"]:.1f}', shares, f'{tokens["value"]:,.0f}', spent))
+  lines = [monitor.format_columns(rows)]
+  if any(its['name'] == 'ffs' for its in record['decoders']):
+    fifths = ', '.join('-' if share is None else f'{100 * share:.0f}' for share in record['accuracy_by_length'])
+    lines.append(f'accuracy of the answers that ended, by fifths of their length from short to long, %: {fifths}')
+    if record['least_length'] > 0:
+      lines.append(
+        'ffs: wrong answers spread more in length than right ones, so that very short ones are less often right; fix: '
+        f'--options least={record["least_length"]:.0f}, if the shares above grow at first'
+      )
+  return '\n'.join(lines)
+
+
+def _measured(asked: Sequence[Asked], answered: Answered, counts: Sequence[int]) -> list[dict[str, Any]]:
+  """Returns the accuracy and the tokens of each decoder for the last of the numbers of samples, and its curve over all."""
+  right: dict[tuple[str, int], np.ndarray] = {}
+  tokens = []
+  for one in asked:
+    for count in counts:
+      choices = [one.decoder.choose(samples.first(count)) for samples in answered.problems]
+      pairs = zip(choices, answered.correct, strict=True)
+      right[one.label, count] = np.array([c.sample is not None and correct[c.sample] for c, correct in pairs], np.float64)
+      tokens.append([choice.tokens for choice in choices])
+  accuracies, spent = monitor.with_intervals(right), iter(_mean_tokens(np.array(tokens).T))
+  found = []
+  for one in asked:
+    points: list[dict[str, Any]] = [
+      {'samples': count, 'accuracy': accuracies[one.label, count], 'tokens': next(spent)} for count in counts
+    ]
+    entry: dict[str, Any] = {'label': one.label, 'name': one.name, 'options': one.options}
+    entry |= {name: points[-1][name] for name in ('accuracy', 'tokens')}
+    found.append(entry | ({'curve': points} if len(counts) > 1 else {}))
+  return found
+
+
+def _mean_tokens(tokens: Int[np.ndarray, 'P K']) -> list[dict[str, Any]]:
+  """Returns the mean over problems of each column with its 95 % bootstrap interval."""
+  values = tokens.astype(np.float64)
+  pairs = zip(values.mean(axis=0), monitor.bootstrap_intervals(values), strict=True)
+  return [{'value': float(mean), 'interval': interval.tolist()} for mean, interval in pairs]
+
+
+def _by_length(answered: Answered) -> dict[str, Any]:
+  """Returns the accuracy of each fifth of the answers that ended, by length, and the length that `ffs` may need as `least`."""
+  ended = np.concatenate([samples.ended for samples in answered.problems])
+  lengths = np.concatenate([samples.lengths for samples in answered.problems])[ended]
+  correct = np.concatenate(answered.correct)[ended]
+  parts = np.array_split(correct[np.argsort(lengths, kind='stable')], _FIFTHS)
+  return {
+    'accuracy_by_length': [float(part.mean()) if part.size else None for part in parts],
+    'least_length': decoders.least_length(lengths, correct),
+  }

@@ -1,0 +1,79 @@
+"""Reads the answers of a finished evaluation as samples for decoders."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from espo_jax import decoders, monitor
+from espo_jax.decoders import Samples
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.recording import ROWS
+from espo_jax.monitor.samples import SAMPLES, SETTINGS, OutputError
+from espo_jax.parallel.storage import read_arrays, read_json
+
+
+class Answered(NamedTuple):
+  """The answers of an evaluation.
+
+  Attributes:
+    settings: The settings that the answers depend on.
+    problems: The samples of each problem.
+    correct: Whether each sample of each problem is right.
+  """
+
+  settings: dict[str, Any]
+  problems: list[Samples]
+  correct: list[Bool[np.ndarray, 'G']]
+
+
+def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
+  """Reads the answers of a finished evaluation. What was not recorded is None in the samples.
+
+  Args:
+    folder: The output folder of the evaluation.
+    needed: The fields of `Samples` to read beside those that every evaluation has.
+
+  Raises:
+    RequestError: The folder holds no evaluation, or one that is not finished.
+    OutputError: A file is damaged.
+  """
+  for name in (SETTINGS, SAMPLES):
+    if not (folder / name).is_file():
+      raise RequestError(f'--from={folder}: holds no {name}; fix: the output folder of an evaluation')
+  settings = read_json(folder / SETTINGS)
+  answers: list[str] = []
+  columns: dict[str, list[Any]] = {'ended': [], 'lengths': [], 'correct': []}
+  for row in monitor.read_samples(folder):
+    answers.append(row['answer'])
+    columns['ended'].append(row['stop_reason'] == 'eos')
+    columns['lengths'].append(row['length'])
+    columns['correct'].append(row['correct'])
+  samples, total = settings['samples'], settings['samples'] * settings['problems']
+  if len(answers) != total:
+    raise RequestError(
+      f'--from={folder}: {len(answers)} of {total} answers; fix: the command that it was begun with finishes it'
+    )
+  ended, correct = (np.array(columns[name], bool) for name in ('ended', 'correct'))
+  lengths = np.array(columns['lengths'], np.int64)
+  recorded = _recorded(folder / ROWS, lengths, set(needed) - {*decoders.ALWAYS})
+  groups = [slice(i, i + samples) for i in range(0, total, samples)]
+  problems = [
+    Samples(answers[its], ended[its], lengths[its], **{name: rows[its] for name, rows in recorded.items()}) for its in groups
+  ]
+  return Answered(settings, problems, [correct[its] for its in groups])
+
+
+def _recorded(path: pathlib.Path, lengths: np.ndarray, needed: set[str]) -> dict[str, list[np.ndarray]]:
+  """Returns the recorded rows, each cut to its own length, of those fields that are in the recording."""
+  if not needed or not path.is_file():
+    return {}
+  found = read_arrays(path, {*needed, 'length'})
+  if 'length' not in found or not np.array_equal(found['length'], lengths):
+    raise OutputError(f'{path}: its rows are not the answers of {SAMPLES}; fix: a copy of it, or another evaluation')
+  for name in needed & found.keys():
+    if found[name].shape[:1] != lengths.shape or found[name].ndim != 2 or found[name].shape[1] < lengths.max():
+      raise OutputError(f'{path}: {name!r} has the shape {found[name].shape}, too small for its answers; fix: a copy of it')
+  return {name: [row[:n] for row, n in zip(found[name], lengths, strict=True)] for name in needed & found.keys()}

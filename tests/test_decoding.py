@@ -1,0 +1,326 @@
+"""The evaluate command with decoders: the same numbers from a recording to the digit, and errors with the fix."""
+
+import json
+import pathlib
+import runpy
+import shutil
+
+import numpy as np
+import pytest
+from small import randomised
+
+from espo_jax import decoders, monitor, tasks
+from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.experiment import make_experiment, make_rule
+from espo_jax.learner import Checkpoints, init_state
+from espo_jax.monitor import read_samples, write_run_info
+from espo_jax.stages.warm_start import supervised_learner
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROBLEMS, SAMPLES = 11, 4
+ASKED = [
+  '--decoder=first',
+  '--decoder=majority',
+  '--decoder=shortest',
+  '--decoder=best_by',
+  '--decoder=best_by',
+  '--options',
+  'score=logprob',
+  '--decoder=weighted',
+  '--decoder=ffs',
+  '--decoder=deepconf',
+  '--options',
+  'window=3',
+  'keep=1',
+  '--decoder=deepconf_online',
+  '--options',
+  'warmup=2',
+  'window=3',
+  'keep=0.9',
+]
+LABELS = {
+  'first': {},
+  'majority': {},
+  'shortest': {},
+  'best_by': {},
+  'best_by score=logprob': {'score': 'logprob'},
+  'weighted': {},
+  'ffs': {},
+  'deepconf window=3 keep=1.0': {'window': 3, 'keep': 1.0},
+  'deepconf_online warmup=2 window=3 keep=0.9': {'warmup': 2, 'window': 3, 'keep': 0.9},
+}
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> pathlib.Path:
+  """A run whose policy is random."""
+  path = tmp_path_factory.mktemp('decoding') / 'run'
+  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  config.mesh.data = -1
+  write_run_info(path, config.to_dict())
+  exp = make_experiment(config)
+  params = exp.put(randomised(exp.abstract_params(), seed=3))
+  with Checkpoints(path / 'arms/espo/checkpoints') as checkpoints:
+    checkpoints.save(1, init_state(params, supervised_learner(exp).optimizer, make_rule(config, 'never')), done=True)
+  return path
+
+
+@pytest.fixture(autouse=True)
+def right_now_and_then(monkeypatch):
+  """A random policy states answers of its last digit, and an even number of characters is right."""
+
+  def verdicts(_, problems, responses):
+    return [tasks.Verdict(len(response) % 2 == 0, 'ok') for _, response in zip(problems, responses, strict=True)]
+
+  def stated(_, response):
+    return next((letter for letter in reversed(response) if letter.isdigit()), '')
+
+  monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
+  monkeypatch.setattr(tasks.Chain, 'stated_answer', stated)
+
+
+def evaluated(workdir: pathlib.Path, output: pathlib.Path, *flags: str) -> dict:
+  """Evaluates, and returns the content of decoders.json."""
+  given = [f'--samples={SAMPLES}', f'--problems={PROBLEMS}', '--batch=32', *flags]
+  evaluate_main([f'--checkpoint={workdir}', f'--output={output}', *given])
+  path = output / 'decoders.json'
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture(scope='module')
+def recorded(workdir, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  with pytest.MonkeyPatch.context() as patch:
+    right_now_and_then.__wrapped__(patch)
+    output = tmp_path_factory.mktemp('recorded')
+    return output, evaluated(workdir, output, '--record', '--features=1', *ASKED, '--curve')
+
+
+def by_hand(folder: pathlib.Path) -> tuple[list[decoders.Samples], list[list[bool]]]:
+  """The samples and grades of a recording, read without the package's reader."""
+  answers = list(read_samples(folder))
+  with np.load(folder / 'rollouts/rows.npz') as archive:
+    rows = dict(archive)
+  groups = [range(i, i + SAMPLES) for i in range(0, len(answers), SAMPLES)]
+  fields = ('tokens', 'logprobs', 'regret', 'values', 'confidence')
+  samples = [
+    decoders.Samples(
+      [answers[i]['answer'] for i in its],
+      np.array([answers[i]['stop_reason'] == 'eos' for i in its]),
+      np.array([answers[i]['length'] for i in its]),
+      *([rows[field][i, : answers[i]['length']] for i in its] for field in fields),
+    )
+    for its in groups
+  ]
+  return samples, [[answers[i]['correct'] for i in its] for its in groups]
+
+
+def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded, capsys):
+  folder, record = recorded
+  samples, correct = by_hand(folder)
+  assert [one['label'] for one in record['decoders']] == list(LABELS)
+  varied = set()
+  for one in record['decoders']:
+    decoder = decoders.REGISTRY[one['name']](**LABELS[one['label']])
+    for count in range(1, SAMPLES + 1):
+      choices = [decoder.choose(its.first(count)) for its in samples]
+      right = [c.sample is not None and grades[c.sample] for c, grades in zip(choices, correct, strict=True)]
+      point = one['curve'][count - 1]
+      assert point['samples'] == count
+      assert point['accuracy']['value'] == np.mean(right)
+      assert point['tokens']['value'] == np.mean([choice.tokens for choice in choices])
+      for name, values in (('accuracy', np.array(right, float)), ('tokens', np.array([c.tokens for c in choices], float))):
+        if values.min() < values.max():  # Wilson's interval is for an accuracy of 0 or 1
+          wanted = monitor.bootstrap_intervals(values[:, None])[0]
+          np.testing.assert_allclose(point[name]['interval'], wanted, rtol=1e-12)
+    assert {name: one[name] for name in ('accuracy', 'tokens')} == {name: point[name] for name in ('accuracy', 'tokens')}
+    varied.add((one['accuracy']['value'], one['tokens']['value']))
+  assert len(varied) >= 5  # the decoders differ here
+  assert {point['samples']: point['accuracy'] for point in record['decoders'][0]['curve']}.keys() == {1, 2, 3, 4}
+
+
+def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
+  points = [one['curve'][0] for one in recorded[1]['decoders']]
+  assert all(point['tokens'] == points[0]['tokens'] for point in points)
+  votes = [one['curve'][0]['accuracy'] for one in recorded[1]['decoders'] if one['name'] in ('majority', 'weighted')]
+  assert votes[0] == votes[1]
+
+
+def test_a_majority_of_all_without_ties_is_maj_at_k_of_the_summary(recorded, tmp_path):
+  """With three answers a tie is of three different ones, which the test makes one."""
+  folder = shutil.copytree(recorded[0], tmp_path / 'untied')
+  lines = list(read_samples(folder))
+  for i, line in enumerate(lines):
+    line['answer'] = '7' if i % SAMPLES < 3 else line['answer']
+    line['correct'] = line['full_correct'] = (i // SAMPLES) % 3 == 0 if line['answer'] == '7' else not (i // SAMPLES) % 3
+  (folder / 'samples.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  evaluate_main([f'--from={folder}', '--decoder=majority', '--decoder=deepconf', '--options', 'keep=1'])
+  record = json.loads((folder / 'decoders.json').read_text())
+  assert 0 < record['scores'][f'maj@{SAMPLES}']['value'] < 1
+  assert record['decoders'][0]['accuracy'] == record['scores'][f'maj@{SAMPLES}']
+
+
+def test_a_recording_gives_what_the_sampling_gave_to_the_digit(recorded, tmp_path):
+  folder, _ = recorded
+  before = (folder / 'decoders.json').read_bytes()
+  evaluate_main([f'--from={folder}', f'--output={tmp_path}', *ASKED, '--curve'])
+  assert (tmp_path / 'decoders.json').read_bytes() == before
+  assert (tmp_path / 'decoders.png').read_bytes().startswith(b'\x89PNG') and (folder / 'decoders.png').exists()
+  evaluate_main([f'--from={folder}', f'--output={tmp_path}', *ASKED])
+  shorter = json.loads((tmp_path / 'decoders.json').read_text())
+  for one, whole in zip(shorter['decoders'], json.loads(before)['decoders'], strict=True):
+    assert 'curve' not in one
+    for name in ('accuracy', 'tokens'):
+      assert one[name] == whole[name]
+
+
+def test_an_evaluation_that_is_done_is_asked_other_decoders_without_sampling(recorded, workdir, tmp_path, capsys):
+  folder = shutil.copytree(recorded[0], tmp_path / 'again')
+  record = evaluated(workdir, folder, '--record', '--features=1', '--decoder=ffs', '--options', 'least=5')
+  assert [one['label'] for one in record['decoders']] == ['ffs least=5']
+  said = capsys.readouterr().out
+  lines = [line.split() for line in said.splitlines()]
+  assert [line[0] for line in lines if line and line[0] in ('avg@4', 'maj@4', 'ffs')][-3:] == ['avg@4', 'maj@4', 'ffs']
+  assert 'accuracy of the answers that ended, by fifths of their length from short to long, %: ' in said
+  assert f'{record["decoders"][0]["tokens"]["value"]:,.0f}' in said
+
+
+def test_batches_and_slots_change_no_choice(recorded, workdir, tmp_path):
+  """The random keys of a row are those of its problem and sample."""
+  _, record = recorded
+  for place, flags in enumerate((['--batch=64'], ['--slots=8'])):
+    other = evaluated(workdir, tmp_path / str(place), '--record', '--features=1', *ASKED, '--curve', *flags)
+    assert other['decoders'] == record['decoders'], flags
+
+
+def test_padding_and_the_order_of_problems_change_no_choice(recorded, tmp_path):
+  folder, record = recorded
+  other = shutil.copytree(folder, tmp_path / 'other')
+  lines = (folder / 'samples.jsonl').read_text().splitlines(keepends=True)
+  order = np.random.default_rng(0).permutation(PROBLEMS)
+  rows = (order[:, None] * SAMPLES + np.arange(SAMPLES)).ravel()
+  (other / 'samples.jsonl').write_text(''.join(lines[i] for i in rows))
+  with np.load(folder / 'rollouts/rows.npz') as archive:
+    arrays = dict(archive)
+  length = arrays['length']
+  for name, array in arrays.items():
+    if array.ndim == 1:
+      arrays[name] = array[rows]
+    elif array.ndim == 2:  # what stands behind a row is nothing to read
+      wide = np.pad(array, ((0, 0), (0, 9)))
+      arrays[name] = np.where(np.arange(wide.shape[1]) < length[:, None], wide, 77).astype(array.dtype)[rows]
+  np.savez(other / 'rollouts/rows.npz', **arrays)
+  evaluate_main([f'--from={other}', *ASKED])
+  found = json.loads((other / 'decoders.json').read_text())['decoders']
+  for one, wanted in zip(found, record['decoders'], strict=True):
+    assert (one['accuracy']['value'], one['tokens']['value']) == (wanted['accuracy']['value'], wanted['tokens']['value'])
+
+
+def test_answers_that_were_not_recorded_do_for_decoders_that_read_no_tokens(recorded, workdir, tmp_path):
+  plain = evaluated(workdir, tmp_path, '--decoder=majority', '--decoder=ffs')
+  wanted = {one['label']: one for one in recorded[1]['decoders']}
+  for one in plain['decoders']:
+    assert one == {name: wanted[one['label']][name] for name in one}
+  with pytest.raises(SystemExit, match=r"--from=.*: holds no 'logprobs', which --decoder=weighted reads; fix: --record$"):
+    evaluate_main([f'--from={tmp_path}', '--decoder=weighted'])
+  with pytest.raises(SystemExit, match=r"holds no 'confidence', which --decoder=deepconf reads; fix: --record --features=1$"):
+    evaluate_main([f'--from={tmp_path}', '--decoder=deepconf'])
+
+
+def test_answers_that_a_rule_stopped_count_up_to_their_stop(workdir, tmp_path):
+  stop = ['--stop=espo', '--constants', 'smoothing=0.5', 'epsilon=0.4', 'beta_0=1.5']
+  record = evaluated(
+    workdir, tmp_path, '--record', *stop, '--decoder=majority', '--decoder=best_by', '--options', 'score=regret'
+  )
+  answers = list(read_samples(tmp_path))
+  assert 0 < sum(answer['stop_reason'] == 'stopped' for answer in answers) < len(answers)
+  assert record['decoders'][0]['tokens']['value'] == sum(answer['length'] for answer in answers) / PROBLEMS
+  with np.load(tmp_path / 'rollouts/rows.npz') as archive:
+    regret = archive['regret'].astype(np.float64)
+  right = []
+  for i in range(0, len(answers), SAMPLES):
+    means = [regret[j, : answers[j]['length']].mean() if answers[j]['answer'] else np.inf for j in range(i, i + SAMPLES)]
+    right.append(answers[i + int(np.argmin(means))]['correct'])
+  assert record['decoders'][1]['accuracy']['value'] == np.mean(right)
+
+
+def test_a_decoder_of_a_users_own_is_asked_for_by_its_name(recorded, registers, tmp_path):
+  plugin = tmp_path / 'mine.py'
+  plugin.write_text(
+    'from espo_jax import decoders\n\n\n'
+    "@decoders.register('last')\ndef last(*, counted=True):\n"
+    '  def choose(samples):\n'
+    '    return decoders.Choice(len(samples.answers) - 1, int(samples.lengths.sum()) if counted else 0)\n'
+    "  return decoders.Decoder(choose, frozenset({'lengths'}))\n"
+  )
+  folder = recorded[0]
+  evaluate_main(
+    [f'--plugins={plugin}', f'--from={folder}', f'--output={tmp_path}', '--decoder=last', '--options', 'counted=False']
+  )
+  (one,) = json.loads((tmp_path / 'decoders.json').read_text())['decoders']
+  last = [answer['correct'] for answer in read_samples(folder)][SAMPLES - 1 :: SAMPLES]
+  assert one['accuracy']['value'] == np.mean(last) and one['tokens']['value'] == 0
+
+
+# -------------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--decoder=majorty'], r"--decoder = 'majorty': 'majorty' is unknown; did you mean 'majority'\? known: best_by, "),
+    (['--decoder=weighted'], r"--decoder=weighted: 'logprobs' is not recorded; fix: --record$"),
+    (['--decoder=best_by', '--record', '--decoder=deepconf'], r"'confidence' is not recorded; fix: --record --features=1$"),
+    (['--decoder=ffs', '--options', 'most=3'], r'--decoder=ffs: most=3: no such option; fix: least$'),
+    (['--decoder=first', '--options', 'most=3'], r'most=3: no such option; fix: none, because first has no options$'),
+    (['--decoder=ffs', '--options', 'least=few'], r'least=few: not of type int; fix: such as least=0$'),
+    (['--decoder=ffs', '--options', 'least=2.5'], r'least=2.5: not of type int; fix: such as least=0$'),
+    (['--decoder=ffs', '--options', 'least=-1'], r'--decoder=ffs: least=-1: out of range; fix: at least 0$'),
+    (['--decoder=ffs', '--options', 'least'], r'--options least: no value; fix: --decoder=deepconf --options keep=0.9, say$'),
+    (['--options', 'least=3'], r'--options least=3: no decoder stands before it; fix: --decoder=deepconf --options'),
+    (['--decoder=ffs', '--decoder=ffs'], r'--decoder=ffs: asked for twice with the same options; fix: leave one out$'),
+    (['--curve'], r'--curve: no decoder to draw; fix: --decoder=majority beside it, say$'),
+    (['--curve', '--decoder=ffs', '--samples=1'], r'--curve with --samples=1: .*; fix: --samples=16, say$'),
+  ],
+)
+def test_a_decoder_that_cannot_be_asked_for_is_told_before_anything_is_sampled(flags, message):
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main(['--checkpoint=runs/none', *flags])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    ([], r'--checkpoint is missing; fix: --checkpoint=\.\.\.$'),
+    (['--from=runs/none'], r'--from=runs/none: no decoder to choose among its answers; fix: --decoder=majority, say$'),
+    (
+      ['--from=runs/none', '--decoder=ffs'],
+      r'--from=runs/none: holds no settings.json; fix: the output folder of an evaluation$',
+    ),
+    (['--from=a', '--decoder=ffs', '--samples=8'], r'--samples=8 with --from=a: nothing is sampled; fix: leave it out$'),
+    (['--from=a', '--decoder=ffs', '--record'], r'--record=True with --from=a: nothing is sampled; fix: leave it out$'),
+  ],
+)
+def test_flags_that_do_not_go_with_from_are_told(flags, message):
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main(flags)
+
+
+def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_path):
+  folder = shutil.copytree(recorded[0], tmp_path / 'part')
+  lines = (folder / 'samples.jsonl').read_text().splitlines(keepends=True)
+  (folder / 'samples.jsonl').write_text(''.join(lines[:-1]))
+  with pytest.raises(
+    SystemExit, match=r'--from=.*part: 43 of 44 answers; fix: the command that it was begun with finishes it$'
+  ):
+    evaluate_main([f'--from={folder}', '--decoder=ffs'])
+  (folder / 'samples.jsonl').write_text(''.join(lines[::-1]))
+  with pytest.raises(SystemExit, match=r'rows.npz: its rows are not the answers of samples.jsonl; fix: a copy of it'):
+    evaluate_main([f'--from={folder}', '--decoder=weighted'])
+  (folder / 'samples.jsonl').write_text(''.join(lines))
+  with np.load(folder / 'rollouts/rows.npz') as archive:
+    arrays = dict(archive)
+  np.savez(folder / 'rollouts/rows.npz', **arrays | {'logprobs': arrays['logprobs'][:, :2]})
+  with pytest.raises(SystemExit, match=r"rows.npz: 'logprobs' has the shape \(44, 2\), too small for its answers; fix: a copy"):
+    evaluate_main([f'--from={folder}', '--decoder=weighted'])
