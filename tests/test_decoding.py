@@ -67,13 +67,13 @@ def workdir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def right_now_and_then(monkeypatch):
-  """A random policy states answers of its last digit, and an even number of characters is right."""
-
-  def verdicts(_, problems, responses):
-    return [tasks.Verdict(len(response) % 2 == 0, 'ok') for _, response in zip(problems, responses, strict=True)]
+  """A random policy states its last digit, which is right in a response with an even number of characters."""
 
   def stated(_, response):
     return next((letter for letter in reversed(response) if letter.isdigit()), '')
+
+  def verdicts(_, problems, responses):
+    return [tasks.Verdict(bool(stated(_, text)) and len(text) % 2 == 0, 'ok') for text in responses]
 
   monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
   monkeypatch.setattr(tasks.Chain, 'stated_answer', stated)
@@ -135,14 +135,11 @@ def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded, caps
     assert {name: one[name] for name in ('accuracy', 'tokens')} == {name: point[name] for name in ('accuracy', 'tokens')}
     varied.add((one['accuracy']['value'], one['tokens']['value']))
   assert len(varied) >= 5  # the decoders differ here
-  assert {point['samples']: point['accuracy'] for point in record['decoders'][0]['curve']}.keys() == {1, 2, 3, 4}
 
 
 def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
   points = [one['curve'][0] for one in recorded[1]['decoders']]
-  assert all(point['tokens'] == points[0]['tokens'] for point in points)
-  votes = [one['curve'][0]['accuracy'] for one in recorded[1]['decoders'] if one['name'] in ('majority', 'weighted')]
-  assert votes[0] == votes[1]
+  assert points == [points[0]] * len(LABELS)
 
 
 def test_a_majority_of_all_without_ties_is_maj_at_k_of_the_summary(recorded, tmp_path):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from espo_jax import exits, learner, model, monitor, objectives, registry, replay, rewards, rollout, stops, types
+from espo_jax import decoders, exits, learner, model, monitor, objectives, registry, replay, rewards, rollout, stops, types
 
 P, G, T, V = 3, 4, 6, 5
 RNG = np.random.default_rng(0)
@@ -280,12 +280,17 @@ CASES = {
   'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1, widths=13, cost=float), lengths(2, N)),
   'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
   'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
+  'monitor.with_intervals': (lambda x: monitor.with_intervals({'a': x[0], 'b': x[1]}), real(2, 30) % 1),
+  'monitor.with_intervals, all are right': (lambda x: monitor.with_intervals({'a': x}), np.ones(5000)),
   'monitor.mean_interval': (monitor.mean_interval, abs(real(500)) * 64),
   'monitor.mean_p_value': (monitor.mean_p_value, abs(real(500)) * 64),
   'monitor.wilson': (lambda x: monitor.wilson(*x), np.array([90, 120])),
+  'decoders.group_confidences': (lambda x: decoders.group_confidences(x, 7), abs(real(3000)) * 64),
+  'decoders.least_length': (lambda x: decoders.least_length(x, (x > 40) & (x < 70)), RNG.integers(1, 120, 300)),
+  'decoders.vote': (lambda x: decoders.vote(['a', 'b', 'a', '', 'b'], x), abs(real(5))),
   'monitor.majority': (lambda x: monitor.majority(['a', 'b', 'a', 'c', 'a'], x), some(5)),
 }
-ON_THE_HOST = ('learner', 'monitor')  # rooms whose functions are NumPy's own: the widest width gives what is right
+ON_THE_HOST = ('decoders', 'learner', 'monitor')  # rooms whose functions are NumPy's own: the widest width gives what is right
 WIDTHS = {
   "NumPy's own": (np.float64, np.int64),
   'single': (np.float32, np.int32),
@@ -356,6 +361,9 @@ ELSEWHERE = {
 }
 
 
+ROOMS = [decoders, exits, monitor, objectives, replay, rewards, rollout, stops]
+
+
 def asks_for_arrays(function):
   try:
     parameters = inspect.signature(function).parameters.values()
@@ -364,7 +372,7 @@ def asks_for_arrays(function):
   return any('Array' in str(p.annotation) or 'ndarray' in str(p.annotation) for p in parameters)
 
 
-@pytest.mark.parametrize('room', [exits, monitor, objectives, replay, rewards, rollout, stops], ids=lambda room: room.__name__)
+@pytest.mark.parametrize('room', ROOMS, ids=lambda room: room.__name__)
 def test_every_public_function_that_asks_for_arrays_is_tried(room):
   short = room.__name__.rpartition('.')[2]
   names = {f'{short}.{name}' for name in room.__all__ if asks_for_arrays(getattr(room, name))}

@@ -1,7 +1,7 @@
 """First Finish Search: the sample that ends first, and the condition under which short samples are the right ones."""
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of
@@ -34,7 +34,7 @@ def ffs(*, least: int = 0) -> Decoder:
   return Decoder(choose, frozenset({'ended', 'lengths'}))
 
 
-def least_length(lengths: Int[np.ndarray, 'N'], correct: Bool[np.ndarray, 'N']) -> float:
+def least_length(lengths: Integer[np.ndarray, 'N'], correct: Bool[np.ndarray, 'N']) -> float:
   """Estimates the length below which a shorter answer is less likely right, for the option `least`.
 
   The log-odds of being right are quadratic in the length `l` if right and wrong lengths are normal:

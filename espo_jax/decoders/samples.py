@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 ALWAYS = ('answers', 'ended', 'lengths')  # the fields that every evaluation has
 
@@ -28,8 +28,8 @@ class Samples(NamedTuple):
 
   answers: Sequence[str]
   ended: Bool[np.ndarray, 'G']
-  lengths: Int[np.ndarray, 'G']
-  tokens: Sequence[Int[np.ndarray, '_']] | None = None
+  lengths: Integer[np.ndarray, 'G']
+  tokens: Sequence[Integer[np.ndarray, '_']] | None = None
   logprobs: Sequence[Float[np.ndarray, '_']] | None = None
   regret: Sequence[Float[np.ndarray, '_']] | None = None
   values: Sequence[Float[np.ndarray, '_']] | None = None

@@ -25,14 +25,14 @@ def plot_decoders(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str |
   """
   looks = zip(itertools.cycle(COLOURS), itertools.cycle(_MARKERS), strict=False)
   with matplotlib.rc_context(STYLE):
-    figure = Figure(figsize=(7.6, 4.4), layout='constrained')
+    figure = Figure(figsize=(7.6, 5.2), layout='constrained')
     axes = figure.subplots()
     for label, curve in curves.items():
       colour, marker = (BASELINE, '') if label == _REFERENCE else next(looks)
       tokens = [point['tokens']['value'] for point in curve]
       low, high = zip(*([100 * end for end in point['accuracy']['interval']] for point in curve), strict=True)
       accuracy = [100 * point['accuracy']['value'] for point in curve]
-      axes.fill_between(tokens, low, high, color=colour, alpha=0.12, linewidth=0)
+      axes.fill_between(tokens, low, high, color=colour, alpha=0.08, linewidth=0)
       axes.plot(tokens, accuracy, marker=marker, markersize=3.5, color=colour, label=label)
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -40,5 +40,5 @@ def plot_decoders(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str |
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel='tokens per problem', ylabel='accuracy, %', title='What decoders make of the same samples')
     keep_to_shares(axes, 'y', 100)
-    figure.legend(loc='outside right upper')
+    figure.legend(loc='outside lower center', ncols=2)
     atomic_write_figure(path, figure)

@@ -68,10 +68,10 @@ def with_intervals(scores: Mapping[_Name, Float[np.ndarray, ' problems']]) -> di
   Args:
     scores: the scores of the problems in [0, 1], by name. All scores share the draws.
   """
-  intervals = bootstrap_intervals(np.stack(list(scores.values()), axis=1))
+  columns = np.stack(list(scores.values()), axis=1).astype(np.float64)
   return {
     name: {'value': float(values.mean()), 'interval': _interval(values, interval)}
-    for (name, values), interval in zip(scores.items(), intervals, strict=True)
+    for name, values, interval in zip(scores, columns.T, bootstrap_intervals(columns), strict=True)
   }
 
 
