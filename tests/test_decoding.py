@@ -137,6 +137,59 @@ def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded, caps
   assert len(varied) >= 5  # the decoders differ here
 
 
+def test_the_accuracy_by_length_is_that_within_a_problem_and_that_over_all(recorded):
+  found = recorded[1]['by_length']
+  samples, correct = by_hand(recorded[0])
+  within, everything = [[] for _ in range(5)], []
+  for its, grades in zip(samples, correct, strict=True):
+    ended = sorted((n, i) for i, n in enumerate(its.lengths.tolist()) if its.ended[i])
+    mean = sum(n for n, _ in ended) / max(len(ended), 1)
+    for place, (_, i) in enumerate(ended):
+      within[5 * place // len(ended)].append(grades[i])
+    everything += [(n, n - mean, grades[i]) for i, n in enumerate(its.lengths.tolist()) if its.ended[i]]
+  assert found['within'] == [np.mean(part) if part else None for part in within]
+  ordered = sorted(everything, key=lambda one: one[0])
+  overall = [[] for _ in range(5)]
+  for place, (_, _, right) in enumerate(ordered):
+    overall[5 * place // len(ordered)].append(right)
+  assert found['overall'] == [np.mean(part) for part in overall]
+  right, wrong = (np.array([beyond for _, beyond, grade in everything if grade == kind]) for kind in (True, False))
+  assert found['right_minus_wrong'] == pytest.approx(right.mean() - wrong.mean(), rel=1e-9)
+  assert wrong.var() > right.var() or found['turn'] is None
+
+
+def ffs_report(tmp_path: pathlib.Path, right: list[int], wrong: list[int], capsys) -> str:
+  """What is said of an evaluation of one problem with answers of these lengths, all of which ended."""
+  folder = tmp_path / 'made'
+  lengths = [*right, *wrong]
+  settings = {'samples': len(lengths), 'problems': 1}
+  with monitor.SampleWriter(folder, settings, batch=len(lengths), total=len(lengths)) as writer:
+    line = {'answer': '1', 'status': 'ok', 'stop_reason': 'eos'}
+    writer.write(line | {'length': n, 'correct': i < len(right)} for i, n in enumerate(lengths))
+  evaluate_main([f'--from={folder}', '--decoder=ffs'])
+  return capsys.readouterr().out
+
+
+@pytest.mark.quick
+def test_first_finish_search_is_warned_of_where_right_answers_are_longer(tmp_path, capsys):
+  said = ffs_report(tmp_path, [30, 32], [20, 25], capsys)
+  assert 'ffs: right answers are longer than wrong ones to the same problem, by 8.5 tokens on average' in said
+
+
+@pytest.mark.quick
+def test_first_finish_search_is_warned_of_where_wrong_answers_spread_more(tmp_path, capsys):
+  """The lengths 28 and 32, and 10 and 60, less their mean 32.5; right ones have the variance 4 and wrong ones 625."""
+  said = ffs_report(tmp_path, [28, 32], [10, 60], capsys)
+  turn = (-2.5 / 4 - 2.5 / 625) / (1 / 4 - 1 / 625)
+  assert f'the further it is below {turn:+.1f} tokens from the mean of its problem; fix: --options least=N' in said
+
+
+@pytest.mark.quick
+def test_first_finish_search_is_not_warned_of_where_right_answers_are_shorter_and_spread_as_much(tmp_path, capsys):
+  said = ffs_report(tmp_path, [20, 30], [40, 50], capsys)
+  assert 'among those to one problem ' in said and 'ffs:' not in said
+
+
 def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
   points = [one['curve'][0] for one in recorded[1]['decoders']]
   assert points == [points[0]] * len(LABELS)
@@ -177,7 +230,7 @@ def test_an_evaluation_that_is_done_is_asked_other_decoders_without_sampling(rec
   said = capsys.readouterr().out
   lines = [line.split() for line in said.splitlines()]
   assert [line[0] for line in lines if line and line[0] in ('avg@4', 'maj@4', 'ffs')][-3:] == ['avg@4', 'maj@4', 'ffs']
-  assert 'accuracy of the answers that ended, by fifths of their length from short to long, %: ' in said
+  assert 'among those to one problem ' in said
   assert f'{record["decoders"][0]["tokens"]["value"]:,.0f}' in said
 
 

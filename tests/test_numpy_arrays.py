@@ -286,7 +286,10 @@ CASES = {
   'monitor.mean_p_value': (monitor.mean_p_value, abs(real(500)) * 64),
   'monitor.wilson': (lambda x: monitor.wilson(*x), np.array([90, 120])),
   'decoders.group_confidences': (lambda x: decoders.group_confidences(x, 7), abs(real(3000)) * 64),
-  'decoders.least_length': (lambda x: decoders.least_length(x, (x > 40) & (x < 70)), RNG.integers(1, 120, 300)),
+  'decoders.least_length': (
+    lambda x: decoders.least_length(x, (x > 40) & (x < 70)),
+    RNG.integers(1, 120, 300).astype(np.float64),
+  ),
   'decoders.vote': (lambda x: decoders.vote(['a', 'b', 'a', '', 'b'], x), abs(real(5))),
   'monitor.majority': (lambda x: monitor.majority(['a', 'b', 'a', 'c', 'a'], x), some(5)),
 }

@@ -1,7 +1,7 @@
 """First Finish Search: the sample that ends first, and the condition under which short samples are the right ones."""
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float
 
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of
@@ -16,9 +16,9 @@ def ffs(*, least: int = 0) -> Decoder:
   The tokens are those of all samples up to the step at which the chosen one ended. If no sample ends after `least` tokens or
   more, the first one is taken and all tokens count.
 
-  The method rests on right samples being shorter. With right lengths like `N(m1, s1)` and wrong ones like `N(m0, s0)`, shorter
-  is likelier right at every length only if `s0 = s1` and `m1 < m0`. If wrong lengths spread more, very short samples are more
-  often wrong. The report of an evaluation has the accuracy by length, and a length for `least` where one is needed.
+  The method rests on right samples being shorter than wrong ones to the same problem. With right lengths like `N(m1, s1)` and
+  wrong ones like `N(m0, s0)`, a shorter one is likelier right at every length only if `s0 = s1` and `m1 < m0`. If wrong lengths
+  spread more, very short samples are more often wrong. An evaluation reports the accuracy by length and warns where it fails.
 
   Args:
     least: The number of tokens below which a sample that ends is not taken.
@@ -34,26 +34,26 @@ def ffs(*, least: int = 0) -> Decoder:
   return Decoder(choose, frozenset({'ended', 'lengths'}))
 
 
-def least_length(lengths: Integer[np.ndarray, 'N'], correct: Bool[np.ndarray, 'N']) -> float:
-  """Estimates the length below which a shorter answer is less likely right, for the option `least`.
+def least_length(lengths: Float[np.ndarray, 'N'], correct: Bool[np.ndarray, 'N']) -> float | None:
+  """Estimates the length below which a shorter answer is less likely right.
 
   The log-odds of being right are quadratic in the length `l` if right and wrong lengths are normal:
 
       log(p / (1 - p)) + log(s0 / s1) + (l - m0)^2 / (2 s0^2) - (l - m1)^2 / (2 s1^2)
 
-  For `s0 > s1` they have a maximum, whose length is returned. The analysis is ours; the paper's does without the condition. It
-  pools problems, so it also sees that hard problems have longer answers.
+  For `s0 > s1` they have a maximum, whose length is returned. This condition is ours; the paper assumes that shorter is better.
 
   Args:
-    lengths: The lengths of answers that ended by themselves.
-    correct: Whether each of these is right.
+    lengths: The lengths of answers that ended by themselves, in tokens beyond the mean of their problem. Plain lengths would
+      mostly tell hard problems, whose answers are long, from easy ones.
+    correct: Whether each answer is right.
 
   Returns:
-    The length, or 0 where the lengths do not call for one: wrong lengths do not spread more than right ones, or the maximum is
-    not above 0, or either kind has fewer than two answers or no spread.
+    The length; None if there is none, because wrong lengths do not spread more than right ones, or either kind has fewer than
+    two answers, or right lengths have no spread.
   """
   right, wrong = lengths[correct].astype(np.float64), lengths[~correct].astype(np.float64)
   if min(right.size, wrong.size) < 2 or not 0 < right.var() < wrong.var():
-    return 0.0
+    return None
   precise, wide = 1 / right.var(), 1 / wrong.var()
-  return max(0.0, float((right.mean() * precise - wrong.mean() * wide) / (precise - wide)))
+  return float((right.mean() * precise - wrong.mean() * wide) / (precise - wide))
