@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
-from espo_jax import decoders, monitor
+from espo_jax import monitor
 from espo_jax.evaluate.asked import Asked, check_reads, to_record
+from espo_jax.evaluate.lengths import by_length, format_lengths
 from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import Answered, read_answered
-
-_FIFTHS = 5
 
 
 def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *, curve: bool) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     'samples': samples,
     'scores': {name: summary['scores'][name] for name in (f'avg@{samples}', f'maj@{samples}')},
     'tokens': _mean_tokens(np.array([[its.lengths.sum()] for its in answered.problems]))[0],
-    'by_length': _by_length(answered),
+    'by_length': by_length(answered),
     'decoders': _measured(asked, answered, range(1, samples + 1) if curve else [samples]),
   }
   monitor.atomic_write_text(output / 'decoders.json', monitor.to_json(record, indent=1) + '\n')
@@ -78,7 +77,7 @@ def format_decoders(record: Mapping[str, Any]) -> str:
     rows.append((label, f'{100 * accuracy["value"]:.1f}', shares, f'{tokens["value"]:,.0f}', spent))
   lines = [monitor.format_columns(rows)]
   if any(its['name'] == 'ffs' for its in record['decoders']):
-    lines += _format_lengths(record['by_length'])
+    lines += format_lengths(record['by_length'])
   return '\n'.join(lines)
 
 
@@ -109,66 +108,3 @@ def _mean_tokens(tokens: Int[np.ndarray, 'P K']) -> list[dict[str, Any]]:
   values = tokens.astype(np.float64)
   pairs = zip(values.mean(axis=0), monitor.bootstrap_intervals(values), strict=True)
   return [{'value': float(mean), 'interval': interval.tolist()} for mean, interval in pairs]
-
-
-def _by_length(answered: Answered) -> dict[str, Any]:
-  """Returns what `ffs` rests on, from the answers that ended by themselves.
-
-  Returns:
-    A dictionary with these entries, in which None stands for what cannot be computed:
-
-    | entry | content |
-    |---|---|
-    | `within` | the accuracy of each fifth of the answers to one problem, from short to long |
-    | `overall` | the accuracy of each fifth of all answers, from short to long |
-    | `right_minus_wrong` | the mean length of right answers minus that of wrong ones, each less the mean of its problem |
-    | `turn` | the result of `least_length`, in tokens beyond the mean of the problem |
-  """
-  beyond, fifths, lengths, correct = [], [], [], []
-  for samples, grades in zip(answered.problems, answered.correct, strict=True):
-    if samples.ended.any():
-      its = samples.lengths[samples.ended].astype(np.float64)
-      lengths.append(its)
-      beyond.append(its - its.mean())
-      fifths.append(_fifth_of_each(its))
-      correct.append(grades[samples.ended])
-  if not lengths:
-    return {'within': [None] * _FIFTHS, 'overall': [None] * _FIFTHS, 'right_minus_wrong': None, 'turn': None}
-  relative, right = np.concatenate(beyond), np.concatenate(correct)
-  differ = right.any() and not right.all()
-  return {
-    'within': _of_fifths(np.concatenate(fifths), right),
-    'overall': _of_fifths(_fifth_of_each(np.concatenate(lengths)), right),
-    'right_minus_wrong': float(relative[right].mean() - relative[~right].mean()) if differ else None,
-    'turn': decoders.least_length(relative, right),
-  }
-
-
-def _fifth_of_each(lengths: Float[np.ndarray, 'N']) -> Int[np.ndarray, 'N']:
-  """Returns the fifth that each answer belongs to by length, from 0 for the shortest ones."""
-  return _FIFTHS * lengths.argsort(kind='stable').argsort() // len(lengths)
-
-
-def _of_fifths(fifths: Int[np.ndarray, 'N'], right: Bool[np.ndarray, 'N']) -> list[float | None]:
-  """Returns the share of right answers in each fifth; None for an empty one."""
-  return [float(right[fifths == i].mean()) if (fifths == i).any() else None for i in range(_FIFTHS)]
-
-
-def _format_lengths(by_length: Mapping[str, Any]) -> list[str]:
-  """Formats the accuracy by length, and a warning where `ffs` rests on what does not hold."""
-  rows: list[tuple[str, ...]] = [('right, % of the answers that ended', 'shortest fifth', '2nd', '3rd', '4th', 'longest')]
-  for name, label in (('within', 'among those to one problem'), ('overall', 'among all')):
-    rows.append((label, *('-' if share is None else f'{100 * share:.0f}' for share in by_length[name])))
-  lines = ['', monitor.format_columns(rows)]
-  difference, turn = by_length['right_minus_wrong'], by_length['turn']
-  if difference is not None and difference >= 0:
-    lines.append(
-      f'ffs: right answers are longer than wrong ones to the same problem, by {difference:.1f} tokens on average, so that '
-      'ending first is no sign of a right one; fix: another decoder'
-    )
-  elif turn is not None:
-    lines.append(
-      'ffs: wrong answers spread more in length than right ones to the same problem, so an answer is less likely right the '
-      f'further it is below {turn:+.1f} tokens from the mean of its problem; fix: --options least=N, or another decoder'
-    )
-  return lines
