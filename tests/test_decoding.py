@@ -374,3 +374,23 @@ def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_pat
   np.savez(folder / 'rollouts/rows.npz', **arrays | {'logprobs': arrays['logprobs'][:, :2]})
   with pytest.raises(SystemExit, match=r"rows.npz: 'logprobs' has the shape \(44, 2\), too small for its answers; fix: a copy"):
     evaluate_main([f'--from={folder}', '--decoder=weighted'])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('file', 'content', 'message'),
+  [
+    ('settings.json', '{}', r'settings.json: samples = None: no number of an evaluation; fix: a copy of it$'),
+    ('settings.json', '{"samples": 2, "problems": 0}', r'settings.json: problems = 0: no number of an evaluation; fix: a copy'),
+    ('settings.json', '[]', r'settings.json: not a dict in JSON but list; fix: '),
+    ('samples.jsonl', '{"answer": "1"}\n', r"samples.jsonl:1: has no 'stop_reason' of an answer; fix: a copy of the file$"),
+    ('samples.jsonl', '7\n', r"samples.jsonl:1: has no 'answer' of an answer; fix: a copy of the file$"),
+    ('samples.jsonl', '{"answer"\n', r'samples.jsonl:1: not JSON'),
+  ],
+)
+def test_a_folder_whose_files_hold_something_else_is_told(tmp_path, file, content, message):
+  (tmp_path / 'settings.json').write_text('{"samples": 1, "problems": 1}')
+  (tmp_path / 'samples.jsonl').write_text('')
+  (tmp_path / file).write_text(content)
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main([f'--from={tmp_path}', '--decoder=ffs'])

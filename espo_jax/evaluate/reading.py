@@ -14,6 +14,8 @@ from espo_jax.evaluate.recording import ROWS
 from espo_jax.monitor.samples import SAMPLES, SETTINGS, OutputError
 from espo_jax.parallel.storage import read_arrays, read_json
 
+_KINDS = {'answer': str, 'stop_reason': str, 'length': int, 'correct': bool}  # what is read of an answer
+
 
 class Answered(NamedTuple):
   """The answers of an evaluation.
@@ -44,9 +46,15 @@ def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
     if not (folder / name).is_file():
       raise RequestError(f'--from={folder}: holds no {name}; fix: the output folder of an evaluation')
   settings = read_json(folder / SETTINGS)
+  for name in ('samples', 'problems'):
+    if type(settings.get(name)) is not int or settings[name] < 1:
+      raise OutputError(f'{folder / SETTINGS}: {name} = {settings.get(name)!r}: no number of an evaluation; fix: a copy of it')
   answers: list[str] = []
   columns: dict[str, list[Any]] = {'ended': [], 'lengths': [], 'correct': []}
-  for row in monitor.read_samples(folder):
+  for number, row in enumerate(monitor.read_samples(folder), start=1):
+    for name, kind in _KINDS.items():
+      if not isinstance(row, dict) or type(row.get(name)) is not kind:
+        raise OutputError(f'{folder / SAMPLES}:{number}: has no {name!r} of an answer; fix: a copy of the file')
     answers.append(row['answer'])
     columns['ended'].append(row['stop_reason'] == 'eos')
     columns['lengths'].append(row['length'])
