@@ -199,6 +199,12 @@ def test_deepconf_filters_before_it_votes(keep, winner):
   assert answer(chosen('deepconf', samples, keep=keep), samples) == winner
 
 
+def test_a_sample_without_an_answer_is_no_part_of_what_deepconf_keeps_a_share_of():
+  """Half of the five samples with an answer are a and two of b; half of all eight would be a alone."""
+  samples = given(['', '', '', *'abbcc'], confidence=[[x] for x in (9, 8, 7, 5, 4, 3.9, 1, 0.5)])
+  assert chosen('deepconf', samples, keep=0.5) == Choice(4, 8)
+
+
 def test_online_deepconf_ends_samples_and_the_sampling_where_a_hand_does():
   """The lowest groups of the warm-up are 4 and 2: at keep = 0.5 the threshold is 3, and the first one votes."""
   rows = [[4, 4, 4], [2, 2], [9, 9, 1, 1, 9], [3, 3, 3, 3], [5, 5], [8, 8]]

@@ -278,19 +278,22 @@ def test_answers_that_were_not_recorded_do_for_decoders_that_read_no_tokens(reco
 
 def test_answers_that_a_rule_stopped_count_up_to_their_stop(workdir, tmp_path):
   stop = ['--stop=espo', '--constants', 'smoothing=0.5', 'epsilon=0.4', 'beta_0=1.5']
-  record = evaluated(
-    workdir, tmp_path, '--record', *stop, '--decoder=majority', '--decoder=best_by', '--options', 'score=regret'
-  )
+  asked = ['--decoder=majority', '--decoder=best_by', '--options', 'score=regret', '--decoder=ffs']
+  record = evaluated(workdir, tmp_path, '--record', *stop, *asked)
   answers = list(read_samples(tmp_path))
   assert 0 < sum(answer['stop_reason'] == 'stopped' for answer in answers) < len(answers)
   assert record['decoders'][0]['tokens']['value'] == sum(answer['length'] for answer in answers) / PROBLEMS
   with np.load(tmp_path / 'rollouts/rows.npz') as archive:
     regret = archive['regret'].astype(np.float64)
-  right = []
+  right, spent = [], []
   for i in range(0, len(answers), SAMPLES):
+    its = answers[i : i + SAMPLES]
+    ends = [answer['length'] for answer in its if answer['stop_reason'] == 'eos']
+    spent.append(sum(min(answer['length'], *ends, 10**6) for answer in its))  # a stop is no end
     means = [regret[j, : answers[j]['length']].mean() if answers[j]['answer'] else np.inf for j in range(i, i + SAMPLES)]
     right.append(answers[i + int(np.argmin(means))]['correct'])
   assert record['decoders'][1]['accuracy']['value'] == np.mean(right)
+  assert record['decoders'][2]['tokens']['value'] == np.mean(spent)
 
 
 def test_a_decoder_of_a_users_own_is_asked_for_by_its_name(recorded, registers, tmp_path):
