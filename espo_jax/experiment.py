@@ -16,11 +16,11 @@ from jaxtyping import Array, Int, Key
 from espo_jax import exits, parallel, rewards, rollout, stops, tasks
 from espo_jax.configs import (
   ConfigError,
+  check_devices,
   logit_chunk,
   method_options,
   model_config,
   model_overrides,
-  row_problems,
   task_arguments,
   trains_critic,
   with_dtype,
@@ -266,7 +266,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
     mesh = parallel.make_mesh(**config.mesh.to_dict())
   except ValueError as error:
     raise ConfigError([str(error)]) from error
-  check_rows(config, mesh)
+  check_devices(config, shape, mesh)
   root = jax.random.wrap_key_data(parallel.put(jax.random.key_data(jax.random.key(config.seed)), parallel.replicated(mesh)))
   return Experiment(config, task, tokenizer, model, mesh, root, end_tokens, serial)
 
@@ -303,28 +303,6 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
   if problems:
     raise ConfigError(problems)
   return rollout.Serial(inducer, answer, *mark)
-
-
-def check_rows(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  """Checks what `validate` does not know: the sizes of mesh axes that were -1, and the devices of every process.
-
-  Raises:
-    ConfigError: Rows do not divide evenly, a process has no device of the mesh, or devices cannot offload the optimizer.
-  """
-  problems = list(row_problems(config, mesh.shape['data'], mesh.shape['fsdp'])) if config.stages else []
-  if idle := set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}:
-    problems.append(
-      f'mesh = {dict(mesh.shape)}: {mesh.size} of {jax.device_count()} devices, none of them of process {min(idle)}; '
-      'fix: mesh.data = -1, or fewer processes'
-    )
-  kinds = {memory.kind for device in mesh.devices.flat for memory in device.addressable_memories()}
-  if config.learner.offload_optimizer and 'pinned_host' not in kinds:
-    problems.append(
-      f'learner.offload_optimizer = True: the devices have the memories {", ".join(sorted(kinds))} and no pinned_host; '
-      'fix: learner.offload_optimizer = False'
-    )
-  if problems:
-    raise ConfigError(problems)
 
 
 @during(READING)

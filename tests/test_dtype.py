@@ -84,5 +84,7 @@ def test_a_run_keeps_its_dtype_and_tells_when_the_platform_is_another(tmp_path, 
 def test_a_compile_check_takes_the_platform_of_its_slice(platform, dtype):
   mesh = mock.create_autospec(jax.sharding.Mesh, instance=True)
   mesh.devices, mesh.shape = np.array([[[SimpleNamespace(platform=platform)]]]), {'data': 1, 'fsdp': 1, 'tensor': 1}
+  device = jax.sharding.AbstractDevice('a chip', num_cores=1, platform=platform)
+  mesh.abstract_mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
   programs = Programs(default_config(), mesh)
   assert programs.model.config.dtype == programs.config.model.dtype == dtype

@@ -21,9 +21,9 @@ import ml_collections
 
 from espo_jax.compile_check.programs import Programs
 from espo_jax.compile_check.verdict import on_device
-from espo_jax.configs import ConfigError, model_config, validate
+from espo_jax.configs import ConfigError, check_devices, model_config, validate
 from espo_jax.configs.memory import smaller
-from espo_jax.experiment import Experiment, check_rows, make_model
+from espo_jax.experiment import Experiment, make_model
 from espo_jax.stages.headline import written_size
 
 SMALL = 0.01  # a state that takes less than this share of the memory is not checked
@@ -220,8 +220,8 @@ def _changed(exp: Experiment, field: str, value: Any) -> Experiment:
   config = copy.deepcopy(exp.config)
   config.update_from_flattened_dict({field: value})
   validate(config)
-  check_rows(config, exp.mesh)
   shape = model_config(config, exp.model.config.vocab_size)
+  check_devices(config, shape, exp.mesh)
   return dataclasses.replace(exp, config=config, model=make_model(config, shape))
 
 

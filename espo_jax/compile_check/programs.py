@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
-from espo_jax.configs import logit_chunk, model_config, uses_reference, with_dtype
+from espo_jax.configs import check_attention, logit_chunk, model_config, uses_reference, with_dtype
 from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
@@ -44,11 +44,13 @@ class Programs:
         without it they have other token ids and need the same memory.
 
     Raises:
+      ConfigError: The mesh's devices cannot compute the form of attention that the config names.
       DataError: There is no such tokenizer.
     """
     config = with_dtype(config, mesh.devices.flat[0].platform)
     self.config, self.mesh = config, mesh
     self.model, self._sampler = _described_parts(config, mesh) if experiment is None else (experiment.model, experiment.sampler)
+    check_attention(self.model.config, mesh.abstract_mesh.abstract_device)
     self._rule = make_rule(config, config.stop.name)
     chunk = logit_chunk(config, self.model.config.vocab_size, parallel.batch_shards(mesh))
     self._learner = rl.make_learner(config, self.model, self._rule, chunk)

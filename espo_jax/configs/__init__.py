@@ -5,13 +5,14 @@ from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
 from espo_jax.configs.defaults import AUTO, STAGES, default_config
+from espo_jax.configs.devices import check_attention, check_devices
 from espo_jax.configs.dtype import best_dtype, with_dtype
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
 from espo_jax.configs.model import logit_chunk, model_config, model_overrides
 from espo_jax.configs.reading import load_config, parse_flags, run_of
 from espo_jax.configs.start import model_differences
-from espo_jax.configs.validate import row_problems, validate
+from espo_jax.configs.validate import validate
 
 __all__ = [
   'AUTO',
@@ -20,6 +21,8 @@ __all__ = [
   'advantage_name',
   'advice',
   'best_dtype',
+  'check_attention',
+  'check_devices',
   'default_config',
   'flatten',
   'is_ragged',
@@ -31,7 +34,6 @@ __all__ = [
   'model_differences',
   'model_overrides',
   'parse_flags',
-  'row_problems',
   'run_of',
   'task_arguments',
   'trains_critic',

@@ -32,7 +32,7 @@ from espo_jax.configs.schema import (
   open_section,
   section,
 )
-from espo_jax.model.config import EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.model.config import ATTENTION, EXIT_HEADS, PROJECTIONS, REMAT
 from espo_jax.objectives.importance import LEVELS
 from espo_jax.rewards.placement import RETURNS
 from espo_jax.tasks.sources import ON_ERROR
@@ -109,6 +109,9 @@ SCHEMA = section(
     tie_word_embeddings=Field(True, 'Whether the LM head is the transposed embedding.'),
     scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
     remat=Field('none', "What the backward pass recomputes; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
+    attention=Field(
+      AUTO, "The form of attention over whole sequences; 'auto' takes the device's kernel.", Names(ATTENTION, checked=False)
+    ),
     paged_kernels=Field(False, "Whether a single TPU or GPU decodes with jax's paged attention kernels; no effect elsewhere."),
     dtype=Field(
       AUTO,

@@ -7,7 +7,7 @@ import ml_collections
 from espo_jax.model import ExitHeads, Lora, ModelConfig, read_config
 
 # The fields of `model` that a user may set beside a `model.path`. Adapters and exit heads may be set too.
-OVERRIDES = ('dtype', 'param_dtype', 'scan_layers', 'remat', 'paged_kernels')
+OVERRIDES = ('dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'paged_kernels')
 
 
 def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelConfig:

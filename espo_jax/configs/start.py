@@ -12,7 +12,7 @@ from espo_jax.configs.reading import load_config, read_config_json, run_of
 from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
-_MAY_DIFFER = ('model.dtype', 'model.paged_kernels')  # these change how a model computes, not its parameters
+_MAY_DIFFER = ('model.dtype', 'model.attention', 'model.paged_kernels')  # these change how a model computes, not its parameters
 
 
 def start_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

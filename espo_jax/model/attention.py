@@ -1,9 +1,9 @@
 """Grouped-query attention: one function for whole sequences, one for new tokens over a cache. The softmax is in float32.
 
-Attention over whole sequences takes 512 queries at a time and recomputes their scores in the gradient. The scores of one
-layer of a 7B model over one sequence of 9216 tokens take 9.5 GB, and those of 512 queries take 0.5 GB. The scores are still
-written to memory. By `espo_jax.compile_check` that bounds a long update by bandwidth and not by products; a fused kernel
-would remove the bound.
+Attention over whole sequences has several forms (`espo_jax.model.fused`). Without a kernel, it takes 512 queries at a time and
+recomputes their scores in the gradient. The scores of one layer of a 7B model over one sequence of 9216 tokens take 9.5 GB,
+and those of 512 queries take 0.5 GB. They are still written to memory, which bounds a long update by bandwidth and not by
+products. The kernels never write them.
 """
 
 import functools
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from espo_jax import parallel
+from espo_jax.model import cudnn, fused, splash
 from espo_jax.model import paged as on_device
 
 _MASKED = -1e30  # the score of a masked key; it is finite, so that a row of padding gives no nan
@@ -28,8 +30,9 @@ def self_attention(
   values: Float[Array, 'J B S K'],
   segments: Int[Array, 'B S'],
   window: int,
+  form: str = 'auto',
 ) -> Float[Array, 'B S H K']:
-  """Each token attends to the tokens of its own segment up to itself.
+  """Each token attends to the tokens of its own segment up to itself. What padding attends to depends on the form.
 
   Args:
     queries: The queries of the tokens; query head `h` reads key-value head `h // (H / J)`.
@@ -37,13 +40,42 @@ def self_attention(
     values: The values of the same tokens.
     segments: The number of the sequence that each token belongs to; 0 is padding. A segment is contiguous and in order.
     window: The most tokens that a token attends to, itself included; 0 for no limit.
+    form: The form of the computation, one of `model.config.ATTENTION`.
+
+  Raises:
+    ValueError: The devices cannot compute the form.
   """
+  form = fused.chosen(form, queries)
+  if form == 'chunked':
+    return _by_parts(_attend, queries, keys, values, segments, window)
+
+  def kernel(queries: Array, keys: Array, values: Array, segments: Array) -> Float[Array, 'B S J G K']:
+    if form == 'splash':
+      return splash.attend(queries, keys, values, segments, window)
+    flat = queries.reshape(*queries.shape[:2], -1, queries.shape[4])
+    return _by_parts(cudnn.attend, flat, keys, values, segments, window).reshape(queries.shape)
+
+  grouped = queries.reshape(*queries.shape[:2], keys.shape[0], -1, queries.shape[3])
+  heads = ('kv_heads', 'batch', None, None)
+  arrays = (grouped, ('batch', None, 'kv_heads', None, None)), (keys, heads), (values, heads), (segments, ('batch', None))
+  return parallel.on_each_device(kernel, *arrays).reshape(queries.shape)
+
+
+def _by_parts(
+  attend_to: Callable[..., Array],
+  queries: Float[Array, 'B S H K'],
+  keys: Float[Array, 'J B S K'],
+  values: Float[Array, 'J B S K'],
+  segments: Int[Array, 'B S'],
+  window: int,
+) -> Float[Array, 'B S H K']:
+  """The attention of whole sequences, for some queries at a time by `attend_to`, whose mask says which keys they see."""
   length = segments.shape[1]
 
   def attend(start: Int[Array, ''], queries: Array, own: Int[Array, 'B Q']) -> Float[Array, 'B Q H K']:
     age = start + jnp.arange(own.shape[1])[:, None] - jnp.arange(length)
     near = (age >= 0) & (age < window) if window else age >= 0
-    return _attend(queries, keys, values, near & (own[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0))
+    return attend_to(queries, keys, values, near & (own[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0))
 
   if length <= _AT_A_TIME:
     return attend(jnp.zeros((), jnp.int32), queries, segments)

@@ -22,6 +22,7 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
+ATTENTION = ('auto', 'chunked', 'splash', 'cudnn')
 EXIT_HEADS = ('linear', 'mlp')
 
 
@@ -124,6 +125,7 @@ class ModelConfig:
   scan_layers: bool = False  # one compiled layer, scanned; unrolled is faster on a CPU
   # What the backward pass recomputes: nothing ('none'), each layer except matrix products ('dots'), or each layer ('full').
   remat: str = 'none'
+  attention: str = 'auto'  # the form of attention over whole sequences; 'auto' picks by the device (`model/fused.py`)
   paged_kernels: bool = False  # decode by jax's paged attention kernels on TPU and GPU; no effect elsewhere
   dtype: str = 'float32'  # the dtype of activations and matrix products
   param_dtype: str = 'float32'
@@ -140,6 +142,8 @@ class ModelConfig:
       raise ValueError(f'model.head_dim = {self.head_dim} must be even: RoPE rotates pairs of channels.')
     if self.remat not in REMAT:
       raise ValueError(f'model.remat = {self.remat!r} is no such policy; fix: one of {", ".join(REMAT)}')
+    if self.attention not in ATTENTION:
+      raise ValueError(f'model.attention = {self.attention!r} is no such form; fix: one of {", ".join(ATTENTION)}')
     if self.scan_layers and any(self.windowed) and not all(self.windowed):
       raise ValueError(
         f'model.scan_layers = True scans one layer, but only layers {self.windowed_from}.. have sliding_window = '

@@ -133,7 +133,7 @@ class Attention(nn.Module):
     queries = rotate(self.q_norm(queries) if cfg.qk_norm else queries, turn)
     window = cfg.sliding_window if self.windowed else 0
     if isinstance(scope, Together):
-      out = self_attention(queries, *kv, scope.segments, window)
+      out = self_attention(queries, *kv, scope.segments, window, cfg.attention)
     else:
       own = kv if layer is None else (kv[0][layer], kv[1][layer])
       out = cached_attention(queries, *own, scope.lengths, scope.longest, window, cfg.paged_kernels)

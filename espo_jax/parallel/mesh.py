@@ -1,7 +1,7 @@
 """Makes the device mesh and the shardings of arrays. Weights name logical axes, which one table maps to mesh axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -96,12 +96,30 @@ def constrain(x: Array, *axes: str | None, mesh: AbstractMesh | None = None) -> 
     mesh: The mesh of an array that is computed from no other; by default the one that the array knows.
   """
   mesh = jax.typeof(x).sharding.mesh if mesh is None else mesh
+  return x if mesh.empty else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, _spec(mesh, x.shape, axes)))
+
+
+def on_each_device(function: Callable[..., Array], *arrays: tuple[Array, Sequence[str | None]]) -> Array:
+  """Runs a function on every device's part of arrays, because the compiler cannot split a kernel by itself.
+
+  Without a mesh the function gets the whole arrays.
+
+  Args:
+    function: The function. Its result has the axes of the first array.
+    *arrays: The arrays with the logical axes along which they are split, as in `constrain`.
+  """
+  xs = [x for x, _ in arrays]
+  mesh = jax.typeof(xs[0]).sharding.mesh
   if mesh.empty:
-    return x
+    return function(*xs)
+  specs = tuple(_spec(mesh, x.shape, axes) for x, axes in arrays)
+  return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*xs)
+
+
+def _spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
   split = [axis and dict(RULES)[axis] for axis in axes]
   over = [math.prod(mesh.shape[name] for name in ([to] if isinstance(to, str) else to or ())) for to in split]
-  spec = PartitionSpec(*(to if size % extent == 0 else None for to, size, extent in zip(split, x.shape, over, strict=True)))
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+  return PartitionSpec(*(to if size % extent == 0 else None for to, size, extent in zip(split, shape, over, strict=True)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

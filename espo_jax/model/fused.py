@@ -1,0 +1,64 @@
+"""The forms of attention over whole sequences, and which of them a device computes.
+
+| form | where | scores in memory |
+|---|---|---|
+| `chunked` | everywhere | those of 512 queries at a time |
+| `splash` | TPU | none (`espo_jax.model.splash`) |
+| `cudnn` | NVIDIA GPU, half precision | none, but a mask for 512 queries at a time (`espo_jax.model.cudnn`) |
+
+`auto` takes a kernel where the device has one that can compute the shapes. Shorter sequences than 512 tokens are chunked,
+because their scores are small.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+_LEAST = 512  # tokens of a sequence for which `auto` takes a kernel
+_WIDEST = 128  # channels of a head that cuDNN computes on every NVIDIA GPU from Ampere on
+
+
+def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> str:
+  """Returns why a form of attention cannot be computed, with the fix; '' if it can.
+
+  Args:
+    form: The form.
+    dtype: The dtype of the activations.
+    head_dim: The width of a head.
+    platform: The platform of the devices by jax's name.
+    kind: The devices' kind by jax's name.
+  """
+  fix = "fix: model.attention = 'auto'"
+  if form == 'splash' and platform != 'tpu':
+    return f'model.attention = {form!r}: the kernel is for TPU, and the devices are of the platform {platform}; {fix}'
+  if form == 'splash' and dtype not in ('float32', 'bfloat16'):
+    return f"model.attention = {form!r}: the kernel does not compute in model.dtype = {dtype!r}; fix: model.dtype = 'bfloat16'"
+  if form == 'cudnn' and (platform != 'gpu' or 'NVIDIA' not in kind):
+    return f'model.attention = {form!r}: the kernel is for NVIDIA GPUs, and the devices are {kind or platform}; {fix}'
+  if form == 'cudnn' and dtype not in ('float16', 'bfloat16'):
+    return f"model.attention = {form!r}: the kernel does not compute in model.dtype = {dtype!r}; fix: model.dtype = 'bfloat16'"
+  if form == 'cudnn' and (head_dim % 8 or head_dim > _WIDEST):
+    return f'model.attention = {form!r}: the kernel is for heads of 8, 16 .. {_WIDEST} channels, not {head_dim}; {fix}'
+  return ''
+
+
+def chosen(form: str, queries: Float[Array, 'B S H K']) -> str:
+  """Returns the form that computes attention of these queries, on the devices that they are traced for.
+
+  Args:
+    form: The form that the config names.
+    queries: The queries.
+
+  Raises:
+    ValueError: The devices cannot compute the form.
+  """
+  device = jax.typeof(queries).sharding.mesh.abstract_device or jax.devices()[0]
+
+  def told(name: str) -> str:
+    return refusal(name, queries.dtype.name, queries.shape[3], device.platform, device.device_kind)
+
+  if form == 'auto':
+    kernels = ('splash', 'cudnn') if queries.shape[1] >= _LEAST else ()
+    return next((name for name in kernels if not told(name)), 'chunked')
+  if told(form):
+    raise ValueError(told(form))
+  return form

@@ -1,0 +1,213 @@
+"""The forms of attention over whole sequences, against the chunked one. Kernels are interpreted, or lowered for a device."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+from jax.sharding import NamedSharding, PartitionSpec
+
+from espo_jax import parallel
+from espo_jax.configs import ConfigError, check_attention
+from espo_jax.model import ModelConfig, fused, splash
+from espo_jax.model.attention import self_attention
+
+pytestmark = pytest.mark.quick
+
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 700, 4, 2, 16
+TPU = jax.sharding.AbstractDevice('TPU v5', num_cores=1, platform='tpu')
+CARD = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu')
+CPU = jax.sharding.AbstractDevice('cpu', num_cores=None, platform='cpu')
+LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2}  # relative to the largest number
+
+
+def drawn(rows=ROWS, heads=HEADS, kv_heads=KV_HEADS, length=LENGTH, dtype='float32'):
+  rng = np.random.default_rng(0)
+  queries = rng.standard_normal((rows, length, heads, WIDTH))
+  keys, values = rng.standard_normal((2, kv_heads, rows, length, WIDTH))
+  segments = np.ones((rows, length), np.int32)
+  segments[0, length * 4 // 7 :], segments[1:, : length // 3], segments[:, length - length // 14 :] = (
+    2,
+    3,
+    0,
+  )  # boundaries in blocks; padding
+  return *(jnp.asarray(x, dtype) for x in (queries, keys, values)), jnp.asarray(segments)
+
+
+def results(form, window, queries, keys, values, segments):
+  """The output, and the gradients of a weighed sum of it over the tokens: queries, keys and values."""
+  weights = jnp.asarray(np.random.default_rng(1).standard_normal(queries.shape), jnp.float32)
+
+  @jax.jit
+  def run(*arrays):
+    def total(*arrays):
+      out = self_attention(*arrays, segments, window, form)
+      told = jnp.where(segments[..., None, None] > 0, out, 0)
+      return (told.astype(jnp.float32) * weights).sum(), (out, told)
+
+    gradients, (out, told) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*arrays)
+    return out, (told, *gradients)
+
+  return run(queries, keys, values)
+
+
+def assert_close(got, wanted, limit):
+  for name, a, b in zip(('output', 'queries', 'keys', 'values'), got, wanted, strict=True):
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    assert np.abs(b).max() > 0
+    np.testing.assert_allclose(a, b, rtol=0, atol=limit * np.abs(b).max(), err_msg=name)
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+  """Kernels for devices that are not here: splash is interpreted, and cuDNN's arguments are computed by XLA."""
+  monkeypatch.setattr(fused, 'refusal', lambda *_: '')
+  monkeypatch.setattr(splash, 'make_splash_mha', functools.partial(splash.make_splash_mha, interpret=True))
+  by_name = jax.nn.dot_product_attention
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda *xs, implementation, **named: by_name(*xs, **named))
+
+
+@pytest.mark.parametrize('dtype', LIMITS)
+@pytest.mark.parametrize('window', [0, 130])
+@pytest.mark.parametrize('form', ['splash', 'cudnn'])
+def test_a_kernel_gives_the_chunked_result_and_its_gradients(anywhere, form, window, dtype):
+  arrays = drawn(dtype=dtype)
+  (out, got), (_, wanted) = (results(name, window, *arrays) for name in (form, 'chunked'))
+  assert_close(got, wanted, LIMITS[dtype])
+  assert np.isfinite(np.asarray(out, np.float64)).all()  # on padding too
+  padding = np.asarray(arrays[3]) == 0
+  for gradient in (got[1], *(x.transpose(1, 2, 0, 3) for x in got[2:])):
+    assert not np.asarray(gradient)[padding].any()
+
+
+@pytest.mark.parametrize('form', ['splash', 'cudnn'])
+@pytest.mark.parametrize(('heads', 'kv_heads', 'length'), [(4, 4, 257), (3, 1, 640), (2, 1, 5)])
+def test_lengths_and_groups(anywhere, form, heads, kv_heads, length):
+  """Lengths that are odd, whole blocks, and less than a block; a key head for each query head, and one for all."""
+  arrays = drawn(1, heads, kv_heads, length)
+  (_, got), (_, wanted) = (results(name, 0, *arrays) for name in (form, 'chunked'))
+  assert_close(got, wanted, LIMITS['float32'])
+
+
+@pytest.mark.parametrize('form', ['splash', 'cudnn'])
+@pytest.mark.parametrize(('shape', 'rows', 'kv_heads'), [((2, 2, 2), 4, 2), ((1, 2, 4), 3, 2)])
+def test_a_mesh_gives_the_result_of_one_device(anywhere, form, shape, rows, kv_heads):
+  """The second mesh divides neither the rows nor the key heads, so that each device computes all of them."""
+  arrays = drawn(rows, HEADS, kv_heads, 130)
+  mesh = parallel.make_mesh(*shape)
+  spread = [jax.device_put(x, NamedSharding(mesh, PartitionSpec())) for x in arrays]
+  (_, got), (_, wanted) = results(form, 0, *spread), results('chunked', 0, *arrays)
+  assert_close(got, wanted, LIMITS['float32'])
+
+
+def test_a_mesh_splits_rows_and_heads(anywhere, monkeypatch):
+  parts = []
+  monkeypatch.setattr(splash, 'attend', lambda queries, keys, *_: parts.append((queries.shape, keys.shape)) or queries)
+  mesh = parallel.make_mesh(2, 2, 2)
+  *arrays, segments = (jax.device_put(x, NamedSharding(mesh, PartitionSpec())) for x in drawn(8, 4, 2, 130))
+  jax.eval_shape(lambda *xs: self_attention(*xs, segments, 0, 'splash'), *arrays)
+  assert parts == [((2, 130, 1, 2, WIDTH), (1, 2, 130, WIDTH))]
+
+
+@pytest.mark.parametrize('length', [*range(1, 300, 7), 512, 700, 1024, 1100, 9216])
+def test_blocks_add_at_most_an_eighth_of_padding(length):
+  size = splash.block(length)
+  assert size % 128 == 0  # the kernel computes multiples of a TPU's lanes
+  assert -length % size <= max(length // 8, 127)
+
+
+@pytest.mark.parametrize(
+  ('device', 'dtype', 'length', 'form'),
+  [
+    (TPU, 'bfloat16', 700, 'splash'),
+    (TPU, 'float32', 512, 'splash'),
+    (TPU, 'float16', 700, 'chunked'),
+    (TPU, 'bfloat16', 500, 'chunked'),
+    (CARD, 'bfloat16', 700, 'cudnn'),
+    (CARD, 'float32', 700, 'chunked'),
+    (CPU, 'bfloat16', 700, 'chunked'),
+  ],
+)
+def test_auto_takes_the_kernel_of_the_devices_that_a_program_is_for(device, dtype, length, form):
+  mesh = jax.sharding.AbstractMesh((1, 1, 1), parallel.mesh.AXES, abstract_device=device)
+  queries = jax.ShapeDtypeStruct((1, length, HEADS, WIDTH), dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+  taken = []
+  jax.eval_shape(lambda queries: taken.append(fused.chosen('auto', queries)), queries)
+  assert taken == [form]
+
+
+def lowered(platform, form, mesh, length=700):
+  whole = NamedSharding(mesh, PartitionSpec())
+  described = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for x in drawn(4, length=length, dtype='bfloat16')]
+
+  def total(queries, keys, values, segments):
+    return self_attention(queries, keys, values, segments, 0, form).astype(jnp.float32).sum()
+
+  program = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*described).lower(lowering_platforms=(platform,))
+  return program.as_text()
+
+
+KERNELS = {
+  'splash': {'splash_mha_fwd', 'splash_mha_dq', 'splash_mha_dkv'},
+  'cudnn': {'__cudnn$fmhaScaleBiasSoftmax', '__cudnn$fmhaScaleBiasSoftmaxBackward'},
+  'chunked': set(),
+}
+
+
+@pytest.fixture
+def lowers(monkeypatch):
+  """Kernels are lowered for devices that are not here."""
+  monkeypatch.setattr(fused, 'refusal', lambda *_: '')
+  monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 91000)
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(('platform', 'form'), [('tpu', 'splash'), ('cuda', 'cudnn'), ('cuda', 'chunked')])
+def test_a_form_is_lowered_to_its_kernels(lowers, platform, form, shape):
+  text = lowered(platform, form, parallel.make_mesh(*shape))
+  assert set(re.findall(r'splash_mha_(?:fwd|dq|dkv)|__cudnn\$fmhaScaleBiasSoftmax(?:Backward)?', text)) == KERNELS[form]
+
+
+@pytest.mark.parametrize(('platform', 'form'), [('tpu', 'splash'), ('cuda', 'cudnn')])
+def test_no_array_of_a_kernel_has_all_scores_of_a_head(lowers, platform, form):
+  text = lowered(platform, form, parallel.make_mesh(1, 1, 1), length=4096)
+  arrays = [[int(n) for n in dims.split('x')[:-1]] for dims in re.findall(r'tensor<((?:\d+x)+)\w', text)]
+  assert max(np.prod(dims) for dims in arrays) < 4096 * 4096
+
+
+REFUSED = {
+  ('splash', 'float32', 128, 'cpu', 'cpu'): r"model\.attention = 'splash'.* platform cpu; fix: model\.attention = 'auto'",
+  (
+    'splash',
+    'float16',
+    128,
+    'tpu',
+    'TPU v5',
+  ): r"model\.attention = 'splash'.*model\.dtype = 'float16'; fix: model\.dtype = 'bf",
+  ('cudnn', 'bfloat16', 128, 'gpu', 'gfx942'): r"model\.attention = 'cudnn'.* are gfx942; fix: model\.attention = 'auto'",
+  ('cudnn', 'float32', 128, 'gpu', 'NVIDIA H100'): r"model\.attention = 'cudnn'.*model\.dtype = 'float32'; fix: model\.dtype",
+  ('cudnn', 'bfloat16', 100, 'gpu', 'NVIDIA H100'): r"model\.attention = 'cudnn'.* not 100; fix: model\.attention = 'auto'",
+  ('cudnn', 'bfloat16', 256, 'gpu', 'NVIDIA A100'): r"model\.attention = 'cudnn'.* not 256; fix: model\.attention = 'auto'",
+}
+
+
+@pytest.mark.parametrize('case', REFUSED, ids=str)
+def test_a_form_that_the_devices_cannot_compute_is_refused(case):
+  form, dtype, head_dim, platform, kind = case
+  device = jax.sharding.AbstractDevice(kind, num_cores=1, platform=platform)
+  with pytest.raises(ConfigError, match=REFUSED[case]):
+    check_attention(ModelConfig(8, attention=form, dtype=dtype, head_dim=head_dim), device)
+  check_attention(ModelConfig(8, attention='auto', dtype=dtype, head_dim=head_dim), device)
+
+
+def test_a_call_is_refused_as_a_config_is():
+  with pytest.raises(ValueError, match=r"model\.attention = 'splash': the kernel is for TPU"):
+    self_attention(*drawn(), 0, 'splash')
+
+
+def test_a_form_that_does_not_exist_is_refused():
+  with pytest.raises(ValueError, match=r"model\.attention = 'flash' is no such form; fix: one of auto, chunked, splash, cudnn"):
+    ModelConfig(8, attention='flash')
