@@ -1,9 +1,10 @@
 """Compiles three sizes of Qwen2.5 for six TPU slices without running them: what fits, and what a step costs per chip.
 
-  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about an hour on one core; an interrupted run resumes
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about two hours on one core; an interrupted run resumes
 
 It needs libtpu (`pip install libtpu`). It writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure
-comes from a compiled program, and no program runs. `--shapes`, `--slices` and `--programs` choose what is compiled.
+comes from a compiled program, and no program runs. `--shapes`, `--slices`, `--attention` and `--programs` choose what is
+compiled.
 """
 
 import argparse
@@ -30,24 +31,25 @@ TOO_LARGE = {('32B', 'v5e:4x4'), ('32B', 'v6e:4x4')}  # parameters, moments and 
 SLOTS = {('32B', 'v5p:2x2x2'): 128}  # 256 otherwise
 ROWS, MINIBATCHES = 512, 4
 PROGRAMS = ('rollout', 'prepare', 'update')
+ATTENTION = ('chunked', 'splash')
 
 
-def experiment(shape: str, slice_: str, folder: str) -> ml_collections.ConfigDict:
+def experiment(shape: str, slice_: str, attention: str, folder: str) -> ml_collections.ConfigDict:
   """Returns the config: ESPO with a value head, horizon 8192, all chips along `fsdp`, one sequence per chip at a time."""
   pathlib.Path(folder, 'config.json').write_text(json.dumps(CONFIGS[shape]))
   c = default_config()
   c.stages = ('critic_warmup', 'rl')
-  c.model.update(path=folder, scan_layers=True, remat='full', dtype='bfloat16', param_dtype='float32')
+  c.model.update(path=folder, scan_layers=True, remat='full', attention=attention, dtype='bfloat16', param_dtype='float32')
   c.rollout.update(prompts=ROWS // 4, samples=4, prompt_width=1024, horizon=8192, slots=SLOTS.get((shape, slice_), 256))
   c.learner.update(minibatches=MINIBATCHES, micro_batches=ROWS // MINIBATCHES // SLICES[slice_])
   c.mesh.fsdp = SLICES[slice_]
   return c
 
 
-def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
+def compiled_entry(shape: str, slice_: str, attention: str, name: str) -> dict[str, Any]:
   """Compiles one program, and returns its memory, costs and checks."""
   with tempfile.TemporaryDirectory() as folder:
-    config = experiment(shape, slice_, folder)
+    config = experiment(shape, slice_, attention, folder)
     validate(config, data=False)
     mesh = topology_mesh(config, slice_)
     chip = compile_check.CHIPS[slice_.partition(':')[0]]
@@ -58,6 +60,7 @@ def compiled_entry(shape: str, slice_: str, name: str) -> dict[str, Any]:
   return {
     'shape': shape,
     'slice': slice_,
+    'attention': attention,
     'program': name,
     'commit': report.environment(COMMAND, [])['git']['commit'][:12],
     'seconds_to_compile': seconds,
@@ -102,7 +105,7 @@ def page(results: dict[str, Any]) -> list[str]:
     f'The programs are those of ESPO for Qwen2.5 shapes with a value head. A step has {ROWS} rows with prompts of 1024 and '
     f'responses of 8192 tokens, all of full length. An update has {ROWS // MINIBATCHES} rows, and the log-probability pass '
     f'{ROWS}. Parameters and moments are in float32, activations in bfloat16. Layers are scanned, with '
-    "`model.remat = 'full'`. All chips are along `fsdp`, with one sequence per chip at a time (`learner.micro_batches` depends "
+    "`model.remat = 'full'`. The column `attention` has `model.attention`, whose default takes `splash` on a TPU. All chips are along `fsdp`, with one sequence per chip at a time (`learner.micro_batches` depends "
     'on the number of chips). All figures are per chip. The column `beside` has the moments, which training keeps on the chip '
     'while the program runs.',
     '',
@@ -110,9 +113,8 @@ def page(results: dict[str, Any]) -> list[str]:
     'and these slices have 256 and 512 GiB.',
   ]
   missing: dict[str, list[str]] = {}
-  for shape, slice_, name in _all():
-    if (shape, slice_, name) not in {_key(entry) for entry in entries}:
-      missing.setdefault(f'{shape} {name}', []).append(slice_.replace(':', ' '))
+  for shape, slice_, attention, name in sorted(set(_all()) - {_key(entry) for entry in entries}, key=_all().index):
+    missing.setdefault(f'{shape} {name}, {attention}', []).append(slice_.replace(':', ' '))
   if missing:
     lines += ['', 'Not compiled yet: ' + '; '.join(f'{what} on {", ".join(where)}' for what, where in missing.items()) + '.']
   for program, title in (('update', 'Update'), ('prepare', 'Log-probability pass'), ('rollout', 'Rollout')):
@@ -126,7 +128,9 @@ def _verdicts(entries: list[dict[str, Any]]) -> list[str]:
   """Returns the findings about all programs, with the exceptions."""
 
   def where(bad: list[dict[str, Any]]) -> str:
-    return ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}' for entry in bad) or 'none'
+    return (
+      ', '.join(f'{entry["program"]} of {entry["shape"]} on {entry["slice"]}, {entry["attention"]}' for entry in bad) or 'none'
+    )
 
   shares: dict[str, list[float]] = {}
   for entry in entries:
@@ -152,7 +156,8 @@ def _share(entry: dict[str, Any], entries: list[dict[str, Any]]) -> float:
     flops = its['cost']['turn' if rollout else 'once']['flops']
     return flops * SLICES[its['slice']] / (its['slots'] if rollout else 1)
 
-  first = next(its for its in entries if (its['shape'], its['program']) == (entry['shape'], entry['program']))
+  same = ('shape', 'attention', 'program')
+  first = next(its for its in entries if all(its[name] == entry[name] for name in same))
   return products(entry) / products(first)
 
 
@@ -161,6 +166,7 @@ def _memory(entry: dict[str, Any]) -> list[str]:
   return [
     entry['shape'],
     entry['slice'].replace(':', ' '),
+    entry['attention'],
     *sizes,
     f'{entry["limit_gib"]:g}',
     'yes' if entry['fits'] else '**no**',
@@ -180,6 +186,7 @@ def _whole(entries: list[dict[str, Any]]) -> list[str]:
   heads = [
     '',
     'slice',
+    'attention',
     'arguments, GiB',
     'temporaries',
     'beside',
@@ -210,6 +217,7 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
   heads = [
     '',
     'slice',
+    'attention',
     'arguments, GiB',
     'temporaries',
     'beside',
@@ -249,14 +257,14 @@ def _entries() -> list[dict[str, Any]]:
   return json.loads(path.read_text())['entries'] if path.exists() else []
 
 
-def _all() -> list[tuple[str, str, str]]:
-  """Returns shape, slice and name of every program of the table."""
+def _all() -> list[tuple[str, str, str, str]]:
+  """Returns shape, slice, form of attention and name of every program of the table."""
   pairs = [(shape, slice_) for shape in CONFIGS for slice_ in SLICES if (shape, slice_) not in TOO_LARGE]
-  return [(*pair, name) for pair in pairs for name in PROGRAMS]
+  return [(*pair, attention, name) for pair in pairs for attention in ATTENTION for name in PROGRAMS]
 
 
-def _key(entry: dict[str, Any]) -> tuple[str, str, str]:
-  return entry['shape'], entry['slice'], entry['program']
+def _key(entry: dict[str, Any]) -> tuple[str, str, str, str]:
+  return entry['shape'], entry['slice'], entry['attention'], entry['program']
 
 
 def main(argv: list[str]) -> None:
@@ -264,14 +272,16 @@ def main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--shapes', nargs='+', default=list(CONFIGS), choices=CONFIGS)
   parser.add_argument('--slices', nargs='+', default=list(SLICES), choices=SLICES)
+  parser.add_argument('--attention', nargs='+', default=list(ATTENTION), choices=ATTENTION)
   parser.add_argument('--programs', nargs='+', default=list(PROGRAMS), choices=PROGRAMS)
   options = parser.parse_args(argv)
-  for shape, slice_, name in _all():
-    asked = shape in options.shapes and slice_ in options.slices and name in options.programs
-    if not asked or any(_key(entry) == (shape, slice_, name) for entry in _entries()):
+  for key in _all():
+    shape, slice_, attention, name = key
+    asked = shape in options.shapes and slice_ in options.slices and attention in options.attention and name in options.programs
+    if not asked or key in {_key(entry) for entry in _entries()}:
       continue
-    entry = compiled_entry(shape, slice_, name)
-    print(shape, slice_, name, f'{entry["seconds_to_compile"]:.0f} s', 'fits' if entry['fits'] else 'does not fit', flush=True)
+    entry = compiled_entry(*key)
+    print(*key, f'{entry["seconds_to_compile"]:.0f} s', 'fits' if entry['fits'] else 'does not fit', flush=True)
     entries = sorted([*_entries(), entry], key=lambda entry: _all().index(_key(entry)))
     write(entries)
   write(_entries())

@@ -1,8 +1,8 @@
 """The forms of attention over whole sequences, against the chunked one. Kernels are interpreted, or lowered for a device."""
 
-import functools
 import re
 
+import elsewhere
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,12 +62,9 @@ def assert_close(got, wanted, limit):
 
 
 @pytest.fixture
-def anywhere(monkeypatch):
-  """Kernels for devices that are not here: splash is interpreted, and cuDNN's arguments are computed by XLA."""
-  monkeypatch.setattr(fused, 'refusal', lambda *_: '')
-  monkeypatch.setattr(splash, 'make_splash_mha', functools.partial(splash.make_splash_mha, interpret=True))
-  by_name = jax.nn.dot_product_attention
-  monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda *xs, implementation, **named: by_name(*xs, **named))
+def anywhere():
+  with elsewhere.interpreted():
+    yield
 
 
 @pytest.mark.parametrize('dtype', LIMITS)

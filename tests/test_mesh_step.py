@@ -6,6 +6,7 @@ Two cases: all weights learn, and every token runs through every block; exits ar
 import dataclasses
 import functools
 
+import elsewhere
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,8 @@ def experiment(mesh: str, case: str):
     if 'exits' in case:
       c.model.num_layers = 2
       c.exits.update(every=1, policy='sampled', level=LEVEL)
+    if 'splash' in case:
+      c.model.update(attention='splash', remat='full')
     c.model.lora.update(rank=2 if 'adapters' in case else 0, alpha=4.0)
     c.objective.update(name='ppo + entropy', entropy_coef=0.01)
 
@@ -114,6 +117,16 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_the_mesh(mesh, case, dtype
       theirs = named(wanted[0], word)
       assert bool(theirs) == ({'exit_heads': 'exits', 'lora': 'adapters'}[word] in case)
       assert not theirs or optax.tree.norm(theirs) > 1e-3
+
+
+@pytest.mark.parametrize(('mesh', 'case'), [('one', CASES[0]), ('2x2x2', CASES[1])])
+def test_loss_and_gradient_of_a_step_do_not_depend_on_the_form_of_attention(mesh, case):
+  """Splash is interpreted, and the gradient recomputes its layers."""
+  wanted, limits = on_one(case)
+  with elsewhere.interpreted():
+    exp, _ = experiment(mesh, f'{case} by splash')
+    got = found_by(mesh, f'{case} by splash', first_params(exp, 0), samples('one', case))
+  rounding.assert_within(got, wanted, limits)
 
 
 def margins(rows, case: str):

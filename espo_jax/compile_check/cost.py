@@ -1,8 +1,8 @@
 """Counts what a compiled program computes, reads, writes and sends, summed over the iterations of its loops.
 
 XLA's own analysis counts the body of every loop once. For scanned layers that is too little by a factor of their number. The
-matrix products of cuBLAS kernels are counted. For other kernels that XLA does not generate (Pallas), only the bytes read and
-written are known.
+matrix products of cuBLAS kernels are counted, and attention kernels as `espo_jax.compile_check.kernels` says. For other kernels
+that XLA does not generate (Pallas), only the bytes read and written are known.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 
 from espo_jax.compile_check.hlo import Computation, Instruction, Program, Shape
+from espo_jax.compile_check.kernels import kernel_cost
 
 COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 _FREE = {  # these move no data, or the computation that they call is counted
@@ -138,6 +139,8 @@ class _Counter:
     if instruction.op == 'fusion':
       callee = self.computations[instruction.called('calls') or '']
       return sum(self._flops(callee, its) for its in callee.values())
+    if (kernel := kernel_cost(computation, instruction)) is not None:
+      return kernel.flops
     if instruction.op == 'dot' or _CUBLAS in instruction.attributes:
       return _dot_flops(computation, instruction)
     return _convolution_flops(computation, instruction) if instruction.op == 'convolution' else 0.0
@@ -149,6 +152,8 @@ class _Counter:
     return [(instruction, computation)] if instruction.op.removesuffix('-start') in COLLECTIVES else []
 
   def _bytes(self, computation: Computation, instruction: Instruction) -> float:
+    if (kernel := kernel_cost(computation, instruction)) is not None:
+      return kernel.bytes
     operands = [computation[name] for name in instruction.operands if name in computation]
     op = instruction.op
     if op == 'fusion':

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0, 'c64': 64, 'c128': 128}
@@ -104,7 +105,7 @@ def parse(text: str) -> Program:
   """
   computations: dict[str, Computation] = {}
   entry, current = '', Computation()
-  for line in text.splitlines():
+  for line in _whole_lines(text):
     if line.startswith('  ') and ' = ' in line:
       instruction = _instruction(line)
       current[instruction.name] = instruction
@@ -114,6 +115,18 @@ def parse(text: str) -> Program:
   if not entry:
     raise ValueError('no ENTRY computation: this is not the text of a compiled program')
   return Program(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+  """Yields the lines of a module. An attribute of a kernel has line breaks, which are left out."""
+  whole = ''
+  for line in text.splitlines():
+    if whole.startswith('  ') and not line.startswith('  ') and line.strip() != '}':
+      whole += line
+      continue
+    yield whole
+    whole = line
+  yield whole
 
 
 def _instruction(line: str) -> Instruction:

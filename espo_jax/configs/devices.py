@@ -5,8 +5,7 @@ import ml_collections
 
 from espo_jax.configs.fields import ConfigError
 from espo_jax.configs.validate import row_problems
-from espo_jax.model import ModelConfig
-from espo_jax.model.fused import refusal
+from espo_jax.model import ModelConfig, fused
 
 
 def check_attention(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> None:
@@ -19,7 +18,7 @@ def check_attention(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> 
   Raises:
     ConfigError: The devices cannot compute the form.
   """
-  if told := refusal(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind):
+  if told := fused.refusal(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind):
     raise ConfigError([told])
 
 

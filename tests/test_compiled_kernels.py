@@ -1,0 +1,114 @@
+"""The products and bytes of attention kernels, which `compile_check` counts from their operands, against counts by hand."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import CausalMask, LocalMask
+from test_compile_check import QWEN2_7B, check, needs_libtpu
+
+from espo_jax.compile_check.cost import count
+from espo_jax.compile_check.hlo import parse
+from espo_jax.model import splash
+
+BATCH, HEADS, KV_HEADS, WIDTH = 2, 4, 2, 16
+
+# As XLA writes the kernels: a line break is inside of an attribute, and the source of the call is behind it.
+CALL = """  %NAME.1 = (RESULT) custom-call(OPERANDS), custom_call_target="tpu_custom_call", frontend_attributes={metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/jvp()/NAME/pallas_call"}, backend_config={}
+"""
+
+
+def program(phase, blocks, length):
+  """A splash kernel with the operands that jax gives it, and the arrays of one of its heads in bytes."""
+  rows = f'{BATCH},{HEADS},{length},{WIDTH}'
+  near = {'fwd': [length, 128], 'dq': [length, 128], 'dkv': [8, length]}[phase]  # a number per query, on the lanes or not
+  far = {'fwd': [8, length], 'dq': [8, length], 'dkv': [length, 128]}[phase]
+  shapes = [f's8[1,{",".join(map(str, blocks))}]'] * 2 + [f'bf16[{rows}]'] + [f'bf16[{BATCH},{KV_HEADS},{length},{WIDTH}]'] * 2
+  shapes += [f's32[{BATCH},{x[0]},{x[1]}]' for x in (near, far)]
+  sums = f'f32[{BATCH},{HEADS},{8 if phase == "dkv" else 1},{length}]'
+  shapes += [] if phase == 'fwd' else [sums, f'bf16[{rows}]', sums]
+  shapes += [f's32[{near[0]},{near[1]}]']
+  lines = [f'  %p{i} = {shape} parameter({i})' for i, shape in enumerate(shapes)]
+  call = CALL.replace('NAME', f'splash_mha_{phase}_segmented_no_residuals').replace('RESULT', f'bf16[{rows}]')
+  call = call.replace('OPERANDS', ', '.join(f'%p{i}' for i in range(len(shapes))))
+  return 'ENTRY %main () -> f32[] {\n' + '\n'.join(lines) + '\n' + call + '  ROOT %r = f32[] constant(0)\n}\n'
+
+
+def reached(mask, length, size):
+  """The blocks of scores that have an entry which the mask lets through, of all queries and keys."""
+  whole = np.asarray(mask[:, :])
+  return int(whole.reshape(length // size, size, length // size, size).any(axis=(1, 3)).sum())
+
+
+@pytest.mark.parametrize(('phase', 'products'), [('fwd', 2), ('dq', 3), ('dkv', 4)])
+@pytest.mark.parametrize(('window', 'width'), [(0, 8), (1, 1), (100, 2), (129, 2), (130, 3), (600, 6)])
+def test_a_splash_kernel_computes_the_blocks_that_its_mask_reaches(phase, products, window, width):
+  length, size = 1024, 128
+  mask = LocalMask((length, length), (window - 1, 0), 0) if window else CausalMask((length, length))
+  found = count(parse(program(phase, [width, 8] if phase == 'dkv' else [8, width], length))).once
+  assert found.flops == 2 * products * BATCH * HEADS * reached(mask, length, size) * size**2 * WIDTH
+
+
+def test_the_bytes_of_a_splash_kernel_are_what_its_loops_fetch():
+  """Of 2 blocks the causal mask reaches 3 of 4: a head reads keys and values one and a half times, for its own queries."""
+  length = 256
+  queries, segments, sums = 2 * length * WIDTH, 4 * length * 128, 4 * length
+  result = BATCH * HEADS * queries
+
+  fetched = BATCH * HEADS * (queries + 2 * segments + 1.5 * (2 * queries + segments / 16))  # 8 numbers per key, not 128
+  assert count(parse(program('fwd', [2, 2], length))).once.bytes == fetched + result
+
+  fetched = BATCH * HEADS * (2 * queries + 2 * sums + 2 * segments + 1.5 * (2 * queries + segments / 16))
+  assert count(parse(program('dq', [2, 2], length))).once.bytes == fetched + result
+
+  inner = 1.5 * (2 * queries + 2 * 8 * sums + 2 * segments / 16)
+  fetched = BATCH * (HEADS * inner + KV_HEADS * 2 * queries + segments)
+  assert count(parse(program('dkv', [2, 2], length))).once.bytes == fetched + result
+
+
+@pytest.mark.parametrize(('direction', 'products'), [('', 2), ('Backward', 5)])
+def test_cudnn_computes_all_scores(direction, products):
+  text = f"""ENTRY %main (a: bf16[2,64,4,16]) -> bf16[2,4,64,16] {{
+  %a = bf16[2,64,4,16]{{3,2,1,0}} parameter(0)
+  %b = bf16[2,128,2,16]{{3,2,1,0}} parameter(1)
+  ROOT %c = bf16[2,4,64,16]{{3,2,1,0}} custom-call(%a, %b, %b), custom_call_target="__cudnn$fmhaScaleBiasSoftmax{direction}"
+}}"""
+  found = count(parse(text)).once
+  assert found.flops == 2 * products * 2 * 4 * 64 * 128 * 16
+  assert found.bytes == 2 * (2 * 2 * 4 * 64 * 16 + 2 * 2 * 2 * 128 * 16)
+
+
+@needs_libtpu
+def test_splash_computes_the_causal_half_of_what_chunks_compute(tmp_path):
+  """The log-probability pass of one decoder has two products per score, of all blocks or of those up to the diagonal."""
+  layers, rows, length = 2, 16, 2048
+  shape = QWEN2_7B | {'num_hidden_layers': layers, 'intermediate_size': 1024, 'vocab_size': 4096}
+  (tmp_path / 'config.json').write_text(json.dumps(shape))
+  found = {}
+  for form in ('chunked', 'splash', 'auto'):
+    done = check(
+      '--config=experiments/espo_r1_distill_qwen_7b.py',
+      f'--config.model.path={tmp_path}',
+      f'--config.model.attention={form}',
+      '--config.critic.kind=shared',
+      '--config.mesh.fsdp=2',
+      '--config.mesh.tensor=2',
+      f'--config.rollout.prompts={rows // 4}',
+      '--config.rollout.samples=4',
+      f'--config.rollout.slots={rows}',
+      '--config.learner.minibatches=1',
+      '--config.rollout.prompt_width=1024',
+      f'--config.rollout.horizon={length - 1024}',
+      '--topology=v5e:2x2',
+      '--programs=prepare',
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found[form] = 1e12 * float(re.search(r'([\d.]+) TFLOP of products', done.stdout)[1])
+  blocks = length // splash.block(length)
+  scores = rows * layers * shape['num_attention_heads'] * length**2 * (shape['hidden_size'] // shape['num_attention_heads']) / 4
+  spared = 4 * scores * (1 - (blocks + 1) / (2 * blocks))
+  assert found['chunked'] - found['splash'] == pytest.approx(spared, abs=1.1e9)  # the command prints billions
+  assert found['auto'] == found['splash']
