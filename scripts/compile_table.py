@@ -105,9 +105,9 @@ def page(results: dict[str, Any]) -> list[str]:
     f'The programs are those of ESPO for Qwen2.5 shapes with a value head. A step has {ROWS} rows with prompts of 1024 and '
     f'responses of 8192 tokens, all of full length. An update has {ROWS // MINIBATCHES} rows, and the log-probability pass '
     f'{ROWS}. Parameters and moments are in float32, activations in bfloat16. Layers are scanned, with '
-    "`model.remat = 'full'`. The column `attention` has `model.attention`, whose default takes `splash` on a TPU. All chips are along `fsdp`, with one sequence per chip at a time (`learner.micro_batches` depends "
-    'on the number of chips). All figures are per chip. The column `beside` has the moments, which training keeps on the chip '
-    'while the program runs.',
+    "`model.remat = 'full'`. The column `attention` has `model.attention`, whose default takes `splash` on a TPU. All chips "
+    'are along `fsdp`, with one sequence per chip at a time (`learner.micro_batches` depends on the number of chips). All '
+    'figures are per chip. The column `beside` has the moments, which training keeps on the chip while the program runs.',
     '',
     '32B on v5e 4x4 and v6e 4x4 is left out. Parameters, moments and gradients take 20 bytes per parameter, which is 610 GiB, '
     'and these slices have 256 and 512 GiB.',

@@ -282,7 +282,7 @@ def _rematerialised(block: type[Block], config: ModelConfig) -> type[Block]:
 def init_boxed(config: ModelConfig, key: PRNGKeyArray, *, value_head: bool = False) -> PyTree:
   """Random parameters, each in a box that names its logical axes."""
   tokens = jnp.zeros((1, 2), jnp.int32)
-  config = dataclasses.replace(config, attention='chunked')  # no parameter depends on it, and there may be no device of a kernel
+  config = dataclasses.replace(config, attention='chunked')  # no parameter depends on the form
   return Decoder(config, value_head).init(key, tokens, tokens, jnp.ones((1, 2), jnp.int32))['params']
 
 
