@@ -118,14 +118,14 @@ def parse(text: str) -> Program:
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-  """Yields the lines of a module. An attribute of a kernel has line breaks, which are left out."""
+  """Yields the lines of a module. An attribute that a kernel sets is on lines of its own, which belong to the line before."""
   whole = ''
   for line in text.splitlines():
-    if whole.startswith('  ') and not line.startswith('  ') and line.strip() != '}':
+    if line.startswith(('"', '}}')):
       whole += line
-      continue
-    yield whole
-    whole = line
+    else:
+      yield whole
+      whole = line
   yield whole
 
 
