@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from small import randomised
 
-from espo_jax.configs import default_config
+from espo_jax.configs import ConfigError, default_config, load_config
 from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.policies import experiment_of, open_policy
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state
 from espo_jax.model import ModelConfig, init, save_hf
@@ -125,6 +126,17 @@ def test_the_newest_checkpoint_is_what_the_run_ended_with(workdir, capsys, arm, 
     output.with_name(f'greedy-{step}'), checkpoint=workdir, samples=1, temperature=0, **({'arm': arm} if arm else {})
   )[0]
   assert greedy['scores']['avg@1']['value'] == expected['greedy_accuracy']
+
+
+def test_a_run_by_a_kernel_is_opened_on_a_machine_without_it(workdir, tmp_path):
+  run = shutil.copytree(workdir, tmp_path / 'run')
+  path = run / 'config.json'
+  config = json.loads(path.read_text())
+  config['model']['attention'] = 'splash'
+  path.write_text(json.dumps(config))
+  with pytest.raises(ConfigError, match=r"model\.attention = 'splash': the kernel is for TPU"):
+    make_experiment(load_config(path))
+  assert experiment_of(run, open_policy(run)).model.config.attention == 'auto'
 
 
 def test_a_policy_is_asked_the_same_with_the_same_numbers_however_it_is_asked(workdir, tmp_path):

@@ -11,7 +11,7 @@ import ml_collections
 from absl import logging
 
 from espo_jax import parallel
-from espo_jax.configs import STAGES, ConfigError, default_config, flatten, load_config, run_of, validate
+from espo_jax.configs import AUTO, STAGES, ConfigError, default_config, flatten, load_config, run_of, validate
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import CheckpointError
 from espo_jax.learner.checkpoint import Unreadable, load, none_whole, survey
@@ -180,6 +180,7 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   step = _whole_step(directory, arm, step, stage_origin(config, arm))
   checkpoint = directory / str(step)
   config.stages, config.start_from = (), ''  # nothing is trained
+  config.model.attention = AUTO  # the kernel of this machine's devices, not of the run's machine
   if arm == 'warm_start':
     config.exits.policy = 'never'  # the exits are not trained yet
   if config.data.eval_path:
