@@ -21,14 +21,15 @@ CALL = """  %NAME.1 = (RESULT) custom-call(OPERANDS), custom_call_target="tpu_cu
 """
 
 
-def program(phase, blocks, length):
-  """A splash kernel with the operands that jax gives it, and the arrays of one of its heads in bytes."""
-  rows = f'{BATCH},{HEADS},{length},{WIDTH}'
+def program(phase, blocks, length, batch=BATCH):
+  """A splash kernel with the operands that jax gives it. The axis of a single row is left out."""
+  axis = f'{batch},' if batch > 1 else ''
+  rows = f'{axis}{HEADS},{length},{WIDTH}'
   near = {'fwd': [length, 128], 'dq': [length, 128], 'dkv': [8, length]}[phase]  # a number per query, on the lanes or not
   far = {'fwd': [8, length], 'dq': [8, length], 'dkv': [length, 128]}[phase]
-  shapes = [f's8[1,{",".join(map(str, blocks))}]'] * 2 + [f'bf16[{rows}]'] + [f'bf16[{BATCH},{KV_HEADS},{length},{WIDTH}]'] * 2
-  shapes += [f's32[{BATCH},{x[0]},{x[1]}]' for x in (near, far)]
-  sums = f'f32[{BATCH},{HEADS},{8 if phase == "dkv" else 1},{length}]'
+  shapes = [f's8[1,{",".join(map(str, blocks))}]'] * 2 + [f'bf16[{rows}]'] + [f'bf16[{axis}{KV_HEADS},{length},{WIDTH}]'] * 2
+  shapes += [f's32[{axis}{x[0]},{x[1]}]' for x in (near, far)]
+  sums = f'f32[{axis}{HEADS},{8 if phase == "dkv" else 1},{length}]'
   shapes += [] if phase == 'fwd' else [sums, f'bf16[{rows}]', sums]
   shapes += [f's32[{near[0]},{near[1]}]']
   lines = [f'  %p{i} = {shape} parameter({i})' for i, shape in enumerate(shapes)]
@@ -53,21 +54,26 @@ def test_a_splash_kernel_computes_the_blocks_that_its_mask_reaches(phase, produc
   assert found.flops == 2 * products * BATCH * HEADS * reached(mask, length, size) * size**2 * WIDTH
 
 
-def test_the_bytes_of_a_splash_kernel_are_what_its_loops_fetch():
+@pytest.mark.parametrize('batch', [1, 2])
+def test_the_cost_of_a_splash_kernel_is_what_its_loops_fetch_and_compute(batch):
   """Of 2 blocks the causal mask reaches 3 of 4: a head reads keys and values one and a half times, for its own queries."""
   length = 256
   queries, segments, sums = 2 * length * WIDTH, 4 * length * 128, 4 * length
-  result = BATCH * HEADS * queries
+  result = batch * HEADS * queries
+  costs = {phase: count(parse(program(phase, [2, 2], length, batch))).once for phase in ('fwd', 'dq', 'dkv')}
 
-  fetched = BATCH * HEADS * (queries + 2 * segments + 1.5 * (2 * queries + segments / 16))  # 8 numbers per key, not 128
-  assert count(parse(program('fwd', [2, 2], length))).once.bytes == fetched + result
+  fetched = batch * HEADS * (queries + 2 * segments + 1.5 * (2 * queries + segments / 16))  # 8 numbers per key, not 128
+  assert costs['fwd'].bytes == fetched + result
 
-  fetched = BATCH * HEADS * (2 * queries + 2 * sums + 2 * segments + 1.5 * (2 * queries + segments / 16))
-  assert count(parse(program('dq', [2, 2], length))).once.bytes == fetched + result
+  fetched = batch * HEADS * (2 * queries + 2 * sums + 2 * segments + 1.5 * (2 * queries + segments / 16))
+  assert costs['dq'].bytes == fetched + result
 
   inner = 1.5 * (2 * queries + 2 * 8 * sums + 2 * segments / 16)
-  fetched = BATCH * (HEADS * inner + KV_HEADS * 2 * queries + segments)
-  assert count(parse(program('dkv', [2, 2], length))).once.bytes == fetched + result
+  fetched = batch * (HEADS * inner + KV_HEADS * 2 * queries + segments)
+  assert costs['dkv'].bytes == fetched + result
+
+  products = {phase: cost.flops / (2 * batch * HEADS * 3 * 128**2 * WIDTH) for phase, cost in costs.items()}
+  assert products == {'fwd': 2, 'dq': 3, 'dkv': 4}
 
 
 @pytest.mark.parametrize(('direction', 'products'), [('', 2), ('Backward', 5)])

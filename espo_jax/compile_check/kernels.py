@@ -57,7 +57,8 @@ def _splash(phase: str, shapes: list[Shape], call: Instruction) -> Kernel:
   """
   near, count = sorted(shapes[0].dims[1:])
   computed = sum(min(i + 1, near) for i in range(count))  # blocks of scores per head
-  batch, heads, length, width = shapes[2].dims
+  *rows, heads, length, width = shapes[2].dims
+  batch = math.prod(rows)  # a single row has no axis
   flops = 2.0 * _PRODUCTS[phase] * batch * heads * computed * (length // count) ** 2 * width
   read = 0.0
   for index, shape in enumerate(shapes[2:], start=2):
