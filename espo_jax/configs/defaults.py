@@ -110,7 +110,7 @@ SCHEMA = section(
     scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
     remat=Field('none', "What the backward pass recomputes; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
     attention=Field(
-      AUTO, "The form of attention over whole sequences; 'auto' takes the device's kernel.", Names(ATTENTION, checked=False)
+      AUTO, "The form of attention over whole sequences; 'auto' takes TPU's kernel.", Names(ATTENTION, checked=False)
     ),
     paged_kernels=Field(False, "Whether a single TPU or GPU decodes with jax's paged attention kernels; no effect elsewhere."),
     dtype=Field(

@@ -6,14 +6,14 @@
 | `splash` | TPU | none (`espo_jax.model.splash`) |
 | `cudnn` | NVIDIA GPU, half precision | none, but a mask for 512 queries at a time (`espo_jax.model.cudnn`) |
 
-`auto` takes a kernel where the device has one that can compute the shapes. Shorter sequences than 512 tokens are chunked,
-because their scores are small.
+`auto` takes splash on a TPU that can compute the shapes, for sequences of 512 tokens or more: the scores of shorter ones are
+small. It takes `chunked` elsewhere. cuDNN's kernel has not run on a GPU yet, so a config has to name it.
 """
 
 import jax
 from jaxtyping import Array, Float
 
-_LEAST = 512  # tokens of a sequence for which `auto` takes a kernel
+_LEAST = 512  # tokens of a sequence for which `auto` takes splash
 _WIDEST = 128  # channels of a head that cuDNN computes on every NVIDIA GPU from Ampere on
 
 
@@ -57,8 +57,7 @@ def chosen(form: str, queries: Float[Array, 'B S H K']) -> str:
     return refusal(name, queries.dtype.name, queries.shape[3], device.platform, device.device_kind)
 
   if form == 'auto':
-    kernels = ('splash', 'cudnn') if queries.shape[1] >= _LEAST else ()
-    return next((name for name in kernels if not told(name)), 'chunked')
+    return 'splash' if queries.shape[1] >= _LEAST and not told('splash') else 'chunked'
   if told(form):
     raise ValueError(told(form))
   return form
