@@ -123,6 +123,23 @@ def test_a_signal_that_is_not_sent_is_a_failed_case(tmp_path, monkeypatch):
   assert not pending and not case.passed and 'the signal was not sent' in case.note
 
 
+@pytest.mark.parametrize(
+  ('statuses', 'told'),
+  [
+    ([-9, -9], ''),
+    ([-9, -6], ''),  # the second one lost its peer before its own signal came
+    ([-6, 1], 'statuses [-6, 1]'),
+    ([-9, 0], 'statuses [-9, 0]'),
+    ([-9, None], 'the other process did not end'),
+  ],
+)
+def test_a_pair_of_which_both_are_killed_ends_by_the_signal_or_by_the_death_of_the_other(tmp_path, statuses, told):
+  moment = killed.Moment(0.0, 'update', Signal('ESPO/3/update', 0.5), (0, 1))
+  marks = [[(0.0, 'ESPO/3/update'), (0.5, f'{marked.SENT}9 to 1')]] * 2
+  note = killed._Drill(tmp_path, 2, ())._fallen(moment, statuses, marks, '', False)[1]
+  assert note.startswith(told) if told else not note
+
+
 def test_the_half_written_checkpoint_of_an_earlier_run_does_not_count(tmp_path):
   left, now = tmp_path / '1.tmp', time.time()
   left.mkdir()
