@@ -9,6 +9,7 @@ import re
 import sys
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 def script(monkeypatch, request):
   """Imports one of the scripts; the processes that it starts find the compiled programs of the last time."""
   monkeypatch.syspath_prepend(str(SCRIPTS))
+  assert jax.device_count() == 8  # this process has its devices before the flag changes for those that it starts
   monkeypatch.setenv('XLA_FLAGS', os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=1')  # the last one counts
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(request.config.cache.mkdir('jax')))
   monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')

@@ -58,7 +58,10 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setattr(module, f'_{name.upper()}', types.SimpleNamespace(value=value, name=name))
 
   for module, values in (
-    (train, {'config': smoke(), 'workdir': str(tmp_path / 'new'), 'cache': '', 'check_memory': True}),
+    (
+      train,
+      {'config': smoke(), 'workdir': str(tmp_path / 'new'), 'cache': '', 'check_memory': True, 'log': (), 'changed': ()},
+    ),
     (plot_exits, {'checkpoint': str(run), 'arm': None, 'output': str(tmp_path / 'depth.png'), 'rows': 6}),
   ):
     for name, value in values.items():
