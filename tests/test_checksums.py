@@ -1,7 +1,9 @@
 """Checksums of arrays: against numpy, on every dtype and mesh, and in checkpoints, where they find what files do not show."""
 
+import collections
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +131,29 @@ def test_a_record_of_the_wrong_type_is_damage(tmp_path, name, value):
   path.write_text(json.dumps(written))
   assert restore(tmp_path, a_state(), {'seed': 0}).step == 1
   assert (tmp_path / 'damaged-2').is_dir()
+
+
+def renamed(value, depth=3):
+  """Yields a JSON value with one name changed, for each name down to a depth."""
+  for name, part in value.items() if isinstance(value, dict) and depth else ():
+    yield {f'{key}?' if key == name else key: x for key, x in value.items()}
+    yield from (value | {name: changed} for changed in renamed(part, depth - 1))
+
+
+@pytest.mark.parametrize('record', ['_CHECKPOINT_METADATA', 'state/_METADATA'])
+def test_a_checkpoint_whose_record_has_another_name_is_read_as_saved_or_left_aside(tmp_path, record):
+  """A flipped bit in a name leaves the record valid JSON."""
+  saved(tmp_path / 'whole', a_state(), step=1)
+  saved(tmp_path / 'whole', a_state(1.0), step=2)
+  found = collections.Counter()
+  for place, changed in enumerate(renamed(json.loads((tmp_path / 'whole/2' / record).read_text()))):
+    folder = tmp_path / str(place)
+    shutil.copytree(tmp_path / 'whole', folder)
+    (folder / '2' / record).write_text(json.dumps(changed))
+    read = restore(folder, a_state(), {'seed': 0})
+    jax.tree.map(np.testing.assert_array_equal, read.state, a_state(float(read.step == 2)))
+    found[read.step] += 1
+  assert found[1] > 5
 
 
 def test_every_bit_of_a_wide_array_of_the_host_counts():

@@ -5,6 +5,7 @@ read, before they compute its checksums together. An array that cannot be read, 
 counts as damage, like what the files show.
 """
 
+import contextlib
 import functools
 import logging as logging_records
 import math
@@ -253,7 +254,8 @@ def _agreed(read: Callable[[], T]) -> T:
 
 def _metadata(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
   """Returns the metadata of each array by its path, and the checksums, if there are any."""
-  saved: Any = ocp.metadata(folder)
+  with _as_unreadable():
+    saved: Any = ocp.metadata(folder)
   if saved.metadata is None:
     raise Unreadable('its metadata says of no array')
   there, sums = _by_path(saved.metadata), saved_checksums(folder)
@@ -263,14 +265,20 @@ def _metadata(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _read(folder: pathlib.Path, like: Any) -> Any:
-  """Reads a checkpoint's arrays at the leaves of `like`. Any error that Orbax raises because of the files is an Unreadable."""
+  """Reads a checkpoint's arrays at the leaves of `like`."""
   context, me = ocp.Context(), jax.process_index()
   context.multiprocessing.primary_host = me  # if one process fails to read, the others must not wait for it
   context.multiprocessing.active_processes = {me}
   context.pytree.loading.partial_load = True
+  with _as_unreadable(), context:  # without a Checkpointer, which would delete the temporary files of a run in progress
+    return ocp.load(folder, like)
+
+
+@contextlib.contextmanager
+def _as_unreadable() -> Iterator[None]:
+  """Turns any error that Orbax raises because of the files into an Unreadable."""
   try:
-    with context:  # without a Checkpointer, which would delete the temporary files of a run in progress
-      return ocp.load(folder, like)
+    yield
   except Exception as error:
     chain = causes(error)
     for cause in chain:  # Orbax wraps every error in one of its own
