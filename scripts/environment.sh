@@ -27,7 +27,7 @@ for requirements in "$@"; do
   stamp="$venv/$(basename "$requirements").installed"
   if ! cmp -s "$requirements" "$stamp"; then
     echo "installing $requirements"
-    options=(--quiet --disable-pip-version-check)
+    options=(--quiet --disable-pip-version-check --no-compile)  # most modules are never imported
     [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
     [[ ! $requirements =~ -(tpu|transformers4)\.txt$ ]] || options+=(--no-deps --upgrade --target "$venv/${BASH_REMATCH[1]}")
     "$venv"/bin/python -m pip install "${options[@]}" -r "$requirements"

@@ -91,7 +91,7 @@ def test_cudnn_computes_all_scores(direction, products):
 @needs_libtpu
 def test_splash_computes_the_causal_half_of_what_chunks_compute(tmp_path):
   """The log-probability pass of one decoder has two products per score, of all blocks or of those up to the diagonal."""
-  layers, rows, length = 2, 16, 2048
+  layers, rows, length = 1, 16, 2048
   shape = QWEN2_7B | {'num_hidden_layers': layers, 'intermediate_size': 1024, 'vocab_size': 4096}
   (tmp_path / 'config.json').write_text(json.dumps(shape))
   found = {}

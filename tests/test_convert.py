@@ -24,8 +24,8 @@ def exported(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('convert') / 'run'
   config = quickstart.get_config('smoke').lock()
   config.stages = ('warm_start',)
-  config.warm_start.steps = 200
-  config.checkpoint.every = 200
+  config.warm_start.steps = 80
+  config.checkpoint.every = 80
   train.train(config, workdir, check_memory=False)
   convert.main([f'--checkpoint={workdir}', f'--output={workdir}-hf'])
   policy = open_policy(workdir)

@@ -210,7 +210,7 @@ OBJECTIVES = ['ppo + entropy', 'grpo + kl_k3', 'drgrpo + kl_exact', 'gspo', 'tep
   ('objective', 'parts', 'sizes', 'dtype'),
   [(name, 2, 4, 'float64') for name in OBJECTIVES]
   + [(*case, 'float64') for case in [('ppo + entropy', 1, 16), ('grpo + kl_k3', 8, 1)]]
-  + [(*case, 'float32') for case in [('ppo + entropy', 4, 4), ('rloo', 4, 1)]],
+  + [(*case, 'float32') for case in [('rloo', 4, 4)]],
 )
 def test_packed_or_in_parts_an_update_is_the_same(objective, parts, sizes, dtype):
   with computed_in(dtype):

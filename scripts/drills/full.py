@@ -58,7 +58,7 @@ def run(folder: pathlib.Path, count: int, seed: int, figures: dict[str, Any], ki
   del seed
   if kind not in ('', *KINDS, *ON_DISKS):
     raise SystemExit(f'error: --kind={kind}: there is no such kind; fix: one of {", ".join(KINDS + ON_DISKS)}')
-  reference, share = small.trained(), max(2, count // 5)
+  reference, share = small.trained(), max(1, count // 5)
   disk = folder / 'disk'
   disk.mkdir()
   mounted = kind not in KINDS and _mount(disk, 'size=64m,nr_inodes=4000')
