@@ -69,7 +69,7 @@ def test_a_kind_of_attempts_that_is_not_known_is_refused(tmp_path):
     next(full.run(tmp_path, 10, 0, {}, kind='rooms'))
 
 
-def test_a_run_whose_folders_may_not_be_written_ends_with_one_line_and_goes_on(tmp_path):
+def test_a_run_whose_folder_may_not_be_written_ends_with_one_line_and_goes_on(tmp_path):
   figures = {}
   assert held(full.run(tmp_path, 5, 0, figures, kind='modes')) == 1
 

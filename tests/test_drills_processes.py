@@ -123,6 +123,16 @@ def test_a_signal_that_is_not_sent_is_a_failed_case(tmp_path, monkeypatch):
   assert not pending and not case.passed and 'the signal was not sent' in case.note
 
 
+def test_a_run_that_ends_before_its_next_kill_leaves_it_to_another_run_with_half_of_the_delay(tmp_path, monkeypatch):
+  drill, sent = killed._Drill(tmp_path, 1, ()), f'{marked.SENT}9 to 1'
+  ends = iter([([-9], [[(0.0, 'start'), (0.1, sent)]], ''), ([0], [[(0.0, 'start')]], '')])
+  monkeypatch.setattr(drill, '_start', lambda workdir, due: next(ends))
+  monkeypatch.setattr(killed, 'difference', lambda workdir, reference: '')
+  pending = [killed.Moment(float(i), 'update', Signal('ESPO/3/update', 0.5), (0,)) for i in range(2)]
+  (case,) = drill._disturbed(tmp_path / 'run', pending)
+  assert case.passed and [moment.due.delay for moment in pending] == [0.25]
+
+
 @pytest.mark.parametrize(
   ('statuses', 'told'),
   [

@@ -28,7 +28,7 @@ T = TypeVar('T')
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 3  # parameters that a message names
-_GROUP = 2**30  # bytes of arrays that are read in another dtype at a time
+_GROUP = 2**30  # bytes, over all devices, of the arrays that are read in another dtype at a time
 _NO_ORIGIN: Mapping[str, Any] = {}
 
 
@@ -210,9 +210,9 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
     like = unflatten_dict({path: x for path, x in flatten_dict(like).items() if '/'.join(path) in there})
   tree = jax.tree.structure(like)
   wanted = {path: _saved(x, there[path].dtype) for path, x in _by_path(like).items()}
-  narrowed = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in wanted.items() if x.dtype != here[path].dtype}
+  cast_bytes = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in wanted.items() if x.dtype != here[path].dtype}
   read: dict[str, Any] = {}
-  for paths in filter(None, (wanted.keys() - narrowed.keys(), *_groups(narrowed))):
+  for paths in filter(None, (wanted.keys() - cast_bytes.keys(), *_groups(cast_bytes))):
     part = jax.tree.unflatten(tree, [x if path in paths else None for path, x in wanted.items()])
     found = _by_path(_agreed(functools.partial(_read, folder, part)))
     _agreed(functools.partial(_check_sums, checksums(found) if sums else {}, sums))
@@ -221,9 +221,9 @@ def load(folder: pathlib.Path, like: Any, *, extra: Sequence[str] = (), lacking:
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterator[set[str]]:
-  """Yields names in groups of a bounded sum of sizes.
+  """Yields names in groups of at most `_GROUP` bytes; a larger array is a group of its own.
 
-  Arrays that are cast are read in groups, because their checksums are of the saved dtype, and all of them may not fit in it.
+  Arrays that are cast are read in groups: their checksums are of the saved dtype, in which all of them may not fit.
   """
   group, total = set[str](), 0
   for name, size in sizes.items():

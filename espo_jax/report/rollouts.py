@@ -139,7 +139,7 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
     raise ReportError(f'{run.folder / "tokenizer"}: not a tokenizer; fix: copy the folder of the run as a whole') from error
   for path in files:
     try:
-      arrays = {name: array for name, array in read_arrays(path).items() if name in (*_ROW, *SERIES)}
+      arrays = read_arrays(path, (*_ROW, *SERIES))
       for row in np.flatnonzero(arrays['full_length']).tolist():
         yield _row(arrays, row, arm.name, f'update {int(path.stem)}', tokenizer)
     except DamagedFile as error:

@@ -255,7 +255,8 @@ def _modes(workdir: pathlib.Path, reference: pathlib.Path, most: int) -> Iterato
   """Forbids a run of which the evaluation and the last steps are missing to write one of its places."""
   places = ['', 'arms', 'arms/espo', 'arms/espo/checkpoints', 'arms/espo/metrics.jsonl', 'arms/espo/tensorboard', 'config.json',
             'warm_start', 'tokenizer', 'arms/espo/rollouts', 'plots', 'arms/espo/checkpoints/5']  # fmt: skip
-  for place in places[:most]:
+  most = min(most, len(places))
+  for place in (places[i * len(places) // most] for i in range(most)):
     shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(reference, workdir)
     for name in ('summary.json', 'report.html', 'arms/espo/evaluation.json', 'arms/espo/examples.json'):

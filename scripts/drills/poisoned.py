@@ -27,7 +27,10 @@ from espo_jax.registry import source
 from espo_jax.stages import rl
 from espo_jax.stages.loop import Interruption, TrainingFailed, make_stage, run_stage
 
-AIM = 'each poisoned step is skipped and counted, the state is that from before, and the run ends after learner.max_bad_steps'
+AIM = (
+  'each step whose loss reads the number is skipped and counted, the state is that from before, and the run ends after '
+  'learner.max_bad_steps; all other steps are taken'
+)
 COUNT = 15
 NAN, INF = float('nan'), float('inf')
 
@@ -128,7 +131,7 @@ def _rolled_out(value: float) -> Any:
 
 
 def _poisoned(exp: Experiment, folder: pathlib.Path, harmless: bool) -> tuple[int, str]:
-  """Makes two updates, then a stage of them. Returns the optimizer steps that the two skipped, and what is wrong."""
+  """Makes two updates, then a stage. Returns the optimizer steps that the two skipped, and what is wrong; '' if nothing is."""
   rule = make_rule(exp.config, 'espo' if harmless else 'never')  # the reward of a stopped row would not count
   fresh = init_state(exp.init_params(), rl.reinforcement_learner(exp, rule).optimizer, rule)
   before = jax.device_get(exp.on_mesh(rl.fork(fresh, rule)))
