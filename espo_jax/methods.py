@@ -21,7 +21,7 @@ from espo_jax import decoders, exits, monitor, objectives, registry, rewards, st
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 
-REGISTERS = {  # by the word for one of their methods
+REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their methods
   'stop': stops.REGISTRY,
   'exit': exits.REGISTRY,
   'reward': rewards.REGISTRY,
@@ -43,22 +43,17 @@ class Method(NamedTuple):
 
 def methods() -> Iterator[Method]:
   """Yields every registered method."""
-  for name, rule in stops.REGISTRY.items():
-    yield Method('stop', name, rule)
-  for name, policy in exits.REGISTRY.items():
-    yield Method('exit', name, policy)
-  for name, reward in rewards.REGISTRY.items():
-    yield Method('reward', name, reward)
-  for name, objective in objectives.REGISTRY.items():
-    beside = f'; advantage {objective.advantage}' if objective.advantage else '; stands beside an objective'
-    draws = f'; up to {objective.draws} draws a step' if objective.draws > 1 else ''
-    yield Method('objective', name, objective.function, beside + draws)
-  for name, allocator in tasks.ALLOCATORS.items():
-    yield Method('allocation', name, allocator)
-  for name, (function, critic) in objectives.ADVANTAGES.items():
-    yield Method('advantage', name, function, '; from a critic' if critic else "; from the prompt's samples")
-  for name, decoder in decoders.REGISTRY.items():
-    yield Method('decoder', name, decoder)
+  for kind, register in REGISTERS.items():
+    for name, entry in register.items():
+      if kind == 'objective':
+        beside = f'; advantage {entry.advantage}' if entry.advantage else '; stands beside an objective'
+        draws = f'; up to {entry.draws} draws a step' if entry.draws > 1 else ''
+        yield Method(kind, name, entry.function, beside + draws)
+      elif kind == 'advantage':
+        function, critic = entry
+        yield Method(kind, name, function, '; from a critic' if critic else "; from the prompt's samples")
+      else:
+        yield Method(kind, name, entry)
 
 
 def describe(method: Method) -> str:
@@ -115,7 +110,7 @@ def meanings_of(function: Callable[..., Any]) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command."""
-  kinds = list(dict.fromkeys(method.kind for method in methods()))
+  kinds = list(REGISTERS)
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
   parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections; or metrics')
   parser.add_argument('--markdown', action='store_true', help='write a page with equations and the meaning of each option')

@@ -43,7 +43,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
   """The methods of one kind, by name. Only the decorator of a room adds methods.
 
   Attributes:
-    field: The field of the config that names one, such as 'stop.name'.
+    field: The config field or the flag that names one, such as 'stop.name' or '--decoder'.
   """
 
   def __init__(self, kind: str, field: str, *, in_expressions: bool = False):
@@ -51,7 +51,7 @@ class Register(Mapping[str, Entry], Generic[Entry]):
 
     Args:
       kind: The word for one of its methods, such as 'stop rule'.
-      field: The field of the config that names one, such as 'stop.name'.
+      field: The config field or the flag that names one, such as 'stop.name' or '--decoder'.
       in_expressions: Whether that field is an expression over names, which then have to be identifiers.
     """
     self._kind, self.field, self._in_expressions = kind, field, in_expressions

@@ -2,7 +2,8 @@
 
 A decoder is a pure function of the finished samples of one problem, from `Samples` to `Choice`. It runs on the host after the
 sampling, so one recorded set of samples compares all decoders. It never sees whether a sample is right. A decoder that ends
-samples early counts their tokens up to there. This replays what it would have drawn, because samples do not read each other.
+samples early counts their tokens up to there. The count equals that of a run which stops them, because samples do not read each
+other.
 
 | decoder | the answer is that of | the tokens are those of |
 |---|---|---|

@@ -22,7 +22,6 @@ def best_by(*, score: str = 'value') -> Decoder:
   field = field_of(score)
 
   def choose(samples: Samples) -> Choice:
-    stated = np.array([bool(answer) for answer in samples.answers])
-    return Choice(int(np.where(stated, scores(samples, score), -np.inf).argmax()), int(samples.lengths.sum()))
+    return Choice(int(np.where(samples.stated, scores(samples, score), -np.inf).argmax()), samples.total)
 
   return Decoder(choose, frozenset({'answers', 'lengths', field}))

@@ -5,7 +5,17 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from espo_jax.decoders.samples import out_of_range
+
 BOTTOM = 0.1  # the part of the groups that counts as the bottom
+
+
+def check_options(window: int, keep: float) -> None:
+  """Raises ValueError if an option that both forms of DeepConf have is out of range."""
+  if window < 1:
+    raise out_of_range('window', window, 'at least 1')
+  if not 0 < keep <= 1:
+    raise out_of_range('keep', keep, 'above 0, at most 1')
 
 
 def group_confidences(confidence: Float[np.ndarray, '_'], window: int) -> Float[np.ndarray, '_']:
@@ -20,7 +30,7 @@ def _bottom(confidence: Float[np.ndarray, '_'], window: int) -> float:
   return float(groups[: max(1, int(BOTTOM * len(groups)))].mean())
 
 
-OF_SAMPLE: dict[str, Callable[[Float[np.ndarray, '_'], int], float]] = {
+CONFIDENCES: dict[str, Callable[[Float[np.ndarray, '_'], int], float]] = {
   'bottom': _bottom,
   'lowest': lambda confidence, window: float(group_confidences(confidence, window).min()),
   'tail': lambda confidence, window: float(confidence[-window:].astype(np.float64).mean()),

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from espo_jax.decoders.confidence import group_confidences
-from espo_jax.decoders.deepconf import check
+from espo_jax.decoders.confidence import check_options, group_confidences
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of
+from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
 from espo_jax.decoders.votes import vote
 from espo_jax.registry import source
 
@@ -20,12 +19,12 @@ def deepconf_online(*, warmup: int = 16, keep: float = 0.1, window: int = 2048, 
   2. A later sample ends at the first token at which the mean confidence of its last `window` tokens is below the threshold.
   3. Sampling ends once one answer has the share `consensus` of all weight.
 
-  The samples whose lowest group is not below the threshold vote, with its confidence as their weight. These have no vote: later
-  samples that were ended, warm-up samples below the threshold, and samples shorter than `window` whose mean is below it. So has
-  the paper's code. Among equal sums the answer stated first wins.
+  A sample votes if its lowest group is not below the threshold. Its weight is the confidence of that group. No vote is cast by
+  later samples that were ended, by warm-up samples below the threshold, or by samples shorter than `window` whose mean is below
+  it. The paper's code leaves out the same samples. Among equal sums the answer stated first wins.
 
-  That code has no consensus. It is our reading [U] that step 3 is asked after the warm-up and after every later sample. Of 16
-  warm-up samples two vote at `keep = 0.1`, so that two equal answers can end the sampling.
+  The paper's code has no consensus. It is our reading [U] that step 3 is asked after the warm-up and after every later sample.
+  Of 16 warm-up samples two vote at `keep = 0.1`, so that two equal answers can end the sampling.
 
   Args:
     warmup: The number of samples that set the threshold. With no more samples than that, none ends early.
@@ -33,11 +32,11 @@ def deepconf_online(*, warmup: int = 16, keep: float = 0.1, window: int = 2048, 
     window: The number of tokens of a group.
     consensus: The share of the weight at which sampling ends; above 1 for never.
   """
-  check(window, keep)
+  check_options(window, keep)
   if warmup < 1:
-    raise out_of('warmup', warmup, 'at least 1')
+    raise out_of_range('warmup', warmup, 'at least 1')
   if not consensus > 0:
-    raise out_of('consensus', consensus, 'above 0')
+    raise out_of_range('consensus', consensus, 'above 0')
 
   def choose(samples: Samples) -> Choice:
     groups = [group_confidences(row, window) for row in samples.of_tokens('confidence')]

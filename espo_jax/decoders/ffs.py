@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of
+from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
 from espo_jax.registry import source
 
 
@@ -24,7 +24,7 @@ def ffs(*, least: int = 0) -> Decoder:
     least: The number of tokens below which a sample that ends is not taken.
   """
   if least < 0:
-    raise out_of('least', least, 'at least 0')
+    raise out_of_range('least', least, 'at least 0')
 
   def choose(samples: Samples) -> Choice:
     lengths = np.where(samples.ended & (samples.lengths >= least), samples.lengths.astype(np.float64), np.inf)

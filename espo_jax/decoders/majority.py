@@ -18,6 +18,6 @@ def majority() -> Decoder:
   """
 
   def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, int(samples.lengths.sum()))
+    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, samples.total)
 
   return Decoder(choose, frozenset({'answers', 'lengths'}))

@@ -18,7 +18,7 @@ class Samples(NamedTuple):
   Attributes:
     answers: The answer that each sample states, with one spelling for equal answers; '' states none.
     ended: Whether an end token ended the sample. The others were cut by the horizon or by a stop rule.
-    lengths: The number of tokens of each sample.
+    lengths: The number of tokens of each sample, up to its stop if a rule stopped it.
     tokens: The tokens of each sample.
     logprobs: The log-probability of each token under the distribution that it was drawn from.
     regret: The surrogate regret of each token in nats.
@@ -34,6 +34,16 @@ class Samples(NamedTuple):
   regret: Sequence[Float[np.ndarray, '_']] | None = None
   values: Sequence[Float[np.ndarray, '_']] | None = None
   confidence: Sequence[Float[np.ndarray, '_']] | None = None
+
+  @property
+  def stated(self) -> Bool[np.ndarray, 'G']:
+    """Whether each sample states an answer."""
+    return np.array([bool(answer) for answer in self.answers])
+
+  @property
+  def total(self) -> int:
+    """The number of tokens of all samples."""
+    return int(self.lengths.sum())
 
   def first(self, count: int) -> 'Samples':
     """Returns the first `count` samples."""
@@ -75,6 +85,6 @@ class Decoder(NamedTuple):
   reads: frozenset[str]
 
 
-def out_of(name: str, value: Any, wanted: str) -> ValueError:
+def out_of_range(name: str, value: Any, wanted: str) -> ValueError:
   """Returns the error for an option whose value cannot be used."""
   return ValueError(f'{name}={value}: out of range; fix: {wanted}')

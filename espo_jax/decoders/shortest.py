@@ -17,8 +17,7 @@ def shortest() -> Decoder:
   """
 
   def choose(samples: Samples) -> Choice:
-    stated = np.array([bool(answer) for answer in samples.answers])
-    lengths = np.where(samples.ended & stated, samples.lengths.astype(np.float64), np.inf)
-    return Choice(int(lengths.argmin()), int(samples.lengths.sum()))
+    lengths = np.where(samples.ended & samples.stated, samples.lengths.astype(np.float64), np.inf)
+    return Choice(int(lengths.argmin()), samples.total)
 
   return Decoder(choose, frozenset({'answers', 'ended', 'lengths'}))

@@ -23,6 +23,6 @@ def weighted(*, score: str = 'logprob') -> Decoder:
   field = field_of(score)
 
   def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.exp(scores(samples, score))).sample, int(samples.lengths.sum()))
+    return Choice(vote(samples.answers, np.exp(scores(samples, score))).sample, samples.total)
 
   return Decoder(choose, frozenset({'answers', 'lengths', field}))
