@@ -2,11 +2,18 @@
 
 import json
 import pathlib
+import runpy
 
 import numpy as np
+from small import randomised
 
 from espo_jax import monitor, tasks
+from espo_jax.experiment import make_experiment, make_rule
+from espo_jax.learner import Checkpoints, init_state
+from espo_jax.stages.warm_start import supervised_learner
 from espo_jax.types import StopReason
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 HOSTILE = (
   '<script>window.pwned = 1</script>',
@@ -86,6 +93,18 @@ def write_run(folder: pathlib.Path, arms=('never', 'espo'), updates=40, examples
     monitor.atomic_write_text(folder / 'arms' / arms[-1] / 'examples.json', json.dumps(list(examples)))
   if done:
     monitor.atomic_write_text(folder / 'summary.json', '{}')
+  return folder
+
+
+def write_random_run(folder: pathlib.Path) -> pathlib.Path:
+  """Writes a run with a checkpoint of the arm `espo`, whose policy is random."""
+  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  config.mesh.data = -1
+  monitor.write_run_info(folder, config.to_dict())
+  exp = make_experiment(config)
+  params = exp.put(randomised(exp.abstract_params(), seed=3))
+  with Checkpoints(folder / 'arms/espo/checkpoints') as checkpoints:
+    checkpoints.save(1, init_state(params, supervised_learner(exp).optimizer, make_rule(config, 'never')), done=True)
   return folder
 
 

@@ -2,22 +2,20 @@
 
 import json
 import pathlib
-import runpy
 import shutil
 
 import numpy as np
 import pytest
-from small import randomised
+from run_folder import write_random_run
 
-from espo_jax import decoders, monitor, tasks
+from espo_jax import decoders, monitor, parallel, tasks
 from espo_jax.evaluate.__main__ import main as evaluate_main
-from espo_jax.experiment import make_experiment, make_rule
-from espo_jax.learner import Checkpoints, init_state
-from espo_jax.monitor import read_samples, write_run_info
-from espo_jax.stages.warm_start import supervised_learner
+from espo_jax.evaluate.lengths import by_length
+from espo_jax.evaluate.reading import Graded
+from espo_jax.monitor import read_samples
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS, SAMPLES = 11, 4
+FIFTHS = {0: [], 1: [2], 2: [1, 3], 3: [0, 2, 4], 4: [0, 1, 3, 4], 6: [0, 1, 2, 2, 3, 4]}  # of so many answers, short to long
 ASKED = [
   '--decoder=first',
   '--decoder=majority',
@@ -54,19 +52,10 @@ LABELS = {
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory) -> pathlib.Path:
   """A run whose policy is random."""
-  path = tmp_path_factory.mktemp('decoding') / 'run'
-  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
-  config.mesh.data = -1
-  write_run_info(path, config.to_dict())
-  exp = make_experiment(config)
-  params = exp.put(randomised(exp.abstract_params(), seed=3))
-  with Checkpoints(path / 'arms/espo/checkpoints') as checkpoints:
-    checkpoints.save(1, init_state(params, supervised_learner(exp).optimizer, make_rule(config, 'never')), done=True)
-  return path
+  return write_random_run(tmp_path_factory.mktemp('decoding') / 'run')
 
 
-@pytest.fixture(autouse=True)
-def right_now_and_then(monkeypatch):
+def grade_by_length(patch: pytest.MonkeyPatch) -> None:
   """A random policy states its last digit, which is right in a response with an even number of characters."""
 
   def stated(_, response):
@@ -75,8 +64,13 @@ def right_now_and_then(monkeypatch):
   def verdicts(_, problems, responses):
     return [tasks.Verdict(bool(stated(_, text)) and len(text) % 2 == 0, 'ok') for text in responses]
 
-  monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
-  monkeypatch.setattr(tasks.Chain, 'stated_answer', stated)
+  patch.setattr(tasks.Task, 'verify_all', verdicts)
+  patch.setattr(tasks.Chain, 'stated_answer', stated)
+
+
+@pytest.fixture(autouse=True)
+def right_now_and_then(monkeypatch):
+  grade_by_length(monkeypatch)
 
 
 def evaluated(workdir: pathlib.Path, output: pathlib.Path, *flags: str) -> dict:
@@ -90,7 +84,7 @@ def evaluated(workdir: pathlib.Path, output: pathlib.Path, *flags: str) -> dict:
 @pytest.fixture(scope='module')
 def recorded(workdir, tmp_path_factory) -> tuple[pathlib.Path, dict]:
   with pytest.MonkeyPatch.context() as patch:
-    right_now_and_then.__wrapped__(patch)
+    grade_by_length(patch)
     output = tmp_path_factory.mktemp('recorded')
     return output, evaluated(workdir, output, '--record', '--features=1', *ASKED, '--curve')
 
@@ -114,7 +108,7 @@ def by_hand(folder: pathlib.Path) -> tuple[list[decoders.Samples], list[list[boo
   return samples, [[answers[i]['correct'] for i in its] for its in groups]
 
 
-def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded, capsys):
+def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded):
   folder, record = recorded
   samples, correct = by_hand(folder)
   assert [one['label'] for one in record['decoders']] == list(LABELS)
@@ -135,59 +129,90 @@ def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded, caps
     assert {name: one[name] for name in ('accuracy', 'tokens')} == {name: point[name] for name in ('accuracy', 'tokens')}
     varied.add((one['accuracy']['value'], one['tokens']['value']))
   assert len(varied) >= 5  # the decoders differ here
+  summary = json.loads((folder / 'summary.json').read_text())['scores']
+  assert record['scores'] == {name: summary[name] for name in (f'avg@{SAMPLES}', f'maj@{SAMPLES}')}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('count', [1, 2, 4, 6])
+def test_few_answers_to_a_problem_are_spread_evenly_over_the_fifths(count):
+  lengths = np.random.default_rng(count).permutation(np.arange(10, 10 + count))
+  for place, fifth in enumerate(FIFTHS[count]):
+    right = lengths == 10 + place
+    samples = decoders.Samples(['1'] * count, np.ones(count, bool), lengths)
+    for shares in (by_length(Graded({}, [samples], [right]))[name] for name in ('within', 'overall')):
+      assert [i for i, share in enumerate(shares) if share] == [fifth]
 
 
 def test_the_accuracy_by_length_is_that_within_a_problem_and_that_over_all(recorded):
   found = recorded[1]['by_length']
   samples, correct = by_hand(recorded[0])
-  within, everything = [[] for _ in range(5)], []
+  within, everything, differences = [[] for _ in range(5)], [], []
   for its, grades in zip(samples, correct, strict=True):
     ended = sorted((n, i) for i, n in enumerate(its.lengths.tolist()) if its.ended[i])
     mean = sum(n for n, _ in ended) / max(len(ended), 1)
-    for place, (_, i) in enumerate(ended):
-      within[5 * place // len(ended)].append(grades[i])
-    everything += [(n, n - mean, grades[i]) for i, n in enumerate(its.lengths.tolist()) if its.ended[i]]
+    for fifth, (_, i) in zip(FIFTHS[len(ended)], ended, strict=True):
+      within[fifth].append(grades[i])
+    kinds = [[n for n, i in ended if grades[i] == kind] for kind in (True, False)]
+    if all(kinds):
+      differences.append(np.mean(kinds[0]) - np.mean(kinds[1]))
+    everything += [(n, n - mean, grades[i], all(kinds)) for i, n in enumerate(its.lengths.tolist()) if its.ended[i]]
   assert found['within'] == [np.mean(part) if part else None for part in within]
   ordered = sorted(everything, key=lambda one: one[0])
   overall = [[] for _ in range(5)]
-  for place, (_, _, right) in enumerate(ordered):
-    overall[5 * place // len(ordered)].append(right)
+  for place, (_, _, right, _) in enumerate(ordered):
+    overall[sum((place + 0.5) / len(ordered) > edge for edge in (0.2, 0.4, 0.6, 0.8))].append(right)
   assert found['overall'] == [np.mean(part) for part in overall]
-  right, wrong = (np.array([beyond for _, beyond, grade in everything if grade == kind]) for kind in (True, False))
-  assert found['right_minus_wrong'] == pytest.approx(right.mean() - wrong.mean(), rel=1e-9)
+  right, wrong = (
+    np.array([beyond for _, beyond, grade, mixed in everything if mixed and grade == kind]) for kind in (True, False)
+  )
+  assert 1 < len(differences) < PROBLEMS
+  assert found['right_minus_wrong'] == pytest.approx(np.mean(differences), rel=1e-9)
   assert wrong.var() > right.var() or found['turn'] is None
 
 
-def ffs_report(tmp_path: pathlib.Path, right: list[int], wrong: list[int], capsys) -> str:
-  """What is said of an evaluation of one problem with answers of these lengths, all of which ended."""
+def ffs_report(tmp_path: pathlib.Path, capsys, *problems: tuple[list[int], list[int]]) -> str:
+  """What is said of answers that ended, given the lengths of the right and the wrong ones to each problem."""
   folder = tmp_path / 'made'
-  lengths = [*right, *wrong]
-  settings = {'samples': len(lengths), 'problems': 1}
-  with monitor.SampleWriter(folder, settings, batch=len(lengths), total=len(lengths)) as writer:
-    line = {'answer': '1', 'status': 'ok', 'stop_reason': 'eos'}
-    writer.write(line | {'length': n, 'correct': i < len(right)} for i, n in enumerate(lengths))
+  answers = [(n, grade) for both in problems for its, grade in zip(both, (True, False), strict=True) for n in its]
+  settings = {'samples': len(answers) // len(problems), 'problems': len(problems)}
+  with monitor.SampleWriter(folder, settings, batch=len(answers), total=len(answers)) as writer:
+    line = {'answer': '1', 'stop_reason': 'eos'}  # a decoder has no use for the other fields of an answer
+    writer.write(line | {'length': n, 'correct': grade} for n, grade in answers)
   evaluate_main([f'--from={folder}', '--decoder=ffs'])
   return capsys.readouterr().out
 
 
 @pytest.mark.quick
 def test_first_finish_search_is_warned_of_where_right_answers_are_longer(tmp_path, capsys):
-  said = ffs_report(tmp_path, [30, 32], [20, 25], capsys)
+  said = ffs_report(tmp_path, capsys, ([30, 32], [20, 25]))
   assert 'ffs: right answers are longer than wrong ones to the same problem, by 8.5 tokens on average' in said
 
 
 @pytest.mark.quick
 def test_first_finish_search_is_warned_of_where_wrong_answers_spread_more(tmp_path, capsys):
   """The lengths 28 and 32, and 10 and 60, less their mean 32.5; right ones have the variance 4 and wrong ones 625."""
-  said = ffs_report(tmp_path, [28, 32], [10, 60], capsys)
+  said = ffs_report(tmp_path, capsys, ([28, 32], [10, 60]))
   turn = (-2.5 / 4 - 2.5 / 625) / (1 / 4 - 1 / 625)
   assert f'the further it is below {turn:+.1f} tokens from the mean of its problem; fix: --options least=N' in said
 
 
 @pytest.mark.quick
 def test_first_finish_search_is_not_warned_of_where_right_answers_are_shorter_and_spread_as_much(tmp_path, capsys):
-  said = ffs_report(tmp_path, [20, 30], [40, 50], capsys)
+  said = ffs_report(tmp_path, capsys, ([20, 30], [40, 50]))
   assert 'among those to one problem ' in said and 'ffs:' not in said
+
+
+@pytest.mark.quick
+def test_the_lengths_of_answers_to_a_problem_without_a_right_one_warn_of_nothing(tmp_path, capsys):
+  said = ffs_report(tmp_path, capsys, ([10, 12], [20, 22]), ([], [100, 200, 400, 500]))
+  assert 'among those to one problem ' in said and 'ffs:' not in said
+
+
+@pytest.mark.quick
+def test_problems_whose_answers_are_all_right_do_not_dilute_how_much_longer_right_ones_are(tmp_path, capsys):
+  said = ffs_report(tmp_path, capsys, ([30], [20]), *[([5 + i, 50 + i], []) for i in range(9)])
+  assert 'ffs: right answers are longer than wrong ones to the same problem, by 10.0 tokens on average' in said
 
 
 def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
@@ -196,7 +221,7 @@ def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
 
 
 def test_a_majority_of_all_without_ties_is_maj_at_k_of_the_summary(recorded, tmp_path):
-  """With three answers a tie is of three different ones, which the test makes one."""
+  """Three of the four answers to each problem are made equal, so no vote is tied."""
   folder = shutil.copytree(recorded[0], tmp_path / 'untied')
   lines = list(read_samples(folder))
   for i, line in enumerate(lines):
@@ -216,6 +241,7 @@ def test_a_recording_gives_what_the_sampling_gave_to_the_digit(recorded, tmp_pat
   assert (tmp_path / 'decoders.json').read_bytes() == before
   assert (tmp_path / 'decoders.png').read_bytes().startswith(b'\x89PNG') and (folder / 'decoders.png').exists()
   evaluate_main([f'--from={folder}', f'--output={tmp_path}', *ASKED])
+  assert not (tmp_path / 'decoders.png').exists()  # it would show a curve that decoders.json does not have
   shorter = json.loads((tmp_path / 'decoders.json').read_text())
   for one, whole in zip(shorter['decoders'], json.loads(before)['decoders'], strict=True):
     assert 'curve' not in one
@@ -314,7 +340,40 @@ def test_a_decoder_of_a_users_own_is_asked_for_by_its_name(recorded, registers, 
   assert one['accuracy']['value'] == np.mean(last) and one['tokens']['value'] == 0
 
 
+@pytest.mark.quick
+def test_of_several_processes_the_first_alone_decodes(tmp_path, capsys, monkeypatch):
+  ffs_report(tmp_path, capsys, ([20], [30]))
+  written = tmp_path / 'made/decoders.json'
+  written.unlink()
+  monkeypatch.setattr(parallel, 'is_first', lambda: False)
+  evaluate_main([f'--from={tmp_path / "made"}', '--decoder=ffs'])
+  assert not written.exists() and capsys.readouterr().out == ''
+
+
 # -------------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+  ('returned', 'message'),
+  [
+    ('7', r'--decoder=mine: it returned 7; fix: a Decoder$'),
+    ('None', r'--decoder=mine: it returned None; fix: a Decoder$'),
+    (
+      "decoders.Decoder(len, frozenset({'entropy', 'lengths'}))",
+      r"--decoder=mine: it reads 'entropy', which samples do not have; fix: one of answers, ended, .*, confidence$",
+    ),
+    (
+      "decoders.Decoder(len, ('total',))",
+      r"--decoder=mine: it reads 'total', which samples do not have; fix: one of answers, ",
+    ),
+  ],
+)
+def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tmp_path, returned, message):
+  plugin = tmp_path / 'mine.py'
+  plugin.write_text(f"from espo_jax import decoders\n\n\n@decoders.register('mine')\ndef mine():\n  return {returned}\n")
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main([f'--plugins={plugin}', '--from=runs/none', '--decoder=mine'])
 
 
 @pytest.mark.quick
@@ -322,12 +381,27 @@ def test_a_decoder_of_a_users_own_is_asked_for_by_its_name(recorded, registers, 
   ('flags', 'message'),
   [
     (['--decoder=majorty'], r"--decoder = 'majorty': 'majorty' is unknown; did you mean 'majority'\? known: best_by, "),
-    (['--decoder=weighted'], r"--decoder=weighted: 'logprobs' is not recorded; fix: --record$"),
-    (['--decoder=best_by', '--record', '--decoder=deepconf'], r"'confidence' is not recorded; fix: --record --features=1$"),
+    (
+      ['--decoder=weighted'],
+      r"error: an evaluation with these flags: holds no 'logprobs', which --decoder=weighted reads; fix: --record$",
+    ),
+    (
+      ['--decoder=best_by', '--record', '--decoder=deepconf'],
+      r"holds no 'confidence', which --decoder=deepconf reads; fix: --record --features=1$",
+    ),
     (['--decoder=ffs', '--options', 'most=3'], r'--decoder=ffs: most=3: no such option; fix: least$'),
     (['--decoder=first', '--options', 'most=3'], r'most=3: no such option; fix: none, because first has no options$'),
     (['--decoder=ffs', '--options', 'least=few'], r'least=few: not of type int; fix: such as least=0$'),
     (['--decoder=ffs', '--options', 'least=2.5'], r'least=2.5: not of type int; fix: such as least=0$'),
+    (['--decoder=ffs', '--options', 'least={[]:1}'], r'least={\[\]:1}: not of type int; fix: such as least=0$'),
+    (['--decoder=ffs', '--options', 'least=' + '-' * 20_000 + '1'], r'-1: not of type int; fix: such as least=0$'),
+    (['--decoder=deepconf', '--options', 'keep=1' + '0' * 400], r'000: not of type float; fix: such as keep=0.1$'),
+    (['--decoder=deepconf', '--options', 'keep=1' + '0' * 5000], r'000: not of type float; fix: such as keep=0.1$'),
+    (['--decoder=ffs', '--options', 'least=1', 'least=2'], r'--decoder=ffs: least=2: an option is given twice; fix: once$'),
+    (
+      ['--decoder=ffs', '--options', 'least=1', '--options', 'least=1'],
+      r'--decoder=ffs: least=1: an option is given twice; fix: once$',
+    ),
     (['--decoder=ffs', '--options', 'least=-1'], r'--decoder=ffs: least=-1: out of range; fix: at least 0$'),
     (['--decoder=ffs', '--options', 'least'], r'--options least: no value; fix: --decoder=deepconf --options keep=0.9, say$'),
     (['--options', 'least=3'], r'--options least=3: no decoder stands before it; fix: --decoder=deepconf --options'),
@@ -352,7 +426,11 @@ def test_a_decoder_that_cannot_be_asked_for_is_told_before_anything_is_sampled(f
       r'--from=runs/none: holds no settings.json; fix: the output folder of an evaluation$',
     ),
     (['--from=a', '--decoder=ffs', '--samples=8'], r'--samples=8 with --from=a: nothing is sampled; fix: leave it out$'),
-    (['--from=a', '--decoder=ffs', '--record'], r'--record=True with --from=a: nothing is sampled; fix: leave it out$'),
+    (['--from=a', '--decoder=ffs', '--record'], r'error: --record with --from=a: nothing is sampled; fix: leave it out$'),
+    (
+      ['--from=a', '--decoder=ffs', '--constants', 'x=1'],
+      r'error: --constants with --from=a: nothing is sampled; fix: leave it out$',
+    ),
   ],
 )
 def test_flags_that_do_not_go_with_from_are_told(flags, message):
@@ -379,6 +457,11 @@ def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_pat
     evaluate_main([f'--from={folder}', '--decoder=weighted'])
 
 
+def answer_of(length: str) -> str:
+  """A line of an answer whose length has this text."""
+  return f'{{"answer": "1", "stop_reason": "eos", "correct": true, "length": {length}}}\n'
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
   ('file', 'content', 'message'),
@@ -389,6 +472,16 @@ def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_pat
     ('samples.jsonl', '{"answer": "1"}\n', r"samples.jsonl:1: has no 'stop_reason' of an answer; fix: a copy of the file$"),
     ('samples.jsonl', '7\n', r"samples.jsonl:1: has no 'answer' of an answer; fix: a copy of the file$"),
     ('samples.jsonl', '{"answer"\n', r'samples.jsonl:1: not JSON'),
+    ('samples.jsonl', answer_of('1e30'), r'samples.jsonl:1: length = 1e\+30: not of an answer; fix: a copy of the file$'),
+    (
+      'samples.jsonl',
+      answer_of('1' + '0' * 30),
+      r'samples.jsonl:1: length = 10{30}: not of an answer; fix: a copy of the file$',
+    ),
+    ('samples.jsonl', answer_of('2147483648'), r'samples.jsonl:1: length = 2147483648: not of an answer; fix: a copy'),
+    ('samples.jsonl', answer_of('-3'), r'samples.jsonl:1: length = -3: not of an answer; fix: a copy of the file$'),
+    ('samples.jsonl', answer_of('0'), r'samples.jsonl:1: length = 0: not of an answer; fix: a copy of the file$'),
+    ('samples.jsonl', answer_of('true'), r'samples.jsonl:1: length = True: not of an answer; fix: a copy of the file$'),
   ],
 )
 def test_a_folder_whose_files_hold_something_else_is_told(tmp_path, file, content, message):

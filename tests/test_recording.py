@@ -3,27 +3,23 @@
 import json
 import os
 import pathlib
-import runpy
 import signal
 
 import benchmark_data
 import jax
 import numpy as np
 import pytest
-from small import randomised
+from run_folder import write_random_run
 
 from espo_jax import replay, stops, tasks
 from espo_jax.configs import load_config
 from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.experiment import make_experiment, make_rule
-from espo_jax.learner import Checkpoints, init_state
 from espo_jax.model import ModelConfig, init, save_hf
-from espo_jax.monitor import read_samples, write_run_info
-from espo_jax.stages.warm_start import supervised_learner
+from espo_jax.monitor import read_samples
 from espo_jax.tasks.pretrained import load_tokenizer
 
-ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS, SAMPLES = 11, 4
 ROWS = PROBLEMS * SAMPLES
 CONSTANTS = {'smoothing': 0.5, 'epsilon': 0.4, 'beta_0': 1.5}
@@ -35,26 +31,22 @@ INTEGERS = ('tokens', 'length', 'full_length', 'ended', 'correct', 'stopped', 's
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory) -> pathlib.Path:
   """A run whose policy is random."""
-  path = tmp_path_factory.mktemp('recording') / 'run'
-  config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
-  config.mesh.data = -1
-  write_run_info(path, config.to_dict())
-  exp = make_experiment(config)
-  params = exp.put(randomised(exp.abstract_params(), seed=3))
-  with Checkpoints(path / 'arms/espo/checkpoints') as checkpoints:
-    checkpoints.save(1, init_state(params, supervised_learner(exp).optimizer, make_rule(config, 'never')), done=True)
-  return path
+  return write_random_run(tmp_path_factory.mktemp('recording') / 'run')
 
 
-@pytest.fixture(autouse=True)
-def right_now_and_then(monkeypatch):
+def grade_by_length(patch: pytest.MonkeyPatch) -> None:
   """A response of even length is right, which an untrained policy writes now and then."""
 
   def verdicts(_, problems, responses):
     return [tasks.Verdict(len(response) % 2 == 0, 'ok') for _, response in zip(problems, responses, strict=True)]
 
-  monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
-  monkeypatch.setattr(tasks.Math, 'verify_all', verdicts)
+  patch.setattr(tasks.Task, 'verify_all', verdicts)
+  patch.setattr(tasks.Math, 'verify_all', verdicts)
+
+
+@pytest.fixture(autouse=True)
+def right_now_and_then(monkeypatch):
+  grade_by_length(monkeypatch)
 
 
 def evaluated(workdir: pathlib.Path, output: pathlib.Path, *flags: str) -> tuple[dict, dict, list[dict]]:
@@ -90,7 +82,7 @@ def equal(found: dict, wanted: dict) -> None:
 @pytest.fixture(scope='module')
 def free(workdir, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
-    right_now_and_then.__wrapped__(patch)
+    grade_by_length(patch)
     output = tmp_path_factory.mktemp('free')
     return output, *evaluated(workdir, output)
 

@@ -150,7 +150,10 @@ def _parser() -> argparse.ArgumentParser:
   choosing.add_argument(
     '--from', dest='source', metavar='DIR', help='the output folder of an evaluation, whose answers are taken; samples none'
   )
-  answers.add_argument('--output', help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK')
+  answers.add_argument(
+    '--output',
+    help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK; with --from, that folder',
+  )
   return parser
 
 
@@ -207,16 +210,19 @@ def _report(summary: dict[str, Any]) -> str:
 
 def _decode(folder: pathlib.Path, output: pathlib.Path, request: Mapping[str, Any]) -> str:
   """Lets decoders choose among answers that are in a folder, and returns the report."""
-  return f'{format_decoders(decode(folder, output, asked_for(request["decoders"]), curve=request["curve"]))}\nwrote {output}'
+  return f'{format_decoders(decode(folder, output, request["decoders"], curve=request["curve"]))}\nwrote {output}'
 
 
 def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.ArgumentParser) -> str:
   """Lets decoders choose among the answers of an earlier evaluation, and returns the report."""
   used = ('decoders', 'curve', 'output')
   if other := next((name for name, value in flags.items() if name not in used and value != parser.get_default(name)), ''):
-    raise RequestError(f'--{other}={flags[other]} with --from={source}: nothing is sampled; fix: leave it out')
+    given = f'--{other}' if isinstance(flags[other], (bool, list)) else f'--{other}={flags[other]}'
+    raise RequestError(f'{given} with --from={source}: nothing is sampled; fix: leave it out')
   if not flags['decoders']:
     raise RequestError(f'--from={source}: no decoder to choose among its answers; fix: --decoder=majority, say')
+  if not parallel.is_first():
+    return ''
   folder = pathlib.Path(source)
   return _decode(folder, pathlib.Path(flags['output'] or folder), flags)
 
@@ -237,6 +243,10 @@ def main(argv: Sequence[str]) -> None:
   source = flags.pop('source')
   if not source and not flags['checkpoint']:
     parser.error('the following arguments are required: --checkpoint')
+  try:
+    flags['decoders'] = asked_for(flags['decoders'])
+  except RequestError as error:
+    parser.error(str(error))
   request = None if source else Request(**flags)
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   with parallel.job(), machine_errors(functools.partial(_lower, request)):

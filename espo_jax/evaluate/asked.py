@@ -1,15 +1,15 @@
 """The decoders that a command asks for, and whether what they read is recorded."""
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from espo_jax import decoders, registry
-from espo_jax.decoders import Decoder
+from espo_jax.decoders import Decoder, Samples
 from espo_jax.evaluate.policies import RequestError
 
 RECORDED = ('tokens', 'logprobs', 'regret', 'values')  # the fields of `Samples` that --record adds to those of every evaluation
-OF_FEATURES = ('confidence',)  # and those that --features adds to these
+OF_FEATURES = ('confidence',)  # --features adds these to them
 
 
 class Asked(NamedTuple):
@@ -32,14 +32,15 @@ def asked_for(flags: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> list[As
     flags: The name of each decoder with its options as texts.
 
   Raises:
-    RequestError: A decoder or an option is unknown, a value does not fit, or a decoder is asked for twice.
+    RequestError: A decoder or an option is unknown, a value does not fit, an option or a decoder is given twice, or what was
+      registered makes no decoder.
   """
   found: list[Asked] = []
   for name, texts in flags:
     try:
       make = decoders.REGISTRY.find(name)
-      options = {option: _value(name, option, text, registry.defaults(make)) for option, text in texts}
-      decoder = make(**options)
+      options = _options(name, texts, registry.defaults(make))
+      decoder = _checked(make(**options))
     except ValueError as error:
       raise RequestError(f'--decoder={name}: {error}' if name in decoders.REGISTRY else str(error)) from error
     found.append(Asked(name, options, decoder))
@@ -51,7 +52,31 @@ def asked_for(flags: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> list[As
 def check_recorded(asked: Iterable[Asked], record: bool, features: int) -> None:
   """Raises RequestError if a decoder reads what an evaluation with these flags would not record."""
   have = {*decoders.ALWAYS, *(RECORDED if record else ()), *(OF_FEATURES if features else ())}
-  check_reads(asked, have, lambda one, field: f'--decoder={one.name}: {field!r} is not recorded; fix: {to_record(field)}')
+  check_reads(asked, have, 'an evaluation with these flags')
+
+
+def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None:
+  """Raises RequestError if a decoder reads a field that is not there.
+
+  Args:
+    asked: The decoders.
+    have: The fields of `Samples` that are there.
+    where: The place that has the fields, for the message.
+  """
+  for one in asked:
+    for field in sorted(one.decoder.reads.difference(have)):
+      fix = '--record --features=1' if field in OF_FEATURES else '--record'
+      raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.name} reads; fix: {fix}')
+
+
+def _options(decoder: str, texts: Sequence[tuple[str, str]], known: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the values of options that are given as texts."""
+  found: dict[str, Any] = {}
+  for option, text in texts:
+    if option in found:
+      raise ValueError(f'{option}={text}: an option is given twice; fix: once')
+    found[option] = _value(decoder, option, text, known)
+  return found
 
 
 def _value(decoder: str, option: str, text: str, known: Mapping[str, Any]) -> Any:
@@ -63,27 +88,19 @@ def _value(decoder: str, option: str, text: str, known: Mapping[str, Any]) -> An
     return text
   try:
     value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+    value = float(value) if wanted is float and type(value) is int else value
+  except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):  # a text may be anything
     value = None
-  value = float(value) if wanted is float and type(value) is int else value
   if type(value) is not wanted:
     raise ValueError(f'{option}={text}: not of type {wanted.__name__}; fix: such as {option}={known[option]}')
   return value
 
 
-def check_reads(asked: Iterable[Asked], have: Iterable[str], message: Callable[[Asked, str], str]) -> None:
-  """Raises RequestError if a decoder reads a field that is not there.
-
-  Args:
-    asked: The decoders.
-    have: The fields of `Samples` that are there.
-    message: A function that describes a decoder and the field that it lacks.
-  """
-  for one in asked:
-    if lacking := sorted(one.decoder.reads.difference(have)):
-      raise RequestError(message(one, lacking[0]))
-
-
-def to_record(field: str) -> str:
-  """Returns the flags of an evaluation that record a field."""
-  return '--record --features=1' if field in OF_FEATURES else '--record'
+def _checked(made: Any) -> Decoder:
+  """Returns what a registered function made if it is a decoder of `Samples`. A function of a user's may return anything."""
+  if not isinstance(made, Decoder):
+    raise ValueError(f'it returned {made!r}; fix: a Decoder')
+  reads = frozenset(made.reads)
+  if strange := sorted(reads.difference(Samples._fields)):
+    raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(Samples._fields)}')
+  return made._replace(reads=reads)

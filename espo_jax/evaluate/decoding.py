@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Int
 
 from espo_jax import monitor
-from espo_jax.evaluate.asked import Asked, check_reads, to_record
+from espo_jax.evaluate.asked import Asked, check_reads
 from espo_jax.evaluate.lengths import by_length, format_lengths
 from espo_jax.evaluate.policies import RequestError
-from espo_jax.evaluate.reading import Answered, read_answered
+from espo_jax.evaluate.reading import Graded, read_graded
 
 
 def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *, curve: bool) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     output: The folder to write.
     asked: The decoders.
     curve: Whether each decoder also chooses among the first 1, 2 and so on samples. Then `decoders.png` is drawn.
+      Without a curve an older picture is removed.
 
   Returns:
     The content of `decoders.json`. Each entry of `decoders` has `accuracy` and `tokens` per problem with 95 % intervals, and
@@ -29,34 +30,36 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
 
   Raises:
     RequestError: The folder has no finished evaluation, or lacks what a decoder reads.
-    OutputError: A file of the evaluation is damaged.
+    OutputError: A file of the answers is damaged.
+    DamagedFile: The settings or the recording cannot be read.
   """
   needed = frozenset().union(*(one.decoder.reads for one in asked))
-  answered = read_answered(folder, needed)
-  have = {field for field, value in answered.problems[0]._asdict().items() if value is not None}
-  check_reads(
-    asked,
-    have,
-    lambda one, field: f'--from={folder}: holds no {field!r}, which --decoder={one.name} reads; fix: {to_record(field)}',
-  )
-  samples = len(answered.correct[0])
+  graded = read_graded(folder, needed)
+  have = {field for field, value in graded.problems[0]._asdict().items() if value is not None}
+  check_reads(asked, have, f'--from={folder}')
+  samples = len(graded.correct[0])
   if curve and samples == 1:
     raise RequestError(
       f'--curve with --from={folder}: it has one answer to each problem; fix: an evaluation with --samples=16, say'
     )
-  summary = monitor.summarise_samples(monitor.read_samples(folder), samples)
+  pairs = list(zip(graded.problems, graded.correct, strict=True))
+  scores = {
+    f'avg@{samples}': np.array([right.mean() for _, right in pairs]),
+    f'maj@{samples}': np.array([monitor.majority(its.answers, right) for its, right in pairs]),
+  }
   record: dict[str, Any] = {
-    'settings': answered.settings,
-    'problems': len(answered.problems),
+    'settings': graded.settings,
+    'problems': len(graded.problems),
     'samples': samples,
-    'scores': {name: summary['scores'][name] for name in (f'avg@{samples}', f'maj@{samples}')},
-    'tokens': _mean_tokens(np.array([[its.lengths.sum()] for its in answered.problems]))[0],
-    'by_length': by_length(answered),
-    'decoders': _measured(asked, answered, range(1, samples + 1) if curve else [samples]),
+    'scores': monitor.with_intervals(scores),
+    'tokens': _mean_tokens(np.array([[its.total] for its in graded.problems]))[0],
+    'by_length': by_length(graded),
+    'decoders': _measured(asked, graded, range(1, samples + 1) if curve else [samples]),
   }
   monitor.atomic_write_text(output / 'decoders.json', monitor.to_json(record, indent=1) + '\n')
+  picture = output / 'decoders.png'
+  picture.unlink(missing_ok=True)  # an older one shows other decoders
   if curve:
-    picture = output / 'decoders.png'
     with monitor.spared(picture):
       from espo_jax.monitor.decoders import plot_decoders  # matplotlib is slow to import and only needed here
 
@@ -72,23 +75,22 @@ def format_decoders(record: Mapping[str, Any]) -> str:
   chosen = [(its['label'], its['accuracy'], its['tokens']) for its in record['decoders']]
   rows = [('decoder', 'accuracy, %', '95 % interval', 'tokens per problem', '95 % interval')]
   for label, accuracy, tokens in (*scores, *chosen):
-    shares = '[{:.1f}, {:.1f}]'.format(*(100 * end for end in accuracy['interval']))
     spent = '[{:,.0f}, {:,.0f}]'.format(*tokens['interval'])
-    rows.append((label, f'{100 * accuracy["value"]:.1f}', shares, f'{tokens["value"]:,.0f}', spent))
+    rows.append((label, *monitor.percent_cells(accuracy), f'{tokens["value"]:,.0f}', spent))
   lines = [monitor.format_columns(rows)]
   if any(its['name'] == 'ffs' for its in record['decoders']):
     lines += format_lengths(record['by_length'])
   return '\n'.join(lines)
 
 
-def _measured(asked: Sequence[Asked], answered: Answered, counts: Sequence[int]) -> list[dict[str, Any]]:
+def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> list[dict[str, Any]]:
   """Returns the accuracy and the tokens of each decoder for the last of the numbers of samples, and its curve over all."""
   right: dict[tuple[str, int], np.ndarray] = {}
   tokens = []
   for one in asked:
     for count in counts:
-      choices = [one.decoder.choose(samples.first(count)) for samples in answered.problems]
-      pairs = zip(choices, answered.correct, strict=True)
+      choices = [one.decoder.choose(samples.first(count)) for samples in graded.problems]
+      pairs = zip(choices, graded.correct, strict=True)
       right[one.label, count] = np.array([c.sample is not None and correct[c.sample] for c, correct in pairs], np.float64)
       tokens.append([choice.tokens for choice in choices])
   accuracies, spent = monitor.with_intervals(right), iter(_mean_tokens(np.array(tokens).T))

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from espo_jax import decoders, monitor
-from espo_jax.evaluate.reading import Answered
+from espo_jax.evaluate.reading import Graded
 
 _FIFTHS = 5
 
 
-def by_length(answered: Answered) -> dict[str, Any]:
+def by_length(graded: Graded) -> dict[str, Any]:
   """Returns what `ffs` rests on, from the answers that ended by themselves.
 
   Returns:
@@ -26,32 +26,36 @@ def by_length(answered: Answered) -> dict[str, Any]:
     |---|---|
     | `within` | the accuracy of each fifth of the answers to one problem, from short to long |
     | `overall` | the accuracy of each fifth of all answers, from short to long |
-    | `right_minus_wrong` | the mean length of right answers minus that of wrong ones, each less the mean of its problem |
-    | `turn` | the result of `least_length`, in tokens beyond the mean of the problem |
+    | `right_minus_wrong` | the mean length of right answers minus that of wrong ones, averaged over problems that have both |
+    | `turn` | the result of `least_length` for these problems, in tokens beyond the mean of the problem |
   """
-  beyond, fifths, lengths, correct = [], [], [], []
-  for samples, grades in zip(answered.problems, answered.correct, strict=True):
+  beyond, fifths, lengths, correct, mixed, differences = [], [], [], [], [], []
+  for samples, grades in zip(graded.problems, graded.correct, strict=True):
     if samples.ended.any():
-      its = samples.lengths[samples.ended].astype(np.float64)
+      its, good = samples.lengths[samples.ended].astype(np.float64), grades[samples.ended]
+      both = bool(good.any() and not good.all())
       lengths.append(its)
       beyond.append(its - its.mean())
       fifths.append(_fifth_of_each(its))
-      correct.append(grades[samples.ended])
+      correct.append(good)
+      mixed.append(np.full(len(its), both))
+      if both:
+        differences.append(its[good].mean() - its[~good].mean())
   if not lengths:
     return {'within': [None] * _FIFTHS, 'overall': [None] * _FIFTHS, 'right_minus_wrong': None, 'turn': None}
-  relative, right = np.concatenate(beyond), np.concatenate(correct)
-  differ = right.any() and not right.all()
+  relative, right, among = np.concatenate(beyond), np.concatenate(correct), np.concatenate(mixed)
   return {
     'within': _of_fifths(np.concatenate(fifths), right),
     'overall': _of_fifths(_fifth_of_each(np.concatenate(lengths)), right),
-    'right_minus_wrong': float(relative[right].mean() - relative[~right].mean()) if differ else None,
-    'turn': decoders.least_length(relative, right),
+    'right_minus_wrong': float(np.mean(differences)) if differences else None,
+    'turn': decoders.least_length(relative[among], right[among]),
   }
 
 
 def _fifth_of_each(lengths: Float[np.ndarray, 'N']) -> Int[np.ndarray, 'N']:
   """Returns the fifth that each answer belongs to by length, from 0 for the shortest ones."""
-  return _FIFTHS * lengths.argsort(kind='stable').argsort() // len(lengths)
+  ranks = lengths.argsort(kind='stable').argsort()
+  return _FIFTHS * (2 * ranks + 1) // (2 * len(lengths))  # of the middle of each rank, so that few answers are not all short
 
 
 def _of_fifths(fifths: Int[np.ndarray, 'N'], right: Bool[np.ndarray, 'N']) -> list[float | None]:

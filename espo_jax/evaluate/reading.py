@@ -15,10 +15,11 @@ from espo_jax.monitor.samples import SAMPLES, SETTINGS, OutputError
 from espo_jax.parallel.storage import read_arrays, read_json
 
 _KINDS = {'answer': str, 'stop_reason': str, 'length': int, 'correct': bool}  # what is read of an answer
+_LONGEST = 2**31  # a length is below it
 
 
-class Answered(NamedTuple):
-  """The answers of an evaluation.
+class Graded(NamedTuple):
+  """The answers of an evaluation with their grades.
 
   Attributes:
     settings: The settings that the answers depend on.
@@ -31,7 +32,7 @@ class Answered(NamedTuple):
   correct: list[Bool[np.ndarray, 'G']]
 
 
-def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
+def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
   """Reads the answers of a finished evaluation. What was not recorded is None in the samples.
 
   Args:
@@ -40,7 +41,8 @@ def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
 
   Raises:
     RequestError: The folder holds no evaluation, or one that is not finished.
-    OutputError: A file is damaged.
+    OutputError: A file of the answers is damaged.
+    DamagedFile: The settings or the recording cannot be read.
   """
   for name in (SETTINGS, SAMPLES):
     if not (folder / name).is_file():
@@ -53,8 +55,10 @@ def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
   columns: dict[str, list[Any]] = {'ended': [], 'lengths': [], 'correct': []}
   for number, row in enumerate(monitor.read_samples(folder), start=1):
     for name, kind in _KINDS.items():
-      if not isinstance(row, dict) or type(row.get(name)) is not kind:
+      if not isinstance(row, dict) or name not in row:
         raise OutputError(f'{folder / SAMPLES}:{number}: has no {name!r} of an answer; fix: a copy of the file')
+      if type(row[name]) is not kind or (name == 'length' and not 0 < row[name] < _LONGEST):
+        raise OutputError(f'{folder / SAMPLES}:{number}: {name} = {row[name]!r}: not of an answer; fix: a copy of the file')
     answers.append(row['answer'])
     columns['ended'].append(row['stop_reason'] == 'eos')
     columns['lengths'].append(row['length'])
@@ -71,7 +75,7 @@ def read_answered(folder: pathlib.Path, needed: Iterable[str]) -> Answered:
   problems = [
     Samples(answers[its], ended[its], lengths[its], **{name: rows[its] for name, rows in recorded.items()}) for its in groups
   ]
-  return Answered(settings, problems, [correct[its] for its in groups])
+  return Graded(settings, problems, [correct[its] for its in groups])
 
 
 def _recorded(path: pathlib.Path, lengths: np.ndarray, needed: set[str]) -> dict[str, list[np.ndarray]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError, validate
-from espo_jax.evaluate.asked import asked_for, check_recorded
+from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
@@ -70,7 +70,7 @@ class Request:
     features: the number of directions onto which the recorded states are projected; 0 records no features of states.
     stop: the stop rule that ends answers; None for none.
     constants: the constants of the stop rule that replace those of the run.
-    decoders: the decoders that choose among the answers, each with its options as texts.
+    decoders: the decoders that choose among the answers.
     curve: whether the decoders also choose among the first 1, 2 and so on answers.
     output: the folder to write.
   """
@@ -99,7 +99,7 @@ class Request:
   features: int = 0
   stop: str | None = None
   constants: Sequence[tuple[str, float]] = ()
-  decoders: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+  decoders: Sequence[Asked] = ()
   curve: bool = False
   output: str | None = None
 
@@ -120,7 +120,7 @@ def check(request: Request) -> None:
   if request.benchmark == tasks.JSONL and not request.data:
     raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
   _check_stop(request)
-  check_recorded(asked_for(request.decoders), request.record, request.features)
+  check_recorded(request.decoders, request.record, request.features)
   if request.curve and not request.decoders:
     raise RequestError('--curve: no decoder to draw; fix: --decoder=majority beside it, say')
   if request.curve and request.samples == 1:

@@ -15,7 +15,7 @@ from espo_jax.monitor.pictures import spared
 from espo_jax.monitor.progress import Progress
 from espo_jax.monitor.report import arm_label, costs, evaluation_results, format_table, results_table, summarise, write_summary
 from espo_jax.monitor.samples import OutputError, SampleWriter, read_samples
-from espo_jax.monitor.scores import format_columns, format_scores, summarise_samples, with_intervals
+from espo_jax.monitor.scores import format_columns, format_scores, percent_cells, summarise_samples, with_intervals
 
 __all__ = [
   'TRACKERS',
@@ -46,6 +46,7 @@ __all__ = [
   'mirrored',
   'paired_shares',
   'pass_at_k',
+  'percent_cells',
   'policy_accuracy',
   'read_metrics',
   'read_samples',

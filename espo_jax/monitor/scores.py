@@ -77,10 +77,7 @@ def with_intervals(scores: Mapping[_Name, Float[np.ndarray, ' problems']]) -> di
 
 def format_scores(summary: Mapping[str, Any]) -> str:
   """Formats the summary as two small tables and a line of shares."""
-  rows = [
-    (name, f'{100 * score["value"]:.1f}', '[{:.1f}, {:.1f}]'.format(*(100 * end for end in score['interval'])))
-    for name, score in summary['scores'].items()
-  ]
+  rows = [(name, *percent_cells(score)) for name, score in summary['scores'].items()]
   lines = [format_columns([('', '%', '95 % interval'), *rows])]
   described = [
     (name, d['count'], *('-' if d[x] is None else f'{d[x]:.0f}' for x in _LENGTHS)) for name, d in summary['lengths'].items()
@@ -94,6 +91,11 @@ def format_scores(summary: Mapping[str, Any]) -> str:
   }
   lines.append(', '.join(f'{100 * summary[name]:.1f} % {text}' for name, text in shares.items()))
   return '\n'.join(lines)
+
+
+def percent_cells(score: Mapping[str, Any]) -> tuple[str, str]:
+  """Formats a share and its interval, both in per cent, as two cells of a table."""
+  return f'{100 * score["value"]:.1f}', '[{:.1f}, {:.1f}]'.format(*(100 * end for end in score['interval']))
 
 
 def _interval(values: np.ndarray, resampled: np.ndarray) -> list[float]:
