@@ -132,6 +132,16 @@ def _parser() -> argparse.ArgumentParser:
     metavar='NAME=VALUE',
     help="constants of the rule; by default the run's",
   )
+  _add_decoders(parser)
+  answers.add_argument(
+    '--output',
+    help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK; with --from, that folder',
+  )
+  return parser
+
+
+def _add_decoders(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags about decoders."""
   choosing = parser.add_argument_group('decoders')
   choosing.add_argument(
     '--decoder',
@@ -150,11 +160,6 @@ def _parser() -> argparse.ArgumentParser:
   choosing.add_argument(
     '--from', dest='source', metavar='DIR', help='the output folder of an evaluation, whose answers are taken; samples none'
   )
-  answers.add_argument(
-    '--output',
-    help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK; with --from, that folder',
-  )
-  return parser
 
 
 class _Named(argparse.Action):
