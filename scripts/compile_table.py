@@ -1,6 +1,6 @@
 """Compiles three sizes of Qwen2.5 for six TPU slices without running them: what fits, and what a step costs per chip.
 
-  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about two hours on one core; an interrupted run resumes
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # an interrupted run resumes
 
 It needs libtpu (`pip install libtpu`). It writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure
 comes from a compiled program, and no program runs. `--shapes`, `--slices`, `--attention` and `--programs` choose what is
