@@ -1,6 +1,6 @@
 """Compiles three sizes of Qwen2.5 for six TPU slices without running them: what fits, and what a step costs per chip.
 
-  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # about two hours on one core; an interrupted run resumes
+  PYTHONPATH=.:.venv/tpu python scripts/compile_table.py   # an interrupted run resumes
 
 It needs libtpu (`pip install libtpu`). It writes experiments/benchmarks/compile_check.json and compile_check.md. Every figure
 comes from a compiled program, and no program runs. `--shapes`, `--slices`, `--attention` and `--programs` choose what is
@@ -56,13 +56,15 @@ def compiled_entry(shape: str, slice_: str, attention: str, name: str) -> dict[s
     start = time.perf_counter()
     checked = compile_check.check(compile_check.Programs(config, mesh), name, chip.memory)
     seconds = time.perf_counter() - start
+  known = report.environment(COMMAND, [])
   costs = {'once': checked.counted.once} | ({'turn': checked.counted.turn} if checked.counted.unknown else {})
   return {
     'shape': shape,
     'slice': slice_,
     'attention': attention,
     'program': name,
-    'commit': report.environment(COMMAND, [])['git']['commit'][:12],
+    'commit': known['git']['commit'][:12],
+    'processor': known['hardware']['cpu'],
     'seconds_to_compile': seconds,
     'mesh': checked.mesh,
     'slots': config.rollout.slots,
@@ -90,14 +92,13 @@ def compiled_entry(shape: str, slice_: str, attention: str, name: str) -> dict[s
 def page(results: dict[str, Any]) -> list[str]:
   """Returns the page with its tables."""
   entries = results['entries']
-  commits = sorted({entry['commit'] for entry in entries})
-  hardware = results['hardware']
+  commits, processors = (sorted({entry[name] for entry in entries}) for name in ('commit', 'processor'))
   lines = [
     '# Programs of training compiled for TPU slices',
     '',
     f'    {results["command"]}',
     '',
-    f'Commit {", ".join(commits)}; libtpu {results["libtpu"]}, on one of {hardware["cores"]} cores of {hardware["cpu"]}. '
+    f'Commit {", ".join(commits)}; libtpu {results["libtpu"]}, on one core of {" or ".join(processors)}. '
     '**Nothing here has run on a TPU.** Every figure is computed from a compiled program. The times are those of compute, '
     'memory and links alone at their published peaks, and the longest of the three is the least time of a step. '
     '`espo_jax/compile_check/cost.py` says how they are counted.',
@@ -113,7 +114,8 @@ def page(results: dict[str, Any]) -> list[str]:
     'and these slices have 256 and 512 GiB.',
   ]
   missing: dict[str, list[str]] = {}
-  for shape, slice_, attention, name in sorted(set(_all()) - {_key(entry) for entry in entries}, key=_all().index):
+  done = {_key(entry) for entry in entries}
+  for shape, slice_, attention, name in (key for key in _all() if key not in done):
     missing.setdefault(f'{shape} {name}, {attention}', []).append(slice_.replace(':', ' '))
   if missing:
     lines += ['', 'Not compiled yet: ' + '; '.join(f'{what} on {", ".join(where)}' for what, where in missing.items()) + '.']
@@ -247,7 +249,9 @@ def _rollout(entries: list[dict[str, Any]]) -> list[str]:
 
 def write(entries: list[dict[str, Any]]) -> None:
   """Writes both files."""
-  results = report.environment(COMMAND, []) | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
+  known = report.environment(COMMAND, [])
+  del known['hardware']  # each entry names the processor that compiled it
+  results = known | {'libtpu': importlib.metadata.version('libtpu'), 'entries': entries}
   report.write(PAGE, results, page(results))
 
 

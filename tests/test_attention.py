@@ -56,7 +56,7 @@ def test_long_sequences(precision, window):
 
   @jax.jit
   def run(*arrays):
-    out = self_attention(*arrays, jnp.asarray(segments), window)
+    out = self_attention(*arrays, jnp.asarray(segments), window, 'chunked')
     return jnp.where(segments[..., None, None] > 0, out, 0.0)
 
   rounding.assert_computes(run, tuple(jnp.asarray(x, precision) for x in arrays), attended(window), roundings=ROUNDINGS)
@@ -86,7 +86,7 @@ def test_their_gradient(precision):
 
   @jax.jit
   def slope(*arrays):
-    total = lambda *arrays: (self_attention(*arrays, jnp.asarray(segments), 0) * weights).sum()
+    total = lambda *arrays: (self_attention(*arrays, jnp.asarray(segments), 0, 'chunked') * weights).sum()
     return sum((g * d).sum() for g, d in zip(jax.grad(total, argnums=(0, 1, 2))(*arrays), direction, strict=True))
 
   arrays = tuple(jnp.asarray(x, precision) for x in arrays)

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import NamedSharding, PartitionSpec
 
 from espo_jax import parallel
-from espo_jax.configs import ConfigError, check_attention
+from espo_jax.compile_check import Programs
+from espo_jax.configs import ConfigError, check_attention, check_devices, default_config
 from espo_jax.model import ModelConfig, fused, splash
 from espo_jax.model.attention import self_attention
 
@@ -21,7 +23,7 @@ ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 700, 4, 2, 16
 TPU = jax.sharding.AbstractDevice('TPU v5', num_cores=1, platform='tpu')
 CARD = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', num_cores=132, platform='gpu')
 CPU = jax.sharding.AbstractDevice('cpu', num_cores=None, platform='cpu')
-LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2}  # relative to the largest number
+LIMITS = {'float32': 1e-5, 'bfloat16': 2e-2}  # what a kernel has to keep besides rounding's bounds, of the largest number
 
 
 def drawn(rows=ROWS, heads=HEADS, kv_heads=KV_HEADS, length=LENGTH, dtype='float32'):
@@ -29,36 +31,46 @@ def drawn(rows=ROWS, heads=HEADS, kv_heads=KV_HEADS, length=LENGTH, dtype='float
   queries = rng.standard_normal((rows, length, heads, WIDTH))
   keys, values = rng.standard_normal((2, kv_heads, rows, length, WIDTH))
   segments = np.ones((rows, length), np.int32)
-  segments[0, length * 4 // 7 :], segments[1:, : length // 3], segments[:, length - length // 14 :] = (
-    2,
-    3,
-    0,
-  )  # boundaries in blocks; padding
+  segments[0, length * 4 // 7 :] = 2  # a boundary within a block
+  segments[1:, : length // 3] = 3
+  segments[:, length - length // 14 :] = 0  # padding
   return *(jnp.asarray(x, dtype) for x in (queries, keys, values)), jnp.asarray(segments)
 
 
-def results(form, window, queries, keys, values, segments):
+def program(form, window):
   """The output, and the gradients of a weighed sum of it over the tokens: queries, keys and values."""
-  weights = jnp.asarray(np.random.default_rng(1).standard_normal(queries.shape), jnp.float32)
 
   @jax.jit
   def run(*arrays):
-    def total(*arrays):
-      out = self_attention(*arrays, segments, window, form)
+    *inputs, segments = arrays
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal(inputs[0].shape), jnp.float32)
+
+    def total(*inputs):
+      out = self_attention(*inputs, segments, window, form)
       told = jnp.where(segments[..., None, None] > 0, out, 0)
       return (told.astype(jnp.float32) * weights).sum(), (out, told)
 
-    gradients, (out, told) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*arrays)
+    gradients, (out, told) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*inputs)
     return out, (told, *gradients)
 
-  return run(queries, keys, values)
+  return run
 
 
-def assert_close(got, wanted, limit):
-  for name, a, b in zip(('output', 'queries', 'keys', 'values'), got, wanted, strict=True):
-    a, b = (np.asarray(x, np.float64) for x in (a, b))
-    assert np.abs(b).max() > 0
-    np.testing.assert_allclose(a, b, rtol=0, atol=limit * np.abs(b).max(), err_msg=name)
+def chunked(window, *arrays):
+  """What a kernel has to give, and the bounds, one for each array.
+
+  An attention and its gradient are three passes, with a product over the channels and two sums over the tokens in each. In
+  bfloat16 the sums are in float32, so that what is rounded is the arrays between the products, at most four in each pass. The
+  movement is measured in float32. By `rounding.LAMBDA` most bounds are wider than `LIMITS`, which kernels have to keep as well.
+  """
+  run, dtype = program('chunked', window), arrays[0].dtype.name
+  _, wanted = run(*arrays)
+  roundings = 3 * (WIDTH + 2 * (arrays[3].shape[1] + 5)) if dtype == 'float32' else 3 * 4
+  moves = rounding.of_program(run, *(x.astype(jnp.float32) for x in arrays[:3]), arrays[3], roundings=roundings)[1]
+  sizes = [np.abs(np.asarray(x, np.float64)).max() for x in wanted]
+  assert all(sizes)
+  units = rounding.unit(dtype) / rounding.unit('float32')
+  return wanted, tuple(min(units * move, LIMITS[dtype] * size) for move, size in zip(moves, sizes, strict=True))
 
 
 @pytest.fixture
@@ -72,8 +84,8 @@ def anywhere():
 @pytest.mark.parametrize('form', ['splash', 'cudnn'])
 def test_a_kernel_gives_the_chunked_result_and_its_gradients(anywhere, form, window, dtype):
   arrays = drawn(dtype=dtype)
-  (out, got), (_, wanted) = (results(name, window, *arrays) for name in (form, 'chunked'))
-  assert_close(got, wanted, LIMITS[dtype])
+  out, got = program(form, window)(*arrays)
+  rounding.assert_within(got, *chunked(window, *arrays))
   assert np.isfinite(np.asarray(out, np.float64)).all()  # on padding too
   padding = np.asarray(arrays[3]) == 0
   for gradient in (got[1], *(x.transpose(1, 2, 0, 3) for x in got[2:])):
@@ -85,8 +97,8 @@ def test_a_kernel_gives_the_chunked_result_and_its_gradients(anywhere, form, win
 def test_lengths_and_groups(anywhere, form, heads, kv_heads, length):
   """Lengths that are odd, whole blocks, and less than a block; a key head for each query head, and one for all."""
   arrays = drawn(1, heads, kv_heads, length)
-  (_, got), (_, wanted) = (results(name, 0, *arrays) for name in (form, 'chunked'))
-  assert_close(got, wanted, LIMITS['float32'])
+  _, got = program(form, 0)(*arrays)
+  rounding.assert_within(got, *chunked(0, *arrays))
 
 
 @pytest.mark.parametrize('form', ['splash', 'cudnn'])
@@ -96,8 +108,8 @@ def test_a_mesh_gives_the_result_of_one_device(anywhere, form, shape, rows, kv_h
   arrays = drawn(rows, HEADS, kv_heads, 130)
   mesh = parallel.make_mesh(*shape)
   spread = [jax.device_put(x, NamedSharding(mesh, PartitionSpec())) for x in arrays]
-  (_, got), (_, wanted) = results(form, 0, *spread), results('chunked', 0, *arrays)
-  assert_close(got, wanted, LIMITS['float32'])
+  _, got = program(form, 0)(*spread)
+  rounding.assert_within(got, *chunked(0, *arrays))
 
 
 def test_a_mesh_splits_rows_and_heads(anywhere, monkeypatch):
@@ -128,7 +140,7 @@ def test_blocks_add_at_most_an_eighth_of_padding(length):
     (CPU, 'bfloat16', 700, 'chunked'),
   ],
 )
-def test_auto_takes_the_kernel_of_the_devices_that_a_program_is_for(device, dtype, length, form):
+def test_auto_takes_splash_on_a_tpu_that_computes_it_and_chunks_elsewhere(device, dtype, length, form):
   mesh = jax.sharding.AbstractMesh((1, 1, 1), parallel.mesh.AXES, abstract_device=device)
   queries = jax.ShapeDtypeStruct((1, length, HEADS, WIDTH), dtype, sharding=NamedSharding(mesh, PartitionSpec()))
   taken = []
@@ -143,8 +155,8 @@ def lowered(platform, form, mesh, length=700):
   def total(queries, keys, values, segments):
     return self_attention(queries, keys, values, segments, 0, form).astype(jnp.float32).sum()
 
-  program = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*described).lower(lowering_platforms=(platform,))
-  return program.as_text()
+  traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*described)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 KERNELS = {
@@ -198,6 +210,34 @@ def test_a_form_that_the_devices_cannot_compute_is_refused(case):
   with pytest.raises(ConfigError, match=REFUSED[case]):
     check_attention(ModelConfig(8, attention=form, dtype=dtype, head_dim=head_dim), device)
   check_attention(ModelConfig(8, attention='auto', dtype=dtype, head_dim=head_dim), device)
+
+
+ACCEPTED = [
+  ('cudnn', 'bfloat16', 128, CARD),
+  ('cudnn', 'float16', 8, CARD),
+  ('splash', 'float32', 256, TPU),
+  ('chunked', 'float16', 100, CPU),
+]
+
+
+@pytest.mark.parametrize(('form', 'dtype', 'head_dim', 'device'), ACCEPTED)
+def test_a_form_that_the_devices_can_compute_is_accepted(form, dtype, head_dim, device):
+  check_attention(ModelConfig(8, attention=form, dtype=dtype, head_dim=head_dim), device)
+
+
+def test_a_config_with_two_faults_on_a_mesh_is_told_both():
+  config, mesh = default_config(), parallel.make_mesh(2, 2, 2)
+  config.rollout.slots = 7
+  with pytest.raises(ConfigError) as told:
+    check_devices(config, ModelConfig(8, attention='splash'), mesh)
+  assert [problem.split(' = ')[0] for problem in told.value.problems] == ['rollout.slots', 'model.attention']
+
+
+def test_the_programs_of_a_config_are_refused_with_a_form_that_its_mesh_cannot_compute():
+  config = default_config()
+  config.model.attention = 'splash'
+  with pytest.raises(ConfigError, match=r"model\.attention = 'splash': the kernel is for TPU"):
+    Programs(config, parallel.make_mesh(1, 1, 1))
 
 
 def test_a_call_is_refused_as_a_config_is():

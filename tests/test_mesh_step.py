@@ -119,8 +119,9 @@ def test_loss_and_gradient_of_a_step_do_not_depend_on_the_mesh(mesh, case, dtype
       assert not theirs or optax.tree.norm(theirs) > 1e-3
 
 
-def test_loss_and_gradient_of_a_step_do_not_depend_on_the_form_of_attention(mesh='2x2x2', case=CASES[1]):
+def test_loss_and_gradient_of_a_step_do_not_depend_on_the_form_of_attention():
   """Splash is interpreted, and the gradient recomputes its layers."""
+  mesh, case = '2x2x2', CASES[1]
   wanted, limits = on_one(case)
   with elsewhere.interpreted():
     exp, _ = experiment(mesh, f'{case} by splash')

@@ -26,24 +26,35 @@ _KEY_SIDE = (3, 4, 6)  # the operands of a splash kernel that belong to the keys
 
 
 class Kernel(NamedTuple):
-  """The cost of one call."""
+  """The cost of one call.
+
+  Attributes:
+    flops: The operations of matrix products. A multiplication with an addition counts as two.
+    bytes: The bytes that the call reads from and writes to main memory.
+  """
 
   flops: float
   bytes: float
 
 
-def kernel_cost(computation: Computation, call: Instruction) -> Kernel | None:
-  """Returns the cost of a call of an attention kernel; None if the instruction is no such call."""
-  if call.op != 'custom-call':
+def kernel_cost(computation: Computation, instruction: Instruction) -> Kernel | None:
+  """Returns the cost of a call of an attention kernel; None if the instruction is no such call.
+
+  Args:
+    computation: The computation with the instruction and its operands.
+    instruction: The instruction, of any operation.
+  """
+  if instruction.op != 'custom-call':
     return None
-  shapes = [computation[name].shapes[0] for name in call.operands if name in computation]
-  if found := _CUDNN.search(call.attributes):
+  shapes = [computation[name].shapes[0] for name in instruction.operands if name in computation]
+  if found := _CUDNN.search(instruction.attributes):
     (batch, queries, heads, width), keys = shapes[0].dims, shapes[1].dims[1]
     flops = 2.0 * (5 if found[1] else 2) * batch * heads * queries * keys * width
-    return Kernel(flops, sum(shape.bytes for shape in shapes) + call.bytes)
-  if 'custom_call_target="tpu_custom_call"' in call.attributes and (found := _SPLASH.search(f'{call.source} {call.name}')):
-    return _splash(found[1], shapes, call)
-  return None
+    return Kernel(flops, sum(shape.bytes for shape in shapes) + instruction.bytes)
+  if 'custom_call_target="tpu_custom_call"' not in instruction.attributes:
+    return None
+  found = _SPLASH.search(f'{instruction.source} {instruction.name}')
+  return _splash(found[1], shapes, instruction) if found else None
 
 
 def _splash(phase: str, shapes: list[Shape], call: Instruction) -> Kernel:

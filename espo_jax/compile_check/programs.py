@@ -44,13 +44,12 @@ class Programs:
         without it they have other token ids and need the same memory.
 
     Raises:
-      ConfigError: The mesh's devices cannot compute the form of attention that the config names.
+      ConfigError: No experiment is given, and the mesh's devices cannot compute the form of attention that the config names.
       DataError: There is no such tokenizer.
     """
     config = with_dtype(config, mesh.devices.flat[0].platform)
     self.config, self.mesh = config, mesh
     self.model, self._sampler = _described_parts(config, mesh) if experiment is None else (experiment.model, experiment.sampler)
-    check_attention(self.model.config, mesh.abstract_mesh.abstract_device)
     self._rule = make_rule(config, config.stop.name)
     chunk = logit_chunk(config, self.model.config.vocab_size, parallel.batch_shards(mesh))
     self._learner = rl.make_learner(config, self.model, self._rule, chunk)
@@ -230,6 +229,7 @@ def _described_parts(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[Act
   """Makes the model and the sampler of a config, with token ids that stand for those of a tokenizer."""
   vocab_size = 0 if config.model.path else len(make_task(config).tokenizer())
   model = make_model(config, model_config(config, vocab_size))
+  check_attention(model.config, mesh.abstract_mesh.abstract_device)
   inducer = config.rollout.serial.inducer  # without a tokenizer, its bytes bound its tokens
   serial = rollout.Serial((1,) * len(inducer.encode()), config.rollout.serial.answer_tokens) if inducer else None
   return model, make_sampler(config, model, mesh, end_tokens=(0,), pad_token=0, serial=serial)

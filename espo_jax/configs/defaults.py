@@ -40,7 +40,7 @@ from espo_jax.tasks.sources import ON_ERROR
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 CRITICS = ('shared', 'separate')
-AUTO = 'auto'  # the dtype in which the machine computes fastest
+AUTO = 'auto'  # what suits the machine: a dtype, or a form of attention
 DTYPES = ('float32', 'bfloat16', 'float16')
 REUSE = ('none', 'exact', 'coupled', 'published')
 BASELINES = ('kept', 'all')
@@ -110,7 +110,9 @@ SCHEMA = section(
     scan_layers=Field(False, 'Whether one compiled layer is scanned; unrolled layers are faster on a CPU.'),
     remat=Field('none', "What the backward pass recomputes; 'dots' is all but matrix products.", Names(REMAT, checked=False)),
     attention=Field(
-      AUTO, "The form of attention over whole sequences; 'auto' takes TPU's kernel.", Names(ATTENTION, checked=False)
+      AUTO,
+      "The form of attention over whole sequences; 'auto' is splash on a TPU and chunked elsewhere.",
+      Names(ATTENTION, checked=False),
     ),
     paged_kernels=Field(False, "Whether a single TPU or GPU decodes with jax's paged attention kernels; no effect elsewhere."),
     dtype=Field(

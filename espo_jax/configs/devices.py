@@ -18,7 +18,7 @@ def check_attention(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> 
   Raises:
     ConfigError: The devices cannot compute the form.
   """
-  if told := fused.refusal(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind):
+  if told := _refusal(shape, device):
     raise ConfigError([told])
 
 
@@ -46,6 +46,11 @@ def check_devices(config: ml_collections.ConfigDict, shape: ModelConfig, mesh: j
       f'learner.offload_optimizer = True: the devices have the memories {", ".join(sorted(kinds))} and no pinned_host; '
       'fix: learner.offload_optimizer = False'
     )
+  if told := _refusal(shape, mesh.abstract_mesh.abstract_device):
+    problems.append(told)
   if problems:
     raise ConfigError(problems)
-  check_attention(shape, mesh.abstract_mesh.abstract_device)
+
+
+def _refusal(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> str:
+  return fused.refusal(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind)

@@ -1,9 +1,9 @@
 """Grouped-query attention: one function for whole sequences, one for new tokens over a cache. The softmax is in float32.
 
-Attention over whole sequences has several forms (`espo_jax.model.fused`). Without a kernel, it takes 512 queries at a time and
-recomputes their scores in the gradient. The scores of one layer of a 7B model over one sequence of 9216 tokens take 9.5 GB,
-and those of 512 queries take 0.5 GB. They are still written to memory, which bounds a long update by bandwidth and not by
-products. The kernels never write them.
+Attention over whole sequences has several forms (`espo_jax.model.fused`). The scores of one layer of a 7B model over one
+sequence of 9216 tokens take 9.5 GB, and those of 512 queries take 0.5 GB. So `chunked` takes 512 queries at a time and
+recomputes their scores in the gradient, and `cudnn` takes as many because of its mask. `chunked` still writes the scores to
+memory, which bounds a long update by bandwidth and not by products. The kernels never write them.
 """
 
 import functools
@@ -30,7 +30,7 @@ def self_attention(
   values: Float[Array, 'J B S K'],
   segments: Int[Array, 'B S'],
   window: int,
-  form: str = 'auto',
+  form: str,
 ) -> Float[Array, 'B S H K']:
   """Each token attends to the tokens of its own segment up to itself. What padding attends to depends on the form.
 

@@ -7,14 +7,16 @@
 | `cudnn` | NVIDIA GPU, half precision | none, but a mask for 512 queries at a time (`espo_jax.model.cudnn`) |
 
 `auto` takes splash on a TPU that can compute the shapes, for sequences of 512 tokens or more: the scores of shorter ones are
-small. It takes `chunked` elsewhere. cuDNN's kernel has not run on a GPU yet, so a config has to name it.
+small. It takes `chunked` elsewhere. cuDNN's kernel has not run on a GPU yet, so a config has to name it. The name of a card
+does not tell its generation, so that cards before Ampere are not refused here. jax has no check for them either, and lowers the
+kernel without an error. Nobody has compiled it for such a card.
 """
 
 import jax
 from jaxtyping import Array, Float
 
 _LEAST = 512  # tokens of a sequence for which `auto` takes splash
-_WIDEST = 128  # channels of a head that cuDNN computes on every NVIDIA GPU from Ampere on
+_WIDEST = 128  # channels of a head that cuDNN computes on every NVIDIA GPU from Ampere on; later ones compute wider heads
 
 
 def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> str:
@@ -33,7 +35,9 @@ def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> s
   if form == 'splash' and dtype not in ('float32', 'bfloat16'):
     return f"model.attention = {form!r}: the kernel does not compute in model.dtype = {dtype!r}; fix: model.dtype = 'bfloat16'"
   if form == 'cudnn' and (platform != 'gpu' or 'NVIDIA' not in kind):
-    return f'model.attention = {form!r}: the kernel is for NVIDIA GPUs, and the devices are {kind or platform}; {fix}'
+    return (
+      f'model.attention = {form!r}: the kernel is for NVIDIA GPUs from Ampere on, and the devices are {kind or platform}; {fix}'
+    )
   if form == 'cudnn' and dtype not in ('float16', 'bfloat16'):
     return f"model.attention = {form!r}: the kernel does not compute in model.dtype = {dtype!r}; fix: model.dtype = 'bfloat16'"
   if form == 'cudnn' and (head_dim % 8 or head_dim > _WIDEST):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 _BLOCKS = (1024, 512, 256, 128)  # columns; a larger block reads keys and values less often
 _AT_A_TIME = 512  # columns of a block whose scores are in the scratchpad at a time
-_SPARE = 8  # a larger block may add one column of padding to so many
+_SPARE = 8  # columns for each column of padding that a larger block may add
 
 
 def block(length: int) -> int:
