@@ -10,6 +10,7 @@ from run_folder import write_random_run
 
 from espo_jax import decoders, monitor, parallel, tasks
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length
 from espo_jax.evaluate.reading import Graded
 from espo_jax.monitor import read_samples
@@ -108,6 +109,18 @@ def by_hand(folder: pathlib.Path) -> tuple[list[decoders.Samples], list[list[boo
   return samples, [[answers[i]['correct'] for i in its] for its in groups]
 
 
+def chosen(decoder: decoders.Decoder, samples: list[decoders.Samples], correct: list[list[bool]], count: int) -> np.ndarray:
+  """Whether it is right about each problem and what it spends there: means over all first samples of the cycle."""
+  found = []
+  for its, grades in zip(samples, correct, strict=True):
+    for start in range(SAMPLES):
+      order = [(start + i) % SAMPLES for i in range(count)]
+      part = decoders.Samples(*(x[order] if isinstance(x, np.ndarray) else [x[i] for i in order] for x in its))
+      choice = decoder.choose(part)
+      found.append((choice.sample is not None and grades[order[choice.sample]], choice.tokens))
+  return np.array(found, float).reshape(len(samples), SAMPLES, 2).mean(axis=1).T
+
+
 def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded):
   folder, record = recorded
   samples, correct = by_hand(folder)
@@ -116,17 +129,15 @@ def test_a_report_has_the_accuracy_and_the_tokens_of_each_decoder(recorded):
   for one in record['decoders']:
     decoder = decoders.REGISTRY[one['name']](**LABELS[one['label']])
     for count in range(1, SAMPLES + 1):
-      choices = [decoder.choose(its.first(count)) for its in samples]
-      right = [c.sample is not None and grades[c.sample] for c, grades in zip(choices, correct, strict=True)]
+      right, tokens = chosen(decoder, samples, correct, count)
       point = one['curve'][count - 1]
       assert point['samples'] == count
-      assert point['accuracy']['value'] == np.mean(right)
-      assert point['tokens']['value'] == np.mean([choice.tokens for choice in choices])
-      for name, values in (('accuracy', np.array(right, float)), ('tokens', np.array([c.tokens for c in choices], float))):
+      for name, values in (('accuracy', right), ('tokens', tokens)):
+        assert point[name]['value'] == np.mean(values)
         if values.min() < values.max():  # Wilson's interval is for an accuracy of 0 or 1
           wanted = monitor.bootstrap_intervals(values[:, None])[0]
           np.testing.assert_allclose(point[name]['interval'], wanted, rtol=1e-12)
-    assert {name: one[name] for name in ('accuracy', 'tokens')} == {name: point[name] for name in ('accuracy', 'tokens')}
+    assert [one[name] for name in ('accuracy', 'tokens', 'lead')] == [point[name] for name in ('accuracy', 'tokens', 'lead')]
     varied.add((one['accuracy']['value'], one['tokens']['value']))
   assert len(varied) >= 5  # the decoders differ here
   summary = json.loads((folder / 'summary.json').read_text())['scores']
@@ -213,6 +224,32 @@ def test_the_lengths_of_answers_to_a_problem_without_a_right_one_warn_of_nothing
 def test_problems_whose_answers_are_all_right_do_not_dilute_how_much_longer_right_ones_are(tmp_path, capsys):
   said = ffs_report(tmp_path, capsys, ([30], [20]), *[([5 + i, 50 + i], []) for i in range(9)])
   assert 'ffs: right answers are longer than wrong ones to the same problem, by 10.0 tokens on average' in said
+
+
+@pytest.mark.quick
+def test_a_lead_is_the_accuracy_beyond_the_reference_mixed_to_the_same_tokens():
+  """The reference is right with 0.25, 0.5 and 0.75 for 10, 20 and 40 tokens. Four decoders spend 20, 30, 5 and 100 tokens."""
+  reference = np.array([[0, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]], float), np.tile([10.0, 20.0, 40.0], (4, 1))
+  right, tokens = np.tile([[1.0], [1.0], [0.0], [1.0]], 4), np.tile([20.0, 30.0, 5.0, 100.0], (4, 1))
+  found = leads(right, tokens, *reference)
+  assert [lead['value'] for lead in found] == [0.25, 0.125, 0.5, 0.0]
+  assert all(lead['interval'][0] <= lead['value'] <= lead['interval'][1] for lead in found)
+  (itself,) = leads(reference[0][:, 1:2], reference[1][:, 1:2], *reference)
+  assert itself == {'value': 0.0, 'interval': [0.0, 0.0]}  # paired: the problems are the same
+
+
+@pytest.mark.quick
+def test_the_interval_of_a_lead_counts_the_doubt_about_tokens_too():
+  """Always right, for 10 or for 30 tokens; the reference is right with half of them, more often with more samples."""
+  rng = np.random.default_rng(0)
+  right, tokens = np.ones((200, 1)), np.where(rng.random((200, 1)) < 0.5, 10.0, 30.0)
+  reference = np.stack([rng.random(200) < 0.1, rng.random(200) < 0.9], axis=1).astype(float)
+  (lead,) = leads(right, tokens, reference, np.tile([10.0, 30.0], (200, 1)))
+  share = (tokens[:, 0] == 30).astype(float)
+  low, high = reference.mean(axis=0)
+  # The delta method for 1 - low (1 - share) - high share, as a mean of one term per problem.
+  terms = reference[:, 0] * (1 - share.mean()) + reference[:, 1] * share.mean() + (high - low) * share
+  assert np.diff(lead['interval'])[0] == pytest.approx(2 * 1.96 * terms.std() / 200**0.5, rel=0.05)
 
 
 def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
@@ -336,8 +373,8 @@ def test_a_decoder_of_a_users_own_is_asked_for_by_its_name(recorded, registers, 
     [f'--plugins={plugin}', f'--from={folder}', f'--output={tmp_path}', '--decoder=last', '--options', 'counted=False']
   )
   (one,) = json.loads((tmp_path / 'decoders.json').read_text())['decoders']
-  last = [answer['correct'] for answer in read_samples(folder)][SAMPLES - 1 :: SAMPLES]
-  assert one['accuracy']['value'] == np.mean(last) and one['tokens']['value'] == 0
+  every = [answer['correct'] for answer in read_samples(folder)]  # each is the last one of an order
+  assert one['accuracy']['value'] == np.mean(every) and one['tokens']['value'] == 0
 
 
 @pytest.mark.quick

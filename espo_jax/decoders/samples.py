@@ -49,6 +49,10 @@ class Samples(NamedTuple):
     """Returns the first `count` samples."""
     return Samples._make(None if field is None else field[:count] for field in self)
 
+  def from_place(self, start: int) -> 'Samples':
+    """Returns all samples in a cycle that begins with the one at the place `start`."""
+    return Samples._make(None if field is None else _turned(field, start) for field in self)
+
   def of_tokens(self, field: str) -> Sequence[Float[np.ndarray, '_']]:
     """Returns a field with one number per token.
 
@@ -59,6 +63,10 @@ class Samples(NamedTuple):
     if found is None:
       raise ValueError(f'{field} is None; fix: samples in which it was recorded')
     return found
+
+
+def _turned(field: Any, start: int) -> Any:
+  return np.roll(field, -start) if isinstance(field, np.ndarray) else [*field[start:], *field[:start]]
 
 
 class Choice(NamedTuple):

@@ -5,13 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
-from espo_jax import monitor
+from espo_jax import decoders, monitor
+from espo_jax.decoders import Decoder
 from espo_jax.evaluate.asked import Asked, check_reads
+from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length, format_lengths
 from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import Graded, read_graded
+
+REFERENCE = 'majority'  # the decoder with which curves compare the others
+_ORDERS = 16  # the most orders of the samples over which a decoder is averaged
 
 
 def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *, curve: bool) -> dict[str, Any]:
@@ -25,8 +30,10 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
       Without a curve an older picture is removed.
 
   Returns:
-    The content of `decoders.json`. Each entry of `decoders` has `accuracy` and `tokens` per problem with 95 % intervals, and
-    with `curve` a list of these for each number of samples. `scores` has avg@n and maj@n of the same answers.
+    The content of `decoders.json`. Each entry of `decoders` has `accuracy` and `tokens` per problem with 95 % intervals. With
+    `curve` it also has `lead`, the accuracy beyond that of majority voting at equal tokens (`leads`), and `curve`, a list of
+    the three for each number of samples. All are means over up to 16 orders of the samples: the cycle, begun at each of
+    them. Any order was as likely as the one in which they were drawn. `scores` has avg@n and maj@n of the same answers.
 
   Raises:
     RequestError: The folder has no finished evaluation, or lacks what a decoder reads.
@@ -52,7 +59,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     'problems': len(graded.problems),
     'samples': samples,
     'scores': monitor.with_intervals(scores),
-    'tokens': _mean_tokens(np.array([[its.total] for its in graded.problems]))[0],
+    'tokens': _mean_tokens(np.array([[its.total] for its in graded.problems], np.float64))[0],
     'by_length': by_length(graded),
     'decoders': _measured(asked, graded, range(1, samples + 1) if curve else [samples]),
   }
@@ -78,6 +85,9 @@ def format_decoders(record: Mapping[str, Any]) -> str:
     spent = '[{:,.0f}, {:,.0f}]'.format(*tokens['interval'])
     rows.append((label, *monitor.percent_cells(accuracy), f'{tokens["value"]:,.0f}', spent))
   lines = [monitor.format_columns(rows)]
+  if any('lead' in its for its in record['decoders']):
+    beyond = [(its['label'], *monitor.percent_cells(its['lead'])) for its in record['decoders']]
+    lines += ['', monitor.format_columns([(f'beyond {REFERENCE} at equal tokens', 'points', '95 % interval'), *beyond])]
   if any(its['name'] == 'ffs' for its in record['decoders']):
     lines += format_lengths(record['by_length'])
   return '\n'.join(lines)
@@ -85,28 +95,47 @@ def format_decoders(record: Mapping[str, Any]) -> str:
 
 def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> list[dict[str, Any]]:
   """Returns the accuracy and the tokens of each decoder for the last of the numbers of samples, and its curve over all."""
-  right: dict[tuple[str, int], np.ndarray] = {}
-  tokens = []
-  for one in asked:
-    for count in counts:
-      choices = [one.decoder.choose(samples.first(count)) for samples in graded.problems]
-      pairs = zip(choices, graded.correct, strict=True)
-      right[one.label, count] = np.array([c.sample is not None and correct[c.sample] for c, correct in pairs], np.float64)
-      tokens.append([choice.tokens for choice in choices])
-  accuracies, spent = monitor.with_intervals(right), iter(_mean_tokens(np.array(tokens).T))
-  found = []
-  for one in asked:
-    points: list[dict[str, Any]] = [
-      {'samples': count, 'accuracy': accuracies[one.label, count], 'tokens': next(spent)} for count in counts
-    ]
+  right, tokens = _chosen([one.decoder for one in asked], graded, counts)
+  places = list(np.ndindex(right.shape[1:]))
+  accuracies = monitor.with_intervals({place: right[:, *place] for place in places})
+  columns = tokens.reshape(len(tokens), -1)
+  points = {
+    place: {'samples': counts[place[1]], 'accuracy': accuracies[place], 'tokens': spent}
+    for place, spent in zip(places, _mean_tokens(columns), strict=True)
+  }
+  if len(counts) > 1:
+    reference = _chosen([decoders.REGISTRY[REFERENCE]()], graded, counts)
+    found = leads(right.reshape(columns.shape), columns, *(each[:, 0] for each in reference))
+    for place, lead in zip(places, found, strict=True):
+      points[place]['lead'] = lead
+  entries: list[dict[str, Any]] = []
+  for d, one in enumerate(asked):
+    curve = [points[d, k] for k in range(len(counts))]
     entry: dict[str, Any] = {'label': one.label, 'name': one.name, 'options': one.options}
-    entry |= {name: points[-1][name] for name in ('accuracy', 'tokens')}
-    found.append(entry | ({'curve': points} if len(counts) > 1 else {}))
-  return found
+    entry |= {name: value for name, value in curve[-1].items() if name != 'samples'}
+    entries.append(entry | ({'curve': curve} if len(counts) > 1 else {}))
+  return entries
 
 
-def _mean_tokens(tokens: Int[np.ndarray, 'P K']) -> list[dict[str, Any]]:
+def _chosen(
+  chosen: Sequence[Decoder], graded: Graded, counts: Sequence[int]
+) -> tuple[Float[np.ndarray, 'P D K'], Float[np.ndarray, 'P D K']]:
+  """Returns whether each decoder is right with each number of samples, and the tokens it spends, as means over the orders."""
+  found = np.zeros((2, len(graded.problems), len(chosen), len(counts)))
+  for p, (samples, correct) in enumerate(zip(graded.problems, graded.correct, strict=True)):
+    starts = sorted({i * len(correct) // _ORDERS for i in range(_ORDERS)})
+    for start in starts:
+      turned, grades = samples.from_place(start), np.roll(correct, -start)
+      for k, count in enumerate(counts):
+        part = turned.first(count)
+        for d, decoder in enumerate(chosen):
+          choice = decoder.choose(part)
+          found[:, p, d, k] += choice.sample is not None and grades[choice.sample], choice.tokens
+    found[:, p] /= len(starts)
+  return found[0], found[1]
+
+
+def _mean_tokens(tokens: Float[np.ndarray, 'P K']) -> list[dict[str, Any]]:
   """Returns the mean over problems of each column with its 95 % bootstrap interval."""
-  values = tokens.astype(np.float64)
-  pairs = zip(values.mean(axis=0), monitor.bootstrap_intervals(values), strict=True)
+  pairs = zip(tokens.mean(axis=0), monitor.bootstrap_intervals(tokens), strict=True)
   return [{'value': float(mean), 'interval': interval.tolist()} for mean, interval in pairs]

@@ -5,7 +5,7 @@ separately, because it imports matplotlib.
 """
 
 from espo_jax.monitor.environment import describe, machine, write_run_info
-from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k
+from espo_jax.monitor.estimators import bootstrap_intervals, majority, pass_at_k, resampled_means
 from espo_jax.monitor.files import atomic_write_arrays, atomic_write_figure, atomic_write_text, ending, to_json
 from espo_jax.monitor.glossary import glossary_page, meaning
 from espo_jax.monitor.intervals import holm, mean_interval, mean_p_value, paired_shares, wilson
@@ -50,6 +50,7 @@ __all__ = [
   'policy_accuracy',
   'read_metrics',
   'read_samples',
+  'resampled_means',
   'results_table',
   'spared',
   'summarise',

@@ -70,14 +70,21 @@ def bootstrap_intervals(
   if count == 0:
     raise ValueError('no problems')
   values = np.asarray(values, np.float64)  # `_bca` tolerates less rounding than single precision has
-  means = _resampled_means(values, np.random.default_rng(seed), resamples)
+  means = resampled_means(values, seed=seed, resamples=resamples)
   return np.array([_bca(values[:, j], means[:, j], confidence) for j in range(values.shape[1])])
 
 
-def _resampled_means(
-  values: Float[np.ndarray, 'problems scores'], rng: np.random.Generator, resamples: int
+def resampled_means(
+  values: Float[np.ndarray, 'problems scores'], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Float[np.ndarray, 'resamples scores']:
-  count = len(values)
+  """Draws the problems with replacement, as many as there are, and returns the means of the scores in each resample.
+
+  Args:
+    values: the scores of each problem.
+    seed: the seed of the draws. Equal numbers of problems have equal draws.
+    resamples: the number of resamples.
+  """
+  rng, count = np.random.default_rng(seed), len(values)
   rows = max(1, _CELLS // count)
   means = []
   for start in range(0, resamples, rows):
