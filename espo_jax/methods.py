@@ -1,13 +1,13 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
-  python -m espo_jax.methods [stop|exit|reward|objective|allocation|advantage|decoder ...]
+  python -m espo_jax.methods [stop|exit|reward|objective|allocation|advantage|decoder|processor ...]
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
 
-An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. A decoder's options are
-set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`. A default marked [U] is our choice, because the paper does not
-publish it.
+An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. The options of decoders
+and processors are set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`. A default marked [U] is our choice, because
+the paper does not publish it.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from espo_jax import decoders, exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
+from espo_jax.rollout import processors
 
 REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their methods
   'stop': stops.REGISTRY,
@@ -29,6 +30,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'allocation': tasks.ALLOCATORS,
   'advantage': objectives.ADVANTAGES,
   'decoder': decoders.REGISTRY,
+  'processor': processors.REGISTRY,
 }
 
 
@@ -73,8 +75,8 @@ def describe(method: Method) -> str:
 HEAD = """# The registered methods
 
 `python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
-as `--config.objective.clip_high=0.28`. A decoder's options follow `--options` of `espo_jax.evaluate`. A default is the paper's
-where the table says so; every other default is our choice.
+as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`.
+A default is the paper's where the table says so; every other default is our choice.
 """
 
 

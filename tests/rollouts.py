@@ -58,6 +58,7 @@ def run(
   critic_every=1,
   horizon=HORIZON,
   directions=None,
+  **options,
 ):
   """Trajectories as numpy arrays."""
   model, params = model_of(variant)
@@ -78,6 +79,7 @@ def run(
     slots=slots,
     critic_every=critic_every,
     directions=directions,
+    **options,
   )
   return jax.device_get(rows)
 

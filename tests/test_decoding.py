@@ -441,7 +441,10 @@ def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tm
     ),
     (['--decoder=ffs', '--options', 'least=-1'], r'--decoder=ffs: least=-1: out of range; fix: at least 0$'),
     (['--decoder=ffs', '--options', 'least'], r'--options least: no value; fix: --decoder=deepconf --options keep=0.9, say$'),
-    (['--options', 'least=3'], r'--options least=3: no decoder stands before it; fix: --decoder=deepconf --options'),
+    (
+      ['--options', 'least=3'],
+      r'--options least=3: no processor or decoder stands before it; fix: --decoder=deepconf --options',
+    ),
     (['--decoder=ffs', '--decoder=ffs'], r'--decoder=ffs: asked for twice with the same options; fix: leave one out$'),
     (['--curve'], r'--curve: no decoder to draw; fix: --decoder=majority beside it, say$'),
     (['--curve', '--decoder=ffs', '--samples=1'], r'--curve with --samples=1: .*; fix: --samples=16, say$'),

@@ -338,7 +338,7 @@ def test_a_malformed_row_of_an_evaluation_is_answered_by_a_flag_of_it(model, row
 def test_malformed_rows_are_left_out_where_that_is_asked_for(model, tmp_path, monkeypatch):
   data = benchmark_data.write(tmp_path / 'test.jsonl', [GOOD, BAD_ROWS[0], benchmark_data.gsm8k(1)])
   asked = []
-  monkeypatch.setattr(evaluation, '_answer', lambda exp, policy, problems, settings, output: asked.extend(problems))
+  monkeypatch.setattr(evaluation, '_answer', lambda exp, policy, problems, *_: asked.extend(problems))
   monkeypatch.setattr(evaluation.monitor, 'read_samples', lambda folder: iter(()))
   monkeypatch.setattr(evaluation.monitor, 'summarise_samples', lambda *_: {})
   output = tmp_path / 'out'

@@ -280,6 +280,7 @@ CASES = {
   'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1, widths=13, cost=float), lengths(2, N)),
   'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
   'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
+  'monitor.resampled_means': (lambda x: monitor.resampled_means(x, resamples=20), abs(real(30, 3))),
   'monitor.with_intervals': (lambda x: monitor.with_intervals({'a': x[0], 'b': x[1]}), real(2, 30) % 1),
   'monitor.with_intervals, all are right': (lambda x: monitor.with_intervals({'a': x}), np.ones(5000)),
   'monitor.mean_interval': (monitor.mean_interval, abs(real(500)) * 64),

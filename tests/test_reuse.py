@@ -31,6 +31,7 @@ from small import VOCAB
 from espo_jax import rollout, stops
 from espo_jax.model import apply
 from espo_jax.rollout import Reuse, Sampling
+from espo_jax.rollout.processors import eot_scale
 from espo_jax.rollout.reuse import Noted, accept
 from espo_jax.rollout.sampling import draw, likeliest
 from espo_jax.stages import metrics
@@ -359,6 +360,8 @@ def test_drafts_that_the_engine_cannot_verify_are_an_error():
     sampled(nothing('exact'), None)
   with pytest.raises(ValueError, match=r'rule\.group = .*fix: a rule without groups'):
     sampled(nothing('exact'), 'exact', rule=stops.dead_groups(group_tokens=5))
+  with pytest.raises(ValueError, match=r'processor: drafts are verified under the logits of the model; fix: processor = None'):
+    sampled(nothing('exact'), 'exact', processor=eot_scale((1,)))
 
 
 @pytest.mark.parametrize(

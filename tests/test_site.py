@@ -29,6 +29,7 @@ KINDS = {
   'exits': 'exit',
   'allocators': 'allocation',
   'decoders': 'decoder',
+  'processors': 'processor',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

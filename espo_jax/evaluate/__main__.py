@@ -12,8 +12,12 @@ With --record, espo_jax.replay can compare stop rules on the answers. With --sto
 on to its own end, so that the tokens saved and the right answers lost are known. The rule needs the mean and the variance of
 the regret. They are measured on the first batch, which is sampled once more for this.
 
+With --processor=NAME, a logit processor changes the distribution that the tokens are drawn from. Several act one after another.
+
+  python -m espo_jax.evaluate --checkpoint=models/mine --benchmark=gsm8k --processor=budget --options least=32 most=256
+
 With --decoder=NAME, decoders choose among the answers to each problem, and decoders.json has their accuracy and the tokens that
-they spend. Options stand behind their decoder. --from=DIR takes the answers of an earlier evaluation:
+they spend. Options stand behind their decoder or processor. --from=DIR takes the answers of an earlier evaluation:
 
   python -m espo_jax.evaluate --from=evaluations/recorded --decoder=majority --decoder=deepconf --options keep=0.9 --curve
 """
@@ -27,19 +31,20 @@ from typing import Any
 
 from absl import logging
 
-from espo_jax import monitor, parallel
+from espo_jax import decoders, monitor, parallel
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
-from espo_jax.decoders import REGISTRY
 from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.decoding import decode, format_decoders
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
+from espo_jax.evaluate.processing import processing_for
 from espo_jax.evaluate.request import BENCHMARKS, Request
 from espo_jax.evaluate.stopping import format_stops
 from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError
 from espo_jax.parallel.memory import LOADING, READING
+from espo_jax.rollout import processors
 from espo_jax.stages.loop import INTERRUPTED, Interrupted, going_on
 from espo_jax.tasks.files import FORMATS
 from espo_jax.tasks.pretrained import PROMPTS
@@ -132,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='NAME=VALUE',
     help="constants of the rule; by default the run's",
   )
-  _add_decoders(parser)
+  _add_named(parser)
   answers.add_argument(
     '--output',
     help='by default CHECKPOINT/evaluations/ARM-STEP-BENCHMARK, or evaluations/NAME-BENCHMARK; with --from, that folder',
@@ -140,19 +145,38 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _add_decoders(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags about decoders."""
-  choosing = parser.add_argument_group('decoders')
-  choosing.add_argument(
-    '--decoder',
-    dest='decoders',
+def _add_named(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags about processors and decoders."""
+  processing = parser.add_argument_group('logit processors')
+  processing.add_argument(
+    '--processor',
+    dest='named',
     action=_Named,
     default=(),
     metavar='NAME',
-    help=f'one that chooses among the answers, of {", ".join(REGISTRY)}; may be repeated',
+    help=f'one that changes what answers are drawn from, of {", ".join(processors.REGISTRY)}; may be repeated',
   )
+  processing.add_argument(
+    '--options',
+    dest='named',
+    action=_Optioned,
+    nargs='+',
+    metavar='NAME=VALUE',
+    help='options of the processor or decoder before them',
+  )
+  processing.add_argument(
+    '--end_of_thinking',
+    metavar='TEXT',
+    help="the token that ends the thinking, such as </think>; by default the run's, or else the end of an answer",
+  )
+  choosing = parser.add_argument_group('decoders')
   choosing.add_argument(
-    '--options', dest='decoders', action=_Optioned, nargs='+', metavar='NAME=VALUE', help='options of the decoder before them'
+    '--decoder',
+    dest='named',
+    action=_Named,
+    default=(),
+    metavar='NAME',
+    help=f'one that chooses among the answers, of {", ".join(decoders.REGISTRY)}; may be repeated',
   )
   choosing.add_argument(
     '--curve', action='store_true', help='also choose among the first 1, 2, ... answers; draws decoders.png'
@@ -163,25 +187,25 @@ def _add_decoders(parser: argparse.ArgumentParser) -> None:
 
 
 class _Named(argparse.Action):
-  """Adds a decoder without options."""
+  """Adds a processor or a decoder without options."""
 
   def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-    """Adds the decoder to those that the flags before named."""
-    namespace.decoders = (*namespace.decoders, (values, ()))
+    """Adds it to those that the flags before named, with the flag."""
+    namespace.named = (*namespace.named, (self.option_strings[0], values, ()))
 
 
 class _Optioned(argparse.Action):
-  """Gives options to the last decoder."""
+  """Gives options to the last processor or decoder."""
 
   def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-    """Adds the options to those that the decoder has."""
+    """Adds the options to those that it has."""
     for text in values:
       option, equals, value = text.partition('=')
-      if not equals or not namespace.decoders:
-        wrong = 'no decoder stands before it' if equals else 'no value'
+      if not equals or not namespace.named:
+        wrong = 'no processor or decoder stands before it' if equals else 'no value'
         raise argparse.ArgumentError(self, f'--options {text}: {wrong}; fix: --decoder=deepconf --options keep=0.9, say')
-      *before, (name, options) = namespace.decoders
-      namespace.decoders = (*before, (name, (*options, (option, value))))
+      *before, (flag, name, options) = namespace.named
+      namespace.named = (*before, (flag, name, (*options, (option, value))))
 
 
 def _constant(text: str) -> tuple[str, float]:
@@ -220,7 +244,9 @@ def _decode(folder: pathlib.Path, output: pathlib.Path, request: Mapping[str, An
 
 def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.ArgumentParser) -> str:
   """Lets decoders choose among the answers of an earlier evaluation, and returns the report."""
-  used = ('decoders', 'curve', 'output')
+  if flags['processors']:
+    raise RequestError(f'--processor={flags["processors"][0].name} with --from={source}: nothing is sampled; fix: leave it out')
+  used = ('processors', 'decoders', 'curve', 'output')
   if other := next((name for name, value in flags.items() if name not in used and value != parser.get_default(name)), ''):
     given = f'--{other}' if isinstance(flags[other], (bool, list)) else f'--{other}={flags[other]}'
     raise RequestError(f'{given} with --from={source}: nothing is sampled; fix: leave it out')
@@ -249,7 +275,9 @@ def main(argv: Sequence[str]) -> None:
   if not source and not flags['checkpoint']:
     parser.error('the following arguments are required: --checkpoint')
   try:
-    flags['decoders'] = asked_for(flags['decoders'])
+    named = flags.pop('named')
+    flags['processors'] = processing_for((name, options) for flag, name, options in named if flag == '--processor')
+    flags['decoders'] = asked_for((name, options) for flag, name, options in named if flag == '--decoder')
   except RequestError as error:
     parser.error(str(error))
   request = None if source else Request(**flags)

@@ -12,6 +12,7 @@ import numpy as np
 from espo_jax import monitor, parallel, stops, tasks
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
+from espo_jax.rollout.processors import Processor
 from espo_jax.stages.rollouts import recorded_rows
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import StopReason, Trajectories
@@ -175,6 +176,7 @@ def sample_answers(
   start: int = 0,
   exit_level: float | None = None,
   acting: Acting | None = None,
+  processor: Processor | None = None,
   record: bool = False,
   features: int = 0,
 ) -> Iterator[Answered]:
@@ -194,11 +196,12 @@ def sample_answers(
     start: The position of the first problem to answer, a multiple of `prompts`.
     exit_level: The level of the exit policy; its own level by default.
     acting: The stop rule; None for none.
+    processor: The change of the logits of each token; None for none.
     record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
     features: The number of directions onto which recorded states are projected; 0 records no features of states.
   """
   sampler = exp.sampler.plain(
-    samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features
+    samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
   rule, adaptive = acting or Acting(_NEVER, _NEVER.init(1).adaptive)
   for first in range(start, len(problems), prompts):
@@ -206,7 +209,7 @@ def sample_answers(
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
     asked, key = exp.prompts([batch[i] for i in parallel.my_rows(exp.mesh, prompts)]), exp.key('evaluation', seed)
-    if exp.config.eval.draft_blocks and acting is None and not record:
+    if exp.config.eval.draft_blocks and acting is None and processor is None and not record:
       rows = sampler.speculate(params, asked, key)
     else:
       rows = sampler(params, rule, exp.put(adaptive), asked, key)

@@ -1,11 +1,11 @@
 """The decoders that a command asks for, and whether what they read is recorded."""
 
-import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from espo_jax import decoders, registry
 from espo_jax.decoders import Decoder, Samples
+from espo_jax.evaluate.options import Texts, label, read_options
 from espo_jax.evaluate.policies import RequestError
 
 RECORDED = ('tokens', 'logprobs', 'regret', 'values')  # the fields of `Samples` that --record adds to those of every evaluation
@@ -22,10 +22,10 @@ class Asked(NamedTuple):
   @property
   def label(self) -> str:
     """The name with the options that were given."""
-    return ' '.join([self.name, *(f'{name}={value}' for name, value in self.options.items())])
+    return label(self.name, self.options)
 
 
-def asked_for(flags: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> list[Asked]:
+def asked_for(flags: Iterable[tuple[str, Texts]]) -> list[Asked]:
   """Makes the decoders that flags name.
 
   Args:
@@ -39,7 +39,7 @@ def asked_for(flags: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> list[As
   for name, texts in flags:
     try:
       make = decoders.REGISTRY.find(name)
-      options = _options(name, texts, registry.defaults(make))
+      options = read_options(name, texts, registry.defaults(make))
       decoder = _checked(make(**options))
     except ValueError as error:
       raise RequestError(f'--decoder={name}: {error}' if name in decoders.REGISTRY else str(error)) from error
@@ -67,33 +67,6 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
     for field in sorted(one.decoder.reads.difference(have)):
       fix = '--record --features=1' if field in OF_FEATURES else '--record'
       raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.name} reads; fix: {fix}')
-
-
-def _options(decoder: str, texts: Sequence[tuple[str, str]], known: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the values of options that are given as texts."""
-  found: dict[str, Any] = {}
-  for option, text in texts:
-    if option in found:
-      raise ValueError(f'{option}={text}: an option is given twice; fix: once')
-    found[option] = _value(decoder, option, text, known)
-  return found
-
-
-def _value(decoder: str, option: str, text: str, known: Mapping[str, Any]) -> Any:
-  """Returns an option's value, of the type of its default."""
-  if option not in known:
-    raise ValueError(f'{option}={text}: no such option; fix: {", ".join(known) or f"none, because {decoder} has no options"}')
-  wanted = type(known[option])
-  if wanted is str:
-    return text
-  try:
-    value = ast.literal_eval(text)
-    value = float(value) if wanted is float and type(value) is int else value
-  except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):  # a text may be anything
-    value = None
-  if type(value) is not wanted:
-    raise ValueError(f'{option}={text}: not of type {wanted.__name__}; fix: such as {option}={known[option]}')
-  return value
 
 
 def _checked(made: Any) -> Decoder:

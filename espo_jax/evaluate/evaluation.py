@@ -13,6 +13,7 @@ from absl import logging
 from espo_jax import monitor, parallel, tasks
 from espo_jax.evaluate.answers import problems_digest, prompts_per_batch, sample_answers
 from espo_jax.evaluate.policies import Policy, open_policy
+from espo_jax.evaluate.processing import make_processor
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
 from espo_jax.evaluate.request import Request, check, experiment_for
 from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
@@ -20,6 +21,7 @@ from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.parallel.memory import during
 from espo_jax.parallel.storage import read_json
+from espo_jax.rollout.processors import Processor
 from espo_jax.stages.loop import Interrupted, interruption
 
 
@@ -51,6 +53,8 @@ def evaluate(request: Request) -> dict[str, Any]:
   width = 0 if request.benchmark else policy.config.rollout.prompt_width
   exp = experiment_for(policy, request)
   c = exp.config
+  end = c.rollout.serial.end_of_thinking if request.end_of_thinking is None else request.end_of_thinking
+  processor = make_processor(exp, request.processors, end)
   size = exp.task.size('test')
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
   problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
@@ -77,9 +81,10 @@ def evaluate(request: Request) -> dict[str, Any]:
     **({'today': c.data.today} if c.data.today else {}),
     **({'record': True} if request.record else {}),
     **({'features': request.features} if request.features else {}),
+    **({'processors': [one.label for one in request.processors], 'end_of_thinking': end} if request.processors else {}),
     **({'stop': request.stop, 'constants': dict(request.constants)} if request.stop else {}),
   }
-  session = _answer(exp, policy, problems, settings, output)
+  session = _answer(exp, policy, problems, settings, output, processor)
 
   left_out = exp.task.findings()[:1] if c.data.on_error == 'skip' else []
 
@@ -105,7 +110,12 @@ def evaluate(request: Request) -> dict[str, Any]:
 
 @during('sampling answers')
 def _answer(
-  exp: Experiment, policy: Policy, problems: Sequence[tasks.Problem], settings: dict[str, Any], output: pathlib.Path
+  exp: Experiment,
+  policy: Policy,
+  problems: Sequence[tasks.Problem],
+  settings: dict[str, Any],
+  output: pathlib.Path,
+  processor: Processor | None,
 ) -> dict[str, Any] | None:
   """Write the answers that are missing, and return what the session took; None if no answer is missing."""
   prompts, samples = settings['prompts_per_batch'], settings['samples']
@@ -125,7 +135,7 @@ def _answer(
     answering = functools.partial(
       sample_answers, exp, problems=problems, prompts=prompts, samples=samples, temperature=settings['temperature']
     )
-    answering, acting = functools.partial(answering, seed=settings['seed']), None
+    answering, acting = functools.partial(answering, seed=settings['seed'], processor=processor), None
     if 'stop' in settings:
       scale = measured_scale(output, lambda: next(answering(params, record=True)))
       acting = acting_rule(exp, settings['stop'], settings['constants'], scale)

@@ -9,6 +9,7 @@ from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
+from espo_jax.evaluate.processing import Processing
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
@@ -65,6 +66,8 @@ class Request:
     batch: the approximate number of answers that are written at a time.
     slots: the number of answers that are decoded at a time. A finished one gives its slot to the next. 0 is the whole batch.
     seed: the seed of the answers; the problems do not depend on it.
+    processors: the logit processors of the answers, in their order.
+    end_of_thinking: the text of the token that ends the thinking; '' for the tokens that end an answer.
     dtype: the type of weights and activations.
     record: whether the tokens of every answer are recorded for espo_jax.replay.
     features: the number of directions onto which the recorded states are projected; 0 records no features of states.
@@ -94,6 +97,8 @@ class Request:
   batch: int | None = None
   slots: int | None = None
   seed: int = 0
+  processors: Sequence[Processing] = ()
+  end_of_thinking: str | None = None
   dtype: str | None = None
   record: bool = False
   features: int = 0
@@ -119,6 +124,10 @@ def check(request: Request) -> None:
       raise RequestError(f'--{name}={value}: only --benchmark={tasks.JSONL} reads fields by name; fix: leave it out')
   if request.benchmark == tasks.JSONL and not request.data:
     raise RequestError(f'--data is missing: --benchmark={tasks.JSONL} is data of your own; fix: --data=FILE')
+  if request.end_of_thinking is not None and not request.processors:
+    raise RequestError(
+      f'--end_of_thinking={request.end_of_thinking}: no processor reads it; fix: --processor=budget beside it, say'
+    )
   _check_stop(request)
   check_recorded(request.decoders, request.record, request.features)
   if request.curve and not request.decoders:

@@ -18,6 +18,7 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `engine.critic_reads` | runs a separate critic on a group of tokens | `chunk`, by groups |
 | `slots.write_out` | copies the tokens of a chunk to their rows and columns | `chunk` |
 | `sampling` | a token's key, the truncated distribution, the draw | the three engines |
+| `processors` | what changes the logits before they become that distribution | `decode_token`, in evaluation |
 | `serial.generate_serial` | decodes full responses, then early exits from their caches (S-GRPO) | `Sampler` |
 | `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
 """

@@ -14,6 +14,7 @@ from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.endings import Token, advanced, judge
 from espo_jax.rollout.features import features
 from espo_jax.rollout.groups import end_groups
+from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.progress import TokenRecord
 from espo_jax.rollout.reuse import Reuse, reused, verify
 from espo_jax.rollout.sampling import Sampling
@@ -48,6 +49,7 @@ class Loop(flax.struct.PyTreeNode):
     'end_tokens',
     'pad_token',
     'reuse',
+    'processor',
     'mesh',
   ),
 )
@@ -71,12 +73,12 @@ def generate(
   directions: Float[Array, 'D K'] | None = None,
   pad_token: int = 0,
   reuse: Reuse | None = None,
+  processor: Processor | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Trajectories:
   """Samples `samples` responses per prompt. A response ends at an end token, at a stop by the stop rule, or at the horizon.
 
-  The end token and the token that triggers a stop are kept with their log-probabilities. The regret is computed under the
-  sampling distribution. The host does nothing until all rows are done.
+  The end token and the token that triggers a stop are kept. The regret is that of the sampling distribution. The host waits.
 
   Args:
     model: Policy and critic.
@@ -93,11 +95,11 @@ def generate(
     shadow_share: The share of rows that go on decoding after a stop.
     slots: `S`, the number of rows decoded at a time; 0 for all of them. Slots take rows in order.
     scan_length: `K`, the most decode steps per chunk, after which decoded tokens are written out.
-    critic_every: The number of tokens that a separate critic reads at a time; ESPO has 1. Between two readings the rule sees
-      the last value.
+    critic_every: The number of tokens that a separate critic reads at a time. Meanwhile the rule sees its last value.
     directions: Orthonormal directions; with them the rows have `features`. None records no features.
     pad_token: The token that fills the columns after a response.
     reuse: How `prompts.drafts` are verified; None without drafts.
+    processor: The change of the logits of each token; None for none.
     mesh: The mesh that the parameters are on; slots are split over its batch axes. None for a single device.
 
   Returns:
@@ -134,6 +136,7 @@ def generate(
     exit_level=exit_level,
     directions=directions,
     candidates=0 if reuse is None else reuse.recorded(model.config.vocab_size),
+    processor=processor,
     mesh=mesh,
   )
   if reuse is None:
@@ -215,7 +218,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   """Draws a token in every slot, applies the stop rule to it, and runs the policy on it."""
   model, row = setup.model, slots.row
   noise = draws.token_noise(slots.keys, row.full_length, 2 if model.exits is None else 3)
-  logits = draws.sampled_logits(model.logits(setup.params, slots.states), setup.sampling)
+  logits = draws.sampled_logits(_processed(setup, slots, model.logits(setup.params, slots.states)), setup.sampling)
   values = model.values(setup.params, slots.states)
   tokens, logprobs = draws.draw(logits, noise[:, 0], draws.is_greedy(setup.sampling))
   if slots.correction is not None:
@@ -233,6 +236,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None
   record = TokenRecord(tokens, logprobs, values, regret, judged.z, slots.states.depth, seen, likely)
   new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=row.full_length)
+  if setup.processor is not None:
+    slots = slots.replace(processed=setup.processor.observe(slots.processed, tokens))
   return slots.replace(row=new_row, states=states, caches=caches, stop=judged.stop), new
 
 
@@ -256,6 +261,11 @@ def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pendi
   later = model.values(setup.params, States(hidden[:, :-1], hidden[:, :-1]))
   values = jnp.concatenate([new.tokens.values[:1], later.T])
   return slots, new._replace(tokens=new.tokens._replace(values=values))
+
+
+def _processed(setup: Setup, slots: Slots, logits: Float[Array, 'S V']) -> Float[Array, 'S V']:
+  """Returns the logits that the processor makes of those of the model."""
+  return logits if setup.processor is None else setup.processor.process(slots.processed, logits, slots.row.full_length)
 
 
 def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 'S']:

@@ -162,7 +162,7 @@ def verify(setup: Setup, adaptive: Adaptive, reuse: Reuse) -> tuple[Setup, Int[A
 
   Raises:
     ValueError: The prompts have no drafts of the form, the model has exits, the rule ends groups, `critic_every` is above 1
-      with a separate critic, or features are recorded.
+      with a separate critic, features are recorded, or logits are processed.
   """
   drafts = _checked(setup, reuse)
   setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))
@@ -230,6 +230,8 @@ def _checked(setup: Setup, reuse: Reuse) -> Drafts:
     )
   if setup.directions is not None:
     raise ValueError('directions: no features are recorded of kept tokens; fix: directions = None')
+  if setup.processor is not None:
+    raise ValueError('processor: drafts are verified under the logits of the model; fix: processor = None')
   return drafts
 
 

@@ -12,6 +12,7 @@ from espo_jax import parallel
 from espo_jax.model import ActorCritic, Params
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
+from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
@@ -42,6 +43,7 @@ class Sampler:
     reuse: How the drafts of prompts are verified; None where rows start behind their prompts.
     exit_level: The level of the model's exit policy; None for the policy's own.
     features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
+    processor: The change of the logits of each token of full responses; None for none.
   """
 
   model: ActorCritic
@@ -61,6 +63,7 @@ class Sampler:
   reuse: Reuse | None = None
   exit_level: float | None = None
   features: int = 0
+  processor: Processor | None = None
 
   def __call__(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
     """Samples `samples` responses per prompt.
@@ -86,6 +89,7 @@ class Sampler:
     shadow_share: float = 0.0,
     exit_level: float | None = None,
     features: int = 0,
+    processor: Processor | None = None,
   ) -> 'Sampler':
     """Returns a sampler of full responses only, even where training uses the serial rollout or drafts.
 
@@ -95,6 +99,7 @@ class Sampler:
       shadow_share: The share of rows that go on decoding after a stop.
       exit_level: The level of the model's exit policy; None for the policy's own.
       features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
+      processor: The change of the logits of each token; None for none.
     """
     sampling = self.sampling if temperature is None else self.sampling.replace(temperature=temperature)
     return dataclasses.replace(
@@ -104,6 +109,7 @@ class Sampler:
       shadow_share=shadow_share,
       exit_level=exit_level,
       features=features,
+      processor=processor,
       serial=None,
       reuse=None,
     )
@@ -158,7 +164,7 @@ class Sampler:
     traced: dict[str, Any] = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
     if self.features:
       traced['directions'] = directions(self.model.config.hidden_size, self.features)
-    return generate, options | place(traced) | {'reuse': self.reuse}
+    return generate, options | place(traced) | {'reuse': self.reuse, 'processor': self.processor}
 
   @property
   def _sampling(self) -> Sampling:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.model import ActorCritic, Caches, Params, States
+from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.progress import Verified
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.stops import StopRule
@@ -60,6 +61,7 @@ class Setup:
     directions: The directions onto which states are projected to be recorded; None records no features of states.
     inducer: The tokens forced on every row after those kept from the cache.
     candidates: The number of likeliest tokens recorded of each token's distribution; 0 for none.
+    processor: The change of the logits of each token; None for none.
     mesh: The mesh that the parameters are on; None for a single device.
   """
 
@@ -79,6 +81,7 @@ class Setup:
   directions: Float[Array, 'D K'] | None = None
   inducer: tuple[int, ...] = ()
   candidates: int = 0
+  processor: Processor | None = None
   mesh: jax.sharding.Mesh | None = None
 
   @property

@@ -29,6 +29,7 @@ class Slots(flax.struct.PyTreeNode):
   caches: Caches
   stop: StopState
   correction: Correction | None = None  # of the row's draft; None without drafts
+  processed: PyTree = None  # what the logit processor remembers of the row; None without one
 
 
 class Pending(NamedTuple):
@@ -92,6 +93,8 @@ def refill(setup: Setup, slots: Slots, next_row: Int[Array, ''], step: Int[Array
   fresh = setup.rule.init(setup.slots, slots.stop.adaptive) if drafts is None else _rows(drafts.stop, row_of)
   own |= {'correction': None if drafts is None else _rows(drafts.correction, row_of)}
   stop = with_stop(taken, fresh, slots.stop)
+  if setup.processor is not None:
+    own['processed'] = chosen_rows(taken, setup.processor.init(setup.slots), slots.processed)
   return Slots(row=row, states=states, caches=caches, stop=stop, **own), next_row + taken.sum(dtype=jnp.int32)
 
 
@@ -129,6 +132,7 @@ def empty_slots(setup: Setup, adaptive: Adaptive) -> Slots:
     caches=caches,
     stop=setup.rule.init(setup.slots, adaptive),
     correction=None if setup.start.verified is None else Correction(none - 1, none - 1),
+    processed=None if setup.processor is None else setup.processor.init(setup.slots),
   )
 
 

@@ -1,0 +1,79 @@
+"""The logit processors that a command asks for."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from espo_jax import registry, tasks
+from espo_jax.evaluate.options import Texts, label, read_options
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.experiment import Experiment
+from espo_jax.rollout import processors
+from espo_jax.rollout.processors import Processor
+
+
+class Processing(NamedTuple):
+  """A logit processor that a command asks for: its name and the options that were given."""
+
+  name: str
+  options: dict[str, Any]
+
+  @property
+  def label(self) -> str:
+    """The name with the options that were given."""
+    return label(self.name, self.options)
+
+
+def processing_for(flags: Iterable[tuple[str, Texts]]) -> list[Processing]:
+  """Reads the processors that flags name.
+
+  Args:
+    flags: The name of each processor with its options as texts.
+
+  Raises:
+    RequestError: A processor or an option is unknown, an option is given twice, or a value does not fit.
+  """
+  found = []
+  for name, texts in flags:
+    try:
+      made = Processing(name, read_options(name, texts, registry.defaults(processors.REGISTRY.find(name))))
+      _make(made, (0,), (0,))  # which tokens it changes does not matter for what its options may be
+    except ValueError as error:
+      raise RequestError(f'--processor={name}: {error}' if name in processors.REGISTRY else str(error)) from error
+    found.append(made)
+  return found
+
+
+def make_processor(exp: Experiment, asked: Sequence[Processing], end_of_thinking: str) -> Processor | None:
+  """Makes one processor of all that are asked for; None for none.
+
+  Args:
+    exp: The experiment, whose tokenizer and end tokens are taken.
+    asked: The processors, in their order.
+    end_of_thinking: The text of the token that ends the thinking; '' for the tokens that end a response.
+
+  Raises:
+    RequestError: The text is not one token.
+  """
+  if not asked:
+    return None
+  ends = exp.end_tokens
+  if end_of_thinking:
+    try:
+      ends = tuple(tasks.encode_text(exp.tokenizer, end_of_thinking))
+    except ValueError as error:
+      raise RequestError(f'--end_of_thinking={end_of_thinking}: {error}') from error
+    if len(ends) != 1:
+      raise RequestError(
+        f'--end_of_thinking={end_of_thinking}: {len(ends)} tokens of this tokenizer; fix: a text that is one token, or '
+        "--end_of_thinking='' for the tokens that end an answer"
+      )
+  return processors.one_after_another(tuple(_make(one, ends, exp.end_tokens) for one in asked))
+
+
+def _make(one: Processing, thinking_end: tuple[int, ...], end_tokens: tuple[int, ...]) -> Processor:
+  method = processors.REGISTRY[one.name]
+  known = {'thinking_end': thinking_end, 'end_tokens': end_tokens}
+  made = method(*(known[name] for name in registry.inputs(method)), **one.options)
+  if not isinstance(made, Processor):
+    raise ValueError(f'it returned {made!r}; fix: a Processor')
+  return made
