@@ -1,13 +1,13 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
-  python -m espo_jax.methods [stop|exit|reward|objective|allocation|advantage|decoder|processor ...]
+  python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. The options of decoders
-and processors are set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`. A default marked [U] is our choice, because
-the paper does not publish it.
+and processors are set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`, and a sweep sets those of its early end. A
+default marked [U] is our choice, because the paper does not publish it.
 """
 
 import inspect
@@ -21,6 +21,7 @@ from espo_jax import decoders, exits, monitor, objectives, registry, rewards, st
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 from espo_jax.rollout import processors
+from espo_jax.sweep import ends
 
 REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their methods
   'stop': stops.REGISTRY,
@@ -31,6 +32,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'advantage': objectives.ADVANTAGES,
   'decoder': decoders.REGISTRY,
   'processor': processors.REGISTRY,
+  'early_end': ends.REGISTRY,
 }
 
 
@@ -75,8 +77,9 @@ def describe(method: Method) -> str:
 HEAD = """# The registered methods
 
 `python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
-as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`.
-A default is the paper's where the table says so; every other default is our choice.
+as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`, and an
+early end's stand in `early_end_options` of a sweep. A default is the paper's where the table says so; every other default is our
+choice.
 """
 
 
@@ -84,7 +87,7 @@ def page(kinds: Sequence[str]) -> str:
   """Returns the methods of some kinds as a page of Markdown."""
   parts = [HEAD]
   for kind in kinds:
-    parts += [f'## {kind.capitalize()}\n', *(section(method) for method in methods() if method.kind == kind)]
+    parts += [f'## {kind.capitalize().replace("_", " ")}\n', *(section(method) for method in methods() if method.kind == kind)]
   return '\n'.join(parts)
 
 

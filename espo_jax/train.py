@@ -83,7 +83,7 @@ def train(
   Args:
     config: The experiment.
     workdir: The experiment's folder. A run found there is resumed.
-    watch: A function that is called after each update of an arm with the arm, the update and its training accuracy. An
+    watch: A function that is given the arm, each update and its training accuracy once its metrics are written. An
       exception that it raises ends the run.
     check_memory: Whether the programs of training are compiled before the first stage, to see whether they fit.
     log: Experiment trackers that the run is mirrored to: see `monitor.mirrored`.

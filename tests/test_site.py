@@ -30,6 +30,7 @@ KINDS = {
   'allocators': 'allocation',
   'decoders': 'decoder',
   'processors': 'processor',
+  'early_ends': 'early_end',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

@@ -58,9 +58,9 @@ def trained(monkeypatch) -> list:
     with monitor.MetricWriter(directory, 0) as writer:
       for step in range(1, 7):
         accuracy = level + 0.1 * rng.random()
+        writer.write(step, {'accuracy': accuracy, 'rollout/length_mean': 9.0})
         if watch is not None:
           watch(config.stop.name, step, accuracy)
-        writer.write(step, {'accuracy': accuracy, 'rollout/length_mean': 9.0})
     entry = {'accuracy': rng.random(), 'rollout_tokens': 1000 * rng.random(), 'false_positives': {'correct': 2, 'rows': 5}}
     start = {'accuracy': 0.25 + 0.01 * config.seed}
     summary = {'warm_start': start, 'arms': {config.stop.name: entry}}
@@ -240,9 +240,10 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
     ({'common': "{'baselines': (), 'learner.updtes': 4}"}, 'learner.updtes = 4.* did you mean learner.updates'),
     ({'base': "'experiments/none.py'"}, "base = 'experiments/none.py': FileNotFoundError"),
     ({'sedes': '()'}, "TypeError: .*'sedes'"),
-    ({'pruner': "'Median'"}, "pruner = 'Median': no such pruner; known: .*MedianPruner"),
-    ({'pruner': "'MedianPruner'", 'pruner_options': "{'warmup': 1}"}, "pruner_options = .*'warmup'"),
-    ({'pruner': "'MedianPruner'", 'common': '{}'}, 'several stop rules cannot be pruned'),
+    ({'early_end': "'medain'"}, "early_end = 'medain': 'medain' is unknown; did you mean 'median'"),
+    ({'early_end': "'median'", 'early_end_options': "{'warmup': 1}"}, "early_end_options = .*'warmup'"),
+    ({'early_end': "'hyperband'", 'early_end_options': "{'eta': 1}"}, 'early_end_options = .*: no rungs; fix: least = 1'),
+    ({'early_end': "'median'", 'common': '{}'}, 'early_end ends no run that trains several stop rules'),
   ],
 )
 def test_what_cannot_run_is_said_before_anything_runs(trained, tmp_path, changes, message):
@@ -253,20 +254,20 @@ def test_what_cannot_run_is_said_before_anything_runs(trained, tmp_path, changes
     main([f'--sweep={tmp_path / "compared.py"}', f'--workdir={tmp_path / "runs"}', '--compilation_cache_dir='])
 
 
-def test_a_pruner_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_path):
-  arms = "{'grpo': {'objective.name': 'grpo'}, 'gspo': {'objective.name': 'gspo'}, 'dapo': {'objective.name': 'dapo'}}"
-  options = "{'n_startup_trials': 2, 'n_warmup_steps': 2}"
-  file = sweep_file(tmp_path, arms=arms, pruner="'MedianPruner'", pruner_options=options)
+def test_an_early_end_ends_hopeless_runs_and_a_second_call_leaves_them(trained, tmp_path):
+  arms = '{' + ', '.join(f"'{name}': {{'objective.name': '{name}'}}" for name in ('grpo', 'gspo', 'dapo', 'gmpo')) + '}'
+  options = "{'runs': 2, 'first': 2}"
+  file = sweep_file(tmp_path, arms=arms, early_end="'median'", early_end_options=options)
   for _ in range(2):
     record = compare_arms(file, tmp_path / 'runs', tmp_path / 'page')
-    assert len(trained) == 12
+    assert len(trained) == 15
     states = {(run['seed'], run['name']): run['state'] for run in record['runs']}
-    # dapo's accuracy is below 0.3, the others' above 0.8; gspo meets one earlier run, fewer than n_startup_trials
-    assert {key for key, state in states.items() if state == 'pruned'} == {(seed, 'dapo') for seed in (0, 1, 2)}
-  assert [row['step'] for row in monitor.read_metrics(tmp_path / 'runs/seed_0/dapo/arms/espo')] == [1]
-  assert all(run['message'].startswith('update 2: ') for run in record['runs'] if run['state'] == 'pruned')
+    # dapo's accuracy is below 0.3, the others' above 0.8; gspo meets one earlier run, fewer than `runs`
+    assert {key for key, state in states.items() if state == 'ended early'} == {(seed, 'dapo') for seed in (0, 1, 2)}
+  assert [row['step'] for row in monitor.read_metrics(tmp_path / 'runs/seed_0/dapo/arms/espo')] == [1, 2]
+  assert all(run['message'].startswith('update 2: ') for run in record['runs'] if run['state'] == 'ended early')
   assert record['columns']['dapo']['accuracy %'] is None
-  assert '| dapo (3 of 3 pruned) |' in (tmp_path / 'page.md').read_text()
+  assert '| dapo (3 of 3 ended early) |' in (tmp_path / 'page.md').read_text()
 
 
 @pytest.fixture(scope='module')

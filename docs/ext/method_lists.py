@@ -23,7 +23,7 @@ def compared(kind: str, field: str) -> dict[str, list[str]]:
   pages = defaultdict(list)
   for file in sorted(RESULTS.glob('*.json')):
     record = json.loads(file.read_text())
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or 'arms' not in record:
       continue
     values = {str(fields[field]) for fields in record['arms'].values() if field in fields}
     if kind == 'stop':  # an arm's folder has the name of its rule

@@ -91,6 +91,7 @@ class Stage:
     last: The number of the step after which the stage is done.
     step: `(state, step) -> (state, metrics)`, a pure function of both arguments; metrics may be on the device.
     finished: A function from the step's metrics to whether the stage is done before `last`.
+    watch: A function that is given each step and its accuracy once its metrics are written. An error of it ends the run.
     reopened: The step at which the stage was done before it was allowed to go on; None if it was not.
     checkpoint_every: The number of steps between checkpoints.
     keep_last: The number of newest checkpoints kept.
@@ -109,6 +110,7 @@ class Stage:
   keep_best: int
   max_bad_steps: int
   finished: Callable[[dict[str, float]], bool] = lambda metrics: False
+  watch: Callable[[int, float], None] = lambda step, accuracy: None
   reopened: int | None = None
   origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -151,6 +153,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       if parallel.is_first():
         writer.write(step, metrics | process_metrics())
         progress.update(step - stage.first, metrics)
+      stage.watch(step, policy_accuracy(metrics))
       if metrics['bad_steps'] >= stage.max_bad_steps:
         raise TrainingFailed(
           f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '

@@ -212,7 +212,8 @@ def reinforce(
     reference: The parameters that reinforcement learning started from; None where neither reward nor loss reads them.
     workdir: The folder of the run.
     signals: The interruption flag, which is read after every update.
-    watch: A function that each update calls with the arm, its number and its training accuracy; an error of it ends the run.
+    watch: A function that is given the arm, each update and its training accuracy once these are written; an error of it ends
+      the run.
 
   Returns:
     The stop rule, and the state after the last update.
@@ -231,9 +232,10 @@ def reinforce(
     directory,
     first=forked_at,
     last=c.learner.updates,
-    step=one if watch is None else _watched(one, functools.partial(watch, arm)),
+    step=one,
     finished=lambda metrics: 0 < c.learner.tokens <= metrics['rollout/decoded'],
     reopened=parallel.from_first(lambda: reopened_at(workdir, arm)),
+    **({} if watch is None else {'watch': functools.partial(watch, arm)}),
   )
   state, _ = run_stage(stage, exp.on_mesh(fork(state, rule)), signals)
   return rule, state
@@ -252,15 +254,6 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
     adaptive=own.replace(mu=old.mu, var=old.var, batches=old.batches, enabled=opened, head=head),
     gate=state.gate.replace(open=opened.copy()),
   )
-
-
-def _watched(one: Step, watch: Callable[[int, float], None]) -> Step:
-  def watched(state: TrainState, number: int) -> tuple[TrainState, dict]:
-    state, metrics = one(state, number)
-    watch(number, monitor.policy_accuracy(jax.device_get(metrics)))
-    return state, metrics
-
-  return watched
 
 
 def _evaluated(one: Step, exp: Experiment, label: str) -> Step:

@@ -6,6 +6,8 @@ to the last bit (`tests/test_sweep.py`) and can be run alone.
 
 "To the last bit" holds on one processor with one number of threads, for a comparison and for whatever resumes after an
 interruption, because XLA adds up in another order elsewhere. Every result records both.
+
+A sweep that names one of the `ends` ends runs that are not worth going on with.
 """
 
 from espo_jax.sweep.columns import (

@@ -102,8 +102,8 @@ def _config_problems(sweep: Sweep, name: str) -> Iterator[str]:
   trained = (*config.baselines, config.stop.name)
   if arms[name] not in trained:
     yield f'{of}: its run trains the stop rules {", ".join(trained)}, and not rules[{name!r}] = {arms[name]!r}; fix: baselines'
-  if sweep.pruner and len(set(trained)) > 1:
-    yield f'{of}: baselines = {config.baselines}: a run that trains several stop rules cannot be pruned; fix: baselines = ()'
+  if sweep.early_end and len(set(trained)) > 1:
+    yield f'{of}: baselines = {config.baselines}: early_end ends no run that trains several stop rules; fix: baselines = ()'
   if sweep.shared_stages:
     start = configured(sweep.base, _configs(sweep)[START][0])
     yield from (f'{of} against what a seed shares: {problem}' for problem in model_differences(config, start))

@@ -9,7 +9,7 @@ from espo_jax.monitor.report import WARM_START
 from espo_jax.parallel.storage import read_json
 from espo_jax.sweep.columns import Column, Counts, Outcome
 from espo_jax.sweep.plan import Run
-from espo_jax.sweep.running import Status
+from espo_jax.sweep.running import ENDED, Status
 from espo_jax.sweep.spec import START, Sweep
 
 Outcomes = dict[str, dict[int, Outcome]]  # by arm, the start among them, then by seed
@@ -147,7 +147,7 @@ def _interval(entry: Mapping[str, Any] | None, digits: int, sign: str = '') -> s
 
 
 def _ended(states: Sequence[Status]) -> str:
-  """Describes how many runs of an arm were pruned or failed, because the arm's means are over the other runs only."""
-  counts = {state: sum(status.state == state for status in states) for state in ('pruned', 'failed')}
+  """Describes how many runs of an arm were ended early or failed, because the arm's means are over the other runs only."""
+  counts = {state: sum(status.state == state for status in states) for state in (ENDED, 'failed')}
   said = ', '.join(f'{count} of {len(states)} {state}' for state, count in counts.items() if count)
   return f' ({said})' if said else ''

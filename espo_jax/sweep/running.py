@@ -1,7 +1,6 @@
 """Runs the missing runs of a comparison one after another. A run that has ended is not repeated."""
 
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,16 +8,19 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
+from espo_jax.configs import flatten
 from espo_jax.monitor import atomic_write_text, to_json
 from espo_jax.parallel.storage import read_json
 from espo_jax.stages.changes import changes_of
 from espo_jax.stages.loop import Interrupted, TrainingFailed
+from espo_jax.sweep.ends import Trials
 from espo_jax.sweep.plan import Run
-from espo_jax.sweep.pruning import Pruned, make_pruner, watching
 from espo_jax.sweep.spec import Sweep
+from espo_jax.sweep.watching import EndedEarly, make_end, read_trial, watching
 from espo_jax.train import train
 
-FINAL = ('done', 'failed', 'pruned')
+ENDED = 'ended early'
+FINAL = ('done', 'failed', ENDED)
 
 
 class Status(NamedTuple):
@@ -28,7 +30,7 @@ class Status(NamedTuple):
     state: 'waiting', 'interrupted', or one of `FINAL`.
     seconds: The wall time so far, compilation and evaluation included.
     cores: The number of cores that the process could use in the run's last session.
-    message: The reason why the run failed or was pruned.
+    message: The reason why the run failed or was ended early.
   """
 
   state: str
@@ -47,11 +49,11 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
   """Run the runs that have not ended, and print which ones are skipped.
 
   Raises:
-    ConfigError: A run's folder belongs to another config, or the pruner cannot be made.
+    ConfigError: A run's folder belongs to another config, or the early end cannot be made.
     Interrupted: A signal interrupted a run. The same call resumes it.
     TrainingFailed: The stages that the arms of a seed share could not be trained. An arm that fails is a result, not an error.
   """
-  pruner = make_pruner(sweep) if sweep.pruner else None
+  end = make_end(sweep) if sweep.early_end else None
   for run in runs:
     changes_of(run.config, run.workdir)
     if (found := Status.of(run)).state in FINAL:
@@ -59,14 +61,14 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
       continue
     print(f'seed {run.seed}, {run.name}:\n  {run.command}', flush=True)
     watch = None
-    if pruner is not None and run.arms and sweep.baseline not in run.arms:
-      watch = watching(pruner, _earlier(runs, run), _metrics(run))
+    if end is not None and run.arms and sweep.baseline not in run.arms:
+      watch = watching(end, _known(runs, run), run)
     status, began = Status('interrupted'), time.perf_counter()
     try:
       train(run.config, run.workdir, watch)
       status = Status('done')
-    except Pruned as pruned:
-      status = Status('pruned', message=str(pruned))
+    except EndedEarly as ended:
+      status = Status(ENDED, message=str(ended))
     except TrainingFailed as failed:
       if not run.arms:
         raise
@@ -81,14 +83,12 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
     jax.clear_caches()
 
 
-def _earlier(runs: Sequence[Run], run: Run) -> list[tuple[pathlib.Path, bool]]:
-  """Returns the metrics folders of the earlier arms of the run's seed, each with whether the arm was pruned."""
+def _known(runs: Sequence[Run], run: Run) -> Trials:
+  """Returns what an early end may know before a run begins. A run that failed is not counted."""
   before = [other for other in runs[: runs.index(run)] if other.seed == run.seed and other.arms]
-  return [(_metrics(other), Status.of(other).state == 'pruned') for other in before if Status.of(other).state != 'failed']
-
-
-def _metrics(run: Run) -> pathlib.Path:
-  return run.workdir / 'arms' / run.config.stop.name
+  states = {other: Status.of(other).state for other in before}
+  earlier = [read_trial(other, whole=state == 'done') for other, state in states.items() if state != 'failed']
+  return Trials(run.seed, run.config.learner.updates, flatten(run.config), earlier)
 
 
 def _cores() -> int:

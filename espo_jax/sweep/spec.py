@@ -32,9 +32,9 @@ class Sweep:
     curves: The metrics that are drawn over the course of the training.
     over: The metric on the horizontal axis of these curves: 'step', the number of the update, or such as 'rollout/decoded'.
     scatter: The two fields of an arm's entry in `summary.json` that are drawn against each other.
-    pruner: A class of `optuna.pruners` that ends a run early if its training accuracy is low against the earlier arms of its
-      seed; '' for none. The baseline's runs are never pruned.
-    pruner_options: The pruner's keyword arguments.
+    early_end: The early end of `sweep.ends` that ends a run which the earlier arms of its seed leave behind; '' for none. The
+      baseline's runs are never ended, and neither is the best run so far.
+    early_end_options: The options of the early end.
   """
 
   base: str
@@ -49,8 +49,8 @@ class Sweep:
   curves: tuple[str, ...] = ('accuracy', 'rollout/length_mean')
   over: str = 'step'
   scatter: tuple[str, str] = ('rollout_tokens', 'accuracy')
-  pruner: str = ''
-  pruner_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  early_end: str = ''
+  early_end_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
