@@ -258,3 +258,30 @@ def test_without_optuna_the_error_names_the_extra(monkeypatch):
 def test_options_out_of_range_are_refused(make, message):
   with pytest.raises(ValueError, match=message):
     make()
+
+
+# ------------------------------------------------------------------------------------------------- the replay of a comparison
+
+
+def test_a_replay_counts_updates_and_what_is_lost_by_hand(monkeypatch):
+  """Of four runs of ten updates the third and fourth are ended at update 4, and the third is the best arm."""
+  import measure_trials
+
+  levels = {'base': 0.4, 'good': 0.5, 'late': 0.2, 'bad': 0.1}
+  curves = {arm: {'0': [level] * 10} for arm, level in levels.items()}
+  accuracy = {'base': 60.0, 'good': 70.0, 'late': 75.0, 'bad': 10.0}
+  comparison = {
+    'arms': dict.fromkeys(levels, {}),
+    'seeds': [0],
+    'baseline': 'base',
+    'columns': {arm: {'accuracy %': {'values': {'0': value}}} for arm, value in accuracy.items()},
+  }
+  runs = measure_trials.runs_of(comparison, curves, '0')
+  end = ends.sparing_the_best(lambda trials: lambda update, accuracy: 'late' if update >= 4 else '')
+  assert measure_trials.replay(end, runs, 'base', 0) == [10, 10, 4, 4]
+  assert measure_trials.replay(end, runs[::-1], 'base', 0) == [10, 10, 10, 10]  # each is the best so far
+  monkeypatch.setattr(measure_trials, 'CASES', ())
+  monkeypatch.setattr(measure_trials, 'by_lot', lambda trials: lambda update, accuracy: 'late' if update >= 4 else '')
+  monkeypatch.setattr(np.random, 'default_rng', lambda seed: type('Same', (), {'permutation': staticmethod(np.arange)}))
+  (found,) = measure_trials.measure(comparison, curves, 1)
+  assert found['by_seed'] == {'0': [pytest.approx(30.0), 2.0, 0.0, pytest.approx(5.0)]}
