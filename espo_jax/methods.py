@@ -1,6 +1,7 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
   python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
+  python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from espo_jax import decoders, exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
+from espo_jax.monitor import diagnostics
 from espo_jax.rollout import processors
 from espo_jax.sweep import ends
 
@@ -33,6 +35,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'decoder': decoders.REGISTRY,
   'processor': processors.REGISTRY,
   'early_end': ends.REGISTRY,
+  'diagnostic': diagnostics.REGISTRY,
 }
 
 

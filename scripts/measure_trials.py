@@ -137,8 +137,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
     '| best arm kept | orders in which the arm of the highest test accuracy came to its end |',
     '| accuracy lost | the test accuracy of the best arm minus that of the best arm which came to its end |',
     '',
-    f'The control `{CONTROL}` ends half of the runs at update {LOT} without a look at their curves. Like all others it spares the '
-    'baseline and the best run so far.',
+    f'The control `{CONTROL}` ends half of the runs at update {LOT} without a look at their curves. Like all others it spares '
+    'the baseline and the best run so far.',
     '',
     f'| early end | options | updates saved, % | runs ended, of {arms} | best arm kept, % | accuracy lost, points |',
     '|---|---|---:|---:|---:|---:|',

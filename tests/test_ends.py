@@ -271,7 +271,7 @@ def test_a_replay_counts_updates_and_what_is_lost_by_hand(monkeypatch):
   curves = {arm: {'0': [level] * 10} for arm, level in levels.items()}
   accuracy = {'base': 60.0, 'good': 70.0, 'late': 75.0, 'bad': 10.0}
   comparison = {
-    'arms': dict.fromkeys(levels, {}),
+    'arms': {arm: {} for arm in levels},
     'seeds': [0],
     'baseline': 'base',
     'columns': {arm: {'accuracy %': {'values': {'0': value}}} for arm, value in accuracy.items()},

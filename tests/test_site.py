@@ -31,6 +31,7 @@ KINDS = {
   'decoders': 'decoder',
   'processors': 'processor',
   'early_ends': 'early_end',
+  'diagnostics': 'diagnostic',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

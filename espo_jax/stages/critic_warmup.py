@@ -10,6 +10,7 @@ from espo_jax.configs import uses_reference, warmup_updates
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import TrainState, init_state
 from espo_jax.model import Params
+from espo_jax.monitor.diagnostics import Diagnosis
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import first_drafts, first_memory
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
@@ -36,6 +37,7 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
     workdir / 'critic_warmup',
     last=warmup_updates(c),
     step=reinforcement_step(exp, never, reference),
+    diagnose=Diagnosis('critic warm-up', workdir / 'critic_warmup'),
     finished=lambda metrics: bool(metrics['gate_open']),
   )
   return run_stage(stage, state, signals)

@@ -91,6 +91,7 @@ class Stage:
     last: The number of the step after which the stage is done.
     step: `(state, step) -> (state, metrics)`, a pure function of both arguments; metrics may be on the device.
     finished: A function from the step's metrics to whether the stage is done before `last`.
+    diagnose: A function from each step and its metrics to further metrics, which the first process calls.
     watch: A function that is given each step and its accuracy once its metrics are written. An error of it ends the run.
     reopened: The step at which the stage was done before it was allowed to go on; None if it was not.
     checkpoint_every: The number of steps between checkpoints.
@@ -110,6 +111,7 @@ class Stage:
   keep_best: int
   max_bad_steps: int
   finished: Callable[[dict[str, float]], bool] = lambda metrics: False
+  diagnose: Callable[[int, Mapping[str, float]], Mapping[str, float]] = lambda step, metrics: {}
   watch: Callable[[int, float], None] = lambda step, accuracy: None
   reopened: int | None = None
   origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -151,7 +153,7 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       state, metrics = stage.step(state, step)
       metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
       if parallel.is_first():
-        writer.write(step, metrics | process_metrics())
+        writer.write(step, {**metrics, **stage.diagnose(step, metrics), **process_metrics()})
         progress.update(step - stage.first, metrics)
       stage.watch(step, policy_accuracy(metrics))
       if metrics['bad_steps'] >= stage.max_bad_steps:

@@ -17,6 +17,7 @@ from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
 from espo_jax.model import ActorCritic, Params, column_flops
+from espo_jax.monitor.diagnostics import Diagnosis
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
 from espo_jax.stages.changes import reopened_at
@@ -233,6 +234,7 @@ def reinforce(
     first=forked_at,
     last=c.learner.updates,
     step=one,
+    diagnose=Diagnosis(monitor.arm_label(arm), directory),
     finished=lambda metrics: 0 < c.learner.tokens <= metrics['rollout/decoded'],
     reopened=parallel.from_first(lambda: reopened_at(workdir, arm)),
     **({} if watch is None else {'watch': functools.partial(watch, arm)}),
