@@ -32,6 +32,8 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'objective': objectives.REGISTRY,
   'allocation': tasks.ALLOCATORS,
   'advantage': objectives.ADVANTAGES,
+  'likelihood': objectives.LIKELIHOODS,
+  'gradient': objectives.GRADIENTS,
   'decoder': decoders.REGISTRY,
   'processor': processors.REGISTRY,
   'early_end': ends.REGISTRY,

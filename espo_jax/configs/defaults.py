@@ -33,6 +33,7 @@ from espo_jax.configs.schema import (
   section,
 )
 from espo_jax.model.config import ATTENTION, EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.objectives import GRADIENTS, LIKELIHOODS
 from espo_jax.objectives.importance import LEVELS
 from espo_jax.rewards.placement import RETURNS
 from espo_jax.tasks.sources import ON_ERROR
@@ -346,6 +347,8 @@ SCHEMA = section(
     learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),
     warmup_steps=Field(50, 'Steps in which the learning rate rises.', AT_LEAST_0),
     weight_decay=Field(0.01, "AdamW's weight decay.", AT_LEAST_0),
+    loss=Field('softmax_ce', 'The probabilities whose cross-entropy is minimised.', Names(LIKELIHOODS, 'likelihood')),
+    gradients=Field('none', 'A transformation of gradients before the optimizer.', Names(('none', *GRADIENTS))),
   ),
   eval=section(
     'How a policy is evaluated.',

@@ -4,6 +4,8 @@ Frozen parameters have neither gradients nor an optimizer state. A step with a n
 counted.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,6 +28,7 @@ def make_optimizer(
   max_grad_norm: float,
   b1: float,
   b2: float,
+  before: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
   """Returns the optimizer of a stage.
 
@@ -40,6 +43,7 @@ def make_optimizer(
     max_grad_norm: The bound on the global gradient norm of policy and critic together.
     b1: Adam's decay rate of the first moment.
     b2: Adam's decay rate of the second moment.
+    before: Transformations of the gradients of the trained parameters, which come before the clip.
   """
 
   def adamw(peak: float) -> optax.GradientTransformation:
@@ -50,7 +54,7 @@ def make_optimizer(
 
   rates = {'policy': learning_rate, 'critic': critic_learning_rate, 'exits': exit_learning_rate}
   each = optax.partition({name: adamw(rate) for name, rate in rates.items()}, _labels)
-  return of_trained(optax.chain(optax.clip_by_global_norm(max_grad_norm), each), exits_alone=exits_alone)
+  return of_trained(optax.chain(*before, optax.clip_by_global_norm(max_grad_norm), each), exits_alone=exits_alone)
 
 
 def of_trained(optimizer: optax.GradientTransformation, *, exits_alone: bool = False) -> optax.GradientTransformation:

@@ -3,6 +3,7 @@
 An exact divergence from a reference costs one more pass per update. Its logits exist one chunk at a time, as all others do.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,7 @@ def score(
   packing: Packing | None = None,
   blocks: Int[Array, 'N T'] | None = None,
   exit_level: float = 0.0,
+  likelihood: Callable[[Array], Array] = jax.nn.log_softmax,
 ) -> Scored:
   """Scores responses under the distribution that samples at `temperature`.
 
@@ -60,6 +62,7 @@ def score(
     packing: How the rows share sequences; None for one sequence per row.
     blocks: The number of blocks that each token's state ran through; None for all. The reference always runs through all.
     exit_level: The level of the model's exit policy.
+    likelihood: The function from logits to log-probabilities. The entropy's slope is that of a softmax whatever it is.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
   if packing is None:
@@ -82,11 +85,11 @@ def score(
   states = trunk(params, forced)
   values = model.values(params, states)
 
-  def log_softmax(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
-    return jax.nn.log_softmax(model.logits(params, States(hidden, hidden)) / temperature)
+  def log_probabilities(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
+    return likelihood(model.logits(params, States(hidden, hidden)) / temperature)
 
   def read(chosen: Int[Array, 'B C'], hidden: Float[Array, 'B C D'], other: Any = None) -> tuple[Array, ...]:
-    logprobs = log_softmax(params, hidden)
+    logprobs = log_probabilities(params, hidden)
     probs = jnp.exp(logprobs)
     entropy = -(probs * logprobs).sum(-1)
     # A one-hot product rather than a gather: the gather's gradient is a scatter, slow on every backend.
@@ -94,7 +97,7 @@ def score(
     # d entropy / d logit_j = -p_j (log p_j + entropy), and the gradient of log p_a is e_a - p.
     slope = (jnp.square(probs) * (logprobs + entropy[..., None])).sum(-1) - jnp.exp(picked) * (picked + entropy)
     found = picked, entropy, jax.lax.stop_gradient(slope)
-    return found if against is None else (*found, (probs * (logprobs - log_softmax(against, other))).sum(-1))
+    return found if against is None else (*found, (probs * (logprobs - log_probabilities(against, other))).sum(-1))
 
   inputs = (following, states.policy) + (() if against is None else (trunk(against, None).policy,))
   parts = by_chunk(read, chunk, *inputs)
@@ -110,5 +113,5 @@ def score(
   logprobs, entropy, slope, *kl = (by_row(x)[:, :-1] for x in parts)
   exits = None if states.depth is None else by_row(states.depth.logprobs)[:, :-1]
   values = by_row(values)
-  opening = log_softmax(params, states.policy[packing.sequence, last_of_prompt])
+  opening = log_probabilities(params, states.policy[packing.sequence, last_of_prompt])
   return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None, exits)

@@ -1,6 +1,7 @@
 """The learner of the warm start: next-token cross-entropy on written solutions."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +24,14 @@ class SupervisedLearner:
     optimizer: The optimizer of the stage.
     prompt_width: The number of prompt columns of a batch.
     logit_chunk: The number of tokens whose logits are in memory at a time.
+    likelihood: The function from logits to log-probabilities.
   """
 
   model: ActorCritic
   optimizer: optax.GradientTransformation
   prompt_width: int
   logit_chunk: int
+  likelihood: Callable[[jax.Array], jax.Array] = jax.nn.log_softmax
 
   @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
@@ -41,7 +44,16 @@ class SupervisedLearner:
 
     def loss_fn(trained: Params) -> jax.Array:
       params = join_frozen(trained, held)
-      scored = score(self.model, params, prompts, prompt_lengths, responses, temperature=1.0, chunk=self.logit_chunk)
+      scored = score(
+        self.model,
+        params,
+        prompts,
+        prompt_lengths,
+        responses,
+        temperature=1.0,
+        chunk=self.logit_chunk,
+        likelihood=self.likelihood,
+      )
       return token_mean(-scored.logprobs, mask).mean
 
     loss, grads = jax.value_and_grad(loss_fn)(trained)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from espo_jax import parallel, tasks
+from espo_jax import objectives, parallel, tasks
 from espo_jax.evaluate.policies import start_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import SupervisedLearner, TrainState, init_state
@@ -52,8 +52,10 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
     weight_decay=c.warm_start.weight_decay,
     exit_learning_rate=0.0,  # no token exits early in this stage
     exits_alone=False,
+    before=() if c.warm_start.gradients == 'none' else (objectives.GRADIENTS[c.warm_start.gradients](),),
   )
-  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, exp.logit_chunk)
+  likelihood = objectives.LIKELIHOODS[c.warm_start.loss]
+  return SupervisedLearner(exp.model, optimizer, c.rollout.prompt_width, exp.logit_chunk, likelihood)
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
