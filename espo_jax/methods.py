@@ -1,7 +1,6 @@
 """List every registered method: its paper, its options with their defaults, and which of these are the paper's.
 
   python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
-  python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from espo_jax import decoders, exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
+from espo_jax.evaluate import measures
 from espo_jax.monitor import diagnostics
 from espo_jax.rollout import processors
 from espo_jax.sweep import ends
@@ -38,6 +38,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'processor': processors.REGISTRY,
   'early_end': ends.REGISTRY,
   'diagnostic': diagnostics.REGISTRY,
+  'measure': measures.REGISTRY,
 }
 
 
@@ -83,8 +84,7 @@ HEAD = """# The registered methods
 
 `python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
 as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`, and an
-early end's stand in `early_end_options` of a sweep. A default is the paper's where the table says so; every other default is our
-choice.
+early end's stand in `early_end_options` of a sweep. A default is the paper's where the table says so. Every other one is ours.
 """
 
 

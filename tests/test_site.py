@@ -32,6 +32,7 @@ KINDS = {
   'processors': 'processor',
   'early_ends': 'early_end',
   'diagnostics': 'diagnostic',
+  'measures': 'measure',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

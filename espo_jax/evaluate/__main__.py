@@ -20,6 +20,10 @@ With --decoder=NAME, decoders choose among the answers to each problem, and deco
 they spend. Options stand behind their decoder or processor. --from=DIR takes the answers of an earlier evaluation:
 
   python -m espo_jax.evaluate --from=evaluations/recorded --decoder=majority --decoder=deepconf --options keep=0.9 --curve
+
+With --estimate=RUN, the answers of an earlier evaluation with --record tell how another checkpoint would answer:
+
+  python -m espo_jax.evaluate --from=evaluations/recorded --estimate=runs/quickstart --arm=espo --step=40
 """
 
 import argparse
@@ -36,6 +40,7 @@ from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.decoding import decode, format_decoders
+from espo_jax.evaluate.estimates import estimate, format_estimate
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
 from espo_jax.evaluate.processing import processing_for
@@ -184,6 +189,9 @@ def _add_named(parser: argparse.ArgumentParser) -> None:
   choosing.add_argument(
     '--from', dest='source', metavar='DIR', help='the output folder of an evaluation, whose answers are taken; samples none'
   )
+  choosing.add_argument(
+    '--estimate', metavar='RUN', help='a run, whose checkpoint is estimated from the recorded answers of --from'
+  )
 
 
 class _Named(argparse.Action):
@@ -246,16 +254,20 @@ def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.Argume
   """Lets decoders choose among the answers of an earlier evaluation, and returns the report."""
   if flags['processors']:
     raise RequestError(f'--processor={flags["processors"][0].name} with --from={source}: nothing is sampled; fix: leave it out')
-  used = ('processors', 'decoders', 'curve', 'output')
+  used = ('processors', 'decoders', 'curve', 'output', *(('estimate', 'arm', 'step') if flags['estimate'] else ()))
   if other := next((name for name, value in flags.items() if name not in used and value != parser.get_default(name)), ''):
     given = f'--{other}' if isinstance(flags[other], (bool, list)) else f'--{other}={flags[other]}'
     raise RequestError(f'{given} with --from={source}: nothing is sampled; fix: leave it out')
-  if not flags['decoders']:
+  if not flags['decoders'] and not flags['estimate']:
     raise RequestError(f'--from={source}: no decoder to choose among its answers; fix: --decoder=majority, say')
   if not parallel.is_first():
     return ''
   folder = pathlib.Path(source)
-  return _decode(folder, pathlib.Path(flags['output'] or folder), flags)
+  output = pathlib.Path(flags['output'] or folder)
+  told = [_decode(folder, output, flags)] if flags['decoders'] else []
+  if flags['estimate']:
+    told.append(format_estimate(estimate(folder, output, flags['estimate'], flags['arm'], flags['step'])))
+  return '\n'.join(told)
 
 
 def _evaluated(request: Request) -> str:
@@ -280,7 +292,9 @@ def main(argv: Sequence[str]) -> None:
     flags['decoders'] = asked_for((name, options) for flag, name, options in named if flag == '--decoder')
   except RequestError as error:
     parser.error(str(error))
-  request = None if source else Request(**flags)
+  if flags['estimate'] and not source:
+    parser.error(f'--estimate={flags["estimate"]}: no answers to estimate from; fix: --from=DIR')
+  request = None if source else Request(**{name: value for name, value in flags.items() if name != 'estimate'})
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   with parallel.job(), machine_errors(functools.partial(_lower, request)):
     try:

@@ -7,6 +7,7 @@ import numpy as np
 
 from espo_jax import registry, stops
 from espo_jax.evaluate.answers import Acting
+from espo_jax.evaluate.measures import aucm, erde
 from espo_jax.evaluate.policies import Policy
 from espo_jax.evaluate.recording import Scale
 from espo_jax.experiment import Experiment, make_rule
@@ -38,29 +39,35 @@ def with_value(exp: Experiment, policy: Policy, params: Params, scale: Scale) ->
   return params if policy.is_run else params | {'critic': {'success': exp.put(np.float32(scale.success))}}
 
 
-def summarise_stops(answers: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def summarise_stops(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   """Measures stopped answers against their own continuations.
 
   Args:
     answers: The records of `samples.jsonl`.
 
   Returns:
-    The measures of `replay.Measured`; `right`, the number of answers that are right if nothing is stopped; and `lost`, the
-    number of these that were stopped.
+    The measures of `replay.Measured`; `right`, the number of answers that are right if nothing is stopped; `lost`, the number
+    of these that were stopped; the early risk errors `erde_5` and `erde_50`; and `aucm`, the counts and rates of abstention.
   """
-  names = ('length', 'stop_reason', 'full_length', 'full_correct')
-  length, reason, full_length, correct = (
+  names = ('problem', 'length', 'stop_reason', 'full_length', 'full_correct')
+  problem, length, reason, full_length, correct = (
     np.array(x) for x in zip(*([row[name] for name in names] for row in answers), strict=True)
   )
   stopped = reason == 'stopped'
   (measured,) = measure(length, stopped, full_length, correct.astype(np.float64), np.ones(len(correct)))
-  return measured._asdict() | {'right': int(correct.sum()), 'lost': int((correct & stopped).sum())}
+  counts = {'right': int(correct.sum()), 'lost': int((correct & stopped).sum())}
+  errors = {f'erde_{deadline}': erde(stopped, correct, length, deadline=deadline) for deadline in (5, 50)}
+  return measured._asdict() | counts | errors | {'aucm': aucm(stopped, correct, problem)._asdict()}
 
 
 def format_stops(summary: Mapping[str, Any]) -> str:
-  """Formats the measures as a sentence."""
+  """Formats the measures as two sentences."""
   s = summary['stop']
+  matrix = s['aucm']
   return (
     f'{summary["settings"]["stop"]} stopped {100 * s["stop_rate"]:.1f} % of the answers and saved {100 * s["saved"]:.1f} % of '
-    f'the tokens; {s["lost"]} of {s["right"]} right answers were lost'
+    f'the tokens; {s["lost"]} of {s["right"]} right answers were lost.\n'
+    f'Early risk error: {s["erde_5"]:.3f} with a deadline of 5 segments, {s["erde_50"]:.3f} with 50. Of the answers to '
+    f'problems that it can answer, {100 * matrix["over_abstention"]:.1f} % were right and stopped; of those to others, '
+    f'{100 * matrix["abstention"]:.1f} % were stopped.'
   )
