@@ -278,6 +278,13 @@ CASES = {
     np.ones(N),
   ),
   'learner.pack': (lambda x: learner.pack(x, T + 2, sizes=2, multiple=1, widths=13, cost=float), lengths(2, N)),
+  'learner.pack, groups': (
+    lambda x, number: learner.pack(
+      x + 1, T + 2, sizes=2, multiple=1, widths=13, cost=float, groups=learner.Groups(number, np.full(x.shape, 2, x.dtype))
+    ),
+    lengths(2, N),
+    RNG.integers(0, 3, (2, N)),
+  ),
   'monitor.pass_at_k': (lambda x: monitor.pass_at_k(x, 8, 3), RNG.integers(0, 9, 20)),
   'monitor.bootstrap_intervals': (lambda x: monitor.bootstrap_intervals(x, resamples=2000), abs(real(30, 3))),
   'monitor.resampled_means': (lambda x: monitor.resampled_means(x, resamples=20), abs(real(30, 3))),

@@ -127,7 +127,7 @@ def _tokens(lengths: Integer[np.ndarray, 'N'], groups: Groups | None) -> _Tokens
   if groups is None:
     return _Tokens(lengths, np.zeros_like(lengths), np.arange(lengths.size))
   shared = np.where(lengths > 0, groups.prompt.astype(np.int64) - 1, 0)
-  return _Tokens(lengths - shared, shared, groups.number)
+  return _Tokens(lengths - shared, shared, groups.number.astype(np.int64))
 
 
 class _Places(NamedTuple):
