@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
-from espo_jax.configs import check_attention, logit_chunk, model_config, shares_prompts, uses_reference, with_dtype
+from espo_jax.configs import check_attention, logit_chunk, model_config, uses_reference, with_dtype
 from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
@@ -188,7 +188,7 @@ class Programs:
     width = r.prompt_width + r.horizon
     shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
     groups = None
-    if shares_prompts(c, self.model.config, self.mesh.abstract_mesh.abstract_device):
+    if rl.shares_prompts(c, self.model.config, self.mesh.abstract_mesh.abstract_device):
       groups = Groups(np.arange(count)[None] // r.samples, np.full((1, count), r.prompt_width))
     packing = pack(np.full((1, count), width), width, sizes=1, multiple=shards, widths=1, cost=float, groups=groups)
     shardings = packing_shardings(packing, self.mesh)

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Integer
 
 from espo_jax import monitor, parallel
-from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options, shares_prompts
+from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, in_parts, minibatches, pack, put_packing, row_sizes
-from espo_jax.model import ActorCritic, Params, column_flops
+from espo_jax.model import ActorCritic, ModelConfig, Params, column_flops, fused
 from espo_jax.monitor.diagnostics import Diagnosis
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
@@ -174,6 +174,18 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     logit_chunk=logit_chunk,
     gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
   )
+
+
+def shares_prompts(c: ml_collections.ConfigDict, shape: ModelConfig, device: jax.sharding.AbstractDevice) -> bool:
+  """Returns whether packed sequences share the prompts of groups.
+
+  Args:
+    c: The config of the experiment.
+    shape: The shape of the decoder.
+    device: The kind of the devices.
+  """
+  wanted = c.learner.share_prompts and c.learner.pack_sizes > 1 and c.rollout.samples > 1
+  return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind)
 
 
 def pack_rows(
