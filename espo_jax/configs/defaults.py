@@ -314,7 +314,7 @@ SCHEMA = section(
     minibatches=Field(4, 'Optimizer steps per pass.', ABOVE_0),
     whole_groups=Field(
       False,
-      'Whether a minibatch has all rows of each of its prompts; shared prompts then save most, and fewer problems vary it.',
+      'Whether all rows of a prompt are in the same minibatch, so that shared prompts save most.',
     ),
     micro_batches=Field(
       1, 'Parts of a minibatch whose gradients are summed, to save memory; they change nothing else.', ABOVE_0
