@@ -139,8 +139,8 @@ def page(results: dict[str, Any]) -> list[str]:
     *report.header(results),
     f'Tokens, columns and operations are those of {results["counted"]} prompts with {results["samples"]} rows each: on average '
     f'{results["prompt_tokens"]:.0f} tokens of a prompt and {results["response_tokens"]:.0f} of a response. The seconds are '
-    f'those of {results["prompts"]} prompts and {results["blocks"]} blocks, on all cores together, with 95 % intervals over '
-    f'{results["repeats"]} pairs. The model has adapters and is in float32.',
+    f'those of {results["prompts"] * results["samples"]} rows and {results["blocks"]} blocks, on all cores together, with 95 % '
+    f'intervals over {results["repeats"]} pairs. The model has adapters and is in float32.',
     '',
     '| a pass | prompts apart | shared | saved |',
     '|---|---|---|---|',

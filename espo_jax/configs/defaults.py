@@ -328,9 +328,7 @@ SCHEMA = section(
     pack_widths=Field(
       13, 'Widths of packed sequences that are tried; more leave less padding and compile more programs.', ABOVE_0
     ),
-    share_prompts=Field(
-      True, 'Whether the rows of a prompt share it in a packed sequence, where the form of attention allows it: not splash.'
-    ),
+    share_prompts=Field(True, 'Whether the rows of a prompt share it in a packed sequence, except under splash attention.'),
     learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
     warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),
     weight_decay=Field(0.0, "AdamW's weight decay.", AT_LEAST_0),
