@@ -1,6 +1,6 @@
 """Measures what shared prompts save in an update: tokens, columns and seconds, on prompts of a data set.
 
-  PYTHONPATH=. python scripts/bench_shared_prompts.py --model=models/SmolLM2-135M-Instruct --problems=train.jsonl
+  PYTHONPATH=. python scripts/bench_shared_prompts.py --model=models/SmolLM2-135M-Instruct --problems=data/gsm8k_train.jsonl
 
 It writes experiments/benchmarks/shared_prompts.json and shared_prompts.md. The update is that of experiments/gsm8k.py:adapters,
 with one minibatch and without a stop rule. Prompts are those of the first problems, and responses are random tokens of
@@ -160,8 +160,10 @@ def page(results: dict[str, Any]) -> list[str]:
 def main(argv: list[str]) -> None:
   """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--model', required=True, help='a folder of a Hugging Face model')
-  parser.add_argument('--problems', required=True, help='problems in the format of GSM8K, a file of JSON lines')
+  parser.add_argument('--model', default='models/SmolLM2-135M-Instruct', help='a folder of a Hugging Face model')
+  parser.add_argument(
+    '--problems', default='data/gsm8k_train.jsonl', help='problems in the format of GSM8K, a file of JSON lines'
+  )
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--horizon', type=int, default=400)
   parser.add_argument('--counted', type=int, default=64, help='prompts of the pass whose tokens are counted')

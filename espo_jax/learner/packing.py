@@ -173,8 +173,8 @@ def _pieces(rows: _Tokens, width: int) -> list[tuple[int, list[int]]]:
     The tokens and the rows of each piece. A row without tokens is in none.
   """
   members = dict[int, list[int]]()
-  for row in np.flatnonzero(rows.own):
-    members.setdefault(int(rows.group[row]), []).append(int(row))
+  for row in np.flatnonzero(rows.own).tolist():
+    members.setdefault(int(rows.group[row]), []).append(row)
   pieces = []
   for left in members.values():
     left = sorted(left, key=lambda row: -rows.own[row])
