@@ -19,12 +19,20 @@ needs_libtpu = pytest.mark.skipif(not LIBTPU.exists(), reason='libtpu is not the
 QWEN2_7B = runpy.run_path(str(ROOT / 'scripts' / 'bench' / 'shapes.py'))['CONFIGS']['7B']
 
 
-def check(*options: str) -> subprocess.CompletedProcess:
-  command = [sys.executable, '-m', 'espo_jax.compile_check', *options]
-  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': os.pathsep.join([str(ROOT), str(LIBTPU)])}
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess:
+  """Runs Python with libtpu, and without what the other tests set to compile in less time."""
+  environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': os.pathsep.join([str(ROOT), str(LIBTPU)])} | variables
   for name in ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS'):
     environment.pop(name, None)
+  command = [sys.executable, *words]
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def check(*options: str, **variables: str) -> subprocess.CompletedProcess:
+  return run('-m', 'espo_jax.compile_check', *options, **variables)
+
+
+CHEAP = {'JAX_OPTIMIZATION_LEVEL': 'O1'}  # for what does not ask how good the compiled program is: half of the time
 
 
 @needs_libtpu
@@ -64,7 +72,7 @@ SMALL = (
 
 @needs_libtpu
 def test_all_programs_of_a_small_experiment():
-  done = check(*SMALL, '--topology=v5e:2x2')
+  done = check(*SMALL, '--topology=v5e:2x2', **CHEAP)
   assert done.returncode == 0, done.stdout + done.stderr
   for program in ('rollout', 'prepare', 'update'):
     part = done.stdout.partition(f'{program}, mesh')[2]
@@ -78,19 +86,12 @@ def test_all_programs_of_a_small_experiment():
 def test_an_update_that_does_not_fit_says_what_to_change():
   """Of 6.4 billion parameters each of 4 chips has 19 GB with their moments; it is refused, and read all the same."""
   wide = ('--config.model.hidden_size=8192', '--config.model.intermediate_size=32768', '--config.model.num_layers=8')
-  done = check(*SMALL, *wide, '--topology=v5e:2x2', '--programs=update')
+  done = check(*SMALL, *wide, '--topology=v5e:2x2', '--programs=update', **CHEAP)
   assert done.returncode == 1, done.stdout + done.stderr
   fix = r'learner.offload_optimizer = True, or a larger mesh.fsdp or mesh.tensor \(mesh.fsdp = 4'
   pattern = rf'does not fit; parameters and moments take 1\d\.\d+ GiB; fix: {fix}'
   assert re.search(pattern, done.stdout), done.stdout
   assert re.search(r'MiB  f32\[8,2048,32768\]  jit', done.stdout.partition('largest temporaries')[2])
-
-
-def test_the_devices_that_are_here():
-  done = check('--config=experiments/quickstart.py:smoke', '--topology=local', '--programs=prepare')
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert re.search(r'local: prepare, mesh .*\n.*\n.*\n  peak [\d.]+ GiB of [\d.]+ GiB: fits', done.stdout)
-  assert 'at best' not in done.stdout  # nothing is known of this chip
 
 
 REFUSED = {
@@ -102,14 +103,25 @@ REFUSED = {
 }
 
 
+LOCAL = '--topology=local', '--programs=prepare'
+
+
 @pytest.fixture(scope='module')
-def refused(tmp_path_factory):
-  runs = [['--config=experiments/quickstart.py', *options] for options in REFUSED]
-  told = run_each('espo_jax.compile_check.__main__', runs, tmp_path_factory.mktemp('told'), {'XLA_FLAGS': ''})
-  return dict(zip(REFUSED, told, strict=True))
+def told(tmp_path_factory):
+  """What the command says without libtpu, by its flags."""
+  runs = [['--config=experiments/quickstart.py:smoke', *options] for options in (LOCAL, *REFUSED)]
+  found = run_each('espo_jax.compile_check.__main__', runs, tmp_path_factory.mktemp('told'), {'XLA_FLAGS': ''})
+  return dict(zip((LOCAL, *REFUSED), found, strict=True))
+
+
+def test_the_devices_that_are_here(told):
+  done = told[LOCAL]
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert re.search(r'local: prepare, mesh .*\n.*\n.*\n  peak [\d.]+ GiB of [\d.]+ GiB: fits', done.stdout)
+  assert 'at best' not in done.stdout  # nothing is known of this chip
 
 
 @pytest.mark.parametrize('options', REFUSED, ids=lambda options: options[-1])
-def test_what_cannot_run_is_named(options, refused):
-  assert refused[options].returncode != 0
-  assert REFUSED[options] in refused[options].stderr
+def test_what_cannot_run_is_named(options, told):
+  assert told[options].returncode != 0
+  assert REFUSED[options] in told[options].stderr

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu.splash_attention import CausalMask, LocalMask
-from test_compile_check import QWEN2_7B, check, needs_libtpu
+from test_compile_check import CHEAP, QWEN2_7B, needs_libtpu, run
 
 from espo_jax.compile_check.cost import count
 from espo_jax.compile_check.hlo import parse
@@ -88,33 +88,42 @@ def test_cudnn_computes_all_scores(direction, products):
   assert found.bytes == 2 * (2 * 2 * 4 * 64 * 16 + 2 * 2 * 2 * 128 * 16)
 
 
+# Prints the products of the log-probability pass with each form of attention, for a slice and fields of the config.
+PRODUCTS = """
+import json, runpy, sys
+from espo_jax import compile_check
+for form in ('chunked', 'auto'):
+  c = runpy.run_path('experiments/espo_r1_distill_qwen_7b.py')['get_config']()
+  c.update_from_flattened_dict(json.loads(sys.argv[1]) | {'model.attention': form})
+  programs = compile_check.Programs(c, compile_check.topology_mesh(c, 'v5e:2x2'))
+  print('products', compile_check.check(programs, 'prepare', 16.0).counted.once.flops)
+"""
+
+
 @needs_libtpu
 def test_splash_computes_the_causal_half_of_what_chunks_compute(tmp_path):
   """The log-probability pass of one decoder has two products per score, of all blocks or of those up to the diagonal."""
-  layers, rows, length = 1, 16, 2048
-  shape = QWEN2_7B | {'num_hidden_layers': layers, 'intermediate_size': 1024, 'vocab_size': 4096}
+  rows, length, heads, head_dim = 8, 2048, 4, 128
+  shape = {'num_hidden_layers': 1, 'hidden_size': heads * head_dim, 'intermediate_size': 256, 'vocab_size': 512}
+  shape = QWEN2_7B | shape | {'num_attention_heads': heads, 'num_key_value_heads': 2}
   (tmp_path / 'config.json').write_text(json.dumps(shape))
-  found = {}
-  for form in ('chunked', 'auto'):
-    done = check(
-      '--config=experiments/espo_r1_distill_qwen_7b.py',
-      f'--config.model.path={tmp_path}',
-      f'--config.model.attention={form}',
-      '--config.critic.kind=shared',
-      '--config.mesh.fsdp=2',
-      '--config.mesh.tensor=2',
-      f'--config.rollout.prompts={rows // 4}',
-      '--config.rollout.samples=4',
-      f'--config.rollout.slots={rows}',
-      '--config.learner.minibatches=1',
-      '--config.rollout.prompt_width=1024',
-      f'--config.rollout.horizon={length - 1024}',
-      '--topology=v5e:2x2',
-      '--programs=prepare',
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found[form] = 1e12 * float(re.search(r'([\d.]+) TFLOP of products', done.stdout)[1])
+  fields = {
+    'model.path': str(tmp_path),
+    'critic.kind': 'shared',
+    'mesh.data': 1,
+    'mesh.fsdp': 2,
+    'mesh.tensor': 2,
+    'rollout.prompts': rows // 4,
+    'rollout.samples': 4,
+    'rollout.slots': rows,
+    'learner.minibatches': 1,
+    'rollout.prompt_width': length // 2,
+    'rollout.horizon': length // 2,
+  }
+  done = run('-c', PRODUCTS, json.dumps(fields), **CHEAP)
+  assert done.returncode == 0, done.stdout + done.stderr
+  chunked, splashed = map(float, re.findall(r'^products (.*)$', done.stdout, re.MULTILINE))
   blocks = length // splash.block(length)
-  scores = rows * layers * shape['num_attention_heads'] * length**2 * (shape['hidden_size'] // shape['num_attention_heads']) / 4
-  spared = 4 * scores * (1 - (blocks + 1) / (2 * blocks))
-  assert found['chunked'] - found['auto'] == pytest.approx(spared, abs=1.1e9)  # the command prints billions
+  scores = rows * heads * length**2 * head_dim / 4  # of one of the four chips
+  assert blocks == 2
+  assert chunked - splashed == 4 * scores * (1 - (blocks + 1) / (2 * blocks))
