@@ -1,10 +1,12 @@
 """The rule that ends whole groups: its formula, and what the engine makes of it."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
-from rollouts import STATE, G, P, run
+from rollouts import NEVER, STATE, G, P, run
 from test_head import random_head
 from tiny import first_params, tiny_experiment
 
@@ -27,9 +29,14 @@ def test_a_group_is_dead_by_the_product_of_its_rows(precision):
     assert bool(stops.group_is_dead(p, doubt)[0]) == dead and bool(stops.group_is_dead(1 - p, doubt)[0]) == dead
 
 
-def rule_of(head, doubt):
-  rule = stops.dead_groups(group_tokens=TOKENS, doubt=doubt)._replace(reason=StopReason.PRUNED)
-  return rule, STATE.replace(head=head)
+@functools.cache
+def rule_of(doubt):
+  """The rule is compiled into the rollout: one for all tests."""
+  return stops.dead_groups(group_tokens=TOKENS, doubt=doubt)._replace(reason=StopReason.PRUNED)
+
+
+def run_with(doubt, *, enabled=True, **options):
+  return run(rule=rule_of(doubt), state=STATE.replace(head=random_head(12), enabled=jnp.asarray(enabled)), **options)
 
 
 FIELDS = ('tokens', 'length', 'stop_reason', 'shadow')
@@ -37,14 +44,13 @@ FIELDS = ('tokens', 'length', 'stop_reason', 'shadow')
 
 def test_groups_end_where_the_forecasts_of_their_first_tokens_say_so(in_float64):
   """The judgement in plain numpy, from a rollout of the same rows that nothing ended."""
-  head, doubt = random_head(12), 0.6
-  rule, state = rule_of(head, doubt)
-  free = run(rule=rule, state=state.replace(enabled=jnp.asarray(False)))
+  doubt = 0.6
+  free = run_with(doubt, enabled=False)
   last = np.minimum(free.full_length, TOKENS) - 1
   success = free.z[np.arange(P * G), last].reshape(P, G)
   dead = np.repeat(np.maximum(np.prod(1 - success, 1), np.prod(success, 1)) > 1 - doubt, G)
   assert 0 < dead.sum() < P * G
-  rows = run(rule=rule, state=state)
+  rows = run_with(doubt)
   np.testing.assert_array_equal(rows.stop_reason == StopReason.PRUNED, dead)
   np.testing.assert_array_equal(rows.length, np.where(dead, np.minimum(free.length, TOKENS), free.length))
   assert (rows.shadow <= dead).all() and rows.shadow.any()
@@ -55,8 +61,7 @@ def test_groups_end_where_the_forecasts_of_their_first_tokens_say_so(in_float64)
 
 @pytest.mark.parametrize(('slots', 'scan'), [(0, 3), (5, 4), (7, 24)])
 def test_the_rows_do_not_depend_on_slots_and_chunks(slots, scan, in_float64):
-  rule, state = rule_of(random_head(12), 0.6)
-  whole, other = run(rule=rule, state=state), run(rule=rule, state=state, slots=slots, scan=scan)
+  whole, other = run_with(0.6), run_with(0.6, slots=slots, scan=scan)
   for field in ('length', 'stop_reason', 'shadow'):
     np.testing.assert_array_equal(getattr(other, field), getattr(whole, field))
   counts = np.arange(whole.tokens.shape[1]) < whole.length[:, None]
@@ -66,16 +71,14 @@ def test_the_rows_do_not_depend_on_slots_and_chunks(slots, scan, in_float64):
 
 @pytest.mark.parametrize(('doubt', 'enabled'), [(0.0, True), (0.6, False)])
 def test_without_doubt_or_before_the_gate_opens_no_group_ends(doubt, enabled, in_float64):
-  rule, state = rule_of(random_head(12), doubt)
-  rows = run(rule=rule, state=state.replace(enabled=jnp.asarray(enabled)))
-  free = run(rule=stops.never())
+  rows = run_with(doubt, enabled=enabled)
+  free = run(rule=NEVER)
   for field in FIELDS:
     np.testing.assert_array_equal(getattr(rows, field), getattr(free, field))
 
 
 def test_a_group_is_judged_soon_after_its_rows_have_their_tokens(in_float64):
-  rule, state = rule_of(random_head(12), 0.6)
-  rows = run(rule=rule, state=state, shadow=0.0, scan=24)
+  rows = run_with(0.6, shadow=0.0, scan=24)
   dead = rows.stop_reason == StopReason.PRUNED
   assert dead.any() and (rows.full_length[dead] <= 2 * TOKENS).all()
 
