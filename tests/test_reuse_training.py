@@ -1,5 +1,7 @@
 """Trainings that reuse the last responses to a pool of problems, and the settings that they are refused with."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +19,24 @@ from espo_jax.stages.allocation import first_drafts, first_memory
 from espo_jax.stages.drafts import drafts_of, no_drafts, put_rows
 
 
-def trained(steps, *, form='exact', state=None, first=1, **lines):
+def training(form='exact', **lines):
+  """An experiment, its learner and its step."""
   settings = {'objective__name': 'grpo', 'allocation__pool': 8, 'stop__name': 'never'} | lines
   exp = tiny_experiment(lambda c: (named(**settings)(c), c.rollout.reuse.update(form=form, candidates=4)))
   never = make_rule(exp.config, 'never')
+  return exp, rl.reinforcement_learner(exp, never), rl.reinforcement_step(exp, never, None)
+
+
+same_training = functools.cache(training)  # its programs are compiled once for all tests that ask for it
+
+
+def trained(steps, *, using=None, state=None, first=1, **settings):
+  """Some steps of a training that is `using`, or of the one with these settings: its experiment, last state and metrics."""
+  exp, learner, step = using or same_training(**settings)
   if state is None:
-    fresh = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, never).optimizer, never)
+    fresh = init_state(first_params(exp, 0), learner.optimizer, make_rule(exp.config, 'never'))
     state = exp.on_mesh(fresh.replace(allocation=first_memory(exp.config), drafts=first_drafts(exp)))
-  step, told = rl.reinforcement_step(exp, never, None), []
+  told = []
   with jax.transfer_guard('disallow'):
     for number in range(first, first + steps):
       state, metrics = step(state, number)
@@ -34,7 +46,12 @@ def trained(steps, *, form='exact', state=None, first=1, **lines):
 
 @pytest.mark.parametrize('form', ['exact', 'coupled', 'published'])
 def test_a_training_reuses_from_the_second_epoch_on_and_goes_on_to_the_bit(form, tmp_path):
-  _, state, told = trained(4, form=form)
+  exp, half, told = trained(2, form=form)
+  with Checkpoints(tmp_path / 'steps') as checkpoints:
+    checkpoints.save(2, half, done=False)
+  blank = jax.tree.map(lambda x: (np if isinstance(x, np.ndarray) else jnp).zeros_like(x), half)
+  _, state, later = trained(2, form=form, state=half, first=3)
+  told += later
   for number, row in enumerate(told):
     written = row['rollout/length_mean'] * row['rollout/rows']
     assert row['rollout/tokens'] + row['reuse/tokens'] == pytest.approx(written, abs=1e-3)
@@ -45,15 +62,11 @@ def test_a_training_reuses_from_the_second_epoch_on_and_goes_on_to_the_bit(form,
   assert told[-1]['rollout/decoded'] == sum(row['rollout/tokens'] for row in told)
   assert (state.drafts.length > 0).all()
 
-  exp, half, _ = trained(2, form=form)
-  with Checkpoints(tmp_path / 'steps') as checkpoints:
-    checkpoints.save(2, half, done=False)
-  blank = jax.tree.map(lambda x: (np if isinstance(x, np.ndarray) else jnp).zeros_like(x), half)
   read = restore(tmp_path / 'steps', exp.on_mesh(blank)).state
   assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(read.drafts))
-  _, other, later = trained(2, form=form, state=read, first=3)
+  _, other, again = trained(2, using=training(form), state=read, first=3)  # with nothing but what was read
   jax.tree.map(np.testing.assert_array_equal, other, state)
-  for one, two in zip(told[2:], later, strict=True):
+  for one, two in zip(later, again, strict=True):
     assert {k: v for k, v in one.items() if not k.startswith(('seconds', 'tokens_per'))} == {
       k: v for k, v in two.items() if not k.startswith(('seconds', 'tokens_per'))
     }
