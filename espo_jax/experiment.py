@@ -374,13 +374,24 @@ def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) 
   Constants in the rule's own section replace those of `config.stop`. A user's rule takes constants from its own section only.
   Where stopped rows return what the head expects, every rule has a head. Where they are dropped or graded, its stops prune or
   settle rows.
+
+  Equal constants make the same rule, which programs are compiled for: a second run in a process compiles no rollout again.
   """
   shared = {} if stops.is_users(name) else config.stop.to_dict()
   constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
-  rule = stops.REGISTRY[name](**{k: v for k, v in constants.items() if k in stops.arguments(name)})
+  taken = {k: v for k, v in constants.items() if k in stops.arguments(name)}
   reasons = {'drop': StopReason.PRUNED, 'graded': StopReason.SETTLED}
-  rule = rule._replace(reason=reasons.get(config.stop.returns, StopReason.STOPPED))
+  reason = reasons.get(config.stop.returns, StopReason.STOPPED)
+  try:
+    rule = _rule(stops.REGISTRY[name], reason, **taken)
+  except TypeError:  # a user's rule may take lists, which have no hash
+    rule = _rule.__wrapped__(stops.REGISTRY[name], reason, **taken)
   return stops.with_head(rule, memory=config.stop.memory) if config.stop.returns == 'head' else rule
+
+
+@functools.lru_cache(typed=True)
+def _rule(make: Callable[..., StopRule], reason: StopReason, **constants: Any) -> StopRule:
+  return make(**constants)._replace(reason=reason)
 
 
 @jax.jit

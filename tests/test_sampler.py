@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax import compile_check, parallel
+from espo_jax import compile_check, parallel, stops
+from espo_jax.experiment import make_rule
 from espo_jax.rollout import sampler as room
 from espo_jax.stages.allocation import first_drafts
 from espo_jax.stages.drafts import drafts_of
@@ -163,3 +164,33 @@ def test_rows_are_described_as_they_come(change, monkeypatch):
     assert (one.shape, one.dtype, one.sharding) == (other.shape, other.dtype, other.sharding)
     assert other.sharding == parallel.over_batch(exp.mesh)
   assert jnp.isfinite(rows.logprobs).all()
+
+
+@pytest.mark.parametrize('changes', [{}, {'stop.returns': 'head'}, {'stop.returns': 'drop', 'stop.name': 'value_only'}])
+def test_a_second_run_with_equal_constants_compiles_no_rollout_again(changes, monkeypatch):
+  monkeypatch.undo()  # the engine is asked
+  before = room.generate._cache_size()
+  for seed in (1, 2):
+    exp = tiny_experiment(lambda c, seed=seed: c.update_from_flattened_dict({'seed': seed, 'model.num_layers': 1} | changes))
+    rule = make_rule(exp.config, exp.config.stop.name)
+    exp.sampler(first_params(exp, 0), rule, exp.put(rule.init(1).adaptive), *arguments_of(exp)[3:])
+  assert room.generate._cache_size() == before + 1
+
+
+@pytest.mark.quick
+def test_rules_with_other_constants_are_others(registers):
+  config = tiny_experiment().config.copy_and_resolve_references().unlock()
+  rules = [make_rule(config, 'espo', beta_0=beta) for beta in (2, 2.0, 3.0)]
+  config.stop.returns = 'head'
+  rules += [make_rule(config, 'espo', beta_0=2.0)]
+  config.stop.memory = 0.5
+  rules += [make_rule(config, 'espo', beta_0=2.0)]
+  assert len(set(rules)) == 5 and rules[-1] == make_rule(config, 'espo', beta_0=2.0)
+
+  @stops.register('listed')
+  def listed(*, of=(1, 2)):
+    assert isinstance(of, list)
+    return stops.never()
+
+  config.stop.listed = {'of': [1, 2]}
+  assert make_rule(config, 'listed') != make_rule(config, 'listed')

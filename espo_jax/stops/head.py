@@ -4,6 +4,7 @@ The head learns from rows whose own end is known, which are the rows that were n
 stands for `1 / stop.shadow_share` stopped rows. Without them the head would be fitted to survivors and be far too hopeful.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -139,9 +140,16 @@ def with_head(rule: StopRule, *, memory: float = 0.9, head: Head | None = None) 
     memory: The factor by which what earlier batches left behind decays.
     head: The head that a training starts from; None for a new one.
   """
-  if head is None and rule.init(1).adaptive.head is not None:
-    return rule
+  return _with_new_head(rule, memory) if head is None else _with_head(rule, memory, head)
 
+
+@functools.lru_cache
+def _with_new_head(rule: StopRule, memory: float) -> StopRule:
+  """Returns the same rule for equal arguments, because programs are compiled for a rule."""
+  return rule if rule.init(1).adaptive.head is not None else _with_head(rule, memory, None)
+
+
+def _with_head(rule: StopRule, memory: float, head: Head | None) -> StopRule:
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
     state = rule.init(batch, adaptive)
     if adaptive is not None:
