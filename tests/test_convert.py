@@ -1,32 +1,24 @@
 """A trained policy leaves as a Hugging Face directory, and says the same there."""
 
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
 import torch
 import transformers
+from run_folder import write_random_run
 
-from espo_jax import convert, stops, train
+from espo_jax import convert, stops
 from espo_jax.configs import validate
 from espo_jax.evaluate.policies import open_policy
 from espo_jax.experiment import make_experiment
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'experiments'))
-import quickstart
-
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-  """A run of the quickstart's smallest form, its experiment and parameters, and what was written of it."""
-  workdir = tmp_path_factory.mktemp('convert') / 'run'
-  config = quickstart.get_config('smoke').lock()
-  config.stages = ('warm_start',)
-  config.warm_start.steps = 80
-  config.checkpoint.every = 80
-  train.train(config, workdir, check_memory=False)
+  """A run of the quickstart's smallest form with a random policy, its experiment and parameters, and what was written of it."""
+  workdir = write_random_run(tmp_path_factory.mktemp('convert') / 'run')
   convert.main([f'--checkpoint={workdir}', f'--output={workdir}-hf'])
   policy = open_policy(workdir)
   validate(policy.config, training=False)
@@ -56,7 +48,7 @@ def test_greedy_text_is_that_of_transformers_generate(exported):
     )
   theirs = tokenizer.batch_decode(out[:, batch['input_ids'].shape[1] :], skip_special_tokens=True)
   assert theirs == ours
-  assert len(set(ours)) > 1 and any(np.asarray(rows.stop_reason) == 1)  # it has learned to answer and to end
+  assert len(set(ours)) > 1 and any(np.asarray(rows.stop_reason) == 1)  # there are several answers, and some end
 
 
 def test_what_cannot_be_converted_is_said(exported):
