@@ -9,7 +9,10 @@ from espo_jax.stages import rl
 
 
 def experiment(offload: bool):
-  return tiny_experiment(lambda c: c.learner.update(offload_optimizer=offload), data=2, fsdp=2, tensor=2)
+  def configure(c):
+    c.learner.offload_optimizer, c.model.num_layers = offload, 1
+
+  return tiny_experiment(configure, data=2, fsdp=2, tensor=2)
 
 
 def kinds(state):
