@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import os
 from typing import Any
+from unittest import mock
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # compiling is most of the time, and what runs once need not be fast
@@ -66,7 +67,7 @@ jaxtyping.install_import_hook('espo_jax', 'conftest.typechecker')  # before anyt
 
 def pytest_configure(config):
   jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)  # to write a small one takes longer than it saves
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)  # to write one takes 0.06 s, and to read it 0.1 s
   # JAX says so when it gives another dtype than the one asked for, or loses one in a scatter.
   for message in ('Explicitly requested dtype', 'scatter inputs have incompatible types'):
     config.addinivalue_line('filterwarnings', f'error:{message}')
@@ -92,6 +93,13 @@ def programs_of_a_module():
   yield
   jax.clear_caches()
   mlir.make_ir_context.cache_clear()
+
+
+@pytest.fixture(scope='module')
+def without_pictures():
+  """A training draws no plots at its end, which is a tenth of a short one. Those of the notebooks are drawn."""
+  with mock.patch('espo_jax.monitor.plots.plot_all', lambda *_: []):
+    yield
 
 
 @pytest.fixture(params=['float32', 'float64'])

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -175,9 +176,11 @@ def lines(workdir):
   ]
 
 
+@pytest.mark.usefixtures('without_pictures')
 def test_a_run_that_was_extended_is_the_run_that_had_all_its_updates(tmp_path):
-  train(smoke(learner__updates=4), tmp_path / 'whole', check_memory=False)
   train(smoke(learner__updates=2), tmp_path / 'more', check_memory=False)
+  shutil.copytree(tmp_path / 'more/warm_start', tmp_path / 'whole/warm_start')  # the arms are compared
+  train(smoke(learner__updates=4), tmp_path / 'whole', check_memory=False)
   before = (tmp_path / 'more/arms/never/evaluation.json').read_text()
   with pytest.raises(ConfigError, match=r'learner\.updates = 4 was 2'):
     train(smoke(learner__updates=4), tmp_path / 'more', check_memory=False)

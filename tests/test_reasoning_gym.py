@@ -389,6 +389,7 @@ def test_a_pretrained_model_is_asked_in_its_chat_for_what_is_read(tmp_path):
   assert with_day(c, tmp_path, '2026-01-31').data.today == '2026-01-31'
 
 
+@pytest.mark.usefixtures('without_pictures')
 def test_a_small_model_trains_from_scratch(tmp_path):
   c = runpy.run_path(str(ROOT / 'experiments' / 'gym_tasks.py'))['get_config']('smoke')
   c.stages, c.stop.name, c.learner.updates = ('warm_start', 'rl'), 'never', 2

@@ -5,6 +5,7 @@ import json
 import pathlib
 import runpy
 import shlex
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -20,6 +21,8 @@ from espo_jax.sweep import running
 from espo_jax.sweep.__main__ import compare_arms, main
 from espo_jax.sweep.results import told_apart
 from espo_jax.train import train
+
+pytestmark = pytest.mark.usefixtures('without_pictures')
 
 BASE = 'experiments/quickstart.py:smoke'
 HEAD = '"""Two arms.\n\nMore of them.\n"""\nfrom espo_jax.sweep import *\n'
@@ -310,6 +313,8 @@ def test_an_arm_ends_where_its_tokens_do(joint, tmp_path):
   rows = measured(joint / 'arms' / 'espo')
   config = load_config(joint / 'config.json').unlock()
   config.learner.tokens = int(rows[5]['rollout/decoded'])
+  for stage in ('warm_start', 'critic_warmup'):
+    shutil.copytree(joint / stage, tmp_path / stage)
   train(config.lock(), tmp_path, check_memory=False)
   np.testing.assert_equal(measured(tmp_path / 'arms' / 'espo'), rows[:6])
 
