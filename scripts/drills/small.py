@@ -14,7 +14,15 @@ from typing import Any
 from drills.jobs import ROOT
 from espo_jax import train
 
-FIELDS = {'baselines': (), 'rollout.record': 2, 'checkpoint.every': 1, 'warm_start.steps': 5, 'learner.updates': 5}
+FIELDS = {
+  'baselines': (),
+  'model.num_layers': 1,
+  'rollout.record': 2,
+  'checkpoint.every': 1,
+  'warm_start.steps': 2,
+  'warm_start.warmup_steps': 1,
+  'learner.updates': 5,
+}
 
 
 def config(seed: int = 0) -> Any:
