@@ -114,12 +114,17 @@ def test_packed_scores_are_those_of_a_sequence_a_row(overrides, dtype):
     same_scores(overrides, dtype)
 
 
+def packed_rows(lengths, room, *, wider):
+  """The packing of rows into sequences of the room of one, or into wider ones."""
+  packing = pack(
+    lengths[None], room, sizes=len(lengths), multiple=1, widths=13, cost=lambda width: 1.0 + 9 * ((width > room) != wider)
+  )
+  packing = jax.tree.map(lambda x: jnp.asarray(x[0]), packing)
+  assert packing.row.shape[0] < len(lengths) and (packing.row.shape[1] > room) == wider
+  return packing
+
+
 def same_scores(overrides, precision):
-  for wider in (False, True):
-    same_scores_packed(overrides, precision, wider)
-
-
-def same_scores_packed(overrides, precision, wider):
   rng = np.random.default_rng(0)
   separate = overrides.get('separate_critic', False)
   overrides = {name: value for name, value in overrides.items() if name != 'separate_critic'}
@@ -129,16 +134,6 @@ def same_scores_packed(overrides, precision, wider):
   lengths[0] = horizon  # a row that the horizon cut
   prompts = np.where(np.arange(width) >= width - prompt_lengths[:, None], rng.integers(0, VOCAB, (count, width)), 0)
   tokens = rng.integers(0, VOCAB, (count, horizon))
-  packing = pack(
-    (prompt_lengths + lengths)[None],
-    width + horizon,
-    sizes=count,
-    multiple=1,
-    widths=13,
-    cost=lambda its: 1.0 + 9 * ((its > width + horizon) != wider),
-  )
-  packing = jax.tree.map(lambda x: jnp.asarray(x[0]), packing)
-  assert packing.row.shape[0] < count and (packing.row.shape[1] > width + horizon) == wider
   real = np.arange(horizon) < lengths[:, None]
   cut = lengths == horizon
   weights = rng.normal(size=(4, count, horizon)).astype(precision)
@@ -159,10 +154,12 @@ def same_scores_packed(overrides, precision, wider):
     return total, (per_token, scored.opening_logprobs, jnp.where(cut, scored.final_values, 0.0))
 
   program = jax.jit(jax.value_and_grad(weighed, has_aux=True))
-  apart, packed = (program(params, other, weights, its) for its in (None, packing))
   # There and back through the decoder, and a sum over the tokens.
   roundings = 3 * of_decoder(model.config, width + horizon) + real.sum()
-  assert_within(packed, apart, of_program(program, params, other, weights, None, roundings=roundings))
+  apart, limits = program(params, other, weights, None), of_program(program, params, other, weights, None, roundings=roundings)
+  for wider in (False, True):
+    packing = packed_rows(prompt_lengths + lengths, width + horizon, wider=wider)
+    assert_within(program(params, other, weights, packing), apart, limits)
 
 
 # ---------------------------------------------------------------------------------------------------------------- updates
