@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 import pytest
+from forked import run_each
 from tiny import rolled_out, tiny_experiment
 
-from espo_jax import rewards
+from espo_jax import convert, rewards
 from espo_jax.commands import CommandParser
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
@@ -30,39 +31,43 @@ pytestmark = pytest.mark.usefixtures('registers')
 # ------------------------------------------------------------------------------------------------------ through the commands
 
 
-def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_training_alone_reads(tmp_path, request):
+def test_the_examples_train_and_a_run_is_converted_and_evaluated_without_what_training_alone_reads(
+  tmp_path, tmp_path_factory, request
+):
   """One run has a task, a reward that reads text and a stop rule, each of a file of its own."""
   cache, run = request.config.cache.mkdir('jax'), tmp_path / 'run'
   training = [
     *(f'--config={EXAMPLES / "small.py"}', f'--workdir={run}', f'--compilation_cache_dir={cache}', '--nocheck_memory'),
     *('--config.task.name=parity', '--config.reward.name=few_words', '--config.reward.most=6'),
     *('--config.stop.name=first_regret', '--config.stop.first_regret.delta=1e-6'),
-    *('--config.baselines=()', '--config.warm_start.steps=3'),
+    *('--config.baselines=()', "--config.stages=('warm_start', 'rl')", '--config.warm_start.steps=3'),
     *('--config.warm_start.warmup_steps=1', '--config.learner.updates=3', '--config.eval.problems=8', '--config.eval.batch=8'),
   ]
 
-  def command(module, *flags, status=0):
-    found = subprocess.run(
-      [sys.executable, '-m', f'espo_jax.{module}', *flags], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert found.returncode == status, found.stdout + found.stderr
-    return found.stdout + found.stderr
-
-  command('train', PARITY, FEW_WORDS, FIRST_REGRET, *training)
+  runs = [[PARITY, FEW_WORDS, FIRST_REGRET, *training], [PARITY, FEW_WORDS, *training]]
+  done, refused = run_each('espo_jax.train', runs, tmp_path_factory.mktemp('told'), {})
+  assert done.returncode == 0, done.stdout + done.stderr
   kept = json.loads((run / 'plugins.json').read_text())
   assert [pathlib.Path(plugin['path']).stem for plugin in kept] == ['parity', 'few_words', 'first_regret']
   assert json.loads((run / 'config.json').read_text())['stop']['first_regret'] == {'delta': 1e-6}
   lines = [json.loads(line) for line in (run / 'arms/first_regret/metrics.jsonl').read_text().splitlines()]
   assert all('reward/few_words' in line and line['grading/errors'] == 0 for line in lines)
 
-  told = command('train', PARITY, FEW_WORDS, *training, status=1)
-  assert '--config.stop.first_regret.delta=1e-6: no such field' in told
-  told = command('convert', f'--checkpoint={run}', f'--output={tmp_path / "hf"}', status=1)
+  assert refused.returncode == 1
+  assert '--config.stop.first_regret.delta=1e-6: no such field' in refused.stdout + refused.stderr
+  with pytest.raises(SystemExit) as ended:
+    convert.main([f'--checkpoint={run}', f'--output={tmp_path / "hf"}'])
+  told = str(ended.value)
   assert "unknown task 'parity'" in told and f'fix: {PARITY} {FEW_WORDS} {FIRST_REGRET}, if you trust them' in told
-  command('convert', PARITY, f'--checkpoint={run}', f'--output={tmp_path / "hf"}')
+  convert.main([PARITY, f'--checkpoint={run}', f'--output={tmp_path / "hf"}'])
   assert (tmp_path / 'hf' / 'model.safetensors').exists()
-  told = command('evaluate', PARITY, f'--checkpoint={run}', '--samples=2', '--problems=4', f'--output={tmp_path / "answers"}')
-  assert 'first_regret' in told and len((tmp_path / 'answers' / 'samples.jsonl').read_text().splitlines()) == 8
+  flags = [PARITY, f'--checkpoint={run}', '--samples=2', '--problems=4', f'--output={tmp_path / "answers"}']
+  evaluate = [sys.executable, '-m', 'espo_jax.evaluate', *flags]
+  done = subprocess.run(evaluate, cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert (
+    'first_regret' in done.stdout + done.stderr and len((tmp_path / 'answers' / 'samples.jsonl').read_text().splitlines()) == 8
+  )
 
 
 @pytest.mark.quick
