@@ -24,7 +24,7 @@ AMPLE = 2**40
 
 
 def one_arm(c) -> None:
-  c.baselines = ()
+  c.baselines, c.model.num_layers = (), 1
   c.rollout.update(prompts=4, samples=4, horizon=24)
 
 
