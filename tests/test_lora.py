@@ -19,7 +19,7 @@ def test_adapters_learn_and_the_base_stays_to_the_bit(critic):
   def configure(c):
     c.model.param_dtype = 'bfloat16'
     c.model.lora.update(rank=2, alpha=4.0, targets=('q_proj', 'down_proj'))
-    c.critic.kind = critic
+    c.critic.kind, c.model.num_layers = critic, 1
 
   exp = tiny_experiment(configure)
   before = jax.device_get(flatten_dict(first_params(exp, 0)))  # before the updates donate it

@@ -39,7 +39,10 @@ def test_neither_do_the_groups_that_end_nor_the_rows_that_are_begun(in_float64):
 
 
 def gathering(gather):
-  return tiny_experiment(lambda c: c.rollout.update(gather_weights=gather), fsdp=4, tensor=2)
+  def configure(c):
+    c.rollout.gather_weights, c.model.num_layers = gather, 1
+
+  return tiny_experiment(configure, fsdp=4, tensor=2)
 
 
 def test_gathered_weights_change_no_sample(in_float64):
