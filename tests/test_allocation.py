@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rollouts import HORIZON, PROMPTS, STATE, G, P, run
+from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, P, run
 from tiny import first_params, named, tiny_experiment
 
-from espo_jax import parallel, stops
+from espo_jax import parallel
 from espo_jax.configs import ConfigError, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
@@ -147,8 +147,8 @@ def test_rows_that_are_begun_do_not_know_of_those_that_are_not(slots, in_float64
 
 
 def test_fewer_rows_take_fewer_steps(in_float64):
-  some = run(prompts=PROMPTS.replace(rows=np.ones(P, np.int32)), slots=2, rule=stops.never(), state=STATE)
-  whole = run(slots=2, rule=stops.never(), state=STATE)
+  some = run(prompts=PROMPTS.replace(rows=np.ones(P, np.int32)), slots=2, rule=NEVER, state=STATE)
+  whole = run(slots=2, rule=NEVER, state=STATE)
   assert (some.started + some.full_length).max() < 0.6 * (whole.started + whole.full_length).max() <= 0.6 * 9 * HORIZON
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
-from rollouts import STATE, run
+from rollouts import NEVER, STATE, run
 from test_head import batch, random_head
 from tiny import first_params, tiny_experiment
 
@@ -70,7 +70,7 @@ def prunes(rule):
 @pytest.mark.parametrize('name', ['arrol', 'arrol_signed'])
 def test_if_every_row_survives_the_rollout_is_that_of_no_rule(name, in_float64):
   rule = rules(least_kept=1.0, kept=1.0, most_kept=1.0)[name]
-  pruned, free = run(rule=prunes(rule), state=state_of(rule)), run(rule=stops.never(), state=STATE)
+  pruned, free = run(rule=prunes(rule), state=state_of(rule)), run(rule=NEVER, state=STATE)
   for field in ('tokens', 'length', 'full_length', 'stop_reason', 'shadow'):
     np.testing.assert_array_equal(getattr(pruned, field), getattr(free, field))
 

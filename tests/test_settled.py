@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rollouts import STATE, run
+from rollouts import NEVER, STATE, run
 from tiny import first_params, named, tiny_experiment
 
 from espo_jax import stops
@@ -47,7 +47,7 @@ def settled_rule(marker):
 
 @pytest.mark.parametrize('slots', [0, 4])
 def test_a_settled_row_ends_and_never_goes_on(slots, in_float64):
-  free = run(rule=stops.never())
+  free = run(rule=NEVER)
   marker = (int(np.bincount(free.tokens[:, :6].reshape(-1)).argmax()),)
   rows = run(rule=settled_rule(marker), state=STATE.replace(beta=jnp.float32(1.5)), shadow=1.0, slots=slots)
   settled = rows.stop_reason == StopReason.SETTLED
