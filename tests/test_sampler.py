@@ -92,6 +92,7 @@ def test_training_samples_by_its_config():
     'shadow_share': 0.25,
     'exit_level': 0.0,
     'reuse': None,
+    'processor': None,
   }
 
 
