@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from espo_jax import decoders, exits, monitor, objectives, registry, rewards, stops, tasks
+from espo_jax import decoders, environments, exits, monitor, objectives, registry, rewards, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 from espo_jax.evaluate import measures
@@ -39,6 +39,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'early_end': ends.REGISTRY,
   'diagnostic': diagnostics.REGISTRY,
   'measure': measures.REGISTRY,
+  'environment': environments.REGISTRY,
 }
 
 

@@ -137,12 +137,22 @@ def no_dtype_promotion():
 @pytest.fixture
 def registers(monkeypatch):
   """What the test registers is forgotten after it."""
-  from espo_jax import decoders, exits, objectives, registry, rewards, stops, tasks  # the hook must be there first
+  from espo_jax import (
+    decoders,
+    environments,
+    exits,
+    objectives,
+    registry,
+    rewards,
+    stops,
+    tasks,
+  )  # the hook must be there first
 
   monkeypatch.setattr(registry, '_PLUGINS', {})
 
   for register in (
     decoders.REGISTRY,
+    environments.REGISTRY,
     exits.REGISTRY,
     objectives.REGISTRY,
     objectives.ADVANTAGES,

@@ -7,6 +7,7 @@ from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
 from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
+from espo_jax.tasks.grid import Grid
 from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
 from espo_jax.tasks.pieces import token_texts
@@ -26,6 +27,7 @@ __all__ = [
   'DataError',
   'Finding',
   'Grader',
+  'Grid',
   'Math',
   'Problem',
   'ReasoningGym',

@@ -111,20 +111,18 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
     first = tokenizer.bos_token if _adds_bos(tokenizer) else ''
     return lambda problem: f'{first}{problem}\n'
 
-  def write(problem: str) -> str:
-    message = {'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}
-    written = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, **fixed))
-    if kind != 'r1' or open_thought(behind_message(written, problem, instruction)):
-      return written
-    return f'{_EMPTY_THOUGHT.sub("", written)}{THINK}\n'
-
   where = f'{_FIELD} = {tokenizer.name_or_path!r}'
   if not tokenizer.chat_template:
     raise DataError(
       f'{where}: the tokenizer has no chat template, which task.options.prompt = {kind!r} asks for; '
       'fix: --config.task.options.prompt=plain, or the directory of a chat model'
     )
-  fixed = _on_day(tokenizer.get_chat_template(), today)
+  render = chat_writer(tokenizer, today)
+
+  def write(problem: str) -> str:
+    written = render([{'role': 'user', 'content': f'{problem}\n{instruction}' if instruction else problem}])
+    return with_thought(written, behind_message(written, problem, instruction)) if kind == 'r1' else written
+
   try:
     sample = write('1 + 1 = ?')
   except Exception as error:  # a template is a program, and may raise anything
@@ -134,6 +132,27 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   if '1 + 1 = ?' not in sample:
     raise DataError(f'{where}: its chat template leaves the problem out; fix: the template as published')
   return write
+
+
+def chat_writer(tokenizer: 'PreTrainedTokenizerFast', today: str = '') -> Callable[[list[dict[str, str]]], str]:
+  """Returns the function that writes messages in the tokenizer's chat template, up to where the assistant's turn begins.
+
+  Args:
+    tokenizer: the tokenizer, which has a template.
+    today: the date for templates that write one, YYYY-MM-DD; '' for the current day.
+  """
+  fixed = _on_day(tokenizer.get_chat_template(), today)
+  return lambda messages: str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fixed))
+
+
+def with_thought(written: str, behind: str) -> str:
+  """Returns a text behind which the assistant's turn begins, with an opened thought, which replaces an empty one.
+
+  Args:
+    written: the text.
+    behind: the part of it behind the last message, which may open a thought already.
+  """
+  return written if open_thought(behind) else f'{_EMPTY_THOUGHT.sub("", written)}{THINK}\n'
 
 
 def _on_day(template: str, today: str) -> dict[str, Any]:

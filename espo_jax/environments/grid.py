@@ -1,0 +1,39 @@
+"""Navigation: the agent of the task 'grid' walks, and sees the map after each turn."""
+
+from espo_jax.environments.environment import Step
+from espo_jax.environments.registered import register
+from espo_jax.registry import source
+from espo_jax.tasks.grid import GOAL, MOVES, SHOWN, place_of, walk, with_agent
+from espo_jax.tasks.task import Problem
+
+
+@register('grid')
+@source('ours')
+class Grid:
+  """Moves the agent of a map, and shows the map with the agent in its new place. The episode ends at the goal.
+
+  A move into a wall or off the map leaves the agent where it is. Characters that are no moves are ignored.
+
+  Args:
+    moves: The most moves of a turn that are carried out; those behind them are ignored.
+  """
+
+  def __init__(self, *, moves: int = 1) -> None:
+    """Stores the options."""
+    if moves < 1:
+      raise ValueError(f'environment.moves = {moves}; fix: at least 1')
+    self._moves, self._map, self._goal = moves, '', (0, 0)
+
+  def reset(self, problem: Problem, seed: int) -> str:
+    """Poses the problem as it is."""
+    self._map = problem.prompt
+    self._goal = place_of(self._map, GOAL)
+    return problem.prompt
+
+  def step(self, action: str, correct: float | None) -> Step:
+    """Carries out the moves of a turn."""
+    moves = ''.join(letter for letter in action if letter in MOVES)[: self._moves]
+    end = walk(self._map, moves)
+    self._map = with_agent(self._map, end) + SHOWN
+    done = end == self._goal
+    return Step(self._map, float(done), done)
