@@ -187,13 +187,24 @@ class Experiment:
     texts = self.decode(tokens, lengths)
     samples = len(texts) // len(problems)
     asked = [problem for problem in problems for _ in range(samples)]
-    graded = self.task.verify_all(asked, self.turns(asked, texts))
+    return self.verdicts(problems, rows, texts, self.verify(asked, texts))
+
+  def verify(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[tasks.Verdict]:
+    """Returns the task's verdict on each text, as an answer to its problem."""
+    graded = self.task.verify_all(problems, self.turns(problems, texts))
+    for text, verdict in zip(texts, graded, strict=True):
+      if not 0 <= verdict.correct <= 1:
+        told = f'verify returned {verdict.correct!r} for {text[:80]!r}'
+        raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
+    return graded
+
+  def verdicts(
+    self, problems: Sequence[tasks.Problem], rows: Trajectories, texts: Sequence[str], graded: Sequence[tasks.Verdict]
+  ) -> Verdicts:
+    """Returns what is found out about this process's rows, from their whole texts and the grade of each."""
     statuses = np.array([verdict.status for verdict in graded])
     correct = np.array([verdict.correct for verdict in graded], np.float32)
-    if not ((correct >= 0) & (correct <= 1)).all():
-      worst = int(np.argmax(~((correct >= 0) & (correct <= 1))))
-      told = f'verify returned {graded[worst].correct!r} for {texts[worst][:80]!r}'
-      raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
+    samples = len(texts) // len(problems)
     formatted, reasoned = (
       np.array([re.search(pattern, text) is not None for text in texts])
       for pattern in (self.config.reward.format, self.config.reward.reasoning)
@@ -358,6 +369,14 @@ def make_sampler(
     draft_tokens=config.eval.draft_tokens,
     serial=serial,
     reuse=make_reuse(config),
+    turns=rollout.Turns(
+      config.environment.max_turns,
+      config.environment.turn_horizon or config.rollout.horizon,
+      config.environment.observation_horizon,
+      config.environment.reset_rule,
+    )
+    if config.environment.name
+    else None,
   )
 
 

@@ -151,6 +151,7 @@ class Trajectories(flax.struct.PyTreeNode):
   | `trained_from .. length` | the tokens trained on; the last one is the end token or the token that triggered a stop, if any |
   | `length .. full_length` | what a shadow row decoded after its stop; trained on under roulette alone, which reads `whole` |
   | past `full_length` | the pad token; zeros in the other arrays |
+  | where `turn` is -1 | before `full_length`: the tokens of an environment's observation; zeros in the other arrays |
   """
 
   prompt_tokens: Int[Array, 'N L']
@@ -170,6 +171,7 @@ class Trajectories(flax.struct.PyTreeNode):
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded
   candidates: Candidates | None = None  # [N, T], of the distribution of token t; None unless they are recorded
   reused: Reused | None = None  # None without drafts
+  turn: Int[Array, 'N T'] | None = None  # the turn of the policy's tokens, from 0; -1 on others. None without an environment
 
   @property
   @takes_numpy
@@ -190,7 +192,14 @@ class Trajectories(flax.struct.PyTreeNode):
   def mask(self) -> Bool[Array, 'N T']:
     """True on the tokens that count: those that the row sampled, up to its stop or end."""
     columns = jnp.arange(self.tokens.shape[-1])
-    return (columns >= self.trained_from[..., None]) & (columns < self.length[..., None])
+    counts = (columns >= self.trained_from[..., None]) & (columns < self.length[..., None])
+    return counts if self.turn is None else counts & (self.turn >= 0)
+
+  @property
+  @takes_numpy
+  def sizes(self) -> Int[Array, 'N']:
+    """The number of tokens of each row up to its stop or end, without observations."""
+    return self.length if self.turn is None else self.mask.sum(axis=-1, dtype=jnp.int32)
 
   @property
   @takes_numpy
@@ -276,6 +285,7 @@ class Verdicts(flax.struct.PyTreeNode):
   timeout: Bool[Array | np.ndarray, 'N']  # the grader ran out of time
   error: Bool[Array | np.ndarray, 'N']  # the grader failed
   scores: dict[str, Float[Array | np.ndarray, 'N']] = flax.struct.field(default_factory=dict)  # rewards that read text
+  paid: Float[Array | np.ndarray, 'N T'] | None = None  # the environment's reward on each turn's last token; None without one
 
 
 class Reward(flax.struct.PyTreeNode):

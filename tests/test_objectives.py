@@ -51,6 +51,19 @@ def test_gae_is_its_definition(no_rank_promotion, streams, gamma, lam, bootstrap
     assert not np.any(x[~MASK])
 
 
+def test_gae_skips_what_the_mask_hides_between_tokens(streams):
+  """Observations between the turns of an episode change neither the advantages of the policy's tokens nor their returns."""
+  reward, value, after = streams
+  real = MASK & (np.arange(T) % 3 != 1)
+  order = np.argsort(~real, axis=1, kind='stable')
+  packed, spread = np.take_along_axis(real, order, axis=1), np.argsort(order, axis=1)
+  options = {'gamma': 0.97, 'lam': 0.9, 'bootstrap': jnp.asarray(after)}
+  wanted = gae(*(jnp.asarray(np.take_along_axis(x, order, axis=1)) for x in (reward, value)), jnp.asarray(packed), **options)
+  hidden = [jnp.asarray(np.where(real, x, np.nan)) for x in (reward, value)]
+  for got, its in zip(gae(*hidden, jnp.asarray(real), **options), wanted, strict=True):
+    np.testing.assert_array_equal(got, np.take_along_axis(np.asarray(its), spread, axis=1))
+
+
 @pytest.mark.parametrize(('gamma', 'lam'), [(1.0, 1.0), (0.97, 0.9)])
 def test_gae_is_rlaxs(streams, gamma, lam):
   reward, value, after = streams

@@ -13,7 +13,7 @@ elsewhere.
 
 import ml_collections
 
-from espo_jax import exits, stops, tasks
+from espo_jax import environments, exits, stops, tasks
 from espo_jax.configs.schema import (
   ABOVE_0,
   AT_LEAST_0,
@@ -203,6 +203,19 @@ SCHEMA = section(
       answer_tokens=Field(32, 'The most tokens of an answer behind the inducer.', ABOVE_0, UNPUBLISHED),
       end_of_thinking=Field('', "The token before which cuts lie, such as '</think>'; '' for anywhere in a response."),
     ),
+  ),
+  environment=open_section(
+    'Whom the policy talks to between turns. The options of the environment stand beside these fields.',
+    name=Field('', "The environment; '' if a response is one turn.", Names(environments.REGISTRY, checked=False)),
+    max_turns=Field(4, 'The most turns of an episode.', ABOVE_0),
+    turn_horizon=Field(
+      0, 'Tokens that a turn may have; 0 for as many as `rollout.horizon`, which is for the episode.', AT_LEAST_0
+    ),
+    observation_horizon=Field(32, 'Tokens between two turns, at most; a longer observation is cut.', ABOVE_0),
+    reset_rule=Field(False, 'Whether the stop rule begins anew with each turn.'),
+    role=Field('', "Who speaks in a chat, 'user' or 'tool'; '' for the environment's own choice."),
+    deadline=Field(5.0, 'Seconds that an environment has for each step.', ABOVE_0),
+    workers=Field(2, 'Processes in which environments run.', ABOVE_0),
   ),
   stop=section(
     'The stop rule under study. A rule reads only the constants that are options of its own.',

@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from espo_jax import exits, objectives, registry, rewards, tasks
+from espo_jax import environments, exits, objectives, registry, rewards, tasks
 from espo_jax.configs.allocation import allocation_problems
 from espo_jax.configs.defaults import SCHEMA
 from espo_jax.configs.fields import near_field
@@ -89,6 +89,8 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
   look_up('allocation', lambda: [tasks.ALLOCATORS.find(config.allocation.name)])
   look_up('exits', lambda: [exits.get(config.exits.policy)])
+  if config.environment.name:
+    look_up('environment', lambda: [environments.REGISTRY.find(config.environment.name)])
   if 'objective' in named:
     look_up('advantage', lambda: [objectives.get_advantage(advantage_name(config)).function])
   yield from problems

@@ -8,6 +8,7 @@ import ml_collections
 
 from espo_jax.configs.data import data_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
+from espo_jax.configs.environment import environment_problems
 from espo_jax.configs.exits import draft_problems, exit_problems
 from espo_jax.configs.fields import ConfigError, flatten, get_field, is_known, near_field
 from espo_jax.configs.methods import method_problems, model_problems, warmup_updates
@@ -34,7 +35,8 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
   if all(
     type(values.get(field)) is type(default) for field, default in expected.items()
   ):  # else the checks below could not read the fields
-    for check in (field_problems, _model, _mesh, task_problems, draft_problems, *((data_problems,) if data else ())):
+    always = (field_problems, _model, _mesh, task_problems, draft_problems, environment_problems)
+    for check in (*always, *((data_problems,) if data else ())):
       problems += check(config)
     trained = (_stages, stop_problems, users_rule_problems, _warmups, _rows, method_problems, exit_problems, serial_problems)
     for check in (*trained, reuse_problems) if training else ():

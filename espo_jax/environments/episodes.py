@@ -2,6 +2,7 @@
 
 import atexit
 import concurrent.futures
+import itertools
 import json
 import os
 import sys
@@ -68,7 +69,12 @@ class Episodes:
       for _ in range(workers)
     ]
     self._threads = [concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='environment') for _ in range(workers)]
+    self._next = itertools.count()
     atexit.register(self.close)
+
+  def numbers(self, count: int) -> list[int]:
+    """Returns the numbers of so many new episodes."""
+    return [next(self._next) for _ in range(count)]
 
   def play(self, episodes: Sequence[Episode]) -> list[Reply]:
     """Returns what each environment answers to the last turn of its episode; without turns, how it poses the problem.

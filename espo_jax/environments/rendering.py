@@ -83,7 +83,7 @@ def turn_writer(
     while len(tokens) > room:
       cut = True
       kept = kept[: len(kept) - (len(tokens) - room)]
-      tokens = write(without_special(tokenizer.decode(kept), special) if kept else '', ended)
+      tokens = write(without_special(str(tokenizer.decode(kept)), special) if kept else '', ended)
     return Written(tokens, cut)
 
   return fit

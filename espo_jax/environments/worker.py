@@ -55,6 +55,7 @@ def _load(name: str, options: dict[str, Any], files: list[str]) -> Callable[[Any
         environment = make(**options)
         step = _posed(environment, *asked)
       else:
+        assert environment is not None  # turn 0 has made it
         step = environment.step(*asked)
       reply = _checked(*step)
     except BaseException as error:  # a user's code may raise anything, SystemExit among it

@@ -25,7 +25,7 @@ def gae(
   Args:
     rewards: The reward of each token.
     values: The value of the state that each token was drawn from.
-    mask: True on real tokens, which fill each row from the left.
+    mask: True on real tokens. Others, such as observations between two turns, are skipped as if they were not there.
     gamma: The discount.
     lam: GAE's lambda.
     bootstrap: The value after each row's last token where the horizon cut the row, 0 elsewhere; None for 0 everywhere.

@@ -28,11 +28,14 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
   def grouped(x: Array | np.ndarray) -> Array:
     return jnp.reshape(x, (-1, samples, *x.shape[1:]))
 
-  correct, reasoned = grouped(jnp.where(rows.stopped, 0.0, verdicts.correct)), grouped(verdicts.reasoned)
+  right = jnp.where(rows.stopped, 0.0, verdicts.correct)
+  correct, reasoned = grouped(right), grouped(verdicts.reasoned)
+  last = jnp.arange(rows.tokens.shape[1]) == rows.length[:, None] - 1
+  paid = jnp.where(last, right[:, None], 0.0) if verdicts.paid is None else verdicts.paid
   ended = (rows.stop_reason == StopReason.EOS) | (rows.stop_reason == StopReason.SETTLED)
   return {
     'correct': correct,
-    'lengths': grouped(rows.length),
+    'lengths': grouped(rows.sizes),
     'horizon': rows.tokens.shape[1],
     'ended': grouped(ended),
     'formatted': grouped(ended & verdicts.formatted),
@@ -42,6 +45,8 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
     'depth': grouped(rows.depth_share(layers)),
     'values': grouped(rows.values),
     'mask': grouped(rows.mask),
+    'turn': grouped(jnp.where(rows.mask, 0, -1) if rows.turn is None else rows.turn),
+    'paid': grouped(paid),
     'scores': {name: grouped(x) for name, x in verdicts.scores.items()},
   }
 

@@ -18,6 +18,8 @@ SEEN = {
   'depth': "the share of the model's blocks that the response's tokens ran through, [P, G]",
   'values': 'the value of the state that each token was drawn from, [P, G, T]',
   'mask': 'true on the tokens that count, [P, G, T]',
+  'turn': 'the turn of each token that the policy wrote, from 0; -1 on other tokens; [P, G, T]',
+  'paid': "the environment's reward on the last token of each turn; without one the verdict on the last token; [P, G, T]",
 }
 TEXT = {
   'questions': 'the problem of each prompt, a list of P texts',

@@ -20,6 +20,7 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `sampling` | a token's key, the truncated distribution, the draw | the three engines |
 | `processors` | what changes the logits before they become that distribution | `decode_token`, in evaluation |
 | `serial.generate_serial` | decodes full responses, then early exits from their caches (S-GRPO) | `Sampler` |
+| `turns.begin`, `turns.go_on` | decode the first turn of each row; a later one behind an observation | `Sampler`, by turns |
 | `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
 """
 
@@ -29,13 +30,17 @@ from espo_jax.rollout.sampler import Sampler
 from espo_jax.rollout.sampling import Sampling, sampled_logits
 from espo_jax.rollout.serial import Serial, generate_serial, row_steps
 from espo_jax.rollout.speculative import Speculation, speculate
+from espo_jax.rollout.turns import Observations, Paused, Turns
 
 __all__ = [
+  'Observations',
+  'Paused',
   'Reuse',
   'Sampler',
   'Sampling',
   'Serial',
   'Speculation',
+  'Turns',
   'generate',
   'generate_serial',
   'row_steps',

@@ -18,8 +18,18 @@ from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.progress import TokenRecord
 from espo_jax.rollout.reuse import Reuse, reused, verify
 from espo_jax.rollout.sampling import Sampling
-from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
-from espo_jax.rollout.slots import Pending, Record, Slots, empty_pending, empty_slots, first_record, refill, write_out
+from espo_jax.rollout.setup import Setup, Start, prefill, slot_count, start_rows
+from espo_jax.rollout.slots import (
+  Pending,
+  Record,
+  Slots,
+  empty_pending,
+  empty_slots,
+  first_record,
+  refill,
+  with_stop,
+  write_out,
+)
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories, by_a_rule
 
@@ -156,24 +166,39 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
     The rows, which are blank where response tokens were kept from the cache; and the caches of the slots. With one slot per
     row these are the rows' caches, which hold the columns of each row up to its end.
   """
+  loop = decode_first(setup, adaptive)
+  return recorded(setup.start, loop.record, setup.samples), loop.slots.caches
+
+
+def decode_first(setup: Setup, adaptive: Adaptive) -> Loop:
+  """Decodes all rows from their starting states, and returns the end of the loop: see `decode_rows`."""
   setup = dataclasses.replace(setup, sampling=jax.tree.map(jnp.asarray, setup.sampling))  # the defaults are Python numbers
   zero = jnp.zeros((), jnp.int32)
   slots = empty_slots(setup, adaptive)
   loop = Loop(slots=slots, next_row=zero, step=zero, record=first_record(setup), pending=empty_pending(setup))
-  loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(chunk, setup), loop)
-  prompts, record = setup.start.prompts, loop.record
-  rows = Trajectories(
-    prompt_tokens=jnp.repeat(prompts.tokens, setup.samples, axis=0),
-    prompt_lengths=jnp.repeat(jnp.asarray(prompts.lengths), setup.samples),
+  return jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(chunk, setup), loop)
+
+
+def recorded(start: Start, record: Record, samples: int) -> Trajectories:
+  """Returns the rows as far as they are written out.
+
+  Args:
+    start: Where each row started.
+    record: The rows.
+    samples: The number of rows per prompt.
+  """
+  prompts = start.prompts
+  return Trajectories(
+    prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
+    prompt_lengths=jnp.repeat(jnp.asarray(prompts.lengths), samples),
     length=record.length,
     full_length=record.full_length,
     stop_reason=record.reason,
-    shadow=setup.start.shadow & by_a_rule(record.reason),
+    shadow=start.shadow & by_a_rule(record.reason),
     started=record.started,
-    trained_from=setup.start.given,
+    trained_from=start.given,
     **record.tokens._asdict(),
   )
-  return rows, loop.slots.caches
 
 
 def unfinished(setup: Setup, loop: Loop) -> Bool[Array, '']:
@@ -182,12 +207,18 @@ def unfinished(setup: Setup, loop: Loop) -> Bool[Array, '']:
 
 
 def chunk(setup: Setup, loop: Loop) -> Loop:
-  """Refills the slots, decodes a chunk of tokens, and writes them out.
+  """Refills the slots, decodes a chunk of tokens, and writes them out."""
+  slots, next_row = refill(setup, loop.slots, loop.next_row, loop.step)
+  return decode_chunk(setup, loop.replace(slots=slots, next_row=next_row))
+
+
+def decode_chunk(setup: Setup, loop: Loop) -> Loop:
+  """Decodes a chunk of tokens, and writes them out.
 
   A chunk ends when a slot is free and a row waits, when `pending` is full, or when no row is alive. So the schedule is greedy
   list scheduling: rows are taken in order, each by the first slot that is free.
   """
-  slots, next_row = refill(setup, loop.slots, loop.next_row, loop.step)
+  next_row = loop.next_row
 
   def goes_on(inner: tuple[Array, Slots, Pending]) -> Array:
     done, slots, _ = inner
@@ -200,7 +231,7 @@ def chunk(setup: Setup, loop: Loop) -> Loop:
     pending = jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, done, axis=0), pending, new)
     return done + setup.group, slots, pending
 
-  done, slots, pending = jax.lax.while_loop(goes_on, advance, (jnp.zeros((), jnp.int32), slots, loop.pending))
+  done, slots, pending = jax.lax.while_loop(goes_on, advance, (jnp.zeros((), jnp.int32), loop.slots, loop.pending))
   step = loop.step + done
   record = write_out(setup, loop.record, slots, pending, done)
   if setup.rule.group is not None:
@@ -238,7 +269,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=row.full_length)
   if setup.processor is not None:
     slots = slots.replace(processed=setup.processor.observe(slots.processed, tokens))
-  return slots.replace(row=new_row, states=states, caches=caches, stop=judged.stop), new
+  stop = with_stop(row.alive, judged.stop, slots.stop) if setup.turns else judged.stop
+  return slots.replace(row=new_row, states=states, caches=caches, stop=stop), new
 
 
 def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pending]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from espo_jax import parallel
 from espo_jax.model import ActorCritic, Params
@@ -17,6 +17,7 @@ from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
+from espo_jax.rollout.turns import Observations, Paused, Turns, begin, finished, go_on
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
 
@@ -41,6 +42,7 @@ class Sampler:
     draft_tokens: The most tokens drafted at a time in `speculate`.
     serial: The options of the serial rollout (S-GRPO); None where all rows are full responses.
     reuse: How the drafts of prompts are verified; None where rows start behind their prompts.
+    turns: The options of episodes; None without an environment.
     exit_level: The level of the model's exit policy; None for the policy's own.
     features: The number of directions onto which states are projected to be recorded; 0 records no features of states.
     processor: The change of the logits of each token of full responses; None for none.
@@ -61,6 +63,7 @@ class Sampler:
   draft_tokens: int
   serial: Serial | None = None
   reuse: Reuse | None = None
+  turns: Turns | None = None
   exit_level: float | None = None
   features: int = 0
   processor: Processor | None = None
@@ -131,6 +134,23 @@ class Sampler:
     )
     return self._lay(rows)
 
+  def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
+    """Decodes the first turn of each row; the arguments are those of a call."""
+    shadow_share = self._put(np.float32(self.shadow_share))
+    return begin(self.model, params, rule, adaptive, prompts, key, shadow_share=shadow_share, **self._turn)
+
+  def go_on(
+    self, params: Params, rule: StopRule, paused: Paused, prompts: Prompts, observed: Observations, number: int
+  ) -> Paused:
+    """Appends observations and decodes turn `number`, which is at least 1. The buffers of `paused` are donated."""
+    assert self.turns is not None
+    options = self._turn | {'reset_rule': self.turns.reset_rule}
+    return go_on(self.model, params, rule, paused, prompts, observed, self._put(np.int32(number)), **options)
+
+  def finished(self, paused: Paused, prompts: Prompts, done: Bool[Array, 'N']) -> Trajectories:
+    """Returns the rows of episodes, of which the environments have ended those that are `done`."""
+    return self._lay(finished(paused, prompts, done, samples=self.samples))
+
   def lower(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> jax.stages.Lowered:
     """Returns the lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings)."""
     engine, options = self._engine(self._described)
@@ -165,6 +185,21 @@ class Sampler:
     if self.features:
       traced['directions'] = directions(self.model.config.hidden_size, self.features)
     return generate, options | place(traced) | {'reuse': self.reuse, 'processor': self.processor}
+
+  @property
+  def _turn(self) -> dict[str, Any]:
+    """The options of the programs that decode a turn."""
+    assert self.turns is not None
+    return {
+      'turn_horizon': self._put(np.int32(self.turns.horizon)),
+      'samples': self.samples,
+      'horizon': self.horizon,
+      'end_tokens': self.end_tokens,
+      'pad_token': self.pad_token,
+      'scan_length': self.scan_length,
+      'mesh': self.mesh if self.mesh.size > 1 else None,
+      'sampling': self._put(self._sampling),
+    }
 
   @property
   def _sampling(self) -> Sampling:

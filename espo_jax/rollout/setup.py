@@ -60,6 +60,7 @@ class Setup:
     exit_level: The level of the model's exit policy; unused without one.
     directions: The directions onto which states are projected to be recorded; None records no features of states.
     inducer: The tokens forced on every row after those kept from the cache.
+    turns: Whether a row may go on after its end, in a next turn. Then its stop rule reads nothing while the row waits.
     candidates: The number of likeliest tokens recorded of each token's distribution; 0 for none.
     processor: The change of the logits of each token; None for none.
     mesh: The mesh that the parameters are on; None for a single device.
@@ -80,6 +81,7 @@ class Setup:
   exit_level: float | Float[Array, ''] = 0.0
   directions: Float[Array, 'D K'] | None = None
   inducer: tuple[int, ...] = ()
+  turns: bool = False
   candidates: int = 0
   processor: Processor | None = None
   mesh: jax.sharding.Mesh | None = None

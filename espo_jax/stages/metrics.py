@@ -55,7 +55,7 @@ def rollout_metrics(
   right = jnp.where(rows.stopped, 0.0, verdicts)
   unstopped = verdicts * rows.represented(shadow_share) if shadow_share else jnp.where(rows.stopped, jnp.nan, verdicts)
   kept = 0 if rows.reused is None else rows.reused.kept
-  generated = jnp.maximum(rows.length - rows.trained_from - kept, 0)  # a row may have stopped within its draft
+  generated = jnp.maximum(rows.sizes - rows.trained_from - kept, 0)  # a row may have stopped within its draft
   if serial is None:
     steps = _slot_steps(rows.started + rows.full_length - kept, parts, slots)
   else:
@@ -79,14 +79,29 @@ def rollout_metrics(
     'accuracy_unstopped': mean(unstopped, rows.begun & ~early),
     'rollout/rows': rows.begun.sum(),
     'rollout/tokens': generated.sum(),
-    'rollout/shadow_tokens': (rows.full_length - jnp.maximum(rows.length, kept)).sum(),
+    'rollout/shadow_tokens': (_written(rows) - jnp.maximum(rows.sizes, kept)).sum(),
     'rollout/row_steps': steps,  # executed slot steps; those that gave a token were useful
     'rollout/utilisation': generated.sum() / jnp.maximum(steps, 1),  # all drafts may be kept whole
     'rollout/prefill_pad': 1.0 - prompts.sum() / columns,
-    'rollout/length_mean': mean(rows.length, whole),
+    'rollout/length_mean': mean(rows.sizes, whole),
     'rollout/truncated_rate': mean(rows.truncated, whole),
     # The Weyl factors make the order matter. The value is below 2^24, so a float32 holds it exactly.
     'rollout/checksum': ((rows.tokens.astype(jnp.uint32) + 1) * (positions * jnp.uint32(2654435761) | 1)).sum() >> 8,
+  }
+
+
+def _written(rows: Trajectories) -> Array:
+  """Returns the number of tokens of each row that the policy wrote, those of a shadow row after its stop included."""
+  return rows.full_length if rows.turn is None else (rows.turn >= 0).sum(axis=1)
+
+
+@jax.jit
+def turn_metrics(rows: Trajectories) -> Metrics:
+  """Returns how many turns the episodes have, and how much of them their environments wrote."""
+  assert rows.turn is not None
+  return {
+    'turns/mean': (rows.turn.max(axis=1) + 1).mean(),
+    'turns/observed': 1.0 - _written(rows).sum() / jnp.maximum(rows.full_length.sum(), 1),
   }
 
 
@@ -155,6 +170,7 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
     | rollout_metrics(rows, verdicts.correct, shards=shards, **counted)
     | stop_metrics(state, rows, verdicts.correct)
     | ({} if rows.reused is None else reuse_metrics(rows.reused))
+    | ({} if rows.turn is None else turn_metrics(rows))
     | depth_metrics(rows, config=exp.model.config)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
   )

@@ -16,6 +16,7 @@ from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
+from espo_jax.stages.episodes import play
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Drafts, Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
 
@@ -72,12 +73,16 @@ def collect(
     params: The parameters of policy and critic.
     rule: The stop rule.
     adaptive: The state that the rule carries from batch to batch.
-    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward'.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'reward';
+      with an environment, of 'environment' in place of 'reward'.
     problems: This process's share of the problems, part by part.
     key: This rollout's random key.
     begun: How many responses to each of these problems are begun, part by part; None for all.
     drafts: The last responses to each of these problems, part by part; None without reuse.
   """
+  if exp.sampler.turns is not None:
+    played = [play(exp, exp.sampler, params, rule, adaptive, part, key, timed) for part in problems]
+    return _whole(exp, [(rows, exp.put_rows(verdicts)) for rows, verdicts in played])
   nothing = [None] * len(problems)
   with timed('rollout'):
     asked = [exp.prompts(*its) for its in zip(problems, begun or nothing, drafts or nothing, strict=True)]
@@ -88,8 +93,12 @@ def collect(
       jax.block_until_ready(rows)
     with timed('reward'):
       verdicts.append(exp.put_rows(exp.grade(part, rows)))
-  graded = list(zip(pending, verdicts, strict=True))
-  return graded[0] if len(graded) == 1 else _joined(parallel.over_batch(exp.mesh))(graded)
+  return _whole(exp, list(zip(pending, verdicts, strict=True)))
+
+
+def _whole(exp: Experiment, parts: list[tuple[Trajectories, Verdicts]]) -> tuple[Trajectories, Verdicts]:
+  """Returns the rows of all parts with their verdicts."""
+  return parts[0] if len(parts) == 1 else _joined(parallel.over_batch(exp.mesh))(parts)
 
 
 @functools.lru_cache

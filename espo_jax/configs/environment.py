@@ -1,0 +1,49 @@
+"""Checks `environment` against the other fields."""
+
+from collections.abc import Iterator
+
+import ml_collections
+
+from espo_jax import tasks
+from espo_jax.configs.allocation import is_ragged
+from espo_jax.environments import ROLES
+
+
+def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields the settings that cannot be combined with an environment."""
+  e, r = config.environment, config.rollout
+  if not e.name:
+    return
+  where = f'environment.name = {e.name!r}'
+  if e.role and e.role not in ROLES:
+    yield f"environment.role = {e.role!r}; fix: one of {', '.join(map(repr, ROLES))}, or '' for the environment's own"
+  rows = r.prompts // max(r.parts, 1) * r.samples
+  if 0 < r.slots < rows:
+    yield f'rollout.slots = {r.slots} with {where}: each of {rows} rows keeps a slot for its episode; fix: rollout.slots = 0'
+  if config.exits.every:
+    yield f'exits.every = {config.exits.every} with {where}: observations are read at full depth; fix: exits.every = 0'
+  if r.serial.inducer:
+    yield (
+      f'rollout.serial.inducer = {r.serial.inducer!r} with {where}: an episode is not cut for early answers; '
+      "fix: rollout.serial.inducer = ''"
+    )
+  if r.reuse.form != 'none':
+    yield f"rollout.reuse.form = {r.reuse.form!r} with {where}: a draft has no observations; fix: rollout.reuse.form = 'none'"
+  if r.record:
+    yield f'rollout.record = {r.record} with {where}: a stop rule would be replayed on observations; fix: rollout.record = 0'
+  if config.critic.every > 1:
+    yield f'critic.every = {config.critic.every} with {where}: turns begin at columns of their own; fix: critic.every = 1'
+  if config.allocation.name in tasks.ALLOCATORS and is_ragged(config):
+    yield (
+      f'allocation.name = {config.allocation.name!r} with {where}: all rows of a problem are begun at once; '
+      "fix: allocation.name = 'uniform' or 'greso'"
+    )
+  if config.stop.returns in ('head', 'roulette'):
+    yield (
+      f'stop.returns = {config.stop.returns!r} with {where}: what is left of an episode is not a function of its columns; '
+      "fix: stop.returns = 'fail', 'zero', 'value', 'drop' or 'graded'"
+    )
+  if 'dead_groups' in (config.stop.name, *config.baselines):
+    yield f"the rule 'dead_groups' with {where}: it waits for all rows of a prompt; fix: another rule"
+  if config.eval.draft_blocks:
+    yield f'eval.draft_blocks = {config.eval.draft_blocks} with {where}: drafts answer in one turn; fix: eval.draft_blocks = 0'

@@ -1,0 +1,261 @@
+"""The rollout over turns: the host speaks between two programs, and the rows stay on the device.
+
+`begin` decodes the first turn of every row, and `go_on` each later one. All rows decode a turn at once, and then the host steps
+their environments. A row whose episode has ended waits with the others until the last one has. Each row has a slot of its own
+for the whole episode, so that its cache stays where it is: an observation is appended by one pass over its tokens alone.
+
+| between two turns | what becomes of it |
+|---|---|
+| cache and state of a row | they are cut to the row's tokens, and the observation is appended |
+| the stop rule's state | it goes on with the next turn, or begins anew with `reset_rule` |
+| random keys | they fold in the token's column, as in one turn, so that no draw is used twice |
+
+A row's tokens do not depend on the turns of the other rows. With one turn the rows are those of `generate`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax.model import ActorCritic, Caches, Params, States
+from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.engine import Loop, decode_chunk, decode_first, recorded, unfinished
+from espo_jax.rollout.progress import Row
+from espo_jax.rollout.sampling import Sampling
+from espo_jax.rollout.setup import Setup, Start, prefill, start_rows
+from espo_jax.rollout.slots import Record, Slots, empty_pending, spread, with_stop
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.types import Prompts, StopReason, Trajectories, by_a_rule
+
+_PLAIN = Sampling()
+
+
+class Turns(NamedTuple):
+  """The options of episodes.
+
+  Attributes:
+    most: The most turns of an episode.
+    horizon: The most tokens of a turn.
+    observation: The most tokens of an observation.
+    reset_rule: Whether the stop rule begins anew with each turn.
+  """
+
+  most: int
+  horizon: int
+  observation: int
+  reset_rule: bool = False
+
+
+class Paused(flax.struct.PyTreeNode):
+  """All rows between two turns. Row `n` has slot `n`."""
+
+  slots: Slots
+  record: Record
+  turn: Int[Array, 'N T']  # as in `Trajectories`
+  step: Int[Array, '']  # decode steps so far
+
+
+class Observations(NamedTuple):
+  """What the host appends to the rows before their next turn."""
+
+  tokens: Int[Array, 'N O']
+  counts: Int[Array, 'N']  # number of tokens, at least 1 in rows that go on
+  goes_on: Bool[Array, 'N']  # False where the episode has ended
+
+
+_STATIC = ('model', 'rule', 'samples', 'horizon', 'end_tokens', 'scan_length', 'pad_token', 'mesh')
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def begin(
+  model: ActorCritic,
+  params: Params,
+  rule: StopRule,
+  adaptive: Adaptive,
+  prompts: Prompts,
+  key: Key[Array, ''],
+  *,
+  turn_horizon: int | Int[Array, ''],
+  samples: int,
+  horizon: int,
+  end_tokens: tuple[int, ...],
+  sampling: Sampling = _PLAIN,
+  shadow_share: float | Float[Array, ''] = 0.0,
+  scan_length: int = 32,
+  pad_token: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Paused:
+  """Decodes the first turn of `samples` rows per prompt. All rows are decoded at once.
+
+  Args:
+    model: Policy and critic, without an exit policy.
+    params: The parameters of policy and critic.
+    rule: The stop rule; it judges rows, not groups.
+    adaptive: The state that the rule carries from batch to batch.
+    prompts: `P` prompts, of which all samples are begun.
+    key: This step's random key.
+    turn_horizon: The most tokens of a turn.
+    samples: `G`, the number of rows per prompt.
+    horizon: `T`, the most tokens of a row, observations included.
+    end_tokens: Token ids that end a turn.
+    sampling: How logits become the distribution that is sampled.
+    shadow_share: The share of rows that go on after a stop.
+    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
+    pad_token: The token that fills the columns after a row.
+    mesh: The mesh that the parameters are on; None for a single device.
+  """
+  rows = prompts.lengths.shape[0] * samples
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
+  start = start_rows(
+    prompts,
+    *prefill(model, params, prompts),
+    first=jnp.zeros(rows, jnp.int32),
+    limit=jnp.full(rows, jnp.minimum(turn_horizon, horizon), jnp.int32),
+    keys=keys,
+    shadow=draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32)),
+  )
+  setup = _setup(model, params, rule, start, sampling, samples, horizon, end_tokens, scan_length, pad_token, mesh)
+  loop = decode_first(setup, adaptive)
+  turn = jnp.where(jnp.arange(horizon) < loop.record.full_length[:, None], 0, -1)
+  slots = loop.slots.replace(keys=start.keys, shadow=start.shadow, given=start.given)  # those of a free slot are nobody's
+  return Paused(slots, loop.record, turn, loop.step)
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, 'reset_rule'), donate_argnames=('paused',))
+def go_on(
+  model: ActorCritic,
+  params: Params,
+  rule: StopRule,
+  paused: Paused,
+  prompts: Prompts,
+  observed: Observations,
+  number: Int[Array, ''],
+  *,
+  turn_horizon: int | Int[Array, ''],
+  samples: int,
+  horizon: int,
+  end_tokens: tuple[int, ...],
+  reset_rule: bool = False,
+  sampling: Sampling = _PLAIN,
+  scan_length: int = 32,
+  pad_token: int = 0,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Paused:
+  """Appends observations and decodes the next turn of the rows that go on.
+
+  Args:
+    model: Policy and critic, without an exit policy.
+    params: The parameters of policy and critic.
+    rule: The stop rule.
+    paused: The rows after the turn before. Their buffers are donated.
+    prompts: The prompts of the first turn.
+    observed: The observations. Behind its observation, a row that goes on has room for a token.
+    number: The number of the turn; the first is 0.
+    turn_horizon: The most tokens of a turn.
+    samples: The number of rows per prompt.
+    horizon: The most tokens of a row, observations included.
+    end_tokens: Token ids that end a turn.
+    reset_rule: Whether the stop rule begins anew with each turn.
+    sampling: How logits become the distribution that is sampled.
+    scan_length: The most decode steps per chunk.
+    pad_token: The token that fills the columns after a row.
+    mesh: The mesh that the parameters are on; None for a single device.
+  """
+  slots, record, goes_on = paused.slots, paused.record, observed.goes_on
+  index = jnp.arange(goes_on.shape[0], dtype=jnp.int32)
+  before, after = record.full_length, record.full_length + jnp.where(goes_on, observed.counts, 0)
+  cut = by_a_rule(record.reason)  # a shadow row: its tokens count up to the stop
+  row = Row(
+    index=jnp.where(goes_on, index, index.size),
+    length=jnp.where(cut, record.length, after),
+    full_length=after,
+    reason=jnp.where(cut, record.reason, StopReason.LENGTH),
+    started=paused.step - after,  # so that the row's end is the decode step of its last token
+    alive=goes_on,
+  )
+  limit = jnp.minimum(after + turn_horizon, horizon)
+  start = Start(prompts, slots.states, slots.caches, slots.given, limit, slots.keys, slots.shadow, slots.given)
+  setup = _setup(model, params, rule, start, sampling, samples, horizon, end_tokens, scan_length, pad_token, mesh)
+  states, caches = _read(setup, slots, record, observed)
+  stop = slots.stop
+  if reset_rule:
+    stop = with_stop(goes_on, rule.init(index.size, stop.adaptive), stop)
+  slots = slots.replace(row=row, states=states, caches=caches, stop=stop, limit=limit)
+  column = jnp.arange(observed.tokens.shape[1])
+  place = jnp.where(goes_on[:, None] & (column < observed.counts[:, None]), before[:, None] + column, horizon)
+  tokens = record.tokens.tokens.at[index[:, None], place].set(observed.tokens, mode='drop')
+  record = record.replace(tokens=record.tokens._replace(tokens=tokens))
+  none_waits = jnp.full((), index.size, jnp.int32)
+  loop = Loop(slots=slots, next_row=none_waits, step=paused.step, record=record, pending=empty_pending(setup))
+  loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(decode_chunk, setup), loop)
+  columns = jnp.arange(horizon)
+  fresh = (columns >= after[:, None]) & (columns < loop.record.full_length[:, None])
+  return Paused(loop.slots, loop.record, jnp.where(fresh, number, paused.turn), loop.step)
+
+
+@functools.partial(jax.jit, static_argnames='samples')
+def finished(paused: Paused, prompts: Prompts, done: Bool[Array, 'N'], *, samples: int) -> Trajectories:
+  """Returns the rows of episodes that have all ended.
+
+  A row counts as ended if its environment has ended the episode within the horizon. It counts as cut by the horizon if the
+  policy could have gone on: after its last turn, or where the next observation does not fit.
+
+  Args:
+    paused: The rows after their last turns.
+    prompts: The prompts.
+    done: Whether the environment has ended each episode.
+    samples: The number of rows per prompt.
+  """
+  record, slots, horizon = paused.record, paused.slots, paused.turn.shape[1]
+  own = (record.reason == StopReason.EOS) | (record.reason == StopReason.LENGTH)
+  ended = done & ((record.reason == StopReason.EOS) | (record.full_length < horizon))
+  reason = jnp.where(own, jnp.where(ended, StopReason.EOS, StopReason.LENGTH), record.reason)
+  start = Start(prompts, slots.states, slots.caches, slots.given, slots.limit, slots.keys, slots.shadow, slots.given)
+  return recorded(start, record.replace(reason=reason), samples).replace(turn=paused.turn)
+
+
+def _read(setup: Setup, slots: Slots, record: Record, observed: Observations) -> tuple[States, Caches]:
+  """Appends the observations to the caches; returns the states after the last token of each, and the caches."""
+  known = jnp.repeat(jnp.asarray(setup.start.prompts.lengths), setup.samples) + record.full_length
+  width = observed.tokens.shape[1]
+  longest = jnp.where(observed.goes_on, known + width, 1).max()
+  after, caches = setup.model.extend_both(setup.params, observed.tokens, slots.caches.of_lengths(known), longest)
+  last = jnp.maximum(observed.counts - 1, 0)
+  states = jax.tree.map(lambda x: x[jnp.arange(last.size), last], after)
+  return spread(setup, (states, caches.of_lengths(known + observed.counts)))
+
+
+def _setup(
+  model: ActorCritic,
+  params: Params,
+  rule: StopRule,
+  start: Start,
+  sampling: Sampling,
+  samples: int,
+  horizon: int,
+  end_tokens: tuple[int, ...],
+  scan_length: int,
+  pad_token: int,
+  mesh: jax.sharding.Mesh | None,
+) -> Setup:
+  """Returns the constants of a turn, in which each row has a slot."""
+  return Setup(
+    model=model,
+    params=params,
+    rule=rule,
+    start=start,
+    samples=samples,
+    slots=start.first.shape[0],
+    horizon=horizon,
+    end_tokens=end_tokens,
+    pad_token=pad_token,
+    sampling=jax.tree.map(jnp.asarray, sampling),
+    scan_length=scan_length,
+    critic_every=1,
+    turns=True,
+    mesh=mesh,
+  )

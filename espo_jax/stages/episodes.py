@@ -1,0 +1,261 @@
+"""Plays the episodes of a rollout: turns of the policy on the device, answers of the environments on the host.
+
+All rows decode a turn at once. Then each process steps the environments of its own rows, and the next turn begins when all have
+answered. A row that waits keeps its slot. An environment that fails ends its own row, which counts as failed.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from espo_jax import environments, parallel, tasks
+from espo_jax.configs import method_options
+from espo_jax.environments import Episode, Episodes, Reply, TurnWriter, reposed, turn_writer
+from espo_jax.experiment import Experiment
+from espo_jax.model import Params
+from espo_jax.rollout import Observations, Paused, Sampler
+from espo_jax.stops import Adaptive, StopRule
+from espo_jax.tasks.pretrained import special_tokens
+from espo_jax.types import StopReason, Trajectories, Verdicts, by_a_rule
+
+Timer = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+@functools.lru_cache(maxsize=1)
+def hosted(exp: Experiment) -> 'Hosted':
+  """Returns the environments of an experiment. Their processes start when they are first needed."""
+  c = exp.config
+  make = environments.REGISTRY.find(c.environment.name)
+  kind = str(c.task.options.get('prompt', 'chat')) if exp.tokenizer.chat_template else ''
+  role = c.environment.role or getattr(make, 'role', 'user')
+  return Hosted(
+    episodes=Episodes(
+      c.environment.name,
+      method_options(c, 'environment'),
+      deadline=c.environment.deadline,
+      workers=c.environment.workers,
+    ),
+    write=turn_writer(exp.tokenizer, kind, role, exp.end_tokens, c.environment.observation_horizon, c.data.today),
+    graded=bool(getattr(make, 'graded', False)),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosted:
+  """The environments of an experiment.
+
+  Attributes:
+    episodes: The processes that hold their episodes.
+    write: The function that writes an observation as tokens.
+    graded: Whether they get the verdict of the task's verifier on each turn.
+  """
+
+  episodes: Episodes
+  write: TurnWriter
+  graded: bool
+
+
+def play(
+  exp: Experiment,
+  sampler: Sampler,
+  params: Params,
+  rule: StopRule,
+  adaptive: Adaptive,
+  problems: Sequence[tasks.Problem],
+  key: Key[Array, ''],
+  timed: Timer,
+) -> tuple[Trajectories, Verdicts]:
+  """Returns the rows of all processes, and the verdicts on this process's rows.
+
+  Args:
+    exp: The experiment, which has an environment.
+    sampler: The sampler of turns.
+    params: The parameters of policy and critic.
+    rule: The stop rule.
+    adaptive: The state that the rule carries from batch to batch.
+    problems: This process's share of the problems.
+    key: This rollout's random key.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' or 'environment'.
+  """
+  table = Table(exp, problems, sampler.samples)
+  with timed('environment'):
+    posed = table.pose()
+  prompts = exp.prompts(posed)
+  with timed('rollout'):
+    paused = sampler.begin(params, rule, adaptive, prompts, key)
+    found = table.fetch(paused)
+  for number in range(1, table.most + 1):
+    with timed('environment'):
+      tokens, counts, goes_on = table.step(found, last=number == table.most)
+    observed = Observations(*exp.put_rows((tokens, counts, goes_on)))
+    if not exp.fetch(observed.goes_on).any():  # of all processes
+      break
+    with timed('rollout'):
+      paused = sampler.go_on(params, rule, paused, prompts, observed, number)
+      found = table.fetch(paused)
+  rows = sampler.finished(paused, prompts, exp.put_rows(table.done))
+  return rows, exp.verdicts(problems, rows, table.texts, table.graded()).replace(paid=table.paid(found.turn))
+
+
+class Turned(NamedTuple):
+  """This process's rows after a turn, on the host."""
+
+  reason: Int[np.ndarray, 'N']
+  length: Int[np.ndarray, 'N']
+  shadow: Bool[np.ndarray, 'N']  # the row goes on after a stop
+  tokens: Int[np.ndarray, 'N T']
+  turn: Int[np.ndarray, 'N T']  # as in `Trajectories`
+
+
+class Table:
+  """The episodes of this process's rows, between the turns of the policy.
+
+  Attributes:
+    most: The most turns of an episode.
+    done: Whether the environment has ended each episode, or failed.
+    texts: What the policy has written in each episode, turn by turn.
+  """
+
+  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int):
+    """Prepares an episode for each of the `samples` rows of each problem."""
+    self._exp, self._host, self._problems, self._samples = exp, hosted(exp), problems, samples
+    self._questions = [exp.task.question(problem) for problem in problems]
+    turns = exp.sampler.turns
+    assert turns is not None
+    self._room, self.most = turns.observation, turns.most
+    count = len(problems) * samples
+    numbers = self._host.episodes.numbers(count)
+    self._episodes = [
+      Episode(number, problem._replace(prompt=question), zlib.crc32(f'{exp.config.seed} {problem.id}'.encode()))
+      for problem, question, group in zip(problems, self._questions, np.split(np.array(numbers), len(problems)), strict=True)
+      for number in group.tolist()
+    ]
+    self._status = ['ok'] * count
+    self._rewards: list[list[float]] = [[] for _ in range(count)]
+    self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
+    self._turns: list[list[str]] = [[] for _ in range(count)]
+
+  def pose(self) -> list[tasks.Problem]:
+    """Begins all episodes, and returns the problems with the prompts by which the environments pose them.
+
+    The rows of a problem share its prompt. If its environment fails, or if its text is no prompt, they get the task's own.
+    """
+    special = special_tokens(self._exp.tokenizer)
+    replies = self._asked(range(len(self._episodes)))
+    posed = []
+    for p, (problem, question) in enumerate(zip(self._problems, self._questions, strict=True)):
+      group = range(p * self._samples, (p + 1) * self._samples)
+      text = next((replies[n].observation for n in group if replies[n].status == 'ok'), question)
+      asked = problem._replace(prompt=reposed(problem.prompt, question, text, special))
+      if text != question and (wrong := self._no_prompt(asked)):
+        asked = problem
+        for n in group:
+          self._fail(n, 'error', wrong)
+      posed.append(asked)
+    return posed
+
+  def fetch(self, paused: Paused) -> Turned:
+    """Waits for a turn, and returns this process's rows."""
+    record = paused.record
+    of_rows = record.reason, record.full_length, paused.slots.shadow, record.tokens.tokens, paused.turn
+    return Turned(*(parallel.take_rows(x, self._exp.mesh) for x in of_rows))
+
+  def step(self, found: Turned, *, last: bool) -> tuple[Int[np.ndarray, 'N O'], Int[np.ndarray, 'N'], Bool[np.ndarray, 'N']]:
+    """Steps the environments of the rows whose turn has ended, and returns `Observations` of this process's rows.
+
+    Args:
+      found: The rows after the turn.
+      last: Whether no further turn may follow.
+    """
+    reason, length, shadow, tokens, turn = found
+    self._read(tokens, turn)
+    asked = np.flatnonzero(self._playing & ~self.done & (~by_a_rule(reason) | shadow))
+    replies = self._acted(asked)
+    self._playing &= False
+    out, counts = np.full((len(turn), self._room), self._exp.tokenizer.pad_token_id, np.int32), np.ones(len(turn), np.int32)
+    for n in asked.tolist():
+      if (reply := replies[n]).status != 'ok' or reply.done or last or reason[n] == StopReason.SETTLED:
+        continue
+      try:
+        written = self._host.write(reply.observation, tokens[n, length[n] - 1] in self._exp.end_tokens).tokens
+      except ValueError as error:  # a text that the tokenizer cannot write
+        self._fail(n, 'error', str(error))
+        continue
+      if not written:
+        self._fail(n, 'error', 'the observation is empty, so that nothing tells the policy to go on; fix: a text')
+      elif length[n] + len(written) < turn.shape[1]:
+        out[n, : len(written)], counts[n], self._playing[n] = written, len(written), True
+    return out, counts, self._playing
+
+  @property
+  def texts(self) -> list[str]:
+    """What the policy has written in each episode, turn by turn."""
+    return ['\n'.join(turns) for turns in self._turns]
+
+  def graded(self) -> list[tasks.Verdict]:
+    """Returns the verdict on each episode: the sum of its rewards, in [0, 1]; 0 if its environment failed."""
+    return [
+      tasks.Verdict(min(max(sum(rewards), 0.0), 1.0) if status == 'ok' else 0.0, status)
+      for rewards, status in zip(self._rewards, self._status, strict=True)
+    ]
+
+  def paid(self, turn: Int[np.ndarray, 'N T']) -> Float[np.ndarray, 'N T']:
+    """Returns the reward of each turn on the turn's last token."""
+    found = np.zeros(turn.shape, np.float32)
+    for n, rewards in enumerate(self._rewards):
+      for number, reward in enumerate(rewards if self._status[n] == 'ok' else []):
+        found[n, np.flatnonzero(turn[n] == number)[-1]] = reward
+    return found
+
+  def _read(self, tokens: Int[np.ndarray, 'N T'], turn: Int[np.ndarray, 'N T']) -> None:
+    """Decodes the newest turn of the rows that played it."""
+    (rows,) = np.nonzero(self._playing)
+    newest = turn[rows] == np.array([len(self._turns[n]) for n in rows])[:, None]
+    lengths = newest.sum(axis=1)
+    first = np.argmax(newest, axis=1)
+    columns = np.minimum(first[:, None] + np.arange(max(lengths, default=1)), turn.shape[1] - 1)
+    for n, text in zip(rows, self._exp.decode(np.take_along_axis(tokens[rows], columns, axis=1), lengths), strict=True):
+      self._turns[n].append(text)
+
+  def _acted(self, rows: Int[np.ndarray, 'M']) -> dict[int, Reply]:
+    """Adds the newest turn of each row to its episode, and returns what the environments answer."""
+    texts = [self._turns[n][-1] for n in rows]
+    correct: list[float | None] = [None] * len(rows)
+    if self._host.graded:
+      asked = [self._problems[n // self._samples] for n in rows]
+      correct = [float(verdict.correct) for verdict in self._exp.verify(asked, texts)]
+    for n, text, verdict in zip(rows, texts, correct, strict=True):
+      self._episodes[n] = self._episodes[n]._replace(actions=(*self._episodes[n].actions, (text, verdict)))
+    return self._asked(rows.tolist())
+
+  def _asked(self, rows: Sequence[int]) -> dict[int, Reply]:
+    """Returns the environments' answers to the rows, and keeps rewards and ends."""
+    replies = dict(zip(rows, self._host.episodes.play([self._episodes[n] for n in rows]), strict=True))
+    for n, reply in replies.items():
+      if reply.status != 'ok':
+        self._fail(n, reply.status, reply.message)
+      elif self._episodes[n].actions:
+        self._rewards[n].append(reply.reward)
+        self.done[n] = reply.done
+    return replies
+
+  def _fail(self, row: int, status: str, message: str) -> None:
+    """Ends an episode whose environment failed. Its row finishes the turn that it is in."""
+    if message and self._status.count('ok') == len(self._status):  # one line per rollout
+      logging.warning('environment.name = %r: %s', self._exp.config.environment.name, message)
+    self._status[row], self.done[row] = status, True
+
+  def _no_prompt(self, problem: tasks.Problem) -> str:
+    """Returns why a problem cannot be posed; '' if it can."""
+    try:
+      tasks.encode_prompts(self._exp.tokenizer, self._exp.tagged([problem]), self._exp.config.rollout.prompt_width)
+    except ValueError as error:
+      return str(error)
+    return ''

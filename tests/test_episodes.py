@@ -1,0 +1,142 @@
+"""Training with an environment, from the config line to the update."""
+
+import json
+import math
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rounding
+from tiny import first_params, rule_of, run, tiny_experiment
+
+from espo_jax import monitor, registry
+from espo_jax.configs import ConfigError, validate
+from espo_jax.stages import episodes
+from espo_jax.stages.metrics import Clock
+from espo_jax.types import StopReason, by_a_rule
+
+ROOT = pathlib.Path(__file__).parents[1]
+HOSTILE = pathlib.Path(__file__).with_name('hostile_environments.py')
+LINES = {'environment__message': '##', 'reward__name': 'per_turn'}
+
+
+def talking(name='retry', **lines):
+  """A config with an environment; `message` is what it says."""
+
+  def configure(c):
+    c.rollout.update(prompts=4, samples=4, horizon=24, scan_length=8)
+    c.model.num_layers = 1
+    c.environment.update(name=name, max_turns=3, turn_horizon=5, observation_horizon=4, workers=1)
+    for field, value in lines.items():
+      section, _, field = field.partition('__')
+      c[section][field] = value
+
+  return configure
+
+
+@pytest.fixture(scope='module')
+def trained():
+  exp = tiny_experiment(talking(**LINES))
+  return exp, *run(exp, 2)
+
+
+def played(exp, stops=True):
+  """Rows and verdicts of a rollout, on the host."""
+  params, rule = first_params(exp, 0), rule_of(exp)
+  adaptive = exp.put(rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(stops)))
+  problems = exp.problems('train', 0, exp.config.rollout.prompts)
+  rows, verdicts = episodes.play(exp, exp.sampler, params, rule, adaptive, problems, exp.key('rollout', 1), Clock())
+  return jax.device_get(rows), verdicts
+
+
+def test_an_experiment_trains_on_episodes(trained):
+  _, state, metrics = trained
+  assert state.history.updates == 2
+  for row in metrics:
+    assert all(math.isfinite(value) for value in row.values()), row
+    assert row['grad_norm'] > 0 and 1 < row['turns/mean'] <= 3 and 0 < row['turns/observed'] < 1
+    assert row['grading/errors'] == row['grading/timeouts'] == 0
+    assert [name for name in row if monitor.meaning(name) is None] == []
+
+
+def test_the_rewards_of_turns_stand_on_their_last_tokens_and_add_up_to_the_verdict(trained):
+  exp, *_ = trained
+  rows, verdicts = played(exp)
+  cut = by_a_rule(rows.stop_reason) & ~rows.shadow
+  assert not cut.all() and (rows.turn.max(axis=1) == 2).any() and 0 < verdicts.correct[~cut].mean() < 1
+  np.testing.assert_allclose(verdicts.paid.sum(axis=1), verdicts.correct)
+  n, t = np.nonzero(verdicts.paid)
+  after = np.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[n, t + 1]
+  assert (rows.turn[n, t] >= 0).all() and (after != rows.turn[n, t]).all()
+  texts = [exp.decode(rows.tokens[[i]], rows.full_length[[i]])[0] for i in range(len(cut))]
+  for i, text in enumerate(texts):  # a turn that is right ends the episode, and is followed by nothing
+    *_, last = [rows.tokens[i][rows.turn[i] == number] for number in range(rows.turn[i].max() + 1)]
+    right = len(exp.decode(last[None], np.array([len(last)]))[0]) % 2 == 0
+    assert cut[i] or verdicts.correct[i] == right, text
+
+
+def test_a_rollout_of_episodes_is_the_same_again(trained):
+  exp, *_ = trained
+  (rows, verdicts), (again, too) = played(exp), played(exp)
+  jax.tree.map(np.testing.assert_array_equal, (rows, verdicts), (again, too))
+
+
+def test_hostile_environments_harm_the_rows_that_provoke_them_alone(registers):
+  registry.load_plugin(HOSTILE)
+  rows, verdicts = played(tiny_experiment(talking('moody', environment__deadline=2.0)), stops=False)
+  assert (verdicts.correct >= 0.125).all() and not verdicts.error.any()
+  turns = [tuple(row[row_turn == 0]) for row, row_turn in zip(rows.tokens, rows.turn, strict=True)]
+  alone = [n for n in np.flatnonzero(rows.turn.max(axis=1) > 0) if turns.count(turns[n]) == 1][:5]
+  exp = tiny_experiment(talking('moody', environment__deadline=2.0))
+  texts = exp.decode(rows.tokens[alone], (rows.turn[alone] == 0).sum(axis=1))
+  moods = dict(zip(texts, ('raise', 'hang', 'die', 'flood', 'special'), strict=True))
+  exp.config.environment.moods = json.dumps(moods)
+  harmed, judged = played(exp, stops=False)
+  others = np.setdiff1d(np.arange(len(turns)), alone)
+  for name in ('tokens', 'logprobs', 'turn', 'stop_reason', 'length'):
+    np.testing.assert_array_equal(getattr(harmed, name)[others], getattr(rows, name)[others], name)
+  np.testing.assert_array_equal(judged.correct[others], verdicts.correct[others])
+  np.testing.assert_array_equal(np.flatnonzero(judged.timeout), alone[1:2])
+  np.testing.assert_array_equal(np.flatnonzero(judged.error), np.sort([alone[i] for i in (0, 2, 3, 4)]))
+  assert (judged.correct[alone] == 0).all() and not judged.paid[alone].any()
+  assert (harmed.turn[alone].max(axis=1) == 0).all() and (harmed.stop_reason[alone] == StopReason.EOS).all()
+
+
+def test_parts_of_an_update_add_up_on_episodes(trained):
+  _, _, (whole, _) = trained
+  _, (parts,) = run(tiny_experiment(talking(**LINES, learner__micro_batches=2)), 1)
+  assert parts['rollout/checksum'] == whole['rollout/checksum']
+  for name in ('loss/total', 'loss/policy', 'grad_norm', 'critic/loss'):
+    np.testing.assert_allclose(parts[name], whole[name], rtol=rounding.gamma(10_000), atol=rounding.gamma(10_000), err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ('lines', 'problem'),
+  [
+    ({'environment__name': 'retri'}, "environment.name = 'retri': 'retri' is unknown; did you mean 'retry'?"),
+    ({'environment__mesage': ''}, 'environment.mesage'),
+    ({'environment__role': 'system'}, "environment.role = 'system'; fix: one of 'user', 'tool'"),
+    ({'environment__deadline': 0.0}, 'environment.deadline = 0.0: out of range'),
+    ({'rollout__slots': 3}, "rollout.slots = 3 with environment.name = 'retry'"),
+    ({'exits__every': 1}, "exits.every = 1 with environment.name = 'retry'"),
+    ({'rollout__record': 1}, "rollout.record = 1 with environment.name = 'retry'"),
+    ({'critic__every': 2, 'critic__kind': 'separate'}, "critic.every = 2 with environment.name = 'retry'"),
+    ({'stop__returns': 'roulette'}, "stop.returns = 'roulette' with environment.name = 'retry'"),
+    ({'stop__name': 'dead_groups'}, "the rule 'dead_groups' with environment.name = 'retry'"),
+    ({'eval__draft_blocks': 1}, "eval.draft_blocks = 1 with environment.name = 'retry'"),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
+)
+def test_what_cannot_be_combined_is_told_before_a_run(lines, problem):
+  smoke = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  smoke.environment.name = 'retry'
+  validate(smoke)
+  for field, value in lines.items():
+    section, _, name = field.partition('__')
+    smoke[section][name] = value
+  with pytest.raises(ConfigError) as error:
+    validate(smoke)
+  assert problem in str(error.value)
