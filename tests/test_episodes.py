@@ -13,7 +13,9 @@ import rounding
 from tiny import first_params, rule_of, run, tiny_experiment
 
 from espo_jax import monitor, registry
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError, default_config, validate
+from espo_jax.evaluate.answers import sample_answers
+from espo_jax.experiment import make_experiment
 from espo_jax.stages import episodes
 from espo_jax.stages.metrics import Clock
 from espo_jax.types import StopReason, by_a_rule
@@ -111,6 +113,44 @@ def test_parts_of_an_update_add_up_on_episodes(trained):
   assert parts['rollout/checksum'] == whole['rollout/checksum']
   for name in ('loss/total', 'loss/policy', 'grad_norm', 'critic/loss'):
     np.testing.assert_allclose(parts[name], whole[name], rtol=rounding.gamma(10_000), atol=rounding.gamma(10_000), err_msg=name)
+
+
+@pytest.mark.parametrize(('tolerance', 'repeats'), [(0.0, 0), (1.0, 0), (1.5, 0), (0.0, 2)])
+def test_budgets_of_an_expert_and_repeated_turns_end_an_episode(tolerance, repeats):
+  """The policy always walks north, and never arrives: an episode has as many turns as it may."""
+  c = default_config()
+  c.task.name = 'grid'
+  c.environment.update(name='grid', max_turns=5, turn_horizon=1, observation_horizon=22, workers=1)
+  c.environment.update(expert_budget=tolerance, repeats=repeats)
+  exp = make_experiment(c)
+  problems = [problem for problem in exp.problems('train', 0, 6) if set(problem.answer) != {'N'}][:4]
+  table, length = episodes.Table(exp, problems, 1), np.zeros(4, np.int32)
+  assert table.pose() == problems
+  tokens, turn, goes_on = np.zeros((4, 160), np.int32), np.full((4, 160), -1), np.ones(4, bool)
+  for number in range(5):
+    rows = np.flatnonzero(goes_on)
+    tokens[rows, length[rows]], turn[rows, length[rows]] = exp.tokenizer.encode('N')[0], number
+    length[rows] += 1
+    found = episodes.Turned(np.zeros(4, np.int32), length, np.zeros(4, bool), tokens, turn)
+    _, counts, goes_on = table.step(found, last=number == 4)
+    length, goes_on = length + np.where(goes_on, counts, 0), goes_on.copy()
+  budget = [math.ceil(tolerance * len(problem.answer)) if tolerance else 5 for problem in problems]
+  assert len(set(budget)) > 1 or not tolerance
+  np.testing.assert_array_equal(turn.max(axis=1) + 1, np.minimum(budget, repeats or 5))
+  assert not table.done.any() and [verdict.correct for verdict in table.graded()] == [0.0] * 4
+
+
+def test_an_evaluation_plays_episodes(trained):
+  exp, state, _ = trained
+  problems = exp.problems('test', 0, 6)
+  answers = [answer for batch in sample_answers(exp, state.params, problems, 4, 2, 0.8) for answer in batch.answers]
+  assert [answer.problem for answer in answers] == [n for n in range(6) for _ in range(2)]
+  assert {answer.correct for answer in answers} == {True, False} and len({answer.turns for answer in answers}) > 1
+  for answer in answers:  # the environment asks again until an answer is right
+    assert answer.correct or answer.turns == 3
+    assert answer.status == 'ok' and 0 < answer.length <= 5 * answer.turns
+  with pytest.raises(ConfigError, match=r"environment.name = 'retry' with --record"):
+    next(sample_answers(exp, state.params, problems, 4, 2, 0.8, record=True))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from espo_jax.evaluate.answers import Answer, sample_answers
 from espo_jax.experiment import Experiment, make_serial
 from espo_jax.tasks import Math, decode_responses
 from espo_jax.tasks.pretrained import load_tokenizer
-from espo_jax.types import StopReason
+from espo_jax.types import StopReason, Trajectories
 
 pytestmark = pytest.mark.quick
 
@@ -70,8 +70,11 @@ def seen(exp: Experiment, response: str) -> SimpleNamespace:
   ids = exp.tokenizer.encode(response + '<eos>', add_special_tokens=False)
   assert ids[-1] == exp.tokenizer.eos_token_id
   problem = exp.task.problem('test', 1)  # its answer is 5
-  trajectories = SimpleNamespace(tokens=jnp.array([ids, ids]), full_length=jnp.full(2, len(ids), jnp.int32))
-  grades = Experiment.grade.__wrapped__(exp, [problem], trajectories)
+  tokens, full = jnp.array([ids, ids]), jnp.full(2, len(ids), jnp.int32)
+  numbers = dict.fromkeys(('logprobs', 'values', 'regret', 'z'), jnp.zeros(tokens.shape))
+  counts = dict.fromkeys(('prompt_lengths', 'trained_from', 'stop_reason', 'started'), jnp.zeros_like(full))
+  prompt = {'prompt_tokens': tokens, 'shadow': full < 0}
+  grades = exp.grade([problem], Trajectories(tokens=tokens, length=full, full_length=full, **prompt, **numbers, **counts))
   (text,) = exp.decode(np.array([ids]), np.array([len(ids)]))
   return SimpleNamespace(
     text=text,
@@ -97,8 +100,10 @@ def answers(exp: Experiment, responses: list[str]) -> list[Answer]:
     def sampler(self):
       reasons = np.full(len(ids), StopReason.EOS)
       rows = SimpleNamespace(tokens=tokens, length=lengths, full_length=lengths, stop_reason=reasons)
-      rows.depth_share = lambda _: np.ones(len(ids))
-      return SimpleNamespace(plain=lambda **_: lambda *_: rows)
+      rows.sizes, rows.turn, rows.depth_share = lengths, None, lambda _: np.ones(len(ids))
+      plain = lambda *_: rows
+      plain.turns = None
+      return SimpleNamespace(plain=lambda **_: plain)
 
   model = SimpleNamespace(config=SimpleNamespace(num_layers=1))
   written = Written(exp.config, exp.task, exp.tokenizer, model, exp.mesh, None, ())

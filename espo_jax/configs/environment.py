@@ -17,6 +17,8 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   where = f'environment.name = {e.name!r}'
   if e.role and e.role not in ROLES:
     yield f"environment.role = {e.role!r}; fix: one of {', '.join(map(repr, ROLES))}, or '' for the environment's own"
+  if e.repeats == 1:
+    yield f'environment.repeats = 1 with {where}: every first turn would end its episode; fix: at least 2, or 0 for no limit'
   rows = r.prompts // max(r.parts, 1) * r.samples
   if 0 < r.slots < rows:
     yield f'rollout.slots = {r.slots} with {where}: each of {rows} rows keeps a slot for its episode; fix: rollout.slots = 0'

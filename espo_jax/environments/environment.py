@@ -25,6 +25,7 @@ class Environment(Protocol):
   |---|---|---|
   | `role` | who its observations come from in a chat, one of `ROLES` | 'user' |
   | `graded` | whether `step` gets the verdict of the task's verifier on each turn | False |
+  | `expert_turns` | the turns that an expert takes, once `reset` has posed the problem | no budget of an expert |
   """
 
   def reset(self, problem: Problem, seed: int) -> str:

@@ -29,7 +29,8 @@ class Episode(NamedTuple):
 class Reply(NamedTuple):
   """What an environment answered, and how that went: 'ok', 'timeout', or 'error' if it raised or its process died.
 
-  Only a reply that is 'ok' has an observation and a reward. `message` says what an environment raised, and where.
+  Only a reply that is 'ok' has an observation and a reward. `message` says what an environment raised, and where. The first
+  reply of an episode says how many turns an expert takes, if the environment knows it.
   """
 
   status: str
@@ -37,6 +38,7 @@ class Reply(NamedTuple):
   reward: float = 0.0
   done: bool = True
   message: str = ''
+  expert_turns: int | None = None
 
 
 class Episodes:

@@ -12,7 +12,8 @@ from espo_jax.tasks.task import Problem
 class Grid:
   """Moves the agent of a map, and shows the map with the agent in its new place. The episode ends at the goal.
 
-  A move into a wall or off the map leaves the agent where it is. Characters that are no moves are ignored.
+  A move into a wall or off the map leaves the agent where it is. Characters that are no moves are ignored. The expert walks the
+  shortest way.
 
   Args:
     moves: The most moves of a turn that are carried out; those behind them are ignored.
@@ -28,6 +29,7 @@ class Grid:
     """Poses the problem as it is."""
     self._map = problem.prompt
     self._goal = place_of(self._map, GOAL)
+    self.expert_turns = -(-len(problem.answer) // self._moves)
     return problem.prompt
 
   def step(self, action: str, correct: float | None) -> Step:

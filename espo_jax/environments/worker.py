@@ -6,8 +6,8 @@ questions `[episode, turn, asked]`:
 
 | turn | asked | reply |
 |---|---|---|
-| 0 | `[problem, seed]` | `{"observation": ..., "reward": 0, "done": false}` |
-| 1, 2, ... | `[action, correct]` | the same of the environment's `Step`; `{"lost": true}` if the turn before is not known |
+| 0 | `[problem, seed]` | `{"observation": ..., "reward": 0, "done": false, "expert_turns": ...}` |
+| 1, 2, ... | `[action, correct]` | the environment's `Step` alike; `{"lost": true}` if the turn before is not known |
 
 An environment that raises is told as `{"error": ...}`.
 """
@@ -58,6 +58,8 @@ def _load(name: str, options: dict[str, Any], files: list[str]) -> Callable[[Any
         assert environment is not None  # turn 0 has made it
         step = environment.step(*asked)
       reply = _checked(*step)
+      if turn == 0:
+        reply['expert_turns'] = _expert(environment)
     except BaseException as error:  # a user's code may raise anything, SystemExit among it
       frame = traceback.extract_tb(error.__traceback__)[-1]
       return {'error': f'{frame.filename}:{frame.lineno}: {type(error).__name__}: {str(error)[:500]}'}
@@ -74,6 +76,18 @@ def _posed(environment: Any, problem: list[Any], seed: int) -> tuple[str, float,
   from espo_jax.tasks.task import Problem
 
   return environment.reset(Problem(*problem), seed), 0.0, False
+
+
+def _expert(environment: Any) -> int | None:
+  """Returns the turns that an expert takes; None if the environment does not say so.
+
+  Raises:
+    TypeError: They are no number of turns.
+  """
+  turns = getattr(environment, 'expert_turns', None)
+  if turns is not None and (type(turns) is not int or turns < 1):
+    raise TypeError(f'expert_turns is {turns!r}; fix: a whole number of at least 1')
+  return turns
 
 
 def _checked(observation: Any, reward: Any, done: Any) -> dict[str, Any]:

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from espo_jax import monitor, parallel, stops, tasks
+from espo_jax.configs import ConfigError
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
+from espo_jax.rollout import Sampler
 from espo_jax.rollout.processors import Processor
+from espo_jax.stages.episodes import play
 from espo_jax.stages.rollouts import recorded_rows
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import StopReason, Trajectories
@@ -31,11 +35,12 @@ class Answer(NamedTuple):
     expected: the problem's own answer.
     correct: whether the response is right; a stopped response is not.
     status: the status of the grading: 'ok', 'timeout' or 'error'.
-    length: the number of tokens of the response, the end token included.
+    length: the number of tokens of the response, the end token included. An environment's observations do not count.
     stop_reason: 'eos', 'length' if the horizon cut the response, or 'stopped' if a rule stopped it.
     full_length: the number of tokens with those that a stopped response was decoded on for.
     full_correct: whether the response is right with these tokens.
     depth: the share of the model's blocks that the states of the response's tokens ran through; 1 without exits.
+    turns: the number of turns of the policy; 1 without an environment.
   """
 
   problem: int
@@ -52,6 +57,7 @@ class Answer(NamedTuple):
   full_length: int
   full_correct: bool
   depth: float
+  turns: int = 1
 
 
 class Answered(NamedTuple):
@@ -200,6 +206,11 @@ def sample_answers(
     record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
     features: The number of directions onto which recorded states are projected; 0 records no features of states.
   """
+  if exp.config.environment.name and (record or processor is not None):
+    flag, why = ('--record', 'a stop rule would be replayed on observations')
+    if processor is not None:
+      flag, why = ('--processor', 'its state would run on from turn to turn')
+    raise ConfigError([f'environment.name = {exp.config.environment.name!r} with {flag}: {why}; fix: leave {flag} out'])
   sampler = exp.sampler.plain(
     samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
@@ -208,21 +219,27 @@ def sample_answers(
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
-    asked, key = exp.prompts([batch[i] for i in parallel.my_rows(exp.mesh, prompts)]), exp.key('evaluation', seed)
-    if exp.config.eval.draft_blocks and acting is None and processor is None and not record:
-      rows = sampler.speculate(params, asked, key)
+    mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
+    verdicts = None
+    if sampler.turns is not None:
+      rows, verdicts = _played(exp, sampler, params, Acting(rule, adaptive), mine, key)
+    elif exp.config.eval.draft_blocks and acting is None and processor is None and not record:
+      rows = sampler.speculate(params, exp.prompts(mine), key)
     else:
-      rows = sampler(params, rule, exp.put(adaptive), asked, key)
+      rows = sampler(params, rule, exp.put(adaptive), exp.prompts(mine), key)
     depth = rows.depth_share(exp.model.config.num_layers)
-    read = (rows.tokens, rows.length, rows.full_length, rows.stop_reason, depth)
-    tokens, lengths, full_lengths, reasons, depths = (x[: len(fresh) * samples] for x in exp.fetch(read))
+    read = (rows.tokens, rows.length, rows.full_length, rows.stop_reason, depth, rows.sizes, rows.turn)
+    *fetched, turn_of = exp.fetch(read)
+    tokens, lengths, full_lengths, reasons, depths, sizes = (x[: len(fresh) * samples] for x in fetched)
+    turns = np.ones_like(sizes) if turn_of is None else turn_of.max(axis=1)[: len(sizes)] + 1
     seconds = time.perf_counter() - began
     texts = exp.decode(tokens, full_lengths)
     stopped = reasons == StopReason.STOPPED
     cut = dict(zip(np.flatnonzero(stopped).tolist(), exp.decode(tokens[stopped], lengths[stopped]), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     graded = exp.turns(tagged, texts)
-    verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
+    if verdicts is None:
+      verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
     answers = [
       Answer(
         problem=first + i // samples,
@@ -234,17 +251,30 @@ def sample_answers(
         expected=problem.answer,
         correct=bool(verdict.correct) and i not in cut,
         status=verdict.status,
-        length=int(length),
+        length=int(size),
         stop_reason=StopReason(int(reason)).name.lower(),
-        full_length=int(full_length),
+        full_length=int(full_length if sampler.turns is None else size),
         full_correct=bool(verdict.correct),
         depth=float(depth),
+        turns=int(count),
       )
-      for i, (problem, text, turn, verdict, length, full_length, reason, depth) in enumerate(
-        zip(tagged, texts, graded, verdicts, lengths, full_lengths, reasons, depths, strict=True)
+      for i, (problem, text, turn, verdict, size, full_length, reason, depth, count) in enumerate(
+        zip(tagged, texts, graded, verdicts[: len(texts)], sizes, full_lengths, reasons, depths, turns, strict=True)
       )
     ]
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
+
+
+def _played(
+  exp: Experiment, sampler: Sampler, params: Params, acting: Acting, mine: Sequence[tasks.Problem], key: Key[Array, '']
+) -> tuple[Trajectories, list[tasks.Verdict]]:
+  """Returns the rows of episodes, and how each ended. Each process has the episodes of its own problems."""
+  rows, judged = play(
+    exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key, lambda _: contextlib.nullcontext()
+  )
+  status = np.where(judged.timeout, 'timeout', np.where(judged.error, 'error', 'ok'))
+  own = [tasks.Verdict(correct, its) for correct, its in zip(judged.correct.tolist(), status.tolist(), strict=True)]
+  return rows, _shared(exp, own, len(own))
 
 
 def _recorded(exp: Experiment, rows: Trajectories, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -266,11 +296,15 @@ def _verdicts(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[s
   """Grades the answers, which are the first of `rows` rows. Each process grades its own rows, and all get every verdict."""
   mine = parallel.my_rows(exp.mesh, rows)
   own = [i for i in mine if i < len(texts)]
-  coded = np.zeros((len(mine), 2), np.int32)
-  for code, verdict in zip(coded, exp.task.verify_all([asked[i] for i in own], [texts[i] for i in own]), strict=False):
+  return _shared(exp, exp.task.verify_all([asked[i] for i in own], [texts[i] for i in own]), len(mine))[: len(texts)]
+
+
+def _shared(exp: Experiment, own: Sequence[tasks.Verdict], rows: int) -> list[tasks.Verdict]:
+  """Returns the verdicts on the rows of all processes. This process has `rows` rows, of which the first have a verdict."""
+  coded = np.zeros((rows, 2), np.int32)
+  for code, verdict in zip(coded, own, strict=False):
     code[:] = verdict.correct, _STATUSES.index(verdict.status)
-  known = exp.fetch(exp.put_rows(coded))[: len(texts)]
-  return [tasks.Verdict(bool(correct), _STATUSES[status]) for correct, status in known]
+  return [tasks.Verdict(bool(correct), _STATUSES[status]) for correct, status in exp.fetch(exp.put_rows(coded))]
 
 
 _NEVER = stops.never()

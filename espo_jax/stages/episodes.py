@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -140,6 +141,7 @@ class Table:
     self._status = ['ok'] * count
     self._rewards: list[list[float]] = [[] for _ in range(count)]
     self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
+    self._budget = np.full(count, turns.most)
     self._turns: list[list[str]] = [[] for _ in range(count)]
 
   def pose(self) -> list[tasks.Problem]:
@@ -181,7 +183,7 @@ class Table:
     self._playing &= False
     out, counts = np.full((len(turn), self._room), self._exp.tokenizer.pad_token_id, np.int32), np.ones(len(turn), np.int32)
     for n in asked.tolist():
-      if (reply := replies[n]).status != 'ok' or reply.done or last or reason[n] == StopReason.SETTLED:
+      if (reply := replies[n]).status != 'ok' or reply.done or last or reason[n] == StopReason.SETTLED or self._is_spent(n):
         continue
       try:
         written = self._host.write(reply.observation, tokens[n, length[n] - 1] in self._exp.end_tokens).tokens
@@ -237,6 +239,7 @@ class Table:
 
   def _asked(self, rows: Sequence[int]) -> dict[int, Reply]:
     """Returns the environments' answers to the rows, and keeps rewards and ends."""
+    tolerance = self._exp.config.environment.expert_budget
     replies = dict(zip(rows, self._host.episodes.play([self._episodes[n] for n in rows]), strict=True))
     for n, reply in replies.items():
       if reply.status != 'ok':
@@ -244,7 +247,15 @@ class Table:
       elif self._episodes[n].actions:
         self._rewards[n].append(reply.reward)
         self.done[n] = reply.done
+      elif tolerance and reply.expert_turns is not None:
+        self._budget[n] = min(self._budget[n], math.ceil(tolerance * reply.expert_turns))
     return replies
+
+  def _is_spent(self, row: int) -> bool:
+    """Returns whether an episode has used up its budget of turns, or repeats itself. It then counts as cut by the horizon."""
+    limit, turns = self._exp.config.environment.repeats, self._turns[row]
+    repeats = limit > 0 and len(turns) >= limit and len(set(turns[-limit:])) == 1
+    return repeats or len(turns) >= int(self._budget[row])
 
   def _fail(self, row: int, status: str, message: str) -> None:
     """Ends an episode whose environment failed. Its row finishes the turn that it is in."""
