@@ -65,6 +65,8 @@ SEEN = {
   'depth': abs(real(P, G)),
   'values': real(P, G, T),
   'mask': first(lengths(N)).reshape(P, G, T),
+  'turn': np.zeros((P, G, T), int),
+  'paid': np.full((P, G, T), 0.25),
 }
 LOSS = {
   **{name: real(N, T) for name in ('logprobs', 'entropy', 'values', 'old_logprobs', 'old_values', 'reference_logprobs')},

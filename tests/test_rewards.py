@@ -279,6 +279,8 @@ def spa_case(lengths, width=10, seed=0, dtype=np.float32):
     'formatted': rng.random(mask.shape[:2]) < 0.5,
     'values': rng.normal(size=mask.shape).astype(dtype),
     'mask': mask,
+    'turn': np.where(mask, 0, -1),
+    'paid': np.where(mask, 0.25, 0).astype(dtype),
   }
 
 
@@ -298,6 +300,20 @@ def test_spa_progress(precision, alpha, beta):
     rounding.assert_close(got[p, g], wanted, roundings=5, size=size)
     if not beta:  # nothing is lost or won
       rounding.assert_close(got[p, g].sum(), alpha * read['correct'][p, g], roundings=5 + 10, size=size.sum())
+
+
+def test_spa_progress_pays_the_turns_of_an_episode(precision):
+  read = spa_case([[12, 12, 12, 12], [12, 12, 12, 12]], width=12, dtype=precision)
+  turn = np.array([0, 0, -1, 1, 1, 1, -1, -1, 2, -1, -1, -1])  # three turns, with observations between them
+  read |= {'turn': np.broadcast_to(turn, (2, 4, 12)), 'mask': np.broadcast_to(turn >= 0, (2, 4, 12))}
+  got = call('spa_progress', read, segment=0)
+  wanted = np.zeros((2, 4, 12))
+  values = read['values'].astype(np.float64)
+  wanted[..., 1], wanted[..., 5] = values[..., 3], values[..., 8] - values[..., 3]  # what the next turn begins with
+  wanted[..., 8] = read['correct'] - values[..., 8]
+  rounding.assert_close(got, wanted, roundings=5, size=np.abs(values).max() * 2 + 1)
+  summed, _ = rewards.evaluate('spa_progress + correct', {'segment': 0}, {k: jnp.asarray(x) for k, x in read.items()})
+  rounding.assert_close(summed.sum(axis=2), 2 * read['correct'], roundings=30, size=np.abs(values).max() * 6 + 2)
 
 
 def test_grounded(precision):

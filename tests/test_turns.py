@@ -24,10 +24,10 @@ from rollouts import (
 )
 from small import VOCAB
 
-from espo_jax import learner
+from espo_jax import learner, rewards
 from espo_jax.rollout import Sampling, turns
 from espo_jax.stops import Observation
-from espo_jax.types import StopReason, by_a_rule
+from espo_jax.types import Reward, StopReason, Verdicts, by_a_rule
 
 N, ROOM, MOST, SHORT = P * G, 3, 4, 5
 EACH_IN_ONE = pytest.mark.parametrize(
@@ -156,6 +156,18 @@ def test_an_episode_is_cut_unless_its_environment_ended_it():
   assert rows.truncated[own & full & ~ENDED].all()
   ended_at_once = rows.tokens[:, -1] == EOS
   np.testing.assert_array_equal(rows.truncated[own & full & ENDED], ~ended_at_once[own & full & ENDED])
+
+
+def test_without_an_environment_a_turn_is_paid_by_the_verdict():
+  rows = jax.tree.map(jnp.asarray, run())
+  correct, no = np.random.default_rng(0).random(N).astype(np.float32), np.zeros(N, bool)
+  verdicts = Verdicts(correct, no, no, np.zeros(N, np.int32), no, no)
+  seen = rewards.observed(rows, verdicts, G, 2)
+  paid = rewards.REGISTRY['per_turn'](seen['paid']).reshape(N, HORIZON)
+  placed = rewards.token_rewards(rows, Reward(jnp.asarray(correct)), stopped=0.0)
+  assert rows.stopped.any() and not rows.stopped.all()
+  np.testing.assert_array_equal(paid, placed)
+  np.testing.assert_array_equal(seen['turn'].reshape(N, HORIZON), np.where(rows.mask, 0, -1))
 
 
 def test_the_decode_steps_are_those_of_the_longest_turns():

@@ -8,6 +8,9 @@ from espo_jax import tasks
 from espo_jax.configs.allocation import is_ragged
 from espo_jax.environments import ROLES
 
+# Rules that judge a row at a column, wait for a group, or fit a head to the columns of finished rows.
+_BY_COLUMN = {'arrol', 'arrol_signed', 'dead_groups', 'duet_abort', 'own_price', 'wald'}
+
 
 def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields the settings that cannot be combined with an environment."""
@@ -45,7 +48,7 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'stop.returns = {config.stop.returns!r} with {where}: what is left of an episode is not a function of its columns; '
       "fix: stop.returns = 'fail', 'zero', 'value', 'drop' or 'graded'"
     )
-  if 'dead_groups' in (config.stop.name, *config.baselines):
-    yield f"the rule 'dead_groups' with {where}: it waits for all rows of a prompt; fix: another rule"
+  for rule in sorted({config.stop.name, *config.baselines} & _BY_COLUMN):
+    yield f'the rule {rule!r} with {where}: it judges rows or fits a head by columns, observations included; fix: another rule'
   if config.eval.draft_blocks:
     yield f'eval.draft_blocks = {config.eval.draft_blocks} with {where}: drafts answer in one turn; fix: eval.draft_blocks = 0'

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import chosen, inputs
+from espo_jax.rewards.placement import next_counted
 from espo_jax.rewards.registered import REGISTRY
 from espo_jax.types import takes_numpy
 
@@ -112,7 +113,7 @@ def _value(node: Any, values: Mapping[str, Array], seen: Mapping[str, Any]) -> A
 def _on_tokens(x: Array, operator: ast.operator, mask: Array) -> Array:
   if x.ndim == 3:
     return x
-  last = mask & ~jnp.pad(mask[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+  last = mask & (next_counted(mask) == mask.shape[2])
   return jnp.where(last if isinstance(operator, ast.Add) else mask, x[:, :, None], 0.0)
 
 

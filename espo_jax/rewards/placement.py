@@ -1,11 +1,24 @@
 """Places the reward of each row on its last token. A stopped row gets what a stop returns instead."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.types import Reward, Trajectories, takes_numpy
 
 RETURNS = ('fail', 'zero', 'value', 'head', 'roulette', 'drop', 'graded')  # what a stopped row may return: see `stop_reward`
+
+
+@takes_numpy
+def next_counted(mask: Bool[Array, '... T']) -> Int[Array, '... T']:
+  """Returns the column of the next token that counts behind each column; `T` if there is none.
+
+  Between two turns of an episode stand tokens that do not count, so the next column need not be the next token.
+  """
+  width = mask.shape[-1]
+  here = jnp.where(mask, jnp.arange(width), width)
+  behind = jnp.pad(here[..., 1:], [(0, 0)] * (mask.ndim - 1) + [(0, 1)], constant_values=width)
+  return jax.lax.cummin(behind, axis=mask.ndim - 1, reverse=True)
 
 
 @takes_numpy

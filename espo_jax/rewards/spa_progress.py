@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.registry import source
+from espo_jax.rewards.placement import next_counted
 from espo_jax.rewards.registered import register
 
 
@@ -22,6 +23,7 @@ def spa_progress(
   formatted: Bool[Array, 'P G'],
   values: Float[Array, 'P G T'],
   mask: Bool[Array, 'P G T'],
+  turn: Int[Array, 'P G T'],
   *,
   alpha: float = 1.0,
   beta: float = 0.0,
@@ -41,15 +43,18 @@ def spa_progress(
     formatted: Whether the response is well-formed, which replaces the paper's test for an executable action [U].
     values: The value of the state that each token was drawn from.
     mask: True on the tokens that count.
+    turn: The turn of each token that the policy wrote.
     alpha: The weight of the contributions [U].
     beta: The bonus on every segment of a well-formed response. It rewards length, because the number of segments is not bounded
       as an agent's turns are [U].
-    segment: The number of tokens per segment; the paper has an agent's turns [U].
+    segment: The number of tokens per segment; 0 for the turns of an episode, which are the paper's segments [U].
   """
   columns = jnp.arange(mask.shape[2])
-  last = mask & ~jnp.pad(mask[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
-  ends = last | (mask & (columns % segment == segment - 1))
-  reached = jnp.where(last, correct[:, :, None], jnp.roll(values, -1, axis=2))  # the value of the state after each token
+  following = next_counted(mask)
+  last, after = mask & (following == mask.shape[2]), jnp.minimum(following, mask.shape[2] - 1)
+  is_end = columns % segment == segment - 1 if segment else jnp.take_along_axis(turn, after, axis=2) != turn
+  ends = last | (mask & is_end)
+  reached = jnp.where(last, correct[:, :, None], jnp.take_along_axis(values, after, axis=2))  # of the state after each token
   latest = jax.lax.cummax(jnp.where(ends, columns, -1), axis=2)
   before = jnp.pad(latest[:, :, :-1], ((0, 0), (0, 0), (1, 0)), constant_values=-1)  # the last end before each token
   start = jnp.where(before >= 0, jnp.take_along_axis(reached, jnp.maximum(before, 0), axis=2), 0.0)
