@@ -403,7 +403,9 @@ def test_a_stopped_row_is_wrong_and_gave_no_answer():
 
 
 def test_rewards_are_jittable_and_have_one_shape():
-  read = {**groups(), 'values': np.zeros((P, G, 8), np.float32), 'mask': np.ones((P, G, 8), bool)}
+  tokens = np.zeros((P, G, 8))
+  read = {**groups(), 'values': tokens.astype(np.float32), 'paid': tokens.astype(np.float32)}
+  read |= {'mask': tokens == 0, 'turn': tokens.astype(np.int32)}
   horizon = read.pop('horizon')
   for name in rewards.REGISTRY:
     value = jax.jit(lambda read, name=name: rewards.evaluate(name, {}, read | {'horizon': horizon})[0])(read)
