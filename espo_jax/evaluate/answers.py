@@ -206,11 +206,8 @@ def sample_answers(
     record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
     features: The number of directions onto which recorded states are projected; 0 records no features of states.
   """
-  if exp.config.environment.name and (record or processor is not None):
-    flag, why = ('--record', 'a stop rule would be replayed on observations')
-    if processor is not None:
-      flag, why = ('--processor', 'its state would run on from turn to turn')
-    raise ConfigError([f'environment.name = {exp.config.environment.name!r} with {flag}: {why}; fix: leave {flag} out'])
+  if exp.config.environment.name:
+    _check_episodes(exp, {'--record': record, '--processor': processor is not None})
   sampler = exp.sampler.plain(
     samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
@@ -263,6 +260,13 @@ def sample_answers(
       )
     ]
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
+
+
+def _check_episodes(exp: Experiment, given: dict[str, bool]) -> None:
+  """Raises ConfigError if a flag is given that takes a response for one turn."""
+  for flag in (flag for flag, is_given in given.items() if is_given):
+    where = f'environment.name = {exp.config.environment.name!r}'
+    raise ConfigError([f'{where} with {flag}, which takes a response for one turn; fix: leave {flag} out'])
 
 
 def _played(
