@@ -86,6 +86,16 @@ def test_a_rollout_of_episodes_is_the_same_again(trained):
   jax.tree.map(np.testing.assert_array_equal, (rows, verdicts), (again, too))
 
 
+def test_a_rollout_of_episodes_does_not_depend_on_the_mesh(in_float64):
+  (one, verdicts), (eight, too) = (
+    played(tiny_experiment(talking(**LINES), **mesh), stops=False) for mesh in ({}, {'data': 2, 'fsdp': 2, 'tensor': 2})
+  )
+  assert (one.turn.max(axis=1) > 0).any()
+  for name in ('tokens', 'turn', 'length', 'stop_reason'):
+    np.testing.assert_array_equal(getattr(one, name), getattr(eight, name), name)
+  np.testing.assert_array_equal(verdicts.paid, too.paid)
+
+
 def test_hostile_environments_harm_the_rows_that_provoke_them_alone(registers):
   registry.load_plugin(HOSTILE)
   rows, verdicts = played(tiny_experiment(talking('moody', environment__deadline=2.0)), stops=False)

@@ -167,7 +167,8 @@ class Table:
     """Waits for a turn, and returns this process's rows."""
     record = paused.record
     of_rows = record.reason, record.full_length, paused.slots.shadow, record.tokens.tokens, paused.turn
-    return Turned(*(parallel.take_rows(x, self._exp.mesh) for x in of_rows))
+    laid = parallel.lay(of_rows, parallel.over_batch(self._exp.mesh))
+    return Turned(*(parallel.take_rows(x, self._exp.mesh) for x in laid))
 
   def step(self, found: Turned, *, last: bool) -> tuple[Int[np.ndarray, 'N O'], Int[np.ndarray, 'N'], Bool[np.ndarray, 'N']]:
     """Steps the environments of the rows whose turn has ended, and returns `Observations` of this process's rows.
