@@ -10,7 +10,7 @@ import pytest
 
 from espo_jax import environments, registry, tasks
 from espo_jax.environments import Episode, Episodes
-from espo_jax.environments.calculator import calculated, called
+from espo_jax.environments.calculator import Calculator, calculated, called
 from espo_jax.tasks import grid as maps
 
 pytestmark = pytest.mark.quick
@@ -94,6 +94,17 @@ def test_what_is_no_environment_cannot_be_registered(registers):
   Mute.step, Mute.role = Mute.reset, 'system'
   with pytest.raises(registry.RegistryError, match="role = 'system'; fix: one of 'user', 'tool'"):
     environments.register('mute')(Mute)
+
+
+def test_a_class_inherits_who_speaks_and_whether_its_turns_are_graded(registers):
+  assert [environments.role_of(name) for name in ('calculator', 'retry', 'grid')] == ['tool', 'user', 'user']
+  assert [environments.is_graded(name) for name in ('calculator', 'retry', 'grid')] == [True, True, False]
+
+  @environments.register('exact')
+  class Exact(Calculator):
+    pass
+
+  assert environments.role_of('exact') == 'tool' and environments.is_graded('exact')
 
 
 @pytest.mark.parametrize('name', environments.REGISTRY)

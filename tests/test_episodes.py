@@ -169,6 +169,8 @@ def test_an_evaluation_plays_episodes(trained):
     ({'environment__name': 'retri'}, "environment.name = 'retri': 'retri' is unknown; did you mean 'retry'?"),
     ({'environment__mesage': ''}, 'environment.mesage'),
     ({'environment__role': 'system'}, "environment.role = 'system'; fix: one of 'user', 'tool'"),
+    ({'environment__name': 'grid', 'environment__moves': 0}, 'environment.moves = 0; fix: at least 1'),
+    ({'environment__name': 'calculator', 'environment__call': '('}, 'its options are refused (missing )'),
     ({'environment__deadline': 0.0}, 'environment.deadline = 0.0: out of range'),
     ({'rollout__slots': 3}, "rollout.slots = 3 with environment.name = 'retry'"),
     ({'exits__every': 1}, "exits.every = 1 with environment.name = 'retry'"),

@@ -6,7 +6,9 @@ import ml_collections
 
 from espo_jax import tasks
 from espo_jax.configs.allocation import is_ragged
-from espo_jax.environments import ROLES
+from espo_jax.configs.methods import method_options
+from espo_jax.environments import REGISTRY, ROLES
+from espo_jax.registry import chosen
 
 # Rules that judge a row at a column, wait for a group, or fit a head to the columns of finished rows.
 _BY_COLUMN = {'arrol', 'arrol_signed', 'dead_groups', 'duet_abort', 'own_price', 'wald'}
@@ -18,6 +20,11 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if not e.name:
     return
   where = f'environment.name = {e.name!r}'
+  if e.name in REGISTRY:
+    try:
+      REGISTRY[e.name](**chosen(REGISTRY[e.name], method_options(config, 'environment')))
+    except Exception as error:  # a user's code may raise anything
+      yield str(error) if str(error).startswith('environment.') else f'{where}: its options are refused ({error})'
   if e.role and e.role not in ROLES:
     yield f"environment.role = {e.role!r}; fix: one of {', '.join(map(repr, ROLES))}, or '' for the environment's own"
   if e.repeats == 1:

@@ -29,7 +29,7 @@ actions. All samples of a problem have one seed, so that a group differs by its 
 
 from espo_jax.environments.environment import ROLES, Environment, Step
 from espo_jax.environments.episodes import Episode, Episodes, Reply
-from espo_jax.environments.registered import REGISTRY, register
+from espo_jax.environments.registered import REGISTRY, is_graded, register, role_of
 from espo_jax.environments.rendering import TurnWriter, Written, reposed, turn_writer
 from espo_jax.registry import import_files
 
@@ -45,7 +45,9 @@ __all__ = [
   'Step',
   'TurnWriter',
   'Written',
+  'is_graded',
   'register',
   'reposed',
+  'role_of',
   'turn_writer',
 ]

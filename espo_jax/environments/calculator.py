@@ -32,8 +32,6 @@ _BINARY: dict[type, Callable[[Fraction, Fraction], Any]] = {
 _UNARY: dict[type, Callable[[Fraction], Fraction]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
-@register('calculator')
-@source('ours')
 class Calculator:
   """Computes the expression of a tool call. A turn without a call is the answer, which the task's verifier judges.
 
@@ -63,6 +61,9 @@ class Calculator:
     if expression is None:
       return Step('', correct, True)
     return Step(calculated(expression), 0.0, False)
+
+
+register('calculator')(source('ours')(Calculator))
 
 
 def called(text: str, call: re.Pattern[str] | None = None) -> str | None:

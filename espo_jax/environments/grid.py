@@ -7,8 +7,6 @@ from espo_jax.tasks.grid import GOAL, MOVES, SHOWN, place_of, walk, with_agent
 from espo_jax.tasks.task import Problem
 
 
-@register('grid')
-@source('ours')
 class Grid:
   """Moves the agent of a map, and shows the map with the agent in its new place. The episode ends at the goal.
 
@@ -39,3 +37,6 @@ class Grid:
     self._map = with_agent(self._map, end) + SHOWN
     done = end == self._goal
     return Step(self._map, float(done), done)
+
+
+register('grid')(source('ours')(Grid))

@@ -1,5 +1,6 @@
 """The register of environments."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,13 @@ def register(name: str) -> Callable[[Method], Method]:
   mark = REGISTRY.decorator(name, {})
 
   def checked(environment: Method) -> Method:
-    if isinstance(environment, type):
+    kind = inspect.unwrap(environment)
+    if isinstance(kind, type):
       for method in ('reset', 'step'):
-        if not callable(getattr(environment, method, None)):
+        if not callable(getattr(kind, method, None)):
           fix = f'fix: write {method!r} as environments.Environment says'
           raise RegistryError(f'{place(environment)}: environment {name!r}: it has no method {method!r}; {fix}')
-      role = getattr(environment, 'role', 'user')
+      role = getattr(kind, 'role', 'user')
       if role not in ROLES:
         raise RegistryError(
           f'{place(environment)}: environment {name!r}: role = {role!r}; fix: one of {", ".join(map(repr, ROLES))}'
@@ -35,3 +37,13 @@ def register(name: str) -> Callable[[Method], Method]:
     return environment
 
   return checked
+
+
+def role_of(name: str) -> str:
+  """Returns who the observations of a registered environment come from, one of `ROLES`."""
+  return str(getattr(inspect.unwrap(REGISTRY.find(name)), 'role', 'user'))
+
+
+def is_graded(name: str) -> bool:
+  """Returns whether a registered environment gets the task's verdict on each turn."""
+  return bool(getattr(inspect.unwrap(REGISTRY.find(name)), 'graded', False))

@@ -6,8 +6,6 @@ from espo_jax.registry import source
 from espo_jax.tasks.task import Problem
 
 
-@register('retry')
-@source('RISE, arXiv 2407.18219')
 class Retry:
   """Answers that the turn's answer is wrong, until one is right.
 
@@ -33,3 +31,6 @@ class Retry:
     gained = max(correct - self._best, 0.0)
     self._best += gained
     return Step(self._message, gained, correct >= 1)
+
+
+register('retry')(source('RISE, arXiv 2407.18219')(Retry))

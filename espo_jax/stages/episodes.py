@@ -33,9 +33,8 @@ Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
   c = exp.config
-  make = environments.REGISTRY.find(c.environment.name)
   kind = str(c.task.options.get('prompt', 'chat')) if exp.tokenizer.chat_template else ''
-  role = c.environment.role or getattr(make, 'role', 'user')
+  role = c.environment.role or environments.role_of(c.environment.name)
   return Hosted(
     episodes=Episodes(
       c.environment.name,
@@ -44,7 +43,7 @@ def hosted(exp: Experiment) -> 'Hosted':
       workers=c.environment.workers,
     ),
     write=turn_writer(exp.tokenizer, kind, role, exp.end_tokens, c.environment.observation_horizon, c.data.today),
-    graded=bool(getattr(make, 'graded', False)),
+    graded=environments.is_graded(c.environment.name),
   )
 
 
