@@ -192,10 +192,9 @@ class Experiment:
   def verify(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[tasks.Verdict]:
     """Returns the task's verdict on each text, as an answer to its problem."""
     graded = self.task.verify_all(problems, self.turns(problems, texts))
-    for text, verdict in zip(texts, graded, strict=True):
-      if not 0 <= verdict.correct <= 1:
-        told = f'verify returned {verdict.correct!r} for {text[:80]!r}'
-        raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
+    if wrong := [(v.correct, text) for v, text in zip(graded, texts, strict=True) if not 0 <= v.correct <= 1]:
+      told = f'verify returned {wrong[0][0]!r} for {wrong[0][1][:80]!r}'
+      raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
     return graded
 
   def verdicts(
@@ -369,14 +368,7 @@ def make_sampler(
     draft_tokens=config.eval.draft_tokens,
     serial=serial,
     reuse=make_reuse(config),
-    turns=rollout.Turns(
-      config.environment.max_turns,
-      config.environment.turn_horizon or config.rollout.horizon,
-      config.environment.observation_horizon,
-      config.environment.reset_rule,
-    )
-    if config.environment.name
-    else None,
+    turns=rollout.turns_of(config.environment, config.rollout.horizon),
   )
 
 

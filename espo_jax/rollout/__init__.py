@@ -30,7 +30,7 @@ from espo_jax.rollout.sampler import Sampler
 from espo_jax.rollout.sampling import Sampling, sampled_logits
 from espo_jax.rollout.serial import Serial, generate_serial, row_steps
 from espo_jax.rollout.speculative import Speculation, speculate
-from espo_jax.rollout.turns import Observations, Paused, Turns
+from espo_jax.rollout.turns import Observations, Paused, Turns, turns_of
 
 __all__ = [
   'Observations',
@@ -46,4 +46,5 @@ __all__ = [
   'row_steps',
   'sampled_logits',
   'speculate',
+  'turns_of',
 ]

@@ -14,7 +14,7 @@ A row's tokens do not depend on the turns of the other rows. With one turn the r
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -48,6 +48,19 @@ class Turns(NamedTuple):
   horizon: int
   observation: int
   reset_rule: bool = False
+
+
+def turns_of(environment: Any, horizon: int) -> Turns | None:
+  """Returns the options of episodes by the config's section `environment`; None without an environment.
+
+  Args:
+    environment: The section.
+    horizon: The most tokens of a turn where the section sets none.
+  """
+  if not environment.name:
+    return None
+  turn = environment.turn_horizon or horizon
+  return Turns(environment.max_turns, turn, environment.observation_horizon, environment.reset_rule)
 
 
 class Paused(flax.struct.PyTreeNode):
