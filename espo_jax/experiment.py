@@ -390,19 +390,9 @@ def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) 
   """
   shared = {} if stops.is_users(name) else config.stop.to_dict()
   constants = shared | config.stop.get(name, ml_collections.ConfigDict()).to_dict() | overrides
-  taken = {k: v for k, v in constants.items() if k in stops.arguments(name)}
   reasons = {'drop': StopReason.PRUNED, 'graded': StopReason.SETTLED}
-  reason = reasons.get(config.stop.returns, StopReason.STOPPED)
-  try:
-    rule = _rule(stops.REGISTRY[name], reason, **taken)
-  except TypeError:  # a user's rule may take lists, which have no hash
-    rule = _rule.__wrapped__(stops.REGISTRY[name], reason, **taken)
+  rule = stops.make(name, constants)._replace(reason=reasons.get(config.stop.returns, StopReason.STOPPED))
   return stops.with_head(rule, memory=config.stop.memory) if config.stop.returns == 'head' else rule
-
-
-@functools.lru_cache(typed=True)
-def _rule(make: Callable[..., StopRule], reason: StopReason, **constants: Any) -> StopRule:
-  return make(**constants)._replace(reason=reason)
 
 
 @jax.jit

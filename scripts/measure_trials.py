@@ -76,7 +76,8 @@ def replay(end: ends.EarlyEnd, runs: Sequence[Run], baseline: str, seed: int) ->
   for run in runs:
     total = len(run.curve)
     judge = end(ends.Trials(seed, max(len(other.curve) for other in runs), run.settings, tuple(earlier)))
-    ended = (u for u, y in enumerate(run.curve.tolist(), 1) if np.isfinite(y) and run.arm != baseline and judge(u, y))
+    before = enumerate(run.curve[: total - 1].tolist(), 1)  # a run that is over is not ended
+    ended = (u for u, y in before if np.isfinite(y) and run.arm != baseline and judge(u, y))
     kept = next(ended, total)
     known = np.flatnonzero(np.isfinite(run.curve[:kept]))
     whole = kept == total

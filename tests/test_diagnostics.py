@@ -143,7 +143,7 @@ def trained(directory, first: int, last: int, caplog) -> tuple[list[dict], list[
   seen: list[tuple] = []
   caplog.clear()
   run_stage(stage, {'x': np.zeros(1)}, UNASKED)
-  assert seen == [(n, 0.0, n) for n in range(first + 1, last + 1)]  # an update is written before it is watched
+  assert seen == [(n, 0.0, n) for n in range(first + 1, last)]  # written before it is watched; the last one ends nothing
   return monitor.read_metrics(directory), [
     record.getMessage() for record in caplog.records if 'truncated' in record.getMessage()
   ]
@@ -161,3 +161,12 @@ def test_a_training_warns_when_a_cause_begins_and_alike_after_an_interruption(tm
   resumed, told = trained(tmp_path / 'second', 2, 6, caplog)  # the warning of update 2 goes on and is not told again
   assert [row['warning/all_truncated'] for row in resumed] == [0, 1, 1, 0, 1, 1]
   assert [text.split(':')[0] for text in told] == ['ESPO, update 5']
+
+
+def test_a_diagnostic_that_raises_is_told_once_and_ends_nothing(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr('espo_jax.monitor.diagnostics.asking.REGISTRY', {'hasty': lambda accuracy: accuracy[-3]})
+  (tmp_path / 'metrics.jsonl').touch()
+  asked = diagnostics.Diagnosis('ESPO', tmp_path)
+  found = [asked(step, {'accuracy': 0.5})['warning/hasty'] for step in (1, 2)]
+  assert np.isnan(found).all()
+  assert [record.getMessage().split(': ', 1)[1] for record in caplog.records] == ['hasty: IndexError: list index out of range']

@@ -71,6 +71,13 @@ def test_a_run_that_an_early_end_would_end_goes_on_while_it_is_the_best():
   assert judge(20, 0.5) == 'always' and judge(21, 0.9) == '' and judge(22, 0.1) == ''  # it holds the record from then on
 
 
+def test_a_run_without_a_known_accuracy_is_no_run_to_learn_from():
+  nothing = ends.Trial({}, np.zeros(0, int), np.zeros(0), True)
+  for name in ends.REGISTRY:
+    judge = ends.REGISTRY[name]()(among(*[run(0.8, seed=i, noise=0.01) for i in range(5)], nothing))
+    assert isinstance(judge(1, 0.3), str), name
+
+
 def test_the_first_run_is_never_ended():
   for name in ends.REGISTRY:
     assert ended_at(ends.sparing_the_best(ends.REGISTRY[name]()), among(), run(0.1, -0.2)) is None, name

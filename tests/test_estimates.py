@@ -109,6 +109,37 @@ def test_flags_that_estimate_nothing_are_refused(flags, message):
     evaluate_main(flags)
 
 
+def test_an_estimate_takes_a_run_and_answers_with_their_settings(recorded, run, tmp_path):
+  (tmp_path / 'model').mkdir()
+  (tmp_path / 'model' / 'config.json').write_text('{"model_type": "qwen2"}')
+  with pytest.raises(
+    SystemExit, match=r'--estimate=.*model: a Hugging Face directory, whose weights are no checkpoint; fix: a run'
+  ):
+    evaluate_main([f'--from={recorded}', f'--estimate={tmp_path / "model"}'])
+  with pytest.raises(SystemExit, match=r'--estimate=.*absent'):
+    evaluate_main([f'--from={recorded}', f'--estimate={tmp_path / "absent"}'])
+  (tmp_path / 'rollouts').mkdir()
+  (tmp_path / 'rollouts' / 'rows.npz').write_bytes(b'')
+  (tmp_path / 'settings.json').write_text('{}')
+  with pytest.raises(SystemExit, match=r"settings\.json: has no 'problems' of an evaluation; fix: a copy of it"):
+    evaluate_main([f'--from={tmp_path}', f'--estimate={run}'])
+
+
+def test_of_several_processes_all_score_and_the_first_alone_writes(recorded, run, tmp_path, monkeypatch):
+  monkeypatch.setattr(estimates.parallel, 'is_first', lambda: False)
+  evaluate_main([f'--from={recorded}', f'--estimate={run}', '--step=2', f'--output={tmp_path}'])
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('log_ratios', 'effective'), [([-1000.0] * 64, 64), ([800.0] + [0.0] * 63, 1)])
+def test_ratios_beyond_double_precision_estimate_nothing_and_are_warned_of(log_ratios, effective):
+  estimated = estimates.is_cv_estimate(np.array(log_ratios), np.ones(64))
+  assert np.isnan(estimated.mean) and np.isnan(estimated.error) and estimated.effective == pytest.approx(effective)
+  found = dict.fromkeys(('accuracy', 'tokens', 'kl'), estimated._asdict())
+  found |= {'policy': {'arm': 'espo', 'step': 40}, 'answers': {'problems': 16, 'samples': 4}}
+  assert 'fix: sample its own answers' in estimates.format_estimate(found)
+
+
 def test_a_far_checkpoint_is_told_to_sample_its_own_answers():
   found = {name: {'mean': 0.5, 'error': 0.1, 'effective': 3.0} for name in ('accuracy', 'tokens', 'kl')}
   found |= {'policy': {'arm': 'espo', 'step': 40}, 'answers': {'problems': 10, 'samples': 4}}

@@ -53,6 +53,8 @@ def test_an_evaluation_with_a_stop_rule_has_these_measures():
   assert found['aucm']['over_abstention'] == 0.5 and found['aucm']['abstention'] == 0.5
   told = format_stops({'stop': found, 'settings': {'stop': 'espo'}})
   assert 'error: 0.500 with a deadline of 5 segments, 0.375 with 50' in told and '50.0 % were right and stopped' in told
+  told = format_stops({'stop': summarise_stops(rows[:2]), 'settings': {'stop': 'espo'}})
+  assert '50.0 % were right and stopped' in told and 'other problems' not in told and 'nan' not in told
 
 
 # --------------------------------------------------------------------------------------------------------- another policy

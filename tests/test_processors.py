@@ -12,6 +12,7 @@ from run_folder import write_random_run
 from small import VOCAB, actor_critic, forward, left_padded
 
 from espo_jax import rollout
+from espo_jax.evaluate import processing
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.rollout import processors
 
@@ -137,6 +138,16 @@ REFUSED = {
   '--processor=eot_scale --options bias=1e999': 'bias=inf: out of range; fix: a finite number',
   '--options least=1': 'no processor or decoder stands before it',
 }
+
+
+@pytest.mark.quick
+def test_no_processor_is_made_before_the_processes_of_a_job_know_each_other(monkeypatch):
+  made = []
+  monkeypatch.setattr(processing, '_make', lambda *given: made.append(given))
+  asked = processing.processing_for([('budget', [('most', '3')])])
+  assert not made and asked == [processing.Processing('budget', {'most': 3})]
+  processing.check_processors(asked)
+  assert made
 
 
 @pytest.mark.quick

@@ -67,6 +67,15 @@ def test_orthograd_is_its_definition_and_keeps_the_norm():
     assert float(jnp.linalg.norm(g)) == pytest.approx(np.linalg.norm(gradients[name]), rel=1e-6)
 
 
+def test_orthograd_takes_scanned_layers_one_by_one():
+  rng = np.random.default_rng(1)
+  weights, gradients = ({'layers': {'kernel': jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)}} for _ in range(2))
+  found, _ = objectives.orthograd().update(gradients, optax.EmptyState(), weights)
+  for layer in range(2):
+    g, w = (np.float64(tree['layers']['kernel'][layer]) for tree in (gradients, weights))
+    np.testing.assert_allclose(found['layers']['kernel'][layer], orthogonal(g, w), atol=1e-5)
+
+
 def test_orthograd_scales_up_no_rounding():
   """A gradient along its weights, an array with one entry, a gradient of 0, and weights of 0, which have no direction."""
   weights = {'along': np.arange(1.0, 8), 'one': np.array([0.3]), 'still': np.ones(3), 'new': np.zeros(3)}

@@ -260,12 +260,10 @@ def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.Argume
     raise RequestError(f'{given} with --from={source}: nothing is sampled; fix: leave it out')
   if not flags['decoders'] and not flags['estimate']:
     raise RequestError(f'--from={source}: no decoder to choose among its answers; fix: --decoder=majority, say')
-  if not parallel.is_first():
-    return ''
   folder = pathlib.Path(source)
   output = pathlib.Path(flags['output'] or folder)
-  told = [_decode(folder, output, flags)] if flags['decoders'] else []
-  if flags['estimate']:
+  told = [_decode(folder, output, flags)] if flags['decoders'] and parallel.is_first() else []
+  if flags['estimate']:  # all processes score the answers
     told.append(format_estimate(estimate(folder, output, flags['estimate'], flags['arm'], flags['step'])))
   return '\n'.join(told)
 

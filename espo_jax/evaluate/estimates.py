@@ -1,5 +1,6 @@
 """Estimates how another checkpoint would answer, from answers that are recorded. Nothing is sampled: the answers are scored."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from espo_jax import monitor
-from espo_jax.configs import load_config
+from espo_jax import monitor, parallel, tasks
+from espo_jax.configs import ConfigError, load_config
 from espo_jax.evaluate.answers import problems_digest
 from espo_jax.evaluate.measures import is_cv_estimate
-from espo_jax.evaluate.policies import RequestError, open_policy
+from espo_jax.evaluate.policies import RequestError, in_words_of, open_policy
 from espo_jax.evaluate.recording import ROWS
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner.scoring import score
@@ -44,8 +45,16 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     CheckpointError: The checkpoint cannot be read, or belongs to another model.
   """
   settings, rows = _recorded(folder)
-  policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
-  exp = make_experiment(load_config(folder / 'config.json'))
+  try:
+    policy = open_policy(pathlib.Path(checkpoint).absolute(), arm, step)
+  except RequestError as error:
+    raise RequestError(str(error).replace('--checkpoint', '--estimate')) from error
+  if not policy.is_run:
+    raise RequestError(f'--estimate={checkpoint}: a Hugging Face directory, whose weights are no checkpoint; fix: a run')
+  try:
+    exp = make_experiment(load_config(folder / 'config.json'))
+  except (ConfigError, tasks.DataError) as error:
+    raise in_words_of(folder, error, is_run=True) from error
   problems = exp.problems('test', 0, settings['problems'])
   if problems_digest(exp.tagged(problems)) != settings['problems_digest']:
     raise RequestError(f'--from={folder}: its test split has changed since; fix: evaluate again')
@@ -64,7 +73,8 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     **{name: is_cv_estimate(log_ratios, value.astype(np.float64))._asdict() for name, value in values.items()},
   }
   file = output / f'estimate-{policy.arm}-{policy.step}.json'
-  monitor.atomic_write_text(file, monitor.to_json(found, indent=1) + '\n')
+  if parallel.is_first():
+    monitor.atomic_write_text(file, monitor.to_json(found, indent=1) + '\n')
   return found
 
 
@@ -80,7 +90,7 @@ def format_estimate(found: Mapping[str, Any]) -> str:
     f'{monitor.arm_label(policy["arm"])}, step {policy["step"]}, estimated: {cell("accuracy", 100)} % right, {cell("tokens")} '
     f'tokens, {cell("kl")} nats from the policy that sampled; {effective:.0f} of {rows} answers tell as much'
   )
-  few = effective < 0.1 * rows
+  few = not effective >= 0.1 * rows or math.isnan(found['accuracy']['mean'])
   return told + (
     '\nThe two policies are far apart, so the intervals are too narrow; fix: sample its own answers' if few else ''
   )
@@ -91,6 +101,9 @@ def _recorded(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarra
   if not (folder / SETTINGS).is_file() or not (folder / ROWS).is_file():
     raise RequestError(f'--from={folder}: holds no recorded answers; fix: evaluate with --record')
   settings = read_json(folder / SETTINGS)
+  wanted = ('problems', 'samples', 'prompts_per_batch', 'problems_digest', 'temperature', *_WHOLE)
+  if lacking := [name for name in wanted if not isinstance(settings, dict) or name not in settings]:
+    raise monitor.OutputError(f'{folder / SETTINGS}: has no {lacking[0]!r} of an evaluation; fix: a copy of it')
   for name, whole in _WHOLE.items():
     if settings[name] != whole:
       raise RequestError(

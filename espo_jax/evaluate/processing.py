@@ -30,17 +30,27 @@ def processing_for(flags: Iterable[tuple[str, Texts]]) -> list[Processing]:
     flags: The name of each processor with its options as texts.
 
   Raises:
-    RequestError: A processor or an option is unknown, an option is given twice, or a value does not fit.
+    RequestError: A processor or an option is unknown, an option is given twice, or a value has another type.
   """
   found = []
   for name, texts in flags:
     try:
-      made = Processing(name, read_options(name, texts, registry.defaults(processors.REGISTRY.find(name))))
-      _make(made, (0,), (0,))  # which tokens it changes does not matter for what its options may be
+      found.append(Processing(name, read_options(name, texts, registry.defaults(processors.REGISTRY.find(name)))))
     except ValueError as error:
       raise RequestError(f'--processor={name}: {error}' if name in processors.REGISTRY else str(error)) from error
-    found.append(made)
   return found
+
+
+def check_processors(asked: Iterable[Processing]) -> None:
+  """Raises RequestError if an option is out of range, or if what was registered makes no processor.
+
+  A processor may compute on a device, so this is called once the processes of a job know each other.
+  """
+  for one in asked:
+    try:
+      _make(one, (0,), (0,))  # which tokens it changes does not matter here
+    except ValueError as error:
+      raise RequestError(f'--processor={one.name}: {error}') from error
 
 
 def make_processor(exp: Experiment, asked: Sequence[Processing], end_of_thinking: str) -> Processor | None:

@@ -9,7 +9,7 @@ from espo_jax import stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
-from espo_jax.evaluate.processing import Processing
+from espo_jax.evaluate.processing import Processing, check_processors
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
@@ -128,6 +128,7 @@ def check(request: Request) -> None:
     raise RequestError(
       f'--end_of_thinking={request.end_of_thinking}: no processor reads it; fix: --processor=budget beside it, say'
     )
+  check_processors(request.processors)
   _check_stop(request)
   check_recorded(request.decoders, request.record, request.features)
   if request.curve and not request.decoders:

@@ -1,5 +1,6 @@
 """Lets a stop rule end answers, and measures what it saves and loses against the answers decoded to their end."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,10 +65,15 @@ def format_stops(summary: Mapping[str, Any]) -> str:
   """Formats the measures as two sentences."""
   s = summary['stop']
   matrix = s['aucm']
-  return (
+  lines = [
     f'{summary["settings"]["stop"]} stopped {100 * s["stop_rate"]:.1f} % of the answers and saved {100 * s["saved"]:.1f} % of '
-    f'the tokens; {s["lost"]} of {s["right"]} right answers were lost.\n'
-    f'Early risk error: {s["erde_5"]:.3f} with a deadline of 5 segments, {s["erde_50"]:.3f} with 50. Of the answers to '
-    f'problems that it can answer, {100 * matrix["over_abstention"]:.1f} % were right and stopped; of those to others, '
-    f'{100 * matrix["abstention"]:.1f} % were stopped.'
-  )
+    f'the tokens; {s["lost"]} of {s["right"]} right answers were lost.',
+    f'Early risk error: {s["erde_5"]:.3f} with a deadline of 5 segments, {s["erde_50"]:.3f} with 50.',
+  ]
+  for rate, told in (
+    ('over_abstention', 'Of the answers to problems with a right answer, {:.1f} % were right and stopped.'),
+    ('abstention', 'Of the answers to the other problems, {:.1f} % were stopped.'),
+  ):
+    if not math.isnan(matrix[rate]):  # there are such problems
+      lines.append(told.format(100 * matrix[rate]))
+  return '\n'.join(lines)

@@ -23,9 +23,15 @@ def orthograd() -> optax.GradientTransformation:
   """
 
   def update(gradients: optax.Updates, state: optax.EmptyState, weights: optax.Params | None = None) -> tuple:
-    return jax.tree.map(_orthogonal, gradients, weights), state
+    return jax.tree_util.tree_map_with_path(_of_layers, gradients, weights), state
 
   return optax.GradientTransformation(lambda weights: optax.EmptyState(), update)
+
+
+def _of_layers(path: tuple, gradient: Array, weight: Array) -> Array:
+  """Treats each layer's array for itself. Scanned layers are one array with the layers in front."""
+  scanned = any(getattr(key, 'key', None) == 'layers' for key in path)
+  return jax.vmap(_orthogonal)(gradient, weight) if scanned else _orthogonal(gradient, weight)
 
 
 def _orthogonal(gradient: Array, weight: Array) -> Array:

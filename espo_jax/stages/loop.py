@@ -155,14 +155,15 @@ def run_stage(stage: Stage, initial: State, signals: Interruption) -> tuple[Stat
       if parallel.is_first():
         writer.write(step, {**metrics, **stage.diagnose(step, metrics), **process_metrics()})
         progress.update(step - stage.first, metrics)
-      stage.watch(step, policy_accuracy(metrics))
+      done = step == stage.last or stage.finished(metrics)
+      if not done:  # a run that is over cannot be ended
+        stage.watch(step, policy_accuracy(metrics))
       if metrics['bad_steps'] >= stage.max_bad_steps:
         raise TrainingFailed(
           f'{stage.name}, step {step}: {stage.max_bad_steps} non-finite losses or gradients in a row '
           f'(learner.max_bad_steps). The parameters are those before them; the newest checkpoint is under '
           f'{stage.directory}. Lower the learning rate, or look at the metrics just before.'
         )
-      done = step == stage.last or stage.finished(metrics)
       interrupted = parallel.any_process(signals.requested)  # all processes save the same step
       if done or interrupted or step % stage.checkpoint_every == 0:
         checkpoints.save(step, state, done=done, accuracy=_finite_or_none(policy_accuracy(metrics)))

@@ -219,7 +219,7 @@ def _of_packing(packing: Packing, lengths: np.ndarray) -> dict[str, Any]:
   """Returns the metrics of a packing of rows with so many tokens."""
   return {
     'pad_fraction': 1.0 - packing.real.mean(),
-    'shared_fraction': 1.0 - packing.real.sum() / max(lengths.sum(), 1),
+    'shared_fraction': 1.0 - packing.real.sum() / lengths.sum() if lengths.any() else 0.0,
   }
 
 

@@ -30,7 +30,7 @@ from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
 from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.own_price import own_price, wald
-from espo_jax.stops.registered import REGISTRY, arguments, is_users, register
+from espo_jax.stops.registered import REGISTRY, arguments, is_users, make, register
 from espo_jax.stops.regression import Head, Regression, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
@@ -73,6 +73,7 @@ __all__ = [
   'head_calibration',
   'init_gate',
   'is_users',
+  'make',
   'mean_logprob',
   'never',
   'new_head',

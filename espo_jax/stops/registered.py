@@ -1,7 +1,9 @@
 """The register of stop rules."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from espo_jax.registry import Method, Register
 from espo_jax.stops.rule import StopRule
@@ -30,3 +32,23 @@ def is_users(name: str) -> bool:
 def arguments(name: str) -> frozenset[str]:
   """Returns the names of the keyword arguments of the rule `name`."""
   return frozenset(inspect.signature(REGISTRY[name]).parameters)
+
+
+def make(name: str, constants: Mapping[str, Any]) -> StopRule:
+  """Makes a rule. Equal constants make the same rule, because programs are compiled for a rule.
+
+  Args:
+    name: The rule's name.
+    constants: The values of arguments by name; those that the rule does not have are ignored.
+  """
+  taken = {argument: value for argument, value in constants.items() if argument in arguments(name)}
+  try:
+    hash(tuple(taken.values()))
+  except TypeError:  # a user's rule may take lists
+    return REGISTRY[name](**taken)
+  return _made(REGISTRY[name], **taken)
+
+
+@functools.lru_cache(typed=True)
+def _made(rule: Callable[..., StopRule], **constants: Any) -> StopRule:
+  return rule(**constants)

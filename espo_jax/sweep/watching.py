@@ -7,6 +7,7 @@ import numpy as np
 
 from espo_jax.configs import ConfigError, flatten
 from espo_jax.monitor import policy_accuracy, read_metrics
+from espo_jax.registry import defaults
 from espo_jax.stages.rl import Watch
 from espo_jax.sweep.ends import REGISTRY, EarlyEnd, Trial, Trials, sparing_the_best
 from espo_jax.sweep.plan import Run
@@ -27,6 +28,13 @@ def make_end(sweep: Sweep) -> EarlyEnd:
     method = REGISTRY.find(sweep.early_end)
   except ValueError as error:
     raise ConfigError([str(error)]) from error
+  known = defaults(method)
+  for option, value in sweep.early_end_options.items():
+    wanted = type(known.get(option))
+    if option in known and type(value) is not wanted and not (wanted is float and type(value) is int):
+      raise ConfigError(
+        [f'early_end_options: {option} = {value!r}: not of type {wanted.__name__}; fix: such as {known[option]}']
+      )
   try:
     return sparing_the_best(method(**sweep.early_end_options))
   except (TypeError, ValueError) as error:

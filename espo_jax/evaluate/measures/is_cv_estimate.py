@@ -37,16 +37,22 @@ def is_cv_estimate(
       mean(w values - b (w - 1)),
 
   where `w - 1` has the mean 0, and `b` is the coefficient of the regression of `w values` on `w`. The coefficient that an
-  answer meets is fitted on the other half of the answers, so that the estimate is unbiased [I].
+  answer meets is fitted on the other half of the answers, so that the estimate is unbiased [I]. Mean and error are nan if no
+  ratio, or not every ratio, is a number of double precision.
 
   Args:
     log_ratios: The log-probability of each answer under the other policy minus that under the sampling policy.
     values: The number of each answer, such as 1 for a right one.
     clip: The bound on `w`, which lowers the variance and adds a bias; 0 for none [U].
   """
-  ratios = np.exp(np.asarray(log_ratios, np.float64))
-  if clip:
-    ratios = np.minimum(ratios, clip)
+  logs = np.asarray(log_ratios, np.float64)
+  logs = np.minimum(logs, np.log(clip)) if clip else logs
+  relative = np.exp(logs - logs.max())  # the effective number does not depend on a factor of all ratios
+  effective = float(relative.sum() ** 2 / np.square(relative).sum())
+  with np.errstate(over='ignore'):
+    ratios = np.exp(logs)
+  if not (np.isfinite(ratios).all() and ratios.any()):
+    return Estimate(np.nan, np.nan, effective)
   weighted = ratios * np.asarray(values, np.float64)
   half = np.arange(len(ratios)) % 2 == 0
   slope = np.where(half, _slope(ratios[~half], weighted[~half]), _slope(ratios[half], weighted[half]))
@@ -54,7 +60,7 @@ def is_cv_estimate(
   return Estimate(
     float(parts.mean()),
     float(parts.std(ddof=1) / np.sqrt(len(parts))),
-    float(ratios.sum() ** 2 / np.square(ratios).sum()),
+    effective,
   )
 
 

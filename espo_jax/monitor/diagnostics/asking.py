@@ -25,7 +25,7 @@ class Diagnosis:
     self._before: list[dict[str, float]] | None = None
 
   def __call__(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metric `warning/NAME` of each diagnostic: 1 while it warns, else 0.
+    """Returns the metric `warning/NAME` of each diagnostic: 1 while it warns, 0 while it does not, and nan where it raised.
 
     Args:
       step: The number of the update.
@@ -38,8 +38,13 @@ class Diagnosis:
     read = {name: [row.get(metric, math.nan) for row in self._before] for name, metric in READS.items()}
     found = {}
     for name, diagnostic in REGISTRY.items():
-      told = diagnostic(**{parameter: read[parameter] for parameter in registry.inputs(diagnostic)})
-      found[f'warning/{name}'] = float(bool(told))
+      try:
+        told = diagnostic(**{parameter: read[parameter] for parameter in registry.inputs(diagnostic)})
+      except Exception as error:  # advice must not end a training, and a user's diagnostic may raise anything
+        told, warns = f'{type(error).__name__}: {error}', math.nan
+      else:
+        warns = float(bool(told))
+      found[f'warning/{name}'] = warns
       if told and not last.get(f'warning/{name}'):
         logging.warning('%s, update %d: %s: %s', self._name, step, name, told)
     self._before[-1] |= found

@@ -1,6 +1,7 @@
 """Bounds the tokens of the thinking from below and from above (budget forcing, arXiv 2501.19393)."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
@@ -27,7 +28,7 @@ def budget(thinking_end: tuple[int, ...], end_tokens: tuple[int, ...], *, least:
     raise ValueError(f'least={least}: out of range; fix: at least 0')
   if most < 0 or 0 < most < least:
     raise ValueError(f'most={most}: out of range; fix: at least least={least}, or 0 for no bound')
-  ends = jnp.asarray(sorted({*thinking_end, *end_tokens}), jnp.int32)
+  ends = np.array(sorted({*thinking_end, *end_tokens}), np.int32)
 
   def change(logits: Float[Array, 'S V'], lengths: Int[Array, 'S']) -> Float[Array, 'S V']:
     later = logits.at[:, ends].set(-jnp.inf)

@@ -1,7 +1,7 @@
 """Ends the thinking sooner or later, by the weight of the tokens that end it (TLDR, arXiv 2505.07961)."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from espo_jax.registry import source
@@ -28,7 +28,7 @@ def eot_scale(thinking_end: tuple[int, ...], *, bias: float = 0.0, tau: float = 
     raise ValueError(f'tau={tau}: out of range; fix: above 0')
   if not abs(bias) < float('inf'):
     raise ValueError(f'bias={bias}: out of range; fix: a finite number')
-  ends = jnp.asarray(thinking_end, jnp.int32)
+  ends = np.array(thinking_end, np.int32)
 
   def change(logits: Float[Array, 'S V'], lengths: Int[Array, 'S']) -> Float[Array, 'S V']:
     del lengths

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
@@ -32,7 +33,7 @@ def while_thinking(
     thinking_end: The ids of the tokens of which each ends the thinking.
     change: The new logits, from the logits and the number of tokens that each row has.
   """
-  ends = jnp.asarray(thinking_end, jnp.int32)
+  ends = np.array(thinking_end, np.int32)  # of the host, so that no device is touched before it is traced
 
   def process(thinking: Bool[Array, 'S'], logits: Float[Array, 'S V'], lengths: Int[Array, 'S']) -> Float[Array, 'S V']:
     return jnp.where(thinking[:, None], change(logits, lengths), logits)

@@ -40,6 +40,8 @@ def lc_powerlaw(*, threshold: float = 0.02, first: int = 10, settled: int = 5, t
     raise ValueError(f'threshold = {threshold}: out of range; fix: a number above 0')
   if first < 3 or settled < 1:
     raise ValueError(f'first = {first}, settled = {settled}: too few to fit; fix: first = 3 or more, settled = 1 or more')
+  if tail < 1:
+    raise ValueError(f'tail = {tail}: out of range; fix: a number of at least 1')
 
   def begin(trials: Trials) -> Judge:
     best = trials.best(tail)

@@ -52,6 +52,8 @@ def perf_predict(*, confidence: float = 0.95, first: int = 5, runs: int = 4, tai
     raise ValueError(f'confidence = {confidence}: out of range; fix: a number in (0.5, 1)')
   if runs < 3:
     raise ValueError(f'runs = {runs}: the error of a prediction needs more; fix: a number of at least 3')
+  if tail < 1:
+    raise ValueError(f'tail = {tail}: out of range; fix: a number of at least 1')
 
   def begin(trials: Trials) -> Judge:
     whole, best = trials.whole, trials.best(tail)

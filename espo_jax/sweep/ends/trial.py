@@ -44,8 +44,8 @@ class Trials(NamedTuple):
 
   @property
   def whole(self) -> list[Trial]:
-    """The earlier runs that came to their own end."""
-    return [trial for trial in self.earlier if trial.whole]
+    """The earlier runs that came to their own end and have a known accuracy."""
+    return [trial for trial in self.earlier if trial.whole and trial.accuracy.size]
 
   def best(self, tail: int) -> float:
     """Returns the highest final accuracy of an earlier whole run; -inf without one."""
