@@ -20,7 +20,10 @@ from espo_jax.tasks.gym_datasets import OWN
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
-  *(ROOT / name for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', 'experiments/real/README.md')),
+  *(
+    ROOT / name
+    for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', 'experiments/real/README.md', 'experiments/real/decoders.md')
+  ),
   *sorted([*(ROOT / 'docs').glob('*.md'), *(ROOT / 'docs').glob('[!_]*/*.md')]),
 ]
 CODE = re.compile(r'^```\w*\n.*?^```', re.MULTILINE | re.DOTALL)

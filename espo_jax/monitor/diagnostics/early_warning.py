@@ -44,8 +44,9 @@ def early_warning(
   0.6 and the variance has doubled. The last 400 updates are tested after every tenth update, from the sixtieth on.
 
   The warning is advisory. In 200 updates of a stationary series, a metric warns falsely in about 1 % of the cases without
-  memory, 3 % with an autocorrelation of 0.5, and 8 % with 0.8. If the autocorrelation rises from 0.2 to 0.95 meanwhile, about
-  two of five series are warned of. A sudden change without slowing is missed.
+  memory, 3 % with an autocorrelation of 0.5, and 8 % with 0.8. Four metrics are read, so a run warns falsely in up to four
+  times as many cases. If the autocorrelation rises from 0.2 to 0.95 meanwhile, about two of five series are warned of. A
+  sudden change without slowing is missed.
 
   Args:
     accuracy: The training accuracy.
