@@ -170,7 +170,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--minibatches', type=int, default=8, help='of that pass, beside a single one')
   parser.add_argument('--prompts', type=int, default=1, help='of the update that is timed')
   parser.add_argument('--blocks', type=int, default=6, help='of the model that is timed')
-  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--repeats', type=int, default=6)
   output = ROOT / 'experiments/benchmarks/shared_prompts'
   parser.add_argument('--output', type=pathlib.Path, default=output, help='without .json')
   args = parser.parse_args(argv)
