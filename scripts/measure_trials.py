@@ -136,17 +136,23 @@ def page(results: Mapping[str, Any]) -> list[str]:
     '|---|---|',
     '| updates saved | the updates that are not trained, as a share of those of all runs |',
     '| best arm kept | orders in which the arm of the highest test accuracy came to its end |',
+    f'| more than {CONTROL} | the same minus that of the control, paired by seed |',
     '| accuracy lost | the test accuracy of the best arm minus that of the best arm which came to its end |',
     '',
     f'The control `{CONTROL}` ends half of the runs at update {LOT} without a look at their curves. Like all others it spares '
     'the baseline and the best run so far.',
     '',
-    f'| early end | options | updates saved, % | runs ended, of {arms} | best arm kept, % | accuracy lost, points |',
-    '|---|---|---:|---:|---:|---:|',
+    f'| early end | options | updates saved, % | runs ended, of {arms} | best arm kept, % | more than {CONTROL} '
+    '| accuracy lost, points |',
+    '|---|---|---:|---:|---:|---:|---:|',
   ]
+  (control,) = (case['by_seed'] for case in results['cases'] if case['early_end'] == CONTROL)
   for case in results['cases']:
+    kept = [100 * rows[2] for rows in case['by_seed'].values()]
+    more = [100 * (rows[2] - control[seed][2]) for seed, rows in case['by_seed'].items()]
     options = ', '.join(f'`{name} = {value}`' for name, value in case['options'].items()) or 'defaults'
-    cells = [_cell(case['saved'], 1), _cell(case['ended'], 1), f'{100 * case["kept"]["mean"]:.0f}', _cell(case['lost'], 2)]
+    shares = ['{:.0f} ± {:.0f}'.format(*monitor.mean_interval(values)) for values in (kept, more)]
+    cells = [_cell(case['saved'], 1), _cell(case['ended'], 1), *shares, _cell(case['lost'], 2)]
     lines.append(f'| `{case["early_end"]}` | {options} | ' + ' | '.join(cells) + ' |')
   return lines
 
