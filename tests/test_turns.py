@@ -34,6 +34,7 @@ EACH_IN_ONE = pytest.mark.parametrize(
   ('variant', 'precision'), [('shared', 'float32'), ('separate', 'float64')], indirect=['precision']
 )
 ENDED = np.arange(N) % 2 == 0  # the environments of these rows have ended the episode
+LONG = {'most': 16, 'turn_horizon': 20, 'horizon': 200}  # more columns than the three smallest widths of attention
 MORE = jax.tree.map(lambda x: np.roll(x, 1, axis=0), PROMPTS)
 
 
@@ -43,11 +44,11 @@ def observation(prompt_id, sample, number):
   return rng.integers(2, VOCAB, rng.integers(1, ROOM + 1)).astype(np.int32)
 
 
-def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT):
+def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT, horizon=HORIZON):
   """The rows of episodes that go on until the turns or the columns are used up; in one variant the rule begins anew."""
   model, params = model_of(variant)
   prompts, most = jax.tree.map(jnp.asarray, prompts), np.broadcast_to(most, N)
-  shared = {'samples': G, 'horizon': HORIZON, 'end_tokens': (EOS,), 'pad_token': PAD, 'scan_length': 8}
+  shared = {'samples': G, 'horizon': horizon, 'end_tokens': (EOS,), 'pad_token': PAD, 'scan_length': 8}
   shared |= {'sampling': Sampling(jnp.float32(1.0)), 'turn_horizon': jnp.int32(turn_horizon)}
   start = in_precision(STATE), prompts, jax.random.key(7)
   paused, playing = turns.begin(model, params, RULE, *start, shadow_share=jnp.float32(0.5), **shared), np.ones(N, bool)
@@ -57,7 +58,7 @@ def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT):
     for n in range(N):
       words = observation(int(prompts.ids[n // G]), n % G, number)
       tokens[n, : len(words)], counts[n] = words, len(words)
-    playing &= (number < most) & (~by_a_rule(reason) | shadows) & (length + counts < HORIZON)
+    playing &= (number < most) & (~by_a_rule(reason) | shadows) & (length + counts < horizon)
     observed = turns.Observations(*map(jnp.asarray, (tokens, counts, playing)))
     ahead = prompts, observed, jnp.int32(number)
     paused = turns.go_on(model, params, RULE, paused, *ahead, reset_rule=variant == 'separate', **shared)
@@ -67,6 +68,11 @@ def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT):
 @rounding.cached
 def usual(variant='shared'):
   return play(variant)
+
+
+@rounding.cached
+def long():
+  return play(**LONG)
 
 
 def test_rows_of_a_play_differ_in_their_turns_and_ends():
@@ -111,12 +117,16 @@ def test_a_turn_holds_the_policys_tokens_and_the_observation_stands_before_it():
 @EACH_IN_ONE
 def test_turns_give_what_one_pass_over_the_whole_conversation_gives(variant, precision):
   rows = usual(variant)
+  assert (rows.turn > 1).any()
+  assert_scored(variant, rows)
+
+
+def assert_scored(variant, rows):
   model, params = model_of(variant)
   scored = jax.jit(functools.partial(learner.score, model, temperature=1.0, chunk=10_000))(
     params, *map(jnp.asarray, (rows.prompt_tokens, rows.prompt_lengths, rows.tokens))
   )
   written, limits = rows.turn >= 0, limits_for(model, params, rows)
-  assert (rows.turn > 1).any()
   for name in ('logprobs', 'values'):
     got, wanted = getattr(rows, name)[written], getattr(scored, name)[written]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=limits[name])
@@ -133,6 +143,20 @@ def test_a_row_does_not_depend_on_the_turns_of_the_others():
   which = np.roll(np.arange(N), G)
   np.testing.assert_array_equal(moved.tokens, rows.tokens[which])
   np.testing.assert_array_equal(moved.turn, rows.turn[which])
+
+
+def test_long_turns_give_what_one_pass_over_the_whole_conversation_gives():
+  rows = long()
+  assert (rows.full_length == LONG['horizon']).any() and (rows.turn.max(axis=1) > 4).any()
+  assert_scored('shared', rows)
+
+
+def test_a_long_row_does_not_depend_on_the_turns_of_the_others():
+  rows = long()
+  alone = np.arange(N) // G == 3
+  silent = play(**LONG | {'most': np.where(alone, LONG['most'], 1)})
+  assert (silent.full_length[alone] > 128).any()
+  assert_same_rows(rows, silent, alone, alone, limits=dict.fromkeys(('logprobs', 'values', 'regret', 'z'), 1e-5))
 
 
 @EACH_IN_ONE

@@ -261,7 +261,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   tokens = _induced(setup, slots, tokens)
   token = Token(logits, tokens, logprobs, values, regret, noise)
   judged = judge(setup, row, slots.stop, slots.shadow, slots.limit, token)
-  states, caches = _policy_reads(setup, slots, tokens, judged.alive, noise)
+  reads = row.alive if setup.turns else judged.alive  # the next turn of a row reads the token that ends this one
+  states, caches = _policy_reads(setup, slots, tokens, reads, noise)
   new_row = advanced(setup, row, judged)
   seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None
@@ -310,14 +311,17 @@ def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 
 
 
 def _policy_reads(
-  setup: Setup, slots: Slots, tokens: Int[Array, 'S'], alive: Bool[Array, 'S'], noise: Float[Array, 'S U']
+  setup: Setup, slots: Slots, tokens: Int[Array, 'S'], reads: Bool[Array, 'S'], noise: Float[Array, 'S U']
 ) -> tuple[States, Caches]:
-  """Returns the policy's states after `tokens`. The third uniform decides the exits of the rows that are still alive."""
+  """Returns the policy's states after `tokens`. Rows not in `reads` may attend to a part of their columns.
+
+  The third uniform decides the exits of the rows in `reads`.
+  """
   model, position = setup.model, slots.row.full_length
-  longest = jnp.where(alive, slots.caches.policy.lengths + 1, 1).max()
+  longest = jnp.where(reads, slots.caches.policy.lengths + 1, 1).max()
   deciding = None
   if model.exits is not None:
     level = jnp.asarray(setup.exit_level, jnp.float32)
-    deciding = Deciding(position[:, None], noise[:, 2:], alive[:, None], level)
+    deciding = Deciding(position[:, None], noise[:, 2:], reads[:, None], level)
   once = jnp.ones_like(tokens)
   return model.extend_policy(setup.params, tokens[:, None], once, slots.states, slots.caches, longest, deciding)
