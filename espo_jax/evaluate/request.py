@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from espo_jax import stops, tasks
+from espo_jax import decoders, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
@@ -110,7 +110,7 @@ class Request:
 
 
 def check(request: Request) -> None:
-  """Checks what the flags alone determine."""
+  """Checks what the flags alone determine; `experiment_for` checks what depends on the policy."""
   for name, bad, wanted in _RANGES:
     value = getattr(request, name)
     if value is not None and bad(value):
@@ -172,6 +172,7 @@ def _check_stop(request: Request) -> None:
 def experiment_for(policy: Policy, request: Request) -> Experiment:
   """Makes the policy's experiment with the test set and the lengths of the request."""
   config = policy.config
+  _check_episodes(config.environment.name, request)
   if -1 not in config.mesh.values():
     config.mesh.data = -1  # all devices of this machine, not those of the run's machine
   if request.dtype:
@@ -204,6 +205,21 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
   return exp
+
+
+def _check_episodes(environment: str, request: Request) -> None:
+  """Checks that no flag of a run with an environment takes an answer for one turn."""
+  recorded = [one.name for one in request.decoders if one.decoder.reads - frozenset(decoders.ALWAYS)]
+  given = {
+    f'--stop={request.stop}': request.stop,
+    **{f'--processor={one.name}': True for one in request.processors},
+    **{f'--decoder={name}': True for name in recorded},
+    f'--features={request.features}': request.features,
+    '--record': request.record,
+  }
+  if flag := next((flag for flag, value in given.items() if environment and value), ''):
+    where = f'{request.checkpoint} learned with environment.name = {environment!r}'
+    raise RequestError(f'{flag}: it takes an answer for one turn, and {where}; fix: leave it out')
 
 
 def _use_benchmark(config: Any, benchmark: str, request: Request) -> None:
