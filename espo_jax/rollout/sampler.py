@@ -80,7 +80,12 @@ class Sampler:
 
     Returns:
       `N = P * samples` rows, group-major, split over the mesh's batch axes.
+
+    Raises:
+      ValueError: The sampler has turns, between which an environment speaks.
     """
+    if self.turns is not None:
+      raise ValueError('Sampler: turns is set, and a call samples one turn; fix: stages.episodes.play, or turns = None')
     engine, options = self._engine(self._put)
     return self._lay(engine(self.model, params, rule, adaptive, prompts, key, **options))
 
