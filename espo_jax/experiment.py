@@ -34,6 +34,7 @@ from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
 from espo_jax.types import Drafts, Prompts, StopReason, Trajectories, Verdicts
 
+Either = Array | np.ndarray
 State = TypeVar('State', bound=Any)  # a TrainState, which this room does not know
 
 
@@ -156,9 +157,13 @@ class Experiment:
     """Returns the index in `rollout.tags` of each problem's tag; 0 without tags."""
     return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
 
-  def decode(self, tokens: Int[Array | np.ndarray, 'N T'], lengths: Int[Array | np.ndarray, 'N']) -> list[str]:
+  def decode(self, tokens: Int[Either, 'N T'], lengths: Int[Either, 'N'], turn: Int[Either, 'N T'] | None = None) -> list[str]:
     """Decodes the responses. Tags that grading, rewards and the serial rollout read are kept, special tokens or not."""
-    return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags)
+    return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags, turn)
+
+  def decode_turns(self, tokens: Int[np.ndarray, 'N T'], turn: Int[np.ndarray, 'N T']) -> list[list[str]]:
+    """Decodes the policy's turns of each row; `turn` is that of `Trajectories`."""
+    return tasks.decode_turns(self.tokenizer, tokens, turn, self._tags)
 
   def turns(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[str]:
     """Returns the texts that the task grades: each response behind its prompt's tag, if that tag opens or closes a thought."""
@@ -187,11 +192,11 @@ class Experiment:
     texts = self.decode(tokens, lengths)
     samples = len(texts) // len(problems)
     asked = [problem for problem in problems for _ in range(samples)]
-    return self.verdicts(problems, rows, texts, self.verify(asked, texts))
+    return self.verdicts(problems, rows, texts, self.verify(asked, self.turns(asked, texts)))
 
   def verify(self, problems: Sequence[tasks.Problem], texts: Sequence[str]) -> list[tasks.Verdict]:
-    """Returns the task's verdict on each text, as an answer to its problem."""
-    graded = self.task.verify_all(problems, self.turns(problems, texts))
+    """Returns the task's verdict on each text, which has its prompt's tag already: see `turns`."""
+    graded = self.task.verify_all(problems, texts)
     if wrong := [(v.correct, text) for v, text in zip(graded, texts, strict=True) if not 0 <= v.correct <= 1]:
       told = f'verify returned {wrong[0][0]!r} for {wrong[0][1][:80]!r}'
       raise tasks.DataError(f'task {self.task.name!r}: {told}; fix: True, False, or a score in [0, 1]')
@@ -232,7 +237,8 @@ class Experiment:
       seen = jax.device_get(rewards.observed(mine, verdicts, samples, self.model.config.num_layers))
     responses = list(texts)
     (cut,) = np.nonzero(mine.shadow)
-    for i, text in zip(cut, self.decode(mine.tokens[cut], mine.length[cut]), strict=True):
+    turn = None if mine.turn is None else mine.turn[cut]
+    for i, text in zip(cut, self.decode(mine.tokens[cut], mine.length[cut], turn), strict=True):
       responses[i] = text
     read: dict[str, list[Any]] = {
       'questions': [self.task.question(problem) for problem in problems],
@@ -262,12 +268,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   tokenizer = task.tokenizer()
   shape = model_config(config, len(tokenizer))
   if len(tokenizer) > shape.vocab_size:
-    raise ConfigError(
-      [
-        f'model.path = {config.model.path!r}: its tokenizer has {len(tokenizer)} tokens, its embedding {shape.vocab_size}; '
-        'fix: tokenizer and weights of one model'
-      ]
-    )
+    told = f'its tokenizer has {len(tokenizer)} tokens, its embedding {shape.vocab_size}'
+    raise ConfigError([f'model.path = {config.model.path!r}: {told}; fix: tokenizer and weights of one model'])
   others = read_end_tokens(config.model.path) if config.model.path else ()
   end_tokens = tuple(sorted({tokenizer.eos_token_id, *others}))
   serial = make_serial(config, tokenizer, end_tokens)
@@ -324,13 +326,8 @@ def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
 def make_model(config: ml_collections.ConfigDict, shape: ModelConfig) -> ActorCritic:
   """Makes the policy and the critic that a config describes, with the shape of a decoder."""
   critic = trains_critic(config)
-  policy = make_exits(config) if config.exits.every else None
+  policy = exits.get(config.exits.policy)(**method_options(config, 'exits')) if config.exits.every else None
   return ActorCritic(shape, critic and config.critic.kind == 'separate', critic_free=not critic, exits=policy)
-
-
-def make_exits(config: ml_collections.ConfigDict) -> ExitPolicy:
-  """Makes the exit policy that a config names, with the options that the config sets."""
-  return exits.get(config.exits.policy)(**method_options(config, 'exits'))
 
 
 def make_sampler(

@@ -1,9 +1,11 @@
 """Training with an environment, from the config line to the update."""
 
+import dataclasses
 import json
 import math
 import pathlib
 import runpy
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,13 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, run, tiny_experiment
 
-from espo_jax import monitor, registry
+from espo_jax import monitor, registry, tasks
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.evaluate.answers import sample_answers
+from espo_jax.evaluate.asked import asked_for
+from espo_jax.evaluate.policies import Policy, RequestError
+from espo_jax.evaluate.processing import processing_for
+from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
 from espo_jax.stages import episodes
 from espo_jax.stages.metrics import Clock
@@ -50,8 +56,8 @@ def played(exp, stops=True):
   params, rule = first_params(exp, 0), rule_of(exp)
   adaptive = exp.put(rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(stops)))
   problems = exp.problems('train', 0, exp.config.rollout.prompts)
-  rows, verdicts = episodes.play(exp, exp.sampler, params, rule, adaptive, problems, exp.key('rollout', 1), Clock())
-  return jax.device_get(rows), verdicts
+  its = episodes.play(exp, exp.sampler, params, rule, adaptive, problems, exp.key('rollout', 1), Clock())
+  return jax.device_get(its.rows), episodes.verdicts_on(exp, problems, its)
 
 
 def test_an_experiment_trains_on_episodes(trained):
@@ -159,8 +165,107 @@ def test_an_evaluation_plays_episodes(trained):
   for answer in answers:  # the environment asks again until an answer is right
     assert answer.correct or answer.turns == 3
     assert answer.status == 'ok' and 0 < answer.length <= 5 * answer.turns
-  with pytest.raises(ConfigError, match=r"environment.name = 'retry' with --record"):
-    next(sample_answers(exp, state.params, problems, 4, 2, 0.8, record=True))
+    said = answer.response.split('\n')  # the policy's words alone: the task has no line breaks
+    assert len(said) == answer.turns and max(map(len, said)) <= 5
+    assert [len(turn) % 2 == 0 for turn in said] == [False] * (answer.turns - 1) + [answer.correct]
+    assert answer.answer == exp.task.stated_answer(said[-1])
+
+
+@pytest.mark.parametrize(
+  ('flags', 'told'),
+  [
+    ({'stop': 'espo'}, '--stop=espo: '),
+    ({'record': True}, '--record: '),
+    ({'record': True, 'features': 2}, '--features=2: '),
+    ({'record': True, 'decoders': asked_for([('weighted', ())])}, '--decoder=weighted: '),
+    ({'processors': processing_for([('budget', ())])}, '--processor=budget: '),
+  ],
+)
+def test_flags_that_take_an_answer_for_one_turn_are_refused_before_anything_is_written(flags, told):
+  config = default_config()
+  config.environment.name = 'retry'
+  policy = Policy(config, True, 'espo', 1, '', None)
+  with pytest.raises(RequestError) as error:
+    experiment_for(policy, Request(checkpoint='runs/mine', **flags))
+  assert str(error.value).startswith(told) and "runs/mine learned with environment.name = 'retry'" in str(error.value)
+
+
+def test_a_sampler_of_turns_is_not_called_for_one_turn(trained):
+  exp, *_ = trained
+  rule, prompts = rule_of(exp), exp.prompts(exp.problems('train', 0, 4))
+  with pytest.raises(ValueError, match='Sampler: turns is set'):
+    exp.sampler(first_params(exp, 0), rule, exp.put(rule.init(1).adaptive), prompts, exp.key('rollout', 1))
+
+
+class Scores:
+  """Keeps what a reward that reads text is asked."""
+
+  asked = ()
+
+  def score(self, seen, read):
+    self.asked = (*self.asked, read['responses'])
+    no = np.zeros(seen['correct'].shape, bool)
+    return {}, no, no
+
+
+def test_rewards_on_text_read_the_policys_words_up_to_the_stop_and_in_training_alone(trained):
+  exp = dataclasses.replace(trained[0])
+  exp.__dict__['_text_scorer'] = scores = Scores()
+  rows, _ = played(exp)
+  assert rows.shadow.any() and (rows.full_length > rows.length).any()
+  (responses,) = scores.asked
+  for n, text in enumerate(text for group in responses for text in group):
+    own = (rows.turn[n] >= 0) & (np.arange(24) < rows.length[n])
+    turns = [rows.tokens[n][own & (rows.turn[n] == number)] for number in range(rows.turn[n][own].max() + 1)]
+    assert text == '\n'.join(exp.decode(turn[None], np.array([len(turn)]))[0] for turn in turns)
+  list(sample_answers(exp, first_params(exp, 0), exp.problems('test', 0, 2), 2, 1, 0.8))
+  assert len(scores.asked) == 1
+
+
+def table_of(task=None, turns=('N', 'N'), **lines):
+  """The episodes of two problems of the task 'grid', whose policy has written `turns`."""
+  c = default_config()
+  c.task.name = 'grid'
+  c.environment.update(name='retry', max_turns=5, turn_horizon=3, observation_horizon=22, workers=1)
+  c.environment.message = '..='
+  c.rollout.update(lines)
+  exp = dataclasses.replace(make_experiment(c), **({} if task is None else {'task': task}))
+  table, length = episodes.Table(exp, exp.problems('train', 0, 2), 1), 0
+  table.pose()
+  tokens, turn = np.zeros((2, 60), np.int32), np.full((2, 60), -1)
+  for number, text in enumerate(turns):
+    words = exp.tokenizer.encode(text)
+    tokens[:, length : length + len(words)], turn[:, length : length + len(words)] = words, number
+    length += len(words)
+    found = episodes.Turned(np.ones(2, np.int32), np.full(2, length, np.int32), np.zeros(2, bool), tokens, turn)
+    _, counts, _ = table.step(found, last=number == len(turns) - 1)
+    length += counts[0]
+  return table
+
+
+class Judging(tasks.Grid):
+  """A grader with a status for each text, which keeps what it is asked."""
+
+  asked: ClassVar[list] = []
+  statuses: ClassVar[dict] = {}
+
+  def verify_all(self, problems, responses):
+    self.asked.append(list(responses))
+    return [tasks.Verdict(False, self.statuses.get(text, 'ok')) for text in responses]
+
+
+@pytest.mark.parametrize(
+  ('statuses', 'worst'), [({}, 'ok'), ({'N': 'timeout'}, 'timeout'), ({'N': 'error', 'S': 'timeout'}, 'error')]
+)
+def test_an_episode_whose_turn_could_not_be_graded_counts_as_ungraded(statuses, worst, monkeypatch):
+  monkeypatch.setattr(Judging, 'statuses', statuses)
+  assert table_of(Judging(), ('N', 'S', 'E')).graded() == [tasks.Verdict(0.0, worst)] * 2
+
+
+def test_the_tag_of_a_prompt_stands_before_the_first_turn_alone(monkeypatch):
+  monkeypatch.setattr(Judging, 'asked', [])
+  table_of(Judging(), ('N', 'S'), tags=('<think>',))
+  assert Judging.asked == [['<think>N'] * 2, ['S'] * 2]
 
 
 @pytest.mark.parametrize(

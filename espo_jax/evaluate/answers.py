@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from espo_jax import monitor, parallel, stops, tasks
-from espo_jax.configs import ConfigError
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Sampler
@@ -31,7 +30,8 @@ class Answer(NamedTuple):
     sample: the index of this answer among the answers to the problem.
     prompt: the text of the prompt, special tokens included.
     response: the text of the response up to its stop, if a rule stopped it, as `Experiment.decode` gives it.
-    answer: the answer that the response states, as `Task.stated_answer` spells it; '' if a rule stopped the response.
+    answer: the answer that the response states, as `Task.stated_answer` spells it; '' if a rule stopped the response. With an
+      environment it is that of the last turn.
     expected: the problem's own answer.
     correct: whether the response is right; a stopped response is not.
     status: the status of the grading: 'ok', 'timeout' or 'error'.
@@ -206,8 +206,6 @@ def sample_answers(
     record: Whether the arrays of the rows are returned as well. Then nothing is drafted.
     features: The number of directions onto which recorded states are projected; 0 records no features of states.
   """
-  if exp.config.environment.name:
-    _check_episodes(exp, {'--record': record, '--processor': processor is not None})
   sampler = exp.sampler.plain(
     samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
@@ -230,11 +228,13 @@ def sample_answers(
     tokens, lengths, full_lengths, reasons, depths, sizes = (x[: len(fresh) * samples] for x in fetched)
     turns = np.ones_like(sizes) if turn_of is None else turn_of.max(axis=1)[: len(sizes)] + 1
     seconds = time.perf_counter() - began
-    texts = exp.decode(tokens, full_lengths)
-    stopped = reasons == StopReason.STOPPED
-    cut = dict(zip(np.flatnonzero(stopped).tolist(), exp.decode(tokens[stopped], lengths[stopped]), strict=True))
+    turn_of = None if turn_of is None else turn_of[: len(sizes)]
+    texts = exp.decode(tokens, full_lengths, turn_of)
+    (stopped,) = np.nonzero(reasons == StopReason.STOPPED)
+    of_stopped = None if turn_of is None else turn_of[stopped]
+    cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    graded = exp.turns(tagged, texts)
+    graded = exp.turns(tagged, texts) if turn_of is None else _last_turns(exp, tagged, tokens, turn_of)
     if verdicts is None:
       verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
     answers = [
@@ -262,23 +262,21 @@ def sample_answers(
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
 
 
-def _check_episodes(exp: Experiment, given: dict[str, bool]) -> None:
-  """Raises ConfigError if a flag is given that takes a response for one turn."""
-  for flag in (flag for flag, is_given in given.items() if is_given):
-    where = f'environment.name = {exp.config.environment.name!r}'
-    raise ConfigError([f'{where} with {flag}, which takes a response for one turn; fix: leave {flag} out'])
+def _last_turns(
+  exp: Experiment, problems: Sequence[tasks.Problem], tokens: Int[np.ndarray, 'N T'], turn: Int[np.ndarray, 'N T']
+) -> list[str]:
+  """Returns the last turn of each episode as the task grades it. A prompt's tag stands before the first turn alone."""
+  turns = exp.decode_turns(tokens, turn)
+  behind_tags = exp.turns(problems, [first for first, *_ in turns])
+  return [alone if len(its) == 1 else its[-1] for its, alone in zip(turns, behind_tags, strict=True)]
 
 
 def _played(
   exp: Experiment, sampler: Sampler, params: Params, acting: Acting, mine: Sequence[tasks.Problem], key: Key[Array, '']
 ) -> tuple[Trajectories, list[tasks.Verdict]]:
   """Returns the rows of episodes, and how each ended. Each process has the episodes of its own problems."""
-  rows, judged = play(
-    exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key, lambda _: contextlib.nullcontext()
-  )
-  status = np.where(judged.timeout, 'timeout', np.where(judged.error, 'error', 'ok'))
-  own = [tasks.Verdict(correct, its) for correct, its in zip(judged.correct.tolist(), status.tolist(), strict=True)]
-  return rows, _shared(exp, own, len(own))
+  played = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key, lambda _: contextlib.nullcontext())
+  return played.rows, _shared(exp, played.graded, len(played.graded))
 
 
 def _recorded(exp: Experiment, rows: Trajectories, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -307,9 +305,8 @@ def _shared(exp: Experiment, own: Sequence[tasks.Verdict], rows: int) -> list[ta
   """Returns the verdicts on the rows of all processes. This process has `rows` rows, of which the first have a verdict."""
   coded = np.zeros((rows, 2), np.int32)
   for code, verdict in zip(coded, own, strict=False):
-    code[:] = verdict.correct, _STATUSES.index(verdict.status)
-  return [tasks.Verdict(bool(correct), _STATUSES[status]) for correct, status in exp.fetch(exp.put_rows(coded))]
+    code[:] = verdict.correct, tasks.STATUSES.index(verdict.status)
+  return [tasks.Verdict(bool(correct), tasks.STATUSES[status]) for correct, status in exp.fetch(exp.put_rows(coded))]
 
 
 _NEVER = stops.never()
-_STATUSES = ('ok', 'timeout', 'error')

@@ -29,6 +29,15 @@ from espo_jax.types import StopReason, Trajectories, Verdicts, by_a_rule
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
+class Played(NamedTuple):
+  """The rows of all processes, and what the episodes of this process's rows came to."""
+
+  rows: Trajectories
+  graded: list[tasks.Verdict]  # on each episode
+  texts: list[str]  # what the policy has said in each
+  paid: Float[np.ndarray, 'N T']  # the reward of each turn on its last token
+
+
 @functools.lru_cache(maxsize=1)
 def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
@@ -71,8 +80,8 @@ def play(
   problems: Sequence[tasks.Problem],
   key: Key[Array, ''],
   timed: Timer,
-) -> tuple[Trajectories, Verdicts]:
-  """Returns the rows of all processes, and the verdicts on this process's rows.
+) -> Played:
+  """Plays an episode for each row.
 
   Args:
     exp: The experiment, which has an environment.
@@ -101,7 +110,12 @@ def play(
       paused = sampler.go_on(params, rule, paused, prompts, observed, number)
       found = table.fetch(paused)
   rows = sampler.finished(paused, prompts, exp.put_rows(table.done))
-  return rows, exp.verdicts(problems, rows, table.texts, table.graded()).replace(paid=table.paid(found.turn))
+  return Played(rows, table.graded(), table.texts, table.paid(found.turn))
+
+
+def verdicts_on(exp: Experiment, problems: Sequence[tasks.Problem], played: Played) -> Verdicts:
+  """Returns what training finds out about this process's rows, with the scores of rewards that read text."""
+  return exp.verdicts(problems, played.rows, played.texts, played.graded).replace(paid=played.paid)
 
 
 class Turned(NamedTuple):
@@ -137,7 +151,7 @@ class Table:
       for problem, question, group in zip(problems, self._questions, np.split(np.array(numbers), len(problems)), strict=True)
       for number in group.tolist()
     ]
-    self._status = ['ok'] * count
+    self._status, self._grading = ['ok'] * count, ['ok'] * count  # of the environments, and the worst of the graders'
     self._rewards: list[list[float]] = [[] for _ in range(count)]
     self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
     self._budget = np.full(count, turns.most)
@@ -202,10 +216,13 @@ class Table:
     return ['\n'.join(turns) for turns in self._turns]
 
   def graded(self) -> list[tasks.Verdict]:
-    """Returns the verdict on each episode: the sum of its rewards, in [0, 1]; 0 if its environment failed."""
+    """Returns the verdict on each episode: the sum of its rewards, in [0, 1]; 0 if its environment failed.
+
+    A turn that the task's verifier could not grade earns nothing, and its status is that of the episode.
+    """
     return [
-      tasks.Verdict(min(max(sum(rewards), 0.0), 1.0) if status == 'ok' else 0.0, status)
-      for rewards, status in zip(self._rewards, self._status, strict=True)
+      tasks.Verdict(min(max(sum(rewards), 0.0), 1.0), graded) if status == 'ok' else tasks.Verdict(0.0, status)
+      for rewards, status, graded in zip(self._rewards, self._status, self._grading, strict=True)
     ]
 
   def paid(self, turn: Int[np.ndarray, 'N T']) -> Float[np.ndarray, 'N T']:
@@ -220,22 +237,27 @@ class Table:
     """Decodes the newest turn of the rows that played it."""
     (rows,) = np.nonzero(self._playing)
     newest = turn[rows] == np.array([len(self._turns[n]) for n in rows])[:, None]
-    lengths = newest.sum(axis=1)
-    first = np.argmax(newest, axis=1)
-    columns = np.minimum(first[:, None] + np.arange(max(lengths, default=1)), turn.shape[1] - 1)
-    for n, text in zip(rows, self._exp.decode(np.take_along_axis(tokens[rows], columns, axis=1), lengths), strict=True):
-      self._turns[n].append(text)
+    for n, texts in zip(rows, self._exp.decode_turns(tokens[rows], np.where(newest, 0, -1)), strict=True):
+      self._turns[n] += texts
 
   def _acted(self, rows: Int[np.ndarray, 'M']) -> dict[int, Reply]:
     """Adds the newest turn of each row to its episode, and returns what the environments answer."""
     texts = [self._turns[n][-1] for n in rows]
     correct: list[float | None] = [None] * len(rows)
     if self._host.graded:
-      asked = [self._problems[n // self._samples] for n in rows]
-      correct = [float(verdict.correct) for verdict in self._exp.verify(asked, texts)]
+      verdicts = self._verified(rows, texts)
+      correct = [float(verdict.correct) for verdict in verdicts]
+      for n, verdict in zip(rows, verdicts, strict=True):
+        self._grading[n] = max(self._grading[n], verdict.status, key=tasks.STATUSES.index)
     for n, text, verdict in zip(rows, texts, correct, strict=True):
       self._episodes[n] = self._episodes[n]._replace(actions=(*self._episodes[n].actions, (text, verdict)))
     return self._asked(rows.tolist())
+
+  def _verified(self, rows: Int[np.ndarray, 'M'], texts: Sequence[str]) -> list[tasks.Verdict]:
+    """Returns the task's verdicts on the newest turns. The prompt's tag stands before the first turn alone."""
+    asked = [self._problems[n // self._samples] for n in rows]
+    tagged = zip(rows, texts, self._exp.turns(asked, texts), strict=True)
+    return self._exp.verify(asked, [behind_tag if len(self._turns[n]) == 1 else text for n, text, behind_tag in tagged])
 
   def _asked(self, rows: Sequence[int]) -> dict[int, Reply]:
     """Returns the environments' answers to the rows, and keeps rewards and ends."""

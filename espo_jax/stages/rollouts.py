@@ -16,7 +16,7 @@ from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
-from espo_jax.stages.episodes import play
+from espo_jax.stages.episodes import play, verdicts_on
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Drafts, Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
 
@@ -81,8 +81,8 @@ def collect(
     drafts: The last responses to each of these problems, part by part; None without reuse.
   """
   if exp.sampler.turns is not None:
-    played = [play(exp, exp.sampler, params, rule, adaptive, part, key, timed) for part in problems]
-    return _whole(exp, [(rows, exp.put_rows(verdicts)) for rows, verdicts in played])
+    played = [(part, play(exp, exp.sampler, params, rule, adaptive, part, key, timed)) for part in problems]
+    return _whole(exp, [(its.rows, exp.put_rows(verdicts_on(exp, part, its))) for part, its in played])
   nothing = [None] * len(problems)
   with timed('rollout'):
     asked = [exp.prompts(*its) for its in zip(problems, begun or nothing, drafts or nothing, strict=True)]

@@ -1,7 +1,7 @@
 """Tasks: prompts, answers and verifiers."""
 
 from espo_jax.tasks.allocators import ALLOCATORS
-from espo_jax.tasks.batching import decode_responses, encode_prompts, encode_supervised, encode_text
+from espo_jax.tasks.batching import decode_responses, decode_turns, encode_prompts, encode_supervised, encode_text
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
@@ -14,13 +14,14 @@ from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.tasks.reasoning_gym import ReasoningGym
 from espo_jax.tasks.registered import TASKS, get, register
-from espo_jax.tasks.task import DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
+from espo_jax.tasks.task import STATUSES, DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
 __all__ = [
   'ALLOCATORS',
   'BENCHMARKS',
   'JSONL',
+  'STATUSES',
   'TASKS',
   'Chain',
   'Countdown',
@@ -36,6 +37,7 @@ __all__ = [
   'byte_bpe_tokenizer',
   'character_tokenizer',
   'decode_responses',
+  'decode_turns',
   'encode_prompts',
   'encode_supervised',
   'encode_text',

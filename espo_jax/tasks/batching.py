@@ -50,15 +50,22 @@ def decode_responses(
   tokens: Int[np.ndarray, 'N T'],
   lengths: Int[np.ndarray, 'N'],
   tags: frozenset[str] = TAGS,
+  turn: Int[np.ndarray, 'N T'] | None = None,
 ) -> list[str]:
   """Decodes the first `length` tokens of each row without special tokens such as end, padding and chat turns.
+
+  The text of an episode is what the policy says, each turn on lines of its own.
 
   Args:
     tokenizer: the tokenizer of the tokens.
     tokens: the token ids.
     lengths: the number of tokens per row that are decoded.
     tags: the special tokens that are kept in the text, because a grader or a reward reads them.
+    turn: the turn of each token, as `decode_turns` takes it; None if a row is no episode.
   """
+  if turn is not None:
+    within = np.arange(turn.shape[1]) < lengths[:, None]
+    return ['\n'.join(turns) for turns in decode_turns(tokenizer, tokens, np.where(within, turn, -1), tags)]
   added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if token.special}
   roles = {token for token in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token) if token}
   left_out = {number for number, token in added.items() if token.content in roles or token.content not in tags}
@@ -69,6 +76,29 @@ def decode_responses(
   if not rows:
     return []  # for no rows `batch_decode` returns one text
   return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def decode_turns(
+  tokenizer: 'PreTrainedTokenizerFast',
+  tokens: Int[np.ndarray, 'N T'],
+  turn: Int[np.ndarray, 'N T'],
+  tags: frozenset[str] = TAGS,
+) -> list[list[str]]:
+  """Decodes the turns of each row one by one, as `decode_responses` does.
+
+  Args:
+    tokenizer: the tokenizer of the tokens.
+    tokens: the token ids.
+    turn: the turn of each token, from 0; -1 on tokens that are left out, such as those of an observation.
+    tags: the special tokens that are kept in the text.
+  """
+  parts = [row[its == number] for row, its in zip(tokens, turn, strict=True) for number in range(its.max(initial=-1) + 1)]
+  lengths = np.array([len(part) for part in parts], np.int32)
+  padded = np.zeros((len(parts), lengths.max(initial=0)), np.int32)
+  for row, part in zip(padded, parts, strict=True):
+    row[: len(part)] = part
+  texts = iter(decode_responses(tokenizer, padded, lengths, tags))
+  return [[next(texts) for _ in range(its.max(initial=-1) + 1)] for its in turn]
 
 
 def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list[int]]:

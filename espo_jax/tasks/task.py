@@ -28,8 +28,11 @@ class Problem(NamedTuple):
   answer: str
 
 
+STATUSES = ('ok', 'timeout', 'error')  # of a grading, the worst last
+
+
 class Verdict(NamedTuple):
-  """The grade of a response, and the grader's status: 'ok', 'timeout' or 'error'.
+  """The grade of a response, and the grader's status, one of `STATUSES`.
 
   In training a score between 0 and 1 counts as it is. In an evaluation only a score of 1 is right.
   """
