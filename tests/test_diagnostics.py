@@ -100,12 +100,17 @@ def test_early_warning_names_the_metric_that_slows():
   assert diagnostics.early_warning(flat, flat, flat, flat) == ''
 
 
+def cut_without_turns(truncated):
+  return diagnostics.all_truncated(truncated, [float('nan')] * len(truncated))
+
+
 @pytest.mark.parametrize(
   ('diagnostic', 'values', 'warns'),
   [
-    (diagnostics.all_truncated, [0.2, 1.0], True),
-    (diagnostics.all_truncated, [1.0, 0.99], False),
-    (diagnostics.all_truncated, [1.0, float('nan')], False),
+    (cut_without_turns, [0.2, 1.0], True),
+    (cut_without_turns, [1.0, 0.99], False),
+    (cut_without_turns, [1.0, float('nan')], False),
+    (lambda truncated: diagnostics.all_truncated(truncated, [2.0, 2.0]), [1.0, 1.0], False),  # episodes out of turns
     (diagnostics.equal_groups, [0.5, 1.0], True),
     (diagnostics.equal_groups, [1.0, 0.9], False),
     (diagnostics.equal_groups, [float('nan')], False),

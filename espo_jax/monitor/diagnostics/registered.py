@@ -11,6 +11,7 @@ READS = {  # the name of a parameter, and the metric whose values since the star
   'lengths': 'rollout/length_mean',
   'truncated': 'rollout/truncated_rate',
   'equal_groups': 'reward/equal_groups',
+  'turns': 'turns/mean',  # nan without an environment
 }
 REGISTRY: Register[Callable[..., str]] = Register('diagnostic', 'warning/NAME')
 
