@@ -51,6 +51,7 @@ def acted(episodes, actions):
     ('raise', 'error', "KeyError: 'asked for it'"),
     ('exit', 'error', 'SystemExit'),
     ('number', 'error', 'the observation is a int; fix: a text'),
+    ('huge', 'error', 'the reward is 1e+39; fix: a number that is finite in float32'),
     ('hang', 'timeout', ''),
     ('die', 'error', ''),
   ],
@@ -97,14 +98,32 @@ def test_what_is_no_environment_cannot_be_registered(registers):
 
 
 def test_a_class_inherits_who_speaks_and_whether_its_turns_are_graded(registers):
-  assert [environments.role_of(name) for name in ('calculator', 'retry', 'grid')] == ['tool', 'user', 'user']
-  assert [environments.is_graded(name) for name in ('calculator', 'retry', 'grid')] == [True, True, False]
+  assert environments.traits('calculator', {}) == ('tool', True, '')
+  assert environments.traits('retry', {}) == ('user', True, '') and environments.traits('grid', {}) == ('user', False, 'grid')
 
   @environments.register('exact')
   class Exact(Calculator):
     pass
 
-  assert environments.role_of('exact') == 'tool' and environments.is_graded('exact')
+  assert environments.traits('exact', {}) == ('tool', True, '')
+
+  @environments.register('made')
+  def made(*, instruction: str = ''):
+    return Calculator(instruction=instruction)
+
+  assert environments.traits('made', {'instruction': 'x', 'other': 1}) == ('tool', True, '')
+
+
+@pytest.mark.parametrize(
+  'wrong', [None, type('Mute', (), {'role': 'user'})(), type('Loud', (Calculator,), {'role': 'system'})()]
+)
+def test_what_a_registered_function_makes_has_to_be_an_environment(wrong, registers):
+  @environments.register('wrong')
+  def make():
+    return wrong
+
+  with pytest.raises(registry.RegistryError, match=r"environment.name = 'wrong': .*; fix: the methods `reset` and `step`"):
+    environments.traits('wrong', {})
 
 
 @pytest.mark.parametrize('name', environments.REGISTRY)

@@ -1,6 +1,7 @@
 """Training with an environment, from the config line to the update."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -14,8 +15,9 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, run, tiny_experiment
 
-from espo_jax import monitor, registry, tasks
+from espo_jax import monitor, registry, stops, tasks
 from espo_jax.configs import ConfigError, default_config, validate
+from espo_jax.configs.environment import environment_problems
 from espo_jax.evaluate.answers import sample_answers
 from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.policies import Policy, RequestError
@@ -282,7 +284,13 @@ def test_the_tag_of_a_prompt_stands_before_the_first_turn_alone(monkeypatch):
     ({'rollout__record': 1}, "rollout.record = 1 with environment.name = 'retry'"),
     ({'critic__every': 2, 'critic__kind': 'separate'}, "critic.every = 2 with environment.name = 'retry'"),
     ({'stop__returns': 'roulette'}, "stop.returns = 'roulette' with environment.name = 'retry'"),
+    ({'environment__name': 'grid'}, "environment.name = 'grid' with task.name = 'chain': it plays the task 'grid' alone"),
+    (
+      {'environment__name': 'calculator', 'environment__call': r'calc\(.*\)'},
+      r"environment.call = 'calc\\(.*\\)': no group is the expression; fix: parentheses around it",
+    ),
     ({'stop__name': 'dead_groups'}, "the rule 'dead_groups' with environment.name = 'retry'"),
+    ({'stop__name': 'risk_control'}, "the rule 'risk_control' with environment.name = 'retry'"),
     ({'eval__draft_blocks': 1}, "eval.draft_blocks = 1 with environment.name = 'retry'"),
   ],
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
@@ -297,3 +305,33 @@ def test_what_cannot_be_combined_is_told_before_a_run(lines, problem):
   with pytest.raises(ConfigError) as error:
     validate(smoke)
   assert problem in str(error.value)
+
+
+def test_rules_that_read_columns_are_refused_by_what_they_are(registers):
+  """A user's rule is refused like the rule that it is made from."""
+  smoke = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  smoke.environment.name = 'retry'
+
+  def refused():
+    return any('reads groups or ends of rows' in problem for problem in environment_problems(smoke))
+
+  found = set()
+  for name in sorted(stops.REGISTRY):
+    smoke.stop.name = name
+    found |= {name} if refused() else set()
+  assert found == {'arrol', 'arrol_signed', 'dead_groups', 'duet_abort', 'own_price', 'risk_control', 'wald'}
+  for name in ('dead_groups', 'own_price', 'risk_control', 'espo'):
+    stops.register(f'mine_{name}')(functools.partial(_made, name))
+    smoke.stop.name = f'mine_{name}'
+    assert refused() == (name != 'espo')
+
+
+def _made(name):
+  return stops.REGISTRY[name]()
+
+
+@pytest.mark.parametrize(
+  ('tolerance', 'turns', 'budget'), [(2.2, 25, 55), (1.1, 10, 11), (1.4, 5, 7), (1.5, 3, 5), (2.0, 7, 14), (0.3, 11, 4)]
+)
+def test_the_budget_is_the_whole_number_at_or_above_the_decimal_product(tolerance, turns, budget):
+  assert episodes.budget_of(tolerance, turns) == budget

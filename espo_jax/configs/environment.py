@@ -1,17 +1,15 @@
 """Checks `environment` against the other fields."""
 
+import inspect
 from collections.abc import Iterator
 
+import jax
 import ml_collections
 
-from espo_jax import tasks
+from espo_jax import stops, tasks
 from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.methods import method_options
-from espo_jax.environments import REGISTRY, ROLES
-from espo_jax.registry import chosen
-
-# Rules that judge a row at a column, wait for a group, or fit a head to the columns of finished rows.
-_BY_COLUMN = {'arrol', 'arrol_signed', 'dead_groups', 'duet_abort', 'own_price', 'wald'}
+from espo_jax.environments import REGISTRY, ROLES, traits
 
 
 def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -22,7 +20,9 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   where = f'environment.name = {e.name!r}'
   if e.name in REGISTRY:
     try:
-      REGISTRY[e.name](**chosen(REGISTRY[e.name], method_options(config, 'environment')))
+      of = traits(e.name, method_options(config, 'environment'))
+      if of.task and config.task.name != of.task:
+        yield f'{where} with task.name = {config.task.name!r}: it plays the task {of.task!r} alone; fix: task.name = {of.task!r}'
     except Exception as error:  # a user's code may raise anything
       yield str(error) if str(error).startswith('environment.') else f'{where}: its options are refused ({error})'
   if e.role and e.role not in ROLES:
@@ -55,7 +55,16 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'stop.returns = {config.stop.returns!r} with {where}: what is left of an episode is not a function of its columns; '
       "fix: stop.returns = 'fail', 'zero', 'value', 'drop' or 'graded'"
     )
-  for rule in sorted({config.stop.name, *config.baselines} & _BY_COLUMN):
-    yield f'the rule {rule!r} with {where}: it judges rows or fits a head by columns, observations included; fix: another rule'
+  for rule in sorted({config.stop.name, *config.baselines} & set(stops.REGISTRY)):
+    if _reads_columns(stops.REGISTRY[rule]()):
+      yield f'the rule {rule!r} with {where}: it reads groups or ends of rows by columns; fix: another rule'
   if config.eval.draft_blocks:
     yield f'eval.draft_blocks = {config.eval.draft_blocks} with {where}: drafts answer in one turn; fix: eval.draft_blocks = 0'
+
+
+def _reads_columns(rule: stops.StopRule) -> bool:
+  """Returns whether a rule judges a group, has a head, or needs how rows ended. Each takes a row's columns for its tokens."""
+  if rule.group is not None or jax.eval_shape(lambda: rule.init(1)).adaptive.head is not None:
+    return True
+  hindsight = inspect.signature(rule.adapt).parameters.get('hindsight')
+  return hindsight is not None and hindsight.default is inspect.Parameter.empty

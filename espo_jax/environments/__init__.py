@@ -22,14 +22,14 @@ actions. All samples of a problem have one seed, so that a group differs by its 
 | piece | what it does |
 |---|---|
 | `environment` | the protocol: `Environment` and `Step` |
-| `episodes.Episodes` | asks the worker processes: one first observation per problem, one step per turn |
+| `episodes.Episodes` | asks the worker processes: how each poses its problem, and what it answers to each turn |
 | `worker` | the process that holds the episodes |
 | `rendering.turn_writer` | writes an observation as tokens of the chat template, without those of earlier turns |
 """
 
 from espo_jax.environments.environment import ROLES, Environment, Step
 from espo_jax.environments.episodes import Episode, Episodes, Reply
-from espo_jax.environments.registered import REGISTRY, is_graded, register, role_of
+from espo_jax.environments.registered import REGISTRY, Traits, register, traits
 from espo_jax.environments.rendering import TurnWriter, Written, reposed, turn_writer
 from espo_jax.registry import import_files
 
@@ -43,11 +43,11 @@ __all__ = [
   'Episodes',
   'Reply',
   'Step',
+  'Traits',
   'TurnWriter',
   'Written',
-  'is_graded',
   'register',
   'reposed',
-  'role_of',
+  'traits',
   'turn_writer',
 ]

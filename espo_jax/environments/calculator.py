@@ -49,6 +49,8 @@ class Calculator:
   def __init__(self, *, call: str = '', instruction: str = INSTRUCTION) -> None:
     """Stores the options."""
     self._call, self._instruction = re.compile(call) if call else None, instruction
+    if self._call is not None and not self._call.groups:
+      raise ValueError(f'environment.call = {call!r}: no group is the expression; fix: parentheses around it')
 
   def reset(self, problem: Problem, seed: int) -> str:
     """Poses the problem with the instruction."""

@@ -19,12 +19,13 @@ class Step(NamedTuple):
 class Environment(Protocol):
   """One episode. It is pure: equal problems, seeds and actions give equal answers in every process.
 
-  A class may also have these attributes:
+  An environment may also have these attributes:
 
   | attribute | meaning | without it |
   |---|---|---|
   | `role` | who its observations come from in a chat, one of `ROLES` | 'user' |
   | `graded` | whether `step` gets the verdict of the task's verifier on each turn | False |
+  | `task` | the only task that it plays | '': every task |
   | `expert_turns` | the turns that an expert takes, once `reset` has posed the problem | no budget of an expert |
   """
 

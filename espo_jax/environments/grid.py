@@ -17,6 +17,8 @@ class Grid:
     moves: The most moves of a turn that are carried out; those behind them are ignored.
   """
 
+  task = 'grid'
+
   def __init__(self, *, moves: int = 1) -> None:
     """Stores the options."""
     if moves < 1:

@@ -1,11 +1,11 @@
 """The register of environments."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from espo_jax.environments.environment import ROLES
-from espo_jax.registry import Method, Register, RegistryError, place
+from espo_jax.environments.environment import ROLES, Environment
+from espo_jax.registry import Method, Register, RegistryError, chosen, place
 
 REGISTRY: Register[Callable[..., Any]] = Register('environment', 'environment.name')
 
@@ -39,11 +39,30 @@ def register(name: str) -> Callable[[Method], Method]:
   return checked
 
 
-def role_of(name: str) -> str:
-  """Returns who the observations of a registered environment come from, one of `ROLES`."""
-  return str(getattr(inspect.unwrap(REGISTRY.find(name)), 'role', 'user'))
+class Traits(NamedTuple):
+  """What an environment says of itself: the attributes of `Environment` that do not depend on an episode."""
+
+  role: str
+  graded: bool
+  task: str
 
 
-def is_graded(name: str) -> bool:
-  """Returns whether a registered environment gets the task's verdict on each turn."""
-  return bool(getattr(inspect.unwrap(REGISTRY.find(name)), 'graded', False))
+def traits(name: str, options: Mapping[str, Any]) -> Traits:
+  """Makes a registered environment, and returns what it says of itself.
+
+  Args:
+    name: The name of the environment.
+    options: The options of the section `environment`; the environment takes those among its parameters.
+
+  Raises:
+    RegistryError: What was made is no environment.
+  """
+  make = REGISTRY.find(name)
+  made = make(**chosen(make, dict(options)))
+  role = getattr(made, 'role', 'user')
+  if not isinstance(made, Environment) or role not in ROLES:
+    wrong = f'{made!r} is no environment' if not isinstance(made, Environment) else f'role = {role!r}'
+    raise RegistryError(
+      f'environment.name = {name!r}: {wrong}; fix: the methods `reset` and `step`, and a role of {", ".join(map(repr, ROLES))}'
+    )
+  return Traits(role, bool(getattr(made, 'graded', False)), str(getattr(made, 'task', '')))

@@ -14,7 +14,6 @@ An environment that raises is told as `{"error": ...}`.
 
 import functools
 import json
-import math
 import runpy
 import sys
 import traceback
@@ -25,6 +24,7 @@ from typing import Any
 
 _SERVER = Path(__file__).parents[1] / 'tasks' / 'grading' / 'worker.py'
 _MOST_TEXT = 100_000  # the most characters of an observation that leave the process
+_MOST_REWARD = (2 - 2**-23) * 2.0**127  # the greatest number of float32
 _MOST_EPISODES = 4_096  # episodes that are held; the one that waited longest is forgotten, and played again if it goes on
 
 
@@ -98,8 +98,8 @@ def _checked(observation: Any, reward: Any, done: Any) -> dict[str, Any]:
   """
   if not isinstance(observation, str):
     raise TypeError(f'the observation is a {type(observation).__name__}; fix: a text')
-  if not isinstance(reward, float | int) or not math.isfinite(reward):
-    raise TypeError(f'the reward is {reward!r}; fix: a finite number')
+  if not isinstance(reward, float | int) or not abs(reward) <= _MOST_REWARD:
+    raise TypeError(f'the reward is {reward!r}; fix: a number that is finite in float32')
   if not isinstance(done, bool):
     raise TypeError(f'done is {done!r}; fix: True or False')
   return {'observation': observation[:_MOST_TEXT], 'reward': float(reward), 'done': done}

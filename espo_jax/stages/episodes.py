@@ -11,6 +11,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
   c = exp.config
   kind = str(c.task.options.get('prompt', 'chat')) if exp.tokenizer.chat_template else ''
-  role = c.environment.role or environments.role_of(c.environment.name)
+  of = environments.traits(c.environment.name, method_options(c, 'environment'))
   return Hosted(
     episodes=Episodes(
       c.environment.name,
@@ -51,8 +52,10 @@ def hosted(exp: Experiment) -> 'Hosted':
       deadline=c.environment.deadline,
       workers=c.environment.workers,
     ),
-    write=turn_writer(exp.tokenizer, kind, role, exp.end_tokens, c.environment.observation_horizon, c.data.today),
-    graded=environments.is_graded(c.environment.name),
+    write=turn_writer(
+      exp.tokenizer, kind, c.environment.role or of.role, exp.end_tokens, c.environment.observation_horizon, c.data.today
+    ),
+    graded=of.graded,
   )
 
 
@@ -116,6 +119,14 @@ def play(
 def verdicts_on(exp: Experiment, problems: Sequence[tasks.Problem], played: Played) -> Verdicts:
   """Returns what training finds out about this process's rows, with the scores of rewards that read text."""
   return exp.verdicts(problems, played.rows, played.texts, played.graded).replace(paid=played.paid)
+
+
+def budget_of(tolerance: float, expert_turns: int) -> int:
+  """Returns the most turns of an episode in which an expert takes `expert_turns`: `tolerance` times as many, rounded up.
+
+  The tolerance is the decimal that the config says, because in floats `2.2 * 25` is above 55.
+  """
+  return math.ceil(Fraction(str(tolerance)) * expert_turns)
 
 
 class Turned(NamedTuple):
@@ -270,7 +281,7 @@ class Table:
         self._rewards[n].append(reply.reward)
         self.done[n] = reply.done
       elif tolerance and reply.expert_turns is not None:
-        self._budget[n] = min(self._budget[n], math.ceil(tolerance * reply.expert_turns))
+        self._budget[n] = min(self._budget[n], budget_of(tolerance, reply.expert_turns))
     return replies
 
   def _is_spent(self, row: int) -> bool:
