@@ -34,7 +34,7 @@ from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.tasks.reasoning import TAGS, has_thought_tag, named_in
 from espo_jax.types import Drafts, Prompts, StopReason, Trajectories, Verdicts
 
-Either = Array | np.ndarray
+OnEither = Array | np.ndarray  # on the device or on the host
 State = TypeVar('State', bound=Any)  # a TrainState, which this room does not know
 
 
@@ -157,7 +157,9 @@ class Experiment:
     """Returns the index in `rollout.tags` of each problem's tag; 0 without tags."""
     return np.array([problem.id // 2 % max(len(self.config.rollout.tags), 1) for problem in problems], np.int32)
 
-  def decode(self, tokens: Int[Either, 'N T'], lengths: Int[Either, 'N'], turn: Int[Either, 'N T'] | None = None) -> list[str]:
+  def decode(
+    self, tokens: Int[OnEither, 'N T'], lengths: Int[OnEither, 'N'], turn: Int[np.ndarray, 'N T'] | None = None
+  ) -> list[str]:
     """Decodes the responses. Tags that grading, rewards and the serial rollout read are kept, special tokens or not."""
     return tasks.decode_responses(self.tokenizer, np.asarray(tokens), np.asarray(lengths), self._tags, turn)
 

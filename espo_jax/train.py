@@ -43,6 +43,7 @@ from espo_jax.rewards import RewardError
 from espo_jax.stages.calibration import calibration
 from espo_jax.stages.changes import changes_of, remember
 from espo_jax.stages.critic_warmup import critic_warmup
+from espo_jax.stages.episodes import check_writer
 from espo_jax.stages.headline import headline
 from espo_jax.stages.loop import INTERRUPTED, Interrupted, TrainingFailed, copy_tree, going_on, interruption
 from espo_jax.stages.results import evaluated, exit_curve, report, report_data
@@ -112,6 +113,7 @@ def train(
   config = with_day(config, workdir, parallel.from_first(lambda: datetime.date.today().isoformat()))
   config = dtype_of_run(config, workdir, platform)
   exp = make_experiment(config)
+  check_writer(exp)
   if parallel.is_first():
     print(headline(exp, workdir), flush=True)
     for told in advice(config):

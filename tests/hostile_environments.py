@@ -50,14 +50,15 @@ class Moody:
 
   Args:
     moods: A JSON object from the text of a turn to what it provokes.
+    tail: The text behind each problem.
   """
 
-  def __init__(self, *, moods: str = '{}'):
-    self._moods, self._obeys = json.loads(moods), Obeys()
+  def __init__(self, *, moods: str = '{}', tail: str = ''):
+    self._moods, self._obeys, self._tail = json.loads(moods), Obeys(), tail
 
   def reset(self, problem, seed):
     self._obeys.reset(problem, seed)
-    return problem.prompt
+    return problem.prompt + self._tail
 
   def step(self, action, correct):
     mood = self._moods.get(action)

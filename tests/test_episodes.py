@@ -26,6 +26,7 @@ from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
 from espo_jax.stages import episodes
 from espo_jax.stages.metrics import Clock
+from espo_jax.train import train
 from espo_jax.types import StopReason, by_a_rule
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -335,3 +336,23 @@ def _made(name):
 )
 def test_the_budget_is_the_whole_number_at_or_above_the_decimal_product(tolerance, turns, budget):
   assert episodes.budget_of(tolerance, turns) == budget
+
+
+def test_the_width_of_prompts_is_that_of_the_posed_ones(registers):
+  registry.load_plugin(HOSTILE)
+  lines = {'rollout__prompt_width': 40}  # as an evaluation has it: wider than every prompt
+  exp = tiny_experiment(talking('moody', **lines, environment__tail='##'))
+  problems = exp.problems('test', 0, 5)
+  longest = max(len(problem.prompt) for problem in problems)
+  assert episodes.posed_width(exp, problems) == longest + 2
+  assert episodes.posed_width(tiny_experiment(), problems) == longest
+
+
+def test_observations_without_room_are_told_before_the_first_stage(tmp_path):
+  smoke = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  smoke.environment.update(name='retry', observation_horizon=1)
+  with pytest.raises(tasks.DataError, match=r'environment\.observation_horizon = 1: the marks .*; fix: more than 1'):
+    train(smoke, tmp_path)
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(RequestError, match=r'environment\.observation_horizon = 1: the marks'):
+    experiment_for(Policy(smoke, True, 'espo', 1, '', None), Request(checkpoint='runs/mine'))

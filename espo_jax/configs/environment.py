@@ -22,7 +22,8 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     try:
       of = traits(e.name, method_options(config, 'environment'))
       if of.task and config.task.name != of.task:
-        yield f'{where} with task.name = {config.task.name!r}: it plays the task {of.task!r} alone; fix: task.name = {of.task!r}'
+        other = f'task.name = {config.task.name!r}'
+        yield f'{where} with {other}: it plays the task {of.task!r} alone; fix: task.name = {of.task!r}'
     except Exception as error:  # a user's code may raise anything
       yield str(error) if str(error).startswith('environment.') else f'{where}: its options are refused ({error})'
   if e.role and e.role not in ROLES:

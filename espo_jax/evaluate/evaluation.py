@@ -22,6 +22,7 @@ from espo_jax.monitor.samples import SETTINGS
 from espo_jax.parallel.memory import during
 from espo_jax.parallel.storage import read_json
 from espo_jax.rollout.processors import Processor
+from espo_jax.stages.episodes import posed_width
 from espo_jax.stages.loop import Interrupted, interruption
 
 
@@ -59,8 +60,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
   problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
   if c.task.name == 'math':  # the width of the longest prompt, and for a run's own problems at least the run's width
-    texts = [problem.prompt for problem in exp.tagged(problems)]
-    c.rollout.prompt_width = max(width, *map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
+    c.rollout.prompt_width = max(width, parallel.from_first(lambda: posed_width(exp, problems)))
   prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)
   settings = {
     'checkpoint': str(checkpoint),

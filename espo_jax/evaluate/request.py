@@ -11,6 +11,7 @@ from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import Processing, check_processors
 from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.stages.episodes import check_writer
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
@@ -199,6 +200,7 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
       if getattr(request, name) is not None:
         config.rollout[name] = getattr(request, name)
     exp = make_experiment(config)
+    check_writer(exp)
   except (ConfigError, tasks.DataError) as error:
     flags = (*_SKIP, *(_ASKED if request.benchmark else ()), *(() if policy.is_run else _OF_DIRECTORY))
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error

@@ -39,6 +39,19 @@ class Played(NamedTuple):
   paid: Float[np.ndarray, 'N T']  # the reward of each turn on its last token
 
 
+def check_writer(exp: Experiment) -> None:
+  """Raises DataError if an experiment has an environment whose observations cannot be written; see `turn_writer`."""
+  if exp.sampler.turns is not None:
+    hosted(exp)
+
+
+def posed_width(exp: Experiment, problems: Sequence[tasks.Problem]) -> int:
+  """Returns the number of tokens of the longest prompt, as the environment poses the problems if there is one."""
+  asked = problems if exp.sampler.turns is None else Table(exp, problems, 1).pose()
+  texts = [problem.prompt for problem in exp.tagged(asked)]
+  return max(map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
+
+
 @functools.lru_cache(maxsize=1)
 def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
@@ -260,8 +273,8 @@ class Table:
       correct = [float(verdict.correct) for verdict in verdicts]
       for n, verdict in zip(rows, verdicts, strict=True):
         self._grading[n] = max(self._grading[n], verdict.status, key=tasks.STATUSES.index)
-    for n, text, verdict in zip(rows, texts, correct, strict=True):
-      self._episodes[n] = self._episodes[n]._replace(actions=(*self._episodes[n].actions, (text, verdict)))
+    for n, *action in zip(rows, texts, correct, strict=True):
+      self._episodes[n] = self._episodes[n]._replace(actions=(*self._episodes[n].actions, tuple(action)))
     return self._asked(rows.tolist())
 
   def _verified(self, rows: Int[np.ndarray, 'M'], texts: Sequence[str]) -> list[tasks.Verdict]:
