@@ -165,7 +165,7 @@ class Trajectories(flax.struct.PyTreeNode):
   length: Int[Array, 'N']
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
-  started: Int[Array, 'N']  # the decode step at which the row took a slot
+  started: Int[Array, 'N']  # the decode step at which the row took a slot; with turns, of its last token less `full_length`
   shadow: Bool[Array, 'N']  # the row was stopped and decoded on
   depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded

@@ -8,7 +8,7 @@ again and may mend its walk; RISE's question is how much each turn gains. A turn
 | variant | difference |
 |---|---|
 | `:alone` | one turn without an environment, on the same maps |
-| `:budget` | an episode may take as many turns as ActiveVLN's budget allows, which is twice the expert's |
+| `:budget` | a turn has up to two moves, and an episode twice as many turns as the expert's: ActiveVLN's budget |
 | `:smoke` | in seconds, on a model too small to learn anything |
 """
 
@@ -42,9 +42,9 @@ def get_config(arg=''):
     _in_turns(c)
   if arg == 'budget':
     c.environment.moves = 2
-    c.environment.max_turns = 6
+    c.environment.max_turns = 10  # twice an expert's 5; hardly a map needs more than 10 moves
     c.environment.expert_budget = 2.0
-    c.rollout.horizon = 6 * 9 + 5 * 21
+    c.rollout.horizon = 10 * 9 + 9 * 21
   if arg == 'smoke':
     _smoke(c)
   return c

@@ -7,6 +7,7 @@ with jax's persistent compilation cache each is compiled once. Training also com
 |---|---|
 | rollout of the critic warm-up and of other arms | another stop rule than `stop.name` |
 | prepare and update of short responses | fewer packed sequences than rows of maximum length need (`learner.pack_sizes`) |
+| rollout of turns, with an environment | it is split into turns, between which observations are read |
 | prepare, with dynamic sampling on one device (`rollout.max_draws`) | the layout of rows from several rollouts |
 | all programs, without a persistent cache | none |
 """

@@ -242,7 +242,7 @@ class Table:
   def graded(self) -> list[tasks.Verdict]:
     """Returns the verdict on each episode: the sum of its rewards, in [0, 1]; 0 if its environment failed.
 
-    A turn that the task's verifier could not grade earns nothing, and its status is that of the episode.
+    A turn that the task's verifier could not grade counts as wrong, and the worst status of the turns is that of the episode.
     """
     return [
       tasks.Verdict(min(max(sum(rewards), 0.0), 1.0), graded) if status == 'ok' else tasks.Verdict(0.0, status)
