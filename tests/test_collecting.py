@@ -29,6 +29,7 @@ class Watched(Experiment):
       SEEN.append('rollout')
       return sampler(*args)
 
+    noting.turns = sampler.turns
     return noting
 
   def grade(self, problems, rows):
