@@ -18,7 +18,8 @@ from tiny import first_params, rule_of, run, tiny_experiment
 from espo_jax import monitor, registry, stops, tasks
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.configs.environment import environment_problems
-from espo_jax.evaluate.answers import sample_answers
+from espo_jax.evaluate.__main__ import _report
+from espo_jax.evaluate.answers import Answer, sample_answers
 from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.policies import Policy, RequestError
 from espo_jax.evaluate.processing import processing_for
@@ -356,3 +357,14 @@ def test_observations_without_room_are_told_before_the_first_stage(tmp_path):
   assert list(tmp_path.iterdir()) == []
   with pytest.raises(RequestError, match=r'environment\.observation_horizon = 1: the marks'):
     experiment_for(Policy(smoke, True, 'espo', 1, '', None), Request(checkpoint='runs/mine'))
+
+
+@pytest.mark.parametrize('said', [{}, {'environment': 'retry'}])
+def test_an_evaluation_of_episodes_calls_for_no_longer_horizon(said):
+  """Episodes that run out of turns count as cut."""
+  numbers = {'correct': False, 'length': 9, 'full_length': 9, 'full_correct': False, 'depth': 1.0, 'stop_reason': 'length'}
+  answers = [Answer(problem=0, id=1, sample=0, prompt='', response='', answer='', expected='', status='ok', **numbers)]
+  settings = {'arm': 'espo', 'step': 1, 'benchmark': '', 'temperature': 1.0, 'horizon': 9, **said}
+  summary = monitor.summarise_samples([answer._asdict() for answer in answers], 1)
+  told = _report(summary | {'settings': settings, 'session': None, 'output': 'there'})
+  assert ('fix: more than --horizon=9' in told) == (not said)

@@ -238,7 +238,7 @@ def _report(summary: dict[str, Any]) -> str:
     lines.append(format_stops(summary))
   if session:
     lines.append(f'{session["tokens_per_second"]:,.0f} tokens/s on {session["device"]}')
-  if summary['truncated'] > _TOO_MANY_CUT:
+  if summary['truncated'] > _TOO_MANY_CUT and 'environment' not in settings:  # an episode may be out of turns
     lines.append(f'Answers that are cut count as wrong; fix: more than --horizon={settings["horizon"]}, if they are to end.')
   if 'record' in settings:
     lines.append(f'compare stop rules on these answers: python -m espo_jax.replay --rollouts={summary["output"]}')

@@ -78,6 +78,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     'seed': request.seed,
     'dtype': c.model.dtype,
     'param_dtype': c.model.param_dtype,
+    **({'environment': c.environment.name} if c.environment.name else {}),
     **({'today': c.data.today} if c.data.today else {}),
     **({'record': True} if request.record else {}),
     **({'features': request.features} if request.features else {}),
