@@ -120,7 +120,11 @@ def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, c
   monkeypatch.setitem(sys.modules, 'qwix', mock.Mock())  # not installed for the tests
   module = script(name)
   needed = {'make_tiny_model': ['--data=data', '--output=out'], 'same_programs': ['record', 'folder']}
-  needed |= {'measure_signals': ['--rollouts=recorded', '--output=out'], 'drill': ['soak']}
+  needed |= {
+    'measure_signals': ['--rollouts=recorded', '--output=out'],
+    'drill': ['soak'],
+    'measure_trials': ['--comparison=page', '--output=out'],
+  }
   argv = [*needed.get(name, []), word]
   monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
   with pytest.raises(SystemExit) as ended:

@@ -165,6 +165,8 @@ CASES = {
     real(N),
   ),
   'objectives.group_scores': (lambda rewards, mask: objectives.group_scores(rewards, mask, G), real(N, T), MASK),
+  'objectives.softmax_ce': (objectives.softmax_ce, real(N, T, 7)),
+  'objectives.stablemax_ce': (objectives.stablemax_ce, real(N, T, 7)),
   'objectives.on_tokens': (objectives.on_tokens, real(P, G), MASK),
   **{f'objectives.{name}': (getattr(objectives, name), real(N, T), real(N, T)) for name in ('k1', 'k2', 'k3')},
   'objectives.estimated_kl': (functools.partial(objectives.estimated_kl, 'k3'), real(N, T), real(N, T), MASK),

@@ -30,6 +30,7 @@ KINDS = {
   'allocators': 'allocation',
   'decoders': 'decoder',
   'processors': 'processor',
+  'environments': 'environment',
   'likelihoods': 'likelihood',
   'gradients': 'gradient',
   'early_ends': 'early_end',

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from espo_jax.experiment import Experiment
 from espo_jax.stages.results import report_data
 from espo_jax.tasks import DataError, Math, Problem, Task, Verdict, encode_prompts, get
 from espo_jax.tasks.pretrained import INSTRUCTION, load_tokenizer
+from espo_jax.types import Trajectories
 
 pytestmark = pytest.mark.quick
 
@@ -263,11 +263,16 @@ def test_a_run_counts_what_could_not_be_graded(directory):
   made = load_tokenizer(directory)
   rows = [made.encode(text) for text in ('7', 'a', '8', 'b', 'c', '9')]
   assert all(len(row) == 1 for row in rows)
-  trajectories = SimpleNamespace(tokens=jnp.array(rows), full_length=jnp.ones(6, jnp.int32))
+  zeros, ones = jnp.zeros((6, 1)), jnp.ones(6, jnp.int32)
+  numbers = dict.fromkeys(('logprobs', 'values', 'regret', 'z'), zeros)
+  counts = dict.fromkeys(('prompt_lengths', 'length', 'full_length', 'trained_from', 'stop_reason', 'started'), ones)
+  trajectories = Trajectories(
+    prompt_tokens=jnp.zeros((6, 1), jnp.int32), tokens=jnp.array(rows), shadow=ones < 0, **numbers, **counts
+  )
   problems = [Problem(0, '', '7'), Problem(2, '', '9')]
   mesh = parallel.make_mesh(1, 1, 1)
   experiment = Experiment(default_config(), Undecided(), made, None, mesh, None, ())
-  grades = Experiment.grade.__wrapped__(experiment, problems, trajectories)
+  grades = experiment.grade(problems, trajectories)
   assert grades.correct.tolist() == [1, 0, 0, 0, 0, 1]
   assert grades.timeout.tolist() == [status == 'timeout' for status in STATUSES]
   assert grades.error.tolist() == [status == 'error' for status in STATUSES]

@@ -18,6 +18,7 @@ UNPICKLING = {'pickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'marshal', '
 OWN_PIPES = {'espo_jax/tasks/gym_worker.py', 'espo_jax/tasks/reasoning_gym.py'}
 RUNS_FILES = {  # each runs a file of the package, or one that its user named in a flag
   'espo_jax/configs/reading.py',
+  'espo_jax/environments/worker.py',
   'espo_jax/registry.py',
   'espo_jax/sweep/plan.py',
   'espo_jax/sweep/spec.py',

@@ -33,7 +33,7 @@ def make_end(sweep: Sweep) -> EarlyEnd:
     wanted = type(known.get(option))
     if option in known and type(value) is not wanted and not (wanted is float and type(value) is int):
       raise ConfigError(
-        [f'early_end_options: {option} = {value!r}: not of type {wanted.__name__}; fix: such as {known[option]}']
+        [f'early_end_options: {option} = {value!r}: not of type {wanted.__name__}; fix: such as {option} = {known[option]}']
       )
   try:
     return sparing_the_best(method(**sweep.early_end_options))
