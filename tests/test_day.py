@@ -116,6 +116,7 @@ def started(monkeypatch):
   monkeypatch.setattr(train, 'make_experiment', make)
   monkeypatch.setattr(train, 'headline', lambda *_: '')
   monkeypatch.setattr(train, 'plan_memory', lambda exp: None)
+  monkeypatch.setattr(train, 'check_writer', lambda exp: None)
   monkeypatch.setattr(train, 'warm_start', stop)
 
   def start(config, workdir: pathlib.Path) -> str:
