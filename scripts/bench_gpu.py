@@ -23,7 +23,7 @@ from bench import forced, report, workload
 
 from espo_jax.configs import default_config
 from espo_jax.experiment import make_experiment
-from espo_jax.learner import init_state, minibatches, pack, put_packing, score
+from espo_jax.learner import in_parts, init_state, minibatches, pack, put_packing, score
 from espo_jax.model import ActorCritic, Caches, ModelConfig, Params, States, column_flops, init
 from espo_jax.rollout.sampling import draw, row_keys, token_noise
 from espo_jax.stages import rl
@@ -206,8 +206,9 @@ def _update(c: Any, learner: Any, state: Any, rows: Any, mesh: jax.sharding.Mesh
   width, parts = rows.prompt_tokens.shape[1] + rows.tokens.shape[1], c.learner.minibatches * c.learner.micro_batches
   options = {'sizes': c.learner.pack_sizes, 'widths': c.learner.pack_widths, 'multiple': 1}
   packed = functools.partial(pack, width=width, cost=functools.partial(column_flops, learner.model.config), **options)
+  dealt = lengths[in_parts(count, parts, c.rollout.samples)]
   reward = Reward(jax.random.uniform(jax.random.key(0), (count,)))
-  batch, _ = learner.prepare(state.params, None, rows, reward, put_packing(packed(lengths.reshape(-1, parts).T), mesh))
+  batch, _ = learner.prepare(state.params, None, rows, reward, put_packing(packed(dealt), mesh))
   for chosen in minibatches(0, 1, count, 1, c.learner.minibatches):
     chosen = chosen.reshape(c.learner.micro_batches, -1)
     state, _ = learner.update(state, batch, None, jnp.asarray(chosen), put_packing(packed(lengths[chosen]), mesh))

@@ -15,7 +15,7 @@ from espo_jax import parallel
 from espo_jax.compile_check import Programs
 from espo_jax.configs import ConfigError, check_attention, check_devices, default_config
 from espo_jax.model import ModelConfig, fused, splash
-from espo_jax.model.attention import self_attention
+from espo_jax.model.attention import Shared, self_attention
 
 pytestmark = pytest.mark.quick
 
@@ -90,6 +90,64 @@ def test_a_kernel_gives_the_chunked_result_and_its_gradients(anywhere, form, win
   padding = np.asarray(arrays[3]) == 0
   for gradient in (got[1], *(x.transpose(1, 2, 0, 3) for x in got[2:])):
     assert not np.asarray(gradient)[padding].any()
+
+
+def sharing(window):
+  """Two sequences: the first has two prompts with two and three rows, the second one prompt with two rows. Padding ends both.
+
+  Returns:
+    The segment of each token, that of its prompt, its position, and what it sees: each prompt is laid out with each of its rows
+    by itself.
+  """
+  laid = [[(1, 150, [2, 3], [60, 90]), (4, 100, [5, 6, 7], [80, 1, 170])], [(9, 333, [8, 3], [200, 99])]]
+  segments, prompts, positions = np.zeros((3, ROWS, LENGTH), np.int32)
+  seen = np.zeros((ROWS, LENGTH, LENGTH), bool)
+  for sequence, groups in enumerate(laid):
+    column = 0
+    for prompt, size, rows, sizes in groups:
+      head = np.arange(column, column + size)
+      for segment, tokens in [(prompt, 0), *zip(rows, sizes, strict=True)]:
+        row = np.arange(column, column + (tokens or size))
+        whole = np.concatenate([head, row]) if tokens else row
+        age = np.arange(whole.size)[:, None] - np.arange(whole.size)
+        near = (age >= 0) & (age < (window or LENGTH))
+        seen[sequence, row[:, None], whole] = near[-row.size :]
+        segments[sequence, row], prompts[sequence, row] = segment, prompt
+        positions[sequence, row] = np.arange(whole.size)[-row.size :]
+        column += row.size
+  return segments, prompts, positions, seen
+
+
+@pytest.mark.parametrize(('form', 'window'), [('chunked', 0), ('chunked', 130), ('cudnn', 130)])
+def test_a_row_sees_its_prompt_as_if_it_stood_directly_before(anywhere, form, window):
+  arrays = drawn()[:3]
+  segments, prompts, positions, seen = (jnp.asarray(x) for x in sharing(window))
+  weights = jnp.asarray(np.random.default_rng(1).standard_normal(arrays[0].shape), jnp.float32)
+
+  def together(queries, keys, values):
+    return self_attention(queries, keys, values, segments, window, form, Shared(prompts, positions))
+
+  def dense(queries, keys, values):
+    grouped = queries.reshape(ROWS, LENGTH, KV_HEADS, -1, WIDTH)
+    scores = jnp.einsum('bqjgk,jbsk->bjgqs', grouped, keys) / WIDTH**0.5
+    shares = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -1e30), axis=-1)
+    return jnp.einsum('bjgqs,jbsk->bqjgk', shares, values).reshape(queries.shape)
+
+  def read(function):
+    def total(*arrays):
+      out = jnp.where(segments[..., None, None] > 0, function(*arrays), 0)
+      return (out * weights).sum(), out
+
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*arrays)
+    return out, *gradients
+
+  assert_close(read(together), read(dense), LIMITS['float32'])
+
+
+def test_splash_refuses_shared_prompts(anywhere):
+  *arrays, segments = drawn()
+  with pytest.raises(ValueError, match="'splash' of attention takes no shared prompts; fix: form = 'chunked'"):
+    self_attention(*arrays, segments, 0, 'splash', Shared(segments, segments))
 
 
 @pytest.mark.parametrize('form', ['splash', 'cudnn'])

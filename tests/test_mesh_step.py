@@ -1,6 +1,7 @@
 """One ESPO step is the same on every mesh: loss and gradient of given rows, its samples, and what a checkpoint carries over.
 
-Two cases: all weights learn, and every token runs through every block; exits are drawn, and so are actions, and adapters learn.
+Two cases: all weights learn, and every token runs through every block; exits are drawn, and so are actions, adapters learn, and
+rows share their prompt.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, tiny_experiment
 
-from espo_jax.learner import Checkpoints, init_state, pack, put_packing, restore
+from espo_jax.learner import Checkpoints, Groups, init_state, pack, put_packing, restore
 from espo_jax.learner.optimizer import of_trained
 from espo_jax.model import Forced
 from espo_jax.rollout import Sampling
@@ -66,7 +67,9 @@ def step(mesh: str, case: str, state=None, given=None):
   outcomes = np.random.default_rng(0).random(given.length.shape).astype(rounding.precision())
   rows, reward = exp.put_rows((given, Reward(outcomes)))
   lengths = (given.prompt_lengths + given.length)[None]
-  packing = put_packing(pack(lengths, 30, sizes=4, multiple=8, widths=13, cost=float), exp.mesh)
+  groups = Groups(np.arange(len(outcomes))[None] // exp.config.rollout.samples, given.prompt_lengths[None])
+  groups = groups if 'exits' in case and 'splash' not in case else None
+  packing = put_packing(pack(lengths, 30, sizes=4, multiple=8, widths=13, cost=float, groups=groups), exp.mesh)
   if state is None:
     state = exp.on_mesh(init_state(first_params(exp, 0), learner.optimizer, rule_of(exp)))
   batch, measured = learner.prepare(state.params, None, rows, reward, packing)

@@ -15,7 +15,7 @@ from small import VOCAB, actor_critic
 from tiny import first_params, named, rolled_out, rule_of, run, tiny_experiment
 
 from espo_jax.configs import ConfigError, uses_reference, validate
-from espo_jax.learner import init_state, pack, put_packing, score
+from espo_jax.learner import Groups, in_parts, init_state, pack, put_packing, score
 from espo_jax.learner.gradient import gradient
 from espo_jax.model import ModelConfig, column_flops
 from espo_jax.objectives import Term
@@ -179,11 +179,13 @@ def prepared(objective):
 
 
 @cached
-def updater(objective, parts, sizes):
+def updater(objective, parts, sizes, shares=False):
   """`(params, batch) -> (gradient, metrics)` of an update."""
   exp, learner, _, reference, rows, _, _ = prepared(objective)
   chosen = np.random.default_rng(0).permutation(16).astype(np.int32).reshape(parts, -1)
-  packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1, widths=13, cost=float)
+  groups = Groups(chosen // exp.config.rollout.samples, np.asarray(rows.prompt_lengths)[chosen]) if shares else None
+  packing = pack(lengths_of(rows)[chosen], 30, sizes=sizes, multiple=1, widths=13, cost=float, groups=groups)
+  assert (packing.real.sum() < lengths_of(rows).sum()) == shares
 
   def update(params, batch):
     state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), learner.optimizer, rule_of(exp)))
@@ -207,26 +209,28 @@ OBJECTIVES = ['ppo + entropy', 'grpo + kl_k3', 'drgrpo + kl_exact', 'gspo', 'tep
 
 
 @pytest.mark.parametrize(
-  ('objective', 'parts', 'sizes', 'dtype'),
-  [(name, 2, 4, 'float64') for name in OBJECTIVES]
-  + [(*case, 'float64') for case in [('ppo + entropy', 1, 16), ('grpo + kl_k3', 8, 1)]]
-  + [(*case, 'float32') for case in [('rloo', 4, 4)]],
+  ('objective', 'parts', 'sizes', 'shares', 'dtype'),
+  [(name, 2, 4, False, 'float64') for name in OBJECTIVES]
+  + [(*case, 'float64') for case in [('ppo + entropy', 1, 16, False), ('grpo + kl_k3', 8, 1, False)]]
+  + [(*case, 'float64') for case in [('ppo + entropy', 2, 4, True), ('grpo + kl_k3', 1, 4, True)]]
+  + [('rloo', 4, 4, False, 'float32')],
 )
-def test_packed_or_in_parts_an_update_is_the_same(objective, parts, sizes, dtype):
+def test_packed_or_in_parts_or_with_shared_prompts_an_update_is_the_same(objective, parts, sizes, shares, dtype):
   with computed_in(dtype):
-    same_update(objective, parts, sizes)
+    same_update(objective, parts, sizes, shares)
 
 
-def same_update(objective, parts, sizes):
+def same_update(objective, parts, sizes, shares):
   _, _, params, _, _, _, batch = prepared(objective)
   wanted, limits = whole(objective)
   assert wanted[1]['grad_norm'] > 1e-3
-  assert_within(updater(objective, parts, sizes)(params, batch), wanted, limits)
+  assert_within(updater(objective, parts, sizes, shares)(params, batch), wanted, limits)
 
 
 def test_what_is_measured_of_all_rows_does_not_depend_on_parts(precision):
   exp, learner, params, reference, rows, reward, _ = prepared('ppo + entropy')
-  packing = jax.tree.map(jnp.asarray, pack(lengths_of(rows).reshape(-1, 4).T, 30, sizes=4, multiple=1, widths=13, cost=float))
+  dealt = lengths_of(rows)[in_parts(16, 4, exp.config.rollout.samples)]
+  packing = jax.tree.map(jnp.asarray, pack(dealt, 30, sizes=4, multiple=1, widths=13, cost=float))
 
   def measured(params, rows, packing):
     batch, _ = learner.prepare(params, reference, rows, reward, packing)
@@ -262,6 +266,7 @@ def test_a_step_pads_less_when_packed():
   for sizes in (1, 8):
     _, metrics = run(tiny_experiment(named(learner__pack_sizes=sizes, learner__micro_batches=2)), 1)
     fractions[sizes] = metrics[0]['pad_fraction']
+    assert (metrics[0]['shared_fraction'] > 0) == (sizes > 1)
     assert metrics[0]['sampler_gap/max'] < 1e-4
     assert 0 < metrics[0]['rollout/utilisation'] <= 1
     assert metrics[0]['rollout/row_steps'] >= metrics[0]['rollout/tokens'] + metrics[0]['rollout/shadow_tokens']

@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from espo_jax import objectives, parallel, rewards, rollout
-from espo_jax.configs import check_attention, logit_chunk, model_config, uses_reference, with_dtype
+from espo_jax.configs import check_attention, logit_chunk, model_config, shares_prompts, uses_reference, with_dtype
 from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
-from espo_jax.learner import Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
+from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
 from espo_jax.stages import rl
 from espo_jax.stages.drafts import no_drafts
@@ -187,8 +187,12 @@ class Programs:
     count = r.prompts * r.samples // c.learner.minibatches // c.learner.micro_batches
     width = r.prompt_width + r.horizon
     shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
-    packing = pack(np.full((1, count), width), width, sizes=1, multiple=shards, widths=1, cost=float)
-    return jax.tree.map(lambda x, s: _array((parts, *x.shape[1:]), x.dtype, s), packing, packing_shardings(self.mesh))
+    groups = None
+    if shares_prompts(c, self.model.config, self.mesh.abstract_mesh.abstract_device):
+      groups = Groups(np.arange(count)[None] // r.samples, np.full((1, count), r.prompt_width))
+    packing = pack(np.full((1, count), width), width, sizes=1, multiple=shards, widths=1, cost=float, groups=groups)
+    shardings = packing_shardings(packing, self.mesh)
+    return jax.tree.map(lambda x, s: _array((parts, *x.shape[1:]), x.dtype, s), packing, shardings)
 
   def _prepare_arguments(self) -> tuple[Any, ...]:
     c = self.config

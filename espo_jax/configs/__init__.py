@@ -5,7 +5,7 @@ from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.day import with_day
 from espo_jax.configs.defaults import AUTO, STAGES, default_config
-from espo_jax.configs.devices import check_attention, check_devices
+from espo_jax.configs.devices import check_attention, check_devices, shares_prompts
 from espo_jax.configs.dtype import best_dtype, with_dtype
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
@@ -35,6 +35,7 @@ __all__ = [
   'model_overrides',
   'parse_flags',
   'run_of',
+  'shares_prompts',
   'task_arguments',
   'trains_critic',
   'uses_reference',

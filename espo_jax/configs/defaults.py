@@ -311,6 +311,10 @@ SCHEMA = section(
     ),
     epochs=Field(1, 'Passes over a rollout.', ABOVE_0),
     minibatches=Field(4, 'Optimizer steps per pass.', ABOVE_0),
+    whole_groups=Field(
+      False,
+      'Whether a minibatch has all rows of each of its prompts; shared prompts then save most, and fewer problems vary it.',
+    ),
     micro_batches=Field(
       1, 'Parts of a minibatch whose gradients are summed, to save memory; they change nothing else.', ABOVE_0
     ),
@@ -322,6 +326,9 @@ SCHEMA = section(
     ),
     pack_widths=Field(
       13, 'Widths of packed sequences that are tried; more leave less padding and compile more programs.', ABOVE_0
+    ),
+    share_prompts=Field(
+      True, 'Whether the rows of a prompt share it in a packed sequence, where the form of attention allows it: not splash.'
     ),
     learning_rate=Field(1e-6, "The policy's learning rate.", ABOVE_0, PUBLISHED),
     warmup_steps=Field(10, 'Optimizer steps in which the learning rate rises.', AT_LEAST_0),

@@ -22,6 +22,18 @@ def check_attention(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> 
     raise ConfigError([told])
 
 
+def shares_prompts(config: ml_collections.ConfigDict, shape: ModelConfig, device: jax.sharding.AbstractDevice) -> bool:
+  """Returns whether packed sequences share the prompts of groups.
+
+  Args:
+    config: The experiment.
+    shape: The shape of the decoder.
+    device: The kind of the devices.
+  """
+  wanted = config.learner.share_prompts and config.learner.pack_sizes > 1 and config.rollout.samples > 1
+  return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind)
+
+
 def check_devices(config: ml_collections.ConfigDict, shape: ModelConfig, mesh: jax.sharding.Mesh) -> None:
   """Checks the sizes of mesh axes that were -1, the devices of every process, and what the devices can compute.
 

@@ -152,6 +152,11 @@ def _rows(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'learner.minibatches = {minibatches} does not divide the {rows} rows of a rollout (rollout.prompts = {r.prompts} times '
       f'rollout.samples = {r.samples}); fix: a divisor of {rows}'
     )
+  elif minibatches > 0 and config.learner.whole_groups and r.prompts % minibatches:
+    yield (
+      f'learner.minibatches = {minibatches} does not divide rollout.prompts = {r.prompts}, which learner.whole_groups = True '
+      f'needs; fix: a divisor of {r.prompts}, or learner.whole_groups = False'
+    )
   elif minibatches > 0 < config.learner.micro_batches and rows // minibatches % config.learner.micro_batches:
     yield (
       f'learner.micro_batches = {config.learner.micro_batches} does not divide the {rows // minibatches} rows of a minibatch; '

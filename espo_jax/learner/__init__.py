@@ -5,7 +5,7 @@ from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
 from espo_jax.learner.kept import row_sizes
 from espo_jax.learner.optimizer import make_optimizer
-from espo_jax.learner.packing import Packing, minibatches, pack, packing_shardings, put_packing
+from espo_jax.learner.packing import Groups, Packing, in_parts, minibatches, pack, packing_shardings, put_packing
 from espo_jax.learner.policy import Reinforcement
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
@@ -16,11 +16,13 @@ __all__ = [
   'Calibration',
   'CheckpointError',
   'Checkpoints',
+  'Groups',
   'Packing',
   'Reinforcement',
   'Scored',
   'SupervisedLearner',
   'TrainState',
+  'in_parts',
   'init_state',
   'make_optimizer',
   'minibatches',

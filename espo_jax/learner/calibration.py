@@ -150,4 +150,4 @@ def _sequences(rows: Trajectories) -> _Sequences:
   tokens = jnp.take_along_axis(jnp.concatenate([rows.prompt_tokens, rows.tokens], axis=1), column, axis=1)
   after = index + 1 - rows.prompt_lengths[:, None]  # index of the response token drawn from the state after this one
   counts = (after >= 0) & (after < rows.length[:, None])
-  return _Sequences(tokens, index, packing.segments, counts, counts & (after > 0))
+  return _Sequences(tokens, index, jnp.asarray(packing.segments), counts, counts & (after > 0))

@@ -27,7 +27,7 @@ from espo_jax.learner.decision import decision_tokens, held
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.kept import in_baseline, kept_rows, scores_differ, trained_on
 from espo_jax.learner.optimizer import guarded_step
-from espo_jax.learner.packing import Packing
+from espo_jax.learner.packing import Packing, by_part
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import History, TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, join_frozen, split_frozen
@@ -147,7 +147,7 @@ class Reinforcement:
     *,
     full_depth: bool = False,
   ) -> tuple[Float[Array, 'N T'], Float[Array, 'N T'], Float[Array, 'N S'], Float[Array, 'N T'] | None]:
-    """Scores all rows for `prepare`, one packing at a time. Packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
+    """Scores all rows for `prepare`, one packing at a time. Packing `j` has the rows of part `j` of `in_parts`.
 
     Returns:
       The joint log-probabilities of tokens and exits, the entropy, the values of the `S = T + 1` states before and after every
@@ -159,20 +159,7 @@ class Reinforcement:
       values = jnp.concatenate([scored.values, scored.final_values[:, None]], axis=1)
       return scored.joint_logprobs, scored.entropy, values, scored.reference_kl
 
-    if packing is None:
-      return measure(rows, None)
-    count = packing.row.shape[0]
-
-    def part(number_and_packing: tuple[Int[Array, ''], Packing]) -> tuple[Array, Array, Array, Array | None]:
-      number, its = number_and_packing
-
-      def take(x: Array) -> Array:
-        return jax.lax.dynamic_index_in_dim(x.reshape(-1, count, *x.shape[1:]), number, axis=1, keepdims=False)
-
-      return measure(jax.tree.map(take, rows), its)
-
-    found = jax.lax.map(part, (jnp.arange(count), packing))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
+    return measure(rows, None) if packing is None else by_part(measure, rows, packing, self.samples)
 
   @functools.partial(jax.jit, static_argnums=0)
   def graded(self, rows: Trajectories, verdicts: Verdicts, adaptive: Adaptive) -> tuple[Reward, Bool[Array, 'P'], Metrics]:
@@ -232,7 +219,7 @@ class Reinforcement:
       reference: The parameters of the reference policy; None without one.
       rows: The rollout's rows.
       reward: The rewards of `rows`.
-      packing: The stacked packings of the rows: packing `j` of `c` has the rows `j, c + j, 2 c + j, ...`.
+      packing: The stacked packings of the rows. Packing `j` has the rows of part `j` of `in_parts`.
     """
     ended = rows  # as the rule ended them
     rows = trained_on(self.rewarded(rows), reward.keep)

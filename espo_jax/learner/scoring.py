@@ -57,7 +57,7 @@ def score(
     temperature: The sampler's temperature, a static number because it is constant in a run.
     chunk: The number of tokens whose logits are in memory at a time. It is rounded to whole columns of all sequences.
     against: The parameters of a reference policy; they add a forward pass and the exact divergence from it. None for neither.
-    packing: How the rows share sequences; None for one sequence per row.
+    packing: The places of the rows in sequences; None for one sequence per row.
     blocks: The number of blocks that each token's state ran through; None for all. The reference always runs through all.
     exit_level: The level of the model's exit policy.
   """
@@ -77,7 +77,8 @@ def score(
     forced = Forced(jnp.where(free, its, model.config.num_layers), free, jnp.float32(exit_level))
 
   def trunk(params: Params, forced: Forced | None) -> States:
-    return model.states(params, given, jnp.asarray(packing.index), packing.segments, forced)  # [B, W, D]: after each token
+    index, segments, prompts = jax.tree.map(jnp.asarray, (packing.index, packing.segments, packing.prompts))
+    return model.states(params, given, index, segments, forced, prompts)  # [B, W, D]: after each token
 
   states = trunk(params, forced)
   values = model.values(params, states)

@@ -113,6 +113,7 @@ class ActorCritic:
     positions: Int[Array, 'B S'],
     segments: Int[Array, 'B S'],
     forced: Forced | None = None,
+    prompts: Int[Array, 'B S'] | None = None,
   ) -> States:
     """Run the trunk, or both trunks, over whole sequences.
 
@@ -122,12 +123,13 @@ class ActorCritic:
       positions: The tokens' positions, which RoPE reads.
       segments: The number of the sequence that each token belongs to; 0 is padding. Several may share a row.
       forced: The depth of each token in the policy's trunk; None for full depth.
+      prompts: The segment of the prompt that each token attends to beside its own segment; None for none.
     """
-    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, forced)
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, forced, prompts)
     policy, _, depth = out
     if not self.separate_critic:
       return States(policy, policy, depth)
-    critic: Any = self._critic.apply({'params': params['critic']}, tokens, positions, segments)[0]
+    critic: Any = self._critic.apply({'params': params['critic']}, tokens, positions, segments, None, prompts)[0]
     return States(policy, critic, depth)
 
   def entering(

@@ -8,6 +8,7 @@ memory, which bounds a long update by bandwidth and not by products. The kernels
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,13 @@ _FEW = 8  # up to this many query steps, keys are the first operand of the produ
 _AT_A_TIME = 512  # queries of whole sequences whose scores are in memory at a time
 
 
+class Shared(NamedTuple):
+  """What tokens see of a prompt that several segments share. It stands before them, in a segment of its own."""
+
+  prompts: Int[Array, 'B S']  # the segment of the prompt that each token sees beside its own segment
+  positions: Int[Array, 'B S']  # the token's position in its prompt and segment together
+
+
 def self_attention(
   queries: Float[Array, 'B S H K'],
   keys: Float[Array, 'J B S K'],
@@ -31,8 +39,11 @@ def self_attention(
   segments: Int[Array, 'B S'],
   window: int,
   form: str,
+  shared: Shared | None = None,
 ) -> Float[Array, 'B S H K']:
   """Each token attends to the tokens of its own segment up to itself. What padding attends to depends on the form.
+
+  With `shared` it also attends to the tokens of its prompt.
 
   Args:
     queries: The queries of the tokens; query head `h` reads key-value head `h // (H / J)`.
@@ -41,24 +52,29 @@ def self_attention(
     segments: The number of the sequence that each token belongs to; 0 is padding. A segment is contiguous and in order.
     window: The most tokens that a token attends to, itself included; 0 for no limit.
     form: The form of the computation, one of `model.config.ATTENTION`.
+    shared: The prompts that segments share; None for none.
 
   Raises:
-    ValueError: The devices cannot compute the form.
+    ValueError: The devices cannot compute the form, or it takes no shared prompts.
   """
   form = fused.chosen(form, queries)
   if form == 'chunked':
-    return _by_parts(_attend, queries, keys, values, segments, window)
+    return _by_parts(_attend, queries, keys, values, segments, window, shared)
+  if form == 'splash' and shared is not None:
+    raise ValueError("the form 'splash' of attention takes no shared prompts; fix: form = 'chunked'")
 
-  def kernel(queries: Array, keys: Array, values: Array, segments: Array) -> Float[Array, 'B S J G K']:
+  def kernel(queries: Array, keys: Array, values: Array, segments: Array, *shared: Array) -> Float[Array, 'B S J G K']:
     if form == 'splash':
       return splash.attend(queries, keys, values, segments, window)
     flat = queries.reshape(*queries.shape[:2], -1, queries.shape[4])
-    return _by_parts(cudnn.attend, flat, keys, values, segments, window).reshape(queries.shape)
+    its = Shared(*shared) if shared else None
+    return _by_parts(cudnn.attend, flat, keys, values, segments, window, its).reshape(queries.shape)
 
   grouped = queries.reshape(*queries.shape[:2], keys.shape[0], -1, queries.shape[3])
   heads = ('kv_heads', 'batch', None, None)
-  arrays = (grouped, ('batch', None, 'kv_heads', None, None)), (keys, heads), (values, heads), (segments, ('batch', None))
-  return parallel.on_each_device(kernel, *arrays).reshape(queries.shape)
+  arrays = (grouped, ('batch', None, 'kv_heads', None, None)), (keys, heads), (values, heads)
+  of_tokens = [(x, ('batch', None)) for x in (segments, *(shared or ()))]
+  return parallel.on_each_device(kernel, *arrays, *of_tokens).reshape(queries.shape)
 
 
 def _by_parts(
@@ -68,26 +84,32 @@ def _by_parts(
   values: Float[Array, 'J B S K'],
   segments: Int[Array, 'B S'],
   window: int,
+  shared: Shared | None,
 ) -> Float[Array, 'B S H K']:
   """The attention of whole sequences, for some queries at a time by `attend_to`, whose mask says which keys they see."""
   length = segments.shape[1]
 
-  def attend(start: Int[Array, ''], queries: Array, own: Int[Array, 'B Q']) -> Float[Array, 'B Q H K']:
-    age = start + jnp.arange(own.shape[1])[:, None] - jnp.arange(length)
+  def attend(start: Int[Array, ''], queries: Array, own: Int[Array, 'B Q'], behind: Shared | None) -> Float[Array, 'B Q H K']:
+    inside = own[:, :, None] == segments[:, None, :]
+    if shared is None or behind is None:
+      age = start + jnp.arange(own.shape[1])[:, None] - jnp.arange(length)
+    else:  # by position, because the rows before this one stand between it and its prompt
+      age = behind.positions[:, :, None] - shared.positions[:, None, :]
+      inside |= behind.prompts[:, :, None] == segments[:, None, :]
     near = (age >= 0) & (age < window) if window else age >= 0
-    return attend_to(queries, keys, values, near & (own[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0))
+    return attend_to(queries, keys, values, near & inside & (segments[:, None, :] > 0))
 
   if length <= _AT_A_TIME:
-    return attend(jnp.zeros((), jnp.int32), queries, segments)
+    return attend(jnp.zeros((), jnp.int32), queries, segments, shared)
 
   def split(x: Array) -> Array:  # [B, S, ...] to [parts, B, Q, ...]
     x = jnp.pad(x, [(0, 0), (0, -length % _AT_A_TIME)] + [(0, 0)] * (x.ndim - 2))
     return x.reshape(x.shape[0], -1, _AT_A_TIME, *x.shape[2:]).swapaxes(0, 1)
 
   # Without the barrier XLA would compute the masks of all parts once for all layers, and keep them in memory.
-  queries, segments = jax.lax.optimization_barrier((queries, segments))
+  queries, segments, shared = jax.lax.optimization_barrier((queries, segments, shared))
   # The gradient recomputes the scores, which would otherwise be the largest array by far.
-  parts = split(queries), split(segments)
+  parts = jax.tree.map(split, (queries, segments, shared))
   starts = jnp.arange(parts[1].shape[0]) * _AT_A_TIME
   out = jax.lax.map(lambda xs: jax.checkpoint(attend)(*xs), (starts, *parts))
   return out.swapaxes(0, 1).reshape(queries.shape[0], -1, *queries.shape[2:])[:, :length]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
 from espo_jax.exits.policy import ExitPolicy
+from espo_jax.model.attention import Shared
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
@@ -71,6 +72,7 @@ class Decoder(nn.Module):
     positions: Int[Array, 'B S'],
     segments: Int[Array, 'B S'],
     forced: Forced | None = None,
+    prompts: Int[Array, 'B S'] | None = None,
   ) -> tuple[Float[Array, 'B S D'], KeysValues, Depth | None]:
     """Hidden states after the final norm, the keys and values of every layer, and the tokens' depth.
 
@@ -79,8 +81,10 @@ class Decoder(nn.Module):
       positions: The tokens' positions, which RoPE reads.
       segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
       forced: The depth of each token; None for full depth, in which case no depth is returned.
+      prompts: The segment of the prompt that each token attends to beside its own segment; None for none.
     """
-    trunk = self._trunk(tokens, positions, Together(segments), None, forced)
+    shared = None if prompts is None else Shared(prompts, positions)
+    trunk = self._trunk(tokens, positions, Together(segments, shared), None, forced)
     if self.is_initializing():
       self.logits(trunk.x), self.values(trunk.x)
       if self.config.exit_blocks:

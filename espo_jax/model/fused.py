@@ -10,6 +10,9 @@
 small. It takes `chunked` elsewhere. cuDNN's kernel has not run on a GPU yet, so a config has to name it. The name of a card
 does not tell its generation, so that cards before Ampere are not refused here. jax has no check for them either, and lowers the
 kernel without an error. Nobody has compiled it for such a card.
+
+A form that computes a mask of any shape takes prompts that segments share: `chunked` and `cudnn`. Splash compares one number
+of a query with one of a key, so that it takes none.
 """
 
 import jax
@@ -43,6 +46,19 @@ def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> s
   if form == 'cudnn' and (head_dim % 8 or head_dim > _WIDEST):
     return f'model.attention = {form!r}: the kernel is for heads of 8, 16 .. {_WIDEST} channels, not {head_dim}; {fix}'
   return ''
+
+
+def takes_shared(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> bool:
+  """Returns whether a form of attention takes prompts that segments share. `auto` does where it never takes splash.
+
+  Args:
+    form: The form.
+    dtype: The dtype of the activations.
+    head_dim: The width of a head.
+    platform: The platform of the devices by jax's name.
+    kind: The devices' kind by jax's name.
+  """
+  return bool(refusal('splash', dtype, head_dim, platform, kind)) if form == 'auto' else form != 'splash'
 
 
 def chosen(form: str, queries: Float[Array, 'B S H K']) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax import parallel
-from espo_jax.model.attention import cached_attention, self_attention
+from espo_jax.model.attention import Shared, cached_attention, self_attention
 from espo_jax.model.cache import append
 from espo_jax.model.config import ModelConfig
 from espo_jax.model.depth import KeysValues, Skip, Track
@@ -77,9 +77,10 @@ class RMSNorm(nn.Module):
 
 
 class Together(NamedTuple):
-  """The scope of whole sequences, in which tokens attend within their segments."""
+  """The scope of whole sequences, in which tokens attend within their segments and to the prompts that these share."""
 
   segments: Int[Array, 'B S']
+  shared: Shared | None = None
 
 
 class Following(NamedTuple):
@@ -133,7 +134,7 @@ class Attention(nn.Module):
     queries = rotate(self.q_norm(queries) if cfg.qk_norm else queries, turn)
     window = cfg.sliding_window if self.windowed else 0
     if isinstance(scope, Together):
-      out = self_attention(queries, *kv, scope.segments, window, cfg.attention)
+      out = self_attention(queries, *kv, scope.segments, window, cfg.attention, scope.shared)
     else:
       own = kv if layer is None else (kv[0][layer], kv[1][layer])
       out = cached_attention(queries, *own, scope.lengths, scope.longest, window, cfg.paged_kernels)

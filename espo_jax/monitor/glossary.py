@@ -86,6 +86,7 @@ GLOSSARY: Mapping[str, Meaning] = {
   'critic/explained_variance': Meaning('1 - var(return - value) / var(return); 1 is perfect, 0 no better than a constant.'),
   'critic/value_mean': Meaning("The mean of the critic's values.", 'reward'),
   'pad_fraction': Meaning('Columns of the update that are padding.', 'share'),
+  'shared_fraction': Meaning('Tokens of prompts that the update does not compute, because rows share them.', 'share'),
   'sampler_gap/mean': Meaning('The mean distance of log-probabilities between learner and sampler.', 'nats'),
   'sampler_gap/p95': Meaning('The 95th percentile of that distance.', 'nats'),
   'sampler_gap/max': Meaning('The largest such distance.', 'nats'),

@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 
 from espo_jax import monitor, parallel
-from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options
+from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options, shares_prompts
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Packing, Reinforcement, TrainState, minibatches, pack, put_packing, row_sizes
+from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, in_parts, minibatches, pack, put_packing, row_sizes
 from espo_jax.model import ActorCritic, Params, column_flops
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
@@ -72,25 +72,24 @@ def step(
     write_rollout(exp, first.sample, first.correct, learner.rule, state.adaptive, record_in / f'{number:06d}.npz')
 
   with clock('score'):
-    lengths = exp.fetch(row_sizes(learner.rewarded(rows), reward.keep))
-    packed = functools.partial(_packed, exp, lengths)
-    in_turn = np.arange(lengths.size).reshape(-1, c.learner.minibatches * c.learner.micro_batches).T
-    batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(in_turn), exp.mesh))  # 5
+    lengths, prompts = exp.fetch((row_sizes(learner.rewarded(rows), reward.keep), rows.prompt_lengths))
+    packed = functools.partial(_packed, exp, lengths, prompts)
+    parts_of_all = in_parts(lengths.size, c.learner.minibatches * c.learner.micro_batches, c.rollout.samples)
+    batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(parts_of_all), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
   with clock('update'):
-    parts, filled = list[dict[str, Any]](), list[Any]()
-    for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches, lengths > 0):
+    parts, together = list[dict[str, Any]](), c.rollout.samples if c.learner.whole_groups else 1
+    for chosen in minibatches(c.seed, number, lengths.size, c.learner.epochs, c.learner.minibatches, lengths > 0, together):
       if parts and not lengths[chosen].any():  # no row of it is trained on
         continue
-      chosen = chosen.reshape(c.learner.micro_batches, -1)
+      chosen = np.sort(chosen).reshape(c.learner.micro_batches, -1)  # a group's rows in as few parts as possible
       packing = packed(chosen)
       state, part = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))  # 6
-      parts.append(part)
-      filled.append(packing.real.mean())
+      parts.append(part | _of_packing(packing, lengths[chosen]))
     state = learner.finish(state, first.sample, first.correct, metrics)  # 7
     state, remembered = plan.remember(state, batch)
     metrics |= mean_metrics(parts) | remembered
-  return state, metrics | {'pad_fraction': 1.0 - np.mean(filled)} | state_metrics(state, metrics, clock)
+  return state, metrics | state_metrics(state, metrics, clock)
 
 
 def _rolled_out(
@@ -175,9 +174,10 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
   )
 
 
-def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
+def _packed(exp: Experiment, lengths: np.ndarray, prompts: np.ndarray, rows: np.ndarray) -> Packing:
   """Packs rows into sequences by their lengths with the prompts. All processes compute the same packing."""
   r = exp.config.rollout
+  shared = shares_prompts(exp.config, exp.model.config, exp.mesh.abstract_mesh.abstract_device)
   return pack(
     lengths[rows],
     width=r.prompt_width + r.horizon,
@@ -185,7 +185,16 @@ def _packed(exp: Experiment, lengths: np.ndarray, rows: np.ndarray) -> Packing:
     widths=exp.config.learner.pack_widths,
     multiple=parallel.batch_shards(exp.mesh),
     cost=functools.partial(column_flops, exp.model.config),
+    groups=Groups(rows // r.samples, prompts[rows]) if shared else None,
   )
+
+
+def _of_packing(packing: Packing, lengths: np.ndarray) -> dict[str, Any]:
+  """Returns the metrics of a packing of rows with so many tokens."""
+  return {
+    'pad_fraction': 1.0 - packing.real.mean(),
+    'shared_fraction': 1.0 - packing.real.sum() / max(lengths.sum(), 1),
+  }
 
 
 # ------------------------------------------------------------------------------------------------------------------ the arm
