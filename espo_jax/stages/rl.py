@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jaxtyping import Integer
 
 from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options, shares_prompts
@@ -73,7 +74,7 @@ def step(
 
   with clock('score'):
     lengths, prompts = exp.fetch((row_sizes(learner.rewarded(rows), reward.keep), rows.prompt_lengths))
-    packed = functools.partial(_packed, exp, lengths, prompts)
+    packed = functools.partial(pack_rows, exp, lengths, prompts)
     parts_of_all = in_parts(lengths.size, c.learner.minibatches * c.learner.micro_batches, c.rollout.samples)
     batch, measured = learner.prepare(state.params, reference, rows, reward, put_packing(packed(parts_of_all), exp.mesh))  # 5
     metrics = jax.block_until_ready(metrics | measured)
@@ -174,8 +175,20 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
   )
 
 
-def _packed(exp: Experiment, lengths: np.ndarray, prompts: np.ndarray, rows: np.ndarray) -> Packing:
-  """Packs rows into sequences by their lengths with the prompts. All processes compute the same packing."""
+def pack_rows(
+  exp: Experiment,
+  lengths: Integer[np.ndarray, 'N'],
+  prompts: Integer[np.ndarray, 'N'],
+  rows: Integer[np.ndarray, 'parts M'],
+) -> Packing:
+  """Packs rows of a rollout into sequences. All processes compute the same packing.
+
+  Args:
+    exp: The experiment.
+    lengths: The number of tokens of every row of the rollout, prompt included; 0 for a row that is not trained on.
+    prompts: The number of tokens of every row's prompt.
+    rows: The indices of the rows of each part.
+  """
   r = exp.config.rollout
   shared = shares_prompts(exp.config, exp.model.config, exp.mesh.abstract_mesh.abstract_device)
   return pack(
