@@ -10,7 +10,6 @@ are random. Its seconds are those of all cores together, because other programs 
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
@@ -108,12 +107,13 @@ def seconds(args: argparse.Namespace, experiments: dict[str, Experiment]) -> dic
     reward = Reward(jax.random.uniform(jax.random.key(0), rows.length.shape))
     batch, _ = learner.prepare(state.params, None, rows, reward, packing)
     chosen = exp.put(np.arange(rows.length.size, dtype=np.int32)[None])
-    updates[name] = functools.partial(learner.update, batch=batch, reference=None, rows=chosen, packing=packing)
+    updates[name] = learner, (batch, None, chosen, packing)
   found: dict[str, list[float]] = {name: [] for name in FORMS}
   for repeat in range(args.repeats + 1):
     for name in list(FORMS)[:: -1 if repeat % 2 else 1]:  # each form is as often the first of a pair
       start = time.process_time()
-      state, _ = jax.block_until_ready(updates[name](state))
+      learner, its = updates[name]
+      state, _ = jax.block_until_ready(learner.update(state, *its))
       if repeat:  # the first one compiles
         found[name].append(time.process_time() - start)
   return found

@@ -179,12 +179,12 @@ def _pieces(rows: _Tokens, width: int) -> list[tuple[int, list[int]]]:
   for left in members.values():
     left = sorted(left, key=lambda row: -rows.own[row])
     while left:
-      size, piece, rest = int(rows.shared[left[0]]), list[int](), list[int]()
+      taken, piece, rest = int(rows.shared[left[0]]), list[int](), list[int]()
       for row in left:
-        fits = size + rows.own[row] <= width
+        fits = taken + int(rows.own[row]) <= width
         (piece if fits else rest).append(row)
-        size += int(rows.own[row]) if fits else 0
-      pieces.append((size, piece))
+        taken += int(rows.own[row]) * fits
+      pieces.append((taken, piece))
       left = rest
   return pieces
 
@@ -284,7 +284,7 @@ def minibatches(
   """
   order = [np.random.default_rng([seed, step, epoch]).permutation(rows // together) for epoch in range(epochs)]
   if keep is not None and not keep.all():
-    some = keep.reshape(-1, together).any(axis=1)
+    some = np.asarray(keep.reshape(-1, together).any(axis=1))
     order = [its[np.argsort(~some[its], kind='stable')].reshape(-1, count).T for its in order]  # dealt out in turn
   drawn = np.stack(order).reshape(-1, 1) * together + np.arange(together)
   return drawn.reshape(epochs * count, rows // count).astype(np.int32)
