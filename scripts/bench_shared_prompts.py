@@ -23,7 +23,7 @@ from bench.measure import estimate
 
 from espo_jax import stops
 from espo_jax.experiment import Experiment, make_experiment
-from espo_jax.learner import Packing, init_state, put_packing
+from espo_jax.learner import Packing, init_state, minibatches, put_packing
 from espo_jax.model import column_flops
 from espo_jax.stages import rl
 from espo_jax.types import Reward, StopReason, Trajectories
@@ -74,17 +74,28 @@ def rows_of(exp: Experiment, problems: int) -> Trajectories:
   )
 
 
-def packed(exp: Experiment, rows: Trajectories) -> Packing:
-  """Returns the packing of all rows in one minibatch."""
+def packed(exp: Experiment, rows: Trajectories, chosen: np.ndarray) -> Packing:
+  """Returns the packing of a minibatch."""
   lengths, prompts = exp.fetch((rows.prompt_lengths + rows.length, rows.prompt_lengths))
-  return rl.pack_rows(exp, lengths, prompts, np.arange(lengths.size)[None])
+  return rl.pack_rows(exp, lengths, prompts, np.sort(chosen)[None])
 
 
-def sizes(exp: Experiment, packing: Packing) -> dict[str, float]:
-  """Returns the tokens, the columns, and the forward pass's operations of an update."""
-  columns = packing.row.size
-  operations = columns * column_flops(exp.model.config, packing.row.shape[-1])
-  return {'tokens': int(packing.real.sum()), 'columns': columns, 'teraflops': operations / 1e12}
+def sizes(exp: Experiment, rows: Trajectories, parts: int, together: int) -> dict[str, float]:
+  """Returns the tokens, the columns, and the forward pass's operations of a pass.
+
+  Args:
+    exp: The experiment.
+    rows: All rows of the pass.
+    parts: The number of minibatches.
+    together: The number of neighbours that are in the same minibatch.
+  """
+  found = np.zeros(3)
+  for chosen in minibatches(0, 1, rows.length.size, 1, parts, None, together):
+    packing = packed(exp, rows, chosen)
+    columns = packing.row.size
+    operations = columns * column_flops(exp.model.config, packing.row.shape[-1])
+    found += packing.real.sum(), columns, operations / 1e12
+  return dict(zip(('tokens', 'columns', 'teraflops'), found.tolist(), strict=True))
 
 
 def seconds(args: argparse.Namespace, experiments: dict[str, Experiment]) -> dict[str, list[float]]:
@@ -103,7 +114,7 @@ def seconds(args: argparse.Namespace, experiments: dict[str, Experiment]) -> dic
     exp = dataclasses.replace(exp, model=dataclasses.replace(exp.model, config=shape))
     learner, rows = rl.reinforcement_learner(exp, stops.never()), rows_of(exp, args.prompts)
     state = state or init_state(exp.model.init(jax.random.key(0)), learner.optimizer, stops.never())
-    packing = put_packing(packed(exp, rows), exp.mesh)
+    packing = put_packing(packed(exp, rows, np.arange(rows.length.size)), exp.mesh)
     reward = Reward(jax.random.uniform(jax.random.key(0), rows.length.shape))
     batch, _ = learner.prepare(state.params, None, rows, reward, packing)
     chosen = exp.put(np.arange(rows.length.size, dtype=np.int32)[None])
@@ -121,7 +132,7 @@ def seconds(args: argparse.Namespace, experiments: dict[str, Experiment]) -> dic
 
 def page(results: dict[str, Any]) -> list[str]:
   """Returns the lines of the page."""
-  apart, shared = (results['forms'][form] for form in FORMS)
+  found, times = results['sizes'], results['seconds']
   lines = [
     '# Shared prompts',
     '',
@@ -131,14 +142,19 @@ def page(results: dict[str, Any]) -> list[str]:
     f'those of {results["prompts"]} prompts and {results["blocks"]} blocks, on all cores together, with 95 % intervals over '
     f'{results["repeats"]} pairs. The model has adapters and is in float32.',
     '',
-    '| an update | prompts apart | shared | saved |',
+    '| a pass | prompts apart | shared | saved |',
     '|---|---|---|---|',
   ]
-  for name, text, digits in (('tokens', 'tokens', 0), ('columns', 'columns', 0), ('teraflops', '10^12 operations, forward', 2)):
-    saved = 100 * (1 - shared[name] / apart[name])
-    lines.append(f'| {text} | {apart[name]:.{digits}f} | {shared[name]:.{digits}f} | {saved:.1f} % |')
-  times = [report.number(its['seconds']) for its in (apart, shared)]
-  return [*lines, f'| CPU seconds | {times[0]} | {times[1]} | {report.number(results["saved_percent"])} % |']
+  for case, forms in found.items():
+    for name, text, digits in (
+      ('tokens', 'tokens', 0),
+      ('columns', 'columns', 0),
+      ('teraflops', '10^12 operations, forward', 2),
+    ):
+      apart, shared = (forms[form][name] for form in FORMS)
+      lines.append(f'| {case}: {text} | {apart:.{digits}f} | {shared:.{digits}f} | {100 * (1 - shared / apart):.1f} % |')
+  cells = [report.number(times[form]) for form in FORMS]
+  return [*lines, f'| CPU seconds | {cells[0]} | {cells[1]} | {report.number(results["saved_percent"])} % |']
 
 
 def main(argv: list[str]) -> None:
@@ -148,7 +164,8 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--problems', required=True, help='problems in the format of GSM8K, a file of JSON lines')
   parser.add_argument('--samples', type=int, default=8)
   parser.add_argument('--horizon', type=int, default=400)
-  parser.add_argument('--counted', type=int, default=64, help='prompts of the update whose tokens are counted')
+  parser.add_argument('--counted', type=int, default=64, help='prompts of the pass whose tokens are counted')
+  parser.add_argument('--minibatches', type=int, default=8, help='of that pass, beside a single one')
   parser.add_argument('--prompts', type=int, default=1, help='of the update that is timed')
   parser.add_argument('--blocks', type=int, default=6, help='of the model that is timed')
   parser.add_argument('--repeats', type=int, default=5)
@@ -157,13 +174,18 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   both = experiments(args)
   rows = rows_of(both['apart'], args.counted)
-  forms = {name: sizes(exp, packed(exp, rows)) for name, exp in both.items()}
+  cases = {
+    'one minibatch': (1, 1),
+    f'{args.minibatches} minibatches of rows': (args.minibatches, 1),
+    f'{args.minibatches} minibatches of whole groups': (args.minibatches, args.samples),
+  }
   times = seconds(args, both)
   results = report.environment('PYTHONPATH=. python scripts/bench_shared_prompts.py', argv) | {
     **{name: getattr(args, name) for name in ('counted', 'prompts', 'samples', 'blocks', 'repeats')},
     'prompt_tokens': float(rows.prompt_lengths.mean()),
     'response_tokens': float(rows.length.mean()),
-    'forms': {name: its | {'seconds': estimate(times[name])} for name, its in forms.items()},
+    'sizes': {case: {form: sizes(exp, rows, *its) for form, exp in both.items()} for case, its in cases.items()},
+    'seconds': {form: estimate(its) for form, its in times.items()},
     'saved_percent': estimate([100 * (1 - b / a) for a, b in zip(times['apart'], times['shared'], strict=True)]),
   }
   lines = page(results)
