@@ -172,6 +172,7 @@ def main(argv: list[str]) -> None:
   output = ROOT / 'experiments/benchmarks/shared_prompts'
   parser.add_argument('--output', type=pathlib.Path, default=output, help='without .json')
   args = parser.parse_args(argv)
+  about = report.environment('PYTHONPATH=. python scripts/bench_shared_prompts.py', argv)
   both = experiments(args)
   rows = rows_of(both['apart'], args.counted)
   cases = {
@@ -180,7 +181,7 @@ def main(argv: list[str]) -> None:
     f'{args.minibatches} minibatches of whole groups': (args.minibatches, args.samples),
   }
   times = seconds(args, both)
-  results = report.environment('PYTHONPATH=. python scripts/bench_shared_prompts.py', argv) | {
+  results = about | {
     **{name: getattr(args, name) for name in ('counted', 'prompts', 'samples', 'blocks', 'repeats')},
     'prompt_tokens': float(rows.prompt_lengths.mean()),
     'response_tokens': float(rows.length.mean()),
