@@ -10,7 +10,6 @@ from run_folder import write_random_run
 
 from espo_jax import decoders, monitor, parallel, tasks
 from espo_jax.evaluate.__main__ import main as evaluate_main
-from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length
 from espo_jax.evaluate.reading import Graded
 from espo_jax.monitor import read_samples
@@ -226,32 +225,6 @@ def test_problems_whose_answers_are_all_right_do_not_dilute_how_much_longer_righ
   assert 'ffs: right answers are longer than wrong ones to the same problem, by 10.0 tokens on average' in said
 
 
-@pytest.mark.quick
-def test_a_lead_is_the_accuracy_beyond_the_reference_mixed_to_the_same_tokens():
-  """The reference is right with 0.25, 0.5 and 0.75 for 10, 20 and 40 tokens. Four decoders spend 20, 30, 5 and 100 tokens."""
-  reference = np.array([[0, 0, 1], [1, 1, 1], [0, 1, 1], [0, 0, 0]], float), np.tile([10.0, 20.0, 40.0], (4, 1))
-  right, tokens = np.tile([[1.0], [1.0], [0.0], [1.0]], 4), np.tile([20.0, 30.0, 5.0, 100.0], (4, 1))
-  found = leads(right, tokens, *reference)
-  assert [lead['value'] for lead in found] == [0.25, 0.125, 0.5, 0.0]
-  assert all(lead['interval'][0] <= lead['value'] <= lead['interval'][1] for lead in found)
-  (itself,) = leads(reference[0][:, 1:2], reference[1][:, 1:2], *reference)
-  assert itself == {'value': 0.0, 'interval': [0.0, 0.0]}  # paired: the problems are the same
-
-
-@pytest.mark.quick
-def test_the_interval_of_a_lead_counts_the_doubt_about_tokens_too():
-  """Always right, for 10 or for 30 tokens; the reference is right with half of them, more often with more samples."""
-  rng = np.random.default_rng(0)
-  right, tokens = np.ones((200, 1)), np.where(rng.random((200, 1)) < 0.5, 10.0, 30.0)
-  reference = np.stack([rng.random(200) < 0.1, rng.random(200) < 0.9], axis=1).astype(float)
-  (lead,) = leads(right, tokens, reference, np.tile([10.0, 30.0], (200, 1)))
-  share = (tokens[:, 0] == 30).astype(float)
-  low, high = reference.mean(axis=0)
-  # The delta method for 1 - low (1 - share) - high share, as a mean of one term per problem.
-  terms = reference[:, 0] * (1 - share.mean()) + reference[:, 1] * share.mean() + (high - low) * share
-  assert np.diff(lead['interval'])[0] == pytest.approx(2 * 1.96 * terms.std() / 200**0.5, rel=0.05)
-
-
 def test_one_sample_of_the_curve_is_the_first_for_every_decoder(recorded):
   points = [one['curve'][0] for one in recorded[1]['decoders']]
   assert points == [points[0]] * len(LABELS)
@@ -390,94 +363,6 @@ def test_of_several_processes_the_first_alone_decodes(tmp_path, capsys, monkeypa
 # -------------------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize(
-  ('returned', 'message'),
-  [
-    ('7', r'--decoder=mine: it returned 7; fix: a Decoder$'),
-    ('None', r'--decoder=mine: it returned None; fix: a Decoder$'),
-    (
-      "decoders.Decoder(len, frozenset({'entropy', 'lengths'}))",
-      r"--decoder=mine: it reads 'entropy', which samples do not have; fix: one of answers, ended, .*, confidence$",
-    ),
-    (
-      "decoders.Decoder(len, ('total',))",
-      r"--decoder=mine: it reads 'total', which samples do not have; fix: one of answers, ",
-    ),
-  ],
-)
-def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tmp_path, returned, message):
-  plugin = tmp_path / 'mine.py'
-  plugin.write_text(f"from espo_jax import decoders\n\n\n@decoders.register('mine')\ndef mine():\n  return {returned}\n")
-  with pytest.raises(SystemExit, match=message):
-    evaluate_main([f'--plugins={plugin}', '--from=runs/none', '--decoder=mine'])
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-  ('flags', 'message'),
-  [
-    (['--decoder=majorty'], r"--decoder = 'majorty': 'majorty' is unknown; did you mean 'majority'\? known: best_by, "),
-    (
-      ['--decoder=weighted'],
-      r"error: an evaluation with these flags: holds no 'logprobs', which --decoder=weighted reads; fix: --record$",
-    ),
-    (
-      ['--decoder=best_by', '--record', '--decoder=deepconf'],
-      r"holds no 'confidence', which --decoder=deepconf reads; fix: --record --features=1$",
-    ),
-    (['--decoder=ffs', '--options', 'most=3'], r'--decoder=ffs: most=3: no such option; fix: least$'),
-    (['--decoder=first', '--options', 'most=3'], r'most=3: no such option; fix: none, because first has no options$'),
-    (['--decoder=ffs', '--options', 'least=few'], r'least=few: not of type int; fix: such as least=0$'),
-    (['--decoder=ffs', '--options', 'least=2.5'], r'least=2.5: not of type int; fix: such as least=0$'),
-    (['--decoder=ffs', '--options', 'least={[]:1}'], r'least={\[\]:1}: not of type int; fix: such as least=0$'),
-    (['--decoder=ffs', '--options', 'least=' + '-' * 20_000 + '1'], r'-1: not of type int; fix: such as least=0$'),
-    (['--decoder=deepconf', '--options', 'keep=1' + '0' * 400], r'000: not of type float; fix: such as keep=0.1$'),
-    (['--decoder=deepconf', '--options', 'keep=1' + '0' * 5000], r'000: not of type float; fix: such as keep=0.1$'),
-    (['--decoder=ffs', '--options', 'least=1', 'least=2'], r'--decoder=ffs: least=2: an option is given twice; fix: once$'),
-    (
-      ['--decoder=ffs', '--options', 'least=1', '--options', 'least=1'],
-      r'--decoder=ffs: least=1: an option is given twice; fix: once$',
-    ),
-    (['--decoder=ffs', '--options', 'least=-1'], r'--decoder=ffs: least=-1: out of range; fix: at least 0$'),
-    (['--decoder=ffs', '--options', 'least'], r'--options least: no value; fix: --decoder=deepconf --options keep=0.9, say$'),
-    (
-      ['--options', 'least=3'],
-      r'--options least=3: no processor or decoder stands before it; fix: --decoder=deepconf --options',
-    ),
-    (['--decoder=ffs', '--decoder=ffs'], r'--decoder=ffs: asked for twice with the same options; fix: leave one out$'),
-    (['--curve'], r'--curve: no decoder to draw; fix: --decoder=majority beside it, say$'),
-    (['--curve', '--decoder=ffs', '--samples=1'], r'--curve with --samples=1: .*; fix: --samples=16, say$'),
-  ],
-)
-def test_a_decoder_that_cannot_be_asked_for_is_told_before_anything_is_sampled(flags, message):
-  with pytest.raises(SystemExit, match=message):
-    evaluate_main(['--checkpoint=runs/none', *flags])
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-  ('flags', 'message'),
-  [
-    ([], r'--checkpoint is missing; fix: --checkpoint=\.\.\.$'),
-    (['--from=runs/none'], r'--from=runs/none: no decoder to choose among its answers; fix: --decoder=majority, say$'),
-    (
-      ['--from=runs/none', '--decoder=ffs'],
-      r'--from=runs/none: holds no settings.json; fix: the output folder of an evaluation$',
-    ),
-    (['--from=a', '--decoder=ffs', '--samples=8'], r'--samples=8 with --from=a: nothing is sampled; fix: leave it out$'),
-    (['--from=a', '--decoder=ffs', '--record'], r'error: --record with --from=a: nothing is sampled; fix: leave it out$'),
-    (
-      ['--from=a', '--decoder=ffs', '--constants', 'x=1'],
-      r'error: --constants with --from=a: nothing is sampled; fix: leave it out$',
-    ),
-  ],
-)
-def test_flags_that_do_not_go_with_from_are_told(flags, message):
-  with pytest.raises(SystemExit, match=message):
-    evaluate_main(flags)
-
-
 def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_path):
   folder = shutil.copytree(recorded[0], tmp_path / 'part')
   lines = (folder / 'samples.jsonl').read_text().splitlines(keepends=True)
@@ -495,38 +380,3 @@ def test_an_evaluation_that_is_not_finished_or_damaged_is_told(recorded, tmp_pat
   np.savez(folder / 'rollouts/rows.npz', **arrays | {'logprobs': arrays['logprobs'][:, :2]})
   with pytest.raises(SystemExit, match=r"rows.npz: 'logprobs' has the shape \(44, 2\), too small for its answers; fix: a copy"):
     evaluate_main([f'--from={folder}', '--decoder=weighted'])
-
-
-def answer_of(length: str) -> str:
-  """A line of an answer whose length has this text."""
-  return f'{{"answer": "1", "stop_reason": "eos", "correct": true, "length": {length}}}\n'
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-  ('file', 'content', 'message'),
-  [
-    ('settings.json', '{}', r'settings.json: samples = None: no number of an evaluation; fix: a copy of it$'),
-    ('settings.json', '{"samples": 2, "problems": 0}', r'settings.json: problems = 0: no number of an evaluation; fix: a copy'),
-    ('settings.json', '[]', r'settings.json: not a dict in JSON but list; fix: '),
-    ('samples.jsonl', '{"answer": "1"}\n', r"samples.jsonl:1: has no 'stop_reason' of an answer; fix: a copy of the file$"),
-    ('samples.jsonl', '7\n', r"samples.jsonl:1: has no 'answer' of an answer; fix: a copy of the file$"),
-    ('samples.jsonl', '{"answer"\n', r'samples.jsonl:1: not JSON'),
-    ('samples.jsonl', answer_of('1e30'), r'samples.jsonl:1: length = 1e\+30: not of an answer; fix: a copy of the file$'),
-    (
-      'samples.jsonl',
-      answer_of('1' + '0' * 30),
-      r'samples.jsonl:1: length = 10{30}: not of an answer; fix: a copy of the file$',
-    ),
-    ('samples.jsonl', answer_of('2147483648'), r'samples.jsonl:1: length = 2147483648: not of an answer; fix: a copy'),
-    ('samples.jsonl', answer_of('-3'), r'samples.jsonl:1: length = -3: not of an answer; fix: a copy of the file$'),
-    ('samples.jsonl', answer_of('0'), r'samples.jsonl:1: length = 0: not of an answer; fix: a copy of the file$'),
-    ('samples.jsonl', answer_of('true'), r'samples.jsonl:1: length = True: not of an answer; fix: a copy of the file$'),
-  ],
-)
-def test_a_folder_whose_files_hold_something_else_is_told(tmp_path, file, content, message):
-  (tmp_path / 'settings.json').write_text('{"samples": 1, "problems": 1}')
-  (tmp_path / 'samples.jsonl').write_text('')
-  (tmp_path / file).write_text(content)
-  with pytest.raises(SystemExit, match=message):
-    evaluate_main([f'--from={tmp_path}', '--decoder=ffs'])
