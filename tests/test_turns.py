@@ -48,10 +48,10 @@ def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT, horiz
   """The rows of episodes that go on until the turns or the columns are used up; in one variant the rule begins anew."""
   model, params = model_of(variant)
   prompts, most = jax.tree.map(jnp.asarray, prompts), np.broadcast_to(most, N)
-  shared = {'samples': G, 'horizon': horizon, 'end_tokens': (EOS,), 'pad_token': PAD, 'scan_length': 8}
-  shared |= {'sampling': Sampling(jnp.float32(1.0)), 'turn_horizon': jnp.int32(turn_horizon)}
+  decoding = turns.Decoding(model=model, rule=RULE, samples=G, horizon=horizon, end_tokens=(EOS,), pad_token=PAD, scan_length=8)
+  shared = {'sampling': Sampling(jnp.float32(1.0)), 'turn_horizon': jnp.int32(turn_horizon)}
   start = in_precision(STATE), prompts, jax.random.key(7)
-  paused, playing = turns.begin(model, params, RULE, *start, shadow_share=jnp.float32(0.5), **shared), np.ones(N, bool)
+  paused, playing = turns.begin(decoding, params, *start, shadow_share=jnp.float32(0.5), **shared), np.ones(N, bool)
   for number in range(1, most.max()):
     reason, length, shadows = jax.device_get((paused.record.reason, paused.record.full_length, paused.slots.shadow))
     tokens, counts = np.full((N, ROOM), PAD, np.int32), np.ones(N, np.int32)
@@ -61,7 +61,7 @@ def play(variant='shared', prompts=PROMPTS, most=MOST, turn_horizon=SHORT, horiz
     playing &= (number < most) & (~by_a_rule(reason) | shadows) & (length + counts < horizon)
     observed = turns.Observations(*map(jnp.asarray, (tokens, counts, playing)))
     ahead = prompts, observed, jnp.int32(number)
-    paused = turns.go_on(model, params, RULE, paused, *ahead, reset_rule=variant == 'separate', **shared)
+    paused = turns.go_on(decoding, params, paused, *ahead, reset_rule=variant == 'separate', **shared)
   return jax.device_get(turns.finished(paused, prompts, jnp.asarray(ENDED), samples=G))
 
 

@@ -17,7 +17,7 @@ from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
-from espo_jax.rollout.turns import Observations, Paused, Turns, begin, finished, go_on
+from espo_jax.rollout.turns import Decoding, Observations, Paused, Turns, begin, finished, go_on
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, Trajectories
 
@@ -142,15 +142,15 @@ class Sampler:
   def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
     """Decodes the first turn of each row; the arguments are those of a call."""
     shadow_share = self._put(np.float32(self.shadow_share))
-    return begin(self.model, params, rule, adaptive, prompts, key, shadow_share=shadow_share, **self._turn)
+    return begin(self._decoding(rule), params, adaptive, prompts, key, shadow_share=shadow_share, **self._turn)
 
   def go_on(
     self, params: Params, rule: StopRule, paused: Paused, prompts: Prompts, observed: Observations, number: int
   ) -> Paused:
     """Appends observations and decodes turn `number`, which is at least 1. The buffers of `paused` are donated."""
     assert self.turns is not None
-    options = self._turn | {'reset_rule': self.turns.reset_rule}
-    return go_on(self.model, params, rule, paused, prompts, observed, self._put(np.int32(number)), **options)
+    ahead = paused, prompts, observed, self._put(np.int32(number))
+    return go_on(self._decoding(rule), params, *ahead, reset_rule=self.turns.reset_rule, **self._turn)
 
   def finished(self, paused: Paused, prompts: Prompts, done: Bool[Array, 'N']) -> Trajectories:
     """Returns the rows of episodes, of which the environments have ended those that are `done`."""
@@ -191,20 +191,24 @@ class Sampler:
       traced['directions'] = directions(self.model.config.hidden_size, self.features)
     return generate, options | place(traced) | {'reuse': self.reuse, 'processor': self.processor}
 
+  def _decoding(self, rule: StopRule) -> Decoding:
+    """Returns what the turns of a rollout have in common."""
+    return Decoding(
+      model=self.model,
+      rule=rule,
+      samples=self.samples,
+      horizon=self.horizon,
+      end_tokens=self.end_tokens,
+      pad_token=self.pad_token,
+      scan_length=self.scan_length,
+      mesh=self.mesh if self.mesh.size > 1 else None,
+    )
+
   @property
   def _turn(self) -> dict[str, Any]:
-    """The options of the programs that decode a turn."""
+    """The traced options of the programs that decode a turn."""
     assert self.turns is not None
-    return {
-      'turn_horizon': self._put(np.int32(self.turns.horizon)),
-      'samples': self.samples,
-      'horizon': self.horizon,
-      'end_tokens': self.end_tokens,
-      'pad_token': self.pad_token,
-      'scan_length': self.scan_length,
-      'mesh': self.mesh if self.mesh.size > 1 else None,
-      'sampling': self._put(self._sampling),
-    }
+    return self._put({'turn_horizon': np.int32(self.turns.horizon), 'sampling': self._sampling})
 
   @property
   def _sampling(self) -> Sampling:

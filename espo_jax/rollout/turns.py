@@ -13,6 +13,7 @@ for the whole episode, so that its cache stays where it is: an observation is ap
 A row's tokens do not depend on the turns of the other rows. With one turn the rows are those of `generate`.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -80,105 +81,117 @@ class Observations(NamedTuple):
   goes_on: Bool[Array, 'N']  # False where the episode has ended
 
 
-_STATIC = ('model', 'rule', 'samples', 'horizon', 'end_tokens', 'scan_length', 'pad_token', 'mesh')
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+  """What all turns of a rollout have in common. It is static: the programs are compiled for it.
+
+  Attributes:
+    model: Policy and critic, without an exit policy.
+    rule: The stop rule; it judges rows, not groups.
+    samples: `G`, the number of rows per prompt.
+    horizon: `T`, the most tokens of a row, observations included.
+    end_tokens: Token ids that end a turn.
+    pad_token: The token that fills the columns after a row.
+    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
+    mesh: The mesh that the parameters are on; None for a single device.
+  """
+
+  model: ActorCritic
+  rule: StopRule
+  samples: int
+  horizon: int
+  end_tokens: tuple[int, ...]
+  pad_token: int = 0
+  scan_length: int = 32
+  mesh: jax.sharding.Mesh | None = None
+
+  def setup(self, params: Params, start: Start, sampling: Sampling) -> Setup:
+    """Returns the constants of a turn, in which each row has a slot."""
+    return Setup(
+      model=self.model,
+      params=params,
+      rule=self.rule,
+      start=start,
+      samples=self.samples,
+      slots=start.first.shape[0],
+      horizon=self.horizon,
+      end_tokens=self.end_tokens,
+      pad_token=self.pad_token,
+      sampling=jax.tree.map(jnp.asarray, sampling),
+      scan_length=self.scan_length,
+      critic_every=1,
+      turns=True,
+      mesh=self.mesh,
+    )
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames='decoding')
 def begin(
-  model: ActorCritic,
+  decoding: Decoding,
   params: Params,
-  rule: StopRule,
   adaptive: Adaptive,
   prompts: Prompts,
   key: Key[Array, ''],
   *,
   turn_horizon: int | Int[Array, ''],
-  samples: int,
-  horizon: int,
-  end_tokens: tuple[int, ...],
   sampling: Sampling = _PLAIN,
   shadow_share: float | Float[Array, ''] = 0.0,
-  scan_length: int = 32,
-  pad_token: int = 0,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> Paused:
   """Decodes the first turn of `samples` rows per prompt. All rows are decoded at once.
 
   Args:
-    model: Policy and critic, without an exit policy.
+    decoding: What all turns have in common.
     params: The parameters of policy and critic.
-    rule: The stop rule; it judges rows, not groups.
     adaptive: The state that the rule carries from batch to batch.
     prompts: `P` prompts, of which all samples are begun.
     key: This step's random key.
     turn_horizon: The most tokens of a turn.
-    samples: `G`, the number of rows per prompt.
-    horizon: `T`, the most tokens of a row, observations included.
-    end_tokens: Token ids that end a turn.
     sampling: How logits become the distribution that is sampled.
     shadow_share: The share of rows that go on after a stop.
-    scan_length: The most decode steps per chunk, after which decoded tokens are written out.
-    pad_token: The token that fills the columns after a row.
-    mesh: The mesh that the parameters are on; None for a single device.
   """
-  rows = prompts.lengths.shape[0] * samples
-  keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
+  rows, horizon = prompts.lengths.shape[0] * decoding.samples, decoding.horizon
+  keys = draws.row_keys(key, jnp.asarray(prompts.ids), decoding.samples)
   start = start_rows(
     prompts,
-    *prefill(model, params, prompts),
+    *prefill(decoding.model, params, prompts),
     first=jnp.zeros(rows, jnp.int32),
     limit=jnp.full(rows, jnp.minimum(turn_horizon, horizon), jnp.int32),
     keys=keys,
     shadow=draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32)),
   )
-  setup = _setup(model, params, rule, start, sampling, samples, horizon, end_tokens, scan_length, pad_token, mesh)
-  loop = decode_first(setup, adaptive)
+  loop = decode_first(decoding.setup(params, start, sampling), adaptive)
   turn = jnp.where(jnp.arange(horizon) < loop.record.full_length[:, None], 0, -1)
   slots = loop.slots.replace(keys=start.keys, shadow=start.shadow, given=start.given)  # those of a free slot are nobody's
   return Paused(slots, loop.record, turn, loop.step)
 
 
-@functools.partial(jax.jit, static_argnames=(*_STATIC, 'reset_rule'), donate_argnames=('paused',))
+@functools.partial(jax.jit, static_argnames=('decoding', 'reset_rule'), donate_argnames='paused')
 def go_on(
-  model: ActorCritic,
+  decoding: Decoding,
   params: Params,
-  rule: StopRule,
   paused: Paused,
   prompts: Prompts,
   observed: Observations,
   number: Int[Array, ''],
   *,
   turn_horizon: int | Int[Array, ''],
-  samples: int,
-  horizon: int,
-  end_tokens: tuple[int, ...],
   reset_rule: bool = False,
   sampling: Sampling = _PLAIN,
-  scan_length: int = 32,
-  pad_token: int = 0,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> Paused:
   """Appends observations and decodes the next turn of the rows that go on.
 
   Args:
-    model: Policy and critic, without an exit policy.
+    decoding: What all turns have in common.
     params: The parameters of policy and critic.
-    rule: The stop rule.
     paused: The rows after the turn before. Their buffers are donated.
     prompts: The prompts of the first turn.
     observed: The observations. Behind its observation, a row that goes on has room for a token.
     number: The number of the turn; the first is 0.
     turn_horizon: The most tokens of a turn.
-    samples: The number of rows per prompt.
-    horizon: The most tokens of a row, observations included.
-    end_tokens: Token ids that end a turn.
     reset_rule: Whether the stop rule begins anew with each turn.
     sampling: How logits become the distribution that is sampled.
-    scan_length: The most decode steps per chunk.
-    pad_token: The token that fills the columns after a row.
-    mesh: The mesh that the parameters are on; None for a single device.
   """
-  slots, record, goes_on = paused.slots, paused.record, observed.goes_on
+  slots, record, goes_on, horizon = paused.slots, paused.record, observed.goes_on, decoding.horizon
   index = jnp.arange(goes_on.shape[0], dtype=jnp.int32)
   before, after = record.full_length, record.full_length + jnp.where(goes_on, observed.counts, 0)
   cut = by_a_rule(record.reason)  # a shadow row: its tokens count up to the stop
@@ -192,11 +205,11 @@ def go_on(
   )
   limit = jnp.minimum(after + turn_horizon, horizon)
   start = Start(prompts, slots.states, slots.caches, slots.given, limit, slots.keys, slots.shadow, slots.given)
-  setup = _setup(model, params, rule, start, sampling, samples, horizon, end_tokens, scan_length, pad_token, mesh)
+  setup = decoding.setup(params, start, sampling)
   states, caches = _read(setup, slots, record, observed)
   stop = slots.stop
   if reset_rule:
-    stop = with_stop(goes_on, rule.init(index.size, stop.adaptive), stop)
+    stop = with_stop(goes_on, decoding.rule.init(index.size, stop.adaptive), stop)
   slots = slots.replace(row=row, states=states, caches=caches, stop=stop, limit=limit)
   column = jnp.arange(observed.tokens.shape[1])
   place = jnp.where(goes_on[:, None] & (column < observed.counts[:, None]), before[:, None] + column, horizon)
@@ -240,35 +253,3 @@ def _read(setup: Setup, slots: Slots, record: Record, observed: Observations) ->
   last = jnp.maximum(observed.counts - 1, 0)
   states = jax.tree.map(lambda x: x[jnp.arange(last.size), last], after)
   return spread(setup, (states, caches.of_lengths(known + observed.counts)))
-
-
-def _setup(
-  model: ActorCritic,
-  params: Params,
-  rule: StopRule,
-  start: Start,
-  sampling: Sampling,
-  samples: int,
-  horizon: int,
-  end_tokens: tuple[int, ...],
-  scan_length: int,
-  pad_token: int,
-  mesh: jax.sharding.Mesh | None,
-) -> Setup:
-  """Returns the constants of a turn, in which each row has a slot."""
-  return Setup(
-    model=model,
-    params=params,
-    rule=rule,
-    start=start,
-    samples=samples,
-    slots=start.first.shape[0],
-    horizon=horizon,
-    end_tokens=end_tokens,
-    pad_token=pad_token,
-    sampling=jax.tree.map(jnp.asarray, sampling),
-    scan_length=scan_length,
-    critic_every=1,
-    turns=True,
-    mesh=mesh,
-  )
