@@ -175,6 +175,20 @@ def defaults(method: Callable[..., Any]) -> dict[str, Any]:
   return {name: p.default for name, p in options(method).items()}
 
 
+def check_type(option: str, value: Any, default: Any) -> Any:
+  """Returns the value of an option, in which a whole number may stand for a float.
+
+  Raises:
+    ValueError: The value is not of the type of the default.
+  """
+  wanted = type(default)
+  if wanted is float and type(value) is int and abs(value) < 2**1023:  # a larger one may be no float
+    return float(value)
+  if type(value) is not wanted:
+    raise ValueError(f'{option}={value}: not of type {wanted.__name__}; fix: such as {option}={default}')
+  return value
+
+
 def inputs(method: Callable[..., Any]) -> tuple[str, ...]:
   """Returns the names of the parameters that are not options, in order."""
   return tuple(name for name, p in inspect.signature(method).parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY)

@@ -151,7 +151,7 @@ class Trajectories(flax.struct.PyTreeNode):
   | `trained_from .. length` | the tokens trained on; the last one is the end token or the token that triggered a stop, if any |
   | `length .. full_length` | what a shadow row decoded after its stop; trained on under roulette alone, which reads `whole` |
   | past `full_length` | the pad token; zeros in the other arrays |
-  | where `turn` is -1 | before `full_length`: the tokens of an environment's observation; zeros in the other arrays |
+  | before `full_length`, where `turn` is -1 | the tokens of an environment's observation; zeros in the other arrays |
   """
 
   prompt_tokens: Int[Array, 'N L']
@@ -165,7 +165,7 @@ class Trajectories(flax.struct.PyTreeNode):
   length: Int[Array, 'N']
   full_length: Int[Array, 'N']
   stop_reason: Int[Array, 'N']
-  started: Int[Array, 'N']  # the decode step at which the row took a slot; with turns, of its last token less `full_length`
+  started: Int[Array, 'N']  # the decode step at which the row took a slot; with turns, that of its last token - full_length
   shadow: Bool[Array, 'N']  # the row was stopped and decoded on
   depth: Depth | None = None  # [N, T], of the state that token t was drawn from; None without exits
   features: Features | None = None  # [N, T], of the state that token t was drawn from; None unless they are recorded

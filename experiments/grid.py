@@ -1,9 +1,10 @@
-"""Navigation in turns: the agent walks, sees the map, and walks on. It trains on two CPU cores.
+"""Navigation in turns: the agent walks, sees the map, and walks on. It is meant for two CPU cores.
 
   python -m espo_jax.train --config=experiments/grid.py --workdir=runs/grid
 
-The warm start learns whole walks from few solutions, so that many walks end beside the goal. With turns the policy gets the map
-again and may mend its walk; RISE's question is how much each turn gains. A turn has up to eight moves.
+The warm start learns whole walks from few solutions, so a walk may end beside the goal. With turns the policy gets the map
+again and may mend its walk. RISE's question is how much each turn gains. A turn has up to eight moves. Only `:smoke` and the
+warm start were run so far, so the time and the result of the whole are not known.
 
 | variant | difference |
 |---|---|

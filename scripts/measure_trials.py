@@ -184,8 +184,9 @@ def main(argv: list[str]) -> None:
     'orders': args.orders,
     'cases': list(measure(comparison, curves, args.orders)),
   }
-  report.write(args.output, results, page(results))
-  print('\n'.join(page(results)))
+  lines = page(results)
+  report.write(args.output, results, lines)
+  print('\n'.join(lines))
 
 
 if __name__ == '__main__':

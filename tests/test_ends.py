@@ -72,15 +72,17 @@ def test_a_run_that_an_early_end_would_end_goes_on_while_it_is_the_best():
 
 
 def test_a_run_without_a_known_accuracy_is_no_run_to_learn_from():
-  nothing = ends.Trial({}, np.zeros(0, int), np.zeros(0), True)
-  for name in ends.REGISTRY:
-    judge = ends.REGISTRY[name]()(among(*[run(0.8, seed=i, noise=0.01) for i in range(5)], nothing))
-    assert isinstance(judge(1, 0.3), str), name
+  nothing, known, mine = ends.Trial({}, np.zeros(0, int), np.zeros(0), True), comparison(0)[:6], comparison(0)[6]
+  for name in ('perf_predict', 'lc_powerlaw', 'median'):
+    with_nothing, without = (ends.REGISTRY[name]()(among(*known, *more)) for more in ([nothing], []))
+    told = list(zip(mine.updates.tolist(), mine.accuracy.tolist(), strict=True))
+    assert [with_nothing(*its) for its in told] == [without(*its) for its in told], name
 
 
 def test_the_first_run_is_never_ended():
   for name in ends.REGISTRY:
-    assert ended_at(ends.sparing_the_best(ends.REGISTRY[name]()), among(), run(0.1, -0.2)) is None, name
+    for end in (ends.REGISTRY[name](), ends.sparing_the_best(ends.REGISTRY[name]())):
+      assert ended_at(end, among(), run(0.1, -0.2)) is None, name
 
 
 @pytest.mark.parametrize('name', ends.REGISTRY)
@@ -88,18 +90,17 @@ def test_an_early_end_decides_alike_after_an_interruption(name):
   """Every update is decided by a new judge that was only told the updates before it, as a resumed sweep does."""
   end = ends.REGISTRY[name]()
   for seed in range(2):
-    arms = comparison(seed)
-    for i in (8,):
-      trials = among(*arms[:i], seed=seed, settings=arms[i].settings)
-      through = end(trials)
-      told = list(zip(arms[i].updates.tolist(), arms[i].accuracy.tolist(), strict=True))
-      for t, (update, accuracy) in enumerate(told):
-        wanted = through(update, accuracy)
-        if t % 7 == 0 or wanted:
-          resumed = end(trials)
-          for before in told[:t]:
-            resumed(*before)
-          assert resumed(update, accuracy) == wanted
+    *known, mine = comparison(seed)
+    trials = among(*known, seed=seed, settings=mine.settings)
+    through = end(trials)
+    told = list(zip(mine.updates.tolist(), mine.accuracy.tolist(), strict=True))
+    for t, (update, accuracy) in enumerate(told):
+      wanted = through(update, accuracy)
+      if t % 7 == 0 or wanted:
+        resumed = end(trials)
+        for before in told[:t]:
+          resumed(*before)
+        assert resumed(update, accuracy) == wanted
 
 
 # ---------------------------------------------------------------------------------------------------------------- perf_predict

@@ -15,14 +15,14 @@ import pytest
 import rounding
 from tiny import first_params, rule_of, run, tiny_experiment
 
-from espo_jax import monitor, registry, stops, tasks
+from espo_jax import environments, monitor, registry, stops, tasks
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.configs.environment import environment_problems
 from espo_jax.evaluate.__main__ import _report
 from espo_jax.evaluate.answers import Answer, sample_answers
 from espo_jax.evaluate.asked import asked_for
+from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError
-from espo_jax.evaluate.processing import processing_for
 from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
 from espo_jax.stages import episodes
@@ -152,8 +152,8 @@ def test_budgets_of_an_expert_and_repeated_turns_end_an_episode(tolerance, repea
     tokens[rows, length[rows]], turn[rows, length[rows]] = exp.tokenizer.encode('N')[0], number
     length[rows] += 1
     found = episodes.Turned(np.zeros(4, np.int32), length, np.zeros(4, bool), tokens, turn)
-    _, counts, goes_on = table.step(found, last=number == 4)
-    length, goes_on = length + np.where(goes_on, counts, 0), goes_on.copy()
+    _, counts, goes_on = table.step(found)
+    length = length + np.where(goes_on, counts, 0)
   budget = [math.ceil(tolerance * len(problem.answer)) if tolerance else 5 for problem in problems]
   assert len(set(budget)) > 1 or not tolerance
   np.testing.assert_array_equal(turn.max(axis=1) + 1, np.minimum(budget, repeats or 5))
@@ -182,7 +182,7 @@ def test_an_evaluation_plays_episodes(trained):
     ({'record': True}, '--record: '),
     ({'record': True, 'features': 2}, '--features=2: '),
     ({'record': True, 'decoders': asked_for([('weighted', ())])}, '--decoder=weighted: '),
-    ({'processors': processing_for([('budget', ())])}, '--processor=budget: '),
+    ({'processors': [Named('budget', {})]}, '--processor=budget: '),
   ],
 )
 def test_flags_that_take_an_answer_for_one_turn_are_refused_before_anything_is_written(flags, told):
@@ -242,7 +242,7 @@ def table_of(task=None, turns=('N', 'N'), **lines):
     tokens[:, length : length + len(words)], turn[:, length : length + len(words)] = words, number
     length += len(words)
     found = episodes.Turned(np.ones(2, np.int32), np.full(2, length, np.int32), np.zeros(2, bool), tokens, turn)
-    _, counts, _ = table.step(found, last=number == len(turns) - 1)
+    _, counts, _ = table.step(found)
     length += counts[0]
   return table
 
@@ -294,6 +294,10 @@ def test_the_tag_of_a_prompt_stands_before_the_first_turn_alone(monkeypatch):
     ({'stop__name': 'dead_groups'}, "the rule 'dead_groups' with environment.name = 'retry'"),
     ({'stop__name': 'risk_control'}, "the rule 'risk_control' with environment.name = 'retry'"),
     ({'eval__draft_blocks': 1}, "eval.draft_blocks = 1 with environment.name = 'retry'"),
+    ({'environment__repeats': 1}, "environment.repeats = 1 with environment.name = 'retry'"),
+    ({'rollout__serial__inducer': 'so'}, "rollout.serial.inducer = 'so' with environment.name = 'retry'"),
+    ({'rollout__reuse__form': 'exact'}, "rollout.reuse.form = 'exact' with environment.name = 'retry'"),
+    ({'allocation__name': 'pilot_commit'}, "allocation.name = 'pilot_commit' with environment.name = 'retry'"),
   ],
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
@@ -302,11 +306,20 @@ def test_what_cannot_be_combined_is_told_before_a_run(lines, problem):
   smoke.environment.name = 'retry'
   validate(smoke)
   for field, value in lines.items():
-    section, _, name = field.partition('__')
-    smoke[section][name] = value
+    *sections, name = field.split('__')
+    functools.reduce(lambda part, section: part[section], sections, smoke)[name] = value
   with pytest.raises(ConfigError) as error:
     validate(smoke)
   assert problem in str(error.value)
+
+
+def test_an_unknown_environment_is_told_before_an_evaluation_too():
+  smoke = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
+  smoke.environment.name = 'retri'
+  with pytest.raises(ConfigError) as error:
+    validate(smoke, training=False)
+  known = ', '.join(environments.REGISTRY)
+  assert error.value.problems == (f"environment.name = 'retri': 'retri' is unknown; did you mean 'retry'? known: {known}",)
 
 
 def test_rules_that_read_columns_are_refused_by_what_they_are(registers):

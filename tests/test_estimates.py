@@ -18,7 +18,7 @@ from espo_jax.monitor import write_run_info
 from espo_jax.stages.warm_start import supervised_learner
 
 ROOT = pathlib.Path(__file__).parents[1]
-PROBLEMS, SAMPLES = 8, 16
+PROBLEMS, SAMPLES = 9, 16  # the devices do not share the problems evenly
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,6 @@ def run(tmp_path_factory) -> pathlib.Path:
   path = tmp_path_factory.mktemp('estimates') / 'run'
   config = runpy.run_path(str(ROOT / 'experiments' / 'quickstart.py'))['get_config']('smoke')
   config.mesh.data = -1
-  config.eval.problems = PROBLEMS
   write_run_info(path, config.to_dict())
   exp = make_experiment(config)
   learner, never = supervised_learner(exp), make_rule(config, 'never')
@@ -42,7 +41,9 @@ def run(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def recorded(run) -> pathlib.Path:
   folder = run.parent / 'recorded'
-  evaluate_main([f'--checkpoint={run}', '--step=2', f'--samples={SAMPLES}', '--record', f'--output={folder}'])
+  evaluate_main(
+    [f'--checkpoint={run}', '--step=2', f'--samples={SAMPLES}', f'--problems={PROBLEMS}', '--record', f'--output={folder}']
+  )
   return folder
 
 

@@ -14,6 +14,7 @@ from small import VOCAB, actor_critic, forward, left_padded
 from espo_jax import rollout
 from espo_jax.evaluate import processing
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.options import Named, read_named
 from espo_jax.rollout import processors
 
 MARK = 5  # ends the thinking
@@ -144,8 +145,8 @@ REFUSED = {
 def test_no_processor_is_made_before_the_processes_of_a_job_know_each_other(monkeypatch):
   made = []
   monkeypatch.setattr(processing, '_make', lambda *given: made.append(given))
-  asked = processing.processing_for([('budget', [('most', '3')])])
-  assert not made and asked == [processing.Processing('budget', {'most': 3})]
+  asked = list(read_named('--processor', processors.REGISTRY, [('budget', [('most', '3')])]))
+  assert not made and asked == [Named('budget', {'most': 3})]
   processing.check_processors(asked)
   assert made
 

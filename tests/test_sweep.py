@@ -246,7 +246,10 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
     ({'early_end': "'medain'"}, "early_end = 'medain': 'medain' is unknown; did you mean 'median'"),
     ({'early_end': "'median'", 'early_end_options': "{'warmup': 1}"}, "early_end_options = .*'warmup'"),
     ({'early_end': "'hyperband'", 'early_end_options': "{'eta': 1}"}, 'early_end_options = .*: no rungs; fix: least = 1'),
-    ({'early_end': "'hyperband'", 'early_end_options': "{'eta': 2.5}"}, 'eta = 2.5: not of type int; fix: such as eta = 3'),
+    (
+      {'early_end': "'hyperband'", 'early_end_options': "{'eta': 2.5}"},
+      'eta=2.5: not of type int; fix: such as eta=3',
+    ),
     ({'early_end': "'lc_powerlaw'", 'early_end_options': "{'tail': 0}"}, 'tail = 0: out of range; fix: a number of at least 1'),
     ({'early_end': "'median'", 'common': '{}'}, 'early_end ends no run that trains several stop rules'),
   ],

@@ -214,7 +214,9 @@ SCHEMA = section(
     observation_horizon=Field(32, 'Tokens between two turns, at most; a longer observation is cut.', ABOVE_0),
     reset_rule=Field(False, 'Whether the stop rule begins anew with each turn.'),
     expert_budget=Field(
-      0.0, "An episode's most turns, as a multiple of the expert's; 0 for none. ActiveVLN has 2.", AT_LEAST_0
+      0.0,
+      "An episode's most turns, as a multiple of its expert's where the environment has one; 0: no such bound.",
+      AT_LEAST_0,
     ),
     repeats=Field(0, 'Equal turns in a row that end an episode; 0 for no limit.', AT_LEAST_0),
     role=Field('', "Who speaks in a chat, 'user' or 'tool'; '' for the environment's own choice."),

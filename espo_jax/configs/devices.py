@@ -53,4 +53,4 @@ def check_devices(config: ml_collections.ConfigDict, shape: ModelConfig, mesh: j
 
 
 def _refusal(shape: ModelConfig, device: jax.sharding.AbstractDevice) -> str:
-  return fused.refusal(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind)
+  return fused.refusal(shape.attention, shape.dtype, shape.head_dim, device)

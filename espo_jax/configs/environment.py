@@ -9,7 +9,7 @@ import ml_collections
 from espo_jax import stops, tasks
 from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.methods import method_options
-from espo_jax.environments import REGISTRY, ROLES, traits
+from espo_jax.environments import ROLES, traits
 
 
 def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -18,14 +18,13 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if not e.name:
     return
   where = f'environment.name = {e.name!r}'
-  if e.name in REGISTRY:
-    try:
-      of = traits(e.name, method_options(config, 'environment'))
-      if of.task and config.task.name != of.task:
-        other = f'task.name = {config.task.name!r}'
-        yield f'{where} with {other}: it plays the task {of.task!r} alone; fix: task.name = {of.task!r}'
-    except Exception as error:  # a user's code may raise anything
-      yield str(error) if str(error).startswith('environment.') else f'{where}: its options are refused ({error})'
+  try:
+    of = traits(e.name, method_options(config, 'environment'))
+    if of.task and config.task.name != of.task:
+      other = f'task.name = {config.task.name!r}'
+      yield f'{where} with {other}: it plays the task {of.task!r} alone; fix: task.name = {of.task!r}'
+  except Exception as error:  # a user's code may raise anything
+    yield str(error) if str(error).startswith('environment.') else f'{where}: its options are refused ({error})'
   if e.role and e.role not in ROLES:
     yield f"environment.role = {e.role!r}; fix: one of {', '.join(map(repr, ROLES))}, or '' for the environment's own"
   if e.repeats == 1:

@@ -89,7 +89,7 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
   look_up('allocation', lambda: [tasks.ALLOCATORS.find(config.allocation.name)])
   look_up('exits', lambda: [exits.get(config.exits.policy)])
-  if config.environment.name:
+  if config.environment.name in environments.REGISTRY:  # `environment_problems` tells of an unknown name
     look_up('environment', lambda: [environments.REGISTRY.find(config.environment.name)])
   if 'objective' in named:
     look_up('advantage', lambda: [objectives.get_advantage(advantage_name(config)).function])

@@ -30,7 +30,7 @@ actions. All samples of a problem have one seed, so that a group differs by its 
 from espo_jax.environments.environment import ROLES, Environment, Step
 from espo_jax.environments.episodes import Episode, Episodes, Reply
 from espo_jax.environments.registered import REGISTRY, Traits, register, traits
-from espo_jax.environments.rendering import TurnWriter, Written, reposed, turn_writer
+from espo_jax.environments.rendering import TurnWriter, Written, breakable, reposed, turn_writer
 from espo_jax.registry import import_files
 
 import_files(__name__, __path__)
@@ -46,6 +46,7 @@ __all__ = [
   'Traits',
   'TurnWriter',
   'Written',
+  'breakable',
   'register',
   'reposed',
   'traits',

@@ -1,11 +1,11 @@
 """Plays episodes in worker processes with deadlines, so that a stuck or hostile environment harms one episode."""
 
-import atexit
 import concurrent.futures
 import itertools
 import json
 import os
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ class Episodes:
     ]
     self._threads = [concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='environment') for _ in range(workers)]
     self._next = itertools.count()
-    atexit.register(self.close)
+    self._closing = weakref.finalize(self, _close, self._threads, self._workers)  # also at the end of the program
 
   def numbers(self, count: int) -> list[int]:
     """Returns the numbers of so many new episodes."""
@@ -92,10 +92,7 @@ class Episodes:
 
   def close(self) -> None:
     """Waits for the running steps and ends the processes. A second call does nothing."""
-    for thread in self._threads:
-      thread.shutdown()
-    for worker in self._workers:
-      worker.stop()
+    self._closing()
 
   def _play(self, place: int, episode: Episode) -> Reply:
     reply, status = self._asked(place, episode, len(episode.actions))
@@ -111,3 +108,10 @@ class Episodes:
   def _asked(self, place: int, episode: Episode, turn: int) -> tuple[Any, str]:
     asked = [episode.problem, episode.seed] if turn == 0 else episode.actions[turn - 1]
     return self._workers[place].ask([episode.number, turn, asked])
+
+
+def _close(threads: Sequence[concurrent.futures.ThreadPoolExecutor], workers: Sequence[WorkerProcess]) -> None:
+  for thread in threads:
+    thread.shutdown()
+  for worker in workers:
+    worker.stop()

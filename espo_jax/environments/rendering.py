@@ -60,7 +60,7 @@ def turn_writer(
   Raises:
     DataError: The template has no such role or leaves its message out, or the marks around an observation leave no room.
   """
-  special = () if tokenizer.split_special_tokens else special_tokens(tokenizer)
+  special = breakable(tokenizer)
   between = _template(tokenizer, kind, role, today) if kind in PROMPTS and kind != 'plain' else None
 
   def write(observation: str, ended: bool) -> list[int]:
@@ -87,6 +87,11 @@ def turn_writer(
     return Written(tokens, cut)
 
   return fit
+
+
+def breakable(tokenizer: 'PreTrainedTokenizerFast') -> tuple[str, ...]:
+  """Returns the texts that have to be broken, because the tokenizer would read them as special tokens."""
+  return () if tokenizer.split_special_tokens else tuple(special_tokens(tokenizer))
 
 
 def without_special(text: str, special: Sequence[str]) -> str:

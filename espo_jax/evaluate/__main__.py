@@ -42,8 +42,8 @@ from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.decoding import decode, format_decoders
 from espo_jax.evaluate.estimates import estimate, format_estimate
 from espo_jax.evaluate.evaluation import evaluate
+from espo_jax.evaluate.options import read_named
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
-from espo_jax.evaluate.processing import processing_for
 from espo_jax.evaluate.request import BENCHMARKS, Request
 from espo_jax.evaluate.stopping import format_stops
 from espo_jax.learner import CheckpointError
@@ -151,17 +151,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_named(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags about processors and decoders."""
-  processing = parser.add_argument_group('logit processors')
-  processing.add_argument(
-    '--processor',
-    dest='named',
-    action=_Named,
-    default=(),
-    metavar='NAME',
-    help=f'one that changes what answers are drawn from, of {", ".join(processors.REGISTRY)}; may be repeated',
-  )
-  processing.add_argument(
+  """Adds the flags about processors, decoders and recorded answers."""
+  methods = parser.add_argument_group('processors and decoders')
+  for flag, told, names in (
+    ('--processor', 'a change of what answers are drawn from', processors.REGISTRY),
+    ('--decoder', 'a choice among the answers', decoders.REGISTRY),
+  ):
+    methods.add_argument(
+      flag,
+      dest='named',
+      action=_Named,
+      default=(),
+      metavar='NAME',
+      help=f'{told}, one of {", ".join(names)}; may be repeated',
+    )
+  methods.add_argument(
     '--options',
     dest='named',
     action=_Optioned,
@@ -169,27 +173,19 @@ def _add_named(parser: argparse.ArgumentParser) -> None:
     metavar='NAME=VALUE',
     help='options of the processor or decoder before them',
   )
-  processing.add_argument(
+  methods.add_argument(
     '--end_of_thinking',
     metavar='TEXT',
     help="the token that ends the thinking, such as </think>; by default the run's, or else the end of an answer",
   )
-  choosing = parser.add_argument_group('decoders')
-  choosing.add_argument(
-    '--decoder',
-    dest='named',
-    action=_Named,
-    default=(),
-    metavar='NAME',
-    help=f'one that chooses among the answers, of {", ".join(decoders.REGISTRY)}; may be repeated',
+  methods.add_argument(
+    '--curve', action='store_true', help='decoders also choose among the first 1, 2, ... answers; draws decoders.png'
   )
-  choosing.add_argument(
-    '--curve', action='store_true', help='also choose among the first 1, 2, ... answers; draws decoders.png'
-  )
-  choosing.add_argument(
+  recorded = parser.add_argument_group('recorded answers')
+  recorded.add_argument(
     '--from', dest='source', metavar='DIR', help='the output folder of an evaluation, whose answers are taken; samples none'
   )
-  choosing.add_argument(
+  recorded.add_argument(
     '--estimate', metavar='RUN', help='a run, whose checkpoint is estimated from the recorded answers of --from'
   )
 
@@ -250,21 +246,21 @@ def _decode(folder: pathlib.Path, output: pathlib.Path, request: Mapping[str, An
   return f'{format_decoders(decode(folder, output, request["decoders"], curve=request["curve"]))}\nwrote {output}'
 
 
-def _from_answers(source: str, flags: Mapping[str, Any], parser: argparse.ArgumentParser) -> str:
+def _from_answers(source: str, estimated: str | None, flags: Mapping[str, Any], parser: argparse.ArgumentParser) -> str:
   """Lets decoders choose among the answers of an earlier evaluation, and returns the report."""
   if flags['processors']:
     raise RequestError(f'--processor={flags["processors"][0].name} with --from={source}: nothing is sampled; fix: leave it out')
-  used = ('processors', 'decoders', 'curve', 'output', *(('estimate', 'arm', 'step') if flags['estimate'] else ()))
+  used = ('processors', 'decoders', 'curve', 'output', *(('arm', 'step') if estimated else ()))
   if other := next((name for name, value in flags.items() if name not in used and value != parser.get_default(name)), ''):
     given = f'--{other}' if isinstance(flags[other], (bool, list)) else f'--{other}={flags[other]}'
     raise RequestError(f'{given} with --from={source}: nothing is sampled; fix: leave it out')
-  if not flags['decoders'] and not flags['estimate']:
+  if not flags['decoders'] and not estimated:
     raise RequestError(f'--from={source}: no decoder to choose among its answers; fix: --decoder=majority, say')
   folder = pathlib.Path(source)
   output = pathlib.Path(flags['output'] or folder)
   told = [_decode(folder, output, flags)] if flags['decoders'] and parallel.is_first() else []
-  if flags['estimate']:  # all processes score the answers
-    told.append(format_estimate(estimate(folder, output, flags['estimate'], flags['arm'], flags['step'])))
+  if estimated:  # all processes score the answers
+    told.append(format_estimate(estimate(folder, output, estimated, flags['arm'], flags['step'])))
   return '\n'.join(told)
 
 
@@ -281,22 +277,23 @@ def main(argv: Sequence[str]) -> None:
   """Runs the command."""
   parser = _parser()
   flags = vars(parser.parse_args(argv))
-  source = flags.pop('source')
+  source, estimated = flags.pop('source'), flags.pop('estimate')
   if not source and not flags['checkpoint']:
     parser.error('the following arguments are required: --checkpoint')
   try:
     named = flags.pop('named')
-    flags['processors'] = processing_for((name, options) for flag, name, options in named if flag == '--processor')
+    processing = ((name, options) for flag, name, options in named if flag == '--processor')
+    flags['processors'] = list(read_named('--processor', processors.REGISTRY, processing))
     flags['decoders'] = asked_for((name, options) for flag, name, options in named if flag == '--decoder')
   except RequestError as error:
     parser.error(str(error))
-  if flags['estimate'] and not source:
-    parser.error(f'--estimate={flags["estimate"]}: no answers to estimate from; fix: --from=DIR')
-  request = None if source else Request(**{name: value for name, value in flags.items() if name != 'estimate'})
+  if estimated and not source:
+    parser.error(f'--estimate={estimated}: no answers to estimate from; fix: --from=DIR')
+  request = None if source else Request(**flags)
   logging.set_verbosity(logging.WARNING)  # orbax logs every file at INFO
   with parallel.job(), machine_errors(functools.partial(_lower, request)):
     try:
-      report = _evaluated(request) if request else _from_answers(source, flags, parser)
+      report = _evaluated(request) if request else _from_answers(source, estimated, flags, parser)
       if parallel.is_first():
         print(report)
     except Interrupted as stopped:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from espo_jax import decoders, registry
+from espo_jax import decoders
 from espo_jax.decoders import Decoder, Samples
-from espo_jax.evaluate.options import Texts, label, read_options
+from espo_jax.evaluate.options import Named, Texts, read_named
 from espo_jax.evaluate.policies import RequestError
 
 RECORDED = ('tokens', 'logprobs', 'regret', 'values')  # the fields of `Samples` that --record adds to those of every evaluation
@@ -13,16 +13,10 @@ OF_FEATURES = ('confidence',)  # --features adds these to them
 
 
 class Asked(NamedTuple):
-  """A decoder that a command asks for: its name, the options that were given, and the decoder with them."""
+  """A decoder that a command asks for: how it was named, and the decoder with its options."""
 
-  name: str
-  options: dict[str, Any]
+  named: Named
   decoder: Decoder
-
-  @property
-  def label(self) -> str:
-    """The name with the options that were given."""
-    return label(self.name, self.options)
 
 
 def asked_for(flags: Iterable[tuple[str, Texts]]) -> list[Asked]:
@@ -36,16 +30,14 @@ def asked_for(flags: Iterable[tuple[str, Texts]]) -> list[Asked]:
       registered makes no decoder.
   """
   found: list[Asked] = []
-  for name, texts in flags:
+  for named in read_named('--decoder', decoders.REGISTRY, flags):
     try:
-      make = decoders.REGISTRY.find(name)
-      options = read_options(name, texts, registry.defaults(make))
-      decoder = _checked(make(**options))
+      decoder = _checked(decoders.REGISTRY[named.name](**named.options))
     except ValueError as error:
-      raise RequestError(f'--decoder={name}: {error}' if name in decoders.REGISTRY else str(error)) from error
-    found.append(Asked(name, options, decoder))
-    if found[-1].label in [one.label for one in found[:-1]]:
-      raise RequestError(f'--decoder={name}: asked for twice with the same options; fix: leave one out')
+      raise RequestError(f'--decoder={named.name}: {error}') from error
+    if named in [one.named for one in found]:
+      raise RequestError(f'--decoder={named.name}: asked for twice with the same options; fix: leave one out')
+    found.append(Asked(named, decoder))
   return found
 
 
@@ -66,7 +58,7 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
   for one in asked:
     for field in sorted(one.decoder.reads.difference(have)):
       fix = '--record --features=1' if field in OF_FEATURES else '--record'
-      raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.name} reads; fix: {fix}')
+      raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.named.name} reads; fix: {fix}')
 
 
 def _checked(made: Any) -> Decoder:

@@ -104,14 +104,15 @@ def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> 
     for place, spent in zip(places, _mean_tokens(columns), strict=True)
   }
   if len(counts) > 1:
-    reference = _chosen([decoders.REGISTRY[REFERENCE]()], graded, counts)
-    found = leads(right.reshape(columns.shape), columns, *(each[:, 0] for each in reference))
+    its = next((d for d, one in enumerate(asked) if one.named.label == REFERENCE), None)
+    reference = _chosen([decoders.REGISTRY[REFERENCE]()], graded, counts) if its is None else (right, tokens)
+    found = leads(right.reshape(columns.shape), columns, *(each[:, its or 0] for each in reference))
     for place, lead in zip(places, found, strict=True):
       points[place]['lead'] = lead
   entries: list[dict[str, Any]] = []
   for d, one in enumerate(asked):
     curve = [points[d, k] for k in range(len(counts))]
-    entry: dict[str, Any] = {'label': one.label, 'name': one.name, 'options': one.options}
+    entry: dict[str, Any] = {'label': one.named.label, **one.named._asdict()}
     entry |= {name: value for name, value in curve[-1].items() if name != 'samples'}
     entries.append(entry | ({'curve': curve} if len(counts) > 1 else {}))
   return entries

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -60,8 +59,8 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     raise RequestError(f'--from={folder}: its test split has changed since; fix: evaluate again')
   if exp.model.exits is not None:
     raise RequestError(f'--from={folder}: with early exits the depth of a token is random too; fix: a model without exits')
-  prompts, samples = exp.prompts(problems), settings['samples']
-  asked, lengths = (np.repeat(exp.fetch(x), samples, axis=0) for x in (prompts.tokens, prompts.lengths))
+  prompts = tasks.encode_prompts(exp.tokenizer, exp.tagged(problems), exp.config.rollout.prompt_width)
+  asked, lengths = (np.repeat(x, settings['samples'], axis=0) for x in (prompts.tokens, prompts.lengths))
   theirs = _logprobs(exp, policy.load(exp), asked, lengths, rows['tokens'], settings)
   real = np.arange(theirs.shape[1]) < rows['full_length'][:, None]
   log_ratios = np.where(real, theirs - rows['logprobs'], 0.0).sum(1, dtype=np.float64)
@@ -123,8 +122,13 @@ def _logprobs(
   tokens: Int[np.ndarray, 'N T'],
   settings: Mapping[str, Any],
 ) -> Float[np.ndarray, 'N T']:
-  """Returns the log-probabilities of recorded tokens, batch by batch. The last batch repeats its last row."""
-  size = settings['prompts_per_batch'] * settings['samples']
+  """Returns the log-probabilities of recorded tokens, batch by batch. The last batch repeats its last row.
+
+  The devices share the rows of a batch. They need not be as many as those of the recording.
+  """
+  shards = parallel.batch_shards(exp.mesh)
+  size = -(-settings['prompts_per_batch'] * settings['samples'] // shards) * shards
+  mine = list(parallel.my_rows(exp.mesh, size))
 
   @jax.jit
   def scored(params: Params, prompts: Array, lengths: Array, tokens: Array) -> Array:
@@ -133,6 +137,6 @@ def _logprobs(
 
   parts = []
   for first in range(0, len(tokens), size):
-    chosen = np.minimum(np.arange(first, first + size), len(tokens) - 1)
-    parts.append(np.asarray(scored(params, *(jnp.asarray(x[chosen]) for x in (prompts, lengths, tokens)))))
+    chosen = np.minimum(np.arange(first, first + size), len(tokens) - 1)[mine]
+    parts.append(exp.fetch(scored(params, *exp.put_rows(tuple(x[chosen] for x in (prompts, lengths, tokens))))))
   return np.concatenate(parts)[: len(tokens)]

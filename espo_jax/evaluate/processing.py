@@ -1,47 +1,16 @@
 """The logit processors that a command asks for."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 from espo_jax import registry, tasks
-from espo_jax.evaluate.options import Texts, label, read_options
+from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import RequestError
 from espo_jax.experiment import Experiment
 from espo_jax.rollout import processors
 from espo_jax.rollout.processors import Processor
 
 
-class Processing(NamedTuple):
-  """A logit processor that a command asks for: its name and the options that were given."""
-
-  name: str
-  options: dict[str, Any]
-
-  @property
-  def label(self) -> str:
-    """The name with the options that were given."""
-    return label(self.name, self.options)
-
-
-def processing_for(flags: Iterable[tuple[str, Texts]]) -> list[Processing]:
-  """Reads the processors that flags name.
-
-  Args:
-    flags: The name of each processor with its options as texts.
-
-  Raises:
-    RequestError: A processor or an option is unknown, an option is given twice, or a value has another type.
-  """
-  found = []
-  for name, texts in flags:
-    try:
-      found.append(Processing(name, read_options(name, texts, registry.defaults(processors.REGISTRY.find(name)))))
-    except ValueError as error:
-      raise RequestError(f'--processor={name}: {error}' if name in processors.REGISTRY else str(error)) from error
-  return found
-
-
-def check_processors(asked: Iterable[Processing]) -> None:
+def check_processors(asked: Iterable[Named]) -> None:
   """Raises RequestError if an option is out of range, or if what was registered makes no processor.
 
   A processor may compute on a device, so this is called once the processes of a job know each other.
@@ -53,7 +22,7 @@ def check_processors(asked: Iterable[Processing]) -> None:
       raise RequestError(f'--processor={one.name}: {error}') from error
 
 
-def make_processor(exp: Experiment, asked: Sequence[Processing], end_of_thinking: str) -> Processor | None:
+def make_processor(exp: Experiment, asked: Sequence[Named], end_of_thinking: str) -> Processor | None:
   """Makes one processor of all that are asked for; None for none.
 
   Args:
@@ -80,7 +49,7 @@ def make_processor(exp: Experiment, asked: Sequence[Processing], end_of_thinking
   return processors.one_after_another(tuple(_make(one, ends, exp.end_tokens) for one in asked))
 
 
-def _make(one: Processing, thinking_end: tuple[int, ...], end_tokens: tuple[int, ...]) -> Processor:
+def _make(one: Named, thinking_end: tuple[int, ...], end_tokens: tuple[int, ...]) -> Processor:
   method = processors.REGISTRY[one.name]
   known = {'thinking_end': thinking_end, 'end_tokens': end_tokens}
   made = method(*(known[name] for name in registry.inputs(method)), **one.options)

@@ -8,8 +8,9 @@ from typing import Any
 from espo_jax import decoders, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
+from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
-from espo_jax.evaluate.processing import Processing, check_processors
+from espo_jax.evaluate.processing import check_processors
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.stages.episodes import check_writer
 from espo_jax.tasks.own import FIELDS
@@ -98,7 +99,7 @@ class Request:
   batch: int | None = None
   slots: int | None = None
   seed: int = 0
-  processors: Sequence[Processing] = ()
+  processors: Sequence[Named] = ()
   end_of_thinking: str | None = None
   dtype: str | None = None
   record: bool = False
@@ -211,7 +212,7 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
 
 def _check_episodes(environment: str, request: Request) -> None:
   """Checks that no flag of a run with an environment takes an answer for one turn."""
-  recorded = [one.name for one in request.decoders if one.decoder.reads - frozenset(decoders.ALWAYS)]
+  recorded = [one.named.name for one in request.decoders if one.decoder.reads - frozenset(decoders.ALWAYS)]
   given = {
     f'--stop={request.stop}': request.stop,
     **{f'--processor={one.name}': True for one in request.processors},

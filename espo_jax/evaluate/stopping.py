@@ -62,7 +62,7 @@ def summarise_stops(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def format_stops(summary: Mapping[str, Any]) -> str:
-  """Formats the measures as two sentences."""
+  """Formats the measures, a line for each kind."""
   s = summary['stop']
   matrix = s['aucm']
   lines = [

@@ -124,6 +124,7 @@ class _Tokens(NamedTuple):
 
 
 def _tokens(lengths: Integer[np.ndarray, 'N'], groups: Groups | None) -> _Tokens:
+  """Splits the tokens of each row into its own and those that its group shares. A row without tokens has neither."""
   if groups is None:
     return _Tokens(lengths, np.zeros_like(lengths), np.arange(lengths.size))
   shared = np.where(lengths > 0, groups.prompt.astype(np.int64) - 1, 0)

@@ -15,23 +15,26 @@ A form that computes a mask of any shape takes prompts that segments share: `chu
 of a query with one of a key, so that it takes none.
 """
 
+from typing import TypeAlias
+
 import jax
 from jaxtyping import Array, Float
 
+AnyDevice: TypeAlias = jax.Device | jax.sharding.AbstractDevice  # one that is here, or a description of one
 _LEAST = 512  # tokens of a sequence for which `auto` takes splash
 _WIDEST = 128  # channels of a head that cuDNN computes on every NVIDIA GPU from Ampere on; later ones compute wider heads
 
 
-def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> str:
+def refusal(form: str, dtype: str, head_dim: int, device: AnyDevice) -> str:
   """Returns why a form of attention cannot be computed, with the fix; '' if it can.
 
   Args:
     form: The form.
     dtype: The dtype of the activations.
     head_dim: The width of a head.
-    platform: The platform of the devices by jax's name.
-    kind: The devices' kind by jax's name.
+    device: The kind of the devices.
   """
+  platform, kind = device.platform, device.device_kind
   fix = "fix: model.attention = 'auto'"
   if form == 'splash' and platform != 'tpu':
     return f'model.attention = {form!r}: the kernel is for TPU, and the devices are of the platform {platform}; {fix}'
@@ -48,17 +51,16 @@ def refusal(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> s
   return ''
 
 
-def takes_shared(form: str, dtype: str, head_dim: int, platform: str, kind: str) -> bool:
+def takes_shared(form: str, dtype: str, head_dim: int, device: AnyDevice) -> bool:
   """Returns whether a form of attention takes prompts that segments share. `auto` does where it never takes splash.
 
   Args:
     form: The form.
     dtype: The dtype of the activations.
     head_dim: The width of a head.
-    platform: The platform of the devices by jax's name.
-    kind: The devices' kind by jax's name.
+    device: The kind of the devices.
   """
-  return bool(refusal('splash', dtype, head_dim, platform, kind)) if form == 'auto' else form != 'splash'
+  return bool(refusal('splash', dtype, head_dim, device)) if form == 'auto' else form != 'splash'
 
 
 def chosen(form: str, queries: Float[Array, 'B S H K']) -> str:
@@ -74,7 +76,7 @@ def chosen(form: str, queries: Float[Array, 'B S H K']) -> str:
   device = jax.typeof(queries).sharding.mesh.abstract_device or jax.devices()[0]
 
   def told(name: str) -> str:
-    return refusal(name, queries.dtype.name, queries.shape[3], device.platform, device.device_kind)
+    return refusal(name, queries.dtype.name, queries.shape[3], device)
 
   if form == 'auto':
     return 'splash' if queries.shape[1] >= _LEAST and not told('splash') else 'chunked'

@@ -18,7 +18,7 @@ from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.progress import TokenRecord
 from espo_jax.rollout.reuse import Reuse, reused, verify
 from espo_jax.rollout.sampling import Sampling
-from espo_jax.rollout.setup import Setup, Start, prefill, slot_count, start_rows
+from espo_jax.rollout.setup import Setup, prefill, slot_count, start_rows
 from espo_jax.rollout.slots import (
   Pending,
   Record,
@@ -167,7 +167,8 @@ def decode_rows(setup: Setup, adaptive: Adaptive) -> tuple[Trajectories, Caches]
     row these are the rows' caches, which hold the columns of each row up to its end.
   """
   loop = decode_first(setup, adaptive)
-  return recorded(setup.start, loop.record, setup.samples), loop.slots.caches
+  start = setup.start
+  return recorded(start.prompts, loop.record, setup.samples, start.shadow, start.given), loop.slots.caches
 
 
 def decode_first(setup: Setup, adaptive: Adaptive) -> Loop:
@@ -179,24 +180,25 @@ def decode_first(setup: Setup, adaptive: Adaptive) -> Loop:
   return jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(chunk, setup), loop)
 
 
-def recorded(start: Start, record: Record, samples: int) -> Trajectories:
+def recorded(prompts: Prompts, record: Record, samples: int, shadow: Bool[Array, 'N'], given: Int[Array, 'N']) -> Trajectories:
   """Returns the rows as far as they are written out.
 
   Args:
-    start: Where each row started.
+    prompts: The prompts.
     record: The rows.
     samples: The number of rows per prompt.
+    shadow: Whether each row goes on decoding after a stop.
+    given: The number of response tokens per row that are not drawn.
   """
-  prompts = start.prompts
   return Trajectories(
     prompt_tokens=jnp.repeat(prompts.tokens, samples, axis=0),
     prompt_lengths=jnp.repeat(jnp.asarray(prompts.lengths), samples),
     length=record.length,
     full_length=record.full_length,
     stop_reason=record.reason,
-    shadow=start.shadow & by_a_rule(record.reason),
+    shadow=shadow & by_a_rule(record.reason),
     started=record.started,
-    trained_from=start.given,
+    trained_from=given,
     **record.tokens._asdict(),
   )
 

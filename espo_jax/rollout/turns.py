@@ -204,7 +204,16 @@ def go_on(
     alive=goes_on,
   )
   limit = jnp.minimum(after + turn_horizon, horizon)
-  start = Start(prompts, slots.states, slots.caches, slots.given, limit, slots.keys, slots.shadow, slots.given)
+  start = Start(
+    prompts=prompts,
+    states=slots.states,
+    caches=slots.caches,
+    first=slots.given,
+    limit=limit,
+    keys=slots.keys,
+    shadow=slots.shadow,
+    given=slots.given,
+  )
   setup = decoding.setup(params, start, sampling)
   states, caches = _read(setup, slots, record, observed)
   stop = slots.stop
@@ -240,8 +249,8 @@ def finished(paused: Paused, prompts: Prompts, done: Bool[Array, 'N'], *, sample
   own = (record.reason == StopReason.EOS) | (record.reason == StopReason.LENGTH)
   ended = done & ((record.reason == StopReason.EOS) | (record.full_length < horizon))
   reason = jnp.where(own, jnp.where(ended, StopReason.EOS, StopReason.LENGTH), record.reason)
-  start = Start(prompts, slots.states, slots.caches, slots.given, slots.limit, slots.keys, slots.shadow, slots.given)
-  return recorded(start, record.replace(reason=reason), samples).replace(turn=paused.turn)
+  rows = recorded(prompts, record.replace(reason=reason), samples, slots.shadow, slots.given)
+  return rows.replace(turn=paused.turn)
 
 
 def _read(setup: Setup, slots: Slots, record: Record, observed: Observations) -> tuple[States, Caches]:

@@ -7,6 +7,7 @@ answered. A row that waits keeps its slot. An environment that fails ends its ow
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import zlib
@@ -19,12 +20,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import environments, parallel, tasks
 from espo_jax.configs import method_options
-from espo_jax.environments import Episode, Episodes, Reply, TurnWriter, reposed, turn_writer
+from espo_jax.environments import Episode, Episodes, Reply, TurnWriter, breakable, reposed, turn_writer
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Observations, Paused, Sampler
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.tasks.pretrained import special_tokens
 from espo_jax.types import StopReason, Trajectories, Verdicts, by_a_rule
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
@@ -56,7 +56,8 @@ def posed_width(exp: Experiment, problems: Sequence[tasks.Problem]) -> int:
 def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
   c = exp.config
-  kind = str(c.task.options.get('prompt', 'chat')) if exp.tokenizer.chat_template else ''
+  default = 'chat' if exp.tokenizer.chat_template else ''
+  kind = str(c.task.options.get('prompt', default)) if c.model.path else ''  # a task's own tokenizer has no kinds
   of = environments.traits(c.environment.name, method_options(c, 'environment'))
   return Hosted(
     episodes=Episodes(
@@ -116,9 +117,9 @@ def play(
   with timed('rollout'):
     paused = sampler.begin(params, rule, adaptive, prompts, key)
     found = table.fetch(paused)
-  for number in range(1, table.most + 1):
+  for number in itertools.count(1):
     with timed('environment'):
-      tokens, counts, goes_on = table.step(found, last=number == table.most)
+      tokens, counts, goes_on = table.step(found)
     observed = Observations(*exp.put_rows((tokens, counts, goes_on)))
     if not exp.fetch(observed.goes_on).any():  # of all processes
       break
@@ -156,7 +157,6 @@ class Table:
   """The episodes of this process's rows, between the turns of the policy.
 
   Attributes:
-    most: The most turns of an episode.
     done: Whether the environment has ended each episode, or failed.
     texts: What the policy has written in each episode, turn by turn.
   """
@@ -167,7 +167,7 @@ class Table:
     self._questions = [exp.task.question(problem) for problem in problems]
     turns = exp.sampler.turns
     assert turns is not None
-    self._room, self.most = turns.observation, turns.most
+    self._room = turns.observation
     count = len(problems) * samples
     numbers = self._host.episodes.numbers(count)
     self._episodes = [
@@ -186,7 +186,7 @@ class Table:
 
     The rows of a problem share its prompt. If its environment fails, or if its text is no prompt, they get the task's own.
     """
-    special = special_tokens(self._exp.tokenizer)
+    special = breakable(self._exp.tokenizer)
     replies = self._asked(range(len(self._episodes)))
     posed = []
     for p, (problem, question) in enumerate(zip(self._problems, self._questions, strict=True)):
@@ -207,21 +207,16 @@ class Table:
     laid = parallel.lay(of_rows, parallel.over_batch(self._exp.mesh))
     return Turned(*(parallel.take_rows(x, self._exp.mesh) for x in laid))
 
-  def step(self, found: Turned, *, last: bool) -> tuple[Int[np.ndarray, 'N O'], Int[np.ndarray, 'N'], Bool[np.ndarray, 'N']]:
-    """Steps the environments of the rows whose turn has ended, and returns `Observations` of this process's rows.
-
-    Args:
-      found: The rows after the turn.
-      last: Whether no further turn may follow.
-    """
+  def step(self, found: Turned) -> tuple[Int[np.ndarray, 'N O'], Int[np.ndarray, 'N'], Bool[np.ndarray, 'N']]:
+    """Steps the environments of the rows whose turn has ended, and returns `Observations` of this process's rows."""
     reason, length, shadow, tokens, turn = found
     self._read(tokens, turn)
     asked = np.flatnonzero(self._playing & ~self.done & (~by_a_rule(reason) | shadow))
     replies = self._acted(asked)
-    self._playing &= False
+    self._playing = np.zeros_like(self._playing)  # the caller has the old one
     out, counts = np.full((len(turn), self._room), self._exp.tokenizer.pad_token_id, np.int32), np.ones(len(turn), np.int32)
     for n in asked.tolist():
-      if (reply := replies[n]).status != 'ok' or reply.done or last or reason[n] == StopReason.SETTLED or self._is_spent(n):
+      if (reply := replies[n]).status != 'ok' or reply.done or reason[n] == StopReason.SETTLED or self._is_spent(n):
         continue
       try:
         written = self._host.write(reply.observation, tokens[n, length[n] - 1] in self._exp.end_tokens).tokens
@@ -305,8 +300,9 @@ class Table:
 
   def _fail(self, row: int, status: str, message: str) -> None:
     """Ends an episode whose environment failed. Its row finishes the turn that it is in."""
-    if message and self._status.count('ok') == len(self._status):  # one line per rollout
-      logging.warning('environment.name = %r: %s', self._exp.config.environment.name, message)
+    if self._status.count('ok') == len(self._status):  # one line per rollout
+      told = message or ('it took longer than environment.deadline' if status == 'timeout' else 'its process died')
+      logging.warning('environment.name = %r: %s', self._exp.config.environment.name, told)
     self._status[row], self.done[row] = status, True
 
   def _no_prompt(self, problem: tasks.Problem) -> str:

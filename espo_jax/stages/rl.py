@@ -185,7 +185,7 @@ def shares_prompts(c: ml_collections.ConfigDict, shape: ModelConfig, device: jax
     device: The kind of the devices.
   """
   wanted = c.learner.share_prompts and c.learner.pack_sizes > 1 and c.rollout.samples > 1
-  return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device.platform, device.device_kind)
+  return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device)
 
 
 def pack_rows(

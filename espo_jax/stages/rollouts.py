@@ -1,6 +1,5 @@
 """Makes the rollout of a step: chooses problems, collects and grades responses, and samples groups dynamically."""
 
-import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,11 +15,9 @@ from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import max_draws
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
-from espo_jax.stages.episodes import play, verdicts_on
+from espo_jax.stages.episodes import Timer, play, verdicts_on
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Drafts, Features, Metrics, Reward, Trajectories, Verdicts, by_a_rule, values_seen
-
-Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def problems_of(exp: Experiment, number: int, attempt: int) -> list[list[tasks.Problem]]:

@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
+from espo_jax import registry
 from espo_jax.configs import ConfigError, flatten
 from espo_jax.monitor import policy_accuracy, read_metrics
-from espo_jax.registry import defaults
 from espo_jax.stages.rl import Watch
 from espo_jax.sweep.ends import REGISTRY, EarlyEnd, Trial, Trials, sparing_the_best
 from espo_jax.sweep.plan import Run
@@ -28,18 +28,14 @@ def make_end(sweep: Sweep) -> EarlyEnd:
     method = REGISTRY.find(sweep.early_end)
   except ValueError as error:
     raise ConfigError([str(error)]) from error
-  known = defaults(method)
-  for option, value in sweep.early_end_options.items():
-    wanted = type(known.get(option))
-    if option in known and type(value) is not wanted and not (wanted is float and type(value) is int):
-      raise ConfigError(
-        [f'early_end_options: {option} = {value!r}: not of type {wanted.__name__}; fix: such as {option} = {known[option]}']
-      )
+  known = registry.defaults(method)
   try:
+    for option in known.keys() & sweep.early_end_options.keys():
+      registry.check_type(option, sweep.early_end_options[option], known[option])
     return sparing_the_best(method(**sweep.early_end_options))
+  except ConfigError:
+    raise
   except (TypeError, ValueError) as error:
-    if isinstance(error, ConfigError):
-      raise
     raise ConfigError([f'early_end_options = {dict(sweep.early_end_options)}: {error}']) from error
 
 

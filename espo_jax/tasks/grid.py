@@ -103,20 +103,24 @@ def shortest(drawn: str) -> str | None:
     drawn: The map.
   """
   start, goal = place_of(drawn, AGENT), place_of(drawn, GOAL)
-  waiting, found = collections.deque([start]), {start: ''}
+  rows, waiting, found = _rows(drawn), collections.deque([start]), {start: ''}
   while waiting:
     place = waiting.popleft()
     if place == goal:
       return found[place]
     for letter in MOVES:
-      if (end := _moved(_rows(drawn), place, letter)) not in found:
+      if (end := _moved(rows, place, letter)) not in found:
         found[end] = found[place] + letter
         waiting.append(end)
   return None
 
 
 def walk(drawn: str, moves: str) -> Place:
-  """Returns where a walk of the agent ends; other characters than those of `MOVES` are a KeyError."""
+  """Returns where a walk of the agent ends.
+
+  Raises:
+    KeyError: A character is not one of `MOVES`.
+  """
   rows, place = _rows(drawn), place_of(drawn, AGENT)
   for letter in moves:
     place = _moved(rows, place, letter)

@@ -6,6 +6,8 @@ from jaxtyping import Array, Bool, Int
 from espo_jax.evaluate.measures.registered import register
 from espo_jax.registry import source
 
+_SEGMENT = 16  # tokens
+
 
 @register('erde')
 @source('early risk detection error, used by the SS3 classifier, arXiv 1905.08772')
@@ -15,7 +17,6 @@ def erde(
   lengths: Int[Array | np.ndarray, 'N'],
   *,
   deadline: int = 5,
-  segment: int = 16,
 ) -> float:
   """Returns the mean cost of a stop rule that is to notice wrong answers, from 0 to 1.
 
@@ -30,11 +31,10 @@ def erde(
     stopped: Whether a stop rule ended the answer.
     right: Whether the answer is right if it is decoded to its own end.
     lengths: The tokens of the answer up to its stop.
-    deadline: The segment at which half of the cost is due [U].
-    segment: The tokens of a segment [U].
+    deadline: The segment at which half of the cost is due. A segment has 16 tokens [U].
   """
   stopped, right = np.asarray(stopped), np.asarray(right)
-  segments = np.ceil(np.asarray(lengths, np.float64) / segment)
+  segments = np.ceil(np.asarray(lengths, np.float64) / _SEGMENT)
   late = 0.5 * (1 + np.tanh((segments - deadline) / 2))  # the sigmoid, without an exponential that overflows
   cost = np.where(right, np.where(stopped, (~right).mean(), 0.0), np.where(stopped, late, 1.0))
   return float(cost.mean())

@@ -27,9 +27,7 @@ class Estimate(NamedTuple):
 
 @register('is_cv_estimate')
 @source('several expectations from one sample set by importance sampling and control variates; this estimator is ours')
-def is_cv_estimate(
-  log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Array | np.ndarray, 'N'], *, clip: float = 0.0
-) -> Estimate:
+def is_cv_estimate(log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Array | np.ndarray, 'N']) -> Estimate:
   """Returns the mean of `values` if the answers had been sampled by another policy.
 
   With the ratio `w` of the two probabilities of an answer, the estimate is
@@ -43,10 +41,8 @@ def is_cv_estimate(
   Args:
     log_ratios: The log-probability of each answer under the other policy minus that under the sampling policy.
     values: The number of each answer, such as 1 for a right one.
-    clip: The bound on `w`, which lowers the variance and adds a bias; 0 for none [U].
   """
   logs = np.asarray(log_ratios, np.float64)
-  logs = np.minimum(logs, np.log(clip)) if clip else logs
   relative = np.exp(logs - logs.max())  # the effective number does not depend on a factor of all ratios
   effective = float(relative.sum() ** 2 / np.square(relative).sum())
   with np.errstate(over='ignore'):

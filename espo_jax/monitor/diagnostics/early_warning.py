@@ -1,5 +1,6 @@
 """Warns when a metric slows down, as many systems do before an abrupt change: its variance and its memory rise together."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -61,7 +62,12 @@ def early_warning(
 
 def slows(values: Sequence[float]) -> bool:
   """Returns whether a series slows down enough for a warning, as of its last update whose number ends in 0."""
-  tested = np.asarray(values[: len(values) // _EVERY * _EVERY][-_MOST:], float)
+  return _slows(tuple(values[: len(values) // _EVERY * _EVERY][-_MOST:]))
+
+
+@functools.lru_cache(maxsize=16)  # between two tests the series are the same
+def _slows(values: tuple[float, ...]) -> bool:
+  tested = np.asarray(values, float)
   if len(tested) < _LEAST or not np.isfinite(tested).all():
     return False
   found = slowing(tested)

@@ -1,10 +1,12 @@
 """Successive halving in brackets, of which some begin to end runs later."""
 
+from typing import Any
+
 from espo_jax.registry import source
 from espo_jax.sweep.ends.pruners import pruned_by
 from espo_jax.sweep.ends.registered import register
 from espo_jax.sweep.ends.successive_halving import check_rungs
-from espo_jax.sweep.ends.trial import EarlyEnd
+from espo_jax.sweep.ends.trial import EarlyEnd, Trials
 
 
 @register('hyperband')
@@ -21,7 +23,7 @@ def hyperband(*, least: int = 4, eta: int = 3) -> EarlyEnd:
   """
   check_rungs(least, eta)
 
-  def make(pruners, trials):
+  def make(pruners: Any, trials: Trials) -> Any:
     most = max(least, trials.updates)
     return pruners.HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=eta)
 

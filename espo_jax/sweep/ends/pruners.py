@@ -7,19 +7,12 @@ from espo_jax.configs import ConfigError
 from espo_jax.sweep.ends.trial import EarlyEnd, Judge, Trials
 
 
-def optuna_module(field: str) -> Any:
-  """Returns the module `optuna`.
-
-  Args:
-    field: The field that needs it with its value, such as "early_end = 'median'".
-
-  Raises:
-    ConfigError: Optuna is not installed.
-  """
+def _optuna(name: str) -> Any:
+  """Returns the module `optuna` for the early end `name`; raises ConfigError if it is not installed."""
   try:
     import optuna
   except ImportError as error:
-    raise ConfigError([f"{field}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
+    raise ConfigError([f"early_end = {name!r}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   return optuna
 
@@ -34,7 +27,7 @@ def pruned_by(name: str, make: Callable[[Any, Trials], Any]) -> EarlyEnd:
     name: The early end's name.
     make: The function that makes the pruner from the module `optuna.pruners` and from what is known.
   """
-  optuna = optuna_module(f'early_end = {name!r}')
+  optuna = _optuna(name)
 
   def begin(trials: Trials) -> Judge:
     study = optuna.create_study(study_name=f'seed {trials.seed}', direction='maximize', pruner=make(optuna.pruners, trials))
