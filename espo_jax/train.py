@@ -150,7 +150,7 @@ def train(
       rule, trained = reinforce(exp, arm, start, forked_at, reference, workdir, signals, watch)
       evaluations[arm] = evaluated(exp, trained.params, workdir / 'arms' / arm, signals)
       examples = workdir / 'arms' / arm / 'examples.json'
-      if exp.sampler.turns is None and not parallel.from_first(examples.exists):  # an example is one response
+      if not parallel.from_first(examples.exists):
         write_examples(exp, rule, trained, examples)
       del trained  # the next arm needs that memory
   return parallel.from_first(lambda: report(workdir, arms, evaluations))

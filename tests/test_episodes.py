@@ -9,10 +9,10 @@ import runpy
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
+from talking import LINES, played, talking
 from tiny import first_params, rule_of, run, tiny_experiment
 
 from espo_jax import environments, monitor, registry, stops, tasks
@@ -26,42 +26,17 @@ from espo_jax.evaluate.policies import Policy, RequestError
 from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
 from espo_jax.stages import episodes
-from espo_jax.stages.metrics import Clock
 from espo_jax.train import train
 from espo_jax.types import StopReason, by_a_rule
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOSTILE = pathlib.Path(__file__).with_name('hostile_environments.py')
-LINES = {'environment__message': '##', 'reward__name': 'per_turn'}
-
-
-def talking(name='retry', **lines):
-  """A config with an environment; `message` is what it says."""
-
-  def configure(c):
-    c.rollout.update(prompts=4, samples=4, horizon=24, scan_length=8)
-    c.model.num_layers = 1
-    c.environment.update(name=name, max_turns=3, turn_horizon=5, observation_horizon=4, workers=1)
-    for field, value in lines.items():
-      section, _, field = field.partition('__')
-      c[section][field] = value
-
-  return configure
 
 
 @pytest.fixture(scope='module')
 def trained():
   exp = tiny_experiment(talking(**LINES))
   return exp, *run(exp, 2)
-
-
-def played(exp, stops=True):
-  """Rows and verdicts of a rollout, on the host."""
-  params, rule = first_params(exp, 0), rule_of(exp)
-  adaptive = exp.put(rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(stops)))
-  problems = exp.problems('train', 0, exp.config.rollout.prompts)
-  its = episodes.play(exp, exp.sampler, params, rule, adaptive, problems, exp.key('rollout', 1), Clock())
-  return jax.device_get(its.rows), episodes.verdicts_on(exp, problems, its)
 
 
 def test_an_experiment_trains_on_episodes(trained):
@@ -179,7 +154,6 @@ def test_an_evaluation_plays_episodes(trained):
   ('flags', 'told'),
   [
     ({'stop': 'espo'}, '--stop=espo: '),
-    ({'record': True}, '--record: '),
     ({'record': True, 'features': 2}, '--features=2: '),
     ({'record': True, 'decoders': asked_for([('weighted', ())])}, '--decoder=weighted: '),
     ({'processors': [Named('budget', {})]}, '--processor=budget: '),

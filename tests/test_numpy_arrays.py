@@ -268,10 +268,10 @@ CASES = {
     np.ones((2, T), bool),
   ),
   'replay.replay': (
-    lambda seen, full_length, ended: replay.replay(stops.espo(), MOMENTS, seen, full_length, ended),
+    lambda seen, full_length, ends: replay.replay(stops.espo(), MOMENTS, seen, full_length, ends),
     BY_TOKEN,
     LENGTH,
-    some(N),
+    some(N, T),
   ),
   'replay.measure': (
     lambda *x: [tuple(m) for m in replay.measure(*x)],

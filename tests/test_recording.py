@@ -105,7 +105,7 @@ def test_recorded_answers_are_the_answers_and_replay_to_the_direct_numbers(free,
   rule = make_rule(load_config(output / 'config.json'), 'espo', **CONSTANTS)
   state = stops.adaptive(rule, mu=recordings.mu[0], var=recordings.var[0])
   seen = stops.Observation(recordings.regret[0], recordings.values[0], np.zeros_like(recordings.regret[0]))
-  found = replay.replay(rule, state, seen, recordings.full_length[0], recordings.ended[0])
+  found = replay.replay(rule, state, seen, recordings.full_length[0], recordings.ends[0])
   lengths, stopped = ends(rows, float(rows['mu']), float(rows['var']), **CONSTANTS)
   np.testing.assert_array_equal(found.length, lengths)
   np.testing.assert_array_equal(found.stopped, stopped)

@@ -58,10 +58,10 @@ def test_a_replay_stops_where_the_engine_does(rule, beta):
   whole, wanted = run(rule=NEVER), run(rule=rule, state=adaptive, shadow=0.0)
   keys = sampling.row_keys(jax.random.key(7), jnp.asarray(PROMPTS.ids), G)
   noise = [sampling.token_noise(keys, jnp.full(len(keys), t))[:, 1] for t in range(HORIZON)]
-  ended = jnp.asarray(whole.stop_reason == StopReason.EOS)
+  at_end = (whole.stop_reason == StopReason.EOS)[:, None] & (np.arange(HORIZON) == whole.length[:, None] - 1)
   read = {name: jnp.asarray(getattr(whole, name)) for name in rule.reads}
   observed = Observation(jnp.asarray(whole.regret), jnp.asarray(whole.values), jnp.stack(noise, axis=1), **read)
-  ends = replay.replay(rule, adaptive, observed, jnp.asarray(whole.length), ended)
+  ends = replay.replay(rule, adaptive, observed, jnp.asarray(whole.length), jnp.asarray(at_end))
   np.testing.assert_array_equal(ends.length, wanted.length)
   np.testing.assert_array_equal(ends.stopped, wanted.stop_reason == StopReason.STOPPED)
   assert 0.1 < np.mean(ends.stopped) < 0.9
@@ -73,7 +73,8 @@ def test_a_row_that_would_be_stopped_at_its_end_is_not():
   adaptive = rule.init(1).adaptive.replace(beta=jnp.float32(0.0), enabled=jnp.asarray(True))
   values = jnp.asarray([[0.5, 0.5, -0.5, -0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, 0.5]])
   observed = Observation(jnp.zeros((3, 4)), values, jnp.zeros((3, 4)))
-  ends = replay.replay(rule, adaptive, observed, jnp.asarray([3, 3, 4]), jnp.asarray([True, False, True]))
+  at_end = np.array([[False, False, True, False], [False] * 4, [False, False, False, True]])
+  ends = replay.replay(rule, adaptive, observed, jnp.asarray([3, 3, 4]), at_end)
   np.testing.assert_array_equal(ends.stopped, [False, True, True])
   np.testing.assert_array_equal(ends.length, [3, 3, 2])
 
@@ -141,7 +142,7 @@ def test_a_training_step_writes_down_what_its_rule_saw(tmp_path):
     stopped = archive['stopped']
   np.testing.assert_allclose(stopped.mean(), float(metrics['stop/rate']), rtol=1e-6)
   observed = Observation(one.regret, one.values, jnp.zeros_like(one.regret))
-  ends = replay.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ended)
+  ends = replay.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ends)
   np.testing.assert_array_equal(ends.stopped, stopped)  # with the values held between two readings of the critic
   assert 0 < stopped.mean() < 1
   assert int(ends.length.sum()) == int(metrics['rollout/tokens'])

@@ -162,6 +162,18 @@ def test_tokens_are_coloured_greyed_after_the_stop_and_tell_their_numbers(open_p
   assert page.locator('#tokens .at').text_content() == 'e' and page.locator('#count').text_content() == '1 of 1 rollouts'
 
 
+def test_tokens_of_an_environment_are_told_apart_and_have_no_numbers(open_page, tmp_path):
+  rollout = example('abcde', question='q') | {'turn': [0, 0, -1, 1, 1]}
+  page = open_page(write_run(tmp_path / 'run', examples=[rollout]), part='rollouts')
+  assert page.evaluate("[...document.querySelectorAll('#tokens .observed')].map((span) => span.textContent)") == ['c']
+  assert page.locator('#tokens span:nth-of-type(3)').evaluate('(span) => span.style.background') == ''
+  assert page.locator('#facts').text_content().endswith('turns2')
+  page.hover('#tokens span:nth-of-type(3)')
+  assert page.locator('#readout').text_content() == 'token 3 "c": written by the environment'
+  page.hover('#tokens span:nth-of-type(4)')
+  assert page.locator('#readout').text_content().startswith('token 4, turn 2 "d": regret')
+
+
 def test_equal_numbers_have_no_colour_and_a_settled_row_has_its_verdict(open_page, tmp_path):
   rollout = example('abc', reason='settled', correct=True) | {'values': [0.5] * 3}
   page = open_page(write_run(tmp_path / 'run', examples=[rollout]), part='rollouts')

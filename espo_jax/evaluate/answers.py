@@ -234,7 +234,7 @@ def sample_answers(
     of_stopped = None if turn_of is None else turn_of[stopped]
     cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    graded = exp.turns(tagged, texts) if turn_of is None else _last_turns(exp, tagged, tokens, turn_of)
+    graded = exp.turns(tagged, texts) if turn_of is None else last_turns(exp, tagged, tokens, turn_of)
     if verdicts is None:
       verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
     answers = [
@@ -262,7 +262,7 @@ def sample_answers(
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
 
 
-def _last_turns(
+def last_turns(
   exp: Experiment, problems: Sequence[tasks.Problem], tokens: Int[np.ndarray, 'N T'], turn: Int[np.ndarray, 'N T']
 ) -> list[str]:
   """Returns the last turn of each episode as the task grades it. A prompt's tag stands before the first turn alone."""

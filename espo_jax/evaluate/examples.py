@@ -1,17 +1,21 @@
 """Records a few rollouts under an arm's stop rule token by token, for plots and for reading."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from espo_jax import monitor, parallel, tasks
+from espo_jax.evaluate.answers import last_turns
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
+from espo_jax.stages.episodes import play, verdicts_on
 from espo_jax.stages.rollouts import stop_thresholds
 from espo_jax.stops import StopRule
-from espo_jax.types import StopReason
+from espo_jax.types import StopReason, Trajectories
 
 _TEXTS = 32  # the most rollouts in TensorBoard
 _TABLE = ('correct', 'stop_reason', 'length', 'full_length', 'answer', 'question')  # its columns there
@@ -20,19 +24,22 @@ _TABLE = ('correct', 'stop_reason', 'length', 'full_length', 'answer', 'question
 def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pathlib.Path) -> None:
   """Write up to `eval.batch` rollouts on the first of `eval.problems`.
 
-  Stopped rows are decoded to their end, so that it is known whether they would have been right.
+  Stopped rows are decoded to their end, so that it is known whether they would have been right. The answer of an episode is the
+  one in its last turn.
   """
   size, most = exp.task.size('test'), min(exp.config.eval.batch, exp.config.eval.problems)
   problems = exp.problems('test', 0, most if size is None else min(most, size))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
-  sampler = exp.sampler.plain(samples=1, shadow_share=1.0, features=1)  # the features include the entropy
   rule = rule._replace(group=None)  # one row of a prompt is no group
-  rows = sampler(state.params, rule, state.adaptive, exp.prompts(mine), exp.key('examples', 0))
-  graded = exp.put_rows(exp.grade(mine, rows))
-  rows, threshold, verdicts = exp.fetch((rows, stop_thresholds(exp, rule, state.adaptive, rows), graded.correct))
+  rows, graded = _sampled(exp, rule, state, mine)
+  rows, threshold, verdicts = exp.fetch((rows, stop_thresholds(exp, rule, state.adaptive, rows), exp.put_rows(graded)))
   threshold = np.minimum(threshold, np.finfo(np.float32).max)
-  texts = exp.turns(exp.tagged(problems), exp.decode(rows.tokens[: len(problems)], rows.full_length[: len(problems)]))
+  tokens, lengths, tagged = rows.tokens[: len(problems)], rows.full_length[: len(problems)], exp.tagged(problems)
+  if rows.turn is None:
+    texts = exp.turns(tagged, exp.decode(tokens, lengths))
+  else:
+    texts = last_turns(exp, tagged, tokens, rows.turn[: len(problems)])
   layers, examples = exp.model.config.num_layers, []
   for i, problem in enumerate(problems):
     full = int(rows.full_length[i])
@@ -42,7 +49,8 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
         'prompt': problem.prompt,
         'tokens': tasks.token_texts(exp.tokenizer, rows.tokens[i, :full].tolist()),
         **{name: getattr(rows, name)[i, :full].tolist() for name in ('regret', 'z', 'values', 'logprobs')},
-        'entropy': rows.features.entropy[i, :full].tolist(),
+        **({} if rows.features is None else {'entropy': rows.features.entropy[i, :full].tolist()}),
+        **({} if rows.turn is None else {'turn': rows.turn[i, :full].tolist()}),
         **({} if rows.depth is None else {'depth': (rows.depth.blocks[i, :full] / layers).tolist()}),
         'threshold': threshold[i, :full].tolist(),
         'length': int(rows.length[i]),
@@ -58,6 +66,20 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
     table = [[f'{i:03d}', *(example[name] for name in _TABLE)] for i, example in enumerate(examples[:_TEXTS])]
     monitor.write_table(path.parent, updates, 'rollouts', ('rollout', *_TABLE), table)
     monitor.atomic_write_text(path, monitor.to_json(examples))  # last, because the file says that this is done
+
+
+def _sampled(
+  exp: Experiment, rule: StopRule, state: TrainState, problems: Sequence[tasks.Problem]
+) -> tuple[Trajectories, Float[np.ndarray, 'P']]:
+  """Returns a row of each of this process's problems, decoded to its end, and whether it is right."""
+  key = exp.key('examples', 0)
+  if exp.sampler.turns is not None:
+    sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
+    played = play(exp, sampler, state.params, rule, state.adaptive, problems, key, lambda _: contextlib.nullcontext())
+    return played.rows, np.asarray(verdicts_on(exp, problems, played).correct)
+  sampler = exp.sampler.plain(samples=1, shadow_share=1.0, features=1)  # the features include the entropy
+  rows = sampler(state.params, rule, state.adaptive, exp.prompts(problems), key)
+  return rows, np.asarray(exp.grade(problems, rows).correct)
 
 
 def _text(example: Mapping[str, Any]) -> str:

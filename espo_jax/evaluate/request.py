@@ -218,7 +218,6 @@ def _check_episodes(environment: str, request: Request) -> None:
     **{f'--processor={one.name}': True for one in request.processors},
     **{f'--decoder={name}': True for name in recorded},
     f'--features={request.features}': request.features,
-    '--record': request.record,
   }
   if flag := next((flag for flag, value in given.items() if environment and value), ''):
     where = f'{request.checkpoint} learned with environment.name = {environment!r}'

@@ -25,7 +25,10 @@ _QUESTION: dict[str, Any] = {'family': MONO, 'fontsize': 9, 'color': BASELINE, '
 
 @dataclass(frozen=True)
 class Example:
-  """One rollout with the statistics of its stop rule. `correct` is None if the end of the rollout is not known."""
+  """One rollout with the statistics of its stop rule. `correct` is None if the end of the rollout is not known.
+
+  In an episode `turn` has the number of each token's turn, and -1 for a token of an environment, which has no statistics.
+  """
 
   question: str
   tokens: tuple[str, ...]  # the text of each token
@@ -36,6 +39,11 @@ class Example:
   full_length: int
   stop_reason: str
   correct: bool | None
+  turn: tuple[int, ...] = ()  # empty without an environment
+
+  def observed(self, token: int) -> bool:
+    """Returns whether the environment wrote a token."""
+    return bool(self.turn) and self.turn[token] < 0
 
   @property
   def stopped(self) -> bool:
@@ -103,6 +111,9 @@ def draw(axes: Axes, example: Example, question_width: int) -> dict[str, Any]:
     )
   if example.stopped and first < end <= last:
     (legend['stopped'],) = axes.plot(end, example.z[end - 1], 'X', color=STOP, markersize=11, markeredgecolor='white', zorder=5)
+  for t in range(first, last):
+    if example.observed(t):
+      legend['written by the environment'] = axes.axvspan(t + 0.5, t + 1.5, color=Z, alpha=0.12, linewidth=0)
   if end < last:
     legend['decoded for measurement only'] = axes.axvspan(end + 0.5, last + 0.5, color='0.5', alpha=0.12, linewidth=0)
   axes.axhline(0, color='0.6', linewidth=0.8, zorder=0)
@@ -124,7 +135,8 @@ def coloured(example: Example) -> str:
   """Returns a rollout as HTML: the question and the tokens, coloured by regret.
 
   The background of a token is white for a regret of 0 and has full colour for the largest regret of the rollout. The numbers of
-  a token are in its title. Line breaks are marked. Tokens decoded after a stop, for measurement only, are grey.
+  a token are in its title. Line breaks are marked. Tokens decoded after a stop, for measurement only, are grey. Tokens of an
+  environment are in italics.
   """
   regret = np.nan_to_num(example.regret)
   most = max(float(regret.max()), 1e-9)
@@ -133,6 +145,8 @@ def coloured(example: Example) -> str:
     numbers = f'regret {example.regret[t]:.3f}, z {example.z[t]:.3f}, threshold {example.threshold[t]:.3f}'
     ink = 'color: #999; ' if t >= example.length else ''
     ground = f'background: rgba({_COLOUR}, {max(float(regret[t]), 0.0) / most:.2f})'
+    if example.observed(t):
+      numbers, ink, ground = 'written by the environment', '', f'color: {Z}; font-style: italic'
     spans.append(f'<span title="{numbers}" style="{ink}{ground}">{html.escape(token).replace(chr(10), _BREAK)}</span>')
     if example.stopped and t == example.length - 1:
       spans.append('<b title="the stop rule ended it here">&#9632;</b>')
@@ -165,16 +179,19 @@ def _example(item: Mapping[str, Any]) -> Example | None:
     length, stop_reason = int(item['length']), str(item['stop_reason'])
   except KeyError:
     return None
-  if not len(regret) == len(z) == len(threshold) > 0:
+  turn = tuple(map(int, item.get('turn', ())))
+  if not len(regret) == len(z) == len(threshold) == (len(turn) or len(regret)) > 0:
     return None
+  seen = np.array(turn or np.zeros(len(regret)), int) < 0
   return Example(
     question=item.get('question', ''),
     tokens=tuple(item.get('tokens', ())),
-    regret=regret,
-    z=z,
-    threshold=np.where(threshold < _UNREACHABLE, threshold, np.nan),
+    regret=np.where(seen, np.nan, regret),
+    z=np.where(seen, np.nan, z),
+    threshold=np.where((threshold < _UNREACHABLE) & ~seen, threshold, np.nan),
     length=length,
     full_length=int(item.get('full_length', length)),
     stop_reason=stop_reason,
     correct=item.get('correct'),
+    turn=turn,
   )

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from espo_jax.parallel.storage import DamagedFile, read_arrays
 
 _ON_DEMAND = ('entropy', 'margin', 'confidence')  # in recordings with features of states
+_OF_TOKENS = ('regret', 'logprobs', 'values')
+_OF_TURNS = ('turn', 'ends')  # in recordings of episodes
 _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
 
 
@@ -17,7 +19,7 @@ class RecordingsError(ValueError):
 
 
 class Recordings(NamedTuple):
-  """The recordings of `F` rollouts with `N` rows each.
+  """The recordings of `F` rollouts with `N` rows each. A row of episodes has the policy's tokens alone, all turns in one.
 
   If a stop rule ended rows, only those of them count that were decoded on as shadow rows. They stand for all stopped rows.
   """
@@ -26,7 +28,7 @@ class Recordings(NamedTuple):
   logprobs: Float[Array | np.ndarray, 'F N T']
   values: Float[Array | np.ndarray, 'F N T']  # the critic's values as the rule saw them
   full_length: Int[Array | np.ndarray, 'F N']
-  ended: Bool[Array | np.ndarray, 'F N']  # whether an end token ended the row; the horizon cut the others
+  ends: Bool[Array | np.ndarray, 'F N T']  # True on end tokens
   correct: Float[Array | np.ndarray, 'F N']  # 0 or 1
   weight: Float[Array | np.ndarray, 'F N']  # the number of rows that a row stands for; 0 if its end is not known
   problem: Int[Array | np.ndarray, 'F N']  # the index of the row's problem in its rollout
@@ -61,9 +63,9 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
   width = max(one['regret'].shape[1] for one in found)
   wide = {
     name: np.stack([np.pad(one[name], ((0, 0), (0, width - one[name].shape[1]))) for one in found])
-    for name in ('regret', 'logprobs', 'values', *(name for name in _ON_DEMAND if all(name in one for one in found)))
+    for name in (*_OF_TOKENS, 'ends', *(name for name in _ON_DEMAND if all(name in one for one in found)))
   }
-  narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'ended', 'correct', 'mu', 'var')}
+  narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'correct', 'mu', 'var')}
   recordings = Recordings(
     **wide,
     **narrow,
@@ -85,13 +87,19 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
   except DamagedFile as error:
     raise RecordingsError(f'{error}, or leave it out') from error
   if lacking := [
-    name for name in (*_ROW_ARRAYS, 'regret', 'logprobs', 'values', 'mu', 'var', 'shadow_share', 'samples') if name not in found
+    name
+    for name in (
+      *(*_ROW_ARRAYS, *_OF_TOKENS, 'mu', 'var', 'shadow_share', 'samples'),
+      *(_OF_TURNS if 'turn' in found else ()),
+    )
+    if name not in found
   ]:
     raise RecordingsError(
       f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'
     )
   shape = found['regret'].shape if found['regret'].ndim == 2 else (found['correct'].size, 0)
-  expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(('regret', 'logprobs', 'values'), shape)
+  expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(_OF_TOKENS, shape)
+  expected |= dict.fromkeys(_OF_TURNS, shape) if 'turn' in found else {}
   expected |= dict.fromkeys(('mu', 'var', 'shadow_share', 'samples'), ())
   fix = 'fix: a copy of it, or leave it out'
   for name, wanted in expected.items():
@@ -99,7 +107,21 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
       raise RecordingsError(f'{file}: {name!r} has the shape {found[name].shape}, not {wanted}; {fix}')
   if found['samples'] < 1:
     raise RecordingsError(f"{file}: 'samples' = {found['samples']}: not above 0; {fix}")
-  return found
+  return _of_policy(found) if 'turn' in found else found | {'ends': _last_ends(found)}
+
+
+def _last_ends(found: dict[str, np.ndarray]) -> Bool[np.ndarray, 'N T']:
+  """Returns the end tokens of responses: the last token where the horizon did not cut the row."""
+  columns = np.arange(found['regret'].shape[1])
+  return found['ended'].astype(bool)[:, None] & (columns == found['full_length'][:, None] - 1)
+
+
+def _of_policy(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the recording of episodes without the columns of observations, which no rule sees."""
+  own = found['turn'] >= 0
+  order = np.argsort(~own, axis=1, kind='stable')
+  moved = {name: np.take_along_axis(found[name], order, axis=1) for name in (*_OF_TOKENS, 'ends')}
+  return found | moved | {'full_length': own.sum(axis=1)}
 
 
 def _weight(found: dict[str, np.ndarray], file: pathlib.Path) -> Float[np.ndarray, 'N']:

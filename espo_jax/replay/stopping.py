@@ -22,31 +22,32 @@ class Ends(NamedTuple):
 
 @takes_numpy
 def replay(
-  rule: StopRule, adaptive: Adaptive, observed: Observation, full_length: Int[Array, 'N'], ended: Bool[Array | np.ndarray, 'N']
+  rule: StopRule, adaptive: Adaptive, observed: Observation, full_length: Int[Array, 'N'], ends: Bool[Array | np.ndarray, 'N T']
 ) -> Ends:
   """Runs the rule's own updates over the rows of a rollout, in the way of the rollout engine.
 
-  The token that triggers a stop counts as a token of the row. An end token cannot trigger a stop, because it ends the row.
+  The token that triggers a stop counts as a token of the row. An end token cannot trigger a stop, because it ends the row or
+  its turn.
 
   Args:
     rule: The rule.
     adaptive: The state that the rule carries from batch to batch.
     observed: The observations of the rule, `[N, T]`.
     full_length: The tokens of each row up to its own end.
-    ended: Whether an end token is the last of them. The horizon cut the other rows.
+    ends: Whether each token is an end token.
   """
 
-  def step(carry: tuple, seen: tuple[Array, Observation]) -> tuple[tuple, None]:
-    state, ends = carry
-    position, observation = seen
+  def step(carry: tuple, seen: tuple[Array, Array, Observation]) -> tuple[tuple, None]:
+    state, found = carry
+    position, is_end, observation = seen
     state, stop, _ = rule.update(state, observation)
-    stop = stop & ~ends.stopped & (position < full_length - jnp.asarray(ended, jnp.int32))
-    return (state, Ends(jnp.where(stop, position + 1, ends.length), ends.stopped | stop)), None
+    stop = stop & ~found.stopped & ~is_end & (position < full_length)
+    return (state, Ends(jnp.where(stop, position + 1, found.length), found.stopped | stop)), None
 
-  positions = jnp.arange(observed.regret.shape[1])
+  columns = jnp.arange(observed.regret.shape[1]), jnp.asarray(ends).T, jax.tree.map(jnp.transpose, observed)
   first = rule.init(full_length.shape[0], adaptive), Ends(full_length, jnp.zeros(full_length.shape, bool))
-  (_, ends), _ = jax.lax.scan(step, first, (positions, jax.tree.map(jnp.transpose, observed)))
-  return ends
+  (_, found), _ = jax.lax.scan(step, first, columns)
+  return found
 
 
 def observations(rule: StopRule, recording: Recordings, noise: Float[Array, '*F N T']) -> Observation:
@@ -72,7 +73,7 @@ def replay_all(
     fresh = rule.init(1).adaptive
     adaptive = fresh.replace(mu=recording.mu, var=recording.var, beta=beta, enabled=jnp.asarray(True))
     observed = observations(rule, recording, noise)
-    ends = replay(rule, adaptive, observed, jnp.asarray(recording.full_length), recording.ended)
+    ends = replay(rule, adaptive, observed, jnp.asarray(recording.full_length), recording.ends)
     return ends.length, ends.stopped
 
   per_file = jax.vmap(one, in_axes=(None, 0, 0))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from espo_jax import tasks
 from espo_jax.parallel.storage import DamagedFile, read_arrays, read_json
@@ -35,7 +35,8 @@ class Rollout(NamedTuple):
     shadow: Whether it decoded on after a stop.
     length: The number of tokens that count.
     tokens: The text of each token, with those after a stop.
-    series: What was recorded of each token, by the names in `SERIES`.
+    series: What was recorded of each token, by the names in `SERIES`. It is nan on tokens that an environment wrote.
+    turn: The number of each token's turn, -1 where an environment wrote it; None without an environment.
   """
 
   arm: str
@@ -48,6 +49,7 @@ class Rollout(NamedTuple):
   length: int
   tokens: Sequence[str]
   series: Mapping[str, Float[np.ndarray, ' T']]
+  turn: Int[np.ndarray, ' T'] | None = None
 
 
 def read_rollouts(run: Run, most: int) -> list[Rollout]:
@@ -88,6 +90,7 @@ def packed(by_run: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
       'count': len(rollout.tokens),
       'tokens': _base64(np.array([texts.setdefault(token, len(texts)) for token in rollout.tokens], '<u4')),
       'series': {name: _base64(_halves(rollout.series[name])) for name in SERIES if name in rollout.series},
+      'turn': None if rollout.turn is None else _base64(rollout.turn.astype('<i4')),
     }
     for run, rollouts in enumerate(by_run)
     for rollout in rollouts
@@ -122,7 +125,8 @@ def _examples(arm: Arm) -> Iterator[Rollout]:
         shadow=item['full_length'] > item['length'],
         length=item['length'],
         tokens=item['tokens'],
-        series=_reachable(series),
+        series=_told(series, turn := np.array(item['turn']) if 'turn' in item else None),
+        turn=turn,
       )
   except (ValueError, KeyError, TypeError) as error:
     raise ReportError(f'{path}: not the rollouts of a run ({error!r}); fix: remove the file') from error
@@ -139,7 +143,7 @@ def _recorded(run: Run, arm: Arm) -> Iterator[Rollout]:
     raise ReportError(f'{run.folder / "tokenizer"}: not a tokenizer; fix: copy the folder of the run as a whole') from error
   for path in files:
     try:
-      arrays = read_arrays(path, (*_ROW, *SERIES))
+      arrays = read_arrays(path, (*_ROW, *SERIES, 'turn'))
       for row in np.flatnonzero(arrays['full_length']).tolist():
         yield _row(arrays, row, arm.name, f'update {int(path.stem)}', tokenizer)
     except DamagedFile as error:
@@ -153,6 +157,7 @@ def _row(arrays: Mapping[str, np.ndarray], row: int, arm: str, source: str, toke
   prompt = arrays['prompt'][row]
   given = prompt[len(prompt) - int(arrays['prompt_length'][row]) :]
   reason = StopReason(int(arrays['stop_reason'][row])).name.lower()
+  turn = arrays['turn'][row, :full] if 'turn' in arrays else None
   return Rollout(
     arm=arm,
     source=source,
@@ -163,15 +168,16 @@ def _row(arrays: Mapping[str, np.ndarray], row: int, arm: str, source: str, toke
     shadow=shadow,
     length=int(arrays['length'][row]),
     tokens=tasks.token_texts(tokenizer, arrays['tokens'][row, :full].tolist()),
-    series=_reachable({name: arrays[name][row, :full].astype(np.float32) for name in SERIES if name in arrays}),
+    series=_told({name: arrays[name][row, :full].astype(np.float32) for name in SERIES if name in arrays}, turn),
+    turn=turn,
   )
 
 
-def _reachable(series: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns series in which a threshold that no score can reach is infinite."""
+def _told(series: dict[str, np.ndarray], turn: Int[np.ndarray, ' T'] | None) -> dict[str, np.ndarray]:
+  """Returns series in which a threshold that no score can reach is infinite, and tokens of an environment have no numbers."""
   if 'threshold' in series:
     series['threshold'] = np.where(series['threshold'] < _UNREACHABLE, series['threshold'], np.float32(np.inf))
-  return series
+  return series if turn is None else {name: np.where(turn < 0, np.float32(np.nan), its) for name, its in series.items()}
 
 
 def _halves(values: Float[np.ndarray, ' T']) -> np.ndarray:

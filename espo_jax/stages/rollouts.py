@@ -287,7 +287,13 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
     'stop_reason': rows.stop_reason,
     'shadow': rows.shadow,
     **({} if rows.features is None else _recorded_features(rows.features, columns)),
+    **({} if rows.turn is None else _recorded_turns(exp, rows.tokens[:, columns], rows.turn[:, columns])),
   }
+
+
+def _recorded_turns(exp: Experiment, tokens: Int[np.ndarray, 'N C'], turn: Int[np.ndarray, 'N C']) -> dict[str, Any]:
+  """Returns the turn of each token of an episode, -1 on observations, and where an end token ended a turn."""
+  return {'turn': turn.astype(np.int16), 'ends': (turn >= 0) & np.isin(tokens, exp.end_tokens)}
 
 
 def _recorded_features(features: Features, columns: Int[np.ndarray, 'C']) -> dict[str, Any]:

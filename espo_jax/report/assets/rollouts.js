@@ -6,7 +6,7 @@ const NAMES = {
 };
 const ENDS = { eos: 'ended', stopped: 'stopped', pruned: 'stopped', settled: 'stopped', length: 'cut' };
 const AT_A_TIME = 200;
-const viewer = { kept: [], shown: -1, drawn: 0, row: null, series: {}, at: -1, colour: 'regret' };
+const viewer = { kept: [], shown: -1, drawn: 0, row: null, series: {}, turn: [], at: -1, colour: 'regret' };
 
 function bytes(text) { return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)); }
 
@@ -78,12 +78,14 @@ function show(i) {
   button.scrollIntoView({ block: 'nearest' });
   const row = viewer.kept[i];
   Object.assign(viewer, { shown: i, row, at: -1, texts: textsOf(row) });
+  viewer.turn = row.turn === null ? [] : new Int32Array(bytes(row.turn).buffer);  // -1: an environment wrote the token
   viewer.series = Object.fromEntries(Object.entries(row.series).map(([name, text]) => [name, halves(text)]));
   byId('shown').hidden = false;
   byId('outcome').textContent = outcomeOf(row);
   byId('outcome').className = verdictOf(row);
   const facts = { arm: visible(armOf(row)?.label ?? row.arm), sampled: row.source };
   if (row.answer !== null) facts['read as the answer'] = visible(row.answer, 500) || '(nothing)';
+  if (viewer.turn.length) facts.turns = `${Math.max(...viewer.turn) + 1}`;
   byId('facts').replaceChildren(...Object.entries(facts).flatMap(([name, its]) => [make('dt', {}, name), make('dd', {}, its)]));
   byId('question').textContent = visible(row.question);
   const known = Object.keys(viewer.series).filter((name) => name !== 'threshold');
@@ -107,7 +109,7 @@ function drawTokens() {
   const inverted = viewer.colour === 'logprobs' || viewer.colour === 'values';  // the lowest is the one to look at
   const parts = document.createDocumentFragment();
   viewer.texts.forEach((text, t) => {
-    const span = make('span', { className: t < viewer.row.length ? '' : 'after' }, marked(text));
+    const span = make('span', { className: isObserved(t) ? 'observed' : t < viewer.row.length ? '' : 'after' }, marked(text));
     span.dataset.token = t;
     const strength = t < viewer.row.length ? 0.75 : 0.3;  // so that grey text can be read
     const share = (series[t] - low) / (high - low);  // not a number where all are equal
@@ -119,6 +121,8 @@ function drawTokens() {
   byId('scale').textContent = series.length ? `${inverted ? 'strongest at the lowest: ' : ''}${number(low)} to ${number(high)}` : '';
   drawStrip();
 }
+
+function isObserved(t) { return viewer.turn.length > 0 && viewer.turn[t] < 0; }
 
 function number(value) { return Number.isFinite(value) ? value.toPrecision(3) : value === Infinity ? 'never' : '-'; }
 
@@ -167,7 +171,9 @@ function pointAt(t) {
   byId('tokens').querySelector(`[data-token="${t}"]`).classList.add('at');
   const told = Object.entries(viewer.series).map(([name, series]) => `${NAMES[name]} ${number(series[t])}`);
   const where = t < viewer.row.length ? '' : ' (after the stop, for measurement only)';
-  byId('readout').textContent = `token ${t + 1}${where} ${JSON.stringify(visible(viewer.texts[t], 60))}: ${told.join('; ')}`;
+  const turn = viewer.turn.length && !isObserved(t) ? `, turn ${viewer.turn[t] + 1}` : '';
+  const numbers = isObserved(t) ? 'written by the environment' : told.join('; ');
+  byId('readout').textContent = `token ${t + 1}${turn}${where} ${JSON.stringify(visible(viewer.texts[t], 60))}: ${numbers}`;
   drawStrip();
 }
 

@@ -1,0 +1,106 @@
+"""Recordings, replays and examples of episodes, and what the report shows of them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from run_folder import write_run
+from talking import LINES, talking
+from tiny import first_params, run, tiny_experiment
+
+from espo_jax import replay, report
+from espo_jax.evaluate.answers import sample_answers
+from espo_jax.evaluate.examples import write_examples
+from espo_jax.experiment import make_rule
+from espo_jax.learner import init_state
+from espo_jax.monitor.examples import coloured, draw, read_examples
+from espo_jax.stages import rl
+from espo_jax.stops import Observation
+
+
+@pytest.fixture(scope='module')
+def exp():
+  return tiny_experiment(talking(**LINES, rollout__record=2, stop__shadow_share=1.0))
+
+
+@pytest.fixture(scope='module')
+def examples(exp, tmp_path_factory):
+  """What is written of the first problems of the test set, and the folder of its arm."""
+  path = tmp_path_factory.mktemp('run') / 'examples.json'
+  rule = make_rule(exp.config, 'espo', beta_0=0.8)
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  moments = state.adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True))
+  write_examples(exp, rule, exp.on_mesh(state.replace(adaptive=moments)), path)
+  return path, json.loads(path.read_text())
+
+
+def test_a_replay_of_episodes_stops_where_the_training_did(exp, tmp_path):
+  rule = make_rule(exp.config, 'espo', beta_0=0.8)
+  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  state = exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  step = rl.reinforcement_step(exp, rule, None, tmp_path / 'rollouts')
+  for number in (1, 2):
+    adaptive = jax.tree.map(np.asarray, state.adaptive)
+    state, _ = step(state, number)
+  recordings, (file,) = replay.read_recordings(tmp_path)
+  found = dict(np.load(file))
+  said = found['turn'] >= 0
+  one = jax.tree.map(lambda x: jnp.asarray(x[0]), recordings)
+  np.testing.assert_array_equal(one.full_length, said.sum(axis=1))
+  for row in range(len(said)):
+    np.testing.assert_array_equal(one.regret[row, : one.full_length[row]], found['regret'][row, said[row]])
+  observed = Observation(one.regret, one.values, jnp.zeros_like(one.regret))
+  ends = replay.replay(rule, jax.tree.map(jnp.asarray, adaptive), observed, one.full_length, one.ends)
+  np.testing.assert_array_equal(ends.stopped, found['stopped'])
+  before_the_end = np.arange(said.shape[1]) < found['length'][:, None]
+  np.testing.assert_array_equal(ends.length, (said & before_the_end).sum(axis=1))
+  of_later_turns = found['turn'][np.arange(len(said)), found['length'] - 1] > 0
+  assert (found['stopped'] & of_later_turns).any() and not found['stopped'].all()
+
+
+def test_an_evaluation_of_episodes_is_recorded_with_its_turns(exp):
+  state, _ = run(exp, 1)
+  (batch,) = sample_answers(exp, state.params, exp.problems('test', 0, 4), 4, 2, 0.8, record=True)
+  answers, arrays = batch.answers, batch.recorded
+  np.testing.assert_array_equal(arrays['turn'].max(axis=1) + 1, [answer.turns for answer in answers])
+  np.testing.assert_array_equal((arrays['turn'] >= 0).sum(axis=1), [answer.length for answer in answers])
+  np.testing.assert_array_equal(arrays['correct'], [answer.correct for answer in answers])
+  assert not arrays['ends'][arrays['turn'] < 0].any() and arrays['ends'].any()
+
+
+def test_examples_of_episodes_are_those_of_a_rollout_with_turns(exp, examples):
+  _, written = examples
+  assert {example['stop_reason'] for example in written} >= {'stopped'}
+  for example in written:
+    turn = np.array(example['turn'])
+    assert len(turn) == len(example['tokens']) == example['full_length'] and turn[0] == 0 and 'entropy' not in example
+    observed = ''.join(token for token, its in zip(example['tokens'], turn, strict=True) if its < 0)
+    assert observed.replace('<eos>', '') == '##' * turn.max()  # a turn that was cut gets its end mark first
+    last = ''.join(token for token, its in zip(example['tokens'], turn, strict=True) if its == turn.max())
+    assert example['answer'] == exp.task.stated_answer(last.replace('<eos>', '').replace('<pad>', ''))
+
+
+def test_tokens_of_an_environment_have_no_numbers(examples):
+  path, written = examples
+  read = read_examples(path)
+  assert len(read) == len(written)
+  example = next(example for example in read if -1 in example.turn)
+  seen = np.array(example.turn) < 0
+  for series in (example.regret, example.z, example.threshold):
+    assert np.isnan(series[seen]).all()
+  assert np.isfinite(example.regret[~seen]).all()
+  assert coloured(example).count('written by the environment') == seen.sum()
+  assert 'written by the environment' in draw(plt.figure().gca(), example, 80)
+  plt.close()
+
+
+def test_the_page_has_the_turn_of_each_token(examples, tmp_path):
+  _, written = examples
+  rollouts = report.read_rollouts(report.read_runs([write_run(tmp_path / 'run', examples=written)])[0], 1000)
+  for rollout, example in zip(rollouts, written, strict=True):
+    np.testing.assert_array_equal(rollout.turn, example['turn'])
+    for name, series in rollout.series.items():
+      np.testing.assert_array_equal(np.isnan(series), rollout.turn < 0, err_msg=name)
