@@ -29,7 +29,7 @@ def loss_arrays(seed=0, dtype=np.float32, spread=0.3, per_row=False) -> dict[str
     'old_entropy': rng.exponential(1.0, (N, T)),
     'entropy_slope': rng.normal(0, 1, (N, T)),
     'opening_logprobs': np.log(rng.dirichlet(np.ones(V), N)),
-    'past_entropy': np.array(1.1),
+    'past_entropy': np.full((N, T), 1.1),
     'progress': np.array(0.3),
   }
   arrays['reference_entropy'] = rng.exponential(1.0, (N, T))

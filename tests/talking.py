@@ -18,8 +18,8 @@ def talking(name='retry', **lines):
     c.model.num_layers = 1
     c.environment.update(name=name, max_turns=3, turn_horizon=5, observation_horizon=4, workers=1)
     for field, value in lines.items():
-      section, _, field = field.partition('__')
-      c[section][field] = value
+      section, _, field = field.rpartition('__')
+      (c[section] if section else c)[field] = value
 
   return configure
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import rounding
 from talking import LINES, played, talking
-from tiny import first_params, rule_of, run, tiny_experiment
+from tiny import first_params, first_state, rule_of, run, tiny_experiment
 
-from espo_jax import environments, monitor, registry, stops, tasks
+from espo_jax import environments, monitor, objectives, registry, stops, tasks
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.configs.environment import environment_problems
 from espo_jax.evaluate.__main__ import _report
@@ -25,7 +25,7 @@ from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError
 from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
-from espo_jax.stages import episodes
+from espo_jax.stages import episodes, rl
 from espo_jax.train import train
 from espo_jax.types import StopReason, by_a_rule
 
@@ -63,6 +63,29 @@ def test_the_rewards_of_turns_stand_on_their_last_tokens_and_add_up_to_the_verdi
     *_, last = [rows.tokens[i][rows.turn[i] == number] for number in range(rows.turn[i].max() + 1)]
     right = len(exp.decode(last[None], np.array([len(last)]))[0]) % 2 == 0
     assert cut[i] or verdicts.correct[i] == right, text
+
+
+def test_the_entropy_of_each_turn_is_remembered_and_read_by_its_tokens(trained, registers, tmp_path):
+  _, state, metrics = trained
+  by_turn = [[row[f'turns/entropy_{turn}'] for turn in (1, 2, 3)] for row in metrics]
+  np.testing.assert_allclose(state.history.entropy, np.mean(by_turn, axis=0), rtol=1e-6)
+  assert np.ptp(by_turn, axis=1).min() > 0
+
+  @objectives.register('spy')
+  def spy(past_entropy, entropy, mask, *, unit: float = 1.0):
+    """Writes down the means of what it reads."""
+    return {'spy': (0.0 * unit, objectives.token_mean(entropy, mask))}, {'spy/past': objectives.masked_mean(past_entropy, mask)}
+
+  exp = tiny_experiment(talking(**LINES, objective__name='ppo + spy', learner__minibatches=1, rollout__record=1))
+  rule = rule_of(exp)
+  step, state = rl.reinforcement_step(exp, rule, None, tmp_path), first_state(exp, rule)
+  state, told = step(state, 1)
+  assert np.isnan(told['spy/past'])
+  past = np.array([1, 10, 100], np.float32)
+  _, told = step(state.replace(history=state.history.replace(entropy=exp.put(past))), 2)
+  with np.load(tmp_path / '000002.npz') as found:
+    turn = found['turn'][(found['turn'] >= 0) & (np.arange(found['turn'].shape[1]) < found['length'][:, None])]
+  np.testing.assert_allclose(told['spy/past'], past[turn].mean(), rtol=1e-5)
 
 
 def test_a_rollout_of_episodes_is_the_same_again(trained):
@@ -257,7 +280,6 @@ def test_the_tag_of_a_prompt_stands_before_the_first_turn_alone(monkeypatch):
     ({'environment__deadline': 0.0}, 'environment.deadline = 0.0: out of range'),
     ({'rollout__slots': 3}, "rollout.slots = 3 with environment.name = 'retry'"),
     ({'exits__every': 1}, "exits.every = 1 with environment.name = 'retry'"),
-    ({'rollout__record': 1}, "rollout.record = 1 with environment.name = 'retry'"),
     ({'critic__every': 2, 'critic__kind': 'separate'}, "critic.every = 2 with environment.name = 'retry'"),
     ({'stop__returns': 'roulette'}, "stop.returns = 'roulette' with environment.name = 'retry'"),
     ({'environment__name': 'grid'}, "environment.name = 'grid' with task.name = 'chain': it plays the task 'grid' alone"),

@@ -79,7 +79,7 @@ LOSS = {
   'entropy_slope': real(N, T),
   'opening_logprobs': real(N, V),
   'prefers_short': some(N),
-  'past_entropy': np.array(0.75),
+  'past_entropy': np.full((N, T), 0.75),
   'progress': np.array(0.25),
 }
 CREDIT = {

@@ -195,7 +195,7 @@ def test_epos_schedule(precision):
 
 def test_epos_band_pushes_back_and_the_released_penalty_does_not(precision):
   x = loss_arrays(dtype=precision)
-  past, progress = np.ones((), precision), np.zeros((), precision)
+  past, progress = np.ones((N, T), precision), np.zeros((), precision)
 
   def slope(entropy, **options):
     def band(h):
@@ -212,7 +212,7 @@ def test_epos_band_pushes_back_and_the_released_penalty_does_not(precision):
 
 
 def test_epo_has_no_band_before_there_is_a_past(precision):
-  x = loss_arrays(dtype=precision) | {'past_entropy': np.asarray(np.nan, precision)}
+  x = loss_arrays(dtype=precision) | {'past_entropy': np.full((N, T), np.nan, precision)}
   loss, gradient = jax.value_and_grad(lambda h: total(applied('epo_entropy', loss_inputs(x | {'entropy': h}))[0]))(x['entropy'])
   rounding.assert_close(loss, -0.001 * x['entropy'][MASK].astype(np.float64).mean(), roundings=ROUNDINGS)  # no term is negative
   rounding.assert_close(gradient[MASK], np.full(REAL, -0.001 / REAL), roundings=3)

@@ -7,6 +7,7 @@ import re
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from talking import LINES, talking
 from test_machine_messages import smoke
 from tiny import first_params, tiny_experiment
 
@@ -52,7 +53,7 @@ def cache(tmp_path):
 def compiled(cache: pathlib.Path) -> list[str]:
   """The names of the files of the planned programs."""
   names = (path.name for path in cache.iterdir() if path.name.endswith('-cache'))
-  return sorted(name for name in names if re.match(r'jit_(generate|prepare|update)-', name))
+  return sorted(name for name in names if re.match(r'jit_(generate|begin|go_on|prepare|update)-', name))
 
 
 def test_the_peaks_are_those_of_compile_check(planned):
@@ -79,14 +80,20 @@ def plan_rule(exp):
   return make_rule(exp.config, exp.config.stop.name)
 
 
-def test_training_finds_the_planned_programs_in_the_cache(cache):
-  exp = tiny_experiment(lambda c: (one_arm(c), c.mesh.update(fsdp=2)))
-  plan.make_plan(exp, AMPLE)
+@pytest.mark.parametrize(
+  ('environment', 'fsdp', 'sampling'),
+  [('', 2, ['generate']), ('retry', 1, ['begin', 'go_on']), ('retry', 2, ['begin', 'go_on'])],
+)
+def test_training_finds_the_planned_programs_in_the_cache(cache, environment, fsdp, sampling):
+  exp = tiny_experiment(talking(environment, baselines=(), mesh__fsdp=fsdp, **LINES))
+  found = plan.make_plan(exp, AMPLE)
+  assert ('turn' in found.peaks) == bool(environment)
   before = compiled(cache)
-  assert [name.partition('-')[0] for name in before] == ['jit_generate', 'jit_prepare', 'jit_update']
+  assert [name.partition('-')[0] for name in before] == [f'jit_{name}' for name in (*sampling, 'prepare', 'update')]
   jax.clear_caches()
   rule = plan_rule(exp)
-  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
+  learner = rl.reinforcement_learner(exp, rule)
+  state = init_state(first_params(exp, 0), learner.optimizer, rule, learner.turns)
   step = rl.reinforcement_step(exp, rule, None)
   for number in (1, 2):
     state, _ = step(exp.on_mesh(state), number)

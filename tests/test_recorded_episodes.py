@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from run_folder import write_run
 from talking import LINES, talking
-from tiny import first_params, run, tiny_experiment
+from tiny import first_state, run, tiny_experiment
 
 from espo_jax import replay, report
 from espo_jax.evaluate.answers import sample_answers
 from espo_jax.evaluate.examples import write_examples
 from espo_jax.experiment import make_rule
-from espo_jax.learner import init_state
 from espo_jax.monitor.examples import coloured, draw, read_examples
 from espo_jax.stages import rl
 from espo_jax.stops import Observation
@@ -31,16 +30,14 @@ def examples(exp, tmp_path_factory):
   """What is written of the first problems of the test set, and the folder of its arm."""
   path = tmp_path_factory.mktemp('run') / 'examples.json'
   rule = make_rule(exp.config, 'espo', beta_0=0.8)
-  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
-  moments = state.adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(True))
-  write_examples(exp, rule, exp.on_mesh(state.replace(adaptive=moments)), path)
+  state = first_state(exp, rule)
+  write_examples(exp, rule, state.replace(adaptive=state.adaptive.replace(enabled=exp.put(np.bool_(True)))), path)
   return path, json.loads(path.read_text())
 
 
 def test_a_replay_of_episodes_stops_where_the_training_did(exp, tmp_path):
   rule = make_rule(exp.config, 'espo', beta_0=0.8)
-  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
-  state = exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  state = first_state(exp, rule)
   step = rl.reinforcement_step(exp, rule, None, tmp_path / 'rollouts')
   for number in (1, 2):
     adaptive = jax.tree.map(np.asarray, state.adaptive)

@@ -82,11 +82,17 @@ def write_checkpoint(folder: pathlib.Path) -> None:
   shutil.copytree(_saved(int(folder.name)), folder, dirs_exist_ok=True)
 
 
+def first_state(exp, rule):
+  """The state before the first update, in which the rule acts."""
+  learner = rl.reinforcement_learner(exp, rule)
+  state = init_state(first_params(exp, 0), learner.optimizer, rule, learner.turns)
+  return exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+
+
 def run(exp, count=3):
   """`count` updates with ESPO acting from the first, and their metrics."""
   rule = rule_of(exp)
-  state = init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule)
-  state = exp.on_mesh(rl.fork(state.replace(adaptive=state.adaptive.replace(mu=jnp.float32(1.1))), rule))
+  state = first_state(exp, rule)
   step = rl.reinforcement_step(exp, rule, first_params(exp, 1) if uses_reference(exp.config) else None)
   metrics = []
   with jax.transfer_guard('disallow'):

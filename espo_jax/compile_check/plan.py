@@ -7,7 +7,6 @@ with jax's persistent compilation cache each is compiled once. Training also com
 |---|---|
 | rollout of the critic warm-up and of other arms | another stop rule than `stop.name` |
 | prepare and update of short responses | fewer packed sequences than rows of maximum length need (`learner.pack_sizes`) |
-| rollout of turns, with an environment | it is split into turns, between which observations are read |
 | prepare, with dynamic sampling on one device (`rollout.max_draws`) | the layout of rows from several rollouts |
 | all programs, without a persistent cache | none |
 """
@@ -31,10 +30,10 @@ SMALL = 0.01  # a state that takes less than this share of the memory is not che
 TRIES = 10  # the most suggestions that are compiled
 _GAIN = 0.995  # a change is kept if the peak is below this share of the peak before it
 _LORA = 'model.lora.rank'
-_PHASES = {'rollout': 'rollout', 'prepare': 'score', 'update': 'update'}
+_PHASES = {'rollout': 'rollout', 'turn': 'rollout', 'prepare': 'score', 'update': 'update'}
 _CHANGED = {  # the programs that a field changes; other fields change all
   'rollout.slots': {'rollout'},
-  'rollout.parts': {'rollout'},
+  'rollout.parts': {'rollout', 'turn'},
   'learner.micro_batches': {'prepare', 'update'},
   'learner.logit_chunk': {'prepare', 'update'},
   'model.remat': {'update'},

@@ -15,12 +15,13 @@ from espo_jax.configs import check_attention, logit_chunk, model_config, uses_re
 from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
+from espo_jax.rollout import Observations
 from espo_jax.stages import rl
 from espo_jax.stages.drafts import no_drafts
 from espo_jax.stops import Adaptive
 from espo_jax.types import Drafts, Prompts, Trajectories, Verdicts
 
-PROGRAMS = ('reshard', 'rollout', 'prepare', 'update')
+PROGRAMS = ('reshard', 'rollout', 'turn', 'prepare', 'update')
 
 
 class Programs:
@@ -57,8 +58,13 @@ class Programs:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """The entries of `PROGRAMS` that the config runs. Weights are resharded only with `rollout.gather_weights`."""
-    return PROGRAMS if self.config.rollout.gather_weights else PROGRAMS[1:]
+    """The entries of `PROGRAMS` that the config runs.
+
+    Weights are resharded only with `rollout.gather_weights`. With an environment 'rollout' decodes the first turn of each row
+    and 'turn' a later one, and without one there is no 'turn'.
+    """
+    runs = {'reshard': self.config.rollout.gather_weights, 'turn': self._sampler.turns is not None}
+    return tuple(name for name in PROGRAMS if runs.get(name, True))
 
   @property
   def params(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -73,7 +79,7 @@ class Programs:
   def state(self) -> TrainState:
     """The train state. Moments have the sharding of their parameters, on the devices or in the hosts' memory."""
     params, whole = self.params, parallel.replicated(self.mesh)
-    state = jax.eval_shape(lambda p: init_state(p, self._learner.optimizer, self._rule), params)
+    state = jax.eval_shape(lambda p: init_state(p, self._learner.optimizer, self._rule, self._learner.turns), params)
     like = dict(jax.tree_util.tree_leaves_with_path(params))
 
     def place(path: tuple, x: Any) -> Any:
@@ -89,7 +95,7 @@ class Programs:
     return {
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
-      'params': self.params if name == 'rollout' and self.config.rollout.gather_weights else None,
+      'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
     }
 
   @property
@@ -125,7 +131,14 @@ class Programs:
 
   def lower(self, name: str) -> jax.stages.Lowered:
     """Lowers one of `PROGRAMS`. Arguments that are results of another one are laid out as `compile` found them."""
-    return {'reshard': self._reshard, 'rollout': self._rollout, 'prepare': self._prepare, 'update': self._update}[name]()
+    programs = {
+      'reshard': self._reshard,
+      'rollout': self._rollout,
+      'turn': self._turn,
+      'prepare': self._prepare,
+      'update': self._update,
+    }
+    return programs[name]()
 
   def compile(self, name: str) -> jax.stages.Compiled:
     """Compiles one of `PROGRAMS`, and keeps how its results are laid out for those that are lowered afterwards."""
@@ -139,6 +152,19 @@ class Programs:
 
   def _rollout(self) -> jax.stages.Lowered:
     return self._sampler.lower(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
+
+  def _turn(self) -> jax.stages.Lowered:
+    turns, rows = self._sampler.turns, parallel.over_batch(self.mesh)
+    assert turns is not None
+    params, rule, adaptive, prompts, key = self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts)
+    paused = self._sampler.describe_paused(params, rule, adaptive, prompts, key)
+    if 'rollout' in self._laid:
+      paused = jax.tree.map(_described, paused, self._laid['rollout'])
+    count = prompts.lengths.shape[0] * self.config.rollout.samples
+    observed = Observations(
+      _array((count, turns.observation), jnp.int32, rows), _array((count,), jnp.int32, rows), _array((count,), jnp.bool_, rows)
+    )
+    return self._sampler.lower_turn(params, rule, paused, prompts, observed)
 
   def _sampled_from(self, prompts: int) -> tuple[Any, ...]:
     """Describes the arguments of the sampler for a number of prompts."""
@@ -173,7 +199,8 @@ class Programs:
   @property
   def _rows(self) -> Trajectories:
     rows = self._sampler.describe(*self._sampled_from(self.config.rollout.prompts)).ordinary()
-    if self.mesh.size > 1 or self.config.rollout.parts > 1 or 'rollout' not in self._laid:
+    finished = self._sampler.turns is not None  # another program makes the rows, and lays them out
+    if finished or self.mesh.size > 1 or self.config.rollout.parts > 1 or 'rollout' not in self._laid:
       return rows  # laid out over the batch
     return jax.tree.map(_described, rows, self._laid['rollout'].ordinary())
 
@@ -201,7 +228,8 @@ class Programs:
     per_row = parallel.over_batch(self.mesh)
     number, flag, level = (_array((count,), dtype, per_row) for dtype in (jnp.float32, bool, jnp.int32))
     scores = dict.fromkeys(rewards.text_rewards(c.reward.name), number)
-    verdicts = Verdicts(number, flag, flag, level, flag, flag, scores)
+    paid = None if rows.turn is None else _array(rows.turn.shape, jnp.float32, per_row)
+    verdicts = Verdicts(number, flag, flag, level, flag, flag, scores, paid)
     reward, _, _ = jax.eval_shape(self._learner.graded, rows, verdicts, self._adaptive)
     if 'rollout' in self._laid:
       laid, _, _ = Reinforcement.graded.lower(self._learner, rows, verdicts, self._adaptive).compile().output_shardings

@@ -108,8 +108,10 @@ def _without_cache() -> Iterator[None]:
 def _parts(programs: Programs, name: str, memory: Memory) -> dict[str, int]:
   if name == 'reshard':
     return {'parameters': memory.arguments, 'gathered parameters': memory.outputs}
-  if name == 'rollout':
+  if name in ('rollout', 'turn'):
     caches = _local_bytes(programs.caches, programs.mesh.size)
+    if name == 'turn':  # the caches are among its arguments
+      return {'parameters': memory.arguments - caches, 'caches': caches, 'temporaries': memory.temporaries}
     return {'parameters': memory.arguments, 'caches': caches, 'other temporaries': memory.temporaries - caches}
   if name == 'prepare':
     return {'parameters': memory.arguments, 'activations': memory.temporaries}

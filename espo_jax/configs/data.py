@@ -169,4 +169,11 @@ def _is_day(text: str) -> bool:
 
 
 def _parameters(task: str) -> dict[str, inspect.Parameter]:
-  return dict(inspect.signature(tasks.TASKS[task]).parameters)
+  """Returns the parameters of a task. A class that takes `**options` has those of the class that it extends, too."""
+  made = tasks.TASKS[task]
+  found = dict(inspect.signature(made).parameters)
+  for base in made.__mro__[1:] if isinstance(made, type) else ():
+    if base in (tasks.Task, object) or all(p.kind is not p.VAR_KEYWORD for p in found.values()):
+      break
+    found = dict(inspect.signature(base).parameters) | {name: p for name, p in found.items() if p.kind is not p.VAR_KEYWORD}
+  return found

@@ -41,8 +41,6 @@ def environment_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     )
   if r.reuse.form != 'none':
     yield f"rollout.reuse.form = {r.reuse.form!r} with {where}: a draft has no observations; fix: rollout.reuse.form = 'none'"
-  if r.record:
-    yield f'rollout.record = {r.record} with {where}: a stop rule would be replayed on observations; fix: rollout.record = 0'
   if config.critic.every > 1:
     yield f'critic.every = {config.critic.every} with {where}: turns begin at columns of their own; fix: critic.every = 1'
   if config.allocation.name in tasks.ALLOCATORS and is_ragged(config):

@@ -23,7 +23,8 @@ class History(flax.struct.PyTreeNode):
   """Statistics of the updates so far, of which objectives read some."""
 
   updates: Int[Array, '']
-  entropy: Float[Array, '']  # mean over the updates of the batch's mean entropy; nan before the first
+  entropy: Float[Array, 'K']  # mean over the updates of the batch's mean entropy in each turn, nats; nan before the first
+  measured: Int[Array, 'K']  # updates in whose batch a row had that turn
   decoded: Int[Array, '2']  # tokens of all rows, shadow rows and dropped groups included: millions, and the rest
 
 
@@ -41,14 +42,20 @@ class TrainState(flax.struct.PyTreeNode):
   drafts: Drafts | None = None  # the last responses to a pool, NumPy arrays that no program reads; None without reuse
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule) -> TrainState:
-  """Returns the state of a stage before its first step, with the given parameters."""
+def init_state(params: Params, optimizer: optax.GradientTransformation, rule: StopRule, turns: int = 1) -> TrainState:
+  """Returns the state of a stage before its first step, with the given parameters; `turns` is the most turns of a row."""
+  history = History(
+    updates=jnp.zeros((), jnp.int32),
+    entropy=jnp.full(turns, jnp.nan, jnp.float32),
+    measured=jnp.zeros(turns, jnp.int32),
+    decoded=jnp.zeros(2, jnp.int32),
+  )
   return TrainState(
     params=params,
     opt_state=optimizer.init(params),
     adaptive=rule.init(1).adaptive,
     gate=init_gate(),
-    history=History(jnp.zeros((), jnp.int32), jnp.full((), jnp.nan, jnp.float32), jnp.zeros(2, jnp.int32)),
+    history=history,
     bad_steps=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
   )

@@ -120,6 +120,7 @@ _FAMILIES: Mapping[str, Meaning] = {
   'eval/greedy_depth': Meaning('Blocks that a token of the greedy answer ran through.', 'share of all blocks'),
   'loss/': Meaning('A term of the loss, before its coefficient.'),
   'reward/': Meaning('The mean of a reward that is a part of the whole one.'),
+  'turns/entropy_': Meaning('The mean entropy of the tokens of this turn, the first of which is 1.', 'nats'),
   'warning/': Meaning('1 while this diagnostic warns. The list of methods explains each of them.'),
   'seconds/': Meaning('Seconds that this phase of the update took.', 's'),
 }

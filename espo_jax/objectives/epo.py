@@ -30,7 +30,7 @@ def phase_weight(progress: Float[Array, ''], schedule: str) -> Float[Array, '']:
 @source('EPO, arXiv 2509.22576, its release', 'entropy_coef', 'smooth_coef', 'band_low', 'band_high', 'schedule', 'out_of_band')
 def epo_entropy(
   entropy: Float[Array, 'N T'],
-  past_entropy: Float[Array, ''],
+  past_entropy: Float[Array, 'N T'],
   progress: Float[Array, ''],
   mask: Bool[Array, 'N T'],
   *,
@@ -44,6 +44,8 @@ def epo_entropy(
 ) -> tuple[Terms, Metrics]:
   """An entropy bonus, and a penalty where the entropy leaves a band around its mean over past updates, `H_past`.
 
+  In episodes `H_past` is the mean of the token's own turn.
+
       loss = -entropy_coef mean_t H_t + entropy_coef smooth_coef w(progress) mean_t d_t
       d_t = max(band_low H_past - H_t, 0) + max(H_t - band_high H_past, 0)
 
@@ -52,7 +54,7 @@ def epo_entropy(
 
   Args:
     entropy: The entropy of the current policy, in nats.
-    past_entropy: The mean entropy of the previous updates, in nats; nan before the first.
+    past_entropy: The mean entropy of each token's turn in the previous updates, in nats; nan before the first.
     progress: The share of the run's updates that is done.
     mask: True on the tokens that count.
     entropy_coef: The weight of bonus and penalty.

@@ -23,7 +23,7 @@ ARRAYS = {
   'reference_entropy': "the reference policy's entropy, nats, [N, T]",
   'entropy_slope': "how the current entropy changes along the token's own gradient, [N, T]",
   'opening_logprobs': 'log-probabilities of all first response tokens under the current policy, with a gradient, [N, V]',
-  'past_entropy': 'the mean entropy of the updates before, nats, nan where there are none, []',
+  'past_entropy': "the mean entropy of the token's turn over the updates before, nats, nan where there are none, [N, T]",
   'progress': "the share of the run's updates that is over, []",
   'prefers_short': 'whether the prompt is served as well without reasoning, [N]',
 }

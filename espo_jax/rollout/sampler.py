@@ -1,6 +1,7 @@
 """The sampler of an experiment: the rollout engines with the arguments of one config, for all code that samples or compiles."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -141,8 +142,7 @@ class Sampler:
 
   def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
     """Decodes the first turn of each row; the arguments are those of a call."""
-    shadow_share = self._put(np.float32(self.shadow_share))
-    return begin(self._decoding(rule), params, adaptive, prompts, key, shadow_share=shadow_share, **self._turn)
+    return begin(self._decoding(rule), params, adaptive, prompts, key, **self._put(self._first_turn))
 
   def go_on(
     self, params: Params, rule: StopRule, paused: Paused, prompts: Prompts, observed: Observations, number: int
@@ -150,23 +150,44 @@ class Sampler:
     """Appends observations and decodes turn `number`, which is at least 1. The buffers of `paused` are donated."""
     assert self.turns is not None
     ahead = paused, prompts, observed, self._put(np.int32(number))
-    return go_on(self._decoding(rule), params, *ahead, reset_rule=self.turns.reset_rule, **self._turn)
+    return go_on(self._decoding(rule), params, *ahead, reset_rule=self.turns.reset_rule, **self._put(self._every_turn))
 
   def finished(self, paused: Paused, prompts: Prompts, done: Bool[Array, 'N']) -> Trajectories:
     """Returns the rows of episodes, of which the environments have ended those that are `done`."""
-    return self._lay(finished(paused, prompts, done, samples=self.samples))
+    return _finished(parallel.over_batch(self.mesh))(paused, prompts, done, samples=self.samples)
 
   def lower(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> jax.stages.Lowered:
-    """Returns the lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings)."""
+    """Returns the lowered program of a call, from abstract arguments (`jax.ShapeDtypeStruct` with shardings).
+
+    With turns it is the program of the first one.
+    """
+    if self.turns is not None:
+      traced = self._described(self._first_turn)
+      return begin.lower(self._decoding(rule), params, adaptive, prompts, key, **traced)
     engine, options = self._engine(self._described)
     return engine.lower(self.model, params, rule, adaptive, prompts, key, **options)
 
   def describe(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> Trajectories:
-    """Returns the shapes, dtypes and shardings of the rows that a call returns, from abstract arguments."""
-    engine, options = self._engine(self._described)
-    rows = engine.eval_shape(self.model, params, rule, adaptive, prompts, key, **options)
-    sharding = parallel.over_batch(self.mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), rows)
+    """Returns the shapes, dtypes and shardings of the rows that a call or episodes return, from abstract arguments."""
+    if self.turns is not None:
+      paused = self.describe_paused(params, rule, adaptive, prompts, key)
+      rows = finished.eval_shape(paused, prompts, jax.ShapeDtypeStruct(paused.turn.shape[:1], np.bool_), samples=self.samples)
+    else:
+      engine, options = self._engine(self._described)
+      rows = engine.eval_shape(self.model, params, rule, adaptive, prompts, key, **options)
+    return self._over_batch(rows)
+
+  def describe_paused(self, params: Any, rule: StopRule, adaptive: Any, prompts: Any, key: Any) -> Paused:
+    """Returns the shapes, dtypes and shardings of the rows after a turn, from abstract arguments."""
+    traced = self._described(self._first_turn)
+    return self._over_batch(begin.eval_shape(self._decoding(rule), params, adaptive, prompts, key, **traced))
+
+  def lower_turn(self, params: Any, rule: StopRule, paused: Any, prompts: Any, observed: Any) -> jax.stages.Lowered:
+    """Returns the lowered program of a turn after the first, from abstract arguments."""
+    assert self.turns is not None
+    ahead = paused, prompts, observed, self._described(np.int32(1))
+    traced = self._described(self._every_turn)
+    return go_on.lower(self._decoding(rule), params, *ahead, reset_rule=self.turns.reset_rule, **traced)
 
   def _engine(self, place: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
     """Returns the jitted engine of this sampler and its options. `place` turns the options that are traced into arrays."""
@@ -201,14 +222,18 @@ class Sampler:
       end_tokens=self.end_tokens,
       pad_token=self.pad_token,
       scan_length=self.scan_length,
-      mesh=self.mesh if self.mesh.size > 1 else None,
+      mesh=self.mesh,
     )
 
   @property
-  def _turn(self) -> dict[str, Any]:
+  def _every_turn(self) -> dict[str, Any]:
     """The traced options of the programs that decode a turn."""
     assert self.turns is not None
-    return self._put({'turn_horizon': np.int32(self.turns.horizon), 'sampling': self._sampling})
+    return {'turn_horizon': np.int32(self.turns.horizon), 'sampling': self._sampling}
+
+  @property
+  def _first_turn(self) -> dict[str, Any]:
+    return self._every_turn | {'shadow_share': np.float32(self.shadow_share)}
 
   @property
   def _sampling(self) -> Sampling:
@@ -224,5 +249,16 @@ class Sampler:
     whole = parallel.replicated(self.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree)
 
+  def _over_batch(self, described: Any) -> Any:
+    """Returns a description with each array laid out over the batch; numbers are on every device."""
+    batch, whole = parallel.over_batch(self.mesh), parallel.replicated(self.mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch if x.ndim else whole), described)
+
   def _lay(self, rows: Trajectories) -> Trajectories:
     return parallel.lay(rows, parallel.over_batch(self.mesh))
+
+
+@functools.lru_cache
+def _finished(sharding: jax.sharding.NamedSharding) -> Callable[..., Trajectories]:
+  """Returns the program of the last step of episodes, whose rows are laid out so on a single device, too."""
+  return jax.jit(finished, static_argnames='samples', out_shardings=sharding)

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from espo_jax import parallel
 from espo_jax.model import ActorCritic, Caches, Params, States
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.engine import Loop, decode_chunk, decode_first, recorded, unfinished
@@ -93,7 +94,7 @@ class Decoding:
     end_tokens: Token ids that end a turn.
     pad_token: The token that fills the columns after a row.
     scan_length: The most decode steps per chunk, after which decoded tokens are written out.
-    mesh: The mesh that the parameters are on; None for a single device.
+    mesh: The mesh that the parameters are on; None for parameters that are on none.
   """
 
   model: ActorCritic
@@ -121,8 +122,12 @@ class Decoding:
       scan_length=self.scan_length,
       critic_every=1,
       turns=True,
-      mesh=self.mesh,
+      mesh=self.mesh if self.mesh is not None and self.mesh.size > 1 else None,
     )
+
+  def laid(self, rows: PyTree) -> PyTree:
+    """Returns rows laid out over the batch, so that programs that read them are the same after each turn."""
+    return rows if self.mesh is None else jax.lax.with_sharding_constraint(rows, parallel.over_batch(self.mesh))
 
 
 @functools.partial(jax.jit, static_argnames='decoding')
@@ -160,9 +165,9 @@ def begin(
     shadow=draws.shadow_rows(keys, jnp.asarray(shadow_share, jnp.float32)),
   )
   loop = decode_first(decoding.setup(params, start, sampling), adaptive)
-  turn = jnp.where(jnp.arange(horizon) < loop.record.full_length[:, None], 0, -1)
+  turn = jnp.where(jnp.arange(horizon) < loop.record.full_length[:, None], jnp.int32(0), jnp.int32(-1))
   slots = loop.slots.replace(keys=start.keys, shadow=start.shadow, given=start.given)  # those of a free slot are nobody's
-  return Paused(slots, loop.record, turn, loop.step)
+  return Paused(slots, *decoding.laid((loop.record, turn)), loop.step)
 
 
 @functools.partial(jax.jit, static_argnames=('decoding', 'reset_rule'), donate_argnames='paused')
@@ -229,7 +234,8 @@ def go_on(
   loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(decode_chunk, setup), loop)
   columns = jnp.arange(horizon)
   fresh = (columns >= after[:, None]) & (columns < loop.record.full_length[:, None])
-  return Paused(loop.slots, loop.record, jnp.where(fresh, number, paused.turn), loop.step)
+  turn = jnp.where(fresh, number, paused.turn)
+  return Paused(loop.slots, *decoding.laid((loop.record, turn)), loop.step)
 
 
 @functools.partial(jax.jit, static_argnames='samples')

@@ -29,7 +29,8 @@ def critic_warmup(exp: Experiment, params: Params, workdir: pathlib.Path, signal
   params = exp.model.critic_from_policy(params)
   reference = params if uses_reference(c) else None
   own = params if reference is None else copy_tree(params)
-  fresh = init_state(own, reinforcement_learner(exp, never).optimizer, never)
+  learner = reinforcement_learner(exp, never)
+  fresh = init_state(own, learner.optimizer, never, learner.turns)
   state = exp.on_mesh(fresh.replace(allocation=first_memory(c), drafts=first_drafts(exp)))
   stage = make_stage(
     c,

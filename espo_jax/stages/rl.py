@@ -169,6 +169,7 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     importance_cap=c.learner.importance_cap,
     decision_after=c.learner.decision_after,
     updates=c.learner.updates,
+    turns=c.environment.max_turns if c.environment.name else 1,
     success_momentum=c.stop.momentum,
     temperature=c.rollout.temperature,
     logit_chunk=logit_chunk,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import monitor, parallel, tasks
 from espo_jax.configs import max_draws
-from espo_jax.experiment import Experiment
+from espo_jax.experiment import Experiment, OnEither
 from espo_jax.model import Params
 from espo_jax.stages.episodes import Timer, play, verdicts_on
 from espo_jax.stops import Adaptive, StopRule
@@ -291,9 +291,9 @@ def recorded_rows(exp: Experiment, rows: Trajectories, correct: Float[Array | np
   }
 
 
-def _recorded_turns(exp: Experiment, tokens: Int[np.ndarray, 'N C'], turn: Int[np.ndarray, 'N C']) -> dict[str, Any]:
+def _recorded_turns(exp: Experiment, tokens: Int[OnEither, 'N C'], turn: Int[OnEither, 'N C']) -> dict[str, Any]:
   """Returns the turn of each token of an episode, -1 on observations, and where an end token ended a turn."""
-  return {'turn': turn.astype(np.int16), 'ends': (turn >= 0) & np.isin(tokens, exp.end_tokens)}
+  return {'turn': turn.astype(np.int16), 'ends': np.asarray(turn >= 0) & np.isin(tokens, exp.end_tokens)}
 
 
 def _recorded_features(features: Features, columns: Int[np.ndarray, 'C']) -> dict[str, Any]:
