@@ -129,6 +129,7 @@ def sampled(drafts, form, *, key=7, params=None, prompts=PROMPTS, rule=NEVER, st
   """Rows with drafts, as numpy arrays."""
   model, own = model_of(variant)
   usual = {'samples': G, 'horizon': HORIZON, 'scan_length': 8, 'shadow_share': jnp.float32(0.5), 'reuse': FORMS.get(form, form)}
+  usual['sampling'] = Sampling(jnp.float32(1.0))  # an array, so that all temperatures are one program
   rows = rollout.generate(
     model,
     own if params is None else params,
