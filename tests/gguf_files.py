@@ -1,6 +1,8 @@
 """Writes GGUF files the way llama.cpp's converter does, from models and tokenizers of Hugging Face."""
 
+import functools
 import pathlib
+from unittest import mock
 
 import gguf
 import numpy as np
@@ -32,6 +34,7 @@ CASES = {
   'mistral': ('Mistral', 8, 2, {'sliding_window': None, 'head_dim': 12, 'rms_norm_eps': 1e-5}),
 }
 Q = gguf.GGMLQuantizationType
+NAMES = functools.cache(gguf.get_tensor_name_map)  # takes long for many layers
 # Where a block has numbers of 16 bits, which scale it, and what makes its values about as large as weights are.
 _SCALES = {Q.Q4_K: {0: 4e-4, 2: 3e-3}, Q.Q6_K: {208: 1e-4}}
 
@@ -74,7 +77,8 @@ def read_by_transformers(path: pathlib.Path):
   """The model that transformers reads from a GGUF file, without accelerate, which its `from_pretrained` wants for it."""
   config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
   model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-  tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)['tensors']
+  with mock.patch.object(gguf, 'get_tensor_name_map', NAMES):  # it is asked for by every part of the model
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)['tensors']
   absent, unknown = model.load_state_dict(tensors, strict=False)
   assert not unknown and set(absent) <= ({'lm_head.weight'} if config.tie_word_embeddings else set())
   model.tie_weights()

@@ -224,7 +224,7 @@ def test_a_worker_that_works_longer_than_the_silence_is_left_to_it(monkeypatch, 
 import runpy, time
 serve = runpy.run_path({str(grader_module._WORKER)!r})['serve']
 serve.__globals__['SIGN_SECONDS'] = 0.1
-slow = lambda value: (time.sleep(4), value)[1]
+slow = lambda value: (time.sleep(2.5), value)[1]
 serve(60, lambda: slow(lambda question: slow([True, 'ok'])))
 """)
   monkeypatch.setattr(grader_module, '_WORKER', worker)

@@ -82,7 +82,8 @@ def test_a_run_by_changing_numbers_of_processes_has_the_numbers_of_one_and_is_ev
 
   def train(workdir: pathlib.Path, processes: int, devices: int) -> Job:
     flags = [*FLAGS, f'--workdir={workdir}', f'--compilation_cache_dir={cache}']
-    return start('espo_jax.train', *flags, logs=logs, cache=cache, processes=processes, devices=devices)
+    own = ROOT / 'tests'
+    return start('undrawn', *flags, logs=logs, cache=cache, processes=processes, devices=devices, path=own)
 
   one, workdir = tmp_path / 'one', tmp_path / 'several'
   job = train(one, 1, 4)

@@ -4,6 +4,7 @@ import json
 import pathlib
 import runpy
 import shlex
+import sys
 from unittest import mock
 
 import jax
@@ -194,6 +195,13 @@ def run_folder(tmp_path):
   return tmp_path
 
 
+@pytest.fixture
+def espo_alone(monkeypatch):
+  """What a test does not ask of the other rules is not replayed with each of them."""
+  takes = replay.rules()['espo']
+  monkeypatch.setattr(sys.modules[replay.candidates.__module__], 'rules', lambda: {'espo': takes})
+
+
 def test_rows_that_were_stopped_are_stood_for_by_their_shadows(tmp_path):
   rng = np.random.default_rng(3)
   stopped = rng.random(160) < 0.5
@@ -260,7 +268,7 @@ def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch,
     assert values['stop.name'] == rule
 
 
-def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, monkeypatch, caplog, capsys):
+def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, espo_alone, monkeypatch, caplog, capsys):
   monkeypatch.setattr('espo_jax.monitor.frontier.plot_frontier', mock.Mock(side_effect=ValueError('broken')))
   main([f'--rollouts={run_folder}', '--grid', 'smoothing=0.5', '--rates=0.3', '--most_lost=1'])
   assert json.loads((run_folder / 'replay/frontier.json').read_text())['best']
@@ -277,7 +285,7 @@ def test_constants_that_lose_too_much_are_not_chosen(run_folder):
     assert point['seen']['false_positives'] <= 0.05 and point['seen']['stop_rate'] < 0.5
 
 
-def test_a_replay_does_not_see_what_it_is_measured_on(run_folder):
+def test_a_replay_does_not_see_what_it_is_measured_on(run_folder, espo_alone):
   def constants_and_held_out(record):
     return record['best']['espo']['constants'], record['best']['espo']['beta'], record['best']['espo']['held_out']
 

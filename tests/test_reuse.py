@@ -129,6 +129,7 @@ def sampled(drafts, form, *, key=7, params=None, prompts=PROMPTS, rule=NEVER, st
   """Rows with drafts, as numpy arrays."""
   model, own = model_of(variant)
   usual = {'samples': G, 'horizon': HORIZON, 'scan_length': 8, 'shadow_share': jnp.float32(0.5), 'reuse': FORMS.get(form, form)}
+  usual['sampling'] = Sampling(jnp.float32(1.0))  # an array, so that all temperatures are one program
   rows = rollout.generate(
     model,
     own if params is None else params,
@@ -196,14 +197,15 @@ WAYS = [('exact', 'shared', 0, 8), ('coupled', 'separate', 4, 5), ('published', 
 @pytest.mark.parametrize(('form', 'variant', 'slots', 'window'), WAYS, ids=str)
 def test_a_row_that_keeps_a_part_is_the_row_that_is_decoded_with_its_stop_rule_too(form, variant, slots, window, in_float64):
   """With drafts of an unchanged policy and the same key, whatever is kept, the row is the plain one, its stop included."""
-  whole = sampled(nothing(form), form, variant=variant)
+  its = {'variant': variant, 'rule': RULE, 'slots': slots, 'scan_length': window}
+  whole = sampled(nothing(form), form, state=STATE.replace(enabled=jnp.asarray(False)), **its)  # the same program stops nothing
   plain = run(variant=variant)
   assert {StopReason.STOPPED, StopReason.EOS} <= set(plain.stop_reason) and plain.shadow.any()
   drafts = drafts_from(whole, form)
-  for its in (drafts, cut(drafts, whole)):
-    rows = sampled(its, form, variant=variant, rule=RULE, slots=slots, scan_length=window)
+  for given in (drafts, cut(drafts, whole)):
+    rows = sampled(given, form, **its)
     assert_same_rows(rows, plain, limits=limits_of(variant))
-    wanted = np.minimum(its.length.reshape(-1), plain.full_length)
+    wanted = np.minimum(given.length.reshape(-1), plain.full_length)
     np.testing.assert_array_equal(rows.reused.kept, wanted)
 
 

@@ -1,7 +1,7 @@
 """The site of the documentation is built without a warning, and holds every method, every public name and every page."""
 
-import copy
 import fcntl
+import functools
 import importlib
 import inspect
 import json
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Mapping
 
 import bs4
 import pytest
@@ -51,7 +52,7 @@ FAULTS = {  # a line of a page, and what the build says of it
 }  # fmt: skip
 
 
-def build(root: pathlib.Path, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+def build(root: pathlib.Path, folder: pathlib.Path, *options: str) -> subprocess.CompletedProcess[str]:
   """Runs scripts/docs.sh of a tree, with the packages of this Python in place of an environment of its own."""
   bin_ = folder / 'venv' / 'bin'
   bin_.mkdir(parents=True)
@@ -60,29 +61,69 @@ def build(root: pathlib.Path, folder: pathlib.Path) -> subprocess.CompletedProce
   for name in ('requirements.txt', 'requirements-docs.txt'):
     shutil.copy(ROOT / name, bin_.parent / f'{name}.installed')
   env = os.environ | {'VENV': str(bin_.parent), 'SITE': str(folder / 'html'), 'PYTHONPATH': str(ROOT)}
-  return subprocess.run([root / 'scripts' / 'docs.sh'], env=env, capture_output=True, text=True, timeout=900)
+  return subprocess.run([root / 'scripts' / 'docs.sh', *options], env=env, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory) -> pathlib.Path:
-  """The site, built by one of the processes that run the tests; the others wait for it."""
+  """The site, built and read through by one of the processes that run the tests; the others wait for it."""
   common = tmp_path_factory.getbasetemp()
   folder = (common.parent if 'PYTEST_XDIST_WORKER' in os.environ else common) / 'site'
   with folder.with_suffix('.lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not (folder / 'built').exists():
       shutil.rmtree(folder, ignore_errors=True)  # of a build that failed
-      done = build(ROOT, folder)
+      # Sphinx copies the names beside the pages of the reference for every page of the site, only to drop them there.
+      done = build(ROOT, folder, '-D', 'toc_object_entries=0')
       assert done.returncode == 0 and not done.stderr, done.stderr
+      (folder / 'read.json').write_text(json.dumps({page: read(soup) for page, soup in Pages(folder / 'html').items()}))
       (folder / 'built').touch()
   return folder / 'html'
 
 
+class Pages(Mapping[str, bs4.BeautifulSoup]):
+  """The pages of a site by their path, parsed when they are asked for; those that show source code are left out."""
+
+  def __init__(self, site: pathlib.Path):
+    paths = {str(path.relative_to(site)): path for path in site.rglob('*.html')}
+    self._paths = {page: path for page, path in paths.items() if not page.startswith(('_modules/', '_downloads/'))}
+    self._parsed = functools.cache(lambda page: bs4.BeautifulSoup(self._paths[page].read_text(), 'html.parser'))
+
+  def __getitem__(self, page):
+    return self._parsed(page)
+
+  def __iter__(self):
+    return iter(self._paths)
+
+  def __len__(self):
+    return len(self._paths)
+
+
+def read(soup: bs4.BeautifulSoup) -> dict[str, list[str]]:
+  """What is asked of every page, for to parse them all takes long. The page is without its code afterwards."""
+  found = {
+    'ids': [node['id'] for node in soup.select('[id]')],
+    'described': [node['id'] for node in soup.select('dt[id]')],
+    'linked': [node.get('href') or node['src'] for node in soup.select('a[href], img[src]')],
+    'loaded': [node.get('src') or node['href'] for node in soup.select('script[src], link[href], img[src]')],
+    'text': [soup.get_text()],
+  }
+  article = soup.find('article')
+  for code in article.select('pre, code, .sig') if article else ():
+    code.decompose()
+  markup = r'.*(?:`|\|---|:param |\*\*.*\*\*|\]\().*'
+  return found | {'markup': re.findall(markup, article.get_text()) if article else []}
+
+
 @pytest.fixture(scope='module')
-def pages(site) -> dict[str, bs4.BeautifulSoup]:
-  """The pages of the site by their path, parsed; those that show source code are left out."""
-  files = [path for path in site.rglob('*.html') if path.relative_to(site).parts[0] not in ('_modules', '_downloads')]
-  return {str(path.relative_to(site)): bs4.BeautifulSoup(path.read_text(), 'html.parser') for path in files}
+def pages(site) -> Pages:
+  return Pages(site)
+
+
+@pytest.fixture(scope='module')
+def all_pages(site) -> dict[str, dict[str, list[str]]]:
+  """What `read` finds in each page."""
+  return json.loads((site.parent / 'read.json').read_text())
 
 
 def small_tree(folder: pathlib.Path, *lines: str) -> pathlib.Path:
@@ -161,10 +202,10 @@ def public() -> list[str]:
   return found
 
 
-def test_every_public_name_is_in_the_reference(pages):
+def test_every_public_name_is_in_the_reference(all_pages):
   names = public()
   assert len(names) > 250 and 'espo_jax.stops.espo' in names
-  described = {node['id'] for page, soup in pages.items() if page.startswith('docs/api/') for node in soup.select('dt[id]')}
+  described = {name for page, found in all_pages.items() if page.startswith('docs/api/') for name in found['described']}
   internal = {
     'espo_jax.tasks.grading',
     'espo_jax.compile_check.plan',
@@ -172,14 +213,14 @@ def test_every_public_name_is_in_the_reference(pages):
   assert [name for name in names if name not in described and name.rpartition('.')[0] not in internal] == []
 
 
-def test_the_reference_shows_shapes_and_parameters_without_what_dataclasses_add(pages):
+def test_the_reference_shows_shapes_and_parameters_without_what_dataclasses_add(pages, all_pages):
   soup = pages['docs/api/methods.html']
   signature = soup.find(id='espo_jax.objectives.gae').get_text()
   assert "values: Float[Array, 'N T']" in signature and 'jaxlib' not in signature
   fields = soup.find(id='espo_jax.objectives.gae').find_next('dl', class_='field-list').get_text()
   assert 'bootstrap' in fields and "The value after each row's last token where the horizon cut the row" in fields
   assert 'True on the tokens at which a row could have been stopped: all tokens up to its end' in soup.get_text()
-  everything = ' '.join(soup.get_text() for page, soup in pages.items() if page.startswith('docs/api/'))
+  everything = ' '.join(found['text'][0] for page, found in all_pages.items() if page.startswith('docs/api/'))
   assert 'jaxlib._jax' not in everything and 'Alias for field number' not in everything
   assert 'Returns a new object replacing the specified fields' not in everything
 
@@ -191,23 +232,15 @@ def test_tables_and_formulas_of_docstrings_are_read(pages):
   assert dapo.pre.text.startswith('loss = sum_i sum_t -min(r_it A_i') and '\n' not in dapo.pre.text.strip()
 
 
-def test_no_markup_is_left_in_the_text(pages):
-  left = {}
-  for page, soup in pages.items():
-    article = copy.copy(soup.find('article'))
-    for code in article.select('pre, code, .sig') if article else ():
-      code.decompose()
-    if article and (found := re.findall(r'.*(?:`|\|---|:param |\*\*.*\*\*|\]\().*', article.get_text())):
-      left[page] = found
-  assert left == {}
+def test_no_markup_is_left_in_the_text(all_pages):
+  assert {page: found['markup'] for page, found in all_pages.items() if found['markup']} == {}
 
 
-def test_what_a_page_links_to_is_there(site, pages):
-  ids = {page: {node['id'] for node in soup.select('[id]')} for page, soup in pages.items()}
+def test_what_a_page_links_to_is_there(site, all_pages):
+  ids = {page: set(found['ids']) for page, found in all_pages.items()}
   missing = set()
-  for page, soup in pages.items():
-    for node in soup.select('a[href], img[src]'):
-      address = node.get('href') or node['src']
+  for page, found in all_pages.items():
+    for address in found['linked']:
       if urllib.parse.urlsplit(address).scheme:
         continue
       path, _, anchor = urllib.parse.unquote(address).partition('#')
@@ -215,7 +248,7 @@ def test_what_a_page_links_to_is_there(site, pages):
       if not (site / target).exists() or (anchor and target in ids and anchor not in ids[target]):
         missing.add((page, address))
   assert missing == set()
-  assert len(pages) > 60
+  assert len(all_pages) > 60
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'experiments').rglob('*.png')), ids=lambda path: path.stem)
@@ -232,10 +265,8 @@ def test_a_notebook_is_shown_with_all_its_cells(pages, path):
   assert shown == [''.join(cell['source']) + '\n' for cell in cells if cell['cell_type'] == 'code']
 
 
-def test_no_page_needs_the_network(site, pages):
-  loaded = {
-    node.get('src') or node['href'] for soup in pages.values() for node in soup.select('script[src], link[href], img[src]')
-  }
+def test_no_page_needs_the_network(pages, all_pages):
+  loaded = {address for found in all_pages.values() for address in found['loaded']}
   assert {address for address in loaded if urllib.parse.urlsplit(address).netloc} == set()
   formulas = pages['notebooks/espo_anatomy.html'].select('article math')
   assert len(formulas) > 5 and formulas[0].msub and formulas[0].get_text().split() == ['g', 't']
