@@ -12,7 +12,7 @@ from espo_jax.tasks.batching import (
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
-from espo_jax.tasks.examples import EncodedExample, Example, Segment, encode_example, read_examples, record_of
+from espo_jax.tasks.examples import EncodedExample, Example, Segment, encode_example, example_of, read_examples, record_of
 from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.grid import Grid
@@ -54,6 +54,7 @@ __all__ = [
   'encode_prompts',
   'encode_supervised',
   'encode_text',
+  'example_of',
   'find_benchmark',
   'get',
   'gguf_end_tokens',

@@ -75,7 +75,7 @@ def read_examples(path: str, field: str) -> list[Example]:
   examples = []
   for number, raw in read_records(path, field):
     place = f'{path}:{number}'
-    examples.append(_example(place, parse_line(place, raw) if isinstance(raw, bytes) else raw))
+    examples.append(example_of(place, parse_line(place, raw) if isinstance(raw, bytes) else raw))
   if not examples:
     raise DataError(f'{field} = {path!r}: no examples; fix: a file that python -m espo_jax.sources wrote')
   return examples
@@ -115,7 +115,12 @@ def _whole(segments: tuple[Segment, ...], offsets: np.ndarray) -> Bool[np.ndarra
   return before[stop] == before[start]
 
 
-def _example(place: str, record: Record) -> Example:
+def example_of(place: str, record: Record) -> Example:
+  """Returns the example that a record stands for.
+
+  Raises:
+    DataError: A field is missing or cannot be used. The message has the place, the field, its value and the fix.
+  """
   prompt, found, weight = record.get('prompt'), record.get('segments'), record.get('weight', 1.0)
   if not isinstance(prompt, str) or not prompt:
     raise _refused(place, 'prompt', record, 'a text that is not empty')
