@@ -14,6 +14,7 @@ from espo_jax.tasks.files import file_problem
 from espo_jax.tasks.own import FIELDS, JSONL, find_benchmark
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
 from espo_jax.tasks.sources import path_problem
+from espo_jax.tasks.task import lookup
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # other sections of the config set these
 _POSITIVE = ('max_prompt_tokens', 'max_response_tokens', 'grade_workers', 'grade_deadline')  # options of tasks that ask a model
@@ -187,4 +188,4 @@ def _is_day(text: str) -> bool:
 
 
 def _parameters(task: str) -> dict[str, inspect.Parameter]:
-  return dict(inspect.signature(tasks.TASKS[task]).parameters)
+  return dict(inspect.signature(lookup('task', task, tasks.TASKS)).parameters)

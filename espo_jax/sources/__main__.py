@@ -71,8 +71,9 @@ def build(named: Named, folder: pathlib.Path, output: pathlib.Path, seed: int) -
   problems = sources.read_rollouts(folder)
   try:
     judge = make_judge(load_config(folder / CONFIG))
-  except (ConfigError, ValueError) as error:
-    raise in_words_of(folder, error, is_run=True) from error
+  except ValueError as error:
+    problem = error if isinstance(error, ConfigError) else ConfigError([str(error)])
+    raise in_words_of(folder, problem, is_run=True) from error
   examples = make_examples(named, problems, judge, seed)
   monitor.atomic_write_text(output, ''.join(monitor.to_json(tasks.record_of(example)) + '\n' for example in examples))
   learnt = sum(len(part.text) for example in examples for part in example.segments if part.loss)

@@ -61,7 +61,7 @@ class Asked(NamedTuple):
 
 
 def read_rollouts(folder: pathlib.Path) -> list[Asked]:
-  """Reads the answers of an evaluation with --record.
+  """Reads the answers of an evaluation with --record. One without any text is left out, because it has nothing to learn.
 
   Raises:
     SourceError: The folder holds no such evaluation, or one whose answers have several turns, or a line is no answer.
@@ -77,10 +77,12 @@ def read_rollouts(folder: pathlib.Path) -> list[Asked]:
   found: dict[int, Asked] = {}
   for number, row in enumerate(monitor.read_samples(folder), start=1):
     _check(folder, number, row)
+    if not row['response']:
+      continue
     asked = found.setdefault(row['problem'], Asked(Problem(row['id'], row['prompt'], row['expected']), []))
     asked.rollouts.append(Rollout(row['prompt'], row['response'], row['correct'], f'{SAMPLES}:{number}'))
   if not found:
-    raise SourceError(f'{named}: {SAMPLES} holds no answers; fix: the command that the evaluation was begun with finishes it')
+    raise SourceError(f'{named}: {SAMPLES} holds no answer with a text; fix: the command that the evaluation was begun with finishes it')
   return list(found.values())
 
 
