@@ -132,6 +132,11 @@ def _writes_solutions(config: ml_collections.ConfigDict) -> bool:
   return 'warm_start' in config.stages and not config.warm_start.data
 
 
+def _asks_of_train(config: ml_collections.ConfigDict) -> bool:
+  """Whether a stage asks problems of the train split. A warm start on examples asks none."""
+  return any(stage != 'warm_start' or not config.warm_start.data for stage in config.stages)
+
+
 def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with the field names that the user gives for data of their own."""
   d = config.data
@@ -151,7 +156,7 @@ def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _source_problems(prefix: str, split: str, name: str, config: ml_collections.ConfigDict) -> Iterator[str]:
   path = config.data[f'{prefix}path']
-  if not path and (prefix or (config.data.eval_path and not config.stages)):  # without stages nothing is trained
+  if not path and (prefix or (config.data.eval_path and not _asks_of_train(config))):
     return
   if not path:
     yield f"data.path = '': the task {config.task.name!r} reads its problems from a file; fix: --config.data.path=FILE"

@@ -82,7 +82,9 @@ def read_rollouts(folder: pathlib.Path) -> list[Asked]:
     asked = found.setdefault(row['problem'], Asked(Problem(row['id'], row['prompt'], row['expected']), []))
     asked.rollouts.append(Rollout(row['prompt'], row['response'], row['correct'], f'{SAMPLES}:{number}'))
   if not found:
-    raise SourceError(f'{named}: {SAMPLES} holds no answer with a text; fix: the command that the evaluation was begun with finishes it')
+    raise SourceError(
+      f'{named}: {SAMPLES} holds no answer with a text; fix: the command that the evaluation was begun with finishes it'
+    )
   return list(found.values())
 
 
