@@ -354,9 +354,7 @@ SCHEMA = section(
     max_grad_norm=Field(1.0, 'The norm to which a gradient is clipped.', ABOVE_0),
     b1=Field(0.9, "The decay of Adam's first moment.", BELOW_1),
     b2=Field(0.99, "The decay of Adam's second moment.", BELOW_1),
-    importance=Field(
-      'token', 'What has an importance weight: a token, or its whole row, cut at the cap or masked.', Names(LEVELS)
-    ),
+    importance=Field('token', 'What has an importance weight: a token, or its row, cut at the cap or masked.', Names(LEVELS)),
     importance_cap=Field(0.0, 'The bound on the weight, the ratio of learner to sampler probability; 0 for none.', AT_LEAST_0),
     decision_after=Field(-1, 'A token id, such as that of <think>; the first token after it learns nothing; -1 for none.'),
     logit_chunk=Field(

@@ -53,7 +53,7 @@ def rise_turns(
   Args:
     problems: The problems with their rollouts.
     judge: The judge of the rollouts.
-    kept: Which second turns are kept [U].
+    kept: The rule by which second turns are chosen [U].
     tau: The temperature of the weights.
     message: The reply to a wrong turn [U].
   """
