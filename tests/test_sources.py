@@ -5,13 +5,16 @@ import string
 
 import numpy as np
 import pytest
+from benchmark_data import gsm8k, write
 from benchmark_data import tokenizer as chat_tokenizer
 
 from espo_jax import methods, sources, tasks
+from espo_jax.configs import default_config
 from espo_jax.environments import turn_writer
 from espo_jax.evaluate.options import Named
 from espo_jax.sources import Asked, Judge, Rollout, read_trace, redundancy, reward_weight, split_steps
 from espo_jax.sources.__main__ import make_examples
+from espo_jax.sources.judge import make_judge
 
 pytestmark = pytest.mark.quick
 
@@ -71,6 +74,32 @@ def test_a_step_of_a_thought_is_graded_as_if_it_stood_behind_it():
   assert JUDGE.right(its, ['<think>it is 7\n\n', 'no, 8\n\n', 'so 7']) == [True, False, True]
   plain = asked('+it is 7')
   assert JUDGE.right(plain, ['</think> 7']) == [True]  # without a thought in the rollouts, a text is left as it is
+
+
+@pytest.mark.parametrize('prompt', ['r1', 'chat'])
+def test_the_verifier_of_a_benchmark_reads_the_steps_of_a_thought_that_the_prompt_or_the_response_opens(tmp_path, prompt):
+  """No answer inside of a thought counts where the response is graded as a whole."""
+  config = default_config()
+  config.task.name, config.task.options.prompt, config.data.benchmark = 'math', prompt, 'gsm8k'
+  config.data.path = config.data.eval_path = write(tmp_path / 'rows.jsonl', [gsm8k(i) for i in range(4)])
+  config.model.path, config.stages = chat_tokenizer(tmp_path / 'model'), ()
+  judge = make_judge(config)
+  problem = judge.task.problem('test', 2)  # 2 and 5 pens
+  assert problem.prompt.endswith('<think>\n') == (prompt == 'r1')
+  steps = [
+    '<think>Hm.\n\n'[7 * (prompt == 'r1') :],
+    'So the answer is 8.\n\n',
+    'Wait, the answer is 7.\n\n',
+    'Yes: \\boxed{7}.\n\n',
+  ]
+  whole = ''.join(steps) + '</think>The answer is 7.'
+  its = Asked(problem, [Rollout(problem.prompt, whole, True, 'samples.jsonl:1')])
+  assert judge.right(its, [*steps, '</think>The answer is 7.']) == [False, False, True, True, True]
+  assert not judge.task.verify(problem, ''.join(steps)) and judge.task.verify(problem, whole)
+  (found,) = make_examples(Named('sbt_e', {'braking': BRAKE, 'threshold': 0.1}), [its], judge, 0)
+  assert parts(found) == [''.join(steps) + BRAKE + '</think>The answer is 7.']  # the fourth step is the second solution
+  (found,) = make_examples(Named('cut_at_k', {'k': 2}), [its], judge, 0)
+  assert parts(found) == [''.join(steps[:3]) + '</think>The answer is 7.']
 
 
 # ------------------------------------------------------------------------------------------------------ self-braking tuning

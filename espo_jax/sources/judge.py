@@ -17,7 +17,7 @@ from espo_jax.tasks.reasoning import has_thought_tag, without_thought_tags
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
-_ROOM = 2**20  # tokens, more than any message has
+_ANY_WIDTH = 2**20  # tokens, a limit that no prompt and no message reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +63,14 @@ def make_judge(config: ml_collections.ConfigDict) -> Judge:
   Raises:
     DataError: The data of the task cannot be used.
   """
+  config = config.copy_and_resolve_references()
+  config.rollout.prompt_width = _ANY_WIDTH  # problems that were not asked may be longer than those that were
   task = make_task(config)
   tokenizer = task.tokenizer()
   kind = kind_of_turns(config, tokenizer)
 
   @functools.cache
   def writer() -> TurnWriter:  # made late, because a template may have no way to write a message that nothing asks for
-    return turn_writer(tokenizer, kind, 'user', (tokenizer.eos_token_id,), _ROOM, config.data.today)
+    return turn_writer(tokenizer, kind, 'user', (tokenizer.eos_token_id,), _ANY_WIDTH, config.data.today)
 
   return Judge(task, tokenizer, lambda message, ended: writer()(message, ended))
