@@ -6,8 +6,9 @@
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. The options of decoders
-and processors are set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`, and a sweep sets those of its early end. A
-default marked [U] is our choice, because the paper does not publish it.
+and processors are set by `espo_jax.evaluate --decoder=NAME --options OPTION=VALUE`, those of sources in the same way by
+`espo_jax.sources`, and a sweep sets those of its early end. A default marked [U] is our choice, because the paper does not
+publish it.
 """
 
 import inspect
@@ -17,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from espo_jax import decoders, environments, exits, monitor, objectives, registry, rewards, stops, tasks
+from espo_jax import decoders, environments, exits, monitor, objectives, registry, rewards, sources, stops, tasks
 from espo_jax.commands import CommandParser
 from espo_jax.configs import listing
 from espo_jax.evaluate import measures
@@ -40,6 +41,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'diagnostic': diagnostics.REGISTRY,
   'measure': measures.REGISTRY,
   'environment': environments.REGISTRY,
+  'source': sources.REGISTRY,
 }
 
 
@@ -84,8 +86,9 @@ def describe(method: Method) -> str:
 HEAD = """# The registered methods
 
 `python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
-as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`, and an
-early end's stand in `early_end_options` of a sweep. A default is the paper's where the table says so. Every other one is ours.
+as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`, those
+of sources follow that flag of `espo_jax.sources`, and an early end's stand in `early_end_options` of a sweep. A default is the
+paper's where the table says so. Every other one is ours.
 """
 
 
@@ -108,7 +111,8 @@ def section(method: Method) -> str:
   lines += ['| option | default | of the paper | meaning |', '|---|---|---|---|']
   for name, value in defaults.items():
     yes = 'yes' if name in published else ''
-    lines.append(f'| `{name}` | `{value!r}` | {yes} | {meanings.get(name, "")} |')
+    shown = repr(value).replace('|', r'\|')  # which a table reads as the end of a cell
+    lines.append(f'| `{name}` | `{shown}` | {yes} | {meanings.get(name, "")} |')
   return '\n'.join(lines) + '\n'
 
 

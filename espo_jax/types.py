@@ -112,6 +112,7 @@ class SupervisedBatch(NamedTuple):
   tokens: Int[np.ndarray, 'B L+T']
   prompt_lengths: Int[np.ndarray, 'B']
   response_lengths: Int[np.ndarray, 'B']  # number of tokens, with the end token
+  weights: Float[np.ndarray, 'B T'] | None = None  # of each response token's loss, 0 for none; None if each has loss
 
 
 class Depth(flax.struct.PyTreeNode):

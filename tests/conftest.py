@@ -144,6 +144,7 @@ def registers(monkeypatch):
     objectives,
     registry,
     rewards,
+    sources,
     stops,
     tasks,
   )  # the hook must be there first
@@ -157,6 +158,7 @@ def registers(monkeypatch):
     objectives.REGISTRY,
     objectives.ADVANTAGES,
     rewards.REGISTRY,
+    sources.REGISTRY,
     stops.REGISTRY,
     tasks.ALLOCATORS,
     tasks.TASKS,

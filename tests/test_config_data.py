@@ -38,6 +38,13 @@ def problems(c: ml_collections.ConfigDict) -> list[str]:
 OWN = {'data.benchmark': 'jsonl', 'data.problem_field': 'ask', 'data.answer_field': 'result.final', 'stages': ('rl',)}
 
 
+EXAMPLES = {  # a warm start that needs no train split, if it has examples
+  'stages': ('warm_start',),
+  'data.path': '',
+  'data.benchmark': '',
+  'data.eval_benchmark': 'gsm8k',
+  'data.eval_path': '{}/rows.jsonl',
+}
 BAD = [
   ({'model.path': ''}, ["model.path = ''", "'math' asks a pretrained model", 'fix: --config.model.path=DIR']),
   ({'model.path': '{}/none'}, ["/none': no such directory", 'fix: a Hugging Face model directory']),
@@ -75,6 +82,8 @@ BAD = [
     | {'data.benchmark': 'gsm8k', 'data.eval_benchmark': 'jsonl', 'data.eval_path': '{}/rows.jsonl', 'data.answer_field': ''},
     ["data.answer_field = ''", "data.eval_benchmark = 'jsonl'"],
   ),
+  (EXAMPLES, ["data.path = ''", 'fix: --config.data.path=FILE']),
+  (EXAMPLES | {'stages': ('warm_start', 'rl'), 'warm_start.data': '{}/rows.jsonl'}, ["data.path = ''"]),
   ({'data.on_error': 'ignore'}, ["data.on_error = 'ignore'", 'fix: one of raise, skip']),
   ({'data.benchmark': 'amc23'}, ["'amc23' has no written solutions", "fix: stages = ('critic_warmup', 'rl')"]),
   ({'task.options.prompt': 'caht'}, ["task.options.prompt = 'caht'", 'fix: one of chat, r1, plain']),
@@ -102,6 +111,8 @@ def test_bad_data_is_named_with_its_value_and_the_fix(tmp_path, fields, fragment
     OWN,
     OWN | {'data.solution_field': 'why', 'stages': ('warm_start', 'rl'), 'data.path': 'hf://datasets/me/sums/all.parquet'},
     OWN | {'data.benchmark': 'gsm8k', 'data.eval_benchmark': 'jsonl', 'data.eval_path': '{}/rows.jsonl'},
+    {'data.benchmark': 'amc23', 'warm_start.data': '{}/rows.jsonl'},  # which has no written solutions
+    EXAMPLES | {'warm_start.data': '{}/rows.jsonl'},
     {'model.path': 'Qwen/Qwen3-0.6B', 'data.on_error': 'skip', 'task.options.instruction': ''},
   ],
   ids=str,

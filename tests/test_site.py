@@ -37,6 +37,7 @@ KINDS = {
   'early_ends': 'early_end',
   'diagnostics': 'diagnostic',
   'measures': 'measure',
+  'sources': 'source',
 }
 FAULTS = {  # a line of a page, and what the build says of it
   '[a](absent.md)': "cross-reference target not found: 'absent.md'",

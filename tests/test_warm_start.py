@@ -104,7 +104,7 @@ def batch(exp) -> SupervisedBatch:
 
 def test_the_loss_is_the_cross_entropy_under_the_chosen_probabilities(chosen):
   learner, params, c = supervised_learner(chosen), first_params(chosen, 0), chosen.config.rollout
-  tokens, prompt_lengths, _ = map(jnp.asarray, batch(chosen))
+  tokens, prompt_lengths = map(jnp.asarray, batch(chosen)[:2])
   prompts, responses = tokens[:, : c.prompt_width], tokens[:, c.prompt_width :]
 
   @jax.jit

@@ -3,15 +3,18 @@
 import datetime
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from espo_jax import tasks
 from espo_jax.configs.fields import get_field, near_field
+from espo_jax.tasks.files import file_problem
 from espo_jax.tasks.own import FIELDS, JSONL, find_benchmark
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
 from espo_jax.tasks.sources import path_problem
+from espo_jax.tasks.task import lookup
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # other sections of the config set these
 _POSITIVE = ('max_prompt_tokens', 'max_response_tokens', 'grade_workers', 'grade_deadline')  # options of tasks that ask a model
@@ -26,7 +29,7 @@ def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     **config.data.to_dict(),
     'seed': config.seed,
     'tokenizer_path': config.model.path,
-    'needs_solutions': 'warm_start' in config.stages,
+    'needs_solutions': _writes_solutions(config),
     'test_problems': config.eval.problems,
     'tags': config.rollout.tags,
     'max_prompt_tokens': config.rollout.prompt_width,
@@ -113,6 +116,27 @@ def data_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _source_problems(prefix, split, name, config)
 
 
+def example_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields what is wrong with `warm_start.data`. No example is read."""
+  path = config.warm_start.data
+  if not path or 'warm_start' not in config.stages:
+    return
+  if not Path(path).is_file():
+    yield f'warm_start.data = {path!r}: no such file; fix: a file of examples, which python -m espo_jax.sources writes'
+  elif problem := file_problem(path):
+    yield f'warm_start.data = {path!r}: {problem}'
+
+
+def _writes_solutions(config: ml_collections.ConfigDict) -> bool:
+  """Whether the warm start reads the task's written solutions."""
+  return 'warm_start' in config.stages and not config.warm_start.data
+
+
+def _asks_of_train(config: ml_collections.ConfigDict) -> bool:
+  """Whether a stage asks problems of the train split. A warm start on examples asks none."""
+  return any(stage != 'warm_start' or not config.warm_start.data for stage in config.stages)
+
+
 def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with the field names that the user gives for data of their own."""
   d = config.data
@@ -132,7 +156,7 @@ def _own_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _source_problems(prefix: str, split: str, name: str, config: ml_collections.ConfigDict) -> Iterator[str]:
   path = config.data[f'{prefix}path']
-  if not path and (prefix or (config.data.eval_path and not config.stages)):  # without stages nothing is trained
+  if not path and (prefix or (config.data.eval_path and not _asks_of_train(config))):
     return
   if not path:
     yield f"data.path = '': the task {config.task.name!r} reads its problems from a file; fix: --config.data.path=FILE"
@@ -144,7 +168,7 @@ def _source_problems(prefix: str, split: str, name: str, config: ml_collections.
     return
   if path and (problem := path_problem(benchmark, path, split)):
     yield f'data.{prefix}path = {problem}'
-  if split == 'train' and 'warm_start' in config.stages and not benchmark.has_solutions:
+  if split == 'train' and _writes_solutions(config) and not benchmark.has_solutions:
     rest = tuple(stage for stage in config.stages if stage != 'warm_start')
     fix = f'stages = {rest}' + (', or --config.data.solution_field=NAME' if name == JSONL else '')
     yield f'stages = {config.stages}: data.benchmark = {name!r} has no written solutions to start from; fix: {fix}'
@@ -170,7 +194,7 @@ def _is_day(text: str) -> bool:
 
 def _parameters(task: str) -> dict[str, inspect.Parameter]:
   """Returns the parameters of a task. A class that takes `**options` has those of the class that it extends, too."""
-  made = tasks.TASKS[task]
+  made = lookup('task', task, tasks.TASKS)
   found = dict(inspect.signature(made).parameters)
   for base in made.__mro__[1:] if isinstance(made, type) else ():
     if base in (tasks.Task, object) or all(p.kind is not p.VAR_KEYWORD for p in found.values()):

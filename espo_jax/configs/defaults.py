@@ -354,9 +354,7 @@ SCHEMA = section(
     max_grad_norm=Field(1.0, 'The norm to which a gradient is clipped.', ABOVE_0),
     b1=Field(0.9, "The decay of Adam's first moment.", BELOW_1),
     b2=Field(0.99, "The decay of Adam's second moment.", BELOW_1),
-    importance=Field(
-      'token', 'What has an importance weight: a token, or its whole row, cut at the cap or masked.', Names(LEVELS)
-    ),
+    importance=Field('token', 'What has an importance weight: a token, or its row, cut at the cap or masked.', Names(LEVELS)),
     importance_cap=Field(0.0, 'The bound on the weight, the ratio of learner to sampler probability; 0 for none.', AT_LEAST_0),
     decision_after=Field(-1, 'A token id, such as that of <think>; the first token after it learns nothing; -1 for none.'),
     logit_chunk=Field(
@@ -365,7 +363,8 @@ SCHEMA = section(
     max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
   ),
   warm_start=section(
-    "The stage 'warm_start': supervised learning from written solutions.",
+    "The stage 'warm_start': supervised learning from written solutions, or from examples.",
+    data=Field('', "A file of examples, such as espo_jax.sources writes; '' for the task's written solutions."),
     steps=Field(300, 'The number of steps.', in_stage('warm_start', ABOVE_0)),
     batch=Field(128, 'Rows per step.', in_stage('warm_start', ABOVE_0)),
     learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from espo_jax.configs.data import data_problems, task_problems
+from espo_jax.configs.data import data_problems, example_problems, task_problems
 from espo_jax.configs.defaults import FIELDS, STAGES, default_config
 from espo_jax.configs.environment import environment_problems
 from espo_jax.configs.exits import draft_problems, exit_problems
@@ -39,7 +39,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
     for check in (*always, *((data_problems,) if data else ())):
       problems += check(config)
     trained = (_stages, stop_problems, users_rule_problems, _warmups, _rows, method_problems, exit_problems, serial_problems)
-    for check in (*trained, reuse_problems) if training else ():
+    for check in (*trained, reuse_problems, example_problems) if training else ():
       problems += check(config)
     problems += [] if training else model_problems(config)
     if training and not problems:  # else there may be no task that gives a tokenizer

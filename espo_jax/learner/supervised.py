@@ -1,4 +1,4 @@
-"""The learner of the warm start: next-token cross-entropy on written solutions."""
+"""The learner of the warm start: next-token cross-entropy on written solutions, or on examples with a mask."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from espo_jax.types import Metrics, SupervisedBatch
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SupervisedLearner:
-  """Makes supervised updates on response tokens. Prompt tokens carry no loss.
+  """Makes supervised updates on response tokens. Prompt tokens and masked response tokens carry no loss.
 
   Attributes:
     model: Policy and critic.
@@ -35,10 +35,16 @@ class SupervisedLearner:
 
   @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
-    """Makes one optimizer step on the mean negative log-likelihood of the response tokens, including the end token."""
-    tokens, prompt_lengths, response_lengths = (jnp.asarray(x) for x in batch)
+    """Makes one optimizer step on the mean negative log-likelihood of the response tokens, including the end token.
+
+    With weights, each token's part of the sum is multiplied by its weight, and the mean is over the tokens that have one.
+    """
+    tokens, prompt_lengths, response_lengths = map(jnp.asarray, batch[:3])
     prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
     mask = jnp.arange(responses.shape[1]) < response_lengths[:, None]
+    weights = None if batch.weights is None else jnp.asarray(batch.weights)
+    if weights is not None:
+      mask &= weights > 0
 
     trained, held = split_frozen(state.params)  # this stage trains the policy even where the later ones train exits alone
 
@@ -54,7 +60,8 @@ class SupervisedLearner:
         chunk=self.logit_chunk,
         likelihood=self.likelihood,
       )
-      return token_mean(-scored.logprobs, mask).mean
+      losses = -scored.logprobs if weights is None else -scored.logprobs * weights
+      return token_mean(losses, mask).mean
 
     loss, grads = jax.value_and_grad(loss_fn)(trained)
     return guarded_step(state, self.optimizer, loss, grads)

@@ -13,8 +13,9 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -55,9 +56,7 @@ def posed_width(exp: Experiment, problems: Sequence[tasks.Problem]) -> int:
 @functools.lru_cache(maxsize=1)
 def hosted(exp: Experiment) -> 'Hosted':
   """Returns the environments of an experiment. Their processes start when they are first needed."""
-  c = exp.config
-  default = 'chat' if exp.tokenizer.chat_template else ''
-  kind = str(c.task.options.get('prompt', default)) if c.model.path else ''  # a task's own tokenizer has no kinds
+  c, kind = exp.config, kind_of_turns(exp.config, exp.tokenizer)
   of = environments.traits(c.environment.name, method_options(c, 'environment'))
   return Hosted(
     episodes=Episodes(
@@ -71,6 +70,12 @@ def hosted(exp: Experiment) -> 'Hosted':
     ),
     graded=of.graded,
   )
+
+
+def kind_of_turns(config: ml_collections.ConfigDict, tokenizer: Any) -> str:
+  """Returns how a config's task poses its problems, as `turn_writer` takes it; '' for a task's own tokenizer."""
+  default = 'chat' if tokenizer.chat_template else ''
+  return str(config.task.options.get('prompt', default)) if config.model.path else ''
 
 
 @dataclasses.dataclass(frozen=True)

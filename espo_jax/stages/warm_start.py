@@ -1,13 +1,17 @@
-"""The stage `warm_start`: supervised training on written solutions.
+"""The stage `warm_start`: supervised training on written solutions, or on the examples of `warm_start.data`.
 
 One random stream per step draws the written solutions. Every process draws all of them and encodes those of its own rows.
+Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one that does
+not fit is told then.
 """
 
+import functools
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from absl import logging
 
 from espo_jax import objectives, parallel, tasks
 from espo_jax.evaluate.policies import start_params
@@ -17,7 +21,9 @@ from espo_jax.model import Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
-from espo_jax.types import Metrics
+from espo_jax.types import Metrics, SupervisedBatch
+
+_STREAM = zlib.crc32(b'warm_start')
 
 
 @during('warm start')
@@ -25,7 +31,7 @@ def warm_start(exp: Experiment, workdir: pathlib.Path, signals: Interruption) ->
   """Returns the parameters that the next stage starts from.
 
   With `start_from` they are those of another run. Without the stage they are the initial ones, and otherwise those after
-  supervised training on written solutions.
+  supervised training.
   """
   c = exp.config
   if c.start_from:
@@ -59,16 +65,70 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
 
 
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
-  """Returns the function that makes one warm-start step, on newly written solutions."""
-  c, learner = exp.config, supervised_learner(exp)
+  """Returns the function that makes one warm-start step, on newly written solutions or on the next examples.
+
+  Raises:
+    DataError: `warm_start.data` cannot be read, or an example in it cannot be encoded.
+  """
+  learner = supervised_learner(exp)
+  batch_of = _examples(exp) if exp.config.warm_start.data else functools.partial(_solutions, exp)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-    rng = np.random.default_rng([c.seed, zlib.crc32(b'warm_start'), step])
-    problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
-    pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one random stream for all
-    mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
-    batch = tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
-    state, metrics = learner.update(state, exp.put_rows(batch))
+    state, metrics = learner.update(state, exp.put_rows(batch_of(step)))
     return state, metrics | {'bad_steps': state.bad_steps}
 
   return step
+
+
+def _solutions(exp: Experiment, step: int) -> SupervisedBatch:
+  """Returns this process's rows of a step on written solutions."""
+  c = exp.config
+  rng = np.random.default_rng([c.seed, _STREAM, step])
+  problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
+  pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one random stream for all
+  mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
+  return tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
+
+
+def _examples(exp: Experiment) -> Callable[[int], SupervisedBatch]:
+  """Returns the function from a step to this process's rows of the examples."""
+  c = exp.config
+  examples = tasks.read_examples(c.warm_start.data, 'warm_start.data')
+  if parallel.is_first():
+    _warn_of_test_problems(exp, examples)
+  limits = c.rollout.prompt_width, c.rollout.horizon
+  encoded = [tasks.encode_example(exp.tokenizer, example, *limits) for example in examples]
+
+  def batch_of(step: int) -> SupervisedBatch:
+    places = example_order(c.seed, len(encoded), (step - 1) * c.warm_start.batch, c.warm_start.batch)
+    mine = [encoded[places[i]] for i in parallel.my_rows(exp.mesh, len(places))]
+    return tasks.batch_examples(exp.tokenizer, mine, *limits)
+
+  return batch_of
+
+
+def example_order(seed: int, size: int, start: int, count: int) -> list[int]:
+  """Returns which examples stand at `count` positions from `start` on. Each epoch has every example once, in a new order."""
+  positions = (divmod(start + i, size) for i in range(count))
+  return [int(_epoch(seed, size, epoch)[place]) for epoch, place in positions]
+
+
+@functools.lru_cache(maxsize=8)
+def _epoch(seed: int, size: int, epoch: int) -> np.ndarray:
+  return np.random.default_rng([seed, _STREAM, epoch]).permutation(size)
+
+
+def _warn_of_test_problems(exp: Experiment, examples: Sequence[tasks.Example]) -> None:
+  """Warns of examples that ask problems on which the run is evaluated."""
+  size, wanted = exp.task.size('test'), exp.config.eval.problems
+  problems = exp.problems('test', 0, wanted if size is None else min(size, wanted))
+  asked = {problem.prompt for problem in [*problems, *exp.tagged(problems)]}
+  if shared := sum(example.prompt in asked for example in examples):
+    logging.warning(
+      'warm_start.data = %r: %d of %d examples ask one of the %d test problems of this run, so its evaluation says nothing of '
+      'new problems; fix: rollouts of other problems',
+      exp.config.warm_start.data,
+      shared,
+      len(examples),
+      len(problems),
+    )

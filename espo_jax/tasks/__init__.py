@@ -1,10 +1,18 @@
 """Tasks: prompts, answers and verifiers."""
 
 from espo_jax.tasks.allocators import ALLOCATORS
-from espo_jax.tasks.batching import decode_responses, decode_turns, encode_prompts, encode_supervised, encode_text
+from espo_jax.tasks.batching import (
+  batch_examples,
+  decode_responses,
+  decode_turns,
+  encode_prompts,
+  encode_supervised,
+  encode_text,
+)
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
+from espo_jax.tasks.examples import EncodedExample, Example, Segment, encode_example, example_of, read_examples, record_of
 from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.grid import Grid
@@ -26,21 +34,27 @@ __all__ = [
   'Chain',
   'Countdown',
   'DataError',
+  'EncodedExample',
+  'Example',
   'Finding',
   'Grader',
   'Grid',
   'Math',
   'Problem',
   'ReasoningGym',
+  'Segment',
   'Task',
   'Verdict',
+  'batch_examples',
   'byte_bpe_tokenizer',
   'character_tokenizer',
   'decode_responses',
   'decode_turns',
+  'encode_example',
   'encode_prompts',
   'encode_supervised',
   'encode_text',
+  'example_of',
   'find_benchmark',
   'get',
   'gguf_end_tokens',
@@ -50,6 +64,8 @@ __all__ = [
   'load_tokenizer',
   'problem_id',
   'problem_rng',
+  'read_examples',
+  'record_of',
   'register',
   'token_texts',
 ]

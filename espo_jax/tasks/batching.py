@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from espo_jax.tasks.examples import EncodedExample
 from espo_jax.tasks.reasoning import TAGS
 from espo_jax.tasks.task import Problem
 from espo_jax.types import Prompts, SupervisedBatch
@@ -34,15 +35,21 @@ def encode_supervised(
   """Encodes (prompt, response) pairs and ends every response with the end token."""
   prompts = _encode(tokenizer, [prompt for prompt, _ in pairs])
   responses = [[*row, tokenizer.eos_token_id] for row in _encode(tokenizer, [response for _, response in pairs])]
-  tokens = np.full((len(pairs), prompt_width + horizon), tokenizer.pad_token_id, np.int32)
-  for (text, _), prompt, response, out in zip(pairs, prompts, responses, tokens, strict=True):
+  for (text, _), prompt, response in zip(pairs, prompts, responses, strict=True):
     _check_fits(f'the prompt {text!r}', prompt, prompt_width, 'rollout.prompt_width')
     _check_fits(f'the response to {text!r}, with its end token,', response, horizon, 'rollout.horizon')
-    out[prompt_width - len(prompt) : prompt_width] = prompt
-    out[prompt_width : prompt_width + len(response)] = response
-  return SupervisedBatch(
-    tokens, np.array([len(row) for row in prompts], np.int32), np.array([len(row) for row in responses], np.int32)
-  )
+  return _supervised(tokenizer, prompts, responses, prompt_width, horizon)
+
+
+def batch_examples(
+  tokenizer: 'PreTrainedTokenizerFast', examples: Sequence[EncodedExample], prompt_width: int, horizon: int
+) -> SupervisedBatch:
+  """Pads encoded examples, which `encode_example` has checked, into a batch with the weight of each token."""
+  batch = _supervised(tokenizer, [x.prompt for x in examples], [x.response for x in examples], prompt_width, horizon)
+  weights = np.zeros((len(examples), horizon), np.float32)
+  for example, out in zip(examples, weights, strict=True):
+    out[: len(example.weights)] = example.weights
+  return batch._replace(weights=weights)
 
 
 def decode_responses(
@@ -99,6 +106,23 @@ def decode_turns(
     row[: len(part)] = part
   texts = iter(decode_responses(tokenizer, padded, lengths, tags))
   return [[next(texts) for _ in range(its.max(initial=-1) + 1)] for its in turn]
+
+
+def _supervised(
+  tokenizer: 'PreTrainedTokenizerFast',
+  prompts: Sequence[list[int]],
+  responses: Sequence[list[int]],
+  prompt_width: int,
+  horizon: int,
+) -> SupervisedBatch:
+  """Pads prompts on the left and responses on the right."""
+  tokens = np.full((len(prompts), prompt_width + horizon), tokenizer.pad_token_id, np.int32)
+  for prompt, response, out in zip(prompts, responses, tokens, strict=True):
+    out[prompt_width - len(prompt) : prompt_width] = prompt
+    out[prompt_width : prompt_width + len(response)] = response
+  return SupervisedBatch(
+    tokens, np.array([len(row) for row in prompts], np.int32), np.array([len(row) for row in responses], np.int32)
+  )
 
 
 def _encode(tokenizer: 'PreTrainedTokenizerFast', texts: list[str]) -> list[list[int]]:

@@ -50,6 +50,28 @@ def after_thought(text: str) -> str:
   return text[closed + len(_CLOSING[THINK]) :] if closed >= 0 else text
 
 
+def end_of_thought(text: str) -> int:
+  """Returns where the tag begins that closes the last thought of a text; -1 if no tag closes one."""
+  return max((match.start() for match in _THOUGHT_TAG.finditer(text) if match[0] not in _CLOSING), default=-1)
+
+
+def has_thought(text: str) -> bool:
+  """Returns whether a text closes a thought that is not empty."""
+  end = end_of_thought(text)
+  return end >= 0 and bool(_THOUGHT_TAG.sub('', text[:end]).strip())
+
+
+def emptied_thought(text: str) -> str:
+  """Returns a text that closes a thought, with nothing but two line breaks in the thought."""
+  opened = re.match(rf'\s*(?:{_THOUGHT_TAG.pattern})', text[: end_of_thought(text)])
+  return (opened[0] if opened else '') + '\n\n' + text[end_of_thought(text) :]
+
+
+def without_thought_tags(text: str) -> str:
+  """Returns a part of a thought as if it stood behind one: with a closing tag in front, and without other tags."""
+  return _CLOSING[THINK] + _THOUGHT_TAG.sub('', text)
+
+
 def closing_tag(opening: str) -> str:
   """Returns the tag that closes a thought opened by `opening`."""
   return _CLOSING[opening]
