@@ -89,8 +89,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
     '| rule | what it is |',
     '|---|---|',
     f'| least squares | polynomials of degree {DEGREE} of the sorted prices, fitted date by date on {2 * FITTED} paths |',
-    f'| learned | one network of two hidden layers of {NETWORK["width"]} for all dates, trained for {NETWORK["steps"]} steps of '
-    f'{2 * NETWORK["pairs"]} paths on the expected payment |',
+    f'| learned | one network of two hidden layers of {NETWORK["width"]} for all dates, trained for {NETWORK["steps"]} '
+    f'steps of {2 * NETWORK["pairs"]} paths on the expected payment |',
     '| never | the last date, which is the European option |',
     '',
     '| option | value | least squares | learned | learned, % of the value | learned - least squares | never |',
