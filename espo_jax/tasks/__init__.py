@@ -5,6 +5,7 @@ from espo_jax.tasks.batching import decode_responses, decode_turns, encode_promp
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
+from espo_jax.tasks.countdown_dfs import CountdownDFS
 from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.grid import Grid
@@ -14,6 +15,7 @@ from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.tasks.reasoning_gym import ReasoningGym
 from espo_jax.tasks.registered import TASKS, get, register
+from espo_jax.tasks.sudoku import Sudoku
 from espo_jax.tasks.task import STATUSES, DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
@@ -25,6 +27,7 @@ __all__ = [
   'TASKS',
   'Chain',
   'Countdown',
+  'CountdownDFS',
   'DataError',
   'Finding',
   'Grader',
@@ -32,6 +35,7 @@ __all__ = [
   'Math',
   'Problem',
   'ReasoningGym',
+  'Sudoku',
   'Task',
   'Verdict',
   'byte_bpe_tokenizer',
