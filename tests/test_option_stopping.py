@@ -66,18 +66,29 @@ def test_a_path_is_paid_at_its_first_stop():
   np.testing.assert_allclose(market.paid(option, paths, stops), [6 * math.exp(-0.04), 2 * math.exp(-0.06)])
 
 
-def test_the_expectation_over_stops_is_that_of_drawn_stops():
-  params = learned.init(FEW, jax.random.key(0), 8)
-  params[-1] = {'w': 100 * params[-1]['w'], 'b': params[-1]['b'] + 3}
-  paths = market.prices(FEW, np.random.default_rng(1), 6)
-  chance = np.asarray(jax.nn.sigmoid(learned.logits(FEW, params, jnp.asarray(paths))), np.float64)
-  assert chance.max() - chance.min() > 0.3
-  wanted = np.zeros(len(paths))
-  for bits in range(8):  # all decisions at the first three dates
-    stops = np.array([bits >> date & 1 for date in range(3)] + [1], bool)
-    weight = np.where(stops[:3], chance[:, :3], 1 - chance[:, :3]).prod(axis=1)
-    wanted += weight * market.paid(FEW, paths, np.tile(stops, (len(paths), 1)))
-  assert float(learned.expected(FEW, params, jnp.asarray(paths))) == pytest.approx(wanted.mean(), rel=1e-5)
+def test_waiting_pays_what_the_rule_behind_a_date_pays():
+  rng = np.random.default_rng(1)
+  paths, score = market.prices(FEW, rng, 20), rng.standard_normal((40, 3))
+  pays = market.payoffs(FEW, paths) * FEW.discounts
+  found = learned.waiting(jnp.asarray(score), jnp.asarray(pays))
+  for date in range(3):
+    stops = np.pad(score > 0, ((0, 0), (0, 1))) & (pays > 0)
+    stops[:, : date + 1] = False
+    np.testing.assert_allclose(found[:, date], market.paid(FEW, paths, stops), rtol=1e-5)
+
+
+def test_the_cost_of_a_decision_is_least_at_the_logit_of_gains_over_losses_however_sure_the_network_is():
+  """One date and one price, from which waiting pays 0 or 8 with discount, against 4 at once: a network of one bias."""
+  option = PUT._replace(dates=2, rate=0.0)
+  paths = jnp.array([[[36.0], [40.0]]] * 3 + [[[36.0], [32.0]]])
+  blind = [{'w': jnp.zeros((inputs, outputs)), 'b': jnp.zeros(outputs)} for inputs, outputs in ((3, 4), (4, 4), (4, 1))]
+
+  def cost(bias):
+    return learned.cost(option, [*blind[:-1], blind[-1] | {'b': jnp.full(1, bias)}], paths)
+
+  slope = jax.grad(cost)
+  assert float(slope(np.log(3.0))) == pytest.approx(0, abs=1e-7)  # three gains of 4 and one loss of 4
+  assert slope(-30.0) == pytest.approx(-3 * 4 / 4 / 40, rel=1e-5) and slope(30.0) == pytest.approx(4 / 4 / 40, rel=1e-5)
 
 
 def test_a_learned_rule_pays_at_least_98_per_cent_of_the_value_and_least_squares_99():

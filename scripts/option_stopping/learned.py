@@ -1,10 +1,13 @@
-"""A learned rule: a network gives the probability of stopping at each date, and ascends the expected payoff.
+"""A learned rule: one network for all dates learns at which prices waiting pays less than exercising.
 
-The expectation over the stops of a path is exact: with the probability `p_t` of stopping at date `t`, unless it stopped before,
+With the payment `g` of exercising at a date, the payment `Y` of following the rule from the next date on, and the network's
+logit `l` of stopping, a date of a path costs
 
-    value = sum_t payoff_t p_t prod_{s < t} (1 - p_s),
+    max(g - Y, 0) softplus(-l) + max(Y - g, 0) softplus(l).
 
-so no stop is sampled in training. The trained rule stops where the probability is above a half and exercising pays.
+At given prices the least expected cost is at `l = log(E max(g - Y, 0) / E max(Y - g, 0))`, which is positive where `E g > E Y`.
+A wrong decision has a gradient however sure the network is of it. The expected payment itself has none where the network has
+come to believe that stopping never pays.
 """
 
 import functools
@@ -19,38 +22,47 @@ from option_stopping.market import Option
 
 Params = list[dict[str, Array]]
 
-RARELY = -3.0  # the first logit of stopping: a rule that stops at once sees no later date
-PATIENT = 0.05  # the first weights of the last layer, of their usual size
-
 
 def init(option: Option, key: PRNGKeyArray, width: int) -> Params:
   """Returns the first parameters of a network of two hidden layers of a width."""
   sizes = [option.assets + 2, width, width, 1]
-  layers = []
-  for draw, inputs, outputs in zip(jax.random.split(key, 3), sizes[:-1], sizes[1:], strict=True):
-    last = outputs == 1
-    scale = (PATIENT if last else 1.0) / np.sqrt(inputs)
-    layers.append({'w': scale * jax.random.normal(draw, (inputs, outputs)), 'b': jnp.full(outputs, RARELY if last else 0.0)})
-  return layers
+  return [
+    {'w': jax.random.normal(draw, (inputs, outputs)) / np.sqrt(inputs), 'b': jnp.zeros(outputs)}
+    for draw, inputs, outputs in zip(jax.random.split(key, 3), sizes[:-1], sizes[1:], strict=True)
+  ]
 
 
 def logits(option: Option, params: Params, paths: Float[Array, 'N dates assets']) -> Float[Array, 'N dates']:
   """Returns the logits of stopping. The network reads the date, the sorted prices and the payoff."""
   time = jnp.broadcast_to(jnp.linspace(-1, 1, option.dates)[:, None], (*paths.shape[:-1], 1))
-  pays = _payoffs(option, paths)[..., None] / (option.strike * option.volatility)
-  x = jnp.concatenate([time, jnp.sort(jnp.log(paths / option.strike), axis=-1) / option.volatility, pays], axis=-1)
+  pays = _payoffs(option, paths) / (option.strike * option.volatility)
+  x = jnp.concatenate([time, jnp.sort(jnp.log(paths / option.strike), axis=-1) / option.volatility, pays[..., None]], axis=-1)
   for layer in params[:-1]:
     x = jnp.tanh(x @ layer['w'] + layer['b'])
   return (x @ params[-1]['w'] + params[-1]['b'])[..., 0]
 
 
-def expected(option: Option, params: Params, paths: Float[Array, 'N dates assets']) -> Float[Array, '']:
-  """Returns the mean value today of paths that stop with the network's probabilities, and at the last date at the latest."""
-  score = logits(option, params, paths)[:, :-1]
-  survived = jnp.cumsum(jax.nn.log_sigmoid(-score), axis=1)
-  before = jnp.pad(survived, ((0, 0), (1, 0)))
-  chance = jnp.exp(before + jnp.pad(jax.nn.log_sigmoid(score), ((0, 0), (0, 1))))
-  return (chance * _payoffs(option, paths) * option.discounts).sum(axis=1).mean()
+def cost(option: Option, params: Params, paths: Float[Array, 'N dates assets']) -> Float[Array, '']:
+  """Returns the mean cost of the decisions at all dates but the last, at prices at which exercising pays."""
+  score, pays = logits(option, params, paths)[:, :-1], _payoffs(option, paths) * option.discounts
+  gain = pays[:, :-1] - waiting(score, pays)
+  lost = jnp.maximum(gain, 0.0) * jax.nn.softplus(-score) + jnp.maximum(-gain, 0.0) * jax.nn.softplus(score)
+  return jnp.where(pays[:, :-1] > 0, lost, 0.0).mean() / option.strike
+
+
+def waiting(score: Float[Array, 'N early'], pays: Float[Array, 'N dates']) -> Float[Array, 'N early']:
+  """Returns what each path pays if it is not exercised at a date, but by the rule behind it. It has no gradient.
+
+  Args:
+    score: The logits of stopping at all dates but the last.
+    pays: What exercising at each date is worth today.
+  """
+
+  def earlier(later: Float[Array, 'N'], at: tuple[Array, Array]) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
+    score, pay = at
+    return jnp.where((score > 0) & (pay > 0), pay, later), later
+
+  return jax.lax.stop_gradient(jax.lax.scan(earlier, pays[:, -1], (score.T, pays[:, :-1].T), reverse=True)[1].T)
 
 
 @functools.partial(jax.jit, static_argnames=('option', 'width', 'steps', 'pairs', 'rate'))
@@ -70,7 +82,7 @@ def train(option: Option, key: PRNGKeyArray, *, width: int, steps: int, pairs: i
 
   def step(carry: tuple[Params, optax.OptState], key: PRNGKeyArray) -> tuple[tuple[Params, optax.OptState], None]:
     params, state = carry
-    gradient = jax.grad(lambda params: -expected(option, params, _paths(option, key, pairs)) / option.strike)(params)
+    gradient = jax.grad(lambda params: cost(option, params, _paths(option, key, pairs)))(params)
     change, state = optimizer.update(gradient, state)
     return (optax.apply_updates(params, change), state), None
 
