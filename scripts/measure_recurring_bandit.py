@@ -155,6 +155,11 @@ def page(results: Mapping[str, Any]) -> list[str]:
     words = ['yes' if case[name] else 'no' for name in ('memory', 'recurs', 'farsighted')]
     figures = [_cell(wins, 3), f'{case["best"]:.3f}', f'{of.pulls * max(of.known, of.prior):.3f}', _cell(explores, 2)]
     lines.append('| ' + ' | '.join([*words, *figures]) + ' |')
+  lines += [
+    '',
+    'The paper (arXiv 2508.01287) reports that exploration sometimes needs no long-horizon credit, because a network that samples '
+    'behaves like Thompson sampling. A table of logits with exact gradients has no such effect.',
+  ]
   return lines
 
 
