@@ -111,9 +111,9 @@ def page(results: Mapping[str, Any]) -> list[str]:
     lines.append('| ' + ' | '.join(cells) + ' |')
   lines += [
     '',
-    "Another objective was tried first: the expected payment of stops that are drawn with the network's probabilities. On the "
-    'call on the highest of 5 it came to never exercise with seeds 1, 2 and 4, which paid 23.0. With the other two it paid 26.1 '
-    'and 26.2. On the other options it paid as much as least squares.',
+    'Another objective was tried first, the expected payment of stops that are drawn with probabilities of the network. On the '
+    'call on the highest of 5 it came to never exercise with seeds 1, 2 and 4, which paid 23.0. With the other two it paid '
+    '26.1 and 26.2. On the other options it paid as much as least squares.',
   ]
   lines += ['', 'The value is that of our binomial lattice. Published are:', '', '| option | value | source |', '|---|---|---|']
   lines += [f'| {case["name"]} | {case["published"]} | {case["source"]} |' for case in results['cases']]

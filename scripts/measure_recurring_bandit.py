@@ -157,8 +157,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
     lines.append('| ' + ' | '.join([*words, *figures]) + ' |')
   lines += [
     '',
-    'The paper (arXiv 2508.01287) reports that exploration sometimes needs no long-horizon credit, because a network that samples '
-    'behaves like Thompson sampling. A table of logits with exact gradients has no such effect.',
+    'The paper (arXiv 2508.01287) reports that exploration sometimes needs no long-horizon credit, because a network that '
+    'samples behaves like Thompson sampling. A table of logits with exact gradients has no such effect.',
   ]
   return lines
 

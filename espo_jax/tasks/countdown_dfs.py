@@ -17,7 +17,7 @@ from espo_jax.tasks.countdown import STEP, Countdown, Move, State, moves, read_p
 from espo_jax.tasks.registered import register
 from espo_jax.tasks.task import Problem
 
-_PART = re.compile(f'({STEP})([,;!])(;*)')
+_PART = re.compile(f'(?P<step>{STEP})(?P<sign>[,;!])(?P<more>;*)')
 
 
 @register('countdown_dfs')
@@ -72,7 +72,7 @@ class CountdownDFS(Countdown):
       part = _PART.match(response, place)
       if part is None:
         return ''
-      step, sign, more = part[1], part[part.lastindex - 1], part[part.lastindex]
+      step, sign, more = part['step'], part['sign'], part['more']
       steps.append(step)
       place = part.end()
       if sign == '!':
