@@ -1,7 +1,7 @@
 """Compares one long answer to each problem with the best of so many short answers as cost the same floating-point operations.
 
-  python -m espo_jax.evaluate --checkpoint=runs/dfs --samples=4 --output=evaluations/dfs
-  python -m espo_jax.evaluate --checkpoint=runs/direct --samples=64 --output=evaluations/direct
+  python -m espo_jax.evaluate --checkpoint=runs/dfs --samples=4 --record --output=evaluations/dfs
+  python -m espo_jax.evaluate --checkpoint=runs/direct --samples=64 --record --output=evaluations/direct
   PYTHONPATH=. python scripts/measure_equal_flops.py --long=evaluations/dfs --short=evaluations/direct --output=runs/equal
 
 Both evaluations are of runs on the same problems, such as those of the tasks 'countdown_dfs', and 'countdown' with
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 
 from espo_jax.configs import load_config
 from espo_jax.evaluate.measures import FlopMatched, flop_matched_eval
+from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import read_graded
 from espo_jax.experiment import make_experiment
 from espo_jax.model import ModelConfig, answer_flops
@@ -40,7 +41,13 @@ def flops_of(config: ModelConfig, prompts: list[int], lengths: Float[np.ndarray,
 
 
 def read_answers(folder: pathlib.Path) -> Answers:
-  """Reads the answers of a finished evaluation of a run on its own test split."""
+  """Reads the answers of a finished evaluation of a run on its own test split, whose config a recording has.
+
+  Raises:
+    RequestError: The folder holds no recording, or no finished evaluation.
+  """
+  if not (folder / 'config.json').is_file():
+    raise RequestError(f'{folder} holds no config.json of a recording; fix: evaluate with --record')
   graded, exp = read_graded(folder, ()), make_experiment(load_config(folder / 'config.json'))
   problems = exp.problems('test', 0, graded.settings['problems'])
   prompts = [problem.prompt for problem in exp.tagged(problems)]
@@ -77,7 +84,10 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--short', type=pathlib.Path, required=True, help='the folder of an evaluation of short answers')
   parser.add_argument('--output', type=pathlib.Path, required=True, help='the page to write, without a suffix')
   args = parser.parse_args(argv)
-  long, short = read_answers(args.long), read_answers(args.short)
+  try:
+    long, short = read_answers(args.long), read_answers(args.short)
+  except RequestError as error:
+    raise SystemExit(f'error: {error}') from error
   if long.prompts != short.prompts:
     raise SystemExit(f'error: --long={args.long}, --short={args.short}: other problems; fix: tasks of one difficulty and seed')
   found = flop_matched_eval(short.right, short.flops, long.right, long.flops)

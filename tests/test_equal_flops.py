@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import measure_equal_flops
 import numpy as np
 import pytest
+from tiny import tiny_experiment
 
+from espo_jax import monitor
 from espo_jax.evaluate.measures import flop_matched_eval
 from espo_jax.model import Decoder, ModelConfig, answer_flops, column_flops
 
@@ -62,6 +64,23 @@ def test_equal_answers_have_no_lead_and_too_few_samples_are_told():
   assert same.samples == 1 and same.lead == pytest.approx(0) and same.interval == pytest.approx((0, 0))
   dear = flop_matched_eval(right, flops, right, 5 * flops)
   assert not dear.enough and dear.short == pytest.approx(right.any(axis=1).mean())
+
+
+def test_the_answers_of_a_recorded_evaluation_are_read_with_their_cost(tmp_path):
+  exp = tiny_experiment()
+  rows = [(length, length % 2 == 1) for length in (3, 8, 5, 2)]
+  lines = [{'answer': 'a', 'stop_reason': 'eos', 'length': length, 'correct': right} for length, right in rows]
+  (tmp_path / 'samples.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  (tmp_path / 'settings.json').write_text(json.dumps({'samples': 2, 'problems': 2}))
+  with pytest.raises(SystemExit, match=r'holds no config\.json of a recording; fix: evaluate with --record'):
+    measure_equal_flops.main([f'--long={tmp_path}', f'--short={tmp_path}', f'--output={tmp_path / "page"}'])
+  (tmp_path / 'config.json').write_text(monitor.to_json(exp.config.to_dict(), indent=2))
+  found = measure_equal_flops.read_answers(tmp_path)
+  assert found.prompts == [problem.prompt for problem in exp.problems('test', 0, 2)]
+  np.testing.assert_array_equal(found.right, [[True, False], [True, False]])
+  prompts = [len(exp.tokenizer.encode(prompt)) for prompt in found.prompts]
+  wanted = [[answer_flops(exp.model.config, p, n) for n in its] for p, its in zip(prompts, ((3, 8), (5, 2)), strict=True)]
+  np.testing.assert_array_equal(found.flops, wanted)
 
 
 def test_the_page_compares_two_evaluations(monkeypatch, tmp_path):
