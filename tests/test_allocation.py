@@ -55,7 +55,7 @@ def test_greso_skips_with_the_specifications_probabilities(streak, wanted):
 def seen(problems, correct, lengths=None, signal=None) -> Seen:
   correct = np.asarray(correct, float)
   blank = np.full(correct.shape, np.nan)
-  return Seen(np.asarray(problems), correct, blank if lengths is None else lengths, blank if signal is None else signal)
+  return Seen(np.asarray(problems), correct, blank if lengths is None else lengths, blank if signal is None else signal, {})
 
 
 def test_gresos_streaks_grow_while_a_group_is_of_one_kind():

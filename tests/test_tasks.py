@@ -20,7 +20,7 @@ def test_get_builds_the_named_task():
 
 def test_get_suggests_the_near_name_and_lists_the_known():
   with pytest.raises(
-    ValueError, match="unknown task 'countdwn'; did you mean 'countdown'\\? known: chain, countdown, grid, math"
+    ValueError, match="unknown task 'countdwn'; did you mean 'countdown'\\? known: chain, countdown, countdown_dfs, grid, math"
   ):
     tasks.get('countdwn')
   with pytest.raises(ValueError, match="unknown task 'zzz'; known: chain"):

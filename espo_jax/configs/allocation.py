@@ -24,6 +24,11 @@ def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     return
   if a.pool < r.prompts:
     yield f'allocation.pool = {a.pool}: a rollout has rollout.prompts = {r.prompts} problems; fix: at least so many'
+  bands, rate = a.get('bands'), a.get('rate')  # of the bandits
+  if bands is not None and bands < 1:
+    yield f'allocation.bands = {bands}: problems between all wrong and all right need a band; fix: allocation.bands = 3, say'
+  if rate is not None and not 0 < rate <= 1:
+    yield f'allocation.rate = {rate}: a share of the draws, above 0 and at most 1; fix: allocation.rate = 0.1, say'
   if is_ragged(config):
     yield from _ragged(config)
 

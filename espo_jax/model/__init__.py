@@ -2,7 +2,7 @@
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows
 from espo_jax.model.cache import Cache, init_cache
-from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, column_flops, token_flops
+from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, answer_flops, column_flops, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
 from espo_jax.model.families import read_config
@@ -29,6 +29,7 @@ __all__ = [
   'RopeScaling',
   'States',
   'WeightsError',
+  'answer_flops',
   'apply',
   'column_flops',
   'complete',

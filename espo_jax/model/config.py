@@ -194,3 +194,15 @@ def column_flops(config: ModelConfig, width: int) -> float:
   """Floating-point operations of a token in a sequence of `width` columns, of which attention computes all scores."""
   block, _, rest = token_flops(config)
   return config.num_layers * (block + 4 * width * config.num_heads * config.head_dim) + rest
+
+
+def answer_flops(config: ModelConfig, prompt: int, length: int) -> float:
+  """Floating-point operations of writing `length` tokens behind a prompt, of which each attends to what stands before it.
+
+  The last token is not read, and only the tokens that are written have logits. Attention is why one long answer costs more than
+  several short ones with as many tokens.
+  """
+  block, _, rest = token_flops(config)
+  read = prompt + length - 1
+  scores = 4 * config.num_heads * config.head_dim * read * (read + 1) / 2
+  return config.num_layers * (block * read + scores) + rest * length

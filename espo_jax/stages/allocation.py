@@ -185,7 +185,7 @@ class Plan:
         signal = np.full_like(signal, np.nan)
       assert asked.chosen is not None  # there is a pool
       signal = signal / np.reshape(asked.factors, (-1, 1))
-      memory = self._allocator.observe(memory, Seen(asked.chosen, right, lengths, signal))
+      memory = self._allocator.observe(memory, Seen(asked.chosen, right, lengths, signal, self._memory))
     kept = exp.put({**memory, _POSITION: np.asarray(self._position, np.int32)})
     return state.replace(allocation=kept, drafts=self._drafts), {'allocation/epochs': self._position / self._stream.pool}
 

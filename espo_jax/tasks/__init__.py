@@ -12,6 +12,7 @@ from espo_jax.tasks.batching import (
 from espo_jax.tasks.benchmarks import BENCHMARKS
 from espo_jax.tasks.chain import Chain
 from espo_jax.tasks.countdown import Countdown
+from espo_jax.tasks.countdown_dfs import CountdownDFS
 from espo_jax.tasks.examples import EncodedExample, Example, Segment, encode_example, example_of, read_examples, record_of
 from espo_jax.tasks.gguf_tokenizer import gguf_end_tokens, gguf_tokenizer
 from espo_jax.tasks.grading import Grader, Verdict, grade
@@ -22,6 +23,7 @@ from espo_jax.tasks.pieces import token_texts
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.tasks.reasoning_gym import ReasoningGym
 from espo_jax.tasks.registered import TASKS, get, register
+from espo_jax.tasks.sudoku import Sudoku
 from espo_jax.tasks.task import STATUSES, DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
 
@@ -33,6 +35,7 @@ __all__ = [
   'TASKS',
   'Chain',
   'Countdown',
+  'CountdownDFS',
   'DataError',
   'EncodedExample',
   'Example',
@@ -43,6 +46,7 @@ __all__ = [
   'Problem',
   'ReasoningGym',
   'Segment',
+  'Sudoku',
   'Task',
   'Verdict',
   'batch_examples',

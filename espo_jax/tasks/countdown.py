@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 State = tuple[int, ...]  # the available values, sorted
 
 _NUMBER = '(0|[1-9][0-9]{0,3})'
-_STEP = f'{_NUMBER}([-+*/]){_NUMBER}={_NUMBER}'
-_ATTEMPT = f'{_STEP}(?:,{_STEP})*'
+STEP = f'{_NUMBER}([-+*/]){_NUMBER}={_NUMBER}'
+_ATTEMPT = f'{STEP}(?:,{STEP})*'
 _RESPONSE = re.compile(f'(?:{_ATTEMPT};)*(?P<last>{_ATTEMPT})!')
 
 
@@ -164,7 +164,7 @@ class Countdown(Task):
 
     The most attempts are drawn from 1 .. max_attempts. The last attempt is right and free of noise.
     """
-    numbers, target = _read_prompt(problem.prompt)
+    numbers, target = read_prompt(problem.prompt)
     state = tuple(sorted(numbers))
     seen: set[str] = set()
     attempts: list[str] = []
@@ -184,11 +184,12 @@ class Countdown(Task):
     That attempt uses exactly the given numbers, each once, by the rules of the task, and ends on the target. Operands may come
     in either order. The failed attempts before it only have to be written as steps. What they compute is not checked.
     """
-    match = _RESPONSE.fullmatch(response)
-    if match is None:
-      return False
-    values, target = _read_prompt(problem.prompt)
-    for left, operator, right, result in re.findall(_STEP, match['last']):
+    return self.solves(problem, self.stated_answer(response))
+
+  def solves(self, problem: Problem, attempt: str) -> bool:
+    """Returns whether the steps of a written attempt are right, use each given number once, and end on the target."""
+    values, target = read_prompt(problem.prompt)
+    for left, operator, right, result in re.findall(STEP, attempt):
       for operand in (int(left), int(right)):
         if operand not in values:
           return False
@@ -239,6 +240,7 @@ def _write_prompt(numbers: list[int] | State, target: int) -> str:
   return f'{" ".join(map(str, numbers))}={target}:'
 
 
-def _read_prompt(prompt: str) -> tuple[list[int], int]:
+def read_prompt(prompt: str) -> tuple[list[int], int]:
+  """Returns the numbers and the target of a prompt."""
   numbers, target = prompt.rstrip(':').split('=')
   return [int(number) for number in numbers.split()], int(target)

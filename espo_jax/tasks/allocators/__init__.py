@@ -1,6 +1,9 @@
 """Allocators: which problems of a pool a rollout has, and how many rows each.
 
 They run on the host, between rollouts, and are pure functions of NumPy arrays. Each file registers one method.
+
+The bandits `ucb1`, `thompson` and `exp3` are a curriculum: they learn how hard problems should be to tell the policy most. What
+they have in common is in `arms.py`.
 """
 
 from espo_jax.registry import import_files

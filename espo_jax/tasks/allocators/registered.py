@@ -20,12 +20,15 @@ class Seen(NamedTuple):
     correct: How correct each row is.
     lengths: The number of tokens of each row.
     signal: The advantage of each row times the log-probability of its tokens; nan where the rollout was not trained on.
+    asked: What the allocator remembered when it chose these problems, which is older than what it remembers now if the update
+      had several rollouts.
   """
 
   problems: Int[np.ndarray, 'P']
   correct: Float[np.ndarray, 'P G']
   lengths: Float[np.ndarray, 'P G']
   signal: Float[np.ndarray, 'P G']
+  asked: Memory
 
 
 class Allocator(NamedTuple):

@@ -29,13 +29,18 @@ class Stream(NamedTuple):
     """Returns a uniform draw that belongs to the position."""
     return float(np.random.default_rng([self.seed, 1, position]).random())
 
+  def draws(self, position: int) -> np.random.Generator:
+    """Returns a generator of draws that belong to the position, independent of `chance`."""
+    return np.random.default_rng([self.seed, 2, position])
+
   def take(self, position: int, count: int, skip: Callable[[int, int], bool] | None = None) -> tuple[np.ndarray, int]:
     """Returns the next `count` problems, each at most once, and the position behind them.
 
     Args:
       position: The first position to look at.
       count: The number of problems, at most the size of the pool.
-      skip: Says, by position and problem, which problems are passed over. After 100 epochs none is.
+      skip: Says, by position and problem, which problems are passed over. It is asked in order, once for each position whose
+        problem was not taken yet. After 100 epochs no problem is passed over.
     """
     found: list[int] = []
     last = position + _LONGEST * self.pool

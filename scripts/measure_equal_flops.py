@@ -1,0 +1,105 @@
+"""Compares one long answer to each problem with the best of so many short answers as cost the same floating-point operations.
+
+  python -m espo_jax.evaluate --checkpoint=runs/dfs --samples=4 --record --output=evaluations/dfs
+  python -m espo_jax.evaluate --checkpoint=runs/direct --samples=64 --record --output=evaluations/direct
+  PYTHONPATH=. python scripts/measure_equal_flops.py --long=evaluations/dfs --short=evaluations/direct --output=runs/equal
+
+Both evaluations are of runs on the same problems, such as those of the tasks 'countdown_dfs', and 'countdown' with
+`max_attempts = 1`, with one difficulty and seed. Nothing is sampled. OUTPUT.json and OUTPUT.md have the accuracies and their
+difference.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+from bench import report
+from jaxtyping import Bool, Float
+
+from espo_jax.configs import load_config
+from espo_jax.evaluate.measures import FlopMatched, flop_matched_eval
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.reading import read_graded
+from espo_jax.experiment import make_experiment
+from espo_jax.model import ModelConfig, answer_flops
+from espo_jax.tasks import encode_text
+
+
+class Answers(NamedTuple):
+  """The answers of an evaluation: whether each is right, and what it cost."""
+
+  prompts: list[str]
+  right: Bool[np.ndarray, 'P N']
+  flops: Float[np.ndarray, 'P N']
+
+
+def flops_of(config: ModelConfig, prompts: list[int], lengths: Float[np.ndarray, 'P N']) -> Float[np.ndarray, 'P N']:
+  """Returns the operations of each answer, each of which reads its prompt."""
+  return np.array([[answer_flops(config, prompt, int(x)) for x in row] for prompt, row in zip(prompts, lengths, strict=True)])
+
+
+def read_answers(folder: pathlib.Path) -> Answers:
+  """Reads the answers of a finished evaluation of a run on its own test split, whose config a recording has.
+
+  Raises:
+    RequestError: The folder holds no recording, or no finished evaluation.
+  """
+  if not (folder / 'config.json').is_file():
+    raise RequestError(f'{folder} holds no config.json of a recording; fix: evaluate with --record')
+  graded, exp = read_graded(folder, ()), make_experiment(load_config(folder / 'config.json'))
+  problems = exp.problems('test', 0, graded.settings['problems'])
+  prompts = [problem.prompt for problem in exp.tagged(problems)]
+  lengths = np.stack([samples.lengths for samples in graded.problems])
+  tokens = [len(encode_text(exp.tokenizer, prompt)) for prompt in prompts]
+  return Answers(prompts, np.stack(graded.correct), flops_of(exp.model.config, tokens, lengths))
+
+
+def page(results: dict[str, Any], found: FlopMatched) -> list[str]:
+  """Returns the lines of the page."""
+  low, high = found.interval
+  lines = [
+    '# One long answer against short ones of equal cost',
+    '',
+    *report.header(results),
+    '',
+    'An answer costs the matrix products of its prompt and of its tokens, attention included. The best of several answers is '
+    'right if one of them is.',
+    '',
+    '| problems | short answers for a long one | long, % | short, % | long - short, points, with its 95 % interval |',
+    '|---:|---:|---:|---:|---:|',
+    f'| {results["problems"]} | {found.samples:.2f} | {100 * found.long:.1f} | {100 * found.short:.1f} '
+    f'| {100 * found.lead:.1f} [{100 * low:.1f}, {100 * high:.1f}] |',
+  ]
+  if not found.enough:
+    lines += ['', f'There are {results["short_samples"]} short answers to a problem, fewer than a long one costs.']
+  return lines
+
+
+def main(argv: list[str]) -> None:
+  """Runs the command."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--long', type=pathlib.Path, required=True, help='the folder of an evaluation of long answers')
+  parser.add_argument('--short', type=pathlib.Path, required=True, help='the folder of an evaluation of short answers')
+  parser.add_argument('--output', type=pathlib.Path, required=True, help='the page to write, without a suffix')
+  args = parser.parse_args(argv)
+  try:
+    long, short = read_answers(args.long), read_answers(args.short)
+  except RequestError as error:
+    raise SystemExit(f'error: {error}') from error
+  if long.prompts != short.prompts:
+    raise SystemExit(f'error: --long={args.long}, --short={args.short}: other problems; fix: tasks of one difficulty and seed')
+  found = flop_matched_eval(short.right, short.flops, long.right, long.flops)
+  results = report.environment('PYTHONPATH=. python scripts/measure_equal_flops.py', argv) | {
+    'problems': len(long.prompts),
+    'short_samples': short.right.shape[1],
+    'measured': found._asdict(),
+  }
+  lines = page(results, found)
+  report.write(args.output, results, lines)
+  print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
