@@ -19,7 +19,9 @@ SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
 # Constants with which rows of a few tokens stop.
-SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED} | {name: {'probe': 40} for name in JUDGING}
+SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}} | {
+  name: {'probe': 40} for name in JUDGING
+}
 SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald')}
 STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', 'duet_settled', *HEADED))
 
@@ -42,7 +44,8 @@ def rollout(rule, state: Adaptive, regret, values, noise):
 
   def step(carry, xs):
     tokens = (8 * xs[2]).astype(jnp.int32)
-    seen = Observation(*xs, -xs[0], margin=xs[0] + 0.5, confidence=xs[0], tokens=tokens)
+    read = {'margin': xs[0] + 0.5, 'confidence': xs[0], 'projections': jnp.stack(xs[:2], axis=1)}
+    seen = Observation(*xs, -xs[0], tokens=tokens, **read)
     carry, stop, score = rule.update(carry, seen)
     return carry, (carry.z, stop, score)
 
@@ -194,7 +197,7 @@ def test_a_disabled_rule_never_stops(name):
   low = name not in (*JUDGING, 'duet_abort')  # these stop rows by a high draw
   draws = noise if name == 'duet_settled' else noise * 1e-6 if low else 1 - noise * 1e-6
   observed = (regret + far, values - far, draws)
-  beta = {'deepconf': -5.0, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
+  beta = {'deepconf': -5.0, 'latent_trajectory': -0.9, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])
   assert not stopped(False).any()
   assert stopped(True).any() == (name not in ALONE)

@@ -9,7 +9,7 @@ from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
-_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf')
+_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf', 'latent_trajectory')
 _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
 _WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups')
@@ -60,6 +60,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f"stop.window = {s.window}: the rule 'deepconf' can never fire within rollout.horizon = {config.rollout.horizon}; "
       'fix: fewer tokens'
     )
+  if 'latent_trajectory' in arms:
+    yield from _on_segments(config)
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
   lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0
@@ -160,6 +162,19 @@ def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
       f'stop.{rule}.kept = {own.kept} is outside [stop.{rule}.least_kept, stop.{rule}.most_kept] = [{own.least_kept}, '
       f'{own.most_kept}]; fix: inside'
     )
+
+
+def _on_segments(config: ml_collections.ConfigDict) -> Iterator[str]:
+  own, horizon, size = config.stop.latent_trajectory, config.rollout.horizon, config.model.hidden_size
+  if 2 * own.segment >= horizon:
+    yield (
+      f"stop.latent_trajectory.segment = {own.segment}: the rule 'latent_trajectory' can never fire within rollout.horizon = "
+      f'{horizon}, because it needs two segments; fix: fewer tokens'
+    )
+  if not own.net and not own.cumulative and not own.aligned:
+    yield 'stop.latent_trajectory: the weights net, cumulative and aligned are all 0; fix: a weight, such as aligned = 1.0'
+  if not config.model.path and own.directions > size:
+    yield f'stop.latent_trajectory.directions = {own.directions}: a state has {size} numbers; fix: at most {size}'
 
 
 def _settled(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -2,17 +2,18 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from espo_jax import decoders, stops, tasks
+from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
-from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.stages.episodes import check_writer
+from espo_jax.stops import StopRule
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
@@ -207,7 +208,16 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
+  if request.stop and (count := asked_rule(config, request.stop, dict(request.constants)).directions) > most:
+    where = f'--stop={request.stop}: directions = {count}'
+    raise RequestError(f'{where}: a state has {most} numbers; fix: --constants directions={most}')
   return exp
+
+
+def asked_rule(config: Any, name: str, constants: Mapping[str, float]) -> StopRule:
+  """Makes the stop rule `name` with the config's constants, of which some are replaced."""
+  defaults = registry.defaults(stops.REGISTRY[name])
+  return make_rule(config, name, **{constant: type(defaults[constant])(value) for constant, value in constants.items()})
 
 
 def _check_episodes(environment: str, request: Request) -> None:

@@ -67,7 +67,7 @@ def candidates(
 ) -> list[Candidate]:
   """Returns every rule with every combination of the grid's constants that the rule takes.
 
-  A rule is left out if it reads what was not recorded.
+  A rule is left out if it reads what was not recorded. Projections are onto as many directions as were recorded.
 
   Args:
     config: The config with the constants that the grid does not name.
@@ -80,6 +80,8 @@ def candidates(
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
       constants = {name: type(defaults[name])(value) for name, value in zip(varied, values, strict=True)}
+      if 'directions' in takes and recordings.projections is not None:
+        constants['directions'] = recordings.projections.shape[-1]
       fitted = {'least_batches': 0} if 'least_batches' in takes else {}  # the recordings are one batch
       rule = make_rule(config, name, **constants, **fitted)
       if all(getattr(recordings, read, None) is not None for read in rule.reads):

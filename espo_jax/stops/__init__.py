@@ -28,6 +28,7 @@ from espo_jax.stops.duet_settled import duet_settled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
+from espo_jax.stops.latent_trajectory import latent_trajectory
 from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.own_price import own_price, wald
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, make, register
@@ -73,6 +74,7 @@ __all__ = [
   'head_calibration',
   'init_gate',
   'is_users',
+  'latent_trajectory',
   'make',
   'mean_logprob',
   'never',

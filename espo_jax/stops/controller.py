@@ -22,11 +22,13 @@ class Memory(NamedTuple):
     first: `batch -> row`, a tree with leaves `[B, ...]`: the memory before a row's first token.
     step: `(row, observation) -> row`, called before the score is computed.
     reads: The names of the arrays that `step` or the score reads on demand: see `StopRule.reads`.
+    directions: The number of directions of the projections among these: see `StopRule.directions`.
   """
 
   first: Callable[[int], Any]
   step: Callable[[Any, Observation], Any]
   reads: frozenset[str] = frozenset()
+  directions: int = 0
 
 
 class Control(NamedTuple):
@@ -128,7 +130,8 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
     adaptive = running_moments(adaptive, regret, mask, control.momentum)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
 
-  return StopRule(init, update, takes_numpy(threshold), adapt, frozenset() if memory is None else memory.reads)
+  rule = StopRule(init, update, takes_numpy(threshold), adapt)
+  return rule if memory is None else rule._replace(reads=memory.reads, directions=memory.directions)
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:

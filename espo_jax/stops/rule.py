@@ -46,6 +46,7 @@ class Observation(NamedTuple):
     margin: The log-probability of the likeliest token minus that of the second.
     confidence: Minus the mean log-probability of the 20 likeliest tokens, in nats.
     tokens: The sampled token.
+    projections: The policy's final state that the token was drawn from, projected onto `StopRule.directions` directions.
   """
 
   regret: Float[Array, 'B']
@@ -56,6 +57,7 @@ class Observation(NamedTuple):
   margin: Float[Array, 'B'] | None = None
   confidence: Float[Array, 'B'] | None = None
   tokens: Int[Array, 'B'] | None = None
+  projections: Float[Array, 'B K'] | None = None
 
 
 class Hindsight(NamedTuple):
@@ -115,6 +117,7 @@ class StopRule(NamedTuple):
     group: How the rule ends all rows of a prompt at once; None if it does not.
     reason: What a stop makes of a row: `STOPPED`, `PRUNED` where the row then leaves the batch, or `SETTLED` where its text is
       graded as it stands.
+    directions: The number `K` of directions of the projections that `update` reads; 0 if it reads none.
   """
 
   init: Callable[..., StopState]
@@ -124,6 +127,7 @@ class StopRule(NamedTuple):
   reads: frozenset[str] = frozenset()
   group: GroupRule | None = None
   reason: StopReason = StopReason.STOPPED
+  directions: int = 0
 
 
 @takes_numpy
