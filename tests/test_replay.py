@@ -271,7 +271,15 @@ def test_a_frontier_that_cannot_be_drawn_costs_a_warning(run_folder, monkeypatch
 
 def test_constants_that_lose_too_much_are_not_chosen(run_folder):
   record = compare(run_folder, run_folder / 'a', {'smoothing': (0.5,)}, (0.3, 0.7), most_lost=0.05)
-  sighted = {'espo', 'risk_control', 'regret_only', 'own_price', 'wald'}  # others are blind to slips
+  sighted = {
+    'espo',
+    'risk_control',
+    'regret_only',
+    'own_price',
+    'wald',
+    'hazard_head',
+    'makespan_gate',
+  }  # others are blind to slips
   assert {'espo', 'risk_control', 'own_price'} <= set(record['best']) <= sighted
   for point in record['best'].values():
     assert point['seen']['false_positives'] <= 0.05 and point['seen']['stop_rate'] < 0.5

@@ -17,13 +17,15 @@ ALL = tuple(stops.REGISTRY)
 JUDGING = ('arrol', 'arrol_signed')
 SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
-HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
+HEADED = ('own_price', 'wald', 'dead_groups', 'hazard_head', *JUDGING)
 # Constants with which rows of a few tokens stop.
 SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}} | {
   name: {'probe': 40} for name in JUDGING
 }
-SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald')}
-STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', 'duet_settled', *HEADED))
+SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald', 'hazard_head')}
+STEERED = tuple(
+  name for name in ALL if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', *HEADED)
+)
 
 
 def some_head() -> stops.Head:
@@ -34,7 +36,8 @@ def some_head() -> stops.Head:
 
 def adaptive(mu=0.0, var=1.0, beta=1.0, *, batches=1, enabled=True) -> Adaptive:
   scalars = (jnp.float32(mu), jnp.float32(var), jnp.int32(batches), jnp.float32(beta), jnp.asarray(enabled))
-  return Adaptive(*scalars, head=some_head())
+  head = some_head()
+  return Adaptive(*scalars, head=head, hazard=stops.Hazard(head.success, head.batches))
 
 
 def rollout(rule, state: Adaptive, regret, values, noise):

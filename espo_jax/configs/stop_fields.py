@@ -65,9 +65,13 @@ STOP = section(
     0.25, 'The share of stopped rows that are decoded further: to measure, to fit a head, or for roulette.', SHARE, OURS
   ),
   budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
-  memory=Field(0.9, "The share of sums over earlier batches that 'risk_control' and the head keep.", SHARE, OURS),
+  memory=Field(
+    0.9, "The share of sums over earlier batches that 'risk_control', 'makespan_gate' and the heads keep.", SHARE, OURS
+  ),
   min_saving=Field(0.1, "The share of a fresh row's tokens that must be left where 'own_price' stops a row.", SHARE, OURS),
-  least_batches=Field(2, "The batches that a head is fitted to before 'own_price' and 'wald' stop a row.", AT_LEAST_0, OURS),
+  least_batches=Field(
+    2, "The batches that a head is fitted to before 'own_price', 'wald' and 'hazard_head' stop a row.", AT_LEAST_0, OURS
+  ),
   window=Field(2048, "The last tokens of a row whose mean confidence 'deepconf' reads.", ABOVE_0, PUBLISHED),
   least_tokens=Field(16, "The tokens of a row before which 'mean_logprob' does not stop it.", ABOVE_0, OURS),
   regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
@@ -102,6 +106,15 @@ STOP = section(
     beta_0=Field(-0.2, 'The first scale of its threshold.', None, OURS),
     beta_min=Field(-100.0, 'The least scale.', None, OURS),
     beta_max=Field(100.0, 'The greatest scale.', None, OURS),
+  ),
+  hazard_head=_scales('hazard_head', 0.693, 0.0, 20.0, OURS),
+  makespan_gate=section(
+    "The constants of the rule 'makespan_gate', which is armed where it saves tokens per solved problem.",
+    beta_0=Field(float('inf'), 'The threshold before enough right rows are counted; infinity stops no row.', None, OURS),
+    beta_min=Field(0.05, 'The lowest threshold that is tried.', ABOVE_0, OURS),
+    beta_max=Field(5.0, 'The highest threshold that is tried.', ABOVE_0, OURS),
+    reset_tokens=Field(0.0, 'The cost of beginning another attempt, in tokens.', AT_LEAST_0, OURS),
+    least_right=Field(50.0, 'The right rows in the counts below which beta stays beta_0.', ABOVE_0, OURS),
   ),
   duet_abort=section(
     "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",

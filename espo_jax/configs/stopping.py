@@ -9,10 +9,11 @@ from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
-_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf', 'latent_trajectory')
+_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf', 'latent_trajectory', 'hazard_head')
 _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
-_WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups')
+_WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups', 'hazard_head')
+_COUNTING = {'risk_control': 'counts right answers that were lost', 'makespan_gate': 'counts rows that would be right'}
 _OF_GROUPS = {'adacot', 'adr_modes', 'grpo_lambda', 'l_grpo'}  # rewards that ask how many rows of the prompt are right
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
@@ -35,6 +36,12 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
   if 'risk_control' in arms and s.risk_control.beta_min <= 0:
     yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
+  gate = s.makespan_gate
+  if 'makespan_gate' in arms and gate.beta_min >= gate.beta_max:
+    yield (
+      f'stop.makespan_gate.beta_min = {gate.beta_min}: no threshold lies below stop.makespan_gate.beta_max = {gate.beta_max}; '
+      'fix: a lower one'
+    )
   if s.shadow_share == 0:
     yield from _needs_shadow_rows(config, arms)
   for rule in set(_PRICED) & arms:
@@ -84,7 +91,7 @@ def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
     return  # wrong names leave open what the reward reads and whether there is a critic
   where = f'stop.returns = {s.returns!r}'
   if s.returns == 'graded':
-    for rule in {*config.baselines, s.name} & {*_WITH_HEAD, 'risk_control'}:
+    for rule in {*config.baselines, s.name} & {*_WITH_HEAD, *_COUNTING}:
       yield f'{where}: the rule {rule!r} learns from rows that go on after a stop, and graded rows do not; fix: another rule'
     return
   if s.returns == 'drop':
@@ -217,8 +224,8 @@ def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
-  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(_WITH_HEAD, 'fits a head')}
-  reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
+  learning = _COUNTING | dict.fromkeys(_WITH_HEAD, 'fits a head')
+  reasons = [f'the rule {arm!r} {what}' for arm, what in learning.items() if arm in arms]
   if config.stop.returns == 'head':
     reasons.append("stop.returns = 'head' fits a head")
   for reason in reasons:

@@ -157,13 +157,16 @@ def _check_stop(request: Request) -> None:
     raise RequestError(f'--stop={request.stop}: {error}; fix: one of them') from error
   if request.stop == 'never':
     raise RequestError('--stop=never: it stops no answer; fix: leave it out')
-  if stops.REGISTRY[request.stop]().init(1).adaptive.head is not None:
+  fresh = stops.REGISTRY[request.stop]().init(1).adaptive
+  if fresh.head is not None or fresh.hazard is not None:
     raise RequestError(
       f'--stop={request.stop}: its head is fitted in training, and a new one knows nothing; fix: another rule, or --record and '
-      "espo_jax.replay, which fits the heads of 'own_price' and 'wald' to recorded answers"
+      "espo_jax.replay, which fits the heads of 'own_price', 'wald' and 'hazard_head' to recorded answers"
     )
   if request.stop == 'duet_abort':
     raise RequestError('--stop=duet_abort: its deadline follows the lengths of a training; fix: another rule')
+  if request.stop == 'makespan_gate' and 'beta_0' not in dict(request.constants):
+    raise RequestError('--stop=makespan_gate: its threshold follows a training; fix: --constants beta_0=1.4, say')
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:

@@ -140,7 +140,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
 
 
 def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'], noise: Float[Array, 'F N T']) -> StopRule:
-  """Returns the rule with a head that is fitted to the recordings, if it has a head at all.
+  """Returns the rule with the head or the hazard fitted to the recordings, if it has one at all.
 
   Args:
     rule: The rule.
@@ -148,7 +148,8 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
     weight: The weight of each row; 0 for those that the head may not see.
     noise: The rule's own uniform draws, which no head reads.
   """
-  if rule.init(1).adaptive.head is None:
+  own = rule.init(1).adaptive
+  if own.head is None and own.hazard is None:
     return rule
   seen = observations(rule, recordings, noise)._replace(logprobs=jnp.asarray(recordings.logprobs))  # which a head reads
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
@@ -160,6 +161,9 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
     seen=flat,
     begins=jnp.zeros(weight.size, jnp.int32),
   )
+  if own.hazard is not None:
+    hazard = stops.fit_hazard(stops.new_hazard(), hindsight, memory=0.0, steps=_HEAD_STEPS)
+    return stops.with_hazard(rule, hazard, memory=0.0)
   head = stops.fit_head(stops.new_head(), hindsight, memory=0.0, steps=_HEAD_STEPS)
   return stops.with_head(rule, head=head)
 

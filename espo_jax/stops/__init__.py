@@ -27,12 +27,14 @@ from espo_jax.stops.duet_abort import duet_abort
 from espo_jax.stops.duet_settled import duet_settled
 from espo_jax.stops.espo import espo
 from espo_jax.stops.gate import GateState, init_gate, update_gate
+from espo_jax.stops.hazard_head import fit_hazard, hazard_head, with_hazard
 from espo_jax.stops.head import Forecast, fit_head, forecast, forecasts, head_calibration, with_head
 from espo_jax.stops.latent_trajectory import latent_trajectory
+from espo_jax.stops.makespan_gate import gate_counts, makespan_gate
 from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.own_price import own_price, wald
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, make, register
-from espo_jax.stops.regression import Head, Regression, new_head, newton
+from espo_jax.stops.regression import Hazard, Head, Regression, new_hazard, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
 from espo_jax.stops.risk_control import risk_control
 from espo_jax.stops.rule import Adaptive, GroupRule, Hindsight, Observation, StopRule, StopState, adaptive, unless_nan
@@ -47,6 +49,7 @@ __all__ = [
   'Forecast',
   'GateState',
   'GroupRule',
+  'Hazard',
   'Head',
   'Hindsight',
   'Memory',
@@ -67,17 +70,22 @@ __all__ = [
   'duet_abort',
   'duet_settled',
   'espo',
+  'fit_hazard',
   'fit_head',
   'forecast',
   'forecasts',
+  'gate_counts',
   'group_is_dead',
+  'hazard_head',
   'head_calibration',
   'init_gate',
   'is_users',
   'latent_trajectory',
   'make',
+  'makespan_gate',
   'mean_logprob',
   'never',
+  'new_hazard',
   'new_head',
   'newton',
   'own_price',
@@ -91,5 +99,6 @@ __all__ = [
   'update_gate',
   'value_only',
   'wald',
+  'with_hazard',
   'with_head',
 ]

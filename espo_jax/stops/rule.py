@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.stops.regression import Head
+from espo_jax.stops.regression import Hazard, Head
 from espo_jax.types import StopReason, takes_numpy
 
 
@@ -24,6 +24,7 @@ class Adaptive(flax.struct.PyTreeNode):
   enabled: Bool[Array, '']  # False until the critic warm-up is over
   account: Float[Array, 'K'] | None = None  # counts that some rules keep; None for the others
   head: Head | None = None  # what `with_head` fits; None for rules without a head
+  hazard: Hazard | None = None  # what `with_hazard` fits; None for rules without one
 
 
 class StopState(flax.struct.PyTreeNode):
