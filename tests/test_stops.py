@@ -19,12 +19,13 @@ SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', 'hazard_head', *JUDGING)
 # Constants with which rows of a few tokens stop.
-SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}} | {
-  name: {'probe': 40} for name in JUDGING
-}
+SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}}
+SMALL |= {'candidate_answer': {'marker': (3, 3)}} | {name: {'probe': 40} for name in JUDGING}
 SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald', 'hazard_head')}
 STEERED = tuple(
-  name for name in ALL if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', *HEADED)
+  name
+  for name in ALL
+  if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', 'candidate_answer', *HEADED)
 )
 
 
@@ -198,7 +199,7 @@ def test_a_disabled_rule_never_stops(name):
   regret, values, noise = rows(seed=5, count=50)
   far = 0 if name in (*HEADED, *SMALL) else 1e6  # a forecast of such rows would be anything, and they would be confident
   low = name not in (*JUDGING, 'duet_abort')  # these stop rows by a high draw
-  draws = noise if name == 'duet_settled' else noise * 1e-6 if low else 1 - noise * 1e-6
+  draws = noise if name in ('duet_settled', 'candidate_answer') else noise * 1e-6 if low else 1 - noise * 1e-6
   observed = (regret + far, values - far, draws)
   beta = {'deepconf': -5.0, 'latent_trajectory': -0.9, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])

@@ -88,6 +88,11 @@ STOP = section(
     group_tokens=Field(64, 'The tokens of each row by which a group is judged.', ABOVE_0, OURS),
     doubt=Field(0.05, 'The highest probability of differing verdicts at which a group is ended.', SHARE, OURS),
   ),
+  candidate_answer=section(
+    "The constants of the rule 'candidate_answer', which ends rows with a candidate answer.",
+    marker=Field((), 'The token ids with which a candidate answer ends.', None, UNPUBLISHED),
+    allowed=Field(1, 'The number of candidates up to which a row goes on.', ABOVE_0, UNPUBLISHED),
+  ),
   duet_settled=section(
     "The constants of the rule 'duet_settled', which ends rows that write their answer with confidence.",
     marker=Field((), 'The token ids with which a final answer begins.', None, UNPUBLISHED),

@@ -50,6 +50,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _judging(config, rule)
   if 'duet_settled' in arms:
     yield from _settled(config)
+  if 'candidate_answer' in arms:
+    yield from _settling(config, 'candidate_answer', "the text that ends an answer, such as the tokenizer's for '</answer>'")
   if 'duet_abort' in arms and s.duet_abort.grace >= config.rollout.horizon:
     yield (
       f"stop.duet_abort.grace = {s.duet_abort.grace}: the rule 'duet_abort' can never fire within rollout.horizon = "
@@ -184,22 +186,25 @@ def _on_segments(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'stop.latent_trajectory.directions = {own.directions}: a state has {size} numbers; fix: at most {size}'
 
 
+def _settling(config: ml_collections.ConfigDict, rule: str, text: str) -> Iterator[str]:
+  """Yields why a rule that waits for a marker and then grades the row cannot act."""
+  marker = config.stop[rule].marker
+  if not marker or not all(isinstance(token, int) for token in marker):
+    yield f'stop.{rule}.marker = {marker!r}: the rule {rule!r} waits for these token ids; fix: those of {text}'
+  if config.stop.returns != 'graded':
+    yield (
+      f'stop.returns = {config.stop.returns!r}: the rule {rule!r} ends rows that have their answer; '
+      "fix: stop.returns = 'graded'"
+    )
+
+
 def _settled(config: ml_collections.ConfigDict) -> Iterator[str]:
   own, horizon = config.stop.duet_settled, config.rollout.horizon
-  if not own.marker or not all(isinstance(token, int) for token in own.marker):
-    yield (
-      f"stop.duet_settled.marker = {own.marker!r}: the rule 'duet_settled' waits for these token ids; fix: those of the text "
-      "before an answer, such as the tokenizer's for '####'"
-    )
+  yield from _settling(config, 'duet_settled', "the text before an answer, such as the tokenizer's for '####'")
   if own.look_from + own.streak > horizon:
     yield (
       f"stop.duet_settled.look_from = {own.look_from}: the rule 'duet_settled' can never fire within rollout.horizon = "
       f'{horizon}; fix: fewer tokens'
-    )
-  if config.stop.returns != 'graded':
-    yield (
-      f"stop.returns = {config.stop.returns!r}: the rule 'duet_settled' ends rows that have their answer; "
-      "fix: stop.returns = 'graded'"
     )
 
 

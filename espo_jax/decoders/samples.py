@@ -17,7 +17,8 @@ class Samples(NamedTuple):
 
   Attributes:
     answers: The answer that each sample states, with one spelling for equal answers; '' states none.
-    ended: Whether an end token ended the sample. The others were cut by the horizon or by a stop rule.
+    ended: Whether an end token ended the sample, or a rule that settles answers. The others were cut by the horizon or by
+      another stop rule.
     lengths: The number of tokens of each sample, up to its stop if a rule stopped it.
     tokens: The tokens of each sample.
     logprobs: The log-probability of each token under the distribution that it was drawn from.

@@ -60,7 +60,7 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
       if type(row[name]) is not kind or (name == 'length' and not 0 < row[name] < _LONGEST):
         raise OutputError(f'{folder / SAMPLES}:{number}: {name} = {row[name]!r}: not of an answer; fix: a copy of the file')
     answers.append(row['answer'])
-    columns['ended'].append(row['stop_reason'] == 'eos')
+    columns['ended'].append(row['stop_reason'] in ('eos', 'settled'))
     columns['lengths'].append(row['length'])
     columns['correct'].append(row['correct'])
   samples, total = settings['samples'], settings['samples'] * settings['problems']

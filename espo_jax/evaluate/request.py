@@ -18,6 +18,7 @@ from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
 
+Constant = float | tuple[int, ...]  # a number, or token ids
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -106,7 +107,7 @@ class Request:
   record: bool = False
   features: int = 0
   stop: str | None = None
-  constants: Sequence[tuple[str, float]] = ()
+  constants: Sequence[tuple[str, Constant]] = ()
   decoders: Sequence[Asked] = ()
   curve: bool = False
   output: str | None = None
@@ -149,7 +150,7 @@ def _check_stop(request: Request) -> None:
     raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
   if not request.stop:
     for name, value in request.constants:
-      raise RequestError(f'--constants {name}={value:g}: no stop rule reads it; fix: --stop=espo, or leave it out')
+      raise RequestError(f'--constants {name}={_told(value)}: no stop rule reads it; fix: --stop=espo, or leave it out')
     return
   try:
     lookup('stop rule', request.stop, dict.fromkeys(stops.REGISTRY))
@@ -171,7 +172,7 @@ def _check_stop(request: Request) -> None:
   for name, value in request.constants:
     if name not in known:
       raise RequestError(
-        f'--constants {name}={value:g}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
+        f'--constants {name}={_told(value)}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
       )
 
 
@@ -217,10 +218,26 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
   return exp
 
 
-def asked_rule(config: Any, name: str, constants: Mapping[str, float]) -> StopRule:
-  """Makes the stop rule `name` with the config's constants, of which some are replaced."""
+def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> StopRule:
+  """Makes the stop rule `name` with the config's constants, of which some are replaced.
+
+  Raises:
+    RequestError: A constant is a number and token ids were given, or it is token ids and the number is none.
+  """
   defaults = registry.defaults(stops.REGISTRY[name])
-  return make_rule(config, name, **{constant: type(defaults[constant])(value) for constant, value in constants.items()})
+  typed: dict[str, Any] = {}
+  for constant, value in constants.items():
+    ids = isinstance(defaults[constant], tuple)
+    given = value if isinstance(value, tuple) else (value,)
+    if (not ids and len(given) > 1) or (ids and any(x != int(x) or x < 0 for x in given)):
+      wanted = 'token ids such as 17,4' if ids else 'one number'
+      raise RequestError(f'--constants {constant}={_told(value)}: of another kind; fix: {wanted}')
+    typed[constant] = tuple(int(x) for x in given) if ids else type(defaults[constant])(given[0])
+  return make_rule(config, name, **typed)
+
+
+def _told(value: Constant) -> str:
+  return ','.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'
 
 
 def _check_episodes(environment: str, request: Request) -> None:

@@ -11,14 +11,14 @@ from espo_jax.evaluate.answers import Acting
 from espo_jax.evaluate.measures import aucm, erde
 from espo_jax.evaluate.policies import Policy
 from espo_jax.evaluate.recording import Scale
-from espo_jax.evaluate.request import asked_rule
+from espo_jax.evaluate.request import Constant, asked_rule
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.replay.measures import measure
 from espo_jax.types import StopReason
 
 
-def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scale: Scale) -> Acting:
+def acting_rule(exp: Experiment, name: str, constants: Mapping[str, Constant], scale: Scale) -> Acting:
   """Makes the stop rule `name` in its first state.
 
   Args:

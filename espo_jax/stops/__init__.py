@@ -20,6 +20,7 @@ These places of the code handle a stopped row, in this order:
 from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
 from espo_jax.stops.arrol import ARROL_BINS, arrol, arrol_signed, arrol_survival, bin_posterior, signed_survival
+from espo_jax.stops.candidate_answer import candidate_answer
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
@@ -64,6 +65,7 @@ __all__ = [
   'arrol_survival',
   'at_beta',
   'bin_posterior',
+  'candidate_answer',
   'controlled',
   'dead_groups',
   'deepconf',

@@ -118,6 +118,7 @@ class StopRule(NamedTuple):
     group: How the rule ends all rows of a prompt at once; None if it does not.
     reason: What a stop makes of a row: `STOPPED`, `PRUNED` where the row then leaves the batch, or `SETTLED` where its text is
       graded as it stands.
+    settles: Whether a row that the rule stops has its answer. Then an evaluation grades what it has.
     directions: The number `K` of directions of the projections that `update` reads; 0 if it reads none.
   """
 
@@ -128,6 +129,7 @@ class StopRule(NamedTuple):
   reads: frozenset[str] = frozenset()
   group: GroupRule | None = None
   reason: StopReason = StopReason.STOPPED
+  settles: bool = False
   directions: int = 0
 
 
