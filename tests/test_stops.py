@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 ALL = tuple(stops.REGISTRY)
 JUDGING = ('arrol', 'arrol_signed')
 SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
+PROBING = ('deer', 'answer_convergence', 'answer_entropy')
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', 'hazard_head', *JUDGING)
 # Constants with which rows of a few tokens stop.
@@ -25,7 +26,7 @@ SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald', 'hazard_h
 STEERED = tuple(
   name
   for name in ALL
-  if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', 'candidate_answer', *HEADED)
+  if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', 'candidate_answer', *PROBING, *HEADED)
 )
 
 
@@ -49,7 +50,9 @@ def rollout(rule, state: Adaptive, regret, values, noise):
   def step(carry, xs):
     tokens = (8 * xs[2]).astype(jnp.int32)
     read = {'margin': xs[0] + 0.5, 'confidence': xs[0], 'projections': jnp.stack(xs[:2], axis=1)}
-    seen = Observation(*xs, -xs[0], tokens=tokens, **read)
+    two, length = jnp.stack(xs[:2], axis=1), jnp.where(xs[2] < 0.9, 2, 1).astype(jnp.int32)
+    answer = stops.ForcedAnswer(jnp.stack([tokens // 2] * 2, axis=1), -two, jnp.abs(two), length)
+    seen = Observation(*xs, -xs[0], tokens=tokens, answer=answer, **read)
     carry, stop, score = rule.update(carry, seen)
     return carry, (carry.z, stop, score)
 
@@ -197,9 +200,11 @@ def test_what_comes_later_never_changes_a_decision(name):
 def test_a_disabled_rule_never_stops(name):
   rule = stops.REGISTRY[name](**SMALL.get(name, {}))
   regret, values, noise = rows(seed=5, count=50)
-  far = 0 if name in (*HEADED, *SMALL) else 1e6  # a forecast of such rows would be anything, and they would be confident
+  far = (
+    0 if name in (*HEADED, *SMALL, *PROBING) else 1e6
+  )  # a forecast of such rows would be anything, and they would be confident
   low = name not in (*JUDGING, 'duet_abort')  # these stop rows by a high draw
-  draws = noise if name in ('duet_settled', 'candidate_answer') else noise * 1e-6 if low else 1 - noise * 1e-6
+  draws = noise if name in ('duet_settled', 'candidate_answer', *PROBING) else noise * 1e-6 if low else 1 - noise * 1e-6
   observed = (regret + far, values - far, draws)
   beta = {'deepconf': -5.0, 'latent_trajectory': -0.9, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])

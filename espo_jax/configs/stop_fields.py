@@ -41,6 +41,19 @@ def _judging(rule: str, source: str, mark: str) -> Section:
   )
 
 
+def _probing(rule: str, what: str, most: int, mark: str, **own: Field) -> Section:
+  """Declares the constants of a rule that asks for answers on the way."""
+  return section(
+    f"The constants of the rule '{rule}', which {what}. It acts in evaluations.",
+    inducer=Field((), 'The token ids that ask for the answer.', None, UNPUBLISHED),
+    marker=Field((), 'The token ids before which the rule asks; () to ask every `every` tokens.', None, UNPUBLISHED),
+    every=Field(64, 'The number of tokens between two places without a marker.', ABOVE_0, OURS),
+    answer_tokens=Field(20, 'The most tokens of an answer.', ABOVE_0, mark),
+    most=Field(most, 'The most places of a row.', ABOVE_0, mark),
+    **own,
+  )
+
+
 STOP = section(
   'The stop rule under study. A rule reads only the constants that are options of its own.',
   name=Field('espo', "The rule; 'never' is plain PPO.", STOP_RULES),
@@ -92,6 +105,31 @@ STOP = section(
     "The constants of the rule 'candidate_answer', which ends rows with a candidate answer.",
     marker=Field((), 'The token ids with which a candidate answer ends.', None, UNPUBLISHED),
     allowed=Field(1, 'The number of candidates up to which a row goes on.', ABOVE_0, UNPUBLISHED),
+  ),
+  deer=_probing(
+    'deer',
+    'ends rows whose answer is confident',
+    10,
+    PUBLISHED,
+    confidence=Field(0.95, 'The mean probability above which a row ends.', SHARE, PUBLISHED),
+    geometric=Field(False, 'Whether the mean is geometric.', None, UNPUBLISHED),
+  ),
+  answer_convergence=_probing(
+    'answer_convergence',
+    'ends rows whose answer stays the same',
+    32,
+    UNPUBLISHED,
+    agree=Field(3, 'The number of equal answers in a row.', ABOVE_0, UNPUBLISHED),
+  ),
+  answer_entropy=_probing(
+    'answer_entropy',
+    'ends rows whose answer is sure, or does not become surer',
+    32,
+    OURS,
+    low=Field(0.05, 'The entropy in nats below which an answer is sure.', AT_LEAST_0, OURS),
+    window=Field(4, 'The number of entropies whose slope is taken.', ABOVE_0, OURS),
+    flat=Field(0.0, 'The fall in nats per place up to which a row does not become surer.', AT_LEAST_0, OURS),
+    least_probes=Field(8, 'The first place at which the slope is looked at.', ABOVE_0, OURS),
   ),
   duet_settled=section(
     "The constants of the rule 'duet_settled', which ends rows that write their answer with confidence.",

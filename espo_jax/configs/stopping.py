@@ -24,6 +24,12 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield from _returns(config)
   if arms <= {'never'}:
     return
+  for rule in sorted(arms & set(stops.REGISTRY)):
+    if stops.REGISTRY[rule]().probing is not None:
+      yield (
+        f'the rule {rule!r} asks the policy for answers on the way, whose tokens are not of the policy that is trained; '
+        f'fix: another rule, and espo_jax.evaluate --stop={rule} for this one'
+      )
   fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in (*_SCALED, *_PRICED)}
   for arm, field in fields.items():
     own = get_field(config, field)

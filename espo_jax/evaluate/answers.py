@@ -233,7 +233,7 @@ def sample_answers(
     cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     graded = exp.turns(tagged, texts) if turn_of is None else last_turns(exp, tagged, tokens, turn_of)
-    grade = functools.partial(_verdicts, exp, [problem for problem in fresh for _ in range(samples)], rows=prompts * samples)
+    grade = functools.partial(verdicts_of, exp, [problem for problem in fresh for _ in range(samples)], rows=prompts * samples)
     verdicts = verdicts or grade(graded)
     ends, at_end = graded, verdicts
     if rule.settles and cut:
@@ -315,7 +315,7 @@ def _depth(answers: Sequence[Answer]) -> float:
   return sum(answer.depth * answer.length for answer in answers) / sum(answer.length for answer in answers)
 
 
-def _verdicts(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
+def verdicts_of(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
   """Grades the answers, which are the first of `rows` rows. Each process grades its own rows, and all get every verdict."""
   mine = parallel.my_rows(exp.mesh, rows)
   own = [i for i in mine if i < len(texts)]

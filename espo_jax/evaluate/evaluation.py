@@ -15,8 +15,8 @@ from espo_jax.evaluate.answers import problems_digest, prompts_per_batch, sample
 from espo_jax.evaluate.policies import Policy, open_policy
 from espo_jax.evaluate.processing import make_processor
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
-from espo_jax.evaluate.request import Request, check, experiment_for
-from espo_jax.evaluate.settling import summarise_settled
+from espo_jax.evaluate.request import Request, asked_rule, check, experiment_for
+from espo_jax.evaluate.settling import settled_answers, summarise_settled
 from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
 from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
@@ -139,12 +139,16 @@ def _answer(
       sample_answers, exp, problems=problems, prompts=prompts, samples=samples, temperature=settings['temperature']
     )
     answering, acting = functools.partial(answering, seed=settings['seed'], processor=processor), None
-    if 'stop' in settings:
+    rule = asked_rule(exp.config, settings['stop'], settings['constants']) if 'stop' in settings else None
+    if rule is not None and rule.probing is None:
       scale = measured_scale(output, lambda: next(answering(params, record=True)))
       acting = acting_rule(exp, settings['stop'], settings['constants'], scale)
       params = with_value(exp, policy, params, scale)
-    answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0))
-    for batch in answering(params, start=start // samples, acting=acting):
+    answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0), acting=acting)
+    if rule is not None and rule.probing is not None:
+      asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
+      answering = functools.partial(settled_answers, exp, rule=rule, seed=settings['seed'], **asked)
+    for batch in answering(params, start=start // samples):
       if batch.recorded is not None and parallel.is_first():
         write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)

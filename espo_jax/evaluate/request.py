@@ -144,7 +144,8 @@ def check(request: Request) -> None:
 def _check_stop(request: Request) -> None:
   """Checks the flags about recording and stopping."""
   asked = f'--stop={request.stop}' if request.stop else '--record'
-  if (request.record or request.stop) and request.temperature == 0:
+  settles = request.stop is not None and request.stop in stops.REGISTRY and stops.REGISTRY[request.stop]().settles
+  if (request.record or (request.stop and not settles)) and request.temperature == 0:
     raise RequestError(f'{asked} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
   if request.features and not request.record:
     raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
@@ -168,6 +169,8 @@ def _check_stop(request: Request) -> None:
     raise RequestError('--stop=duet_abort: its deadline follows the lengths of a training; fix: another rule')
   if request.stop == 'makespan_gate' and 'beta_0' not in dict(request.constants):
     raise RequestError('--stop=makespan_gate: its threshold follows a training; fix: --constants beta_0=1.4, say')
+  if stops.REGISTRY[request.stop]().probing is not None:
+    _check_probing(request)
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:
@@ -212,10 +215,32 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
-  if request.stop and (count := asked_rule(config, request.stop, dict(request.constants)).directions) > most:
-    where = f'--stop={request.stop}: directions = {count}'
-    raise RequestError(f'{where}: a state has {most} numbers; fix: --constants directions={most}')
+  if request.stop:
+    _check_rule(asked_rule(config, request.stop, dict(request.constants)), request.stop, exp)
   return exp
+
+
+def _check_probing(request: Request) -> None:
+  """Checks the flags beside a rule that asks for answers."""
+  given = {'--record': request.record, **{f'--processor={one.name}': True for one in request.processors}}
+  if flag := next((flag for flag, value in given.items() if value), ''):
+    raise RequestError(f'{flag} with --stop={request.stop}: it would act on probes too; fix: leave it out')
+
+
+def _check_rule(rule: StopRule, name: str, exp: Experiment) -> None:
+  """Checks that a rule with its constants can act on the policy."""
+  if rule.directions > (most := exp.model.config.hidden_size):
+    where = f'--stop={name}: directions = {rule.directions}'
+    raise RequestError(f'{where}: a state has {most} numbers; fix: --constants directions={most}')
+  if rule.probing is None:
+    return
+  if not rule.probing.inducer or set(rule.probing.inducer) & set(exp.end_tokens):
+    raise RequestError(
+      f'--stop={name}: inducer = {rule.probing.inducer}: it asks for the answer, and no token of it may end one; '
+      'fix: --constants inducer=17,4 with the token ids of a text such as "Final answer:"'
+    )
+  if exp.model.exits is not None:
+    raise RequestError(f'--stop={name}: the policy has early exits, with which no answer is probed; fix: another rule')
 
 
 def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> StopRule:
@@ -233,7 +258,10 @@ def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> Sto
       wanted = 'token ids such as 17,4' if ids else 'one number'
       raise RequestError(f'--constants {constant}={_told(value)}: of another kind; fix: {wanted}')
     typed[constant] = tuple(int(x) for x in given) if ids else type(defaults[constant])(given[0])
-  return make_rule(config, name, **typed)
+  try:
+    return make_rule(config, name, **typed)
+  except ValueError as error:
+    raise RequestError(f'--stop={name}: {error}') from error
 
 
 def _told(value: Constant) -> str:

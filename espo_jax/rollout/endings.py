@@ -87,4 +87,6 @@ def _on_demand(setup: Setup, token: Token, name: str) -> Array:
     if count > size:
       raise ValueError(f'directions = {count}: the stop rule projects states of {size} numbers; fix: at most {size}')
     return projected(token.states, jnp.asarray(directions(size, count)))
+  if name == 'answer':
+    raise ValueError(f'{setup.rule.probing}: the stop rule asks for answers, for which rows do not wait; fix: generate_probed')
   return {'logprobs': token.logprobs, 'tokens': token.tokens}[name]

@@ -19,11 +19,14 @@ These places of the code handle a stopped row, in this order:
 
 from espo_jax.registry import import_files
 from espo_jax.stops.ablations import never, random_stop, regret_only, value_only
+from espo_jax.stops.answer_convergence import answer_convergence
+from espo_jax.stops.answer_entropy import answer_entropy, mean_entropy, slope
 from espo_jax.stops.arrol import ARROL_BINS, arrol, arrol_signed, arrol_survival, bin_posterior, signed_survival
 from espo_jax.stops.candidate_answer import candidate_answer
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled
 from espo_jax.stops.dead_groups import dead_groups, group_is_dead
 from espo_jax.stops.deepconf import deepconf
+from espo_jax.stops.deer import answer_confidence, deer
 from espo_jax.stops.duet_abort import duet_abort
 from espo_jax.stops.duet_settled import duet_settled
 from espo_jax.stops.espo import espo
@@ -34,6 +37,7 @@ from espo_jax.stops.latent_trajectory import latent_trajectory
 from espo_jax.stops.makespan_gate import gate_counts, makespan_gate
 from espo_jax.stops.mean_logprob import mean_logprob
 from espo_jax.stops.own_price import own_price, wald
+from espo_jax.stops.probing import ForcedAnswer, Probing
 from espo_jax.stops.registered import REGISTRY, arguments, is_users, make, register
 from espo_jax.stops.regression import Hazard, Head, Regression, new_hazard, new_head, newton
 from espo_jax.stops.regret import surrogate_regret
@@ -47,6 +51,7 @@ __all__ = [
   'REGISTRY',
   'Adaptive',
   'Control',
+  'ForcedAnswer',
   'Forecast',
   'GateState',
   'GroupRule',
@@ -55,10 +60,14 @@ __all__ = [
   'Hindsight',
   'Memory',
   'Observation',
+  'Probing',
   'Regression',
   'StopRule',
   'StopState',
   'adaptive',
+  'answer_confidence',
+  'answer_convergence',
+  'answer_entropy',
   'arguments',
   'arrol',
   'arrol_signed',
@@ -69,6 +78,7 @@ __all__ = [
   'controlled',
   'dead_groups',
   'deepconf',
+  'deer',
   'duet_abort',
   'duet_settled',
   'espo',
@@ -85,6 +95,7 @@ __all__ = [
   'latent_trajectory',
   'make',
   'makespan_gate',
+  'mean_entropy',
   'mean_logprob',
   'never',
   'new_hazard',
@@ -96,6 +107,7 @@ __all__ = [
   'regret_only',
   'risk_control',
   'signed_survival',
+  'slope',
   'surrogate_regret',
   'unless_nan',
   'update_gate',

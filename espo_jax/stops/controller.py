@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from espo_jax.stops.probing import Probing
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
@@ -132,6 +133,12 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
 
   rule = StopRule(init, update, takes_numpy(threshold), adapt)
   return rule if memory is None else rule._replace(reads=memory.reads, directions=memory.directions)
+
+
+def probing_rule(score: Score, above: float, memory: Memory, probing: Probing, momentum: float) -> StopRule:
+  """Makes a rule that asks for answers, and settles a row once the score of one is above a constant."""
+  still = Control(above, beta_min=above, beta_max=above, eta=0.0, target_rate=0.0, momentum=momentum)
+  return controlled_rule(score, at_beta, still, memory)._replace(settles=True, probing=probing)
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from espo_jax.stops.probing import ForcedAnswer, Probing
 from espo_jax.stops.regression import Hazard, Head
 from espo_jax.types import StopReason, takes_numpy
 
@@ -48,6 +49,7 @@ class Observation(NamedTuple):
     confidence: Minus the mean log-probability of the 20 likeliest tokens, in nats.
     tokens: The sampled token.
     projections: The policy's final state that the token was drawn from, projected onto `StopRule.directions` directions.
+    answer: What the policy answers if it is asked now: see `StopRule.probing`.
   """
 
   regret: Float[Array, 'B']
@@ -59,6 +61,7 @@ class Observation(NamedTuple):
   confidence: Float[Array, 'B'] | None = None
   tokens: Int[Array, 'B'] | None = None
   projections: Float[Array, 'B K'] | None = None
+  answer: ForcedAnswer | None = None
 
 
 class Hindsight(NamedTuple):
@@ -119,6 +122,8 @@ class StopRule(NamedTuple):
     reason: What a stop makes of a row: `STOPPED`, `PRUNED` where the row then leaves the batch, or `SETTLED` where its text is
       graded as it stands.
     settles: Whether a row that the rule stops has its answer. Then an evaluation grades what it has.
+    probing: Where the rule asks the policy for its answer; None if it asks nowhere. `update` is then called once for each
+      place, not for each token, and of the other arrays it sees zeros.
     directions: The number `K` of directions of the projections that `update` reads; 0 if it reads none.
   """
 
@@ -131,6 +136,7 @@ class StopRule(NamedTuple):
   reason: StopReason = StopReason.STOPPED
   settles: bool = False
   directions: int = 0
+  probing: Probing | None = None
 
 
 @takes_numpy
