@@ -21,7 +21,9 @@ ALONE = ('never', 'dead_groups')  # no row is stopped by itself
 HEADED = ('own_price', 'wald', 'dead_groups', 'hazard_head', *JUDGING)
 # Constants with which rows of a few tokens stop.
 SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}}
-SMALL |= {'candidate_answer': {'marker': (3, 3)}} | {name: {'probe': 40} for name in JUDGING}
+SMALL |= {'candidate_answer': {'marker': (3, 3)}, 'answer_convergence': {'answer_tokens': 2}} | {
+  name: {'probe': 40} for name in JUDGING
+}
 SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald', 'hazard_head')}
 STEERED = tuple(
   name

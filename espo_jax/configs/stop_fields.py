@@ -44,7 +44,7 @@ def _judging(rule: str, source: str, mark: str) -> Section:
 def _probing(rule: str, what: str, most: int, mark: str, **own: Field) -> Section:
   """Declares the constants of a rule that asks for answers on the way."""
   return section(
-    f"The constants of the rule '{rule}', which {what}. It acts in evaluations.",
+    f"The constants of the rule '{rule}', which {what}.",
     inducer=Field((), 'The token ids that ask for the answer.', None, UNPUBLISHED),
     marker=Field((), 'The token ids before which the rule asks; () to ask every `every` tokens.', None, UNPUBLISHED),
     every=Field(64, 'The number of tokens between two places without a marker.', ABOVE_0, OURS),

@@ -1,7 +1,7 @@
 """Runs a stop rule over complete rows, and finds where it ends each of them."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def replay(
 
 def observations(rule: StopRule, recording: Recordings, noise: Float[Array, '*F N T']) -> Observation:
   """Returns what a rule observes of recorded rows."""
-  read = {
+  read: dict[str, Any] = {
     name: jnp.asarray(getattr(recording, name), recording.regret.dtype) for name in rule.reads
   }  # half precision becomes single
   return Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise, **read)

@@ -5,7 +5,7 @@ row ends at the same token in both.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -54,7 +54,7 @@ def judge(setup: Setup, row: Row, stop: StopState, shadow: Bool[Array, 'S'], lim
     limit: The most tokens of each row.
     token: The token.
   """
-  on_demand = {name: _on_demand(setup, token, name) for name in setup.rule.reads}
+  on_demand: dict[str, Any] = {name: _on_demand(setup, token, name) for name in setup.rule.reads}
   observed = Observation(token.regret, token.values, token.noise[:, 1], **on_demand)
   stop, fires, z = setup.rule.update(stop, observed)
 

@@ -101,12 +101,19 @@ def generate_probed(
   rule, rows = never(), prompts.lengths.shape[0] * samples
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   ahead = len(probing.inducer) + probing.answer_tokens
-  begins = {'first': jnp.zeros(rows, jnp.int32), 'limit': jnp.full(rows, horizon, jnp.int32), 'shadow': jnp.zeros(rows, bool)}
+  begins = start_rows(
+    prompts,
+    *prefill(model, params, prompts),
+    first=jnp.zeros(rows, jnp.int32),
+    limit=jnp.full(rows, horizon, jnp.int32),
+    keys=keys,
+    shadow=jnp.zeros(rows, bool),
+  )
   whole = Setup(
     model=model,
     params=params,
     rule=rule,
-    start=start_rows(prompts, *prefill(model, params, prompts), keys=keys, **begins),
+    start=begins,
     samples=samples,
     slots=rows,
     horizon=horizon + ahead,
@@ -121,11 +128,12 @@ def generate_probed(
   paths, caches = decode_rows(whole, adaptive)
   paths = paths.replace(**{name: getattr(paths, name)[:, :horizon] for name in _OF_TOKENS})
   places = probe_places(paths.tokens, paths.length, probing)
-  each = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), samples, axis=0), (prompts, whole.start.states))
+  repeated, states = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), samples, axis=0), (prompts, begins.states))
   first = jnp.where(places < horizon, places, 0).reshape(-1)
   start = start_rows(
-    *each,
-    caches.of_lengths(jnp.asarray(each[0].lengths)),
+    repeated,
+    states,
+    caches.of_lengths(jnp.asarray(repeated.lengths)),
     first=first,
     limit=first + ahead,
     keys=jnp.repeat(keys, probing.most),
@@ -171,5 +179,5 @@ def _answers(probes: Trajectories, probing: Probing, rows: int) -> ForcedAnswer:
     found = jnp.where(places < length[:, None], jnp.take_along_axis(x, columns, axis=1), 0)
     return found.reshape(rows, probing.most, -1)
 
-  numbers = (own(x) for x in (probes.tokens, probes.logprobs, probes.features.entropy))
-  return ForcedAnswer(*numbers, length.reshape(rows, probing.most))
+  entropy = own(probes.features.entropy)
+  return ForcedAnswer(own(probes.tokens), own(probes.logprobs), entropy, length.reshape(rows, probing.most))

@@ -15,10 +15,10 @@ _SURE = 2  # probes in a row with a low entropy
 
 
 @takes_numpy
-def mean_entropy(answer: ForcedAnswer) -> Float[Array, '*B']:
+def mean_entropy(answer: ForcedAnswer) -> Float[Array, 'B']:
   """Returns the mean entropy of the distributions of an answer's tokens, in nats; infinity for an empty answer."""
-  counts = jnp.arange(answer.entropy.shape[-1], dtype=jnp.int32) < answer.length[..., None]
-  mean = jnp.where(counts, answer.entropy, 0.0).sum(axis=-1) / jnp.maximum(answer.length, 1).astype(answer.entropy.dtype)
+  counts = jnp.arange(answer.entropy.shape[1], dtype=jnp.int32)[None] < answer.length[:, None]
+  mean = jnp.where(counts, answer.entropy, 0.0).sum(axis=1) / jnp.maximum(answer.length, 1).astype(answer.entropy.dtype)
   return jnp.where(answer.length > 0, mean, jnp.inf)
 
 

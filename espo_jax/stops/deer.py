@@ -12,17 +12,17 @@ from espo_jax.types import takes_numpy
 
 
 @takes_numpy
-def answer_confidence(answer: ForcedAnswer, *, geometric: bool = False) -> Float[Array, '*B']:
+def answer_confidence(answer: ForcedAnswer, *, geometric: bool = False) -> Float[Array, 'B']:
   """Returns the mean probability of an answer's tokens without the first; 0 for fewer than two tokens.
 
   Args:
     answer: The answers.
     geometric: Whether the mean is geometric instead of arithmetic.
   """
-  places = jnp.arange(answer.logprobs.shape[-1], dtype=jnp.int32)
-  counts = (places >= 1) & (places < answer.length[..., None])
+  places = jnp.arange(answer.logprobs.shape[1], dtype=jnp.int32)[None]
+  counts = (places >= 1) & (places < answer.length[:, None])
   count = jnp.maximum(answer.length - 1, 1).astype(answer.logprobs.dtype)
-  summed = jnp.where(counts, answer.logprobs if geometric else jnp.exp(answer.logprobs), 0.0).sum(axis=-1)
+  summed = jnp.where(counts, answer.logprobs if geometric else jnp.exp(answer.logprobs), 0.0).sum(axis=1)
   mean = jnp.exp(summed / count) if geometric else summed / count
   return jnp.where(answer.length > 1, mean, 0.0)
 

@@ -32,7 +32,8 @@ class Head(flax.struct.PyTreeNode):
 def new_head() -> Head:
   """Returns a head that has seen nothing: it expects the same of all rows."""
   blank, identity = jnp.zeros(FEATURES), jnp.asarray([1.0, 0.0])
-  return Head(*map(new_regression, (blank, blank, identity)), jnp.zeros((), jnp.int32))
+  success, remaining, platt = (new_regression(weights) for weights in (blank, blank, identity))
+  return Head(success, remaining, platt, jnp.zeros((), jnp.int32))
 
 
 def new_regression(weights: Float[Array, 'F']) -> Regression:
