@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from espo_jax.model import ActorCritic, Params
+from espo_jax.model import ActorCritic, Caches, Params
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.engine import decode_rows
 from espo_jax.rollout.features import directions
@@ -128,7 +128,16 @@ def generate_probed(
   paths, caches = decode_rows(whole, adaptive)
   paths = paths.replace(**{name: getattr(paths, name)[:, :horizon] for name in _OF_TOKENS})
   places = probe_places(paths.tokens, paths.length, probing)
-  repeated, states = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), samples, axis=0), (prompts, begins.states))
+  asked = _asked(whole, caches, places, probing, slots)
+  return Probed(paths, places, _answers(decode_rows(asked, adaptive)[0], probing, rows))
+
+
+def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Probing, slots: int) -> Setup:
+  """Returns the rollout of the probes: each row keeps the columns before its place, and reads the inducer."""
+  begins, ahead = whole.start, len(probing.inducer) + probing.answer_tokens
+  horizon = whole.horizon - ahead
+  rows = begins.prompts, begins.states
+  repeated, states = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), whole.samples, axis=0), rows)
   first = jnp.where(places < horizon, places, 0).reshape(-1)
   start = start_rows(
     repeated,
@@ -136,21 +145,19 @@ def generate_probed(
     caches.of_lengths(jnp.asarray(repeated.lengths)),
     first=first,
     limit=first + ahead,
-    keys=jnp.repeat(keys, probing.most),
+    keys=jnp.repeat(begins.keys, probing.most),
     shadow=jnp.zeros(first.shape, bool),
     inducer=probing.inducer,
   )
-  start = start.replace(queue=queue_of((places < horizon).reshape(-1)))
-  asked = dataclasses.replace(
+  return dataclasses.replace(
     whole,
-    start=start,
+    start=start.replace(queue=queue_of((places < horizon).reshape(-1))),
     samples=probing.most,
     slots=slot_count(slots, first.size),
     sampling=_GREEDY,
     inducer=probing.inducer,
-    directions=jnp.asarray(directions(model.config.hidden_size, 1)),
+    directions=jnp.asarray(directions(whole.model.config.hidden_size, 1)),
   )
-  return Probed(paths, places, _answers(decode_rows(asked, adaptive)[0], probing, rows))
 
 
 @takes_numpy
