@@ -378,7 +378,7 @@ def make_reuse(config: ml_collections.ConfigDict) -> rollout.Reuse | None:
   return rollout.Reuse(config.rollout.reuse.form, config.rollout.reuse.lenience, config.rollout.reuse.candidates)
 
 
-def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float) -> StopRule:
+def make_rule(config: ml_collections.ConfigDict, name: str, **overrides: float | tuple[int, ...]) -> StopRule:
   """Makes the stop rule `name` with those constants of the config that it takes.
 
   Constants in the rule's own section replace those of `config.stop`. A user's rule takes constants from its own section only.

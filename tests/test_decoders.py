@@ -18,6 +18,7 @@ EVERY = [
   *(('deepconf', {'confidence': kind, 'window': 3, 'keep': 0.9}) for kind in ('bottom', 'lowest', 'tail', 'mean')),
   ('deepconf_online', {'warmup': 2, 'window': 2, 'keep': 0.9}),
   ('ffs', {'least': 4}),
+  ('lt_select', {'segment': 2, 'tries': 3, 'threshold': 0.6}),
 ]
 every = pytest.mark.parametrize(('name', 'options'), EVERY, ids=lambda x: x if isinstance(x, str) else repr(x))
 
@@ -41,6 +42,7 @@ def drawn(rng, count: int, kinds: int = 3) -> Samples:
     'confidence': [rng.exponential(size=n) for n in lengths],
   }
   answers = rng.choice(['', *'abcdef'[:kinds]], count).tolist()
+  fields['projections'] = [rng.normal(size=(n, 3)) for n in lengths]
   made = given(answers, lengths, rng.random(count) < 0.7, **fields)
   return made._replace(tokens=[rng.integers(0, 9, n) for n in lengths])
 

@@ -214,6 +214,37 @@ def test_the_value_of_a_directory_without_a_critic_is_the_share_of_right_answers
   np.testing.assert_array_equal(recordings.weight, 1)  # all stopped rows were decoded on
 
 
+def test_a_settled_answer_is_graded_on_what_it_has(workdir, tmp_path, capsys):
+  _, rows, free = evaluated(workdir, tmp_path / 'free')
+  marker = int(np.bincount(rows['tokens'][:, 2:10].reshape(-1)).argmax())
+  flags = ['--stop=candidate_answer', '--constants', f'marker={marker}']
+  summary, its, answers = evaluated(workdir, tmp_path / 'settled', *flags)
+  np.testing.assert_array_equal(its['tokens'], rows['tokens'])  # decoded on to the same ends
+  lost = gained = saved = 0
+  for one, whole, tokens in zip(answers, free, rows['tokens'], strict=True):
+    places = np.flatnonzero(tokens[: whole['length'] - (whole['stop_reason'] == 'eos')] == marker)
+    assert one['stop_reason'] == ('settled' if len(places) else whole['stop_reason'])
+    assert one['length'] == (places[0] + 1 if len(places) else whole['length'])
+    assert whole['response'].startswith(one['response']) and one['correct'] == (len(one['response']) % 2 == 0)
+    assert (one['full_length'], one['full_correct']) == (whole['length'], whole['correct'])
+    lost, gained = lost + (whole['correct'] > one['correct']), gained + (one['correct'] > whole['correct'])
+    saved += whole['length'] - one['length']
+  found = summary['stop']
+  assert 0 < found['settled'] < 1 and lost and gained
+  assert (found['lost'], found['gained'], found['probed']) == (lost, gained, 0)
+  assert found['saved'] == pytest.approx(saved / sum(whole['length'] for whole in free))
+  assert f'{lost} right answers were lost and {gained} gained' in capsys.readouterr().out
+
+
+def test_token_ids_are_no_number_and_a_number_is_no_token_ids(workdir):
+  for stop, constants, message in (
+    ('candidate_answer', 'marker=1.5', 'marker=1.5: of another kind; fix: token ids such as 17,4'),
+    ('espo', 'beta_0=1,2', 'beta_0=1,2: of another kind; fix: one number'),
+  ):
+    with pytest.raises(SystemExit, match=message):
+      evaluate_main([f'--checkpoint={workdir}', f'--stop={stop}', '--constants', constants])
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
   ('flags', 'message'),

@@ -40,6 +40,39 @@ def test_a_row_is_settled_where_the_specification_says():
   assert ends([], marker_at=99) == 0
 
 
+def candidates(tokens, marker, allowed):
+  """The tokens after which a row of these tokens is ended by the rule, None for never."""
+  rule = stops.candidate_answer(marker=marker, allowed=allowed)
+  held = rule.init(1, stops.adaptive(rule))
+  for t, token in enumerate(tokens):
+    held, stop, _ = rule.update(held, Observation(*[jnp.zeros(1)] * 3, tokens=jnp.full(1, token, jnp.int32)))
+    if stop[0]:
+      return t + 1
+  return None
+
+
+def test_a_row_ends_with_the_last_candidate_that_it_is_allowed():
+  trace = [5, 7, 4, 9, 7, 7, 4, 4, 7, 4]  # the marker ends at the tokens 3, 7 and 10
+  assert [candidates(trace, MARKER, allowed) for allowed in (1, 2, 3, 4, 10**6)] == [3, 7, 10, None, None]
+  assert candidates([4, 4, 4], (4, 4), 2) == 3  # candidates may overlap
+  assert candidates([4], MARKER, 1) is None  # what was not written is no token of the marker
+
+
+@pytest.mark.parametrize(('allowed', 'stops_some'), [(1, True), (10**6, False)])
+def test_a_candidate_ends_a_row_and_changes_no_token_before_it(allowed, stops_some):
+  free = run(rule=NEVER)
+  marker = (int(np.bincount(free.tokens[:, :6].reshape(-1)).argmax()),)
+  rule = stops.candidate_answer(marker=marker, allowed=allowed)._replace(reason=StopReason.SETTLED)
+  rows = run(rule=rule, state=STATE.replace(beta=jnp.float32(allowed - 0.5)), shadow=1.0)
+  settled = rows.stop_reason == StopReason.SETTLED
+  assert settled.any() == stops_some and not settled.all()
+  for n, length in enumerate(free.length):
+    places = np.flatnonzero(free.tokens[n, :length] == marker[0])
+    wanted = places[0] + 1 if stops_some and len(places) else length
+    assert rows.length[n] == rows.full_length[n] == wanted
+    np.testing.assert_array_equal(rows.tokens[n, :wanted], free.tokens[n, :wanted])
+
+
 def settled_rule(marker):
   rule = stops.duet_settled(marker=marker, look_from=2, gap=0.05, streak=2, forgiven=0.0)
   return rule._replace(reason=StopReason.SETTLED)

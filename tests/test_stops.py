@@ -16,12 +16,20 @@ pytestmark = pytest.mark.usefixtures('no_rank_promotion', 'no_dtype_promotion')
 ALL = tuple(stops.REGISTRY)
 JUDGING = ('arrol', 'arrol_signed')
 SETTLED = {'marker': (3,), 'look_from': 8, 'gap': 0.3, 'forgiven': 0.0}
+PROBING = ('deer', 'answer_convergence', 'answer_entropy')
 ALONE = ('never', 'dead_groups')  # no row is stopped by itself
-HEADED = ('own_price', 'wald', 'dead_groups', *JUDGING)
+HEADED = ('own_price', 'wald', 'dead_groups', 'hazard_head', *JUDGING)
 # Constants with which rows of a few tokens stop.
-SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED} | {name: {'probe': 40} for name in JUDGING}
-SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald')}
-STEERED = tuple(name for name in ALL if name not in ('never', 'risk_control', 'duet_abort', 'duet_settled', *HEADED))
+SMALL = {'deepconf': {'window': 4}, 'duet_settled': SETTLED, 'latent_trajectory': {'segment': 3, 'directions': 2}}
+SMALL |= {'candidate_answer': {'marker': (3, 3)}, 'answer_convergence': {'answer_tokens': 2}} | {
+  name: {'probe': 40} for name in JUDGING
+}
+SMALL |= {name: {'least_batches': 0} for name in ('own_price', 'wald', 'hazard_head')}
+STEERED = tuple(
+  name
+  for name in ALL
+  if name not in ('never', 'risk_control', 'makespan_gate', 'duet_abort', 'duet_settled', 'candidate_answer', *PROBING, *HEADED)
+)
 
 
 def some_head() -> stops.Head:
@@ -32,7 +40,8 @@ def some_head() -> stops.Head:
 
 def adaptive(mu=0.0, var=1.0, beta=1.0, *, batches=1, enabled=True) -> Adaptive:
   scalars = (jnp.float32(mu), jnp.float32(var), jnp.int32(batches), jnp.float32(beta), jnp.asarray(enabled))
-  return Adaptive(*scalars, head=some_head())
+  head = some_head()
+  return Adaptive(*scalars, head=head, hazard=stops.Hazard(head.success, head.batches))
 
 
 def rollout(rule, state: Adaptive, regret, values, noise):
@@ -42,7 +51,10 @@ def rollout(rule, state: Adaptive, regret, values, noise):
 
   def step(carry, xs):
     tokens = (8 * xs[2]).astype(jnp.int32)
-    seen = Observation(*xs, -xs[0], margin=xs[0] + 0.5, confidence=xs[0], tokens=tokens)
+    read = {'margin': xs[0] + 0.5, 'confidence': xs[0], 'projections': jnp.stack(xs[:2], axis=1)}
+    two, length = jnp.stack(xs[:2], axis=1), jnp.where(xs[2] < 0.9, 2, 1).astype(jnp.int32)
+    answer = stops.ForcedAnswer(jnp.stack([tokens // 2] * 2, axis=1), -two, jnp.abs(two), length)
+    seen = Observation(*xs, -xs[0], tokens=tokens, answer=answer, **read)
     carry, stop, score = rule.update(carry, seen)
     return carry, (carry.z, stop, score)
 
@@ -190,11 +202,13 @@ def test_what_comes_later_never_changes_a_decision(name):
 def test_a_disabled_rule_never_stops(name):
   rule = stops.REGISTRY[name](**SMALL.get(name, {}))
   regret, values, noise = rows(seed=5, count=50)
-  far = 0 if name in (*HEADED, *SMALL) else 1e6  # a forecast of such rows would be anything, and they would be confident
+  far = (
+    0 if name in (*HEADED, *SMALL, *PROBING) else 1e6
+  )  # a forecast of such rows would be anything, and they would be confident
   low = name not in (*JUDGING, 'duet_abort')  # these stop rows by a high draw
-  draws = noise if name == 'duet_settled' else noise * 1e-6 if low else 1 - noise * 1e-6
+  draws = noise if name in ('duet_settled', 'candidate_answer', *PROBING) else noise * 1e-6 if low else 1 - noise * 1e-6
   observed = (regret + far, values - far, draws)
-  beta = {'deepconf': -5.0, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
+  beta = {'deepconf': -5.0, 'latent_trajectory': -0.9, **dict.fromkeys(JUDGING, 0.0)}.get(name, 0.5)
   stopped = lambda enabled: np.asarray(rollout(rule, adaptive(beta=beta, enabled=enabled), *observed)[2])
   assert not stopped(False).any()
   assert stopped(True).any() == (name not in ALONE)

@@ -25,17 +25,16 @@ from espo_jax.configs.schema import (
   UNPUBLISHED,
   Field,
   Names,
-  Section,
   build,
   fields,
   in_stage,
   open_section,
   section,
 )
+from espo_jax.configs.stop_fields import STOP, STOP_RULES
 from espo_jax.model.config import ATTENTION, EXIT_HEADS, PROJECTIONS, REMAT
 from espo_jax.objectives import GRADIENTS, LIKELIHOODS
 from espo_jax.objectives.importance import LEVELS
-from espo_jax.rewards.placement import RETURNS
 from espo_jax.tasks.sources import ON_ERROR
 
 STAGES = ('warm_start', 'calibration', 'critic_warmup', 'rl')
@@ -47,30 +46,6 @@ REUSE = ('none', 'exact', 'coupled', 'published')
 BASELINES = ('kept', 'all')
 KL = ('k1', 'k2', 'k3', 'exact')
 REASONING = r'(?s)^\s*+(<think>)?+\s*+(?!</think>)\S.*</think>'  # a thought that is not empty and is closed
-STOP_RULES = Names(stops.REGISTRY, 'stop rule', training=True)
-
-
-def _scales(rule: str, beta_0: float, beta_min: float, beta_max: float, mark: str) -> Section:
-  """Declares the controller's constants for a rule whose threshold has another scale than ESPO's."""
-  return section(
-    f"The scales of the rule '{rule}', in place of `stop.beta_0`, `stop.beta_min` and `stop.beta_max`.",
-    beta_0=Field(beta_0, 'The first scale of its threshold.', None, mark),
-    beta_min=Field(beta_min, 'The least scale.', None, mark),
-    beta_max=Field(beta_max, 'The greatest scale.', None, mark),
-  )
-
-
-def _judging(rule: str, source: str, mark: str) -> Section:
-  """Declares the constants of a rule that judges each row once."""
-  return section(
-    f"The constants of the rule '{rule}', which judges a row once{source}.",
-    probe=Field(512, 'The token at which a row is judged.', ABOVE_0, mark),
-    kept=Field(0.5, 'The mean probability of going on.', SHARE, UNPUBLISHED),
-    balance=Field(0.5, 'How strongly survival depends on how likely a row is right; 0 for not at all.', SHARE, UNPUBLISHED),
-    least_kept=Field(0.1, 'The least probability of going on.', SHARE, UNPUBLISHED),
-    most_kept=Field(0.9, 'The highest probability of going on.', SHARE, UNPUBLISHED),
-  )
-
 
 # The fields stand in the order in which they are printed. Each is Field(default, meaning, allowed values, mark).
 SCHEMA = section(
@@ -223,64 +198,7 @@ SCHEMA = section(
     deadline=Field(5.0, 'Seconds that an environment has for each step.', ABOVE_0),
     workers=Field(2, 'Processes in which environments run.', ABOVE_0),
   ),
-  stop=section(
-    'The stop rule under study. A rule reads only the constants that are options of its own.',
-    name=Field('espo', "The rule; 'never' is plain PPO.", STOP_RULES),
-    smoothing=Field(0.9, 'a_s: z, the smoothed regret, remembers about 1 / (1 - a_s) tokens.', BELOW_1, PUBLISHED),
-    clip=Field(5.0, 'c: the bound on the normalised regret, hence on z.', ABOVE_0, UNPUBLISHED),
-    delta=Field(1e-8, 'The constant added to the variance of the regret.', ABOVE_0, UNPUBLISHED),
-    epsilon=Field(0.2, 'The lower bound on the value V with which the threshold scales.', AT_LEAST_0, PUBLISHED),
-    beta_0=Field(7.0, 'The first scale of the threshold.', None, PUBLISHED),
-    beta_min=Field(0.0, 'The least scale.', None, UNPUBLISHED),
-    beta_max=Field(100.0, 'The greatest scale.', None, UNPUBLISHED),
-    eta=Field(0.1, 'The step of the controller that moves the scale.', AT_LEAST_0, PUBLISHED),
-    target_rate=Field(0.25, 'tau: the share of rows to stop.', SHARE, PUBLISHED),
-    momentum=Field(0.99, 'The momentum of the running moments of the regret.', SHARE, PUBLISHED),
-    returns=Field(
-      'fail',
-      "A stopped row's return: stop.fail_reward, 0, a value of critic or head, its own end; none, or its grade.",
-      Names(RETURNS),
-      OURS,
-    ),
-    fail_reward=Field(-1.0, "r_fail: what a stopped row returns under 'fail'.", None, PUBLISHED),
-    shadow_share=Field(
-      0.25, 'The share of stopped rows that are decoded further: to measure, to fit a head, or for roulette.', SHARE, OURS
-    ),
-    budget=Field(0.02, "The share of right answers that 'risk_control' may lose.", SHARE, OURS),
-    memory=Field(0.9, "The share of sums over earlier batches that 'risk_control' and the head keep.", SHARE, OURS),
-    min_saving=Field(0.1, "The share of a fresh row's tokens that must be left where 'own_price' stops a row.", SHARE, OURS),
-    least_batches=Field(2, "The batches that a head is fitted to before 'own_price' and 'wald' stop a row.", AT_LEAST_0, OURS),
-    window=Field(2048, "The last tokens of a row whose mean confidence 'deepconf' reads.", ABOVE_0, PUBLISHED),
-    least_tokens=Field(16, "The tokens of a row before which 'mean_logprob' does not stop it.", ABOVE_0, OURS),
-    regret_only=_scales('regret_only', 1.4, 0.1, 100.0, UNPUBLISHED),
-    value_only=_scales('value_only', -0.2, -1.0, 1.0, UNPUBLISHED),
-    risk_control=_scales('risk_control', 1.4, 0.05, 5.0, OURS),
-    mean_logprob=_scales('mean_logprob', 0.5, 0.0, 20.0, OURS),
-    deepconf=_scales('deepconf', -10.0, -100.0, 0.0, OURS),
-    own_price=_scales('own_price', 0.223, 0.0, 5.0, OURS),
-    wald=_scales('wald', 0.223, 0.0, 5.0, OURS),
-    arrol=_judging('arrol', '', PUBLISHED),
-    arrol_signed=_judging('arrol_signed', ' against its problem', OURS),
-    dead_groups=section(
-      "The constants of the rule 'dead_groups', which ends all rows of a prompt at once.",
-      group_tokens=Field(64, 'The tokens of each row by which a group is judged.', ABOVE_0, OURS),
-      doubt=Field(0.05, 'The highest probability of differing verdicts at which a group is ended.', SHARE, OURS),
-    ),
-    duet_settled=section(
-      "The constants of the rule 'duet_settled', which ends rows that write their answer with confidence.",
-      marker=Field((), 'The token ids with which a final answer begins.', None, UNPUBLISHED),
-      look_from=Field(200, 'The first token at which the marker is looked for.', AT_LEAST_0, UNPUBLISHED),
-      gap=Field(0.8, 'The difference of the two highest probabilities above which a token counts.', SHARE, UNPUBLISHED),
-      streak=Field(5, 'The number of such tokens in a row.', ABOVE_0, PUBLISHED),
-      forgiven=Field(0.05, 'The probability with which the last token of a streak does not count.', SHARE, PUBLISHED),
-    ),
-    duet_abort=section(
-      "The constants of the rule 'duet_abort', which ends rows that are much longer than most.",
-      quantile=Field(0.8, 'The quantile of the lengths of rows that were not stopped.', SHARE, PUBLISHED),
-      grace=Field(150, 'The number of tokens after it.', AT_LEAST_0, PUBLISHED),
-      spared=Field(0.05, 'The share of rows that is never stopped.', SHARE, PUBLISHED),
-    ),
-  ),
+  stop=STOP,
   gate=section(
     'When the critic warm-up ends and the stop rule begins.',
     loss_below=Field(0.5, "The critic's loss that is low enough.", AT_LEAST_0, PUBLISHED),

@@ -9,10 +9,11 @@ from espo_jax.configs.allocation import is_ragged
 from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
-_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf')
+_SCALED = ('regret_only', 'value_only', 'risk_control', 'mean_logprob', 'deepconf', 'latent_trajectory', 'hazard_head')
 _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
-_WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups')
+_WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups', 'hazard_head')
+_COUNTING = {'risk_control': 'counts right answers that were lost', 'makespan_gate': 'counts rows that would be right'}
 _OF_GROUPS = {'adacot', 'adr_modes', 'grpo_lambda', 'l_grpo'}  # rewards that ask how many rows of the prompt are right
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
@@ -23,6 +24,12 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield from _returns(config)
   if arms <= {'never'}:
     return
+  for rule in sorted(arms & set(stops.REGISTRY)):
+    if stops.REGISTRY[rule]().probing is not None:
+      yield (
+        f'the rule {rule!r} asks the policy for answers on the way, whose tokens are not of the policy that is trained; '
+        f'fix: another rule, and espo_jax.evaluate --stop={rule} for this one'
+      )
   fields = {'espo': 'stop'} | {rule: f'stop.{rule}' for rule in (*_SCALED, *_PRICED)}
   for arm, field in fields.items():
     own = get_field(config, field)
@@ -35,6 +42,12 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
   if 'risk_control' in arms and s.risk_control.beta_min <= 0:
     yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
+  gate = s.makespan_gate
+  if 'makespan_gate' in arms and gate.beta_min >= gate.beta_max:
+    yield (
+      f'stop.makespan_gate.beta_min = {gate.beta_min}: no threshold lies below stop.makespan_gate.beta_max = {gate.beta_max}; '
+      'fix: a lower one'
+    )
   if s.shadow_share == 0:
     yield from _needs_shadow_rows(config, arms)
   for rule in set(_PRICED) & arms:
@@ -43,6 +56,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _judging(config, rule)
   if 'duet_settled' in arms:
     yield from _settled(config)
+  if 'candidate_answer' in arms:
+    yield from _settling(config, 'candidate_answer', "the text that ends an answer, such as the tokenizer's for '</answer>'")
   if 'duet_abort' in arms and s.duet_abort.grace >= config.rollout.horizon:
     yield (
       f"stop.duet_abort.grace = {s.duet_abort.grace}: the rule 'duet_abort' can never fire within rollout.horizon = "
@@ -60,6 +75,8 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f"stop.window = {s.window}: the rule 'deepconf' can never fire within rollout.horizon = {config.rollout.horizon}; "
       'fix: fewer tokens'
     )
+  if 'latent_trajectory' in arms:
+    yield from _on_segments(config)
   if 'regret_only' in arms:
     yield from _can_fire(config, 'regret_only', s.regret_only, 1.0, 'stop.regret_only.beta_0')
   lowest, level = min(config.reward.get('low', 0.0), s.fail_reward if s.returns == 'fail' else 0.0), s.value_only.beta_0
@@ -82,7 +99,7 @@ def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
     return  # wrong names leave open what the reward reads and whether there is a critic
   where = f'stop.returns = {s.returns!r}'
   if s.returns == 'graded':
-    for rule in {*config.baselines, s.name} & {*_WITH_HEAD, 'risk_control'}:
+    for rule in {*config.baselines, s.name} & {*_WITH_HEAD, *_COUNTING}:
       yield f'{where}: the rule {rule!r} learns from rows that go on after a stop, and graded rows do not; fix: another rule'
     return
   if s.returns == 'drop':
@@ -162,22 +179,38 @@ def _judging(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
     )
 
 
+def _on_segments(config: ml_collections.ConfigDict) -> Iterator[str]:
+  own, horizon, size = config.stop.latent_trajectory, config.rollout.horizon, config.model.hidden_size
+  if 2 * own.segment >= horizon:
+    yield (
+      f"stop.latent_trajectory.segment = {own.segment}: the rule 'latent_trajectory' can never fire within rollout.horizon = "
+      f'{horizon}, because it needs two segments; fix: fewer tokens'
+    )
+  if not own.net and not own.cumulative and not own.aligned:
+    yield 'stop.latent_trajectory: the weights net, cumulative and aligned are all 0; fix: a weight, such as aligned = 1.0'
+  if not config.model.path and own.directions > size:
+    yield f'stop.latent_trajectory.directions = {own.directions}: a state has {size} numbers; fix: at most {size}'
+
+
+def _settling(config: ml_collections.ConfigDict, rule: str, text: str) -> Iterator[str]:
+  """Yields why a rule that waits for a marker and then grades the row cannot act."""
+  marker = config.stop[rule].marker
+  if not marker or not all(isinstance(token, int) for token in marker):
+    yield f'stop.{rule}.marker = {marker!r}: the rule {rule!r} waits for these token ids; fix: those of {text}'
+  if config.stop.returns != 'graded':
+    yield (
+      f'stop.returns = {config.stop.returns!r}: the rule {rule!r} ends rows that have their answer; '
+      "fix: stop.returns = 'graded'"
+    )
+
+
 def _settled(config: ml_collections.ConfigDict) -> Iterator[str]:
   own, horizon = config.stop.duet_settled, config.rollout.horizon
-  if not own.marker or not all(isinstance(token, int) for token in own.marker):
-    yield (
-      f"stop.duet_settled.marker = {own.marker!r}: the rule 'duet_settled' waits for these token ids; fix: those of the text "
-      "before an answer, such as the tokenizer's for '####'"
-    )
+  yield from _settling(config, 'duet_settled', "the text before an answer, such as the tokenizer's for '####'")
   if own.look_from + own.streak > horizon:
     yield (
       f"stop.duet_settled.look_from = {own.look_from}: the rule 'duet_settled' can never fire within rollout.horizon = "
       f'{horizon}; fix: fewer tokens'
-    )
-  if config.stop.returns != 'graded':
-    yield (
-      f"stop.returns = {config.stop.returns!r}: the rule 'duet_settled' ends rows that have their answer; "
-      "fix: stop.returns = 'graded'"
     )
 
 
@@ -202,8 +235,8 @@ def _of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _needs_shadow_rows(config: ml_collections.ConfigDict, arms: Collection[str]) -> Iterator[str]:
-  counting = {'risk_control': 'counts right answers that were lost', **dict.fromkeys(_WITH_HEAD, 'fits a head')}
-  reasons = [f'the rule {arm!r} {what}' for arm, what in counting.items() if arm in arms]
+  learning = _COUNTING | dict.fromkeys(_WITH_HEAD, 'fits a head')
+  reasons = [f'the rule {arm!r} {what}' for arm, what in learning.items() if arm in arms]
   if config.stop.returns == 'head':
     reasons.append("stop.returns = 'head' fits a head")
   for reason in reasons:

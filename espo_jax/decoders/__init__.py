@@ -14,6 +14,7 @@ other.
 | `weighted` | the samples with most weight | all samples |
 | `ffs` | the sample that ends first | all samples up to the step at which that one ends |
 | `deepconf` | the most confident samples, by weight | all samples |
+| `lt_select` | the first sample whose state moves straight ahead, else of most | the samples drawn until then |
 | `deepconf_online` | samples that stay confident, by weight | the samples drawn before a consensus, up to where each ended |
 
 A tie goes to the earliest sample. If no sample is fit to be chosen, a decoder that picks one sample takes the first, and a vote
@@ -26,6 +27,7 @@ from espo_jax.decoders.deepconf import deepconf
 from espo_jax.decoders.deepconf_online import deepconf_online
 from espo_jax.decoders.ffs import ffs, least_length
 from espo_jax.decoders.first import first
+from espo_jax.decoders.lt_select import lt_select
 from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import REGISTRY, register
 from espo_jax.decoders.samples import ALWAYS, Choice, Decoder, Samples
@@ -50,6 +52,7 @@ __all__ = [
   'first',
   'group_confidences',
   'least_length',
+  'lt_select',
   'majority',
   'register',
   'shortest',

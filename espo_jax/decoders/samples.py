@@ -17,13 +17,15 @@ class Samples(NamedTuple):
 
   Attributes:
     answers: The answer that each sample states, with one spelling for equal answers; '' states none.
-    ended: Whether an end token ended the sample. The others were cut by the horizon or by a stop rule.
+    ended: Whether an end token ended the sample, or a rule that settles answers. The others were cut by the horizon or by
+      another stop rule.
     lengths: The number of tokens of each sample, up to its stop if a rule stopped it.
     tokens: The tokens of each sample.
     logprobs: The log-probability of each token under the distribution that it was drawn from.
     regret: The surrogate regret of each token in nats.
     values: The value of the state that each token was drawn from, as a stop rule sees it.
     confidence: Minus the mean log-probability of the 20 likeliest tokens at each token.
+    projections: The state that each token was drawn from, projected onto `K` directions.
   """
 
   answers: Sequence[str]
@@ -34,6 +36,7 @@ class Samples(NamedTuple):
   regret: Sequence[Float[np.ndarray, '_']] | None = None
   values: Sequence[Float[np.ndarray, '_']] | None = None
   confidence: Sequence[Float[np.ndarray, '_']] | None = None
+  projections: Sequence[Float[np.ndarray, '_ K']] | None = None
 
   @property
   def stated(self) -> Bool[np.ndarray, 'G']:
@@ -53,8 +56,8 @@ class Samples(NamedTuple):
     """Returns all samples in a cycle that begins with the one at the place `start`."""
     return Samples._make(None if field is None else _turned(field, start) for field in self)
 
-  def of_tokens(self, field: str) -> Sequence[Float[np.ndarray, '_']]:
-    """Returns a field with one number per token.
+  def of_tokens(self, field: str) -> Sequence[Float[np.ndarray, '_ *K']]:
+    """Returns a field with an entry per token.
 
     Raises:
       ValueError: The field was not recorded.

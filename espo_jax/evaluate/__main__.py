@@ -44,7 +44,8 @@ from espo_jax.evaluate.estimates import estimate, format_estimate
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.options import read_named
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
-from espo_jax.evaluate.request import BENCHMARKS, Request
+from espo_jax.evaluate.request import BENCHMARKS, Constant, Request
+from espo_jax.evaluate.settling import format_settled
 from espo_jax.evaluate.stopping import format_stops
 from espo_jax.learner import CheckpointError
 from espo_jax.model import WeightsError
@@ -212,10 +213,10 @@ class _Optioned(argparse.Action):
       namespace.named = (*before, (flag, name, (*options, (option, value))))
 
 
-def _constant(text: str) -> tuple[str, float]:
+def _constant(text: str) -> tuple[str, Constant]:
   name, _, value = text.partition('=')
   try:
-    return name, float(value)
+    return name, tuple(int(token) for token in value.split(',')) if ',' in value else float(value)
   except ValueError as error:
     raise argparse.ArgumentTypeError(f'--constants {text}: {error}; fix: NAME=VALUE, as in smoothing=0.5') from error
 
@@ -231,7 +232,7 @@ def _report(summary: dict[str, Any]) -> str:
     monitor.format_scores(summary),
   ]
   if 'stop' in summary:
-    lines.append(format_stops(summary))
+    lines.append(format_settled(summary) if 'settled' in summary['stop'] else format_stops(summary))
   if session:
     lines.append(f'{session["tokens_per_second"]:,.0f} tokens/s on {session["device"]}')
   if summary['truncated'] > _TOO_MANY_CUT and 'environment' not in settings:  # an episode may be out of turns

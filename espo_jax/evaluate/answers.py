@@ -1,6 +1,7 @@
 """Samples and grades answers to problems of the test split, for training and for the evaluate command."""
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,17 +31,19 @@ class Answer(NamedTuple):
     sample: the index of this answer among the answers to the problem.
     prompt: the text of the prompt, special tokens included.
     response: the text of the response up to its stop, if a rule stopped it, as `Experiment.decode` gives it.
-    answer: the answer that the response states, as `Task.stated_answer` spells it; '' if a rule stopped the response. With an
-      environment it is that of the last turn.
+    answer: the answer that the response states, as `Task.stated_answer` spells it; '' if a rule stopped the response without
+      settling it. With an environment it is that of the last turn.
     expected: the problem's own answer.
-    correct: whether the response is right; a stopped response is not.
+    correct: whether the response is right; a stopped response is not, and a settled one is graded up to its stop.
     status: the status of the grading: 'ok', 'timeout' or 'error'.
     length: the number of tokens of the response, the end token included. An environment's observations do not count.
-    stop_reason: 'eos', 'length' if the horizon cut the response, or 'stopped' if a rule stopped it.
+    stop_reason: 'eos', 'length' if the horizon cut the response, 'stopped' if a rule stopped it, or 'settled' if that rule
+      stops responses that have their answer.
     full_length: the number of tokens with those that a stopped response was decoded on for.
     full_correct: whether the response is right with these tokens.
     depth: the share of the model's blocks that the states of the response's tokens ran through; 1 without exits.
     turns: the number of turns of the policy; 1 without an environment.
+    probed: the number of tokens of probes that are no part of the response.
   """
 
   problem: int
@@ -58,6 +61,7 @@ class Answer(NamedTuple):
   full_correct: bool
   depth: float
   turns: int = 1
+  probed: int = 0
 
 
 class Answered(NamedTuple):
@@ -215,28 +219,27 @@ def sample_answers(
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
     mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
-    verdicts = None
-    if sampler.turns is not None:
-      rows, verdicts = _played(exp, sampler, params, Acting(rule, adaptive), mine, key)
-    elif exp.config.eval.draft_blocks and acting is None and processor is None and not record:
-      rows = sampler.speculate(params, exp.prompts(mine), key)
-    else:
-      rows = sampler(params, rule, exp.put(adaptive), exp.prompts(mine), key)
+    drafts = exp.config.eval.draft_blocks and acting is None and processor is None and not record
+    rows, verdicts = _sampled(exp, sampler, params, Acting(rule, adaptive), mine, key, drafts=bool(drafts))
     depth = rows.depth_share(exp.model.config.num_layers)
     read = (rows.tokens, rows.length, rows.full_length, rows.stop_reason, depth, rows.sizes, rows.turn)
     *fetched, turn_of = exp.fetch(read)
     tokens, lengths, full_lengths, reasons, depths, sizes = (x[: len(fresh) * samples] for x in fetched)
     turns = np.ones_like(sizes) if turn_of is None else turn_of.max(axis=1)[: len(sizes)] + 1
-    seconds = time.perf_counter() - began
-    turn_of = None if turn_of is None else turn_of[: len(sizes)]
+    seconds, turn_of = time.perf_counter() - began, None if turn_of is None else turn_of[: len(sizes)]
     texts = exp.decode(tokens, full_lengths, turn_of)
     (stopped,) = np.nonzero(reasons == StopReason.STOPPED)
     of_stopped = None if turn_of is None else turn_of[stopped]
     cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     graded = exp.turns(tagged, texts) if turn_of is None else last_turns(exp, tagged, tokens, turn_of)
-    if verdicts is None:
-      verdicts = _verdicts(exp, [problem for problem in fresh for _ in range(samples)], graded, prompts * samples)
+    grade = functools.partial(verdicts_of, exp, [problem for problem in fresh for _ in range(samples)], rows=prompts * samples)
+    verdicts = verdicts or grade(graded)
+    ends, at_end = graded, verdicts
+    if rule.settles and cut:
+      ends = exp.turns(tagged, [cut.get(i, text) for i, text in enumerate(texts)])
+      at_end = grade(ends)
+    failed, settled = (set(), StopReason.SETTLED) if rule.settles else (set(cut), StopReason.STOPPED)
     answers = [
       Answer(
         problem=first + i // samples,
@@ -244,22 +247,40 @@ def sample_answers(
         sample=i % samples,
         prompt=problem.prompt,
         response=cut.get(i, text),
-        answer='' if i in cut else exp.task.stated_answer(turn),
+        answer='' if i in failed else exp.task.stated_answer(ends[i]),
         expected=problem.answer,
-        correct=bool(verdict.correct) and i not in cut,
+        correct=bool(at_end[i].correct) and i not in failed,
         status=verdict.status,
         length=int(size),
-        stop_reason=StopReason(int(reason)).name.lower(),
+        stop_reason=StopReason(settled if i in cut else int(reason)).name.lower(),
         full_length=int(full_length if sampler.turns is None else size),
         full_correct=bool(verdict.correct),
         depth=float(depth),
         turns=int(count),
       )
-      for i, (problem, text, turn, verdict, size, full_length, reason, depth, count) in enumerate(
-        zip(tagged, texts, graded, verdicts[: len(texts)], sizes, full_lengths, reasons, depths, turns, strict=True)
+      for i, (problem, text, verdict, size, full_length, reason, depth, count) in enumerate(
+        zip(tagged, texts, verdicts[: len(texts)], sizes, full_lengths, reasons, depths, turns, strict=True)
       )
     ]
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
+
+
+def _sampled(
+  exp: Experiment,
+  sampler: Sampler,
+  params: Params,
+  acting: Acting,
+  mine: Sequence[tasks.Problem],
+  key: Key[Array, ''],
+  *,
+  drafts: bool,
+) -> tuple[Trajectories, list[tasks.Verdict] | None]:
+  """Returns the rows of a batch, and how they ended where an environment has judged that."""
+  if sampler.turns is not None:
+    return _played(exp, sampler, params, acting, mine, key)
+  if drafts:
+    return sampler.speculate(params, exp.prompts(mine), key), None
+  return sampler(params, acting.rule, exp.put(acting.adaptive), exp.prompts(mine), key), None
 
 
 def last_turns(
@@ -294,7 +315,7 @@ def _depth(answers: Sequence[Answer]) -> float:
   return sum(answer.depth * answer.length for answer in answers) / sum(answer.length for answer in answers)
 
 
-def _verdicts(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
+def verdicts_of(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence[str], rows: int) -> list[tasks.Verdict]:
   """Grades the answers, which are the first of `rows` rows. Each process grades its own rows, and all get every verdict."""
   mine = parallel.my_rows(exp.mesh, rows)
   own = [i for i in mine if i < len(texts)]

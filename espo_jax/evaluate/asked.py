@@ -9,7 +9,7 @@ from espo_jax.evaluate.options import Named, Texts, read_named
 from espo_jax.evaluate.policies import RequestError
 
 RECORDED = ('tokens', 'logprobs', 'regret', 'values')  # the fields of `Samples` that --record adds to those of every evaluation
-OF_FEATURES = ('confidence',)  # --features adds these to them
+OF_FEATURES = ('confidence', 'projections')  # --features adds these to them
 
 
 class Asked(NamedTuple):

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 from absl import logging
 
-from espo_jax import monitor, parallel, tasks
+from espo_jax import monitor, parallel, stops, tasks
 from espo_jax.evaluate.answers import problems_digest, prompts_per_batch, sample_answers
 from espo_jax.evaluate.policies import Policy, open_policy
 from espo_jax.evaluate.processing import make_processor
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
-from espo_jax.evaluate.request import Request, check, experiment_for
+from espo_jax.evaluate.request import Request, asked_rule, check, experiment_for
+from espo_jax.evaluate.settling import settled_answers, summarise_settled
 from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
 from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
@@ -32,7 +33,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   Returns:
     The summary of `monitor.summarise_samples`, with more entries. `settings` has all settings that the answers depend on.
     `session` has the rows, tokens and seconds of the last session that sampled answers. With a stop rule, `stop` has the
-    measures of `summarise_stops`.
+    measures of `summarise_stops`, or of `summarise_settled` if the rule ends answers that are settled.
 
   Raises:
     RequestError: The request names something that does not exist, is inconsistent or does not fit this machine, or the problems
@@ -99,7 +100,8 @@ def evaluate(request: Request) -> dict[str, Any]:
       last = read_json(path)['session']
     summary = {'settings': settings} | monitor.summarise_samples(monitor.read_samples(output), request.samples)
     if request.stop:
-      summary['stop'] = summarise_stops(monitor.read_samples(output))
+      measured = summarise_settled if stops.REGISTRY[request.stop]().settles else summarise_stops
+      summary['stop'] = measured(monitor.read_samples(output))
     if request.record:
       total = len(problems) * request.samples
       join_parts(output, c.to_dict(), request.samples, total, constant_value=not policy.is_run)
@@ -137,12 +139,16 @@ def _answer(
       sample_answers, exp, problems=problems, prompts=prompts, samples=samples, temperature=settings['temperature']
     )
     answering, acting = functools.partial(answering, seed=settings['seed'], processor=processor), None
-    if 'stop' in settings:
+    rule = asked_rule(exp.config, settings['stop'], settings['constants']) if 'stop' in settings else None
+    if rule is not None and rule.probing is None:
       scale = measured_scale(output, lambda: next(answering(params, record=True)))
       acting = acting_rule(exp, settings['stop'], settings['constants'], scale)
       params = with_value(exp, policy, params, scale)
-    answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0))
-    for batch in answering(params, start=start // samples, acting=acting):
+    answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0), acting=acting)
+    if rule is not None and rule.probing is not None:
+      asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
+      answering = functools.partial(settled_answers, exp, rule=rule, seed=settings['seed'], **asked)
+    for batch in answering(params, start=start // samples):
       if batch.recorded is not None and parallel.is_first():
         write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)

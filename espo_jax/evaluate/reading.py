@@ -60,7 +60,7 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
       if type(row[name]) is not kind or (name == 'length' and not 0 < row[name] < _LONGEST):
         raise OutputError(f'{folder / SAMPLES}:{number}: {name} = {row[name]!r}: not of an answer; fix: a copy of the file')
     answers.append(row['answer'])
-    columns['ended'].append(row['stop_reason'] == 'eos')
+    columns['ended'].append(row['stop_reason'] in ('eos', 'settled'))
     columns['lengths'].append(row['length'])
     columns['correct'].append(row['correct'])
   samples, total = settings['samples'], settings['samples'] * settings['problems']
@@ -86,6 +86,7 @@ def _recorded(path: pathlib.Path, lengths: np.ndarray, needed: set[str]) -> dict
   if 'length' not in found or not np.array_equal(found['length'], lengths):
     raise OutputError(f'{path}: its rows are not the answers of {SAMPLES}; fix: a copy of it, or another evaluation')
   for name in needed & found.keys():
-    if found[name].shape[:1] != lengths.shape or found[name].ndim != 2 or found[name].shape[1] < lengths.max():
+    axes = 3 if name == 'projections' else 2
+    if found[name].shape[:1] != lengths.shape or found[name].ndim != axes or found[name].shape[1] < lengths.max():
       raise OutputError(f'{path}: {name!r} has the shape {found[name].shape}, too small for its answers; fix: a copy of it')
   return {name: [row[:n] for row, n in zip(found[name], lengths, strict=True)] for name in needed & found.keys()}

@@ -2,21 +2,23 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from espo_jax import decoders, stops, tasks
+from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
-from espo_jax.experiment import Experiment, make_experiment
+from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.stages.episodes import check_writer
+from espo_jax.stops import StopRule
 from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
 
+Constant = float | tuple[int, ...]  # a number, or token ids
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -105,7 +107,7 @@ class Request:
   record: bool = False
   features: int = 0
   stop: str | None = None
-  constants: Sequence[tuple[str, float]] = ()
+  constants: Sequence[tuple[str, Constant]] = ()
   decoders: Sequence[Asked] = ()
   curve: bool = False
   output: str | None = None
@@ -142,13 +144,14 @@ def check(request: Request) -> None:
 def _check_stop(request: Request) -> None:
   """Checks the flags about recording and stopping."""
   asked = f'--stop={request.stop}' if request.stop else '--record'
-  if (request.record or request.stop) and request.temperature == 0:
+  settles = request.stop is not None and request.stop in stops.REGISTRY and stops.REGISTRY[request.stop]().settles
+  if (request.record or (request.stop and not settles)) and request.temperature == 0:
     raise RequestError(f'{asked} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
   if request.features and not request.record:
     raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
   if not request.stop:
     for name, value in request.constants:
-      raise RequestError(f'--constants {name}={value:g}: no stop rule reads it; fix: --stop=espo, or leave it out')
+      raise RequestError(f'--constants {name}={_told(value)}: no stop rule reads it; fix: --stop=espo, or leave it out')
     return
   try:
     lookup('stop rule', request.stop, dict.fromkeys(stops.REGISTRY))
@@ -156,18 +159,23 @@ def _check_stop(request: Request) -> None:
     raise RequestError(f'--stop={request.stop}: {error}; fix: one of them') from error
   if request.stop == 'never':
     raise RequestError('--stop=never: it stops no answer; fix: leave it out')
-  if stops.REGISTRY[request.stop]().init(1).adaptive.head is not None:
+  fresh = stops.REGISTRY[request.stop]().init(1).adaptive
+  if fresh.head is not None or fresh.hazard is not None:
     raise RequestError(
       f'--stop={request.stop}: its head is fitted in training, and a new one knows nothing; fix: another rule, or --record and '
-      "espo_jax.replay, which fits the heads of 'own_price' and 'wald' to recorded answers"
+      "espo_jax.replay, which fits the heads of 'own_price', 'wald' and 'hazard_head' to recorded answers"
     )
   if request.stop == 'duet_abort':
     raise RequestError('--stop=duet_abort: its deadline follows the lengths of a training; fix: another rule')
+  if request.stop == 'makespan_gate' and 'beta_0' not in dict(request.constants):
+    raise RequestError('--stop=makespan_gate: its threshold follows a training; fix: --constants beta_0=1.4, say')
+  if stops.REGISTRY[request.stop]().probing is not None:
+    _check_probing(request)
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:
       raise RequestError(
-        f'--constants {name}={value:g}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
+        f'--constants {name}={_told(value)}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
       )
 
 
@@ -207,7 +215,57 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
+  if request.stop:
+    _check_rule(asked_rule(config, request.stop, dict(request.constants)), request.stop, exp)
   return exp
+
+
+def _check_probing(request: Request) -> None:
+  """Checks the flags beside a rule that asks for answers."""
+  given = {'--record': request.record, **{f'--processor={one.name}': True for one in request.processors}}
+  if flag := next((flag for flag, value in given.items() if value), ''):
+    raise RequestError(f'{flag} with --stop={request.stop}: it would act on probes too; fix: leave it out')
+
+
+def _check_rule(rule: StopRule, name: str, exp: Experiment) -> None:
+  """Checks that a rule with its constants can act on the policy."""
+  if rule.directions > (most := exp.model.config.hidden_size):
+    where = f'--stop={name}: directions = {rule.directions}'
+    raise RequestError(f'{where}: a state has {most} numbers; fix: --constants directions={most}')
+  if rule.probing is None:
+    return
+  if not rule.probing.inducer or set(rule.probing.inducer) & set(exp.end_tokens):
+    raise RequestError(
+      f'--stop={name}: inducer = {rule.probing.inducer}: it asks for the answer, and no token of it may end one; '
+      'fix: --constants inducer=17,4 with the token ids of a text such as "Final answer:"'
+    )
+  if exp.model.exits is not None:
+    raise RequestError(f'--stop={name}: the policy has early exits, with which no answer is probed; fix: another rule')
+
+
+def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> StopRule:
+  """Makes the stop rule `name` with the config's constants, of which some are replaced.
+
+  Raises:
+    RequestError: A constant is a number and token ids were given, or it is token ids and the number is none.
+  """
+  defaults = registry.defaults(stops.REGISTRY[name])
+  typed: dict[str, Any] = {}
+  for constant, value in constants.items():
+    ids = isinstance(defaults[constant], tuple)
+    given = value if isinstance(value, tuple) else (value,)
+    if (not ids and len(given) > 1) or (ids and any(x != int(x) or x < 0 for x in given)):
+      wanted = 'token ids such as 17,4' if ids else 'one number'
+      raise RequestError(f'--constants {constant}={_told(value)}: of another kind; fix: {wanted}')
+    typed[constant] = tuple(int(x) for x in given) if ids else type(defaults[constant])(given[0])
+  try:
+    return make_rule(config, name, **typed)
+  except ValueError as error:
+    raise RequestError(f'--stop={name}: {error}') from error
+
+
+def _told(value: Constant) -> str:
+  return ','.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'
 
 
 def _check_episodes(environment: str, request: Request) -> None:

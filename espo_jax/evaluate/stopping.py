@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from espo_jax import registry, stops
+from espo_jax import stops
 from espo_jax.evaluate.answers import Acting
 from espo_jax.evaluate.measures import aucm, erde
 from espo_jax.evaluate.policies import Policy
 from espo_jax.evaluate.recording import Scale
-from espo_jax.experiment import Experiment, make_rule
+from espo_jax.evaluate.request import Constant, asked_rule
+from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.replay.measures import measure
 from espo_jax.types import StopReason
 
 
-def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scale: Scale) -> Acting:
+def acting_rule(exp: Experiment, name: str, constants: Mapping[str, Constant], scale: Scale) -> Acting:
   """Makes the stop rule `name` in its first state.
 
   Args:
@@ -26,8 +27,7 @@ def acting_rule(exp: Experiment, name: str, constants: Mapping[str, float], scal
     constants: The constants of the rule that replace those of the config.
     scale: The moments of the regret.
   """
-  defaults = registry.defaults(stops.REGISTRY[name])
-  rule = make_rule(exp.config, name, **{constant: type(defaults[constant])(value) for constant, value in constants.items()})
+  rule = asked_rule(exp.config, name, constants)
   rule = rule._replace(reason=StopReason.STOPPED)  # an answer that a rule ended counts, whatever becomes of a row in training
   return Acting(rule, stops.adaptive(rule, mu=np.float32(scale.mu), var=np.float32(scale.var)))
 

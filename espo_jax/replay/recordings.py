@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.parallel.storage import DamagedFile, read_arrays
 
-_ON_DEMAND = ('entropy', 'margin', 'confidence')  # in recordings with features of states
+_ON_DEMAND = ('entropy', 'margin', 'confidence', 'projections')  # in recordings with features of states
 _OF_TOKENS = ('regret', 'logprobs', 'values')
 _OF_TURNS = ('turn', 'ends')  # in recordings of episodes
 _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
@@ -37,6 +37,7 @@ class Recordings(NamedTuple):
   entropy: Float[Array | np.ndarray, 'F N T'] | None = None  # these only if features of states were recorded
   margin: Float[Array | np.ndarray, 'F N T'] | None = None
   confidence: Float[Array | np.ndarray, 'F N T'] | None = None
+  projections: Float[Array | np.ndarray, 'F N T K'] | None = None
 
 
 def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path]]:
@@ -62,8 +63,8 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
     raise RecordingsError(f'{named}: rollouts of {" and ".join(map(str, sorted(counts)))} rows; fix: the folder of one run')
   width = max(one['regret'].shape[1] for one in found)
   wide = {
-    name: np.stack([np.pad(one[name], ((0, 0), (0, width - one[name].shape[1]))) for one in found])
-    for name in (*_OF_TOKENS, 'ends', *(name for name in _ON_DEMAND if all(name in one for one in found)))
+    name: np.stack([_widened(one[name], width) for one in found])
+    for name in (*_OF_TOKENS, 'ends', *(name for name in _ON_DEMAND if _in_all(found, name)))
   }
   narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'correct', 'mu', 'var')}
   recordings = Recordings(
@@ -136,3 +137,13 @@ def _weight(found: dict[str, np.ndarray], file: pathlib.Path) -> Float[np.ndarra
     )
   share = max(float(found['shadow_share']), 1e-6)
   return np.where(found['stopped'], found['shadow'] / share, 1.0).astype(np.float32)
+
+
+def _in_all(found: list[dict[str, np.ndarray]], name: str) -> bool:
+  """Returns whether all recordings have an array of features, with as many numbers per token."""
+  return all(name in one for one in found) and len({one[name].shape[2:] for one in found}) == 1
+
+
+def _widened(array: np.ndarray, width: int) -> np.ndarray:
+  """Pads the columns of a token array with zeros."""
+  return np.pad(array, [(0, width - size if axis == 1 else 0) for axis, size in enumerate(array.shape)])

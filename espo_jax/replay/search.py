@@ -67,7 +67,7 @@ def candidates(
 ) -> list[Candidate]:
   """Returns every rule with every combination of the grid's constants that the rule takes.
 
-  A rule is left out if it reads what was not recorded.
+  A rule is left out if it reads what was not recorded. Projections are onto as many directions as were recorded.
 
   Args:
     config: The config with the constants that the grid does not name.
@@ -80,6 +80,8 @@ def candidates(
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
       constants = {name: type(defaults[name])(value) for name, value in zip(varied, values, strict=True)}
+      if 'directions' in takes and recordings.projections is not None:
+        constants['directions'] = recordings.projections.shape[-1]
       fitted = {'least_batches': 0} if 'least_batches' in takes else {}  # the recordings are one batch
       rule = make_rule(config, name, **constants, **fitted)
       if all(getattr(recordings, read, None) is not None for read in rule.reads):
@@ -138,7 +140,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
 
 
 def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'], noise: Float[Array, 'F N T']) -> StopRule:
-  """Returns the rule with a head that is fitted to the recordings, if it has a head at all.
+  """Returns the rule with the head or the hazard fitted to the recordings, if it has one at all.
 
   Args:
     rule: The rule.
@@ -146,7 +148,8 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
     weight: The weight of each row; 0 for those that the head may not see.
     noise: The rule's own uniform draws, which no head reads.
   """
-  if rule.init(1).adaptive.head is None:
+  own = rule.init(1).adaptive
+  if own.head is None and own.hazard is None:
     return rule
   seen = observations(rule, recordings, noise)._replace(logprobs=jnp.asarray(recordings.logprobs))  # which a head reads
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
@@ -158,6 +161,9 @@ def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'
     seen=flat,
     begins=jnp.zeros(weight.size, jnp.int32),
   )
+  if own.hazard is not None:
+    hazard = stops.fit_hazard(stops.new_hazard(), hindsight, memory=0.0, steps=_HEAD_STEPS)
+    return stops.with_hazard(rule, hazard, memory=0.0)
   head = stops.fit_head(stops.new_head(), hindsight, memory=0.0, steps=_HEAD_STEPS)
   return stops.with_head(rule, head=head)
 

@@ -1,7 +1,7 @@
 """Runs a stop rule over complete rows, and finds where it ends each of them."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,8 @@ def replay(
     stop = stop & ~found.stopped & ~is_end & (position < full_length)
     return (state, Ends(jnp.where(stop, position + 1, found.length), found.stopped | stop)), None
 
-  columns = jnp.arange(observed.regret.shape[1]), jnp.asarray(ends).T, jax.tree.map(jnp.transpose, observed)
+  positions = jnp.arange(observed.regret.shape[1], dtype=full_length.dtype)
+  columns = positions, jnp.asarray(ends).T, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), observed)
   first = rule.init(full_length.shape[0], adaptive), Ends(full_length, jnp.zeros(full_length.shape, bool))
   (_, found), _ = jax.lax.scan(step, first, columns)
   return found
@@ -52,7 +53,9 @@ def replay(
 
 def observations(rule: StopRule, recording: Recordings, noise: Float[Array, '*F N T']) -> Observation:
   """Returns what a rule observes of recorded rows."""
-  read = {name: jnp.asarray(getattr(recording, name)) for name in rule.reads}
+  read: dict[str, Any] = {
+    name: jnp.asarray(getattr(recording, name), recording.regret.dtype) for name in rule.reads
+  }  # half precision becomes single
   return Observation(jnp.asarray(recording.regret), jnp.asarray(recording.values), noise, **read)
 
 

@@ -20,11 +20,13 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `sampling` | a token's key, the truncated distribution, the draw | the three engines |
 | `processors` | what changes the logits before they become that distribution | `decode_token`, in evaluation |
 | `serial.generate_serial` | decodes full responses, then early exits from their caches (S-GRPO) | `Sampler` |
+| `probes.generate_probed` | decodes full responses, then the answers to be had on the way | `Sampler`, in evaluation |
 | `turns.begin`, `turns.go_on` | decode the first turn of each row; a later one behind an observation | `Sampler`, by turns |
 | `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
 """
 
 from espo_jax.rollout.engine import generate
+from espo_jax.rollout.probes import Probed, generate_probed, probe_places
 from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampler import Sampler
 from espo_jax.rollout.sampling import Sampling, sampled_logits
@@ -35,6 +37,7 @@ from espo_jax.rollout.turns import Observations, Paused, Turns, turns_of
 __all__ = [
   'Observations',
   'Paused',
+  'Probed',
   'Reuse',
   'Sampler',
   'Sampling',
@@ -42,7 +45,9 @@ __all__ = [
   'Speculation',
   'Turns',
   'generate',
+  'generate_probed',
   'generate_serial',
+  'probe_places',
   'row_steps',
   'sampled_logits',
   'speculate',

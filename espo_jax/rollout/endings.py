@@ -5,12 +5,12 @@ row ends at the same token in both.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.rollout.features import confidence, entropy, margin
+from espo_jax.rollout.features import confidence, directions, entropy, margin, projected
 from espo_jax.rollout.progress import Row
 from espo_jax.rollout.setup import Setup
 from espo_jax.stops import Observation, StopState
@@ -26,6 +26,7 @@ class Token(NamedTuple):
   values: Float[Array, 'S']
   regret: Float[Array, 'S']
   noise: Float[Array, 'S U']  # uniform draws, of which the second is for the rule
+  states: Float[Array, 'S D']  # the policy's final states that the tokens were drawn from
 
 
 class Judged(NamedTuple):
@@ -53,9 +54,7 @@ def judge(setup: Setup, row: Row, stop: StopState, shadow: Bool[Array, 'S'], lim
     limit: The most tokens of each row.
     token: The token.
   """
-  of_logits = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
-  known = {'logprobs': token.logprobs, 'tokens': token.tokens}
-  on_demand = {name: known[name] if name in known else of_logits[name](token.logits) for name in setup.rule.reads}
+  on_demand: dict[str, Any] = {name: _on_demand(setup, token, name) for name in setup.rule.reads}
   observed = Observation(token.regret, token.values, token.noise[:, 1], **on_demand)
   stop, fires, z = setup.rule.update(stop, observed)
 
@@ -76,3 +75,18 @@ def advanced(setup: Setup, row: Row, judged: Judged) -> Row:
     reason=jnp.where(judged.counts & judged.ended, StopReason.EOS, jnp.where(judged.stopped, setup.rule.reason, row.reason)),
     alive=judged.alive,
   )
+
+
+def _on_demand(setup: Setup, token: Token, name: str) -> Array:
+  """Computes an array of `Observation` that the rule reads on demand."""
+  of_logits = {'entropy': entropy, 'margin': margin, 'confidence': confidence}
+  if name in of_logits:
+    return of_logits[name](token.logits)
+  if name == 'projections':
+    size, count = token.states.shape[-1], setup.rule.directions
+    if count > size:
+      raise ValueError(f'directions = {count}: the stop rule projects states of {size} numbers; fix: at most {size}')
+    return projected(token.states, jnp.asarray(directions(size, count)))
+  if name == 'answer':
+    raise ValueError(f'{setup.rule.probing}: the stop rule asks for answers, for which rows do not wait; fix: generate_probed')
+  return {'logprobs': token.logprobs, 'tokens': token.tokens}[name]

@@ -261,7 +261,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
     logprobs = jnp.where(corrected, own, logprobs)
   regret = stops.surrogate_regret(logits, tokens)
   tokens = _induced(setup, slots, tokens)
-  token = Token(logits, tokens, logprobs, values, regret, noise)
+  token = Token(logits, tokens, logprobs, values, regret, noise, slots.states.policy)
   judged = judge(setup, row, slots.stop, slots.shadow, slots.limit, token)
   reads = row.alive if setup.turns else judged.alive  # the next turn of a row reads the token that ends this one
   states, caches = _policy_reads(setup, slots, tokens, reads, noise)

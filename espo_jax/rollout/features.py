@@ -31,7 +31,13 @@ def features(logits: Float[Array, '... V'], states: Float[Array, '... D'], onto:
     states: The policy's final states.
     onto: The orthonormal directions.
   """
-  return Features(entropy(logits), margin(logits), confidence(logits), _wide(states) @ onto)
+  return Features(entropy(logits), margin(logits), confidence(logits), projected(states, onto))
+
+
+@takes_numpy
+def projected(states: Float[Array, '... D'], onto: Float[Array, 'D K']) -> Float[Array, '... K']:
+  """Projects states onto directions, in float32 at least."""
+  return _wide(states) @ onto
 
 
 @takes_numpy

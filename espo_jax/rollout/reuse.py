@@ -298,7 +298,7 @@ def _column(
   asked = _verifies(rows, column, lengths)
   taken, refused = asked & kept, asked & ~kept & (instead >= 0)
   logprobs, regret = draws.logprobs_of(logits, tokens), stops.surrogate_regret(logits, tokens)
-  token = Token(logits, tokens, logprobs, values, regret, noise)
+  token = Token(logits, tokens, logprobs, values, regret, noise, rows.states.policy)
   its = row.replace(alive=taken)
   judged = judge(setup, its, rows.stop, start.shadow, start.limit, token)
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None

@@ -13,13 +13,14 @@ from espo_jax import parallel
 from espo_jax.model import ActorCritic, Params
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
+from espo_jax.rollout.probes import Probed, generate_probed
 from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
 from espo_jax.rollout.turns import Decoding, Observations, Paused, Turns, begin, finished, go_on
-from espo_jax.stops import Adaptive, StopRule
+from espo_jax.stops import Adaptive, Probing, StopRule
 from espo_jax.types import Prompts, Trajectories
 
 
@@ -140,6 +141,10 @@ class Sampler:
     )
     return self._lay(rows)
 
+  def probe(self, params: Params, probing: Probing, prompts: Prompts, key: Key[Array, '']) -> Probed:
+    """Samples full responses without a stop rule, and asks on the way for their answers."""
+    return generate_probed(self.model, params, prompts, key, probing=probing, **self._options(self._put))
+
   def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
     """Decodes the first turn of each row; the arguments are those of a call."""
     return begin(self._decoding(rule), params, adaptive, prompts, key, **self._put(self._first_turn))
@@ -191,7 +196,20 @@ class Sampler:
 
   def _engine(self, place: Callable[[Any], Any]) -> tuple[Any, dict[str, Any]]:
     """Returns the jitted engine of this sampler and its options. `place` turns the options that are traced into arrays."""
-    options = {
+    options = self._options(place)
+    if self.serial is not None:
+      return generate_serial, options | {'serial': self.serial}
+    level = self.exit_level
+    if level is None:
+      level = self.model.exits.level if self.model.exits else 0.0
+    traced: dict[str, Any] = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
+    if self.features:
+      traced['directions'] = directions(self.model.config.hidden_size, self.features)
+    return generate, options | place(traced) | {'reuse': self.reuse, 'processor': self.processor}
+
+  def _options(self, place: Callable[[Any], Any]) -> dict[str, Any]:
+    """Returns the options that all engines of full responses have."""
+    return {
       'samples': self.samples,
       'horizon': self.horizon,
       'end_tokens': self.end_tokens,
@@ -202,15 +220,6 @@ class Sampler:
       'mesh': self.mesh if self.mesh.size > 1 else None,
       'sampling': place(self._sampling),
     }
-    if self.serial is not None:
-      return generate_serial, options | {'serial': self.serial}
-    level = self.exit_level
-    if level is None:
-      level = self.model.exits.level if self.model.exits else 0.0
-    traced: dict[str, Any] = {'shadow_share': np.float32(self.shadow_share), 'exit_level': np.float32(level)}
-    if self.features:
-      traced['directions'] = directions(self.model.config.hidden_size, self.features)
-    return generate, options | place(traced) | {'reuse': self.reuse, 'processor': self.processor}
 
   def _decoding(self, rule: StopRule) -> Decoding:
     """Returns what the turns of a rollout have in common."""

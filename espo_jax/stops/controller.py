@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from espo_jax.stops.probing import Probing
 from espo_jax.stops.rule import Adaptive, Hindsight, Observation, StopRule, StopState
 from espo_jax.types import takes_numpy
 
@@ -22,11 +23,13 @@ class Memory(NamedTuple):
     first: `batch -> row`, a tree with leaves `[B, ...]`: the memory before a row's first token.
     step: `(row, observation) -> row`, called before the score is computed.
     reads: The names of the arrays that `step` or the score reads on demand: see `StopRule.reads`.
+    directions: The number of directions of the projections among these: see `StopRule.directions`.
   """
 
   first: Callable[[int], Any]
   step: Callable[[Any, Observation], Any]
   reads: frozenset[str] = frozenset()
+  directions: int = 0
 
 
 class Control(NamedTuple):
@@ -128,7 +131,14 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
     adaptive = running_moments(adaptive, regret, mask, control.momentum)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, moved, adaptive.beta))
 
-  return StopRule(init, update, takes_numpy(threshold), adapt, frozenset() if memory is None else memory.reads)
+  rule = StopRule(init, update, takes_numpy(threshold), adapt)
+  return rule if memory is None else rule._replace(reads=memory.reads, directions=memory.directions)
+
+
+def probing_rule(score: Score, above: float, memory: Memory, probing: Probing, momentum: float) -> StopRule:
+  """Makes a rule that asks for answers, and settles a row once the score of one is above a constant."""
+  still = Control(above, beta_min=above, beta_max=above, eta=0.0, target_rate=0.0, momentum=momentum)
+  return controlled_rule(score, at_beta, still, memory)._replace(settles=True, probing=probing)
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from espo_jax.registry import source
 from espo_jax.stops.controller import Control, Memory, at_beta, controlled_rule
+from espo_jax.stops.marker import is_marker, newest_tokens, with_token
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
 
@@ -37,11 +38,10 @@ def duet_settled(
     forgiven: The probability with which the last token of a streak does not count.
     momentum: The momentum of the running moments of the regret.
   """
-  places = jnp.arange(len(marker), dtype=jnp.int32)
 
   def first(batch: int) -> tuple[Array, ...]:
-    newest, blank = jnp.full((batch, len(marker)), -1, jnp.int32), jnp.zeros(batch, bool)
-    return newest, jnp.zeros(batch, jnp.int32), blank, blank, jnp.zeros(batch)  # see `step`
+    blank = jnp.zeros(batch, bool)
+    return newest_tokens(batch, marker), jnp.zeros(batch, jnp.int32), blank, blank, jnp.zeros(batch)  # see `step`
 
   def step(row: tuple[Array, ...], seen: Observation) -> tuple[Array, ...]:
     assert seen.tokens is not None  # the rule reads them
@@ -50,8 +50,8 @@ def duet_settled(
     counts = settling & (_top_gap(seen) > gap)
     sure = jnp.where(counts, sure + 1.0, 0.0)
     sure = jnp.where((sure >= streak) & (seen.noise < forgiven), streak - 1.0, sure)
-    newest = jnp.where(places[None] == len(marker) - 1, seen.tokens[:, None], jnp.roll(newest, -1, axis=1))
-    return newest, count + 1, written | (newest == jnp.asarray([marker], jnp.int32)).all(axis=1), settling, sure
+    newest = with_token(newest, seen.tokens)
+    return newest, count + 1, written | is_marker(newest, marker), settling, sure
 
   def score(state: StopState, seen: Observation) -> Array:
     del seen
@@ -59,7 +59,8 @@ def duet_settled(
 
   last = streak - 0.5
   still = Control(last, beta_min=last, beta_max=last, eta=0.0, target_rate=0.0, momentum=momentum)
-  return controlled_rule(score, at_beta, still, Memory(first, step, frozenset({'logprobs', 'margin', 'tokens'})))
+  memory = Memory(first, step, frozenset({'logprobs', 'margin', 'tokens'}))
+  return controlled_rule(score, at_beta, still, memory)._replace(settles=True)
 
 
 def _top_gap(seen: Observation) -> Float[Array, 'B']:

@@ -1,4 +1,4 @@
-"""Regressions that are fitted a batch at a time by Newton steps, and the two of them that make a head."""
+"""Regressions that are fitted a batch at a time by Newton steps, and the heads that they make."""
 
 import flax.struct
 import jax
@@ -31,12 +31,26 @@ class Head(flax.struct.PyTreeNode):
 
 def new_head() -> Head:
   """Returns a head that has seen nothing: it expects the same of all rows."""
+  blank, identity = jnp.zeros(FEATURES), jnp.asarray([1.0, 0.0])
+  success, remaining, platt = (new_regression(weights) for weights in (blank, blank, identity))
+  return Head(success, remaining, platt, jnp.zeros((), jnp.int32))
 
-  def new(weights: Array) -> Regression:
-    return Regression(weights, _PRIOR * jnp.eye(weights.size))
 
-  blank = jnp.zeros(FEATURES)
-  return Head(new(blank), new(blank), new(jnp.asarray([1.0, 0.0])), jnp.zeros((), jnp.int32))
+def new_regression(weights: Float[Array, 'F']) -> Regression:
+  """Returns a regression with these weights that has seen nothing."""
+  return Regression(weights, _PRIOR * jnp.eye(weights.size))
+
+
+class Hazard(flax.struct.PyTreeNode):
+  """The state of the hazard's head between batches. It is a part of `Adaptive`."""
+
+  failure: Regression  # logistic, of the features of the evidence after a token: whether the row ends wrong with this token
+  batches: Int[Array, '']  # the number of batches that it was fitted to
+
+
+def new_hazard() -> Hazard:
+  """Returns a head that has seen nothing."""
+  return Hazard(new_regression(jnp.zeros(FEATURES)), jnp.zeros((), jnp.int32))
 
 
 @takes_numpy

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.stops.regression import Head
+from espo_jax.stops.probing import ForcedAnswer, Probing
+from espo_jax.stops.regression import Hazard, Head
 from espo_jax.types import StopReason, takes_numpy
 
 
@@ -24,6 +25,7 @@ class Adaptive(flax.struct.PyTreeNode):
   enabled: Bool[Array, '']  # False until the critic warm-up is over
   account: Float[Array, 'K'] | None = None  # counts that some rules keep; None for the others
   head: Head | None = None  # what `with_head` fits; None for rules without a head
+  hazard: Hazard | None = None  # what `with_hazard` fits; None for rules without one
 
 
 class StopState(flax.struct.PyTreeNode):
@@ -46,6 +48,8 @@ class Observation(NamedTuple):
     margin: The log-probability of the likeliest token minus that of the second.
     confidence: Minus the mean log-probability of the 20 likeliest tokens, in nats.
     tokens: The sampled token.
+    projections: The policy's final state that the token was drawn from, projected onto `StopRule.directions` directions.
+    answer: What the policy answers if it is asked now: see `StopRule.probing`.
   """
 
   regret: Float[Array, 'B']
@@ -56,6 +60,8 @@ class Observation(NamedTuple):
   margin: Float[Array, 'B'] | None = None
   confidence: Float[Array, 'B'] | None = None
   tokens: Int[Array, 'B'] | None = None
+  projections: Float[Array, 'B K'] | None = None
+  answer: ForcedAnswer | None = None
 
 
 class Hindsight(NamedTuple):
@@ -115,6 +121,10 @@ class StopRule(NamedTuple):
     group: How the rule ends all rows of a prompt at once; None if it does not.
     reason: What a stop makes of a row: `STOPPED`, `PRUNED` where the row then leaves the batch, or `SETTLED` where its text is
       graded as it stands.
+    settles: Whether a row that the rule stops has its answer. Then an evaluation grades what it has.
+    probing: Where the rule asks the policy for its answer; None if it asks nowhere. `update` is then called once for each
+      place, not for each token, and of the other arrays it sees zeros.
+    directions: The number `K` of directions of the projections that `update` reads; 0 if it reads none.
   """
 
   init: Callable[..., StopState]
@@ -124,6 +134,9 @@ class StopRule(NamedTuple):
   reads: frozenset[str] = frozenset()
   group: GroupRule | None = None
   reason: StopReason = StopReason.STOPPED
+  settles: bool = False
+  directions: int = 0
+  probing: Probing | None = None
 
 
 @takes_numpy
