@@ -161,3 +161,23 @@ def test_the_task_takes_what_other_fields_say(tmp_path):
   c.task.name = 'chain'
   del c.task.options['prompt']
   assert task_arguments(c) == {'seed': 3}
+
+
+def test_a_task_that_extends_one_with_options_has_the_parameters_of_both(registers):
+  @tasks.register('slipping')
+  class Slipping(tasks.ReasoningGym):
+    name = 'slipping'
+
+    def __init__(self, *, slips: float = 0.0, **options):
+      super().__init__(**options)
+      self.slips = slips
+
+  config = default_config()
+  config.task.name, config.seed = 'slipping', 7
+  config.task.options.update(dataset='chain_sum', slips=0.25, max_terms=3)
+  config.rollout.prompt_width, config.rollout.horizon = 40, 48
+  told = {'max_prompt_tokens': 40, 'max_response_tokens': 48, 'seed': 7, 'slips': 0.25, 'max_terms': 3}
+  assert task_arguments(config).items() >= told.items()
+  assert list(task_problems(config)) == []
+  config.task.options.slips = 'often'
+  assert any('task.options.slips' in line for line in task_problems(config))

@@ -167,7 +167,8 @@ def begin(
   loop = decode_first(decoding.setup(params, start, sampling), adaptive)
   turn = jnp.where(jnp.arange(horizon) < loop.record.full_length[:, None], jnp.int32(0), jnp.int32(-1))
   slots = loop.slots.replace(keys=start.keys, shadow=start.shadow, given=start.given)  # those of a free slot are nobody's
-  return Paused(slots, *decoding.laid((loop.record, turn)), loop.step)
+  record, turn = decoding.laid((loop.record, turn))
+  return Paused(slots, record, turn, loop.step)
 
 
 @functools.partial(jax.jit, static_argnames=('decoding', 'reset_rule'), donate_argnames='paused')
@@ -235,7 +236,8 @@ def go_on(
   columns = jnp.arange(horizon)
   fresh = (columns >= after[:, None]) & (columns < loop.record.full_length[:, None])
   turn = jnp.where(fresh, number, paused.turn)
-  return Paused(loop.slots, *decoding.laid((loop.record, turn)), loop.step)
+  record, turn = decoding.laid((loop.record, turn))
+  return Paused(loop.slots, record, turn, loop.step)
 
 
 @functools.partial(jax.jit, static_argnames='samples')
