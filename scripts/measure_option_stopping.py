@@ -43,13 +43,13 @@ CASES = (
     '4.478 by finite differences, 4.472 by least squares',
     'Longstaff and Schwartz (2001)',
   ),
-  Case('call on the highest of 2', MAX_CALL, 40, '13.902 by a lattice', 'Broadie and Glasserman (1997)'),
+  Case('call on the highest of 2', MAX_CALL, 40, '13.902 by a lattice', 'Broadie and Glasserman (1997), not looked up again'),
   Case(
     'call on the highest of 5',
     MAX_CALL._replace(assets=5),
     None,
-    'in [26.109, 26.292] with 95 % confidence',
-    'Andersen and Broadie (2004)',
+    '26.15, an estimate between two bounds',
+    'the literature that github.com/konmue/american_options lists, a reproduction of arXiv 1804.05394',
   ),
 )
 
@@ -113,7 +113,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
     '',
     'Another objective was tried first, the expected payment of stops that are drawn with probabilities of the network. On the '
     'call on the highest of 5 it came to never exercise with seeds 1, 2 and 4, which paid 23.0. With the other two it paid '
-    '26.1 and 26.2. On the other options it paid as much as least squares.',
+    '26.1 and 26.2. On the other options it paid as much as least squares. The present objective was chosen after five other '
+    'settings, by a look at seeds 1, 2 and 4. The figures of these seeds are therefore not held out.',
   ]
   lines += ['', 'The value is that of our binomial lattice. Published are:', '', '| option | value | source |', '|---|---|---|']
   lines += [f'| {case["name"]} | {case["published"]} | {case["source"]} |' for case in results['cases']]

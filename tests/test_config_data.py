@@ -172,12 +172,14 @@ def test_a_task_that_extends_one_with_options_has_the_parameters_of_both(registe
       super().__init__(**options)
       self.slips = slips
 
-  config = default_config()
-  config.task.name, config.seed = 'slipping', 7
-  config.task.options.update(dataset='chain_sum', slips=0.25, max_terms=3)
-  config.rollout.prompt_width, config.rollout.horizon = 40, 48
+  def asked(slips):
+    config = default_config()
+    config.task.name, config.seed = 'slipping', 7
+    config.task.options.update(dataset='chain_sum', slips=slips, max_terms=3)
+    config.rollout.prompt_width, config.rollout.horizon = 40, 48
+    return config
+
   told = {'max_prompt_tokens': 40, 'max_response_tokens': 48, 'seed': 7, 'slips': 0.25, 'max_terms': 3}
-  assert task_arguments(config).items() >= told.items()
-  assert list(task_problems(config)) == []
-  config.task.options.slips = 'often'
-  assert any('task.options.slips' in line for line in task_problems(config))
+  assert task_arguments(asked(0.25)).items() >= told.items()
+  assert list(task_problems(asked(0.25))) == []
+  assert any('task.options.slips' in line for line in task_problems(asked('often')))
