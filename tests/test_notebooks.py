@@ -24,7 +24,7 @@ def test_a_notebook_is_valid_and_has_no_outputs(path):
 
 
 def test_the_notebooks_run(request, tmp_path):
-  """Both in turn, so that the second one looks at what the first one trained."""
+  """All in turn, so that the second one looks at what the first one trained."""
   env = os.environ | {
     'ESPO_JAX_SHORT': '1',
     'ESPO_JAX_RUN': str(tmp_path / 'run'),
@@ -34,13 +34,19 @@ def test_the_notebooks_run(request, tmp_path):
     'JAX_COMPILATION_CACHE_DIR': str(request.config.cache.mkdir('jax')),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
   }
-  for name in ('quickstart_tpu', 'espo_anatomy'):
+  for name in ('quickstart_tpu', 'espo_anatomy', 'empirical_ntk'):
     notebook = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}}).execute(env=env)
     shown = [output for cell in notebook.cells if cell.cell_type == 'code' for output in cell.outputs]
     assert any('image/png' in output.get('data', {}) for output in shown)
     printed = ''.join(output.text for output in shown if output.output_type == 'stream')
-    assert ('| ESPO ' if name == 'quickstart_tpu' else 'tokens saved') in printed
+    assert {'quickstart_tpu': '| ESPO ', 'espo_anatomy': 'tokens saved', 'empirical_ntk': 'measured, predicted'}[
+      name
+    ] in printed
+    if name == 'empirical_ntk':
+      shares = np.array(re.findall(r'([\d.]+)% +([\d.]+)%', printed), float)
+      np.testing.assert_allclose(*shares.T, atol=6)  # in percent; a nearly linear network
+      assert shares[0, 0] < 5 and shares[-1, 0] > 90
   assert (tmp_path / 'run' / 'summary.json').exists()
 
 
