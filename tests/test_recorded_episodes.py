@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from run_folder import write_run
 from talking import LINES, talking
-from tiny import first_state, run, tiny_experiment
+from tiny import first_state, rule_of, run, tiny_experiment
 
 from espo_jax import replay, report
 from espo_jax.evaluate.answers import sample_answers
 from espo_jax.evaluate.examples import write_examples
 from espo_jax.experiment import make_rule
+from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor.examples import coloured, draw, read_examples
 from espo_jax.stages import rl
 from espo_jax.stops import Observation
@@ -56,6 +57,20 @@ def test_a_replay_of_episodes_stops_where_the_training_did(exp, tmp_path):
   np.testing.assert_array_equal(ends.length, (said & before_the_end).sum(axis=1))
   of_later_turns = found['turn'][np.arange(len(said)), found['length'] - 1] > 0
   assert (found['stopped'] & of_later_turns).any() and not found['stopped'].all()
+
+
+def test_a_resumed_training_on_episodes_is_the_uninterrupted_one(exp, tmp_path):
+  rule = rule_of(exp)
+  state, step = first_state(exp, rule), rl.reinforcement_step(exp, rule, None)
+  for number in (1, 2):
+    state, metrics = step(state, number)
+    if number == 1:
+      with Checkpoints(tmp_path / 'steps') as checkpoints:
+        checkpoints.save(1, state, done=True)
+  blank = exp.on_mesh(jax.tree.map(jnp.zeros_like, state))
+  resumed, again = step(restore(tmp_path / 'steps', blank).state, 2)
+  jax.tree.map(np.testing.assert_array_equal, (resumed.params, resumed.history), (state.params, state.history))
+  assert float(again['turns/mean']) == float(metrics['turns/mean'])
 
 
 def test_an_evaluation_of_episodes_is_recorded_with_its_turns(exp):
