@@ -15,7 +15,7 @@ from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import init_state
 from espo_jax.learner.scoring import score
-from espo_jax.stages.warm_start import example_order, supervised_learner, supervised_step
+from espo_jax.stages.warm_start import example_batches, example_order, supervised_learner, supervised_step
 from espo_jax.tasks import DataError, Example, Segment
 
 CHARACTERS = tasks.character_tokenizer('ab cd.')
@@ -195,7 +195,7 @@ def test_examples_of_test_problems_are_warned_of(tmp_path, caplog):
   prompts = [exp.problems('test', 3, 1)[0].prompt, exp.problems('train', 0, 1)[0].prompt]
   lines = [tasks.record_of(Example(prompt, (Segment('a', True),))) for prompt in prompts]
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  supervised_step(tiny_experiment(named(warm_start__data=str(path))))
+  example_batches(tiny_experiment(named(warm_start__data=str(path))))
   assert f"warm_start.data = '{path}': 1 of 2 examples ask one of the 512 test problems" in caplog.text
 
 
@@ -230,7 +230,9 @@ def test_what_is_written_is_what_is_read(tmp_path):
     ({'segments': [{'text': 'b', 'loss': 0.5}]}, "field 'segments.0.loss': 0.5; fix: 1 for a part that is learnt, or 0"),
     ({'segments': [{'text': 'b'}]}, "field 'segments.0.loss': missing; fix: 1"),
     ({'segments': [{'text': 'b', 'loss': 0}]}, "field 'segments': no segment has loss; fix: "),
-    ({'weight': 0}, "field 'weight': 0; fix: a number above 0"),
+    ({'weight': 0}, "field 'weight': 0; fix: a number from 1e-30 to"),
+    ({'weight': 10**400}, "field 'weight': 1000.*; fix: a number from"),  # which is no float
+    ({'weight': 1e39}, r"field 'weight': 1e\+39; fix: a number from"),  # which single precision does not hold
     ({'weight': float('nan')}, 'not JSON'),
     ({'weight': True}, "field 'weight': True; fix: "),
   ],

@@ -34,9 +34,10 @@ JUDGE = Judge(Sums(), CHARACTERS, turn_writer(CHARACTERS, '', 'user', (CHARACTER
 
 
 def asked(*responses, answer='7', number=0, prompt='3+4?\n') -> Asked:
-  """A problem whose rollouts are right where they say so by a `+` in front."""
+  """A problem whose rollouts are right where they say so by a `+` in front, and cut where they end with a bar."""
   rollouts = [
-    Rollout(prompt, text.removeprefix('+'), text[0] == '+', f'samples.jsonl:{n}') for n, text in enumerate(responses, 1)
+    Rollout(prompt, text.removeprefix('+').rstrip('|'), text[0] == '+', text[-1] != '|', f'samples.jsonl:{n}')
+    for n, text in enumerate(responses, 1)
   ]
   return Asked(tasks.Problem(number, prompt, answer), rollouts)
 
@@ -93,7 +94,7 @@ def test_the_verifier_of_a_benchmark_reads_the_steps_of_a_thought_that_the_promp
     'Yes: \\boxed{7}.\n\n',
   ]
   whole = ''.join(steps) + '</think>The answer is 7.'
-  its = Asked(problem, [Rollout(problem.prompt, whole, True, 'samples.jsonl:1')])
+  its = Asked(problem, [Rollout(problem.prompt, whole, True, True, 'samples.jsonl:1')])
   assert judge.right(its, [*steps, '</think>The answer is 7.']) == [False, False, True, True, True]
   assert not judge.task.verify(problem, ''.join(steps)) and judge.task.verify(problem, whole)
   (found,) = make_examples(Named('sbt_e', {'braking': BRAKE, 'threshold': 0.1}), [its], judge, 0)
@@ -329,3 +330,15 @@ def test_the_default_of_an_option_may_hold_what_separates_the_cells_of_a_table()
   (method,) = (method for method in methods.methods() if method.name == 'sbt_e')
   (row,) = (line for line in methods.section(method).splitlines() if line.startswith('| `candidate`'))
   assert row.replace(r'\|', '').count('|') == 5
+
+
+# ---------------------------------------------------------------------------------------------------------------- what was cut
+
+
+@pytest.mark.parametrize('name', ['step_partial_mask', 'rise_turns', 'sbt_e', 'sbt_d', 'cut_at_k', 'mode_mixture'])
+def test_a_response_that_was_cut_teaches_no_end(name):
+  """A right answer stands in it, and its last words are no end of a sentence."""
+  cut = thought('so 7', conclusion='It is 7. Let me ch|')
+  problems = [asked(f'+{cut}', 'it is 8'), asked('+it is 7 and th|', 'it is 8', number=1)]
+  with pytest.raises(sources.SourceError, match='none of 4 rollouts, of which 2 are right, makes an example'):
+    made(name, problems)

@@ -61,9 +61,12 @@ class Programs:
     """The entries of `PROGRAMS` that the config runs.
 
     Weights are resharded only with `rollout.gather_weights`. With an environment 'rollout' decodes the first turn of each row
-    and 'turn' a later one, and without one there is no 'turn'.
+    and 'turn' a later one, and without one, or with a single turn, there is no 'turn'.
     """
-    runs = {'reshard': self.config.rollout.gather_weights, 'turn': self._sampler.turns is not None}
+    runs = {
+      'reshard': self.config.rollout.gather_weights,
+      'turn': self._sampler.turns is not None and self._sampler.turns.most > 1,
+    }
     return tuple(name for name in PROGRAMS if runs.get(name, True))
 
   @property

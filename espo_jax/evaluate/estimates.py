@@ -109,6 +109,9 @@ def _recorded(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         f'--from={folder}: its answers were sampled with {name} = {settings[name]}, so some have no probability; '
         f'fix: evaluate with --{name}={whole:g}'
       )
+  if environment := settings.get('environment'):
+    told = f'an episode with the environment {environment!r} has tokens that no policy drew'
+    raise RequestError(f'--from={folder}: {told}; fix: evaluate a run without an environment')
   if named := settings.get('processors'):
     raise RequestError(f'--from={folder}: {", ".join(named)} changed what was drawn; fix: evaluate without --processor')
   return settings, read_arrays(folder / ROWS)

@@ -98,6 +98,11 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     raise RecordingsError(
       f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'
     )
+  if 'turn' in found and found.get('reset_rule', False):
+    raise RecordingsError(
+      f'{file}: its stop rule began anew with each turn, and a replay carries the rule on; fix: rollouts of a run with '
+      'environment.reset_rule = False'
+    )
   shape = found['regret'].shape if found['regret'].ndim == 2 else (found['correct'].size, 0)
   expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(_OF_TOKENS, shape)
   expected |= dict.fromkeys(_OF_TURNS, shape) if 'turn' in found else {}

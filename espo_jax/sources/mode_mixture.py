@@ -74,5 +74,5 @@ def _modes(asked: Asked) -> Modes | None:
   if long is None:
     return None
   brief = [rollout for rollout in asked.rollouts if not has_thought(rollout.response)]
-  short = next((rollout.response for rollout in brief if rollout.correct), emptied_thought(long.response))
+  short = next((its.response for its in brief if its.correct and its.ended), emptied_thought(long.response))
   return Modes(long, long.response, short, float(np.mean([rollout.correct for rollout in brief or asked.rollouts])))

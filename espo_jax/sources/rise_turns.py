@@ -65,7 +65,7 @@ def rise_turns(
     for n, first in enumerate(asked.rollouts):
       if first.correct:
         continue
-      others = asked.rollouts[:n] + asked.rollouts[n + 1 :]
+      others = [other for other in asked.rollouts[:n] + asked.rollouts[n + 1 :] if other.ended]
       for second in second_turns(first, others, kept):
         yield first.example([(first.response, False), (reply, False), (second.response, True)], weight=weights[second.correct])
 

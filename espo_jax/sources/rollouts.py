@@ -10,7 +10,15 @@ from espo_jax.parallel.storage import read_json
 from espo_jax.tasks import Example, Problem, Segment
 
 CONFIG = 'config.json'
-_KINDS = {'id': int, 'problem': int, 'prompt': str, 'response': str, 'expected': str, 'correct': bool}  # of an answer
+_KINDS = {  # of an answer
+  'id': int,
+  'problem': int,
+  'prompt': str,
+  'response': str,
+  'expected': str,
+  'correct': bool,
+  'stop_reason': str,
+}
 
 
 class SourceError(ValueError):
@@ -23,13 +31,15 @@ class Rollout(NamedTuple):
   Attributes:
     prompt: the text of the prompt, special tokens included.
     response: the text of the response, up to its stop if a rule stopped it.
-    correct: whether the response is right; a stopped one is not.
+    correct: whether the response is right, as the evaluation graded it.
+    ended: whether the response ended by itself. One that was cut must not teach an end behind its last word.
     place: the file and line of the rollout.
   """
 
   prompt: str
   response: str
   correct: bool
+  ended: bool
   place: str
 
   def example(self, parts: Iterable[tuple[str, bool]], weight: float = 1.0) -> Example:
@@ -56,8 +66,8 @@ class Asked(NamedTuple):
 
   @property
   def right(self) -> list[Rollout]:
-    """The rollouts that are right."""
-    return [rollout for rollout in self.rollouts if rollout.correct]
+    """The rollouts that are right and ended by themselves."""
+    return [rollout for rollout in self.rollouts if rollout.correct and rollout.ended]
 
 
 def read_rollouts(folder: pathlib.Path) -> list[Asked]:
@@ -80,7 +90,8 @@ def read_rollouts(folder: pathlib.Path) -> list[Asked]:
     if not row['response']:
       continue
     asked = found.setdefault(row['problem'], Asked(Problem(row['id'], row['prompt'], row['expected']), []))
-    asked.rollouts.append(Rollout(row['prompt'], row['response'], row['correct'], f'{SAMPLES}:{number}'))
+    told = row['prompt'], row['response'], row['correct'], row['stop_reason'] == 'eos'
+    asked.rollouts.append(Rollout(*told, f'{SAMPLES}:{number}'))
   if not found:
     raise SourceError(
       f'{named}: {SAMPLES} holds no answer with a text; fix: the command that the evaluation was begun with finishes it'

@@ -243,6 +243,7 @@ def write_rollout(
     'mu': adaptive.mu,
     'var': adaptive.var,
     'samples': np.int32(exp.config.rollout.samples),
+    'reset_rule': np.bool_(exp.config.environment.reset_rule),
   }
   monitor.atomic_write_arrays(path, recorded | of_rule | prompts | constants)
 

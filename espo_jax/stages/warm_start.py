@@ -67,14 +67,14 @@ def supervised_learner(exp: Experiment) -> SupervisedLearner:
 def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainState, Metrics]]:
   """Returns the function that makes one warm-start step, on newly written solutions or on the next examples.
 
-  Raises:
-    DataError: `warm_start.data` cannot be read, or an example in it cannot be encoded.
+  The first step reads and encodes all examples, and raises DataError if one cannot be used. A run that goes on behind the stage
+  does not read them.
   """
   learner = supervised_learner(exp)
-  batch_of = _examples(exp) if exp.config.warm_start.data else functools.partial(_solutions, exp)
+  batches = functools.cache(lambda: example_batches(exp) if exp.config.warm_start.data else functools.partial(_solutions, exp))
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-    state, metrics = learner.update(state, exp.put_rows(batch_of(step)))
+    state, metrics = learner.update(state, exp.put_rows(batches()(step)))
     return state, metrics | {'bad_steps': state.bad_steps}
 
   return step
@@ -90,7 +90,7 @@ def _solutions(exp: Experiment, step: int) -> SupervisedBatch:
   return tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
 
 
-def _examples(exp: Experiment) -> Callable[[int], SupervisedBatch]:
+def example_batches(exp: Experiment) -> Callable[[int], SupervisedBatch]:
   """Returns the function from a step to this process's rows of the examples."""
   c = exp.config
   examples = tasks.read_examples(c.warm_start.data, 'warm_start.data')

@@ -75,10 +75,10 @@ class CountdownDFS(Countdown):
       step, sign, more = part['step'], part['sign'], part['more']
       steps.append(step)
       place = part.end()
-      if sign == '!':
-        return ','.join(steps) if place == len(response) else ''
       if more and sign != ';':
         return ''
+      if sign == '!':
+        return ','.join(steps) if place == len(response) else ''
       back = len(more) + (sign == ';')
       if back > len(steps):
         return ''

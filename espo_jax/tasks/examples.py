@@ -9,7 +9,6 @@ A token has loss if all of its characters have. The end token behind the respons
 multiplies the loss of every token of the response, and is 1 if it is left out. Other fields are not read.
 """
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from espo_jax.tasks.task import DataError
 if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
+_SMALLEST, _LARGEST = 1e-30, 1e30  # of a weight, so that single precision holds it
 _SEGMENTS = '[{"text": "...", "loss": 1}]'
 
 
@@ -110,7 +110,9 @@ def _whole(segments: tuple[Segment, ...], offsets: np.ndarray) -> Bool[np.ndarra
   """Returns which tokens lie in segments with loss alone, from the first character of each and the one behind its last."""
   masked = np.repeat([not segment.loss for segment in segments], [len(segment.text) for segment in segments])
   before = np.concatenate([[0], np.cumsum(masked)])  # how many of the characters before each one are masked
-  start = np.minimum(offsets[:, 0], len(masked) - 1)
+  ends = np.maximum.accumulate(offsets[:, 1])
+  start = np.minimum(offsets[:, 0], np.concatenate([[0], ends[:-1]]))  # some tokenizers leave a blank out that a token has
+  start = np.minimum(start, len(masked) - 1)
   stop = np.maximum(offsets[:, 1], start + 1)  # a token without characters belongs to the one that follows
   return before[stop] == before[start]
 
@@ -126,8 +128,8 @@ def example_of(place: str, record: Record) -> Example:
     raise _refused(place, 'prompt', record, 'a text that is not empty')
   if not isinstance(found, list) or not found:
     raise _refused(place, 'segments', record, f'a list such as {_SEGMENTS}')
-  if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-    raise _refused(place, 'weight', record, 'a number above 0, or leave it out for 1')
+  if isinstance(weight, bool) or not isinstance(weight, int | float) or not _SMALLEST <= weight <= _LARGEST:
+    raise _refused(place, 'weight', record, f'a number from {_SMALLEST:g} to {_LARGEST:g}, or leave it out for 1')
   segments = []
   for i, part in enumerate(found):
     if not isinstance(part, dict):

@@ -63,8 +63,8 @@ def has_thought(text: str) -> bool:
 
 def emptied_thought(text: str) -> str:
   """Returns a text that closes a thought, with nothing but two line breaks in the thought."""
-  opened = re.match(rf'\s*(?:{_THOUGHT_TAG.pattern})', text[: end_of_thought(text)])
-  return (opened[0] if opened else '') + '\n\n' + text[end_of_thought(text) :]
+  opened = _THOUGHT_TAG.search(text, 0, end_of_thought(text))
+  return (text[: opened.end()] if opened else '') + '\n\n' + text[end_of_thought(text) :]
 
 
 def without_thought_tags(text: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Grid = Int[np.ndarray, 'side side']  # 0 is a blank
 
-_LABELS = string.ascii_letters + ''.join(map(chr, range(0xC0, 0x100)))
+_LABELS = string.ascii_letters  # a grid has at most 48 blanks
 _BLANK, _BREAK, _SHOWN, _BACK, _ANSWER = './=;#'
 
 
