@@ -18,13 +18,15 @@ import numpy as np
 from bench import report
 from jaxtyping import Bool, Float
 
-from espo_jax.configs import load_config
+from espo_jax.configs import ConfigError, load_config
 from espo_jax.evaluate.measures import FlopMatched, flop_matched_eval
 from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import read_graded
 from espo_jax.experiment import make_experiment
 from espo_jax.model import ModelConfig, answer_flops
-from espo_jax.tasks import encode_text
+from espo_jax.monitor import OutputError
+from espo_jax.parallel.storage import DamagedFile
+from espo_jax.tasks import DataError, encode_text
 
 
 class Answers(NamedTuple):
@@ -49,6 +51,12 @@ def read_answers(folder: pathlib.Path) -> Answers:
   if not (folder / 'config.json').is_file():
     raise RequestError(f'{folder} holds no config.json of a recording; fix: evaluate with --record')
   graded, exp = read_graded(folder, ()), make_experiment(load_config(folder / 'config.json'))
+  if environment := graded.settings.get('environment'):
+    raise RequestError(
+      f'{folder} has episodes with the environment {environment!r}, whose prompts grow; fix: answers of one turn'
+    )
+  if exp.config.exits.every:
+    raise RequestError(f'{folder} has answers of a model with early exits, whose tokens differ in cost; fix: exits.every = 0')
   problems = exp.problems('test', 0, graded.settings['problems'])
   prompts = [problem.prompt for problem in exp.tagged(problems)]
   lengths = np.stack([samples.lengths for samples in graded.problems])
@@ -86,7 +94,7 @@ def main(argv: list[str]) -> None:
   args = parser.parse_args(argv)
   try:
     long, short = read_answers(args.long), read_answers(args.short)
-  except RequestError as error:
+  except (RequestError, OutputError, ConfigError, DamagedFile, DataError) as error:
     raise SystemExit(f'error: {error}') from error
   if long.prompts != short.prompts:
     raise SystemExit(f'error: --long={args.long}, --short={args.short}: other problems; fix: tasks of one difficulty and seed')

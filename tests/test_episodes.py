@@ -9,6 +9,7 @@ import runpy
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
@@ -25,6 +26,7 @@ from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError
 from espo_jax.evaluate.request import Request, experiment_for
 from espo_jax.experiment import make_experiment
+from espo_jax.learner import score
 from espo_jax.stages import episodes, rl
 from espo_jax.train import train
 from espo_jax.types import StopReason, by_a_rule
@@ -65,6 +67,33 @@ def test_the_rewards_of_turns_stand_on_their_last_tokens_and_add_up_to_the_verdi
     assert cut[i] or verdicts.correct[i] == right, text
 
 
+def _check_entropies(exp, told, path):
+  """The entropies that the first update tells are means over the recorded tokens of each turn."""
+  with np.load(path) as archive:
+    found = dict(archive)
+  tokens = np.pad(found['tokens'], ((0, 0), (0, exp.config.rollout.horizon - found['tokens'].shape[1])))
+  prompts = jnp.asarray(found['prompt']), jnp.asarray(found['prompt_length'])
+  scored = score(
+    exp.model, first_params(exp, 0), *prompts, jnp.asarray(tokens), temperature=exp.config.rollout.temperature, chunk=4096
+  )
+  entropy = np.asarray(scored.entropy)[:, : found['turn'].shape[1]]
+  before_the_end = np.arange(entropy.shape[1]) < found['length'][:, None]
+  for turn in range(3):
+    mean = entropy[before_the_end & (found['turn'] == turn)].mean()
+    np.testing.assert_allclose(told[f'turns/entropy_{turn + 1}'], mean, rtol=1e-4)
+
+
+def test_a_turn_that_no_row_has_leaves_the_memory_of_its_entropy(trained):
+  exp, state, metrics = trained
+  learner, (rows, verdicts) = rl.reinforcement_learner(exp, rule_of(exp)), played(exp)
+  told = {name: jnp.float32(value) for name, value in metrics[0].items()} | {'turns/entropy_3': jnp.float32(np.nan)}
+  found = learner.finish(state, jax.tree.map(jnp.asarray, rows), jnp.asarray(verdicts.correct), told)
+  np.testing.assert_array_equal(found.history.measured, [3, 3, 2])
+  assert found.history.entropy[2] == state.history.entropy[2]
+  wanted = (2 * np.array(state.history.entropy[:2]) + [metrics[0]['turns/entropy_1'], metrics[0]['turns/entropy_2']]) / 3
+  np.testing.assert_allclose(found.history.entropy[:2], wanted, rtol=1e-6)
+
+
 def test_the_entropy_of_each_turn_is_remembered_and_read_by_its_tokens(trained, registers, tmp_path):
   _, state, metrics = trained
   by_turn = [[row[f'turns/entropy_{turn}'] for turn in (1, 2, 3)] for row in metrics]
@@ -81,6 +110,7 @@ def test_the_entropy_of_each_turn_is_remembered_and_read_by_its_tokens(trained, 
   step, state = rl.reinforcement_step(exp, rule, None, tmp_path), first_state(exp, rule)
   state, told = step(state, 1)
   assert np.isnan(told['spy/past'])
+  _check_entropies(exp, told, tmp_path / '000001.npz')
   past = np.array([1, 10, 100], np.float32)
   _, told = step(state.replace(history=state.history.replace(entropy=exp.put(past))), 2)
   with np.load(tmp_path / '000002.npz') as found:

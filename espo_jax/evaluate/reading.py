@@ -70,7 +70,11 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
     )
   ended, correct = (np.array(columns[name], bool) for name in ('ended', 'correct'))
   lengths = np.array(columns['lengths'], np.int64)
-  recorded = _recorded(folder / ROWS, lengths, set(needed) - {*decoders.ALWAYS})
+  reads = set(needed) - {*decoders.ALWAYS}
+  if reads and (environment := settings.get('environment')):
+    told = f'the recording has the tokens of the environment {environment!r} among those of the policy'
+    raise RequestError(f'--from={folder}: a decoder reads {min(reads)!r}, and {told}; fix: a decoder that reads answers alone')
+  recorded = _recorded(folder / ROWS, lengths, reads)
   groups = [slice(i, i + samples) for i in range(0, total, samples)]
   problems = [
     Samples(answers[its], ended[its], lengths[its], **{name: rows[its] for name, rows in recorded.items()}) for its in groups
