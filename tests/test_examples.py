@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from tiny import first_params, named, tiny_experiment
+from tokenizers import processors
 
 from espo_jax import tasks
 from espo_jax.configs import ConfigError, default_config, validate
@@ -261,3 +262,16 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_told_before_a_device_is_
   with pytest.raises(DataError, match=r"warm_start.data = '.*empty.jsonl': no examples; fix: "):
     (tmp_path / 'empty.jsonl').write_text('\n')
     tasks.read_examples(str(tmp_path / 'empty.jsonl'), 'warm_start.data')
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('trim', [False, True])
+def test_a_blank_that_offsets_leave_out_belongs_to_its_token(trim):
+  tokenizer = tasks.byte_bpe_tokenizer(['it is six'] * 50, 300)
+  tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+  text = tokenizer('it is six', return_offsets_mapping=True)
+  assert tokenizer.decode(text['input_ids'][-1]) == ' six' and text['offset_mapping'][-1] == ((6, 9) if trim else (5, 9))
+  masked = Example('?', (Segment('it is ', False), Segment('six', True)))
+  assert tasks.encode_example(tokenizer, masked, 8, 8).weights.tolist() == [*[0] * (len(text['input_ids'])), 1]
+  whole = Example('?', (Segment('it', False), Segment(' is six', True)))
+  assert tasks.encode_example(tokenizer, whole, 8, 8).weights.tolist()[-2:] == [1, 1]

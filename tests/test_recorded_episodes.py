@@ -13,7 +13,10 @@ from tiny import first_state, rule_of, run, tiny_experiment
 
 from espo_jax import replay, report
 from espo_jax.evaluate.answers import sample_answers
+from espo_jax.evaluate.estimates import _recorded
 from espo_jax.evaluate.examples import write_examples
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.reading import read_graded
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, restore
 from espo_jax.monitor.examples import coloured, draw, read_examples
@@ -57,6 +60,40 @@ def test_a_replay_of_episodes_stops_where_the_training_did(exp, tmp_path):
   np.testing.assert_array_equal(ends.length, (said & before_the_end).sum(axis=1))
   of_later_turns = found['turn'][np.arange(len(said)), found['length'] - 1] > 0
   assert (found['stopped'] & of_later_turns).any() and not found['stopped'].all()
+
+
+def test_what_takes_all_tokens_for_the_policys_refuses_recorded_episodes(tmp_path):
+  lines = ['{"problem": 0, "answer": "a", "length": 3, "stop_reason": "eos", "correct": true}\n'] * 2
+  settings = {'problems': 1, 'samples': 2, 'environment': 'retry', 'prompts_per_batch': 1, 'problems_digest': ''}
+  whole = {'temperature': 1.0, 'top_p': 1.0, 'top_k': 0, 'min_p': 0.0}
+  (tmp_path / 'settings.json').write_text(json.dumps(settings | whole))
+  (tmp_path / 'samples.jsonl').write_text(''.join(lines))
+  (tmp_path / 'rollouts').mkdir()
+  np.savez(tmp_path / 'rollouts' / 'rows.npz', length=np.full(2, 9))
+  with pytest.raises(
+    RequestError, match="a decoder reads 'logprobs', and the recording has the tokens of the environment 'retry'"
+  ):
+    read_graded(tmp_path, ('answers', 'logprobs'))
+  assert read_graded(tmp_path, ('answers', 'lengths')).problems[0].lengths.tolist() == [3, 3]
+  with pytest.raises(RequestError, match="an episode with the environment 'retry' has tokens that no policy drew; fix: "):
+    _recorded(tmp_path)
+
+
+def test_a_replay_refuses_a_rule_that_began_anew_with_each_turn(tmp_path):
+  shape = (2, 3)
+  tokens = {name: np.zeros(shape, np.float32) for name in ('regret', 'logprobs', 'values')}
+  rows = {'full_length': np.full(2, 3), 'ended': np.ones(2, bool), 'correct': np.array([0.0, 1.0], np.float32)}
+  rows |= {name: np.zeros(2, bool) for name in ('stopped', 'shadow')}
+  numbers = {'mu': np.float32(0), 'var': np.float32(1), 'shadow_share': np.float32(0), 'samples': np.int32(1)}
+  turns = {'turn': np.zeros(shape, np.int16), 'ends': np.zeros(shape, bool)}
+  for reset_rule in (False, True):
+    np.savez(tmp_path / 'rows.npz', **tokens, **rows, **numbers, **turns, reset_rule=reset_rule)
+    if not reset_rule:
+      assert replay.read_recordings(tmp_path)[0].ends.shape == (1, *shape)
+  with pytest.raises(
+    replay.RecordingsError, match=r'rows.npz: its stop rule began anew .*; fix: .*environment.reset_rule = False'
+  ):
+    replay.read_recordings(tmp_path)
 
 
 def test_a_resumed_training_on_episodes_is_the_uninterrupted_one(exp, tmp_path):
