@@ -122,6 +122,7 @@ def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, c
   needed = {'make_tiny_model': ['--data=data', '--output=out'], 'same_programs': ['record', 'folder']}
   needed |= {
     'measure_signals': ['--rollouts=recorded', '--output=out'],
+    'measure_stops': ['--rollouts=recorded', '--output=out'],
     'drill': ['soak'],
     'measure_equal_flops': ['--long=long', '--short=short', '--output=out'],
     'measure_trials': ['--comparison=page', '--output=out'],

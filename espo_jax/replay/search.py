@@ -106,7 +106,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   halves = [recordings.weight * half for half in (even, ~even)]
   parts = [*halves, *(halves[1] * third for third in thirds(recordings.correct, recordings.problem, halves[1]))]
 
-  rule = _informed(candidate.rule, on_device, jnp.asarray(halves[0]), noise)
+  rule = informed(candidate.rule, on_device, jnp.asarray(halves[0]), noise)
 
   def ends(betas: Float[np.ndarray, 'K']) -> tuple[np.ndarray, np.ndarray]:
     length, stopped = jax.device_get(replay_all(rule, jnp.asarray(betas, jnp.float32), on_device, noise))
@@ -139,7 +139,7 @@ def search(candidate: Candidate, recordings: Recordings, rates: Sequence[float],
   return list(distinct.values())
 
 
-def _informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'], noise: Float[Array, 'F N T']) -> StopRule:
+def informed(rule: StopRule, recordings: Recordings, weight: Float[Array, 'F N'], noise: Float[Array, 'F N T']) -> StopRule:
   """Returns the rule with the head or the hazard fitted to the recordings, if it has one at all.
 
   Args:
