@@ -245,6 +245,33 @@ def test_token_ids_are_no_number_and_a_number_is_no_token_ids(workdir):
       evaluate_main([f'--checkpoint={workdir}', f'--stop={stop}', '--constants', constants])
 
 
+@pytest.mark.parametrize(
+  ('stop', 'constants', 'message'),
+  [
+    ('candidate_answer', ['allowed=2'], r'marker = \(\): the rule waits for these token ids; fix: --constants marker=17,4'),
+    ('duet_settled', ['streak=2'], r'--stop=duet_settled: marker = \(\): the rule waits for these token ids'),
+    ('duet_settled', ['marker=3,999999'], r'marker = \(3, 999999\): the policy has no token 999999; fix: ids from 0 to \d+'),
+    ('candidate_answer', ['marker=3', 'allowed=2.5'], r'allowed=2.5: not a whole number below 2\^31; fix: such as 1'),
+    ('candidate_answer', ['marker=nan'], r'marker=nan: of another kind; fix: token ids such as 17,4'),
+    ('deer', ['inducer=inf'], r'inducer=inf: of another kind; fix: token ids such as 17,4'),
+    ('deer', ['inducer=99999999999'], r'inducer=99999999999: of another kind; fix: token ids'),
+    ('deer', ['inducer=5,100000'], r'--stop=deer: inducer = \(5, 100000\): the policy has no token 100000'),
+    ('deer', ['inducer=5', 'marker=100000'], r'--stop=deer: marker = \(100000,\): the policy has no token 100000'),
+    ('deer', ['inducer=5', 'most=0'], r'--constants most=0: out of range; fix: a number above 0'),
+    ('deer', ['inducer=5', 'every=0'], r'--constants every=0: out of range; fix: a number above 0'),
+    ('deer', ['inducer=5', 'every=0.5'], r'--constants every=0.5: not a whole number'),
+    ('deer', ['inducer=5', 'geometric=0.3'], r'--constants geometric=0.3: neither yes nor no; fix: 1 or 0'),
+    ('answer_convergence', ['inducer=5', 'agree=0'], r'--constants agree=0: out of range'),
+    ('latent_trajectory', ['segment=0'], r'--constants segment=0: out of range; fix: a number above 0'),
+    ('espo', ['smoothing=1'], r'--constants smoothing=1: out of range; fix: a number in \[0, 1\)'),
+    ('espo', ['beta_0=nan'], r'--constants beta_0=nan: not a finite number; fix: a finite one'),
+  ],
+)
+def test_a_constant_of_a_rule_has_the_type_and_the_range_of_its_field(workdir, tmp_path, stop, constants, message):
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main([f'--checkpoint={workdir}', f'--output={tmp_path}', f'--stop={stop}', '--constants', *constants])
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize(
   ('flags', 'message'),

@@ -237,6 +237,32 @@ def test_what_cannot_be_replayed_is_said(tmp_path, changes, message):
 # ---------------------------------------------------------------------------------------------------------------- command
 
 
+@pytest.mark.parametrize(
+  ('grid', 'message'),
+  [
+    ('segment=0.5', r'--grid segment=0.5: not a whole number'),
+    ('window=64,0', r'--grid window=0: out of range; fix: a number above 0'),
+    ('reset_tokens=1', r'--grid reset_tokens=...: no constant of a stop rule'),
+  ],
+)
+def test_a_grid_has_values_that_the_rules_take(tmp_path, grid, message):
+  with pytest.raises(SystemExit, match=message):
+    main([f'--rollouts={tmp_path}', '--grid', grid])
+
+
+def test_a_gate_with_a_beta_that_is_given_is_the_rule_without_a_critic():
+  assert 'makespan_gate' not in replay.rules() and 'regret_only' in replay.rules()
+  rng = np.random.default_rng(8)
+  seen = Observation(*(jnp.asarray(rng.exponential(size=4), jnp.float32) for _ in range(3)))
+  for beta in (0.01, 0.1):
+    gate, known = (
+      rule.update(rule.init(4, stops.adaptive(rule)), seen)
+      for rule in (stops.makespan_gate(beta_0=beta), stops.regret_only(beta_0=beta))
+    )
+    np.testing.assert_array_equal(gate[1], known[1])
+    np.testing.assert_allclose(gate[2], known[2], rtol=1e-6)
+
+
 def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch, capsys):
   main([f'--rollouts={run_folder}', '--grid', 'smoothing=0,0.9', '--rates=0.1,0.3,0.4,0.7', '--most_lost=1'])
   printed = capsys.readouterr().out

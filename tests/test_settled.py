@@ -58,6 +58,14 @@ def test_a_row_ends_with_the_last_candidate_that_it_is_allowed():
   assert candidates([4], MARKER, 1) is None  # what was not written is no token of the marker
 
 
+@pytest.mark.parametrize('rule', [stops.candidate_answer(), stops.duet_settled()])
+def test_a_rule_does_not_wait_for_nothing(rule):
+  zero = jnp.zeros(1)
+  seen = Observation(zero, zero, zero, zero, margin=zero, tokens=jnp.zeros(1, jnp.int32))
+  with pytest.raises(ValueError, match=r'marker = \(\): a rule waits for these token ids; fix: those of the text'):
+    rule.update(rule.init(1, stops.adaptive(rule)), seen)
+
+
 @pytest.mark.parametrize(('allowed', 'stops_some'), [(1, True), (10**6, False)])
 def test_a_candidate_ends_a_row_and_changes_no_token_before_it(allowed, stops_some):
   free = run(rule=NEVER)

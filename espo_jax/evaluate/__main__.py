@@ -38,13 +38,14 @@ from absl import logging
 from espo_jax import decoders, monitor, parallel
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
+from espo_jax.configs.constants import Constant
 from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.decoding import decode, format_decoders
 from espo_jax.evaluate.estimates import estimate, format_estimate
 from espo_jax.evaluate.evaluation import evaluate
 from espo_jax.evaluate.options import read_named
 from espo_jax.evaluate.policies import DTYPE, HORIZON, PROMPT, TEMPERATURE, RequestError, open_policy
-from espo_jax.evaluate.request import BENCHMARKS, Constant, Request
+from espo_jax.evaluate.request import BENCHMARKS, Request
 from espo_jax.evaluate.settling import format_settled
 from espo_jax.evaluate.stopping import format_stops
 from espo_jax.learner import CheckpointError

@@ -7,6 +7,7 @@ from typing import Any
 
 from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
+from espo_jax.configs.constants import Constant, told_constant, typed_constant
 from espo_jax.evaluate.asked import Asked, check_recorded
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
@@ -18,7 +19,6 @@ from espo_jax.tasks.own import FIELDS
 from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
 
-Constant = float | tuple[int, ...]  # a number, or token ids
 BENCHMARKS = (*tasks.BENCHMARKS, tasks.JSONL)
 _ANY_WIDTH = 2**20  # a limit that no prompt reaches; prompts are later padded to the longest of them
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -151,7 +151,7 @@ def _check_stop(request: Request) -> None:
     raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
   if not request.stop:
     for name, value in request.constants:
-      raise RequestError(f'--constants {name}={_told(value)}: no stop rule reads it; fix: --stop=espo, or leave it out')
+      raise RequestError(f'--constants {name}={told_constant(value)}: no stop rule reads it; fix: --stop=espo, or leave it out')
     return
   try:
     lookup('stop rule', request.stop, dict.fromkeys(stops.REGISTRY))
@@ -174,9 +174,8 @@ def _check_stop(request: Request) -> None:
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:
-      raise RequestError(
-        f'--constants {name}={_told(value)}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}'
-      )
+      where = f'--constants {name}={told_constant(value)}'
+      raise RequestError(f'{where}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}')
 
 
 def experiment_for(policy: Policy, request: Request) -> Experiment:
@@ -216,7 +215,10 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
   if request.stop:
-    _check_rule(asked_rule(config, request.stop, dict(request.constants)), request.stop, exp)
+    asked = dict(request.constants)
+    rule = asked_rule(config, request.stop, asked)
+    _check_rule(rule, request.stop, exp)
+    _check_token_ids(rule, request.stop, exp, asked)
   return exp
 
 
@@ -243,29 +245,38 @@ def _check_rule(rule: StopRule, name: str, exp: Experiment) -> None:
     raise RequestError(f'--stop={name}: the policy has early exits, with which no answer is probed; fix: another rule')
 
 
+def _check_token_ids(rule: StopRule, name: str, exp: Experiment, asked: Mapping[str, Constant]) -> None:
+  """Checks the constants of a rule of the package that are token ids: those asked for, and else those of the run."""
+  if stops.is_users(name):
+    return
+  own, size = exp.config.stop.get(name, {}), exp.model.config.vocab_size
+  for constant, default in registry.defaults(stops.REGISTRY[name]).items():
+    if not isinstance(default, tuple):
+      continue
+    ids = typed_constant(name, constant, asked[constant]) if constant in asked else tuple(own[constant])
+    assert isinstance(ids, tuple)  # its default is one
+    where = f'--stop={name}: {constant} = {ids}'
+    if not ids and rule.settles and rule.probing is None:
+      raise RequestError(f'{where}: the rule waits for these token ids; fix: --constants {constant}=17,4, say')
+    if unknown := [token for token in ids if type(token) is not int or not 0 <= token < size]:
+      raise RequestError(f'{where}: the policy has no token {unknown[0]!r}; fix: ids from 0 to {size - 1}')
+
+
 def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> StopRule:
   """Makes the stop rule `name` with the config's constants, of which some are replaced.
 
   Raises:
-    RequestError: A constant is a number and token ids were given, or it is token ids and the number is none.
+    RequestError: A constant is not of the type of its default, is outside the range of its config field, or does not go with
+      the others.
   """
-  defaults = registry.defaults(stops.REGISTRY[name])
-  typed: dict[str, Any] = {}
-  for constant, value in constants.items():
-    ids = isinstance(defaults[constant], tuple)
-    given = value if isinstance(value, tuple) else (value,)
-    if (not ids and len(given) > 1) or (ids and any(x != int(x) or x < 0 for x in given)):
-      wanted = 'token ids such as 17,4' if ids else 'one number'
-      raise RequestError(f'--constants {constant}={_told(value)}: of another kind; fix: {wanted}')
-    typed[constant] = tuple(int(x) for x in given) if ids else type(defaults[constant])(given[0])
+  try:
+    typed = {constant: typed_constant(name, constant, value) for constant, value in constants.items()}
+  except ValueError as error:
+    raise RequestError(f'--constants {error}') from error
   try:
     return make_rule(config, name, **typed)
   except ValueError as error:
     raise RequestError(f'--stop={name}: {error}') from error
-
-
-def _told(value: Constant) -> str:
-  return ','.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'
 
 
 def _check_episodes(environment: str, request: Request) -> None:

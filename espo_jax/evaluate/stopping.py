@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from espo_jax import stops
+from espo_jax.configs.constants import Constant
 from espo_jax.evaluate.answers import Acting
 from espo_jax.evaluate.measures import aucm, erde
 from espo_jax.evaluate.policies import Policy
 from espo_jax.evaluate.recording import Scale
-from espo_jax.evaluate.request import Constant, asked_rule
+from espo_jax.evaluate.request import asked_rule
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.replay.measures import measure

@@ -16,6 +16,7 @@ rows, and not what training with the rule would give.
 
 import argparse
 import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ import numpy as np
 from espo_jax import monitor, parallel, replay
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
+from espo_jax.configs.constants import typed_constant
 from espo_jax.parallel.memory import READING, during
 
 GRID = {
@@ -184,6 +186,20 @@ def _numbers(text: str) -> tuple[float, ...]:
   return tuple(float(value) for value in text.split(','))
 
 
+def _check_grid(grid: Iterable[tuple[str, Sequence[float]]]) -> None:
+  """Ends the command if a constant is of no rule, or if a value does not fit a rule that has it."""
+  taken = replay.rules()
+  known = sorted(set().union(*taken.values()))
+  for name, values in grid:
+    if name not in known:
+      sys.exit(f'error: --grid {name}=...: no constant of a stop rule; fix: one of {", ".join(known)}')
+    for rule, value in itertools.product((rule for rule, takes in taken.items() if name in takes), values):
+      try:
+        typed_constant(rule, name, value)
+      except ValueError as error:
+        sys.exit(f'error: --grid {error}')
+
+
 def _lower(rates: int, phase: str) -> str:
   """Returns what to change about a replay that ran out of memory."""
   fewer = ','.join(f'{rate:g}' for rate in RATES[::2]) if rates > 1 and phase != READING else None
@@ -221,10 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     help='the share of right rows that chosen constants may stop; by default %(default)s',
   )
   args = parser.parse_args(argv)
-  known = sorted(set().union(*replay.rules().values()))
-  for name, _ in args.grid:
-    if name not in known:
-      sys.exit(f'error: --grid {name}=...: no constant of a stop rule; fix: one of {", ".join(known)}')
+  _check_grid(args.grid)
   if bad := [rate for rate in args.rates if not 0 < rate < 1]:
     sys.exit(f'error: --rates={bad[0]}: out of range; fix: shares in (0, 1)')
   if not 0 <= args.most_lost <= 1:

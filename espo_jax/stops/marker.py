@@ -16,5 +16,11 @@ def with_token(newest: Int[Array, 'B M'], tokens: Int[Array, 'B']) -> Int[Array,
 
 
 def is_marker(newest: Int[Array, 'B M'], marker: tuple[int, ...]) -> Bool[Array, 'B']:
-  """Returns whether the last tokens of each row are the marker."""
+  """Returns whether the last tokens of each row are the marker.
+
+  Raises:
+    ValueError: The marker is empty. Every token would end with it.
+  """
+  if not marker:
+    raise ValueError('marker = (): a rule waits for these token ids; fix: those of the text that it waits for')
   return (newest == jnp.asarray([marker], jnp.int32)).all(axis=1)
