@@ -29,6 +29,17 @@ def along(states, segment, **weights):
   return np.array(scores)
 
 
+@pytest.mark.parametrize('beta', [-100.5, -1e30])
+def test_a_row_without_two_segments_is_not_ended_by_any_threshold(beta):
+  rule = latent_trajectory(segment=2, directions=2, beta_min=beta, beta_0=beta)
+  held = rule.init(1, stops.adaptive(rule))
+  ended = []
+  for state in CORNER[:4]:
+    held, stop, _ = rule.update(held, Observation(*[jnp.zeros(1)] * 3, projections=jnp.asarray(state)[None]))
+    ended.append(bool(stop[0]))
+  assert ended == [False, False, False, True]
+
+
 @pytest.mark.parametrize('segment', [1, 3])
 def test_the_signals_of_a_path_are_those_of_the_notes(segment):
   its = signals(np.repeat(CORNER, segment, axis=0), segment)
@@ -39,7 +50,7 @@ def test_the_signals_of_a_path_are_those_of_the_notes(segment):
 def test_the_rule_computes_the_signals_of_the_notes(signal, wanted):
   weights = dict.fromkeys(WEIGHTS, 0.0) | {signal: 1.0}
   scores = along(CORNER, 1, **weights)
-  assert scores[0] == -100
+  assert scores[0] == np.finfo(np.float32).min
   np.testing.assert_allclose(scores[-1], wanted, atol=1e-6)
 
 
@@ -58,7 +69,7 @@ def test_a_token_at_a_time_gives_what_whole_segments_give(in_float64):
   scores = along(states, 4, **WEIGHTS)
   for count in range(1, 24):
     its = signals(states[:count], 4)
-    wanted = -100 if its is None else 0.2 * its.cumulative - 0.7 * its.net - 1.3 * its.aligned
+    wanted = np.finfo(float).min if its is None else 0.2 * its.cumulative - 0.7 * its.net - 1.3 * its.aligned
     np.testing.assert_allclose(scores[count - 1], wanted, rtol=1e-12)
 
 
@@ -71,9 +82,9 @@ def test_the_engine_and_a_replay_end_the_same_rows(in_float64):
   np.testing.assert_array_equal(told.stop_reason, free.stop_reason)
   for n, length in enumerate(told.full_length):
     its = [signals(told.features.projections[n, : t + 1], 2) for t in range(length)]
-    wanted = [-100 if x is None else 0.2 * x.cumulative - 0.7 * x.net - 1.3 * x.aligned for x in its]
+    wanted = [np.finfo(told.z.dtype).min if x is None else 0.2 * x.cumulative - 0.7 * x.net - 1.3 * x.aligned for x in its]
     np.testing.assert_allclose(told.z[n, :length], wanted, rtol=1e-9)
-  level = STATE.replace(beta=jnp.asarray(np.median(told.z[told.z > -100]) + 1e-6))
+  level = STATE.replace(beta=jnp.asarray(np.median(told.z[told.z > -1e9]) + 1e-6))
   rows = run(rule=rule, state=level, shadow=0.0)
   zeros = jnp.zeros_like(told.regret)
   seen = Observation(zeros, zeros, zeros, projections=jnp.asarray(told.features.projections))

@@ -214,7 +214,10 @@ def test_the_value_of_a_directory_without_a_critic_is_the_share_of_right_answers
   np.testing.assert_array_equal(recordings.weight, 1)  # all stopped rows were decoded on
 
 
-def test_a_settled_answer_is_graded_on_what_it_has(workdir, tmp_path, capsys):
+def test_a_settled_answer_is_graded_on_what_it_has(workdir, tmp_path, capsys, monkeypatch):
+  status = lambda text: 'ok' if len(text) % 3 else 'timeout'
+  verdicts = lambda _, problems, texts: [tasks.Verdict(len(text) % 2 == 0, status(text)) for text in texts]
+  monkeypatch.setattr(tasks.Task, 'verify_all', verdicts)
   _, rows, free = evaluated(workdir, tmp_path / 'free')
   marker = int(np.bincount(rows['tokens'][:, 2:10].reshape(-1)).argmax())
   flags = ['--stop=candidate_answer', '--constants', f'marker={marker}']
@@ -226,6 +229,7 @@ def test_a_settled_answer_is_graded_on_what_it_has(workdir, tmp_path, capsys):
     assert one['stop_reason'] == ('settled' if len(places) else whole['stop_reason'])
     assert one['length'] == (places[0] + 1 if len(places) else whole['length'])
     assert whole['response'].startswith(one['response']) and one['correct'] == (len(one['response']) % 2 == 0)
+    assert one['status'] == status(one['response'])
     assert (one['full_length'], one['full_correct']) == (whole['length'], whole['correct'])
     lost, gained = lost + (whole['correct'] > one['correct']), gained + (one['correct'] > whole['correct'])
     saved += whole['length'] - one['length']

@@ -263,6 +263,19 @@ def test_a_gate_with_a_beta_that_is_given_is_the_rule_without_a_critic():
     np.testing.assert_allclose(gate[2], known[2], rtol=1e-6)
 
 
+def test_a_head_does_not_change_where_a_rule_that_reads_states_ends_rows(run_folder):
+  for seed in (1, 2):
+    recorded(run_folder, seed, projections=np.random.default_rng(seed).normal(size=(160, 20, 3)).astype(np.float32))
+  recordings, _ = replay.read_recordings(run_folder)
+  config = runpy.run_path('experiments/quickstart.py')['get_config']()
+  points = []
+  for returns in ('fail', 'head'):
+    config.stop.returns = returns
+    by_name = {one.name: one for one in replay.candidates(config, {'segment': (3,)}, recordings)}
+    points.append(replay.search(by_name['latent_trajectory'], recordings, (0.3,)))
+  assert points[0] == points[1] and points[0]
+
+
 def test_the_command_chooses_constants_that_a_run_takes(run_folder, monkeypatch, capsys):
   main([f'--rollouts={run_folder}', '--grid', 'smoothing=0,0.9', '--rates=0.1,0.3,0.4,0.7', '--most_lost=1'])
   printed = capsys.readouterr().out

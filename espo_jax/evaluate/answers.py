@@ -250,7 +250,7 @@ def sample_answers(
         answer='' if i in failed else exp.task.stated_answer(ends[i]),
         expected=problem.answer,
         correct=bool(at_end[i].correct) and i not in failed,
-        status=verdict.status,
+        status=at_end[i].status,
         length=int(size),
         stop_reason=StopReason(settled if i in cut else int(reason)).name.lower(),
         full_length=int(full_length if sampler.turns is None else size),

@@ -83,7 +83,7 @@ def along(seen: Observation, begins: Int[Array, 'N']) -> Evidence:
   """Returns the evidence after each token of complete rows, with leaves `[N, T]`.
 
   Args:
-    seen: The observations of all tokens, `[N, T]`.
+    seen: The observations of all tokens, with leaves `[N, T, ...]`.
     begins: The first token that each row sampled; those before it were given.
   """
 
@@ -94,6 +94,6 @@ def along(seen: Observation, begins: Int[Array, 'N']) -> Evidence:
     return evidence, evidence
 
   rows, columns = seen.regret.shape
-  by_column = (jnp.arange(columns, dtype=jnp.int32), jax.tree.map(jnp.transpose, seen))
+  by_column = (jnp.arange(columns, dtype=jnp.int32), jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen))
   _, found = jax.lax.scan(after, first(rows), by_column)
   return jax.tree.map(jnp.transpose, found)

@@ -11,8 +11,6 @@ from espo_jax.stops.controller import Memory, Score, Threshold, at_beta, control
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopState
 
-_NOT_YET = -100.0  # the score of a row without two segments; no beta is below it
-
 
 class Path(flax.struct.PyTreeNode):
   """The path of a row's state so far, from the mean of one segment of its tokens to the mean of the next."""
@@ -80,7 +78,7 @@ def _split(move: Float[Array, 'B K']) -> tuple[Float[Array, 'B'], Float[Array, '
 
 @register('latent_trajectory')
 @source('Latent-Trajectory, arXiv 2510.10494', 'segment')
-@controlled(beta_0=-0.2, beta_min=_NOT_YET, beta_max=100.0)
+@controlled(beta_0=-0.2, beta_min=-100.0, beta_max=100.0)
 def latent_trajectory(
   *, segment: int = 500, net: float = 0.0, cumulative: float = 0.0, aligned: float = 1.0, directions: int = 16
 ) -> tuple[Score, Threshold, Memory]:
@@ -91,10 +89,11 @@ def latent_trajectory(
 
       cumulative sum_n |v_n| - net |u| / N - aligned mean_n cos(v_n, u)
 
-  It is -100 before two segments are complete. The paper selects among samples by these signals, as the decoder `lt_select`
-  does, and fits its thresholds by cross-validation. To end a row as a failure by them is our reading [I]. So are the weights,
-  of which the default takes the one signal without a scale. The paper averages the signals over all layers. Here they are
-  those of the final state [I], projected onto random orthonormal directions, which shortens all moves alike on average.
+  It is the lowest float before two segments are complete, so that no threshold is below it. The paper selects among samples by
+  these signals, as the decoder `lt_select` does, and fits its thresholds by cross-validation. To end a row as a failure by them
+  is our reading [I]. So are the weights, of which the default takes the one signal without a scale. The paper averages the
+  signals over all layers. Here they are those of the final state [I], projected onto random orthonormal directions, which
+  shortens all moves alike on average.
 
   Args:
     segment: The number of tokens of a segment.
@@ -112,7 +111,7 @@ def latent_trajectory(
     del seen
     its = signals(state.row, segment)
     weighted = cumulative * its.cumulative - net * its.net - aligned * its.aligned
-    return jnp.where(state.row.tokens >= 2 * segment, weighted, _NOT_YET)
+    return jnp.where(state.row.tokens >= 2 * segment, weighted, jnp.finfo(weighted.dtype).min)
 
   memory = Memory(lambda batch: first(batch, directions), step_path, frozenset({'projections'}), directions)
   return score, at_beta, memory
