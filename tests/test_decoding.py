@@ -310,6 +310,14 @@ def test_answers_that_were_not_recorded_do_for_decoders_that_read_no_tokens(reco
     evaluate_main([f'--from={tmp_path}', '--decoder=weighted'])
   with pytest.raises(SystemExit, match=r"holds no 'confidence', which --decoder=deepconf reads; fix: --record --features=1$"):
     evaluate_main([f'--from={tmp_path}', '--decoder=deepconf'])
+  with pytest.raises(
+    SystemExit, match=r"holds no 'projections', which --decoder=lt_select reads; fix: --record --features=16$"
+  ):
+    evaluate_main([f'--from={tmp_path}', '--decoder=lt_select'])
+  with pytest.raises(
+    SystemExit, match=r'all moves are parallel in one direction, and --decoder=lt_select compares theirs; fix'
+  ):
+    evaluate_main([f'--from={recorded[0]}', '--decoder=lt_select'])
 
 
 def test_answers_that_a_rule_stopped_count_up_to_their_stop(workdir, tmp_path):

@@ -13,7 +13,7 @@ from espo_jax.evaluate.__main__ import main as evaluate_main
     ('None', r'--decoder=mine: it returned None; fix: a Decoder$'),
     (
       "decoders.Decoder(len, frozenset({'entropy', 'lengths'}))",
-      r"--decoder=mine: it reads 'entropy', which samples do not have; fix: one of answers, ended, .*, confidence$",
+      r"--decoder=mine: it reads 'entropy', which samples do not have; fix: one of answers, ended, .*, projections$",
     ),
     (
       "decoders.Decoder(len, ('total',))",
@@ -40,6 +40,10 @@ def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tm
     (
       ['--decoder=best_by', '--record', '--decoder=deepconf'],
       r"holds no 'confidence', which --decoder=deepconf reads; fix: --record --features=1$",
+    ),
+    (
+      ['--record', '--features=1', '--decoder=lt_select'],
+      r'--features=1: all moves are parallel in one direction, and --decoder=lt_select compares theirs; fix: --features=16$',
     ),
     (['--decoder=ffs', '--options', 'most=3'], r'--decoder=ffs: most=3: no such option; fix: least$'),
     (['--decoder=first', '--options', 'most=3'], r'most=3: no such option; fix: none, because first has no options$'),

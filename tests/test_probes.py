@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rollouts import EOS, HORIZON, NEVER, PAD, PROMPTS, WIDTH, G, assert_same_rows, limits_of, model_of, run
+from rollouts import EOS, HORIZON, NEVER, PAD, PROMPTS, WIDTH, G, assert_same_rows, limits_of, model_of, on_mesh, run
 from run_folder import write_random_run
 from tiny import tiny_experiment
 
@@ -20,6 +20,7 @@ from espo_jax.stops import ForcedAnswer, Observation, Probing
 from espo_jax.types import Prompts
 
 INDUCER, ANSWER = (5, 6), 4
+END = 99  # the end token of the answers below
 
 
 def answers(tokens, logprobs=None, entropy=None) -> ForcedAnswer:
@@ -27,7 +28,9 @@ def answers(tokens, logprobs=None, entropy=None) -> ForcedAnswer:
   width = max(map(len, tokens))
   wide = lambda rows: np.array([[*row, *[0] * (width - len(row))] for row in rows])
   numbers = (wide(tokens if x is None else x).astype(np.float32) for x in (logprobs, entropy))
-  return ForcedAnswer(jnp.asarray(wide(tokens), jnp.int32), *map(jnp.asarray, numbers), jnp.asarray([*map(len, tokens)]))
+  length = np.array([*map(len, tokens)], np.int32)
+  content = length - np.array([row[-1:] == [END] for row in tokens], np.int32)
+  return ForcedAnswer(jnp.asarray(wide(tokens), jnp.int32), *map(jnp.asarray, (*numbers, length, content)))
 
 
 def ended_at(rule, asked: ForcedAnswer) -> int | None:
@@ -50,13 +53,18 @@ def test_a_confidence_is_that_of_the_notes(geometric, wanted):
   np.testing.assert_allclose(stops.answer_confidence(asked, geometric=geometric), [wanted, 0], atol=1e-6)
 
 
+def test_the_end_token_is_a_token_of_a_confident_answer():
+  asked = answers([[1, END], [END]], np.log([[0.1, 0.9], [1, 1]]))
+  np.testing.assert_allclose(stops.answer_confidence(asked), [0.9, 0], atol=1e-6)
+
+
 def test_deer_ends_a_row_at_the_first_confident_answer():
   asked = answers([[1, 2], [1, 2], [3], [1, 4]], np.log([[0.1, 0.9], [0.1, 0.94], [0.99, 1], [0.1, 0.96]]))
   assert [ended_at(stops.deer(confidence=bound), asked) for bound in (0.95, 0.92, 0.99)] == [3, 1, None]
 
 
 def test_equal_answers_in_a_row_end_a_row():
-  asked = answers([[7, 1], [7, 2], [7, 2], [], [], [], [7, 2], [7, 2], [7, 2]])
+  asked = answers([[7, 1], [7, 2], [7, 2], [END], [END], [END], [7, 2], [7, 2], [7, 2]])
   ends = [ended_at(stops.answer_convergence(agree=agree, answer_tokens=2), asked) for agree in (1, 2, 3, 4)]
   assert ends == [0, 2, 8, None]
 
@@ -65,8 +73,8 @@ def test_the_entropy_of_an_answer_and_its_slope_are_those_of_the_notes():
   assert float(stops.slope(jnp.asarray([2.0, 1.5, 1.1, 0.4]))) == pytest.approx(-0.52, abs=1e-6)
   line = np.random.default_rng(0).normal(size=7)
   assert float(stops.slope(jnp.asarray(line))) == pytest.approx(np.polyfit(np.arange(7), line, 1)[0], abs=1e-5)
-  asked = answers([[1, 2], [1], []], entropy=[[0.5, 1.5], [0.25, 9], [9, 9]])
-  np.testing.assert_allclose(stops.mean_entropy(asked), [1.0, 0.25, np.inf])
+  asked = answers([[1, 2], [1], [1, END], [END], []], entropy=[[0.5, 1.5], [0.25, 9], [0.25, 9], [0, 9], [9, 9]])
+  np.testing.assert_allclose(stops.mean_entropy(asked), [1.0, 0.25, 0.25, np.inf, np.inf])
 
 
 def test_a_sure_answer_and_one_that_does_not_become_surer_end_a_row():
@@ -74,6 +82,7 @@ def test_a_sure_answer_and_one_that_does_not_become_surer_end_a_row():
     stops.answer_entropy(**options), answers([[1]] * len(entropies), entropy=[[x] for x in entropies])
   )
   assert told([2, 0.04, 1.5, 0.04, 0.04, 0.04]) == 4  # twice in a row
+  assert ended_at(stops.answer_entropy(), answers([[END]] * 10, entropy=[[0.0]] * 10)) is None  # sure to say nothing
   falls = [2.0, 1.5, 1.1, 0.4, 0.4, 0.4, 0.4]
   assert told(falls, least_probes=4) == 6  # the first four without a slope
   assert told(falls, least_probes=4, flat=0.53) == 3 and told(falls, least_probes=8) is None
@@ -123,11 +132,47 @@ def test_probes_change_no_row_and_are_greedy_answers_behind_its_beginning(varian
   for row, (n, e) in enumerate(places):
     size = wanted.length[row]
     assert found.answers.length[n, e] == size
+    assert found.answers.content[n, e] == size - (wanted.tokens[row, size - 1] == EOS)
     np.testing.assert_array_equal(found.answers.tokens[n, e, :size], wanted.tokens[row, :size])
     np.testing.assert_allclose(found.answers.logprobs[n, e, :size], wanted.logprobs[row, :size], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.answers.entropy[n, e, :size], wanted.features.entropy[row, :size], rtol=1e-9, atol=1e-9)
     assert not found.answers.tokens[n, e, size:].any()
   assert (found.answers.length < ANSWER).any()
+
+
+def shapes(program) -> set[tuple[int, ...]]:
+  """The shapes of all that a traced program computes, its inner programs included."""
+  found = {tuple(var.aval.shape) for equation in program.eqns for var in equation.outvars}
+  for equation in program.eqns:
+    for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'jaxpr') or hasattr(x, 'eqns')):
+      if hasattr(inner := getattr(inner, 'jaxpr', inner), 'eqns'):
+        found |= shapes(inner)
+  return found
+
+
+def test_probes_take_no_more_memory_than_their_answers():
+  traced = jax.make_jaxpr(lambda: probed(Probing(INDUCER, (), 2, ANSWER, 7), slots=0))()
+  rows = len(PROMPTS.lengths) * G
+  wide = {shape[1:] for shape in shapes(traced.jaxpr) if shape[:1] == (7 * rows,)}
+  assert (ANSWER,) in wide and max(max(shape, default=1) for shape in wide) <= max(ANSWER, WIDTH)
+  assert max(ANSWER, WIDTH) < HORIZON
+
+
+def test_probes_do_not_depend_on_the_mesh(in_float64):
+  probing = Probing(INDUCER, (), 5, ANSWER, 3)
+  engine = lambda model, params, rule, state, prompts, key, **options: rollout.generate_probed(
+    model, params, prompts, key, probing=probing, **options
+  )
+  spread = on_mesh(engine, (2, 2, 2), NEVER)
+  alone = jax.device_get(probed(probing))
+  count = len(alone.places)
+  np.testing.assert_array_equal(spread.rows.tokens[:count], alone.rows.tokens)
+  np.testing.assert_array_equal(spread.places[:count], alone.places)
+  for name in ('tokens', 'length', 'content'):
+    np.testing.assert_array_equal(getattr(spread.answers, name)[:count], getattr(alone.answers, name))
+  for name in ('logprobs', 'entropy'):
+    found, wanted = getattr(spread.answers, name)[:count], getattr(alone.answers, name)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_a_row_ends_with_its_first_settled_answer_and_its_probes_are_counted():
@@ -195,6 +240,13 @@ def test_an_evaluation_counts_the_tokens_of_probes(workdir, tmp_path, monkeypatc
   found = json.loads((tmp_path / 'its/summary.json').read_text())['stop']
   total = sum(row['length'] for row in free)
   assert found['saved'] == pytest.approx(1 - sum(row['length'] + row['probed'] for row in its) / total)
+  summary = json.loads((tmp_path / 'its/summary.json').read_text())
+  assert summary['session']['tokens'] == sum(row['full_length'] + row['probed'] for row in its)
+  for name, right in (('right', True), ('wrong', False)):
+    mean = np.mean([row['length'] + row['probed'] for row in its if row['correct'] == right])
+    assert summary['lengths'][name]['mean'] == pytest.approx(mean)
+  with pytest.raises(SystemExit, match=r'--from=.*: its answers took probes, which no decoder counts; fix: answers without'):
+    evaluate_main([f'--from={tmp_path / "its"}', '--decoder=majority'])
   assert found['settled'] > 0 and 'answer_convergence settled' in capsys.readouterr().out
 
 
@@ -203,6 +255,10 @@ def test_an_evaluation_counts_the_tokens_of_probes(workdir, tmp_path, monkeypatc
   [
     (['--constants', 'agree=2'], r'inducer = \(\): it asks for the answer'),
     (['--constants', 'inducer=5,6', '--record'], r'--record with --stop=answer_convergence: it would act on probes too'),
+    (
+      ['--decoder=first'],
+      r'--decoder=first with --stop=answer_convergence: no decoder counts the tokens of probes; fix: leave',
+    ),
   ],
 )
 def test_flags_that_do_not_fit_probes_are_refused(workdir, tmp_path, flags, message):

@@ -222,6 +222,7 @@ def test_a_settled_answer_is_graded_on_what_it_has(workdir, tmp_path, capsys, mo
   marker = int(np.bincount(rows['tokens'][:, 2:10].reshape(-1)).argmax())
   flags = ['--stop=candidate_answer', '--constants', f'marker={marker}']
   summary, its, answers = evaluated(workdir, tmp_path / 'settled', *flags)
+  assert not (tmp_path / 'settled/stop.json').exists()  # no moments of the regret are measured that the rule does not read
   np.testing.assert_array_equal(its['tokens'], rows['tokens'])  # decoded on to the same ends
   lost = gained = saved = 0
   for one, whole, tokens in zip(answers, free, rows['tokens'], strict=True):

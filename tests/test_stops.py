@@ -53,7 +53,7 @@ def rollout(rule, state: Adaptive, regret, values, noise):
     tokens = (8 * xs[2]).astype(jnp.int32)
     read = {'margin': xs[0] + 0.5, 'confidence': xs[0], 'projections': jnp.stack(xs[:2], axis=1)}
     two, length = jnp.stack(xs[:2], axis=1), jnp.where(xs[2] < 0.9, 2, 1).astype(jnp.int32)
-    answer = stops.ForcedAnswer(jnp.stack([tokens // 2] * 2, axis=1), -two, jnp.abs(two), length)
+    answer = stops.ForcedAnswer(jnp.stack([tokens // 2] * 2, axis=1), -two, jnp.abs(two), length, length)
     seen = Observation(*xs, -xs[0], tokens=tokens, answer=answer, **read)
     carry, stop, score = rule.update(carry, seen)
     return carry, (carry.z, stop, score)

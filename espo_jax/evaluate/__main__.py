@@ -9,8 +9,9 @@ that were cut off or not graded. The same command resumes an evaluation that was
 threads, the answers equal those of an uninterrupted evaluation.
 
 With --record, espo_jax.replay can compare stop rules on the answers. With --stop=RULE, the rule ends answers. Each is decoded
-on to its own end, so that the tokens saved and the right answers lost are known. The rule needs the mean and the variance of
-the regret. They are measured on the first batch, which is sampled once more for this.
+on to its own end, so that the tokens saved and the right answers lost are known. A rule that ends failures needs the mean and
+the variance of the regret. They are measured on the first batch, which is sampled once more for this. A rule that ends answers
+which are settled needs neither.
 
 With --processor=NAME, a logit processor changes the distribution that the tokens are drawn from. Several act one after another.
 
@@ -35,7 +36,7 @@ from typing import Any
 
 from absl import logging
 
-from espo_jax import decoders, monitor, parallel
+from espo_jax import decoders, monitor, parallel, stops
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.configs.constants import Constant
@@ -71,6 +72,8 @@ def _lower(request: Request | None, phase: str) -> str:
     return lower_flags({'dtype': narrow}, 'more or larger devices')
   rows = request.batch or open_policy(pathlib.Path(request.checkpoint).absolute(), request.arm).config.eval.batch
   fewer = {'batch': rows // 2 or None, 'slots': min(request.slots or rows, rows) // 4 or None, 'dtype': narrow}
+  if request.stop and stops.REGISTRY[request.stop]().probing is not None:
+    fewer['slots'] = None  # all answers of a batch are decoded at a time
   return lower_flags(fewer, 'a shorter --horizon')
 
 
@@ -122,7 +125,10 @@ def _parser() -> argparse.ArgumentParser:
   answers.add_argument('--seed', type=int, default=Request.seed, help='another one draws other answers; by default %(default)s')
   answers.add_argument('--batch', type=int, help="answers to write at a time, about; by default the run's eval.batch, or 256")
   answers.add_argument(
-    '--slots', type=int, help="of these, decoded at a time; 0 is all; by default the run's rollout.slots, or 0"
+    '--slots',
+    type=int,
+    help="of these, decoded at a time; 0 is all; by default the run's rollout.slots, or 0; where --stop asks for answers it "
+    'bounds only the probes, and --batch alone the answers',
   )
   stopping = parser.add_argument_group('stop rules')
   stopping.add_argument('--record', action='store_true', help='keep the regret of every token in OUTPUT/rollouts, for replay')

@@ -43,8 +43,24 @@ def asked_for(flags: Iterable[tuple[str, Texts]]) -> list[Asked]:
 
 def check_recorded(asked: Iterable[Asked], record: bool, features: int) -> None:
   """Raises RequestError if a decoder reads what an evaluation with these flags would not record."""
+  asked = list(asked)
   have = {*decoders.ALWAYS, *(RECORDED if record else ()), *(OF_FEATURES if features else ())}
   check_reads(asked, have, 'an evaluation with these flags')
+  check_directions(asked, features, f'--features={features}')
+
+
+def check_directions(asked: Iterable[Asked], directions: int, where: str) -> None:
+  """Raises RequestError if a decoder compares directions of moves, and there is one direction alone.
+
+  Args:
+    asked: The decoders.
+    directions: The number of directions onto which states were projected.
+    where: The place that has the projections, for the message.
+  """
+  for one in asked:
+    if directions == 1 and one.named.name == 'lt_select':
+      flag = f'--decoder={one.named.name}'
+      raise RequestError(f'{where}: all moves are parallel in one direction, and {flag} compares theirs; fix: --features=16')
 
 
 def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None:
@@ -57,7 +73,7 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
   """
   for one in asked:
     for field in sorted(one.decoder.reads.difference(have)):
-      fix = '--record --features=1' if field in OF_FEATURES else '--record'
+      fix = '--record' + {'confidence': ' --features=1', 'projections': ' --features=16'}.get(field, '')
       raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.named.name} reads; fix: {fix}')
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from espo_jax import decoders, monitor
 from espo_jax.decoders import Decoder
-from espo_jax.evaluate.asked import Asked, check_reads
+from espo_jax.evaluate.asked import Asked, check_directions, check_reads
 from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length, format_lengths
 from espo_jax.evaluate.policies import RequestError
@@ -44,6 +44,8 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
   graded = read_graded(folder, needed)
   have = {field for field, value in graded.problems[0]._asdict().items() if value is not None}
   check_reads(asked, have, f'--from={folder}')
+  if (states := graded.problems[0].projections) is not None:
+    check_directions(asked, states[0].shape[1], f'--from={folder}')
   samples = len(graded.correct[0])
   if curve and samples == 1:
     raise RequestError(

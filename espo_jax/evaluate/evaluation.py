@@ -11,13 +11,13 @@ import jax
 from absl import logging
 
 from espo_jax import monitor, parallel, stops, tasks
-from espo_jax.evaluate.answers import problems_digest, prompts_per_batch, sample_answers
+from espo_jax.evaluate.answers import Acting, problems_digest, prompts_per_batch, sample_answers
 from espo_jax.evaluate.policies import Policy, open_policy
 from espo_jax.evaluate.processing import make_processor
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
 from espo_jax.evaluate.request import Request, asked_rule, check, experiment_for
 from espo_jax.evaluate.settling import settled_answers, summarise_settled
-from espo_jax.evaluate.stopping import acting_rule, summarise_stops, with_value
+from espo_jax.evaluate.stopping import summarise_stops, with_scale, with_value
 from espo_jax.experiment import Experiment
 from espo_jax.monitor.samples import SETTINGS
 from espo_jax.parallel.memory import during
@@ -25,6 +25,7 @@ from espo_jax.parallel.storage import read_json
 from espo_jax.rollout.processors import Processor
 from espo_jax.stages.episodes import posed_width
 from espo_jax.stages.loop import Interrupted, interruption
+from espo_jax.types import StopReason
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -141,9 +142,12 @@ def _answer(
     answering, acting = functools.partial(answering, seed=settings['seed'], processor=processor), None
     rule = asked_rule(exp.config, settings['stop'], settings['constants']) if 'stop' in settings else None
     if rule is not None and rule.probing is None:
-      scale = measured_scale(output, lambda: next(answering(params, record=True)))
-      acting = acting_rule(exp, settings['stop'], settings['constants'], scale)
-      params = with_value(exp, policy, params, scale)
+      # an answer that a rule ended counts, whatever becomes of a row in training
+      acting = Acting(rule._replace(reason=StopReason.STOPPED), stops.adaptive(rule))
+      if not rule.settles or stops.is_users(settings['stop']):  # the package's own rules that settle answers read no scale
+        scale = measured_scale(output, lambda: next(answering(params, record=True)))
+        acting = with_scale(acting, scale)
+        params = with_value(exp, policy, params, scale)
     answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0), acting=acting)
     if rule is not None and rule.probing is not None:
       asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
@@ -153,7 +157,7 @@ def _answer(
         write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)
       right += sum(answer.correct for answer in batch.answers)
-      tokens += sum(answer.full_length for answer in batch.answers)
+      tokens += sum(answer.full_length + answer.probed for answer in batch.answers)
       seconds += batch.seconds
       if parallel.is_first():
         writer.write(answer._asdict() for answer in batch.answers)

@@ -40,7 +40,7 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
     needed: The fields of `Samples` to read beside those that every evaluation has.
 
   Raises:
-    RequestError: The folder holds no evaluation, or one that is not finished.
+    RequestError: The folder holds no evaluation, one that is not finished, or one whose answers took probes.
     OutputError: A file of the answers is damaged.
     DamagedFile: The settings or the recording cannot be read.
   """
@@ -59,6 +59,8 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
         raise OutputError(f'{folder / SAMPLES}:{number}: has no {name!r} of an answer; fix: a copy of the file')
       if type(row[name]) is not kind or (name == 'length' and not 0 < row[name] < _LONGEST):
         raise OutputError(f'{folder / SAMPLES}:{number}: {name} = {row[name]!r}: not of an answer; fix: a copy of the file')
+    if row.get('probed'):
+      raise RequestError(f'--from={folder}: its answers took probes, which no decoder counts; fix: answers without --stop')
     answers.append(row['answer'])
     columns['ended'].append(row['stop_reason'] in ('eos', 'settled'))
     columns['lengths'].append(row['length'])

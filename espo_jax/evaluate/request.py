@@ -69,6 +69,7 @@ class Request:
     horizon: the most tokens of an answer.
     batch: the approximate number of answers that are written at a time.
     slots: the number of answers that are decoded at a time. A finished one gives its slot to the next. 0 is the whole batch.
+      With a rule that asks for answers, it is the number of probes.
     seed: the seed of the answers; the problems do not depend on it.
     processors: the logit processors of the answers, in their order.
     end_of_thinking: the text of the token that ends the thinking; '' for the tokens that end an answer.
@@ -224,6 +225,9 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
 
 def _check_probing(request: Request) -> None:
   """Checks the flags beside a rule that asks for answers."""
+  if request.decoders:
+    where = f'--decoder={request.decoders[0].named.name} with --stop={request.stop}'
+    raise RequestError(f'{where}: no decoder counts the tokens of probes; fix: leave it out')
   given = {'--record': request.record, **{f'--processor={one.name}': True for one in request.processors}}
   if flag := next((flag for flag, value in given.items() if value), ''):
     raise RequestError(f'{flag} with --stop={request.stop}: it would act on probes too; fix: leave it out')

@@ -7,30 +7,18 @@ from typing import Any
 import numpy as np
 
 from espo_jax import stops
-from espo_jax.configs.constants import Constant
 from espo_jax.evaluate.answers import Acting
 from espo_jax.evaluate.measures import aucm, erde
 from espo_jax.evaluate.policies import Policy
 from espo_jax.evaluate.recording import Scale
-from espo_jax.evaluate.request import asked_rule
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.replay.measures import measure
-from espo_jax.types import StopReason
 
 
-def acting_rule(exp: Experiment, name: str, constants: Mapping[str, Constant], scale: Scale) -> Acting:
-  """Makes the stop rule `name` in its first state.
-
-  Args:
-    exp: The experiment, whose config has the constants that are not given.
-    name: The name of the stop rule.
-    constants: The constants of the rule that replace those of the config.
-    scale: The moments of the regret.
-  """
-  rule = asked_rule(exp.config, name, constants)
-  rule = rule._replace(reason=StopReason.STOPPED)  # an answer that a rule ended counts, whatever becomes of a row in training
-  return Acting(rule, stops.adaptive(rule, mu=np.float32(scale.mu), var=np.float32(scale.var)))
+def with_scale(acting: Acting, scale: Scale) -> Acting:
+  """Returns a stop rule in its first state, with the measured moments of the regret."""
+  return acting._replace(adaptive=stops.adaptive(acting.rule, mu=np.float32(scale.mu), var=np.float32(scale.var)))
 
 
 def with_value(exp: Experiment, policy: Policy, params: Params, scale: Scale) -> Params:

@@ -18,7 +18,8 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
   """Summarises `samples` answers to each problem.
 
   Args:
-    answers: the records with `correct`, `answer`, `status`, `length` and `stop_reason`. Answers to one problem are adjacent.
+    answers: the records with `correct`, `answer`, `status`, `length` and `stop_reason`, and with `probed` where answers took
+      probes. Answers to one problem are adjacent.
     samples: the number of answers to each problem.
 
   Returns:
@@ -28,7 +29,7 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
     |---|---|
     | `problems`, `samples` | the number of problems, and of answers to each |
     | `scores` | the value and the 95 % interval of `avg@n`, of `pass@k` for k in powers of two, and of `maj@n` |
-    | `lengths` | the number of `right` and of `wrong` answers, and the mean and quantiles of their lengths in tokens |
+    | `lengths` | the number of `right` and of `wrong` answers, and the mean and quantiles of their tokens, probes included |
     | `truncated` | the share of answers that the horizon cut off |
     | `no_answer` | the share of responses that state no answer |
     | `timeouts`, `errors` | the shares of answers whose grading timed out or failed |
@@ -36,11 +37,13 @@ def summarise_samples(answers: Iterable[Mapping[str, Any]], samples: int) -> dic
     Intervals are those of `with_intervals`.
   """
   columns: dict[str, list[Any]] = {name: [] for name in ('correct', 'answer', 'status', 'length', 'stop_reason')}
+  probed: list[int] = []
   for row in answers:
+    probed.append(row.get('probed', 0))
     for name, values in columns.items():
       values.append(row[name])
   stated, status = columns['answer'], np.array(columns['status'])
-  right, lengths = np.array(columns['correct'], bool), np.array(columns['length'])
+  right, lengths = np.array(columns['correct'], bool), np.array(columns['length']) + np.array(probed, int)
   problems = len(right) // samples
   counts = right.reshape(problems, samples).sum(axis=1)
   scores = {f'avg@{samples}': counts / samples}

@@ -269,7 +269,7 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None
   record = TokenRecord(tokens, logprobs, values, regret, judged.z, slots.states.depth, seen, likely)
-  new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=row.full_length)
+  new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=_column(setup, slots))
   if setup.processor is not None:
     slots = slots.replace(processed=setup.processor.observe(slots.processed, tokens))
   stop = with_stop(row.alive, judged.stop, slots.stop) if setup.turns else judged.stop
@@ -310,6 +310,14 @@ def _induced(setup: Setup, slots: Slots, tokens: Int[Array, 'S']) -> Int[Array, 
     return tokens
   place = jnp.clip(written - slots.given, -len(inducer), -1)  # negative: counted from the end of the inducer
   return jnp.where(written < slots.given, jnp.asarray(inducer, jnp.int32)[place], tokens)
+
+
+def _column(setup: Setup, slots: Slots) -> Int[Array, 'S']:
+  """Returns the column of the output in which the next token of each slot is recorded; the one behind the last for none."""
+  if setup.drawn is None:
+    return slots.row.full_length
+  behind = slots.row.full_length - slots.given
+  return jnp.where(behind < 0, setup.drawn, behind)
 
 
 def _policy_reads(

@@ -20,7 +20,7 @@ from espo_jax.rollout.features import directions
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, queue_of, slot_count, start_rows
 from espo_jax.stops import ForcedAnswer, Probing, never
-from espo_jax.types import Prompts, Trajectories, takes_numpy
+from espo_jax.types import Prompts, StopReason, Trajectories, takes_numpy
 
 _OF_TOKENS = ('tokens', 'logprobs', 'values', 'regret', 'z')
 _PLAIN, _GREEDY = Sampling(), Sampling(temperature=0.0)
@@ -84,7 +84,7 @@ def generate_probed(
     horizon: `T`, the most tokens of a response. An answer may lie beyond it.
     end_tokens: Token ids that end a response or an answer; the inducer must not contain any.
     sampling: How the logits of responses become the distribution that is sampled. Answers are greedy.
-    slots: The number of probes decoded at a time; 0 for all of them. The responses are decoded all at once.
+    slots: The number of probes decoded at a time; 0 for as many as responses. The responses are decoded all at once.
     scan_length: The most decode steps per chunk, after which decoded tokens are written out.
     critic_every: The number of tokens that a separate critic reads at a time.
     pad_token: The token that fills the columns after a response.
@@ -153,7 +153,8 @@ def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Pro
     whole,
     start=start.replace(queue=queue_of((places < horizon).reshape(-1))),
     samples=probing.most,
-    slots=slot_count(slots, first.size),
+    slots=slot_count(slots or whole.rows, first.size),
+    drawn=probing.answer_tokens,
     sampling=_GREEDY,
     inducer=probing.inducer,
     directions=jnp.asarray(directions(whole.model.config.hidden_size, 1)),
@@ -176,15 +177,14 @@ def probe_places(tokens: Int[Array, 'N T'], length: Int[Array, 'N'], probing: Pr
 
 
 def _answers(probes: Trajectories, probing: Probing, rows: int) -> ForcedAnswer:
-  """Returns what the probes sampled, by row and place."""
+  """Returns what the probes sampled, by row and place. Their columns begin with the first sampled token."""
   assert probes.features is not None  # they are recorded
   length = jnp.maximum(probes.full_length - probes.trained_from, 0)
   places = jnp.arange(probing.answer_tokens, dtype=jnp.int32)
-  columns = jnp.minimum(probes.trained_from[:, None] + places, probes.tokens.shape[1] - 1)
 
   def own(x: Array) -> Array:
-    found = jnp.where(places < length[:, None], jnp.take_along_axis(x, columns, axis=1), 0)
-    return found.reshape(rows, probing.most, -1)
+    return jnp.where(places < length[:, None], x, 0).reshape(rows, probing.most, -1)
 
-  entropy = own(probes.features.entropy)
-  return ForcedAnswer(own(probes.tokens), own(probes.logprobs), entropy, length.reshape(rows, probing.most))
+  content = length - ((length > 0) & (probes.stop_reason == StopReason.EOS)).astype(length.dtype)
+  entropy, by_place = own(probes.features.entropy), (rows, probing.most)
+  return ForcedAnswer(own(probes.tokens), own(probes.logprobs), entropy, length.reshape(by_place), content.reshape(by_place))

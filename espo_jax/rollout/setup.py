@@ -60,6 +60,7 @@ class Setup:
     exit_level: The level of the model's exit policy; unused without one.
     directions: The directions onto which states are projected to be recorded; None records no features of states.
     inducer: The tokens forced on every row after those kept from the cache.
+    drawn: The number of columns recorded of each row from its first drawn token on; None for all columns from its first token.
     turns: Whether a row may go on after its end, in a next turn. Then its stop rule reads nothing while the row waits.
     candidates: The number of likeliest tokens recorded of each token's distribution; 0 for none.
     processor: The change of the logits of each token; None for none.
@@ -81,6 +82,7 @@ class Setup:
   exit_level: float | Float[Array, ''] = 0.0
   directions: Float[Array, 'D K'] | None = None
   inducer: tuple[int, ...] = ()
+  drawn: int | None = None
   turns: bool = False
   candidates: int = 0
   processor: Processor | None = None

@@ -141,7 +141,7 @@ def first_record(setup: Setup) -> Record:
   if setup.start.verified is not None:
     row = setup.start.verified.row
     return Record(setup.start.verified.record, row.length, row.full_length, row.reason, row.started)
-  tokens = blank(setup, setup.rows, setup.horizon)
+  tokens = blank(setup, setup.rows, setup.horizon if setup.drawn is None else setup.drawn)
   length, full_length, reason, started = (jnp.zeros(setup.rows, jnp.int32) for _ in range(4))
   return Record(tokens, length, full_length, reason, started)
 

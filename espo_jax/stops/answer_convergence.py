@@ -24,8 +24,8 @@ def answer_convergence(
 ) -> StopRule:
   """Ends a row once `agree` forced answers in a row are the same tokens, which are then its answer.
 
-  An empty answer agrees with none. The paper compares answers after each chunk of the reasoning. Where the rule asks, that it
-  compares token by token, and all defaults are our choice [I].
+  An answer without a token before its end token agrees with none. The paper compares answers after each chunk of the reasoning.
+  Where the rule asks, that it compares token by token, and all defaults are our choice [I].
 
   Args:
     inducer: The token ids that ask for the answer.
@@ -44,7 +44,7 @@ def answer_convergence(
     assert seen.answer is not None  # the rule asks for it
     last, streak = row
     same = (seen.answer.tokens == last).all(axis=1) & (streak > 0)
-    return seen.answer.tokens, jnp.where(seen.answer.length == 0, 0.0, jnp.where(same, streak + 1.0, 1.0))
+    return seen.answer.tokens, jnp.where(seen.answer.content == 0, 0.0, jnp.where(same, streak + 1.0, 1.0))
 
   def score(state: StopState, seen: Observation) -> Array:
     del seen

@@ -16,10 +16,10 @@ _SURE = 2  # probes in a row with a low entropy
 
 @takes_numpy
 def mean_entropy(answer: ForcedAnswer) -> Float[Array, 'B']:
-  """Returns the mean entropy of the distributions of an answer's tokens, in nats; infinity for an empty answer."""
-  counts = jnp.arange(answer.entropy.shape[1], dtype=jnp.int32)[None] < answer.length[:, None]
-  mean = jnp.where(counts, answer.entropy, 0.0).sum(axis=1) / jnp.maximum(answer.length, 1).astype(answer.entropy.dtype)
-  return jnp.where(answer.length > 0, mean, jnp.inf)
+  """Returns the mean entropy of the distributions of an answer's tokens before its end token, in nats; infinity for none."""
+  counts = jnp.arange(answer.entropy.shape[1], dtype=jnp.int32)[None] < answer.content[:, None]
+  mean = jnp.where(counts, answer.entropy, 0.0).sum(axis=1) / jnp.maximum(answer.content, 1).astype(answer.entropy.dtype)
+  return jnp.where(answer.content > 0, mean, jnp.inf)
 
 
 @takes_numpy

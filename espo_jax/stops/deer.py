@@ -15,6 +15,8 @@ from espo_jax.types import takes_numpy
 def answer_confidence(answer: ForcedAnswer, *, geometric: bool = False) -> Float[Array, 'B']:
   """Returns the mean probability of an answer's tokens without the first; 0 for fewer than two tokens.
 
+  The end token counts as one, so that an answer of one word has a mean.
+
   Args:
     answer: The answers.
     geometric: Whether the mean is geometric instead of arithmetic.
@@ -43,8 +45,8 @@ def deer(
   """Ends a row once an answer forced before `marker` has tokens of a mean probability above `confidence`.
 
   The paper asks at each "Wait" by the text of a final answer, takes the mean over all tokens of the answer but the first, and
-  has the row write a conclusion. Here the forced answer is the row's own [I]. The paper's release takes a geometric mean for
-  some models. Where no marker is given the rule asks every `every` tokens [I].
+  has the row write a conclusion. Here the end token counts as one of the answer, and the forced answer is the row's own [I].
+  The paper's release takes a geometric mean for some models. Where no marker is given the rule asks every `every` tokens [I].
 
   Args:
     inducer: The token ids that ask for the answer.

@@ -31,4 +31,5 @@ class ForcedAnswer(NamedTuple):
   tokens: Int[Array, '*B A']
   logprobs: Float[Array, '*B A']  # of the tokens, at temperature 1
   entropy: Float[Array, '*B A']  # of the distribution that each token is the likeliest of, nats
-  length: Int[Array, '*B']
+  length: Int[Array, '*B']  # the number of tokens, the end token included
+  content: Int[Array, '*B']  # the number of tokens without the end token; 0 for an answer that says nothing
