@@ -12,6 +12,7 @@ from tiny import tiny_experiment
 
 from espo_jax import rollout, stops, tasks
 from espo_jax.configs import ConfigError, validate
+from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.evaluate.settling import settle
 from espo_jax.monitor import read_samples
@@ -264,3 +265,14 @@ def test_an_evaluation_counts_the_tokens_of_probes(workdir, tmp_path, monkeypatc
 def test_flags_that_do_not_fit_probes_are_refused(workdir, tmp_path, flags, message):
   with pytest.raises(SystemExit, match=message):
     evaluate_main([f'--checkpoint={workdir}', f'--output={tmp_path}', '--stop=answer_convergence', *flags])
+
+
+def test_an_evaluation_out_of_memory_lowers_the_answers_and_not_the_probes(workdir, tmp_path, monkeypatch):
+  def fails(*_, **__):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 1 byte')
+
+  monkeypatch.setattr(evaluation, 'settled_answers', fails)
+  flags = ['--stop=deer', '--constants', 'inducer=5', '--batch=8', '--slots=8', '--samples=2', '--problems=9']
+  with pytest.raises(SystemExit, match=r'out of memory during sampling answers: .*; fix: --batch=4, ') as caught:
+    evaluate_main([f'--checkpoint={workdir}', f'--output={tmp_path / "none"}', *flags])
+  assert '--slots' not in str(caught.value)

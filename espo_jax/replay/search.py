@@ -85,7 +85,9 @@ def candidates(
     varied = [constant for constant in grid if constant in takes]
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
-      constants = {constant: typed_constant(name, constant, value) for constant, value in zip(varied, values, strict=True)}
+      constants: dict[str, Any] = {
+        constant: typed_constant(name, constant, value) for constant, value in zip(varied, values, strict=True)
+      }
       if 'directions' in takes and recordings.projections is not None:
         constants['directions'] = recordings.projections.shape[-1]
       fitted = {'least_batches': 0} if 'least_batches' in takes else {}  # the recordings are one batch
