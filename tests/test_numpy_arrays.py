@@ -96,6 +96,8 @@ CREDIT = {
 OBSERVED = stops.Observation(
   *(abs(real(N)), real(N), RNG.integers(1, 32, N) / 32, -abs(real(N)), abs(real(N)), abs(real(N)), abs(real(N))),
   tokens=RNG.integers(0, V, N),
+  projections=real(N, 16),
+  answer=stops.ForcedAnswer(RNG.integers(0, V, (N, 20)), -abs(real(N, 20)), abs(real(N, 20)), lengths(N) + 1, lengths(N)),
 )
 BY_TOKEN = stops.Observation(abs(real(N, T)), real(N, T), RNG.integers(1, 32, (N, T)) / 32)
 RECORDED = stops.Observation(abs(real(N, T)), real(N, T), np.zeros((N, T)), -abs(real(N, T)))
@@ -112,7 +114,12 @@ DECODER = model.ModelConfig(
 
 def moments_of(rule):
   fresh = rule.init(1).adaptive
-  return MOMENTS.replace(account=fresh.account, head=fresh.head)
+  return MOMENTS.replace(account=fresh.account, head=fresh.head, hazard=fresh.hazard)
+
+
+def rules():
+  waiting = ('candidate_answer', 'duet_settled')
+  return {name: make(marker=(3,)) if name in waiting else make() for name, make in stops.REGISTRY.items()}
 
 
 def stepped(rule, observation):
@@ -197,11 +204,18 @@ CASES = {
   'objectives.most_varied': (lambda scores, keep: objectives.most_varied(scores, keep, 2), real(P, G), some(P, G)),
   'objectives.Term': (lambda x, y: objectives.Term(x, y).mean, np.array(3.0), np.array(4.0)),
   'stops.surrogate_regret': (stops.surrogate_regret, real(N, T, V), RNG.integers(0, V, (N, T))),
-  **{f'stops.{name}, update': (functools.partial(stepped, make()), OBSERVED) for name, make in stops.REGISTRY.items()},
+  **{f'stops.{name}, update': (functools.partial(stepped, rule), OBSERVED) for name, rule in rules().items()},
   **{
-    f'stops.{name}, adapt': (functools.partial(adapted, make()), abs(real(N, T)), MASK, some(N), HINDSIGHT)
-    for name, make in stops.REGISTRY.items()
+    f'stops.{name}, adapt': (functools.partial(adapted, rule), abs(real(N, T)), MASK, some(N), HINDSIGHT)
+    for name, rule in rules().items()
   },
+  'stops.gate_counts': (stops.gate_counts, HINDSIGHT, RNG.integers(1, 32, V) / 32),
+  'stops.slope': (stops.slope, real(N, V)),
+  'rollout.probe_places': (
+    lambda tokens, length: rollout.probe_places(tokens, length, stops.Probing((1,), (3,), 4, 2, 5)),
+    RNG.integers(2, 5, (N, T)),
+    LENGTH,
+  ),
   'replay.overall': (replay.overall, real(N), some(N), np.arange(N) // 2),
   'replay.within_problems': (replay.within_problems, real(N), some(N), np.arange(N) // 2),
   'replay.thirds': (replay.thirds, some(N)[None].astype(np.float64), np.arange(N)[None] // 2, np.ones((1, N))),
