@@ -347,7 +347,9 @@ def test_a_replay_does_not_see_what_it_is_measured_on(run_folder, espo_alone):
 
 
 def test_unknown_constants_and_rates_are_refused(run_folder):
-  with pytest.raises(SystemExit, match=r'--grid smoothin=\.\.\.: no constant of a stop rule; fix: one of clip, delta, epsilon'):
+  with pytest.raises(
+    SystemExit, match=r'--grid smoothin=\.\.\.: no constant of a stop rule; fix: one of aligned, clip, cumulative'
+  ):
     main([f'--rollouts={run_folder}', '--grid', 'smoothin=0.5'])
   with pytest.raises(SystemExit, match=r'--rates=1.5: out of range; fix: shares in \(0, 1\)'):
     main([f'--rollouts={run_folder}', '--rates=0.1,1.5'])
