@@ -95,7 +95,7 @@ def by_hand(folder: pathlib.Path) -> tuple[list[decoders.Samples], list[list[boo
   with np.load(folder / 'rollouts/rows.npz') as archive:
     rows = dict(archive)
   groups = [range(i, i + SAMPLES) for i in range(0, len(answers), SAMPLES)]
-  fields = ('tokens', 'logprobs', 'regret', 'values', 'confidence')
+  fields = ('tokens', 'logprobs', 'regret', 'values', 'confidence', 'projections')
   samples = [
     decoders.Samples(
       [answers[i]['answer'] for i in its],
