@@ -1,6 +1,6 @@
 """Measures what stop rules save at inference, alone and with a majority vote, on recorded answers to a real model's problems.
 
-  PYTHONPATH=. python scripts/measure_stops.py --rollouts=evaluations/gsm8k-0.5b --output=experiments/real/stops_0.5b
+  PYTHONPATH=. python scripts/measure_stops.py --rollouts=evaluations/recorded --output=evaluations/stops
 
 It reads answers that were recorded by `espo_jax.evaluate --record` with several samples per problem. Each rule has its default
 constants. One half of the problems chooses the threshold of a rule. It loses at most a point of accuracy there, and of such
