@@ -63,8 +63,8 @@ def test_a_rule_that_reads_what_was_not_recorded_is_not_replayed(registers):
   stops.register('by_entropy')(entropy_rule)
   shape = (1, 2, 3)
   arrays = {name: np.zeros(shape, np.float32) for name in ('regret', 'logprobs', 'values')}
-  rows = {name: np.ones(shape[:2], np.float32) for name in ('full_length', 'ended', 'correct', 'weight', 'problem')}
-  recordings = Recordings(**arrays, **rows, mu=np.zeros(1), var=np.ones(1))
+  rows = {name: np.ones(shape[:2], np.float32) for name in ('full_length', 'correct', 'weight', 'problem')}
+  recordings = Recordings(**arrays, **rows, ends=np.zeros(shape, bool), mu=np.zeros(1), var=np.ones(1))
   without = {one.name for one in replay.candidates(default_config(), {}, recordings)}
   with_it = {one.name for one in replay.candidates(default_config(), {}, recordings._replace(entropy=arrays['regret']))}
   assert with_it - without == {'by_entropy'} and 'mean_logprob' in without
