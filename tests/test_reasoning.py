@@ -2,6 +2,7 @@
 
 import pathlib
 from types import SimpleNamespace
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,16 +99,14 @@ def answers(exp: Experiment, responses: list[str]) -> list[Answer]:
 
     @property
     def sampler(self):
-      reasons = np.full(len(ids), StopReason.EOS)
-      rows = SimpleNamespace(tokens=tokens, length=lengths, full_length=lengths, stop_reason=reasons)
-      rows.sizes, rows.turn, rows.depth_share = lengths, None, lambda _: np.ones(len(ids))
-      plain = lambda *_: rows
-      plain.turns = None
-      return SimpleNamespace(plain=lambda **_: plain)
+      return SimpleNamespace(plain=lambda **_: SimpleNamespace(turns=None))
 
+  rows = SimpleNamespace(tokens=tokens, length=lengths, full_length=lengths, stop_reason=np.full(len(ids), StopReason.EOS))
+  rows.sizes, rows.turn, rows.depth_share = lengths, None, lambda _: np.ones(len(ids))
   model = SimpleNamespace(config=SimpleNamespace(num_layers=1))
   written = Written(exp.config, exp.task, exp.tokenizer, model, exp.mesh, None, ())
-  (batch,) = sample_answers(written, {}, [exp.task.problem('test', 1)], 1, len(responses), 1.0)
+  with mock.patch('espo_jax.evaluate.answers._sampled', lambda *_, **__: (rows, None)):
+    (batch,) = sample_answers(written, {}, [exp.task.problem('test', 1)], 1, len(responses), 1.0)
   return batch.answers
 
 
