@@ -14,7 +14,9 @@ from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.sources.__main__ import main
 
 ROOT = pathlib.Path(__file__).parents[1]
-ANSWER = {'problem': 0, 'id': 1, 'sample': 0, 'prompt': '3a+4=', 'response': 'a+4=7#7', 'expected': '7', 'correct': True}
+ANSWER = {'problem': 0, 'id': 1, 'sample': 0, 'prompt': '3a+4=', 'response': 'a+4=7#7', 'expected': '7', 'correct': True} | {
+  'stop_reason': 'eos'
+}
 
 
 def recorded(folder: pathlib.Path, answers=(ANSWER,), **settings) -> pathlib.Path:
@@ -169,7 +171,11 @@ def test_recorded_answers_become_examples_that_a_warm_start_trains_on(tmp_path, 
   evaluate_main([f'--checkpoint={run}', f'--output={answers}', '--samples=4', '--problems=8', '--batch=32', '--record'])
   lines = command(answers, data, *CHAIN)
   given = list(monitor.read_samples(answers))
-  right = [(answer['prompt'], answer['response']) for answer in given if answer['correct'] and answer['response']]
+  right = [
+    (answer['prompt'], answer['response'])
+    for answer in given
+    if answer['correct'] and answer['response'] and answer['stop_reason'] == 'eos'
+  ]
   whole = [(line['prompt'], line['segments'][0]['text']) for line in lines if len(line['segments']) == 1]
   assert 0 < len(right) < len(given) and sorted(whole) == sorted(right)
   masked = [line for line in lines if any(not part['loss'] for part in line['segments'])]
