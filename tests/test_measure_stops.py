@@ -1,27 +1,39 @@
 """What stop rules save at inference, on recorded answers."""
 
-import itertools
 import json
 import runpy
 
+import jax
 import measure_stops
 import numpy as np
 import pytest
 
 from espo_jax import monitor
+from espo_jax.decoders import Samples
+from espo_jax.evaluate.reading import Graded
 
 PROBLEMS, SAMPLES, WIDTH = 12, 4, 16
+VOTES = np.array([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
 
 
-def test_a_smaller_vote_is_the_mean_over_all_subsets():
-  spelled = [['7', '7', '8', ''], ['1', '2', '3', '4']]
-  right = np.array([[True, True, False, False], [False, True, False, False]])
-  found = measure_stops.smaller_votes(measure_stops.Votes(spelled, right, np.ones((2, 4), int)))
-  for problem, size in itertools.product(range(2), range(1, 5)):
-    subsets = list(itertools.combinations(range(4), size))
-    votes = [monitor.majority([spelled[problem][i] for i in s], right[problem, list(s)]) for s in subsets]
-    assert found[problem, size - 1] == pytest.approx(np.mean(votes), abs=0.15)  # 200 draws: 4 deviations of a share
-  assert found[0, -1] == 1.0 and found[1, -1] == 0.25
+def test_a_stopped_answer_has_no_vote_and_the_tokens_up_to_its_stop():
+  samples = Samples(['7', '7', '8'], np.ones(3, bool), np.array([5, 6, 7]))
+  graded = Graded({}, [samples], [np.array([True, True, False])])
+  assert measure_stops.measured(graded) == (2 / 3, 1.0, 18)
+  left = measure_stops.cut(graded, np.array([[2, 3, 7]]), np.array([[True, True, False]]))
+  assert measure_stops.measured(left) == (0.0, 0.0, 12)
+
+
+def test_each_half_is_measured_at_the_threshold_that_the_other_one_chooses():
+  free = measure_stops.Measured(np.full(4, 0.5), np.ones(4), np.full(4, 10.0))
+  kinds = [
+    measure_stops.Measured(np.full(4, 0.5), vote, np.full(4, tokens)) for vote, tokens in zip(VOTES, (2.0, 6.0), strict=True)
+  ]
+  found = measure_stops.held_out([kinds, kinds], free, 'vote')  # the even problems may take the first, which loses an odd vote
+  np.testing.assert_array_equal(found.tokens, [6.0, 2.0, 6.0, 2.0])
+  np.testing.assert_array_equal(found.vote, [1.0, 0.0, 1.0, 1.0])
+  losing = [measure_stops.Measured(np.zeros(4), np.zeros(4), np.ones(4))]
+  jax.tree.map(np.testing.assert_array_equal, measure_stops.held_out([losing, losing], free, 'alone'), free)
 
 
 @pytest.fixture
@@ -48,16 +60,12 @@ def recorded(tmp_path):
   monitor.write_run_info(tmp_path, runpy.run_path('experiments/quickstart.py')['get_config']().to_dict())
   monitor.atomic_write_arrays(tmp_path / 'rollouts' / 'rows.npz', rows)
   answers = [
-    {
-      'problem': n // SAMPLES,
-      'sample': n % SAMPLES,
-      'answer': '7' if its else f'wrong {n % 2}',
-      'correct': bool(its),
-      'length': WIDTH,
-    }
+    {'problem': n // SAMPLES, 'sample': n % SAMPLES, 'answer': '7' if its else f'wrong {n % 2}', 'correct': bool(its)}
     for n, its in enumerate(right)
   ]
-  (tmp_path / 'samples.jsonl').write_text(''.join(json.dumps(answer | {'length': WIDTH}) + '\n' for answer in answers))
+  kind = {'length': WIDTH, 'stop_reason': 'eos'}
+  (tmp_path / 'samples.jsonl').write_text(''.join(json.dumps(answer | kind) + '\n' for answer in answers))
+  (tmp_path / 'settings.json').write_text(json.dumps({'problems': PROBLEMS, 'samples': SAMPLES}))
   return tmp_path
 
 
@@ -65,11 +73,12 @@ def test_a_rule_that_tells_right_from_wrong_saves_and_loses_nothing(recorded, tm
   measure_stops.main([f'--rollouts={recorded}', f'--output={tmp_path / "page"}'])
   found = json.loads((tmp_path / 'page.json').read_text())
   assert found['alone'] == 0.5 and found['vote'] == 1.0 and 'espo' in found['rules']
-  alone, vote = (found['rules']['espo'][name] for name in ('alone', 'vote'))
-  assert alone['lost']['mean'] == 0.0 and 0 < alone['saved']['mean'] < 50  # wrong answers are half of the tokens
-  assert vote['lost']['mean'] == 0.0 and vote['saved']['mean'] >= alone['saved']['mean'] - 1e-6
-  assert vote['ahead']['mean'] >= 0.0
-  assert found['rules']['random']['alone']['lost']['mean'] < 0 or found['rules']['random']['alone']['saved']['mean'] == 0
+  alone, vote, ahead = (found['rules']['espo'][name] for name in ('alone', 'vote', 'ahead'))
+  assert alone['accuracy']['value'] == 0.0 and 0 < alone['saved']['value'] < 50  # wrong answers are half of the tokens
+  assert vote['accuracy']['value'] == 0.0 and vote['saved']['value'] >= alone['saved']['value'] - 1e-6
+  assert ahead['value'] > 0.0
+  by_lot = found['rules']['random']['alone']
+  assert by_lot['accuracy']['value'] < 0 or by_lot['saved']['value'] == 0
   assert '| `espo` |' in (tmp_path / 'page.md').read_text()
 
 

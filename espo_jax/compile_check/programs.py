@@ -1,4 +1,4 @@
-"""Lowers the programs of a training step from shapes alone: reshard, rollout, log-probability pass and update."""
+"""Lowers the programs of a training step from shapes alone: reshard, rollout, later turns, log-probability pass, update."""
 
 from typing import Any
 

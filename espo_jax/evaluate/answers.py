@@ -1,6 +1,5 @@
 """Samples and grades answers to problems of the test split, for training and for the evaluate command."""
 
-import contextlib
 import functools
 import hashlib
 import time
@@ -296,7 +295,7 @@ def _played(
   exp: Experiment, sampler: Sampler, params: Params, acting: Acting, mine: Sequence[tasks.Problem], key: Key[Array, '']
 ) -> tuple[Trajectories, list[tasks.Verdict]]:
   """Returns the rows of episodes, and how each ended. Each process has the episodes of its own problems."""
-  played = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key, lambda _: contextlib.nullcontext())
+  played = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key)
   return played.rows, _shared(exp, played.graded, len(played.graded))
 
 

@@ -97,7 +97,7 @@ def format_decoders(record: Mapping[str, Any]) -> str:
 
 def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> list[dict[str, Any]]:
   """Returns the accuracy and the tokens of each decoder for the last of the numbers of samples, and its curve over all."""
-  right, tokens = _chosen([one.decoder for one in asked], graded, counts)
+  right, tokens = chosen_by_count([one.decoder for one in asked], graded, counts)
   places = list(np.ndindex(right.shape[1:]))
   accuracies = monitor.with_intervals({place: right[:, *place] for place in places})
   columns = tokens.reshape(len(tokens), -1)
@@ -107,7 +107,7 @@ def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> 
   }
   if len(counts) > 1:
     its = next((d for d, one in enumerate(asked) if one.named.label == REFERENCE), None)
-    reference = _chosen([decoders.REGISTRY[REFERENCE]()], graded, counts) if its is None else (right, tokens)
+    reference = chosen_by_count([decoders.REGISTRY[REFERENCE]()], graded, counts) if its is None else (right, tokens)
     found = leads(right.reshape(columns.shape), columns, *(each[:, its or 0] for each in reference))
     for place, lead in zip(places, found, strict=True):
       points[place]['lead'] = lead
@@ -120,10 +120,20 @@ def _measured(asked: Sequence[Asked], graded: Graded, counts: Sequence[int]) -> 
   return entries
 
 
-def _chosen(
+def chosen_by_count(
   chosen: Sequence[Decoder], graded: Graded, counts: Sequence[int]
 ) -> tuple[Float[np.ndarray, 'P D K'], Float[np.ndarray, 'P D K']]:
-  """Returns whether each decoder is right with each number of samples, and the tokens it spends, as means over the orders."""
+  """Lets decoders choose among the first samples of each problem.
+
+  Args:
+    chosen: The `D` decoders.
+    graded: The answers to `P` problems.
+    counts: The `K` numbers of samples.
+
+  Returns:
+    Whether each decoder is right with each number of samples, and the tokens that it spends. Both are means over up to 16
+    orders of the samples: the cycle, begun at each of them.
+  """
   found = np.zeros((2, len(graded.problems), len(chosen), len(counts)))
   for p, (samples, correct) in enumerate(zip(graded.problems, graded.correct, strict=True)):
     starts = sorted({i * len(correct) // _ORDERS for i in range(_ORDERS)})

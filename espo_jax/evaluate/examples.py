@@ -1,6 +1,5 @@
 """Records a few rollouts under an arm's stop rule token by token, for plots and for reading."""
 
-import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,7 +74,7 @@ def _sampled(
   key = exp.key('examples', 0)
   if exp.sampler.turns is not None:
     sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
-    played = play(exp, sampler, state.params, rule, state.adaptive, problems, key, lambda _: contextlib.nullcontext())
+    played = play(exp, sampler, state.params, rule, state.adaptive, problems, key)
     return played.rows, np.asarray(verdicts_on(exp, problems, played).correct)
   sampler = exp.sampler.plain(samples=1, shadow_share=1.0, features=1)  # the features include the entropy
   rows = sampler(state.params, rule, state.adaptive, exp.prompts(problems), key)

@@ -24,6 +24,7 @@ from espo_jax import objectives, rewards, stops
 from espo_jax.learner.batch import Batch
 from espo_jax.learner.credit import Credit, at_last, sampler_gap, scored_parts
 from espo_jax.learner.decision import decision_tokens, held
+from espo_jax.learner.entropies import entropy_metrics, past_entropy, with_entropies
 from espo_jax.learner.gradient import gradient
 from espo_jax.learner.kept import in_baseline, kept_rows, scores_differ, trained_on
 from espo_jax.learner.optimizer import guarded_step
@@ -43,7 +44,6 @@ from espo_jax.stops import Adaptive, GateState, Hindsight, Observation, StopRule
 from espo_jax.types import Metrics, Reward, Trajectories, Verdicts, values_seen
 
 _MILLION = 1_000_000
-_TURN = 'turns/entropy_'  # the metric of a turn, the first of which is 1
 _whole = jax.jit(Trajectories.whole)
 
 
@@ -234,8 +234,7 @@ class Reinforcement:
       reference_logprobs, reference_entropy, *_ = self._measure(reference, rows, None, packing, full_depth=True)
     settings = objectives.settings(self.objective, self.options)
     clips = {name: settings[name] for name in ('clip_low', 'clip_high') if name in settings}
-    metrics = {'entropy': masked_mean(entropy, mask), **_by_turn(entropy, rows, self.turns)}
-    metrics |= sampler_gap(logprobs - rows.joint_logprobs, mask, **clips)
+    metrics = entropy_metrics(entropy, rows, self.turns) | sampler_gap(logprobs - rows.joint_logprobs, mask, **clips)
     kl = jnp.zeros_like(logprobs)
     if self.kl_coef:
       if self.kl == 'exact':
@@ -318,7 +317,7 @@ class Reinforcement:
         'reference_entropy': mine.reference_entropy,
         'entropy_slope': scored.entropy_slope,
         'opening_logprobs': scored.opening_logprobs,
-        'past_entropy': _of_turns(state.history.entropy, trajectories),
+        'past_entropy': past_entropy(state.history, trajectories),
         'progress': state.history.updates / self.updates,
         **mine.extras,
       }
@@ -372,14 +371,10 @@ class Reinforcement:
     adaptive = unless_nan(self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight), adaptive)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
-    names = ['entropy'] if rows.turn is None else [f'{_TURN}{turn}' for turn in range(1, self.turns + 1)]
-    found = jnp.stack([metrics[name] for name in names])
-    measured = history.measured + jnp.isfinite(found)
-    past = jnp.where(history.measured > 0, history.entropy, 0.0)
-    entropy = jnp.where(jnp.isfinite(found), past + (found - past) / measured, history.entropy)
     rest = history.decoded[1] + metrics['rollout/tokens'] + metrics['rollout/shadow_tokens']
     decoded = jnp.stack([history.decoded[0] + rest // _MILLION, rest % _MILLION]).astype(jnp.int32)
-    return adaptive.replace(enabled=gate.open), gate, History(history.updates + 1, entropy, measured, decoded)
+    history = with_entropies(history, metrics, rows).replace(updates=history.updates + 1, decoded=decoded)
+    return adaptive.replace(enabled=gate.open), gate, history
 
   def _hindsight(self, rows: Trajectories, correct: Float[Array | np.ndarray, 'N']) -> Hindsight:
     return Hindsight(
@@ -390,15 +385,3 @@ class Reinforcement:
       seen=Observation(rows.regret, values_seen(rows.values, self.critic_every), jnp.zeros_like(rows.regret), rows.logprobs),
       begins=rows.trained_from,
     )
-
-
-def _by_turn(entropy: Float[Array, 'N T'], rows: Trajectories, turns: int) -> Metrics:
-  """Returns the mean entropy of each turn, nan where no row has it; nothing without an environment."""
-  if rows.turn is None:
-    return {}
-  return {f'{_TURN}{turn + 1}': masked_mean(entropy, rows.mask & (rows.turn == turn)) for turn in range(turns)}
-
-
-def _of_turns(x: Float[Array, 'K'], rows: Trajectories) -> Float[Array, 'N T']:
-  """Returns the element of `x` that belongs to the turn of each token."""
-  return jnp.broadcast_to(x[0], rows.mask.shape) if rows.turn is None else x[jnp.maximum(rows.turn, 0)]

@@ -31,6 +31,11 @@ from espo_jax.types import StopReason, Trajectories, Verdicts, by_a_rule
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
+def _untimed(phase: str) -> contextlib.AbstractContextManager[None]:
+  """Takes no time of a phase."""
+  return contextlib.nullcontext()
+
+
 class Played(NamedTuple):
   """The rows of all processes, and what the episodes of this process's rows came to."""
 
@@ -101,7 +106,7 @@ def play(
   adaptive: Adaptive,
   problems: Sequence[tasks.Problem],
   key: Key[Array, ''],
-  timed: Timer,
+  timed: Timer = _untimed,
 ) -> Played:
   """Plays an episode for each row.
 
@@ -113,7 +118,7 @@ def play(
     adaptive: The state that the rule carries from batch to batch.
     problems: This process's share of the problems.
     key: This rollout's random key.
-    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' or 'environment'.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' or 'environment'. By default none runs.
   """
   table = Table(exp, problems, sampler.samples)
   with timed('environment'):
