@@ -131,6 +131,11 @@ class Experiment:
     """Returns `count` problems from position `start` on."""
     return [self.task.problem(split, start + i) for i in range(count)]
 
+  def test_problems(self, most: int) -> list[tasks.Problem]:
+    """Returns the first `most` test problems, or all of them if there are fewer."""
+    size = self.task.size('test')
+    return self.problems('test', 0, most if size is None else min(most, size))
+
   def my_problems(self, split: str, start: int, count: int) -> list[tasks.Problem]:
     """Returns those of the `count` problems from `start` on whose rows this process has. The others are not read."""
     return [self.task.problem(split, start + int(i)) for i in parallel.my_rows(self.mesh, count)]
@@ -323,6 +328,12 @@ def make_serial(config: ml_collections.ConfigDict, tokenizer: Any, end_tokens: t
 def make_task(config: ml_collections.ConfigDict) -> tasks.Task:
   """Makes the task that a config names, with the run's seed."""
   return tasks.get(config.task.name, **task_arguments(config))
+
+
+def kind_of_turns(config: ml_collections.ConfigDict, tokenizer: Any) -> str:
+  """Returns how a config's task poses its problems, as `turn_writer` takes it; '' for a task's own tokenizer."""
+  default = 'chat' if tokenizer.chat_template else ''
+  return str(config.task.options.get('prompt', default)) if config.model.path else ''
 
 
 def make_model(config: ml_collections.ConfigDict, shape: ModelConfig) -> ActorCritic:

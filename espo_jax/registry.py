@@ -207,14 +207,15 @@ def unknown(field: str, value: str, name: str, known: Iterable[str]) -> str:
 
 
 def import_files(package: str, path: Iterable[str]) -> None:
-  """Imports every file of a room, so that the methods in it register themselves.
+  """Imports every file of a room except its command, so that the methods in it register themselves.
 
   Args:
     package: The room's `__name__`.
     path: The room's `__path__`.
   """
   for file in pkgutil.iter_modules(path):
-    importlib.import_module(f'{package}.{file.name}')
+    if file.name != '__main__':
+      importlib.import_module(f'{package}.{file.name}')
 
 
 class PluginError(ValueError):

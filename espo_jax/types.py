@@ -123,12 +123,12 @@ class Depth(flax.struct.PyTreeNode):
 
 
 class Features(flax.struct.PyTreeNode):
-  """What is recorded about the state that each token was drawn from."""
+  """What is recorded about the state that each token was drawn from. Probes record the entropy alone."""
 
   entropy: Float[Array, '...']  # of the sampling distribution, nats
-  margin: Float[Array, '...']  # log-probability of the likeliest token minus that of the second; inf if it is the only one
-  confidence: Float[Array, '...']  # minus the mean log-probability of the 20 likeliest tokens, nats
-  projections: Float[Array, '... K']  # of the policy's final state onto fixed orthonormal directions
+  margin: Float[Array, '...'] | None = None  # log-probability of the likeliest token minus that of the second; inf without one
+  confidence: Float[Array, '...'] | None = None  # minus the mean log-probability of the 20 likeliest tokens, nats
+  projections: Float[Array, '... K'] | None = None  # of the policy's final state onto fixed orthonormal directions
 
 
 class Reused(flax.struct.PyTreeNode):

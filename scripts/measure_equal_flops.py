@@ -19,6 +19,7 @@ from bench import report
 from jaxtyping import Bool, Float
 
 from espo_jax.configs import ConfigError, load_config
+from espo_jax.evaluate.estimates import problems_asked
 from espo_jax.evaluate.measures import FlopMatched, flop_matched_eval
 from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import read_graded
@@ -46,7 +47,9 @@ def read_answers(folder: pathlib.Path) -> Answers:
   """Reads the answers of a finished evaluation of a run on its own test split, whose config a recording has.
 
   Raises:
-    RequestError: The folder holds no recording, or no finished evaluation.
+    RequestError: The folder holds no recording, no finished evaluation, or answers to other problems than its split has now.
+    OutputError, DamagedFile: A file of the answers cannot be read.
+    ConfigError, DataError: The config or the data cannot be used.
   """
   if not (folder / 'config.json').is_file():
     raise RequestError(f'{folder} holds no config.json of a recording; fix: evaluate with --record')
@@ -57,8 +60,7 @@ def read_answers(folder: pathlib.Path) -> Answers:
     )
   if exp.config.exits.every:
     raise RequestError(f'{folder} has answers of a model with early exits, whose tokens differ in cost; fix: exits.every = 0')
-  problems = exp.problems('test', 0, graded.settings['problems'])
-  prompts = [problem.prompt for problem in exp.tagged(problems)]
+  prompts = [problem.prompt for problem in problems_asked(exp, graded.settings, str(folder))]
   lengths = np.stack([samples.lengths for samples in graded.problems])
   tokens = [len(encode_text(exp.tokenizer, prompt)) for prompt in prompts]
   return Answers(prompts, np.stack(graded.correct), flops_of(exp.model.config, tokens, lengths))

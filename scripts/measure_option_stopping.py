@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from bench import report
+from bench.measure import estimate
 from option_stopping import learned, least_squares, market
-
-from espo_jax import monitor
 
 DEGREE, FITTED = 3, 20_000  # the polynomials of the regression, and half of its paths
 FIRST_SEED = 5  # with those before it the objective was chosen
@@ -104,10 +103,10 @@ def page(results: Mapping[str, Any]) -> list[str]:
     cells = [
       case['name'],
       '' if value is None else f'{value:.3f}',
-      *(_cell(paid[name]) for name in ('least squares', 'learned')),
-      '' if value is None else _cell([100 * x / value for x in paid['learned']], 2),
-      _cell(difference),
-      _cell(paid['never']),
+      *(report.number(estimate(paid[name]), 3) for name in ('least squares', 'learned')),
+      '' if value is None else report.number(estimate([100 * x / value for x in paid['learned']]), 2),
+      report.number(estimate(difference), 3),
+      report.number(estimate(paid['never']), 3),
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   lines += ['', 'The value is that of our binomial lattice. Published are:', '', '| option | value | source |', '|---|---|---|']
@@ -115,10 +114,6 @@ def page(results: Mapping[str, Any]) -> list[str]:
   lines += ['', '| option | assets | price | strike | rate | dividend | volatility | years | dates |', '|---|' + '---:|' * 8]
   lines += ['| ' + ' | '.join([case['name'], *map(str, case['option'].values())]) + ' |' for case in results['cases']]
   return lines
-
-
-def _cell(values: list[float], digits: int = 3) -> str:
-  return '{:.{digits}f} ± {:.{digits}f}'.format(*monitor.mean_interval(values), digits=digits)
 
 
 def main(argv: list[str]) -> None:

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from bench import report
+from bench.measure import estimate
 from jaxtyping import Array, Float, PRNGKeyArray
-
-from espo_jax import monitor
 
 
 class Blocks(NamedTuple):
@@ -35,7 +34,7 @@ class Blocks(NamedTuple):
     pulls: The pulls of a block.
     known: The probability with which the known arm pays.
     wins: The first parameter of the Beta distribution of the other arm's probability.
-    losses: The second parameter.
+    losses: The second parameter of that Beta distribution.
   """
 
   memory: bool = True
@@ -153,7 +152,8 @@ def page(results: Mapping[str, Any]) -> list[str]:
   for case in results['cases']:
     wins, explores = ([by[name] for by in case['by_seed'].values()] for name in ('wins', 'explores'))
     words = ['yes' if case[name] else 'no' for name in ('memory', 'recurs', 'farsighted')]
-    figures = [_cell(wins, 3), f'{case["best"]:.3f}', f'{of.pulls * max(of.known, of.prior):.3f}', _cell(explores, 2)]
+    won, explored = report.number(estimate(wins), 3), report.number(estimate(explores), 2)
+    figures = [won, f'{case["best"]:.3f}', f'{of.pulls * max(of.known, of.prior):.3f}', explored]
     lines.append('| ' + ' | '.join([*words, *figures]) + ' |')
   lines += [
     '',
@@ -163,10 +163,6 @@ def page(results: Mapping[str, Any]) -> list[str]:
   return lines
 
 
-def _cell(values: list[float], digits: int) -> str:
-  return '{:.{digits}f} ± {:.{digits}f}'.format(*monitor.mean_interval(values), digits=digits)
-
-
 def main(argv: list[str]) -> None:
   """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,14 +170,13 @@ def main(argv: list[str]) -> None:
   parser.add_argument('--output', type=pathlib.Path, default=output, help='the page to write, without a suffix; %(default)s')
   parser.add_argument('--seeds', type=int, default=5, help='seeds of the first logits; by default %(default)s')
   parser.add_argument('--steps', type=int, default=600, help='steps of Adam; by default %(default)s')
-  parser.add_argument('--known', type=float, default=Blocks().known, help="the known arm's probability; by default %(default)s")
   args = parser.parse_args(argv)
   cases = [
-    measure(Blocks(memory, recurs, known=args.known), farsighted, args.seeds, args.steps)
+    measure(Blocks(memory, recurs), farsighted, args.seeds, args.steps)
     for memory, recurs, farsighted in itertools.product((True, False), repeat=3)
   ]
   results = report.environment('PYTHONPATH=. python scripts/measure_recurring_bandit.py', argv) | {
-    'blocks': Blocks(known=args.known)._asdict(),
+    'blocks': Blocks()._asdict(),
     'seeds': args.seeds,
     'steps': args.steps,
     'cases': cases,

@@ -59,11 +59,12 @@ def cut(graded: Graded, length: Int[np.ndarray, 'P G'], stopped: Bool[np.ndarray
 
 
 def at_thresholds(candidate: Candidate, recordings: replay.Recordings, graded: Graded, fold: int) -> list[Measured]:
-  """Measures a rule at several thresholds. Its head is fitted to the problems whose number modulo 2 is `fold`."""
+  """Measures a rule at several thresholds. They and its head know the problems whose number modulo 2 is `fold` alone."""
+  recordings = recordings._replace(problem=recordings.problem + fold)  # a search looks at even numbers alone
   betas = [point.beta for point in replay.search(candidate, recordings, RATES)]
   on_device = jax.tree.map(jnp.asarray, recordings)
   noise = jnp.asarray(np.random.default_rng(0).random(recordings.regret.shape, np.float32))
-  weight = jnp.asarray(recordings.weight * (recordings.problem % 2 == fold))
+  weight = jnp.asarray(recordings.weight * (recordings.problem % 2 == 0))
   rule = informed(candidate.rule, on_device, weight, noise)
   ends = jax.device_get(replay_all(rule, jnp.asarray(betas, jnp.float32), on_device, noise))
   length, stopped = (x.reshape(len(betas), len(graded.problems), len(graded.correct[0])) for x in ends)

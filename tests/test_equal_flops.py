@@ -12,7 +12,9 @@ import pytest
 from tiny import tiny_experiment
 
 from espo_jax import monitor
+from espo_jax.evaluate.answers import problems_digest
 from espo_jax.evaluate.measures import flop_matched_eval
+from espo_jax.evaluate.policies import RequestError
 from espo_jax.model import Decoder, ModelConfig, answer_flops, column_flops
 
 SHAPE = {'hidden_size': 256, 'intermediate_size': 512, 'num_layers': 1, 'num_heads': 4, 'num_kv_heads': 2, 'head_dim': 64}
@@ -71,10 +73,14 @@ def test_the_answers_of_a_recorded_evaluation_are_read_with_their_cost(tmp_path)
   rows = [(length, length % 2 == 1) for length in (3, 8, 5, 2)]
   lines = [{'answer': 'a', 'stop_reason': 'eos', 'length': length, 'correct': right} for length, right in rows]
   (tmp_path / 'samples.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  (tmp_path / 'settings.json').write_text(json.dumps({'samples': 2, 'problems': 2}))
+  (tmp_path / 'settings.json').write_text(json.dumps({'samples': 2, 'problems': 2, 'problems_digest': 'other'}))
   with pytest.raises(SystemExit, match=r'holds no config\.json of a recording; fix: evaluate with --record'):
     measure_equal_flops.main([f'--long={tmp_path}', f'--short={tmp_path}', f'--output={tmp_path / "page"}'])
   (tmp_path / 'config.json').write_text(monitor.to_json(exp.config.to_dict(), indent=2))
+  with pytest.raises(RequestError, match='its test split has changed since; fix: evaluate again'):
+    measure_equal_flops.read_answers(tmp_path)
+  digest = problems_digest(exp.tagged(exp.problems('test', 0, 2)))
+  (tmp_path / 'settings.json').write_text(json.dumps({'samples': 2, 'problems': 2, 'problems_digest': digest}))
   found = measure_equal_flops.read_answers(tmp_path)
   assert found.prompts == [problem.prompt for problem in exp.problems('test', 0, 2)]
   np.testing.assert_array_equal(found.right, [[True, False], [True, False]])

@@ -16,7 +16,7 @@ from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import init_state
 from espo_jax.learner.scoring import score
-from espo_jax.stages.warm_start import example_batches, example_order, supervised_learner, supervised_step
+from espo_jax.stages.warm_start import example_batches, supervised_learner, supervised_step
 from espo_jax.tasks import DataError, Example, Segment
 
 CHARACTERS = tasks.character_tokenizer('ab cd.')
@@ -161,14 +161,6 @@ def test_the_tokens_of_a_masked_segment_at_the_end_may_as_well_be_absent(exp):
 
 
 # ---------------------------------------------------------------------------------------------------------------- the stage
-
-
-@pytest.mark.quick
-def test_each_epoch_has_every_example_once_in_an_order_of_its_own():
-  found = example_order(3, 7, 0, 21)
-  epochs = [found[i : i + 7] for i in (0, 7, 14)]
-  assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 3
-  assert [*example_order(3, 7, 0, 5), *example_order(3, 7, 5, 16)] == found and example_order(4, 7, 0, 21) != found
 
 
 def test_a_warm_start_on_examples_is_one_on_the_same_solutions(tmp_path, caplog):

@@ -152,7 +152,9 @@ def shapes(program) -> set[tuple[int, ...]]:
 
 
 def test_probes_take_no_more_memory_than_their_answers():
+  model_of('shared')  # which is kept, and must not be made while the program is traced
   traced = jax.make_jaxpr(lambda: probed(Probing(INDUCER, (), 2, ANSWER, 7), slots=0))()
+  assert 'top_k' not in str(traced)  # nothing reads a confidence of theirs
   rows = len(PROMPTS.lengths) * G
   wide = {shape[1:] for shape in shapes(traced.jaxpr) if shape[:1] == (7 * rows,)}
   assert (ANSWER,) in wide and max(max(shape, default=1) for shape in wide) <= max(ANSWER, WIDTH)

@@ -217,12 +217,11 @@ def test_rise_turns_learns_the_second_turn_alone_with_the_weight_of_its_reward()
   everyone = make_examples(Named('rise_turns', {'message': '', 'kept': 'all'}), given, JUDGE, 0)
   assert [parts(one)[1] for one in everyone] == ['7', '9', '8', '7']
   assert [round(one.weight, 3) for one in everyone] == [12.182, 1, 1, 12.182]
-  for kept in ('better', 'success'):
-    assert made('rise_turns', given, message='', kept=kept) == first
+  assert made('rise_turns', given, message='', kept='success') == first
   none = [asked('8', '9'), asked('8', number=1)]
   assert made('rise_turns', none, message='') == [[('8',), '9'], [('9',), '8']]  # the best of wrong ones is wrong
   with pytest.raises(sources.SourceError, match='none of 3 rollouts, of which 0 are right, makes an example; fix: '):
-    made('rise_turns', none, message='', kept='better')
+    made('rise_turns', none, message='', kept='success')
 
 
 def test_the_turns_of_rise_are_those_of_the_chat_template(tmp_path):
@@ -307,7 +306,7 @@ def test_cut_at_k_leaves_out_what_would_not_follow_and_keeps_to_its_tokens():
     ('sbt_d', {'margin': -0.1}, 'margin=-0.1: out of range; fix: '),
     ('sbt_d', {'candidate': '['}, r'candidate=\[: no regular expression'),
     ('step_partial_mask', {'observation': '*'}, r'observation=\*: no regular expression'),
-    ('rise_turns', {'kept': 'worst'}, 'kept=worst: unknown; fix: one of all, better, best, success'),
+    ('rise_turns', {'kept': 'worst'}, 'kept=worst: unknown; fix: one of all, best, success'),
     ('rise_turns', {'tau': 0.0}, 'tau=0.0: out of range'),
     ('mode_mixture', {'long': 1.5}, r'long=1.5: out of range; fix: a share in \[0, 1\]'),
     ('cut_at_k', {'k': 0}, 'k=0: out of range; fix: a number of at least 1'),

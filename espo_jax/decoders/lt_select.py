@@ -86,4 +86,4 @@ def lt_select(
         return Choice(sample, samples.first(sample + 1).total)
     return Choice(vote(tried.answers, np.ones(len(tried.answers))).sample, tried.total)
 
-  return Decoder(choose, frozenset({'answers', 'lengths', 'projections'}))
+  return Decoder(choose, frozenset({'answers', 'lengths', 'projections'}), least_directions=2 if aligned else 1)

@@ -90,10 +90,12 @@ class Decoder(NamedTuple):
   Attributes:
     choose: The pure function from the samples of one problem to the choice. There is at least one sample.
     reads: The fields of `Samples` that it reads.
+    least_directions: The least number of directions `K` of projections with which it can tell samples apart.
   """
 
   choose: Callable[[Samples], Choice]
   reads: frozenset[str]
+  least_directions: int = 1
 
 
 def out_of_range(name: str, value: Any, wanted: str) -> ValueError:

@@ -1,6 +1,6 @@
 """Samples and grades answers to problems of the test split, for training and for the evaluate command."""
 
-import functools
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -108,8 +108,7 @@ def evaluate_params(
     answer is right and a 0 per other problem. `problems_digest` is the same for the same prompts.
   """
   c = exp.config
-  size = exp.task.size('test')
-  problems = exp.problems('test', 0, c.eval.problems if size is None else min(c.eval.problems, size))
+  problems = exp.test_problems(c.eval.problems)
   prompts = prompts_per_batch(exp, len(problems), samples=1, rows=c.eval.batch)
   began = time.perf_counter()
   sampled: list[Answer] = []
@@ -232,12 +231,12 @@ def sample_answers(
     cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     graded = exp.turns(tagged, texts) if turn_of is None else last_turns(exp, tagged, tokens, turn_of)
-    grade = functools.partial(verdicts_of, exp, [problem for problem in fresh for _ in range(samples)], rows=prompts * samples)
-    verdicts = verdicts or grade(graded)
+    each = [problem for problem in fresh for _ in range(samples)]
+    verdicts = (verdicts or verdicts_of(exp, each, graded, prompts * samples))[: len(texts)]
     ends, at_end = graded, verdicts
     if rule.settles and cut:
       ends = exp.turns(tagged, [cut.get(i, text) for i, text in enumerate(texts)])
-      at_end = grade(ends)
+      at_end = regraded(exp, each, ends, verdicts, list(cut), prompts * samples)
     failed, settled = (set(), StopReason.SETTLED) if rule.settles else (set(cut), StopReason.STOPPED)
     answers = [
       Answer(
@@ -258,7 +257,7 @@ def sample_answers(
         turns=int(count),
       )
       for i, (problem, text, verdict, size, full_length, reason, depth, count) in enumerate(
-        zip(tagged, texts, verdicts[: len(texts)], sizes, full_lengths, reasons, depths, turns, strict=True)
+        zip(tagged, texts, verdicts, sizes, full_lengths, reasons, depths, turns, strict=True)
       )
     ]
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)
@@ -319,6 +318,20 @@ def verdicts_of(exp: Experiment, asked: Sequence[tasks.Problem], texts: Sequence
   mine = parallel.my_rows(exp.mesh, rows)
   own = [i for i in mine if i < len(texts)]
   return _shared(exp, exp.task.verify_all([asked[i] for i in own], [texts[i] for i in own]), len(mine))[: len(texts)]
+
+
+def regraded(
+  exp: Experiment,
+  asked: Sequence[tasks.Problem],
+  texts: Sequence[str],
+  verdicts: Sequence[tasks.Verdict],
+  places: Sequence[int],
+  rows: int,
+) -> list[tasks.Verdict]:
+  """Returns verdicts in which those at some places are of other texts. The others stand, so that no chance changes them."""
+  again = verdicts_of(exp, [asked[i] for i in places], [texts[i] for i in places], rows)
+  anew = dict(zip(places, again, strict=True))
+  return [anew.get(i, verdict) for i, verdict in enumerate(verdicts)]
 
 
 def _shared(exp: Experiment, own: Sequence[tasks.Verdict], rows: int) -> list[tasks.Verdict]:

@@ -50,7 +50,7 @@ def check_recorded(asked: Iterable[Asked], record: bool, features: int) -> None:
 
 
 def check_directions(asked: Iterable[Asked], directions: int, where: str) -> None:
-  """Raises RequestError if a decoder compares directions of moves, and there is one direction alone.
+  """Raises RequestError if a decoder needs projections onto more directions than there are.
 
   Args:
     asked: The decoders.
@@ -58,9 +58,9 @@ def check_directions(asked: Iterable[Asked], directions: int, where: str) -> Non
     where: The place that has the projections, for the message.
   """
   for one in asked:
-    if directions == 1 and one.named.name == 'lt_select':
+    if 0 < directions < (least := one.decoder.least_directions):
       flag = f'--decoder={one.named.name}'
-      raise RequestError(f'{where}: all moves are parallel in one direction, and {flag} compares theirs; fix: --features=16')
+      raise RequestError(f'{where}: {flag} compares moves in at least {least} directions; fix: --features=16')
 
 
 def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None:

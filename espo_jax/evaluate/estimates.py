@@ -54,12 +54,10 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     exp = make_experiment(load_config(folder / 'config.json'))
   except (ConfigError, tasks.DataError) as error:
     raise in_words_of(folder, error, is_run=True) from error
-  problems = exp.problems('test', 0, settings['problems'])
-  if problems_digest(exp.tagged(problems)) != settings['problems_digest']:
-    raise RequestError(f'--from={folder}: its test split has changed since; fix: evaluate again')
+  asked_of = problems_asked(exp, settings, f'--from={folder}')
   if exp.model.exits is not None:
     raise RequestError(f'--from={folder}: with early exits the depth of a token is random too; fix: a model without exits')
-  prompts = tasks.encode_prompts(exp.tokenizer, exp.tagged(problems), exp.config.rollout.prompt_width)
+  prompts = tasks.encode_prompts(exp.tokenizer, asked_of, exp.config.rollout.prompt_width)
   asked, lengths = (np.repeat(x, settings['samples'], axis=0) for x in (prompts.tokens, prompts.lengths))
   theirs = _logprobs(exp, policy.load(exp), asked, lengths, rows['tokens'], settings)
   real = np.arange(theirs.shape[1]) < rows['full_length'][:, None]
@@ -93,6 +91,23 @@ def format_estimate(found: Mapping[str, Any]) -> str:
   return told + (
     '\nThe two policies are far apart, so the intervals are too narrow; fix: sample its own answers' if few else ''
   )
+
+
+def problems_asked(exp: Experiment, settings: Mapping[str, Any], where: str) -> list[tasks.Problem]:
+  """Returns the problems that recorded answers are to, with their tags.
+
+  Args:
+    exp: The experiment of the recording's config.
+    settings: The settings of the evaluation.
+    where: The place of the recording, for the message.
+
+  Raises:
+    RequestError: The test split has other problems now.
+  """
+  problems = exp.tagged(exp.problems('test', 0, settings['problems']))
+  if problems_digest(problems) != settings['problems_digest']:
+    raise RequestError(f'{where}: its test split has changed since; fix: evaluate again')
+  return problems
 
 
 def _recorded(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -60,7 +60,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   processor = make_processor(exp, request.processors, end)
   size = exp.task.size('test')
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
-  problems = exp.problems('test', 0, wanted if size is None else min(wanted, size))
+  problems = exp.test_problems(wanted)
   if c.task.name == 'math':  # the width of the longest prompt, and for a run's own problems at least the run's width
     c.rollout.prompt_width = max(width, parallel.from_first(lambda: posed_width(exp, problems)))
   prompts = prompts_per_batch(exp, len(problems), samples=request.samples, rows=request.batch or c.eval.batch)

@@ -26,8 +26,7 @@ def write_examples(exp: Experiment, rule: StopRule, state: TrainState, path: pat
   Stopped rows are decoded to their end, so that it is known whether they would have been right. The answer of an episode is the
   one in its last turn.
   """
-  size, most = exp.task.size('test'), min(exp.config.eval.batch, exp.config.eval.problems)
-  problems = exp.problems('test', 0, most if size is None else min(most, size))
+  problems = exp.test_problems(min(exp.config.eval.batch, exp.config.eval.problems))
   batch = [*problems, *[problems[-1]] * (-len(problems) % parallel.batch_shards(exp.mesh))]
   mine = [batch[i] for i in parallel.my_rows(exp.mesh, len(batch))]
   rule = rule._replace(group=None)  # one row of a prompt is no group

@@ -14,6 +14,7 @@ import numpy as np
 from espo_jax import monitor, parallel
 from espo_jax.evaluate.answers import Answered
 from espo_jax.parallel.storage import read_arrays, read_json
+from espo_jax.replay.recordings import widened
 
 PARTS = 'recorded'  # the folder of the parts
 ROWS = 'rollouts/rows.npz'
@@ -80,7 +81,7 @@ def join_parts(output: pathlib.Path, config: Mapping[str, Any], samples: int, to
   if (count := sum(len(part['correct']) for part in parts)) != total:
     raise monitor.OutputError(f'{output / PARTS}: {count} of {total} answers are recorded; fix: another --output')
   width = max(part['regret'].shape[1] for part in parts)
-  rows = {name: np.concatenate([_widened(part[name], width) for part in parts]) for name in parts[0]}
+  rows = {name: np.concatenate([widened(part[name], width) for part in parts]) for name in parts[0]}
   path = output / _SCALE
   scale = Scale(**read_json(path)) if path.exists() else scale_of(rows)
   if constant_value:
@@ -99,10 +100,3 @@ def join_parts(output: pathlib.Path, config: Mapping[str, Any], samples: int, to
 def _real(recorded: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns which columns hold tokens, also those after a stop."""
   return np.arange(recorded['regret'].shape[1]) < recorded['full_length'][:, None]
-
-
-def _widened(array: np.ndarray, width: int) -> np.ndarray:
-  """Pads the columns of a token array with zeros; an array with one number per row is returned as it is."""
-  if array.ndim == 1:
-    return array
-  return np.pad(array, [(0, width - size if axis == 1 else 0) for axis, size in enumerate(array.shape)])

@@ -144,23 +144,21 @@ def check(request: Request) -> None:
 
 def _check_stop(request: Request) -> None:
   """Checks the flags about recording and stopping."""
-  asked = f'--stop={request.stop}' if request.stop else '--record'
-  settles = request.stop is not None and request.stop in stops.REGISTRY and stops.REGISTRY[request.stop]().settles
-  if (request.record or (request.stop and not settles)) and request.temperature == 0:
-    raise RequestError(f'{asked} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
   if request.features and not request.record:
     raise RequestError(f'--features={request.features}: nothing is recorded; fix: --record beside it')
   if not request.stop:
+    _check_regret('--record', request, request.record)
     for name, value in request.constants:
       raise RequestError(f'--constants {name}={told_constant(value)}: no stop rule reads it; fix: --stop=espo, or leave it out')
     return
   try:
-    lookup('stop rule', request.stop, dict.fromkeys(stops.REGISTRY))
+    rule = lookup('stop rule', request.stop, stops.REGISTRY)()
   except ValueError as error:
     raise RequestError(f'--stop={request.stop}: {error}; fix: one of them') from error
+  _check_regret(f'--stop={request.stop}', request, request.record or not rule.settles)
   if request.stop == 'never':
     raise RequestError('--stop=never: it stops no answer; fix: leave it out')
-  fresh = stops.REGISTRY[request.stop]().init(1).adaptive
+  fresh = rule.init(1).adaptive
   if fresh.head is not None or fresh.hazard is not None:
     raise RequestError(
       f'--stop={request.stop}: its head is fitted in training, and a new one knows nothing; fix: another rule, or --record and '
@@ -170,13 +168,19 @@ def _check_stop(request: Request) -> None:
     raise RequestError('--stop=duet_abort: its deadline follows the lengths of a training; fix: another rule')
   if request.stop == 'makespan_gate' and 'beta_0' not in dict(request.constants):
     raise RequestError('--stop=makespan_gate: its threshold follows a training; fix: --constants beta_0=1.4, say')
-  if stops.REGISTRY[request.stop]().probing is not None:
+  if rule.probing is not None:
     _check_probing(request)
   known = stops.arguments(request.stop)
   for name, value in request.constants:
     if name not in known:
       where = f'--constants {name}={told_constant(value)}'
       raise RequestError(f'{where}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}')
+
+
+def _check_regret(flag: str, request: Request, is_read: bool) -> None:
+  """Checks that regret tells something if it is read."""
+  if is_read and request.temperature == 0:
+    raise RequestError(f'{flag} with --temperature=0: the regret of a greedy token is 0; fix: a --temperature above 0')
 
 
 def experiment_for(policy: Policy, request: Request) -> Experiment:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from espo_jax import parallel, replay, stops, tasks
-from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
+from espo_jax.evaluate.answers import Answer, Answered, regraded, verdicts_of
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Probed
@@ -113,9 +113,8 @@ def settled_answers(
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     texts = exp.decode(ended, lengths)
     turns = exp.turns(tagged, texts)
-    graded, uncut = (
-      verdicts_of(exp, each, its, prompts * samples) for its in (turns, exp.turns(tagged, exp.decode(tokens, whole)))
-    )
+    uncut = verdicts_of(exp, each, exp.turns(tagged, exp.decode(tokens, whole)), prompts * samples)
+    graded = regraded(exp, each, turns, uncut, np.flatnonzero(settled).tolist(), prompts * samples)
     answers = [
       Answer(
         problem=first + i // samples,

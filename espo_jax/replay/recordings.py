@@ -10,6 +10,7 @@ from espo_jax.parallel.storage import DamagedFile, read_arrays
 
 _ON_DEMAND = ('entropy', 'margin', 'confidence', 'projections')  # in recordings with features of states
 _OF_TOKENS = ('regret', 'logprobs', 'values')
+_NUMBERS = ('mu', 'var', 'shadow_share', 'samples')
 _OF_TURNS = ('turn', 'ends')  # in recordings of episodes
 _ROW_ARRAYS = ('full_length', 'ended', 'correct', 'stopped', 'shadow')
 
@@ -63,7 +64,7 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
     raise RecordingsError(f'{named}: rollouts of {" and ".join(map(str, sorted(counts)))} rows; fix: the folder of one run')
   width = max(one['regret'].shape[1] for one in found)
   wide = {
-    name: np.stack([_widened(one[name], width) for one in found])
+    name: np.stack([widened(one[name], width) for one in found])
     for name in (*_OF_TOKENS, 'ends', *(name for name in _ON_DEMAND if _in_all(found, name)))
   }
   narrow = {name: np.stack([one[name] for one in found]) for name in ('full_length', 'correct', 'mu', 'var')}
@@ -87,14 +88,8 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
     found = read_arrays(file)
   except DamagedFile as error:
     raise RecordingsError(f'{error}, or leave it out') from error
-  if lacking := [
-    name
-    for name in (
-      *(*_ROW_ARRAYS, *_OF_TOKENS, 'mu', 'var', 'shadow_share', 'samples'),
-      *(_OF_TURNS if 'turn' in found else ()),
-    )
-    if name not in found
-  ]:
+  by_token = _OF_TOKENS + (_OF_TURNS if 'turn' in found else ())
+  if lacking := [name for name in (*_ROW_ARRAYS, *by_token, *_NUMBERS) if name not in found]:
     raise RecordingsError(
       f'{file}: holds no {lacking[0]!r}; fix: files that this version of espo_jax.train or espo_jax.evaluate wrote'
     )
@@ -104,9 +99,7 @@ def _read(file: pathlib.Path) -> dict[str, np.ndarray]:
       'environment.reset_rule = False'
     )
   shape = found['regret'].shape if found['regret'].ndim == 2 else (found['correct'].size, 0)
-  expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(_OF_TOKENS, shape)
-  expected |= dict.fromkeys(_OF_TURNS, shape) if 'turn' in found else {}
-  expected |= dict.fromkeys(('mu', 'var', 'shadow_share', 'samples'), ())
+  expected = dict.fromkeys(_ROW_ARRAYS, shape[:1]) | dict.fromkeys(by_token, shape) | dict.fromkeys(_NUMBERS, ())
   fix = 'fix: a copy of it, or leave it out'
   for name, wanted in expected.items():
     if found[name].shape != wanted:
@@ -149,6 +142,8 @@ def _in_all(found: list[dict[str, np.ndarray]], name: str) -> bool:
   return all(name in one for one in found) and len({one[name].shape[2:] for one in found}) == 1
 
 
-def _widened(array: np.ndarray, width: int) -> np.ndarray:
-  """Pads the columns of a token array with zeros."""
+def widened(array: np.ndarray, width: int) -> np.ndarray:
+  """Pads the columns of a token array with zeros; an array with one number per row is returned as it is."""
+  if array.ndim == 1:
+    return array
   return np.pad(array, [(0, width - size if axis == 1 else 0) for axis, size in enumerate(array.shape)])

@@ -12,7 +12,7 @@ from espo_jax import stops
 from espo_jax.model import ActorCritic, Caches, Deciding, Params, States
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.endings import Token, advanced, judge
-from espo_jax.rollout.features import features
+from espo_jax.rollout.features import entropy, features
 from espo_jax.rollout.groups import end_groups
 from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.progress import TokenRecord
@@ -31,7 +31,7 @@ from espo_jax.rollout.slots import (
   write_out,
 )
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import Prompts, Trajectories, by_a_rule
+from espo_jax.types import Features, Prompts, Trajectories, by_a_rule
 
 _PLAIN = Sampling()
 
@@ -266,7 +266,9 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   reads = row.alive if setup.turns else judged.alive  # the next turn of a row reads the token that ends this one
   states, caches = _policy_reads(setup, slots, tokens, reads, noise)
   new_row = advanced(setup, row, judged)
-  seen = None if setup.directions is None else features(logits, slots.states.policy, setup.directions)
+  seen = Features(entropy(logits)) if setup.entropies else None
+  if setup.directions is not None:
+    seen = features(logits, slots.states.policy, setup.directions)
   likely = draws.likeliest(logits, setup.candidates) if setup.candidates else None
   record = TokenRecord(tokens, logprobs, values, regret, judged.z, slots.states.depth, seen, likely)
   new = Pending(record, row=jnp.where(row.alive, row.index, setup.rows), column=_column(setup, slots))

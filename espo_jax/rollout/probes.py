@@ -16,7 +16,6 @@ from jaxtyping import Array, Int, Key
 from espo_jax.model import ActorCritic, Caches, Params
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.engine import decode_rows
-from espo_jax.rollout.features import directions
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, prefill, queue_of, slot_count, start_rows
 from espo_jax.stops import ForcedAnswer, Probing, never
@@ -100,7 +99,6 @@ def generate_probed(
     raise ValueError(f'{probing}: it needs an inducer, and a model without an exit policy; fix: token ids, or exits = None')
   rule, rows = never(), prompts.lengths.shape[0] * samples
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
-  ahead = len(probing.inducer) + probing.answer_tokens
   begins = start_rows(
     prompts,
     *prefill(model, params, prompts),
@@ -116,7 +114,7 @@ def generate_probed(
     start=begins,
     samples=samples,
     slots=rows,
-    horizon=horizon + ahead,
+    horizon=horizon + probing.tokens,
     end_tokens=end_tokens,
     pad_token=pad_token,
     sampling=sampling,
@@ -128,14 +126,13 @@ def generate_probed(
   paths, caches = decode_rows(whole, adaptive)
   paths = paths.replace(**{name: getattr(paths, name)[:, :horizon] for name in _OF_TOKENS})
   places = probe_places(paths.tokens, paths.length, probing)
-  asked = _asked(whole, caches, places, probing, slots)
+  asked = _asked(whole, caches, places, probing, horizon, slots)
   return Probed(paths, places, _answers(decode_rows(asked, adaptive)[0], probing, rows))
 
 
-def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Probing, slots: int) -> Setup:
+def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Probing, horizon: int, slots: int) -> Setup:
   """Returns the rollout of the probes: each row keeps the columns before its place, and reads the inducer."""
-  begins, ahead = whole.start, len(probing.inducer) + probing.answer_tokens
-  horizon = whole.horizon - ahead
+  begins = whole.start
   rows = begins.prompts, begins.states
   repeated, states = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), whole.samples, axis=0), rows)
   first = jnp.where(places < horizon, places, 0).reshape(-1)
@@ -144,7 +141,7 @@ def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Pro
     states,
     caches.of_lengths(jnp.asarray(repeated.lengths)),
     first=first,
-    limit=first + ahead,
+    limit=first + probing.tokens,
     keys=jnp.repeat(begins.keys, probing.most),
     shadow=jnp.zeros(first.shape, bool),
     inducer=probing.inducer,
@@ -157,7 +154,7 @@ def _asked(whole: Setup, caches: Caches, places: Int[Array, 'N E'], probing: Pro
     drawn=probing.answer_tokens,
     sampling=_GREEDY,
     inducer=probing.inducer,
-    directions=jnp.asarray(directions(whole.model.config.hidden_size, 1)),
+    entropies=True,
   )
 
 

@@ -59,6 +59,7 @@ class Setup:
     critic_every: The number of tokens that a separate critic reads at a time.
     exit_level: The level of the model's exit policy; unused without one.
     directions: The directions onto which states are projected to be recorded; None records no features of states.
+    entropies: Whether the entropy of each token's distribution is recorded without other features of its state.
     inducer: The tokens forced on every row after those kept from the cache.
     drawn: The number of columns recorded of each row from its first drawn token on; None for all columns from its first token.
     turns: Whether a row may go on after its end, in a next turn. Then its stop rule reads nothing while the row waits.
@@ -81,6 +82,7 @@ class Setup:
   critic_every: int
   exit_level: float | Float[Array, ''] = 0.0
   directions: Float[Array, 'D K'] | None = None
+  entropies: bool = False
   inducer: tuple[int, ...] = ()
   drawn: int | None = None
   turns: bool = False

@@ -156,7 +156,7 @@ def blank(setup: Setup, *shape: int) -> TokenRecord:
   """Returns what is recorded of tokens that do not exist: pad tokens and zeros."""
   depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
   logprobs, values, regret, z, entropy, margin, confidence = (jnp.zeros(shape) for _ in range(7))
-  features = None
+  features = Features(entropy) if setup.entropies else None
   if setup.directions is not None:
     features = Features(entropy, margin, confidence, jnp.zeros((*shape, setup.directions.shape[1])))
   candidates = no_candidates(*shape, count=setup.candidates) if setup.candidates else None

@@ -28,6 +28,7 @@ examples. An example is a prompt and a response in segments, and a segment witho
 | `redundancy.py` | how redundant a thought is, which `sbt_e` and `sbt_d` share |
 """
 
+from espo_jax.registry import import_files
 from espo_jax.sources.cut_at_k import cut_at_k
 from espo_jax.sources.judge import Judge
 from espo_jax.sources.mode_mixture import mode_mixture
@@ -39,6 +40,8 @@ from espo_jax.sources.sbt_d import sbt_d
 from espo_jax.sources.sbt_e import sbt_e
 from espo_jax.sources.step_partial_mask import step_partial_mask
 from espo_jax.sources.traces import Trace, read_trace, split_steps
+
+import_files(__name__, __path__)
 
 __all__ = [
   'READS',

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import ml_collections
 
 from espo_jax.environments import TurnWriter, turn_writer
-from espo_jax.experiment import make_task
+from espo_jax.experiment import kind_of_turns, make_task
 from espo_jax.sources.rollouts import Asked
-from espo_jax.stages.episodes import kind_of_turns
 from espo_jax.tasks import Task
 from espo_jax.tasks.reasoning import has_thought_tag, without_thought_tags
 

@@ -13,10 +13,15 @@ from espo_jax.tasks.reasoning import emptied_thought, has_thought
 
 
 class Modes(NamedTuple):
-  """A problem with a right response in each mode, and how well it is answered without reasoning."""
+  """A problem with a right response in each mode.
+
+  Attributes:
+    rollout: The first right rollout that reasons.
+    short: A right response that does not reason.
+    accuracy: The share of right rollouts among those that do not reason, or among all if every rollout reasons.
+  """
 
   rollout: Rollout
-  long: str
   short: str
   accuracy: float
 
@@ -65,7 +70,7 @@ def mode_mixture(
   have_tag = set(with_tag)
   for i, modes in enumerate(found):
     tag = (long_tag if i in are_long else short_tag) if i in have_tag else ''
-    yield modes.rollout.example([(tag, False), (modes.long if i in are_long else modes.short, True)])
+    yield modes.rollout.example([(tag, False), (modes.rollout.response if i in are_long else modes.short, True)])
 
 
 def _modes(asked: Asked) -> Modes | None:
@@ -75,4 +80,4 @@ def _modes(asked: Asked) -> Modes | None:
     return None
   brief = [rollout for rollout in asked.rollouts if not has_thought(rollout.response)]
   short = next((its.response for its in brief if its.correct and its.ended), emptied_thought(long.response))
-  return Modes(long, long.response, short, float(np.mean([rollout.correct for rollout in brief or asked.rollouts])))
+  return Modes(long, short, float(np.mean([rollout.correct for rollout in brief or asked.rollouts])))

@@ -9,7 +9,7 @@ from espo_jax.sources.registered import register
 from espo_jax.sources.rollouts import Asked, Rollout
 from espo_jax.tasks import Example
 
-KEPT = ('all', 'better', 'best', 'success')
+KEPT = ('all', 'best', 'success')
 
 
 def reward_weight(reward: float, tau: float = 0.4) -> float:
@@ -44,10 +44,9 @@ def rise_turns(
   |---|---|
   | 'best' | the best of the problem's other rollouts, the first of several: best of n from the policy itself |
   | 'all' | each other rollout |
-  | 'better' | each that is better than the first turn |
   | 'success' | each that is right |
 
-  Grades are 0 or 1, so that 'better' and 'success' keep the same turns. In the paper the policy answers to the message. Here
+  In the paper the policy answers to the message. Here
   the second turn was sampled without having read the first.
 
   Args:
@@ -66,14 +65,12 @@ def rise_turns(
       if first.correct:
         continue
       others = [other for other in asked.rollouts[:n] + asked.rollouts[n + 1 :] if other.ended]
-      for second in second_turns(first, others, kept):
+      for second in second_turns(others, kept):
         yield first.example([(first.response, False), (reply, False), (second.response, True)], weight=weights[second.correct])
 
 
-def second_turns(first: Rollout, others: Sequence[Rollout], kept: str) -> list[Rollout]:
-  """Returns the rollouts that are kept as second turns behind a first one; `kept` is one of `KEPT`."""
+def second_turns(others: Sequence[Rollout], kept: str) -> list[Rollout]:
+  """Returns those of the other rollouts that are kept as second turns; `kept` is one of `KEPT`."""
   if kept == 'best':
     return [max(others, key=lambda other: other.correct)] if others else []
-  if kept == 'better':
-    return [other for other in others if other.correct > first.correct]
   return [other for other in others if other.correct or kept == 'all']

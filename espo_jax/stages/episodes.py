@@ -13,16 +13,15 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import environments, parallel, tasks
 from espo_jax.configs import method_options
 from espo_jax.environments import Episode, Episodes, Reply, TurnWriter, breakable, reposed, turn_writer
-from espo_jax.experiment import Experiment
+from espo_jax.experiment import Experiment, kind_of_turns
 from espo_jax.model import Params
 from espo_jax.rollout import Observations, Paused, Sampler
 from espo_jax.stops import Adaptive, StopRule
@@ -75,12 +74,6 @@ def hosted(exp: Experiment) -> 'Hosted':
     ),
     graded=of.graded,
   )
-
-
-def kind_of_turns(config: ml_collections.ConfigDict, tokenizer: Any) -> str:
-  """Returns how a config's task poses its problems, as `turn_writer` takes it; '' for a task's own tokenizer."""
-  default = 'chat' if tokenizer.chat_template else ''
-  return str(config.task.options.get('prompt', default)) if config.model.path else ''
 
 
 @dataclasses.dataclass(frozen=True)

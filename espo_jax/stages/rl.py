@@ -282,7 +282,7 @@ def fork(state: TrainState, rule: StopRule) -> TrainState:
   """Returns the state that an arm starts from: that of the critic warm-up, with the gate open and the rule's own first state.
 
   The moments of the regret are those of the critic warm-up, because all rules measure the same ones. So is the head of a rule
-  that has one.
+  that has one. A hazard begins anew, because the critic warm-up fits none.
   """
   old, opened = state.adaptive, jnp.ones_like(state.gate.open)
   own = rule.init(1).adaptive

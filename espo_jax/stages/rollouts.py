@@ -299,6 +299,7 @@ def _recorded_turns(exp: Experiment, tokens: Int[OnEither, 'N C'], turn: Int[OnE
 
 def _recorded_features(features: Features, columns: Int[np.ndarray, 'C']) -> dict[str, Any]:
   """Returns the features of the columns. Projections are half precision, because they are most of a recording."""
+  assert features.margin is not None and features.confidence is not None and features.projections is not None  # no probes
   return {
     'entropy': features.entropy[:, columns],
     'margin': features.margin[:, columns],

@@ -21,6 +21,7 @@ from espo_jax.model import Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.tasks.allocators import Stream
 from espo_jax.types import Metrics, SupervisedBatch
 
 _STREAM = zlib.crc32(b'warm_start')
@@ -98,30 +99,19 @@ def example_batches(exp: Experiment) -> Callable[[int], SupervisedBatch]:
     _warn_of_test_problems(exp, examples)
   limits = c.rollout.prompt_width, c.rollout.horizon
   encoded = [tasks.encode_example(exp.tokenizer, example, *limits) for example in examples]
+  order = Stream(len(encoded), c.seed)  # of the examples, as of a pool of problems
 
   def batch_of(step: int) -> SupervisedBatch:
-    places = example_order(c.seed, len(encoded), (step - 1) * c.warm_start.batch, c.warm_start.batch)
-    mine = [encoded[places[i]] for i in parallel.my_rows(exp.mesh, len(places))]
+    first = (step - 1) * c.warm_start.batch
+    mine = [encoded[order.problem(first + int(i))] for i in parallel.my_rows(exp.mesh, c.warm_start.batch)]
     return tasks.batch_examples(exp.tokenizer, mine, *limits)
 
   return batch_of
 
 
-def example_order(seed: int, size: int, start: int, count: int) -> list[int]:
-  """Returns which examples stand at `count` positions from `start` on. Each epoch has every example once, in a new order."""
-  positions = (divmod(start + i, size) for i in range(count))
-  return [int(_epoch(seed, size, epoch)[place]) for epoch, place in positions]
-
-
-@functools.lru_cache(maxsize=8)
-def _epoch(seed: int, size: int, epoch: int) -> np.ndarray:
-  return np.random.default_rng([seed, _STREAM, epoch]).permutation(size)
-
-
 def _warn_of_test_problems(exp: Experiment, examples: Sequence[tasks.Example]) -> None:
   """Warns of examples that ask problems on which the run is evaluated."""
-  size, wanted = exp.task.size('test'), exp.config.eval.problems
-  problems = exp.problems('test', 0, wanted if size is None else min(size, wanted))
+  problems = exp.test_problems(exp.config.eval.problems)
   asked = {problem.prompt for problem in [*problems, *exp.tagged(problems)]}
   if shared := sum(example.prompt in asked for example in examples):
     logging.warning(

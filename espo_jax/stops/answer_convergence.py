@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from espo_jax.registry import source
-from espo_jax.stops.controller import Memory, probing_rule
+from espo_jax.stops.controller import Memory, settling_rule
 from espo_jax.stops.probing import Probing
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
@@ -51,4 +51,4 @@ def answer_convergence(
     return state.row[1]
 
   probing = Probing(inducer, marker, every, answer_tokens, most)
-  return probing_rule(score, agree - 0.5, Memory(first, step, frozenset({'answer'})), probing, momentum)
+  return settling_rule(score, agree - 0.5, momentum, Memory(first, step), probing)

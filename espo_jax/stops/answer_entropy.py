@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.controller import Memory, probing_rule
+from espo_jax.stops.controller import Memory, settling_rule
 from espo_jax.stops.probing import ForcedAnswer, Probing
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
@@ -83,4 +83,4 @@ def answer_entropy(
     return jnp.where((entropies[:, -_SURE:] < low).all(axis=1) | stuck, 1.0, 0.0)
 
   probing = Probing(inducer, marker, every, answer_tokens, most)
-  return probing_rule(score, 0.5, Memory(first, step, frozenset({'answer'})), probing, momentum)
+  return settling_rule(score, 0.5, momentum, Memory(first, step), probing)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from espo_jax.registry import source
-from espo_jax.stops.controller import Control, Memory, at_beta, controlled_rule
+from espo_jax.stops.controller import Memory, settling_rule
 from espo_jax.stops.marker import is_marker, newest_tokens, with_token
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
@@ -37,7 +37,4 @@ def candidate_answer(*, marker: tuple[int, ...] = (), allowed: int = 1, momentum
     del seen
     return state.row[1]
 
-  last = allowed - 0.5
-  still = Control(last, beta_min=last, beta_max=last, eta=0.0, target_rate=0.0, momentum=momentum)
-  rule = controlled_rule(score, at_beta, still, Memory(first, step, frozenset({'tokens'})))
-  return rule._replace(settles=True)
+  return settling_rule(score, allowed - 0.5, momentum, Memory(first, step, frozenset({'tokens'})))

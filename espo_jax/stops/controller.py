@@ -93,8 +93,18 @@ def at_beta(adaptive: Adaptive, values: Array) -> Array:
   return jnp.broadcast_to(adaptive.beta, values.shape)
 
 
-def controlled_rule(score: Score, threshold: Threshold, control: Control, memory: Memory | None = None) -> StopRule:
-  """Makes a rule that stops a row where `score > threshold`, and adjusts beta by a controller."""
+def controlled_rule(
+  score: Score, threshold: Threshold, control: Control, memory: Memory | None = None, account: Array | None = None
+) -> StopRule:
+  """Makes a rule that stops a row where `score > threshold`, and adjusts beta by a controller.
+
+  Args:
+    score: The score of a row after a token.
+    threshold: The threshold by what the rule carries from batch to batch and by the critic's value.
+    control: The controller.
+    memory: What the rule remembers of a row; None for nothing.
+    account: What a training starts with in `Adaptive.account`; None for a rule without one.
+  """
 
   @takes_numpy
   def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
@@ -105,6 +115,7 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
         batches=jnp.zeros((), jnp.int32),
         beta=jnp.asarray(control.beta_0, jnp.float32),
         enabled=jnp.asarray(False),
+        account=account,
       )
     return StopState(adaptive, jnp.zeros(batch), None if memory is None else memory.first(batch))
 
@@ -135,10 +146,13 @@ def controlled_rule(score: Score, threshold: Threshold, control: Control, memory
   return rule if memory is None else rule._replace(reads=memory.reads, directions=memory.directions)
 
 
-def probing_rule(score: Score, above: float, memory: Memory, probing: Probing, momentum: float) -> StopRule:
-  """Makes a rule that asks for answers, and settles a row once the score of one is above a constant."""
+def settling_rule(
+  score: Score, above: float, momentum: float, memory: Memory | None = None, probing: Probing | None = None
+) -> StopRule:
+  """Makes a rule that settles a row once its score is above a constant. With `probing` the rule reads forced answers too."""
   still = Control(above, beta_min=above, beta_max=above, eta=0.0, target_rate=0.0, momentum=momentum)
-  return controlled_rule(score, at_beta, still, memory)._replace(settles=True, probing=probing)
+  rule = controlled_rule(score, at_beta, still, memory)._replace(settles=True, probing=probing)
+  return rule if probing is None else rule._replace(reads=rule.reads | {'answer'})
 
 
 def running_moments(adaptive: Adaptive, regret: Float[Array, 'N T'], mask: Bool[Array, 'N T'], momentum: float) -> Adaptive:

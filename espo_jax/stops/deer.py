@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.controller import Memory, probing_rule
+from espo_jax.stops.controller import settling_rule
 from espo_jax.stops.probing import ForcedAnswer, Probing
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
@@ -65,4 +65,4 @@ def deer(
     return answer_confidence(seen.answer, geometric=geometric)
 
   probing = Probing(inducer, marker, every, answer_tokens, most)
-  return probing_rule(score, confidence, Memory(lambda _: None, lambda row, _: row, frozenset({'answer'})), probing, momentum)
+  return settling_rule(score, confidence, momentum, probing=probing)

@@ -47,12 +47,7 @@ def duet_abort(*, quantile: float = 0.8, grace: int = 150, spared: float = 0.05,
     return jnp.where(is_spared, 0.0, count)
 
   control = Control(_NEVER, beta_max=_NEVER, eta=0.0, target_rate=0.0, momentum=momentum)
-  plain = controlled_rule(score, at_beta, control, Memory(first, step))
-
-  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
-    state = plain.init(batch, adaptive)
-    blank = jnp.full(_LENGTHS, _NONE)
-    return state if adaptive is not None else state.replace(adaptive=state.adaptive.replace(account=blank))
+  plain = controlled_rule(score, at_beta, control, Memory(first, step), account=jnp.full(_LENGTHS, _NONE))
 
   @takes_numpy
   def adapt(
@@ -66,4 +61,4 @@ def duet_abort(*, quantile: float = 0.8, grace: int = 150, spared: float = 0.05,
     deadline = jnp.where((account == _NONE).all(), _NEVER, beyond + grace - 1)  # a row of `K + grace` tokens is above it
     return plain.adapt(adaptive, regret, mask, stopped).replace(account=account, beta=deadline.astype(jnp.float32))
 
-  return plain._replace(init=init, adapt=adapt)
+  return plain._replace(adapt=adapt)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from espo_jax.registry import source
-from espo_jax.stops.controller import Control, Memory, at_beta, controlled_rule
+from espo_jax.stops.controller import Memory, settling_rule
 from espo_jax.stops.marker import is_marker, newest_tokens, with_token
 from espo_jax.stops.registered import register
 from espo_jax.stops.rule import Observation, StopRule, StopState
@@ -57,10 +57,7 @@ def duet_settled(
     del seen
     return state.row[-1]
 
-  last = streak - 0.5
-  still = Control(last, beta_min=last, beta_max=last, eta=0.0, target_rate=0.0, momentum=momentum)
-  memory = Memory(first, step, frozenset({'logprobs', 'margin', 'tokens'}))
-  return controlled_rule(score, at_beta, still, memory)._replace(settles=True)
+  return settling_rule(score, streak - 0.5, momentum, Memory(first, step, frozenset({'logprobs', 'margin', 'tokens'})))
 
 
 def _top_gap(seen: Observation) -> Float[Array, 'B']:

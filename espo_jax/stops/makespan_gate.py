@@ -83,12 +83,8 @@ def makespan_gate(
     return smoothed_regret(state, seen.regret, smoothing=smoothing, clip=clip, delta=delta)
 
   still = Control(beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum)
-  plain = controlled_rule(score, at_beta, still)
-
-  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
-    state = plain.init(batch, adaptive)
-    blank = jnp.zeros(2 * levels.size + 1)  # by threshold the tokens, then the solved rows; the number of rows
-    return state if adaptive is not None else state.replace(adaptive=state.adaptive.replace(account=blank))
+  blank = jnp.zeros(2 * levels.size + 1)  # by threshold the tokens, then the solved rows; the number of rows
+  plain = controlled_rule(score, at_beta, still, account=blank)
 
   @takes_numpy
   def adapt(
@@ -105,4 +101,4 @@ def makespan_gate(
     adaptive = plain.adapt(adaptive, regret, mask, stopped)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, beta, adaptive.beta), account=account)
 
-  return plain._replace(init=init, adapt=adapt)
+  return plain._replace(adapt=adapt)

@@ -24,6 +24,11 @@ class Probing(NamedTuple):
   answer_tokens: int
   most: int
 
+  @property
+  def tokens(self) -> int:
+    """The most tokens of a probe, inducer and answer."""
+    return len(self.inducer) + self.answer_tokens
+
 
 class ForcedAnswer(NamedTuple):
   """What the policy answered at a place, greedily, with its end token if it has one. The arrays are 0 behind it."""

@@ -57,11 +57,7 @@ def risk_control(
     return smoothed_regret(state, obs.regret, smoothing=smoothing, clip=clip, delta=delta)
 
   control = Control(beta_0, beta_min=beta_min, beta_max=beta_max, eta=0.0, target_rate=0.0, momentum=momentum)
-  plain = controlled_rule(score, at_beta, control)
-
-  def init(batch: int, adaptive: Adaptive | None = None) -> StopState:
-    state = plain.init(batch, adaptive)
-    return state if adaptive is not None else state.replace(adaptive=state.adaptive.replace(account=jnp.zeros(_LEVELS + 1)))
+  plain = controlled_rule(score, at_beta, control, account=jnp.zeros(_LEVELS + 1))
 
   @takes_numpy
   def adapt(
@@ -77,4 +73,4 @@ def risk_control(
     adaptive = plain.adapt(adaptive, regret, mask, stopped)
     return adaptive.replace(beta=jnp.where(adaptive.enabled, beta, adaptive.beta), account=account)
 
-  return plain._replace(init=init, adapt=adapt)
+  return plain._replace(adapt=adapt)

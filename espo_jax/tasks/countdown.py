@@ -179,10 +179,10 @@ class Countdown(Task):
     return ''.join(attempts) + self._attempt(state, rng, goal=target)[0] + '!'
 
   def verify(self, problem: Problem, response: str) -> bool:
-    """Returns whether the response ends with `!` right after an attempt that is right in every step.
+    """Returns whether the attempt on which the response ends (`stated_answer`) is right in every step.
 
     That attempt uses exactly the given numbers, each once, by the rules of the task, and ends on the target. Operands may come
-    in either order. The failed attempts before it only have to be written as steps. What they compute is not checked.
+    in either order. What was tried before only has to be written as steps. What it computes is not checked.
     """
     return self.solves(problem, self.stated_answer(response))
 

@@ -151,11 +151,11 @@ class Sudoku(Task):
 
 
 def solutions(grid: Grid, rng: np.random.Generator | None = None) -> Iterator[Grid]:
-  """Yields all solved grids, blank by blank with the fewest digits left.
+  """Yields all solved grids. The blank with the fewest possible digits is filled first.
 
   Args:
     grid: The given digits.
-    rng: The source of the order in which digits are tried; None for their own order.
+    rng: The source of the order in which digits are tried; None for ascending order.
   """
   side, box = len(grid), round(len(grid) ** 0.5)
   found, blanks = grid.copy(), [(int(row), int(column)) for row, column in np.argwhere(grid == 0)]

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from option_stopping.market import Option
+from option_stopping.market import Option, payoffs
 
 Params = list[dict[str, Array]]
 
@@ -35,7 +35,7 @@ def init(option: Option, key: PRNGKeyArray, width: int) -> Params:
 def logits(option: Option, params: Params, paths: Float[Array, 'N dates assets']) -> Float[Array, 'N dates']:
   """Returns the logits of stopping. The network reads the date, the sorted prices and the payoff."""
   time = jnp.broadcast_to(jnp.linspace(-1, 1, option.dates)[:, None], (*paths.shape[:-1], 1))
-  pays = _payoffs(option, paths) / (option.strike * option.volatility)
+  pays = payoffs(option, paths) / (option.strike * option.volatility)
   x = jnp.concatenate([time, jnp.sort(jnp.log(paths / option.strike), axis=-1) / option.volatility, pays[..., None]], axis=-1)
   for layer in params[:-1]:
     x = jnp.tanh(x @ layer['w'] + layer['b'])
@@ -44,7 +44,7 @@ def logits(option: Option, params: Params, paths: Float[Array, 'N dates assets']
 
 def cost(option: Option, params: Params, paths: Float[Array, 'N dates assets']) -> Float[Array, '']:
   """Returns the mean cost of the decisions at all dates but the last, at prices at which exercising pays."""
-  score, pays = logits(option, params, paths)[:, :-1], _payoffs(option, paths) * option.discounts
+  score, pays = logits(option, params, paths)[:, :-1], payoffs(option, paths) * option.discounts
   gain = pays[:, :-1] - waiting(score, pays)
   lost = jnp.maximum(gain, 0.0) * jax.nn.softplus(-score) + jnp.maximum(-gain, 0.0) * jax.nn.softplus(score)
   return jnp.where(pays[:, :-1] > 0, lost, 0.0).mean() / option.strike
@@ -93,12 +93,7 @@ def train(option: Option, key: PRNGKeyArray, *, width: int, steps: int, pairs: i
 def stops(option: Option, params: Params, paths: Float[np.ndarray, 'N dates assets']) -> Bool[np.ndarray, 'N dates']:
   """Returns at which dates the rule exercises, the last of which it leaves to the caller."""
   score = jax.jit(logits, static_argnums=0)(option, params, jnp.asarray(paths, jnp.float32))
-  return np.asarray((score > 0) & (_payoffs(option, jnp.asarray(paths)) > 0))
-
-
-def _payoffs(option: Option, paths: Float[Array, '*rest assets']) -> Float[Array, '*rest']:
-  gain = option.strike - paths[..., 0] if option.assets == 1 else paths.max(axis=-1) - option.strike
-  return jnp.maximum(gain, 0.0)
+  return np.asarray((score > 0) & (payoffs(option, paths) > 0))
 
 
 def _paths(option: Option, key: PRNGKeyArray, pairs: int) -> Float[Array, 'N dates assets']:

@@ -1,10 +1,10 @@
 """Bermudan options on assets that follow geometric Brownian motions without correlation, and their values by lattices."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 
 class Option(NamedTuple):
@@ -44,7 +44,7 @@ class Option(NamedTuple):
 
   @property
   def step(self) -> float:
-    """The standard deviation of that change."""
+    """The standard deviation of the change of the logarithm of a price in one interval."""
     return self.volatility * math.sqrt(self.interval)
 
   @property
@@ -66,11 +66,10 @@ def prices(option: Option, rng: np.random.Generator, pairs: int) -> Float[np.nda
   return option.start * np.exp(changes.cumsum(axis=1))
 
 
-def payoffs(option: Option, paths: Float[np.ndarray, '*rest assets']) -> Float[np.ndarray, '*rest']:
-  """Returns what exercising pays at these prices, without discount."""
-  if option.assets == 1:
-    return np.maximum(option.strike - paths[..., 0], 0.0)
-  return np.maximum(paths.max(axis=-1) - option.strike, 0.0)
+def payoffs(option: Option, paths: Float[Array | np.ndarray, '*rest assets']) -> Any:
+  """Returns what exercising pays at these prices, without discount, `[*rest]`, as an array of the same kind."""
+  gain = option.strike - paths[..., 0] if option.assets == 1 else paths.max(axis=-1) - option.strike
+  return gain.clip(0.0)
 
 
 def paid(
@@ -81,18 +80,6 @@ def paid(
   stops[:, -1] = True
   first = stops.argmax(axis=1)
   return (payoffs(option, paths) * option.discounts)[np.arange(len(paths)), first]
-
-
-def european_put(option: Option) -> float:
-  """Returns the value of a put that can be exercised at the last date only, by the formula of Black and Scholes."""
-  spread = option.volatility * math.sqrt(option.years)
-  above = math.log(option.start / option.strike) + (option.rate - option.dividend) * option.years
-  upper, lower = above / spread + spread / 2, above / spread - spread / 2
-  strike, price = (
-    option.strike * math.exp(-option.rate * option.years),
-    option.start * math.exp(-option.dividend * option.years),
-  )
-  return strike * _normal(-lower) - price * _normal(-upper)
 
 
 def lattice_value(option: Option, steps: int) -> float:
@@ -124,7 +111,3 @@ def lattice_value(option: Option, steps: int) -> float:
     if level and level % steps == 0:
       value = np.maximum(value, exercised(level))
   return float(value.reshape(()))
-
-
-def _normal(x: float) -> float:
-  return math.erfc(-x / math.sqrt(2)) / 2

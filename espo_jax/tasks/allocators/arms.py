@@ -1,4 +1,4 @@
-"""What the bandits have in common: problems with alike results are an arm, and an arm gains by groups that are of two kinds.
+"""What the bandits have in common: problems with similar results form an arm, and an arm gains by groups of two kinds.
 
 A pool has too many problems to learn about each of them, so a bandit chooses among bands of problems [I]. The arms are:
 
@@ -61,7 +61,7 @@ def free_arms(memory: Memory, count: int) -> Bool[np.ndarray, 'K']:
 
 
 def tallies(count: int) -> Memory:
-  """Returns what a bandit remembers of `count` arms that were never picked: how often each was, and the sum of its gains."""
+  """Returns what a bandit remembers of `count` arms before a pick: the number of each arm's picks, and the sum of its gains."""
   return {'pulls': np.zeros(count, np.int32), 'gains': np.zeros(count, np.float32)}
 
 
@@ -99,7 +99,7 @@ def curriculum(bands: int, bandit: Bandit) -> Allocator:
     return stream.take(position, prompts, skip)
 
   def observe(memory: Memory, seen: Seen) -> Memory:
-    known = ~np.isnan(seen.correct).all(axis=1)  # a group without a row that is left tells nothing
+    known = seen.known
     mean, problems = np.nanmean(seen.correct[known], axis=1), seen.problems[known]
     found = bandit.learn(memory, seen.asked, seen.asked['arm'][problems], learning_signal(mean))
     arm = memory['arm'].copy()

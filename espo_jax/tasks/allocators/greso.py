@@ -51,7 +51,7 @@ def greso(*, easy_above: float = 0.98, hard_below: float = 0.11, one_kind: float
     return stream.take(position, count, skip)
 
   def observe(memory: Memory, seen: Seen) -> Memory:
-    known = ~np.isnan(seen.correct).all(axis=1)  # a group without a row that is left tells nothing
+    known = seen.known
     mean = np.nanmean(np.where(known[:, None], seen.correct, 0.0), axis=1)
     found = dict(memory)
     for kind, of_kind in (('easy', known & (mean >= easy_above)), ('hard', known & (mean <= hard_below))):

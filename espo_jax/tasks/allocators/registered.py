@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from espo_jax.registry import Method, Register
 from espo_jax.tasks.allocators.stream import Stream
@@ -29,6 +29,11 @@ class Seen(NamedTuple):
   lengths: Float[np.ndarray, 'P G']
   signal: Float[np.ndarray, 'P G']
   asked: Memory
+
+  @property
+  def known(self) -> Bool[np.ndarray, 'P']:
+    """Whether a row of the group is left. Without one the group tells nothing."""
+    return ~np.isnan(self.correct).all(axis=1)
 
 
 class Allocator(NamedTuple):
