@@ -190,7 +190,7 @@ SCHEMA = section(
     reset_rule=Field(False, 'Whether the stop rule begins anew with each turn.'),
     expert_budget=Field(
       0.0,
-      "An episode's most turns, as a multiple of its expert's where the environment has one; 0: no such bound.",
+      "The most turns of an episode of training, as a multiple of its expert's where there is one; 0: no such bound.",
       AT_LEAST_0,
     ),
     repeats=Field(0, 'Equal turns in a row that end an episode; 0 for no limit.', AT_LEAST_0),

@@ -100,6 +100,7 @@ def play(
   problems: Sequence[tasks.Problem],
   key: Key[Array, ''],
   timed: Timer = _untimed,
+  expert_budget: float = 0.0,
 ) -> Played:
   """Plays an episode for each row.
 
@@ -112,8 +113,10 @@ def play(
     problems: This process's share of the problems.
     key: This rollout's random key.
     timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' or 'environment'. By default none runs.
+    expert_budget: The most turns of an episode, as a multiple of its expert's; 0 for no such bound. Training alone has one,
+      because it would hide from a test what the policy does after it.
   """
-  table = Table(exp, problems, sampler.samples)
+  table = Table(exp, problems, sampler.samples, expert_budget)
   with timed('environment'):
     posed = table.pose()
   prompts = exp.prompts(posed)
@@ -164,8 +167,8 @@ class Table:
     texts: What the policy has written in each episode, turn by turn.
   """
 
-  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int):
-    """Prepares an episode for each of the `samples` rows of each problem."""
+  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int, expert_budget: float = 0.0):
+    """Prepares an episode for each of the `samples` rows of each problem. `expert_budget` is as `play` takes it."""
     self._exp, self._host, self._problems, self._samples = exp, hosted(exp), problems, samples
     self._questions = [exp.task.question(problem) for problem in problems]
     turns = exp.sampler.turns
@@ -181,7 +184,7 @@ class Table:
     self._status, self._grading = ['ok'] * count, ['ok'] * count  # of the environments, and the worst of the graders'
     self._rewards: list[list[float]] = [[] for _ in range(count)]
     self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
-    self._budget = np.full(count, turns.most)
+    self._tolerance, self._budget = expert_budget, np.full(count, turns.most)
     self._turns: list[list[str]] = [[] for _ in range(count)]
 
   def pose(self) -> list[tasks.Problem]:
@@ -283,7 +286,6 @@ class Table:
 
   def _asked(self, rows: Sequence[int]) -> dict[int, Reply]:
     """Returns the environments' answers to the rows, and keeps rewards and ends."""
-    tolerance = self._exp.config.environment.expert_budget
     replies = dict(zip(rows, self._host.episodes.play([self._episodes[n] for n in rows]), strict=True))
     for n, reply in replies.items():
       if reply.status != 'ok':
@@ -291,8 +293,8 @@ class Table:
       elif self._episodes[n].actions:
         self._rewards[n].append(reply.reward)
         self.done[n] = reply.done
-      elif tolerance and reply.expert_turns is not None:
-        self._budget[n] = min(self._budget[n], budget_of(tolerance, reply.expert_turns))
+      elif self._tolerance and reply.expert_turns is not None:
+        self._budget[n] = min(self._budget[n], budget_of(self._tolerance, reply.expert_turns))
     return replies
 
   def _is_spent(self, row: int) -> bool:

@@ -78,7 +78,8 @@ def collect(
     drafts: The last responses to each of these problems, part by part; None without reuse.
   """
   if exp.sampler.turns is not None:
-    played = [(part, play(exp, exp.sampler, params, rule, adaptive, part, key, timed)) for part in problems]
+    budget = exp.config.environment.expert_budget
+    played = [(part, play(exp, exp.sampler, params, rule, adaptive, part, key, timed, budget)) for part in problems]
     return _whole(exp, [(its.rows, exp.put_rows(verdicts_on(exp, part, its))) for part, its in played])
   nothing = [None] * len(problems)
   with timed('rollout'):
