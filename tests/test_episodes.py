@@ -202,7 +202,10 @@ def test_the_budget_of_an_expert_bounds_episodes_of_training_and_none_of_an_eval
 def test_an_evaluation_tells_how_many_problems_are_solved_within_each_number_of_turns(trained):
   exp, state, _ = trained
   found = evaluate_params(exp, state.params, 'turns')
-  problems, size = exp.test_problems(exp.config.eval.problems), prompts_per_batch(exp, 512, samples=1, rows=exp.config.eval.batch)
+  problems, size = (
+    exp.test_problems(exp.config.eval.problems),
+    prompts_per_batch(exp, 512, samples=1, rows=exp.config.eval.batch),
+  )
   sampled = sample_answers(exp, state.params, problems, size, 1, exp.config.rollout.temperature)
   answers = [answer for batch in sampled for answer in batch.answers]
   for k in (1, 2, 3):

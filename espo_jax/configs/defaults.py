@@ -281,8 +281,8 @@ SCHEMA = section(
     max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
   ),
   warm_start=section(
-    "The stage 'warm_start': supervised learning from written solutions, or from examples.",
-    data=Field('', "A file of examples, such as espo_jax.sources writes; '' for the task's written solutions."),
+    "The stage 'warm_start': supervised learning from written solutions, conversations of an expert, or examples.",
+    data=Field('', "A file of examples, such as espo_jax.sources writes; '' for written solutions or conversations."),
     steps=Field(300, 'The number of steps.', in_stage('warm_start', ABOVE_0)),
     batch=Field(128, 'Rows per step.', in_stage('warm_start', ABOVE_0)),
     learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),

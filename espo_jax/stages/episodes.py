@@ -141,6 +141,11 @@ def verdicts_on(exp: Experiment, problems: Sequence[tasks.Problem], played: Play
   return exp.verdicts(problems, played.rows, played.texts, played.graded).replace(paid=played.paid)
 
 
+def seed_of(exp: Experiment, problem: tasks.Problem) -> int:
+  """Returns the seed of all episodes of a problem."""
+  return zlib.crc32(f'{exp.config.seed} {problem.id}'.encode())
+
+
 def budget_of(tolerance: float, expert_turns: int) -> int:
   """Returns the most turns of an episode in which an expert takes `expert_turns`: `tolerance` times as many, rounded up.
 
@@ -177,7 +182,7 @@ class Table:
     count = len(problems) * samples
     numbers = self._host.episodes.numbers(count)
     self._episodes = [
-      Episode(number, problem._replace(prompt=question), zlib.crc32(f'{exp.config.seed} {problem.id}'.encode()))
+      Episode(number, problem._replace(prompt=question), seed_of(exp, problem))
       for problem, question, group in zip(problems, self._questions, np.split(np.array(numbers), len(problems)), strict=True)
       for number in group.tolist()
     ]
