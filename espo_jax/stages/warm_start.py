@@ -1,9 +1,9 @@
 """The stage `warm_start`: supervised training on written solutions, or on the examples of `warm_start.data`.
 
 One random stream per step draws the written solutions. With an environment that has an expert they are conversations: the turns
-of the expert are learnt, and the observations between them are read. Every process draws all of them and encodes those of its own
-rows. Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one that
-does not fit is told then.
+of the expert are learnt, and the observations between them are read. Every process draws all of them and encodes those of its
+own rows. Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one
+that does not fit is told then.
 """
 
 import functools
