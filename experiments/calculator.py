@@ -38,8 +38,10 @@ def get_config(arg=''):
   c.warm_start.learning_rate = 3e-3
   c.learner.updates = 30
   c.learner.pack_widths = 1
+  c.learner.pack_sizes = 1  # fewer programs
   c.learner.learning_rate = 5e-5
   c.critic.learning_rate = 3e-4
+  c.eval.problems = 256
   c.stop.name = 'never'
   c.baselines = ()
   if arg not in ('', 'alone', 'smoke'):
@@ -71,7 +73,6 @@ def _smoke(c):
   c.warm_start.warmup_steps = 2
   c.learner.updates = 4
   c.learner.minibatches = 2
-  c.learner.pack_sizes = 1
   c.gate.force_at = 0.4
   c.eval.problems = 16
   c.eval.batch = 16
