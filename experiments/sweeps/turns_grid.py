@@ -37,13 +37,14 @@ def turns(outcome: Outcome) -> float:
 def get_sweep(base='experiments/grid.py', seeds=(0, 1, 2)):
   return Sweep(
     base=base,
-    common={'eval.every': 5, 'baselines': (), 'stop.name': 'never'},
+    common={'eval.every': 10, 'baselines': ('never',), 'stop.name': 'espo'},
     arms={
       'never': {},
-      'expert_budget': {'environment.expert_budget': 2.0},
-      'ESPO': {'stop.name': 'espo'},
-      'ESPO_reset': {'stop.name': 'espo', 'environment.reset_rule': True},
+      'ESPO': {},
+      'ESPO_reset': {'baselines': (), 'environment.reset_rule': True},
+      'expert_budget': {'baselines': (), 'stop.name': 'never', 'environment.expert_budget': 2.0},
     },
+    rules={'never': 'never', 'ESPO': 'espo'},
     baseline='never',
     seeds=seeds,
     curves=('eval/accuracy', 'turns/mean'),
