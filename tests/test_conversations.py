@@ -23,7 +23,7 @@ def experiment(name, task='chain', noise=None, data='', **options):
   c.task.name, c.environment.name, c.warm_start.data = task, name, data
   if noise is not None:
     c.task.options.noise = noise
-  c.environment.update(options, max_turns=3, turn_horizon=40, observation_horizon=24, workers=1)
+  c.environment.update({'max_turns': 3, 'turn_horizon': 63, 'observation_horizon': 24, 'workers': 1} | options)
   c.rollout.update(prompt_width=38, horizon=200)
   c.model.update(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
   c.warm_start.update(steps=2, batch=4)
@@ -82,6 +82,15 @@ def test_a_conversation_has_the_tokens_of_an_episode():
     np.testing.assert_array_equal(wanted.weights > 0, turn[0, :length] >= 0)
     several += len(turns) > 1
   assert several
+
+
+def test_a_turn_of_the_expert_that_is_longer_than_the_policys_may_be_is_told_with_the_fix():
+  exp = experiment('retry', message='##', turn_horizon=9)
+  with pytest.raises(
+    tasks.DataError, match=r'environment.turn_horizon = 9: a turn of the expert has (\d+) tokens, .*; fix: at least \1'
+  ):
+    written(exp, 0)
+  assert environments.REGISTRY.find('retry')().expert_turns == 1
 
 
 def test_an_expert_calls_the_calculator_with_the_expression_of_the_problem_and_then_answers():

@@ -13,7 +13,7 @@ from espo_jax.configs import method_options
 from espo_jax.environments import breakable, reposed
 from espo_jax.experiment import Experiment
 from espo_jax.stages.episodes import hosted, seed_of
-from espo_jax.tasks import Segment
+from espo_jax.tasks import DataError, Segment
 
 
 def has_expert(exp: Experiment) -> bool:
@@ -28,14 +28,24 @@ def conversation(exp: Experiment, problem: tasks.Problem, rng: np.random.Generat
     exp: The experiment, whose environment has an expert.
     problem: The problem.
     rng: The random generator of the expert and of written solutions.
+
+  Raises:
+    DataError: A turn of the expert is longer than the policy's may be.
   """
-  environment, host, question = _made(exp), hosted(exp), exp.task.question(problem)
+  environment, host, question, most = _made(exp), hosted(exp), exp.task.question(problem), exp.sampler.turns
+  assert most is not None
   posed = environment.reset(problem._replace(prompt=question), seed_of(exp, problem))
   segments: list[Segment] = []
-  for left in reversed(range(exp.config.environment.max_turns)):
+  for left in reversed(range(most.most)):
     turn = environment.expert(rng)
     turn = exp.task.solution(problem, rng) if turn is None else turn
     segments.append(Segment(turn, True, True))
+    count = len(exp.tokenizer.encode(turn, add_special_tokens=False)) + 1
+    if count > most.horizon:
+      raise DataError(
+        f'environment.turn_horizon = {most.horizon}: a turn of the expert has {count} tokens, {turn[:80]!r}; '
+        f'fix: at least {count}'
+      )
     step = environment.step(turn, float(exp.task.verify(problem, turn)) if host.graded else None)
     if step.done or not left:
       break
