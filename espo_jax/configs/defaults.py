@@ -155,7 +155,7 @@ SCHEMA = section(
       0, "The most rollouts per step, to replace groups of equal scores; 0 for the objective's own number.", AT_LEAST_0
     ),
     tags=Field((), 'Texts appended to the prompts in turn, problem by problem, such as levels of brevity.'),
-    parts=Field(1, 'Parts of a rollout; one is graded while the next is decoded.', ABOVE_0),
+    parts=Field(1, 'Parts of a rollout; one is graded, or its environments step, while the next is decoded.', ABOVE_0),
     prompt_width=Field(32, 'L: tokens that a prompt may have.', ABOVE_0),
     horizon=Field(64, 'T: tokens that a response may have.', ABOVE_0),
     temperature=Field(1.0, 'The temperature of the sampler.', ABOVE_0, UNPUBLISHED),

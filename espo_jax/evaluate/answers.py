@@ -294,7 +294,7 @@ def _played(
   exp: Experiment, sampler: Sampler, params: Params, acting: Acting, mine: Sequence[tasks.Problem], key: Key[Array, '']
 ) -> tuple[Trajectories, list[tasks.Verdict]]:
   """Returns the rows of episodes, and how each ended. Each process has the episodes of its own problems."""
-  played = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key)
+  (played,) = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), [mine], key)
   return played.rows, _shared(exp, played.graded, len(played.graded))
 
 
