@@ -35,6 +35,7 @@ KINDS = {
   'likelihoods': 'likelihood',
   'gradients': 'gradient',
   'early_ends': 'early_end',
+  'searches': 'search',
   'diagnostics': 'diagnostic',
   'measures': 'measure',
   'sources': 'source',
