@@ -16,15 +16,20 @@ other.
 | `deepconf` | the most confident samples, by weight | all samples |
 | `lt_select` | the first sample whose state moves straight ahead, else of most | the samples drawn until then |
 | `deepconf_online` | samples that stay confident, by weight | the samples drawn before a consensus, up to where each ended |
+| `er_prm_beam` | most beams of a search | all beams, rejected ones included |
 
 A tie goes to the earliest sample. If no sample is fit to be chosen, a decoder that picks one sample takes the first, and a vote
 has no answer. With one sample every decoder has the answer of that one.
+
+The last decoder draws samples of its own: see `drawing`. It takes no recorded samples, and an evaluation has it alone.
 """
 
 from espo_jax.decoders.best_by import best_by
 from espo_jax.decoders.confidence import group_confidences
 from espo_jax.decoders.deepconf import deepconf
 from espo_jax.decoders.deepconf_online import deepconf_online
+from espo_jax.decoders.drawing import Beams, Drawing
+from espo_jax.decoders.er_prm_beam import er_prm_beam
 from espo_jax.decoders.ffs import ffs, least_length
 from espo_jax.decoders.first import first
 from espo_jax.decoders.lt_select import lt_select
@@ -41,13 +46,16 @@ import_files(__name__, __path__)
 __all__ = [
   'ALWAYS',
   'REGISTRY',
+  'Beams',
   'Choice',
   'Decoder',
+  'Drawing',
   'Samples',
   'Vote',
   'best_by',
   'deepconf',
   'deepconf_online',
+  'er_prm_beam',
   'ffs',
   'first',
   'group_confidences',

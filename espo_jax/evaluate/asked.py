@@ -1,6 +1,6 @@
 """The decoders that a command asks for, and whether what they read is recorded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from espo_jax import decoders
@@ -75,6 +75,41 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
     for field in sorted(one.decoder.reads.difference(have)):
       fix = '--record' + {'confidence': ' --features=1', 'projections': ' --features=16'}.get(field, '')
       raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.named.name} reads; fix: {fix}')
+
+
+def check_drawn(asked: Sequence[Asked], drawn_by: str, curve: bool, where: str) -> None:
+  """Raises RequestError if samples were not drawn as a decoder needs them.
+
+  Args:
+    asked: The decoders.
+    drawn_by: The decoder that drew the samples itself, with its options; '' for independent samples.
+    curve: Whether the decoders also choose among the first 1, 2 and so on samples.
+    where: The place that has the samples, for the message.
+  """
+  for one in asked:
+    flag = f'{where}: --decoder={one.named.name}'
+    if one.decoder.drawing is None and drawn_by:
+      raise RequestError(
+        f'{flag} takes independent samples, and these depend on each other: {drawn_by!r} drew them; fix: others'
+      )
+    if one.decoder.drawing is not None and one.named.label != drawn_by:
+      raise RequestError(f'{flag} draws samples of its own, and these are drawn already; fix: --checkpoint in place of --from')
+    if drawn_by and curve:
+      raise RequestError(f'{flag} draws as many samples as there are, not the first of them; fix: leave --curve out')
+
+
+def drawn_by(asked: Sequence[Asked]) -> Asked | None:
+  """Returns the decoder that draws the samples of an evaluation itself; None for none.
+
+  Raises:
+    RequestError: There are more decoders beside it.
+  """
+  drawer = next((one for one in asked if one.decoder.drawing is not None), None)
+  if drawer is not None and len(asked) > 1:
+    other = next(one.named.label for one in asked if one is not drawer)
+    told = f'--decoder={other} with --decoder={drawer.named.name}'
+    raise RequestError(f'{told}: that one draws samples of its own; fix: an evaluation for each')
+  return drawer
 
 
 def _checked(made: Any) -> Decoder:

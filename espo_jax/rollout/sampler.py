@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from espo_jax import parallel
+from espo_jax.decoders import Beams
 from espo_jax.model import ActorCritic, Params
+from espo_jax.rollout.beams import search
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
 from espo_jax.rollout.probes import Probed, generate_probed
@@ -20,7 +22,7 @@ from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
 from espo_jax.rollout.speculative import speculate
 from espo_jax.rollout.turns import Decoding, Observations, Paused, Turns, begin, finished, go_on
-from espo_jax.stops import Adaptive, Probing, StopRule
+from espo_jax.stops import Adaptive, Probing, StopRule, never
 from espo_jax.types import Prompts, Trajectories
 
 
@@ -145,6 +147,11 @@ class Sampler:
     """Samples full responses without a stop rule, and asks on the way for their answers."""
     return generate_probed(self.model, params, prompts, key, probing=probing, **self._options(self._put))
 
+  def search(self, params: Params, beams: Beams, prompts: Prompts, key: Key[Array, '']) -> tuple[Trajectories, Int[Array, 'N']]:
+    """Searches with `samples` beams per prompt; returns the final beams, and the tokens drawn at the place of each."""
+    sampling = self._put(self._sampling)
+    return self._lay(search(self._decoding(never()), params, prompts, key, beams=beams, sampling=sampling))
+
   def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
     """Decodes the first turn of each row; the arguments are those of a call."""
     return begin(self._decoding(rule), params, adaptive, prompts, key, **self._put(self._first_turn))
@@ -263,7 +270,7 @@ class Sampler:
     batch, whole = parallel.over_batch(self.mesh), parallel.replicated(self.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch if x.ndim else whole), described)
 
-  def _lay(self, rows: Trajectories) -> Trajectories:
+  def _lay(self, rows: Any) -> Any:
     return parallel.lay(rows, parallel.over_batch(self.mesh))
 
 

@@ -1,0 +1,94 @@
+"""Evaluations with decoders that draw their own samples: all tokens are counted, batches do not matter, the rest is refused."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from run_folder import write_random_run
+from test_decoding import grade_by_length
+
+from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.monitor import read_samples
+
+SAMPLES, PROBLEMS = 4, 6
+BEAMS = ['--decoder=er_prm_beam', '--options', 'factor=2', 'prefix=2', 'step=4', 'score=logprob']
+DRAWERS = {'er_prm_beam': BEAMS}
+each = pytest.mark.parametrize('flags', DRAWERS.values(), ids=DRAWERS)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory) -> pathlib.Path:
+  """A run whose policy is random."""
+  return write_random_run(tmp_path_factory.mktemp('drawing') / 'run')
+
+
+@pytest.fixture(autouse=True)
+def right_now_and_then(monkeypatch):
+  grade_by_length(monkeypatch)
+
+
+def evaluated(workdir, output, *flags) -> list[dict]:
+  evaluate_main(
+    [f'--checkpoint={workdir}', f'--output={output}', f'--samples={SAMPLES}', f'--problems={PROBLEMS}', '--batch=32', *flags]
+  )
+  return list(read_samples(output))
+
+
+def entry(output: pathlib.Path) -> dict:
+  """What decoders.json has of the only decoder."""
+  (its,) = json.loads((output / 'decoders.json').read_text())['decoders']
+  return its
+
+
+@pytest.fixture(scope='module')
+def free(workdir, tmp_path_factory) -> list[dict]:
+  with pytest.MonkeyPatch.context() as patch:
+    grade_by_length(patch)
+    return evaluated(workdir, tmp_path_factory.mktemp('free'))
+
+
+@each
+def test_a_decoder_reports_all_tokens_that_it_spent_and_its_answers_do_not_depend_on_the_batch(flags, workdir, tmp_path):
+  rows = evaluated(workdir, tmp_path / 'one', *flags)
+  assert len(rows) == SAMPLES * PROBLEMS
+  found = entry(tmp_path / 'one')
+  assert found['tokens']['value'] == pytest.approx(sum(row['spent'] for row in rows) / PROBLEMS)
+  right = []
+  for p in range(PROBLEMS):
+    its = rows[p * SAMPLES : (p + 1) * SAMPLES]
+    stated = [row['answer'] for row in its if row['answer']]
+    most = max(stated, key=stated.count, default='')
+    right.append(next((row['correct'] for row in its if row['answer'] == most and most), False))
+  assert found['accuracy']['value'] == pytest.approx(np.mean(right))
+  small = evaluated(workdir, tmp_path / 'two', '--batch=4', *flags)
+  assert small == rows
+  evaluate_main([f'--from={tmp_path / "one"}', f'--output={tmp_path / "again"}', *flags])
+  assert entry(tmp_path / 'again') == found
+
+
+def test_beams_of_which_none_is_rejected_are_the_answers_of_a_plain_evaluation(workdir, tmp_path, free):
+  rows = evaluated(workdir, tmp_path, '--decoder=er_prm_beam', '--options', 'factor=1', 'prefix=2', 'step=4', 'score=regret')
+  assert [row | {'spent': None} for row in rows] == free
+  assert [row['spent'] for row in rows] == [row['length'] for row in free]
+
+
+@each
+def test_a_decoder_that_draws_takes_no_recorded_samples_and_gives_none_to_others(flags, workdir, tmp_path):
+  evaluated(workdir, tmp_path / 'free')
+  with pytest.raises(SystemExit, match=r'draws samples of its own, and these are drawn already; fix: --checkpoint in place of'):
+    evaluate_main([f'--from={tmp_path / "free"}', *flags])
+  evaluated(workdir, tmp_path / 'its', *flags)
+  with pytest.raises(SystemExit, match=r"--decoder=majority takes independent samples, and '\w+.*' drew these; fix: an"):
+    evaluate_main([f'--from={tmp_path / "its"}', '--decoder=majority'])
+  with pytest.raises(SystemExit, match=r'not the first of them; fix: leave --curve out$'):
+    evaluate_main([f'--from={tmp_path / "its"}', *flags, '--curve'])
+  with pytest.raises(SystemExit, match=r'another --output'):
+    evaluated(workdir, tmp_path / 'its')
+
+
+@each
+@pytest.mark.parametrize('beside', ['--record', '--curve', '--stop=espo', '--processor=budget', '--decoder=majority'])
+def test_what_takes_independent_samples_is_refused_beside_a_decoder_that_draws(flags, beside):
+  with pytest.raises(SystemExit, match=r'draws (its own|samples of its own); fix: (leave it out|an evaluation for each)$'):
+    evaluate_main(['--checkpoint=runs/none', *flags, beside])
