@@ -330,6 +330,8 @@ def test_no_least_length_is_needed_where_wrong_lengths_spread_no_more():
     ('deepconf_online', {'keep': float('nan')}, 'keep=nan: out of range; fix: above 0, at most 1'),
     ('deepconf_online', {'warmup': 0}, 'warmup=0: out of range; fix: at least 1'),
     ('deepconf_online', {'consensus': 0.0}, 'consensus=0.0: out of range; fix: above 0'),
+    ('revise', {'window': 0}, 'window=0: out of range; fix: at least 1'),
+    ('revise', {'message': ' '}, "message=' ': nothing asks for another turn; fix: a text"),
     ('er_prm_beam', {'score': 'luck'}, 'score=luck: unknown; fix: one of value, regret, logprob'),
     ('er_prm_beam', {'factor': 0}, 'factor=0: out of range; fix: at least 1'),
     ('er_prm_beam', {'prefix': 0}, 'prefix=0: out of range; fix: at least 1'),

@@ -1,5 +1,6 @@
 """Evaluations with decoders that draw their own samples: all tokens are counted, batches do not matter, the rest is refused."""
 
+import itertools
 import json
 import pathlib
 
@@ -8,12 +9,16 @@ import pytest
 from run_folder import write_random_run
 from test_decoding import grade_by_length
 
+from espo_jax.configs import load_config
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.experiment import make_experiment
 from espo_jax.monitor import read_samples
+from espo_jax.rollout import Sampler
 
 SAMPLES, PROBLEMS = 4, 6
 BEAMS = ['--decoder=er_prm_beam', '--options', 'factor=2', 'prefix=2', 'step=4', 'score=logprob']
-DRAWERS = {'er_prm_beam': BEAMS}
+TURNS = ['--decoder=revise', '--options', 'window=2', 'message=##']
+DRAWERS = {'er_prm_beam': BEAMS, 'revise': TURNS}
 each = pytest.mark.parametrize('flags', DRAWERS.values(), ids=DRAWERS)
 
 
@@ -71,6 +76,46 @@ def test_beams_of_which_none_is_rejected_are_the_answers_of_a_plain_evaluation(w
   rows = evaluated(workdir, tmp_path, '--decoder=er_prm_beam', '--options', 'factor=1', 'prefix=2', 'step=4', 'score=regret')
   assert [row | {'spent': None} for row in rows] == free
   assert [row['spent'] for row in rows] == [row['length'] for row in free]
+
+
+def test_the_first_turn_is_the_first_sample_and_a_later_one_reads_the_question_and_its_window(
+  workdir, tmp_path, free, monkeypatch
+):
+  read = []
+  called = Sampler.__call__
+
+  def spy(self, params, rule, adaptive, prompts, key):
+    rows = called(self, params, rule, adaptive, prompts, key)
+    read.append([np.asarray(x) for x in (prompts.tokens, prompts.lengths, rows.tokens, rows.length)])
+    return rows
+
+  monkeypatch.setattr(Sampler, '__call__', spy)
+  rows = evaluated(workdir, tmp_path, *TURNS)
+  first, plain = rows[::SAMPLES], free[::SAMPLES]
+  assert [row | {'spent': None} for row in first] == plain
+  exp = make_experiment(load_config(workdir / 'config.json'))
+  (end, *_), mark = exp.end_tokens, exp.tokenizer.encode('##', add_special_tokens=False)
+  for p in range(PROBLEMS):
+    (question, *_), turns = ([row[p, len(row[p]) - n[p] :].tolist() for row, n, *_ in read], [])
+    for (tokens, lengths, written, size), row in zip(read, rows[p * SAMPLES :], strict=False):
+      context = tokens[p, tokens.shape[1] - lengths[p] :].tolist()
+      assert context == [*question, *itertools.chain(*turns[-2:])]
+      its = written[p, : size[p]].tolist()
+      turns.append([*its, *([] if its[-1] == end else [end]), *mark])
+      assert row['length'] == row['spent'] == len(its)
+  assert {read[1][0].shape[1], read[2][0].shape[1], read[3][0].shape[1]} == {read[1][0].shape[1]}
+  assert len({row['response'] for row in rows[:SAMPLES]}) > 1
+
+
+def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_path):
+  rows = evaluated(workdir, tmp_path / 'greedy', *TURNS, '--temperature=0')
+  assert len(rows) == SAMPLES * PROBLEMS
+  with pytest.raises(
+    SystemExit, match=r'--decoder=revise: message=Your answer is incorrect. Try again.: the tokenizer has no token'
+  ):
+    evaluated(workdir, tmp_path / 'told', '--decoder=revise')
+  with pytest.raises(SystemExit, match=r'--samples=4 with --temperature=0: the answers would all be the same'):
+    evaluated(workdir, tmp_path / 'told', '--temperature=0', *BEAMS)
 
 
 @each

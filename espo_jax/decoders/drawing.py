@@ -23,4 +23,16 @@ class Beams(NamedTuple):
   score: str
 
 
-Drawing = Beams
+class Revision(NamedTuple):
+  """Samples one after another, each of which reads the last ones.
+
+  Attributes:
+    window: The number of earlier samples that a sample reads.
+    message: The text behind each of them.
+  """
+
+  window: int
+  message: str
+
+
+Drawing = Beams | Revision

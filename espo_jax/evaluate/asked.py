@@ -89,9 +89,7 @@ def check_drawn(asked: Sequence[Asked], drawn_by: str, curve: bool, where: str) 
   for one in asked:
     flag = f'{where}: --decoder={one.named.name}'
     if one.decoder.drawing is None and drawn_by:
-      raise RequestError(
-        f'{flag} takes independent samples, and these depend on each other: {drawn_by!r} drew them; fix: others'
-      )
+      raise RequestError(f'{flag} takes independent samples, and {drawn_by!r} drew these; fix: an evaluation without it')
     if one.decoder.drawing is not None and one.named.label != drawn_by:
       raise RequestError(f'{flag} draws samples of its own, and these are drawn already; fix: --checkpoint in place of --from')
     if drawn_by and curve:

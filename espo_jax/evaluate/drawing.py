@@ -2,34 +2,18 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from espo_jax import parallel, tasks
-from espo_jax.decoders import Drawing
+from espo_jax.decoders import Beams, Drawing, Revision
 from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
+from espo_jax.evaluate.drawn import Drawn
+from espo_jax.evaluate.revising import revised
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Sampler
 from espo_jax.types import StopReason
-
-
-class Drawn(NamedTuple):
-  """The `N` samples of a batch, group-major, on the host.
-
-  Attributes:
-    tokens: The tokens of each sample.
-    length: The number of these tokens.
-    reason: How each sample ended, a `StopReason`.
-    spent: The number of tokens that the policy wrote at the place of each sample.
-  """
-
-  tokens: Int[np.ndarray, 'N T']
-  length: Int[np.ndarray, 'N']
-  reason: Int[np.ndarray, 'N']
-  spent: Int[np.ndarray, 'N']
 
 
 def drawn_answers(
@@ -69,6 +53,8 @@ def drawn_answers(
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     texts = exp.decode(drawn.tokens, drawn.length)
     graded = exp.turns(tagged, texts)
+    if isinstance(drawing, Revision):  # a prompt's tag stands before the first turn alone
+      graded = [text if i % samples else graded[i] for i, text in enumerate(texts)]
     verdicts = verdicts_of(exp, each, graded, prompts * samples)
     answers = [
       Answer(
@@ -97,5 +83,9 @@ def _drawn(
   exp: Experiment, sampler: Sampler, params: Params, drawing: Drawing, mine: Sequence[tasks.Problem], key: Key[Array, '']
 ) -> Drawn:
   """Returns the samples of a batch, of which this process has the problems `mine`."""
-  rows, spent = sampler.search(params, drawing, exp.prompts(mine), key)
-  return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
+  match drawing:
+    case Beams():
+      rows, spent = sampler.search(params, drawing, exp.prompts(mine), key)
+      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
+    case Revision():
+      return revised(exp, sampler, params, drawing, mine, key)

@@ -12,6 +12,7 @@ from espo_jax.evaluate.asked import Asked, check_recorded, drawn_by
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
+from espo_jax.evaluate.revising import messages
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.stages.episodes import check_writer
 from espo_jax.stops import StopRule
@@ -120,7 +121,8 @@ def check(request: Request) -> None:
     value = getattr(request, name)
     if value is not None and bad(value):
       raise RequestError(f'--{name}={value}: out of range; fix: a number {wanted}')
-  if request.temperature == 0 and request.samples > 1:
+  revises = any(isinstance(one.decoder.drawing, decoders.Revision) for one in request.decoders)
+  if request.temperature == 0 and request.samples > 1 and not revises:
     raise RequestError(f'--samples={request.samples} with --temperature=0: the answers would all be the same; fix: --samples=1')
   if request.data and not request.benchmark:
     raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(BENCHMARKS)}')
@@ -230,7 +232,10 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
-  if (drawer := drawn_by(request.decoders)) and exp.model.exits is not None:
+  drawer = drawn_by(request.decoders)
+  if drawer and isinstance(drawer.decoder.drawing, decoders.Revision):
+    messages(exp, drawer.decoder.drawing)
+  if drawer and exp.model.exits is not None:
     raise RequestError(
       f'--decoder={drawer.named.name}: the policy has early exits, with which it draws nothing; fix: another one'
     )

@@ -273,8 +273,10 @@ def picked_rows(states: States, caches: Caches, source: Int[Array, 'B']) -> tupl
   """The states and caches whose row `n` is the row `source[n]`."""
 
   def picked(cache: Cache) -> Cache:
-    sides = jax.tree.map(lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values))  # rows come third to last
-    return Cache(*sides, cache.lengths[source])
+    keys, values = jax.tree.map(
+      lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values)
+    )  # rows come third to last
+    return Cache(keys, values, cache.lengths[source])
 
   critic = None if caches.critic is None else picked(caches.critic)
   return jax.tree.map(lambda x: x[source], states), Caches(picked(caches.policy), critic)
