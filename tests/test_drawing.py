@@ -18,7 +18,9 @@ from espo_jax.rollout import Sampler
 SAMPLES, PROBLEMS = 4, 6
 BEAMS = ['--decoder=er_prm_beam', '--options', 'factor=2', 'prefix=2', 'step=4', 'score=logprob']
 TURNS = ['--decoder=revise', '--options', 'window=2', 'message=##']
-DRAWERS = {'er_prm_beam': BEAMS, 'revise': TURNS}
+TEXTS = ['ask=#', 'peer=-', 'resume=+', 'answer=#=']
+PATHS = ['--decoder=leap', '--options', 'peers=2', 'tokens=5', 'summary=3', 'answer_tokens=2', *TEXTS]
+DRAWERS = {'er_prm_beam': BEAMS, 'revise': TURNS, 'leap': PATHS}
 each = pytest.mark.parametrize('flags', DRAWERS.values(), ids=DRAWERS)
 
 
@@ -107,11 +109,27 @@ def test_the_first_turn_is_the_first_sample_and_a_later_one_reads_the_question_a
   assert len({row['response'] for row in rows[:SAMPLES]}) > 1
 
 
+def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_others_say_what_they_reasoned(workdir, tmp_path, free):
+  rows = evaluated(workdir, tmp_path / 'none', '--decoder=leap', '--options', 'peers=0', *TEXTS)
+  assert [row | {'spent': None} for row in rows] == free
+  assert [row['spent'] for row in rows] == [row['length'] for row in free]
+  its = evaluated(workdir, tmp_path / 'two', *PATHS)
+  for row, plain in zip(its, free, strict=True):
+    assert row['response'][:4] == plain['response'][:4]
+    if plain['length'] <= 5 and plain['stop_reason'] == 'eos':  # it has ended before the first exchange
+      assert row == plain | {'spent': plain['length']}
+  assert any(row['spent'] > row['length'] for row in its)
+  with pytest.raises(
+    SystemExit, match=r"--decoder=leap: ask=\n\nMy progress so far, in short: : the tokenizer has no token for'
+  ):
+    evaluated(workdir, tmp_path / 'told', '--decoder=leap')
+
+
 def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_path):
   rows = evaluated(workdir, tmp_path / 'greedy', *TURNS, '--temperature=0')
   assert len(rows) == SAMPLES * PROBLEMS
   with pytest.raises(
-    SystemExit, match=r'--decoder=revise: message=Your answer is incorrect. Try again.: the tokenizer has no token'
+    SystemExit, match=r'--decoder=revise: message='Your answer is incorrect. Try again.': the tokenizer has no token'
   ):
     evaluated(workdir, tmp_path / 'told', '--decoder=revise')
   with pytest.raises(SystemExit, match=r'--samples=4 with --temperature=0: the answers would all be the same'):

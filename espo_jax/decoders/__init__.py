@@ -17,24 +17,27 @@ other.
 | `lt_select` | the first sample whose state moves straight ahead, else of most | the samples drawn until then |
 | `deepconf_online` | samples that stay confident, by weight | the samples drawn before a consensus, up to where each ended |
 | `er_prm_beam` | most beams of a search | all beams, rejected ones included |
+| `leap` | most paths that read summaries of each other | all paths, summaries included |
 | `revise` | most turns, each of which revises the ones before | all turns |
 
 A tie goes to the earliest sample. If no sample is fit to be chosen, a decoder that picks one sample takes the first, and a vote
 has no answer. With one sample every decoder has the answer of that one.
 
-The last two decoders draw samples of their own: see `drawing`. They take no recorded samples, and an evaluation has one alone.
+The last three draw samples of their own: see `drawing`. They take no recorded samples, and an evaluation has one of them alone.
 """
 
 from espo_jax.decoders.best_by import best_by
 from espo_jax.decoders.confidence import group_confidences
 from espo_jax.decoders.deepconf import deepconf
 from espo_jax.decoders.deepconf_online import deepconf_online
-from espo_jax.decoders.drawing import Beams, Drawing, Revision
+from espo_jax.decoders.drawing import Beams, Drawing, Exchange, Revision
 from espo_jax.decoders.er_prm_beam import er_prm_beam
 from espo_jax.decoders.ffs import ffs, least_length
 from espo_jax.decoders.first import first
+from espo_jax.decoders.leap import leap
 from espo_jax.decoders.lt_select import lt_select
 from espo_jax.decoders.majority import majority
+from espo_jax.decoders.peers import routed, similarity
 from espo_jax.decoders.registered import REGISTRY, register
 from espo_jax.decoders.revise import revise
 from espo_jax.decoders.samples import ALWAYS, Choice, Decoder, Samples
@@ -52,6 +55,7 @@ __all__ = [
   'Choice',
   'Decoder',
   'Drawing',
+  'Exchange',
   'Revision',
   'Samples',
   'Vote',
@@ -62,12 +66,15 @@ __all__ = [
   'ffs',
   'first',
   'group_confidences',
+  'leap',
   'least_length',
   'lt_select',
   'majority',
   'register',
   'revise',
+  'routed',
   'shortest',
+  'similarity',
   'vote',
   'weighted',
 ]

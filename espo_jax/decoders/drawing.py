@@ -35,4 +35,18 @@ class Revision(NamedTuple):
   message: str
 
 
-Drawing = Beams | Revision
+class Exchange(NamedTuple):
+  """Samples side by side that read summaries of each other. The attributes are the options of `leap`."""
+
+  peers: int
+  tokens: int
+  summary: int
+  routing: str
+  answer_tokens: int
+  ask: str
+  peer: str
+  resume: str
+  answer: str
+
+
+Drawing = Beams | Revision | Exchange

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Array, Key
 
 from espo_jax import parallel, tasks
-from espo_jax.decoders import Beams, Drawing, Revision
+from espo_jax.decoders import Beams, Drawing, Exchange, Revision
 from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
 from espo_jax.evaluate.drawn import Drawn
-from espo_jax.evaluate.revising import revised
+from espo_jax.evaluate.exchanging import exchanged, inserted
+from espo_jax.evaluate.revising import messages, revised
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Sampler
@@ -89,3 +90,14 @@ def _drawn(
       return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
     case Revision():
       return revised(exp, sampler, params, drawing, mine, key)
+    case Exchange():
+      return exchanged(exp, sampler, params, drawing, mine, key)
+
+
+def check_texts(exp: Experiment, drawing: Drawing) -> None:
+  """Raises RequestError if the tokenizer cannot write a text that a decoder inserts."""
+  match drawing:
+    case Revision():
+      messages(exp, drawing)
+    case Exchange():
+      inserted(exp, drawing)

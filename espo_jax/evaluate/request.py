@@ -9,10 +9,10 @@ from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.configs.constants import Constant, told_constant, typed_constant
 from espo_jax.evaluate.asked import Asked, check_recorded, drawn_by
+from espo_jax.evaluate.drawing import check_texts
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
-from espo_jax.evaluate.revising import messages
 from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.stages.episodes import check_writer
 from espo_jax.stops import StopRule
@@ -233,8 +233,8 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
   drawer = drawn_by(request.decoders)
-  if drawer and isinstance(drawer.decoder.drawing, decoders.Revision):
-    messages(exp, drawer.decoder.drawing)
+  if drawer and drawer.decoder.drawing:
+    check_texts(exp, drawer.decoder.drawing)
   if drawer and exp.model.exits is not None:
     raise RequestError(
       f'--decoder={drawer.named.name}: the policy has early exits, with which it draws nothing; fix: another one'

@@ -77,9 +77,9 @@ def messages(exp: Experiment, revision: Revision) -> dict[bool, list[int]]:
     )
     written = {ended: write(revision.message, ended) for ended in (False, True)}
   except ValueError as error:
-    raise RequestError(f'--decoder=revise: message={revision.message}: {error}') from error
+    raise RequestError(f'--decoder=revise: message={revision.message!r}: {error}') from error
   if any(its.cut for its in written.values()):
-    raise RequestError(f'--decoder=revise: message={revision.message}: more than {_ROOM} tokens; fix: a shorter text')
+    raise RequestError(f'--decoder=revise: message={revision.message!r}: more than {_ROOM} tokens; fix: a shorter text')
   return {ended: its.tokens for ended, its in written.items()}
 
 
