@@ -109,18 +109,18 @@ def test_the_first_turn_is_the_first_sample_and_a_later_one_reads_the_question_a
   assert len({row['response'] for row in rows[:SAMPLES]}) > 1
 
 
-def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_others_say_what_they_reasoned(workdir, tmp_path, free):
+def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_so_are_those_that_end_before_an_exchange(
+  workdir, tmp_path, free
+):
   rows = evaluated(workdir, tmp_path / 'none', '--decoder=leap', '--options', 'peers=0', *TEXTS)
   assert [row | {'spent': None} for row in rows] == free
   assert [row['spent'] for row in rows] == [row['length'] for row in free]
   its = evaluated(workdir, tmp_path / 'two', *PATHS)
-  for row, plain in zip(its, free, strict=True):
-    assert row['response'][:4] == plain['response'][:4]
-    if plain['length'] <= 5 and plain['stop_reason'] == 'eos':  # it has ended before the first exchange
-      assert row == plain | {'spent': plain['length']}
+  early = [i for i, plain in enumerate(free) if plain['length'] <= 5 and plain['stop_reason'] == 'eos']
+  assert early and all(its[i] == free[i] | {'spent': free[i]['length']} for i in early)  # they end before the first exchange
   assert any(row['spent'] > row['length'] for row in its)
   with pytest.raises(
-    SystemExit, match=r"--decoder=leap: ask=\n\nMy progress so far, in short: : the tokenizer has no token for'
+    SystemExit, match=r"--decoder=leap: ask='\\n\\nMy progress so far, in short: ': the tokenizer has no token"
   ):
     evaluated(workdir, tmp_path / 'told', '--decoder=leap')
 
@@ -129,7 +129,7 @@ def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_p
   rows = evaluated(workdir, tmp_path / 'greedy', *TURNS, '--temperature=0')
   assert len(rows) == SAMPLES * PROBLEMS
   with pytest.raises(
-    SystemExit, match=r'--decoder=revise: message='Your answer is incorrect. Try again.': the tokenizer has no token'
+    SystemExit, match=r"--decoder=revise: message='Your answer is incorrect. Try again.': the tokenizer has no token"
   ):
     evaluated(workdir, tmp_path / 'told', '--decoder=revise')
   with pytest.raises(SystemExit, match=r'--samples=4 with --temperature=0: the answers would all be the same'):
