@@ -20,7 +20,8 @@ BEAMS = ['--decoder=er_prm_beam', '--options', 'factor=2', 'prefix=2', 'step=4',
 TURNS = ['--decoder=revise', '--options', 'window=2', 'message=##']
 TEXTS = ['ask=#', 'peer=-', 'resume=+', 'answer=#=']
 PATHS = ['--decoder=leap', '--options', 'peers=2', 'tokens=5', 'summary=3', 'answer_tokens=2', *TEXTS]
-DRAWERS = {'er_prm_beam': BEAMS, 'revise': TURNS, 'leap': PATHS}
+DRAFTS = ['--decoder=speculative', '--options', 'draft_blocks=1', 'most=4', 'steps=20']
+DRAWERS = {'er_prm_beam': BEAMS, 'revise': TURNS, 'leap': PATHS, 'speculative': DRAFTS}
 each = pytest.mark.parametrize('flags', DRAWERS.values(), ids=DRAWERS)
 
 
@@ -123,6 +124,15 @@ def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_so_are_th
     SystemExit, match=r"--decoder=leap: ask='\\n\\nMy progress so far, in short: ': the tokenizer has no token"
   ):
     evaluated(workdir, tmp_path / 'told', '--decoder=leap')
+
+
+def test_greedy_drafts_are_the_answers_of_a_plain_evaluation(workdir, tmp_path):
+  greedy = ['--temperature=0', '--samples=1']
+  rows, plain = evaluated(workdir, tmp_path / 'its', *DRAFTS, *greedy), evaluated(workdir, tmp_path / 'free', *greedy)
+  assert [row | {'spent': None} for row in rows] == plain
+  assert all(row['spent'] >= row['length'] for row in rows) and any(row['spent'] > row['length'] for row in rows)
+  with pytest.raises(SystemExit, match=r'draft_blocks = 9: none of model.num_layers = \d is left to verify; fix: fewer'):
+    evaluated(workdir, tmp_path / 'told', '--decoder=speculative', '--options', 'draft_blocks=9')
 
 
 def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_path):

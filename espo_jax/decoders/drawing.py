@@ -49,4 +49,18 @@ class Exchange(NamedTuple):
   answer: str
 
 
-Drawing = Beams | Revision | Exchange
+class Speculative(NamedTuple):
+  """Independent samples that are drafted and verified. The attributes are the options of `speculative`."""
+
+  draft_blocks: int
+  threshold: float
+  least: int
+  most: int
+  blocks: int
+  mismatch: float
+  mixing: float
+  steps: int
+  rate: float
+
+
+Drawing = Beams | Revision | Exchange | Speculative

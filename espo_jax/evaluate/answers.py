@@ -284,7 +284,7 @@ def _sampled(
   if sampler.turns is not None:
     return _played(exp, sampler, params, acting, mine, key)
   if drafts:
-    return sampler.speculate(params, exp.prompts(mine), key), None
+    return sampler.speculate(params, exp.prompts(mine), key)[0], None
   return sampler(params, acting.rule, exp.put(acting.adaptive), exp.prompts(mine), key), None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Array, Key
 
 from espo_jax import parallel, tasks
-from espo_jax.decoders import Beams, Drawing, Exchange, Revision
+from espo_jax.decoders import Beams, Drawing, Exchange, Revision, Speculative
+from espo_jax.evaluate.accepting import fitted_head, speculated
 from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
 from espo_jax.evaluate.drawn import Drawn
 from espo_jax.evaluate.exchanging import exchanged, inserted
@@ -14,6 +15,7 @@ from espo_jax.evaluate.revising import messages, revised
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Sampler
+from espo_jax.rollout.accept_head import AcceptHead
 from espo_jax.types import StopReason
 
 
@@ -43,12 +45,13 @@ def drawn_answers(
     start: The position of the first problem to answer, a multiple of `prompts`.
   """
   sampler = exp.sampler.plain(samples=samples, temperature=temperature)
+  head = fitted_head(exp, sampler, params, drawing, problems, seed) if isinstance(drawing, Speculative) else None
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
     began = time.perf_counter()
     mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
-    drawn = Drawn(*(x[: len(fresh) * samples] for x in _drawn(exp, sampler, params, drawing, mine, key)))
+    drawn = Drawn(*(x[: len(fresh) * samples] for x in _drawn(exp, sampler, params, drawing, head, mine, key)))
     seconds = time.perf_counter() - began
     each = [problem for problem in fresh for _ in range(samples)]
     tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
@@ -81,7 +84,13 @@ def drawn_answers(
 
 
 def _drawn(
-  exp: Experiment, sampler: Sampler, params: Params, drawing: Drawing, mine: Sequence[tasks.Problem], key: Key[Array, '']
+  exp: Experiment,
+  sampler: Sampler,
+  params: Params,
+  drawing: Drawing,
+  head: AcceptHead | None,
+  mine: Sequence[tasks.Problem],
+  key: Key[Array, ''],
 ) -> Drawn:
   """Returns the samples of a batch, of which this process has the problems `mine`."""
   match drawing:
@@ -92,6 +101,9 @@ def _drawn(
       return revised(exp, sampler, params, drawing, mine, key)
     case Exchange():
       return exchanged(exp, sampler, params, drawing, mine, key)
+    case Speculative():
+      assert head is not None  # it was fitted before
+      return speculated(exp, sampler, params, drawing, head, mine, key)
 
 
 def check_texts(exp: Experiment, drawing: Drawing) -> None:

@@ -219,6 +219,10 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
   if config.task.name == 'math':
     config.rollout.prompt_width = _ANY_WIDTH
+  drawer = drawn_by(request.decoders)
+  if drawer and isinstance(drawing := drawer.decoder.drawing, decoders.Speculative):
+    config.eval.draft_blocks, config.eval.draft_tokens = drawing.draft_blocks, drawing.most
+    config.mesh.update({axis: 1 for axis in config.mesh})  # drafting is for one device
   try:
     validate(config, training=False)
     # These are set after the checks, because the horizon may be shorter than a task's solutions.
@@ -232,7 +236,6 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
-  drawer = drawn_by(request.decoders)
   if drawer and drawer.decoder.drawing:
     check_texts(exp, drawer.decoder.drawing)
   if drawer and exp.model.exits is not None:

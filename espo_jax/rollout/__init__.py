@@ -24,6 +24,7 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `beams.search` | decodes beams, of which those with low scores give their places to copies | `Sampler`, in evaluation |
 | `turns.begin`, `turns.go_on` | decode the first turn of each row; a later one behind an observation | `Sampler`, by turns |
 | `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
+| `accept_head` | when a row stops drafting, and the fit of the head that says so | `speculate`, in evaluation |
 """
 
 from espo_jax.rollout.engine import generate

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, Key
 from espo_jax import parallel
 from espo_jax.decoders import Beams
 from espo_jax.model import ActorCritic, Params
+from espo_jax.rollout.accept_head import Acceptances, acceptances
 from espo_jax.rollout.beams import search
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
@@ -20,7 +21,7 @@ from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
-from espo_jax.rollout.speculative import speculate
+from espo_jax.rollout.speculative import Accepting, Speculation, speculate
 from espo_jax.rollout.turns import Decoding, Observations, Paused, Turns, begin, finished, go_on
 from espo_jax.stops import Adaptive, Probing, StopRule, never
 from espo_jax.types import Prompts, Trajectories
@@ -126,9 +127,21 @@ class Sampler:
       reuse=None,
     )
 
-  def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
-    """Samples full responses from the full-depth model by speculative decoding, without a stop rule."""
-    rows, _ = speculate(
+  def speculate(
+    self, params: Params, prompts: Prompts, key: Key[Array, ''], accepting: Accepting | None = None
+  ) -> tuple[Trajectories, Speculation]:
+    """Samples full responses from the full-depth model by speculative decoding, without a stop rule.
+
+    Args:
+      params: The parameters of policy and critic.
+      prompts: `P` prompts.
+      key: This step's random key.
+      accepting: When a row stops drafting; None for the same number of drafts in all rows.
+
+    Returns:
+      The rows, and the statistics of drafting.
+    """
+    rows, counts = speculate(
       self.model,
       params,
       prompts,
@@ -140,8 +153,16 @@ class Sampler:
       draft_blocks=self.draft_blocks,
       draft_tokens=self.draft_tokens,
       sampling=self._put(self._sampling),
+      accepting=accepting,
     )
-    return self._lay(rows)
+    return self._lay(rows), counts
+
+  def acceptances(
+    self, params: Params, prompts: Prompts, rows: Trajectories, key: Key[Array, ''], *, mixing: float
+  ) -> Acceptances:
+    """Finds how likely the whole model accepts drafts in the texts of full responses: see `accept_head.acceptances`."""
+    options = {'draft_blocks': self.draft_blocks, 'mixing': np.float32(mixing), 'sampling': self._put(self._sampling)}
+    return acceptances(self.model, params, prompts, rows.tokens, rows.length, key, **options)
 
   def probe(self, params: Params, probing: Probing, prompts: Prompts, key: Key[Array, '']) -> Probed:
     """Samples full responses without a stop rule, and asks on the way for their answers."""
