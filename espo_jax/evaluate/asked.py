@@ -115,6 +115,7 @@ def _checked(made: Any) -> Decoder:
   if not isinstance(made, Decoder):
     raise ValueError(f'it returned {made!r}; fix: a Decoder')
   reads = frozenset(made.reads)
-  if strange := sorted(reads.difference(Samples._fields)):
-    raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(Samples._fields)}')
+  known = [field for field in Samples._fields if field != 'spent']  # which `total` reads where there is any
+  if strange := sorted(reads.difference(known)):
+    raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(known)}')
   return made._replace(reads=reads)
