@@ -269,6 +269,19 @@ def refill_rows(
   return states, Caches(refill(caches.policy, prompt_caches.policy, source, target, behind), critic)
 
 
+def picked_rows(states: States, caches: Caches, source: Int[Array, 'B']) -> tuple[States, Caches]:
+  """The states and caches whose row `n` is the row `source[n]`."""
+
+  def picked(cache: Cache) -> Cache:
+    keys, values = jax.tree.map(
+      lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values)
+    )  # rows come third to last
+    return Cache(keys, values, cache.lengths[source])
+
+  critic = None if caches.critic is None else picked(caches.critic)
+  return jax.tree.map(lambda x: x[source], states), Caches(picked(caches.policy), critic)
+
+
 def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[States, Caches]:
   """`tree` with rows split over the mesh's batch axes and key-value heads over the tensor axis."""
 
