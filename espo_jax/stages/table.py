@@ -126,16 +126,16 @@ class Table:
     """Begins all episodes: asks the environments to pose their problems."""
     return self._ask(range(len(self._episodes)))
 
-  def pose(self, asked: dict[int, Pending]) -> list[tasks.Problem]:
+  def pose(self, opened: dict[int, Pending]) -> list[tasks.Problem]:
     """Returns the problems with the prompts by which the environments pose them.
 
     The rows of a problem share its prompt. If its environment fails, or if its text is no prompt, they get the task's own.
 
     Args:
-      asked: What `open` has asked.
+      opened: What `open` has asked.
     """
     special = breakable(self._exp.tokenizer)
-    replies = self._answered(asked)
+    replies = self._answered(opened)
     posed = []
     for p, (problem, question) in enumerate(zip(self._problems, self._questions, strict=True)):
       group = range(p * self._samples, (p + 1) * self._samples)

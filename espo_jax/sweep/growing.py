@@ -76,7 +76,7 @@ def tried(sweep: Sweep, arm: str, runs: Sequence[Run]) -> Tried:
 def told(sweep: Sweep, runs: Sequence[Run]) -> str:
   """Returns a table of the arms of the search, the best first."""
   arms = {arm: tried(sweep, arm, runs) for arm in searched(sweep)}
-  best_first = sorted(arms, key=lambda arm: -np.inf if arms[arm].value is None else arms[arm].value, reverse=True)
+  best_first = sorted(arms, key=lambda arm: _height(arms[arm]), reverse=True)
   fields = list(next(iter(arms.values())).settings)
   lines = [
     f'| arm | {" | ".join(f"`{field}`" for field in fields)} | training accuracy at the end |',
@@ -88,6 +88,10 @@ def told(sweep: Sweep, runs: Sequence[Run]) -> str:
     value = 'failed' if its.value is None else f'{its.value:.3f}' + ('' if its.whole else f', ended at update {its.updates}')
     lines.append(f'| {arm} | {" | ".join(cells)} | {value} |')
   return '\n'.join(lines)
+
+
+def _height(its: Tried) -> float:
+  return -np.inf if its.value is None else its.value
 
 
 def _written(value: Any) -> str:
