@@ -24,6 +24,7 @@ POLICIES = {
   'ponder_q': exits.ponder_q(),
   'calm_margin': exits.calm_margin(level=0.1, horizon=24),
   'calm_cosine': exits.calm_cosine(level=0.2, horizon=24),
+  'ffn_skip': exits.ffn_skip(level=0.8, warmup=2),
   'skipdecode': exits.skipdecode(level=2.0, end=12),
   'fixed': exits.fixed(level=2.0),
   'never': exits.never(),
@@ -182,6 +183,7 @@ def test_an_exit_is_the_model_cut_off_there(cut, precision):
 CASES = [(name, False, 'linear', 1) for name in POLICIES if name not in ('threshold', 'ponder_q', 'fixed')] + [
   ('sampled', True, 'mlp', 2),
   ('skipdecode', True, 'linear', 1),
+  ('ffn_skip', True, 'linear', 1),
 ]
 
 

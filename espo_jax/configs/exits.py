@@ -1,5 +1,6 @@
 """Checks that the exits which a config asks for can act."""
 
+import math
 from collections.abc import Iterator
 
 import ml_collections
@@ -26,12 +27,18 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'exits.policy = {x.policy!r} with rollout.slots = {config.rollout.slots}: all rows of the batch have one depth, so they '
       'have to begin together; fix: rollout.slots = 0'
     )
-  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= config.model.num_layers:
+  most = math.inf if config.model.path else config.model.num_layers  # that of a model on disk is not in the config
+  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= most:
     yield f'exits.level = {policy.level}: blocks of model.num_layers = {config.model.num_layers}; fix: a number among them'
   elif policy.hazard is not None and not 0 < policy.level < 1:
     yield f'exits.level = {policy.level}: out of range for exits.policy = {x.policy!r}; fix: a number in (0, 1)'
   if policy.bottom > policy.level:
     yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
+  if not config.model.path and policy.earliest + policy.top >= config.model.num_layers:
+    yield (
+      f'exits.first = {policy.earliest} and exits.last = {policy.top} leave none of model.num_layers = '
+      f'{config.model.num_layers} to skip; fix: lower ones'
+    )
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
     yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'
 

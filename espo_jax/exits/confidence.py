@@ -18,6 +18,14 @@ def calm_threshold(
   return jnp.clip(0.9 * level + 0.1 * jnp.exp(-decay * position / horizon), 0.0, 1.0)
 
 
+@takes_numpy
+def cosine(one: Float[Array, '... D'], other: Float[Array, '... D']) -> Float[Array, '...']:
+  """Computes the cosine between two states in float32; it is 0 where one of them is 0."""
+  one, other = one.astype(jnp.float32), other.astype(jnp.float32)
+  norms = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
+  return (one * other).sum(-1) / jnp.maximum(norms, 1e-12)
+
+
 @register('calm_margin')
 @source('CALM, arXiv 2207.07061', 'decay')
 def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
@@ -53,9 +61,6 @@ def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -
 
   @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
-    now, then = obs.state.astype(jnp.float32), obs.before.astype(jnp.float32)
-    norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
-    cosine = (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
-    return (cosine >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
+    return (cosine(obs.state, obs.before) >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
 
   return ExitPolicy(level, hazard=hazard)

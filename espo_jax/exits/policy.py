@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from espo_jax.types import takes_numpy
 
 KVFill = Literal['recompute', 'copy', 'monotone']
+Part = Literal['block', 'ffn']
 
 
 class Observation(NamedTuple):
@@ -19,7 +20,7 @@ class Observation(NamedTuple):
     logit: The output of the block's exit head.
     passed: The probability, by stick breaking over the heads, of an exit at this block or an earlier one.
     state: The residual stream that enters the block.
-    before: The stream that entered the block before it.
+    before: The stream that entered the block before it, or the feed-forward part of that block where only this part is skipped.
     readout: `state -> logits`, the final norm followed by the LM head.
     position: The token's index in the response; the first is 0.
   """
@@ -47,7 +48,7 @@ def certain(logit: Float[Array, '...'], level: Float[Array, '']) -> tuple[Float[
 class ExitPolicy(NamedTuple):
   """An exit policy. It either decides before each block that has an exit head, or follows a fixed schedule.
 
-  By convention, *exit at `l`* skips block `l` and all blocks after it.
+  By convention, *exit at `l`* skips block `l` and all blocks after it, apart from the last `top` ones.
 
   Attributes:
     level: The default of the policy's one number. It is traced, so a new value compiles nothing.
@@ -60,6 +61,10 @@ class ExitPolicy(NamedTuple):
       later token runs a block that an earlier one skipped.
     bottom: The number of first blocks that run under a schedule; the other blocks that run are the last ones. With -1 all
       blocks that run are the first ones.
+    top: The number of last blocks that run after an exit.
+    earliest: The first block at which a token may exit.
+    part: The part of a block that is skipped: all of it, or the feed-forward network alone. Attention then runs in each block,
+      and a block counts as skipped where its feed-forward network is.
   """
 
   level: float
@@ -68,11 +73,14 @@ class ExitPolicy(NamedTuple):
   choice: Choice = certain
   kv_fill: KVFill = 'recompute'
   bottom: int = -1
+  top: int = 0
+  earliest: int = 0
+  part: Part = 'block'
 
   def runs(self, block: Int[Array, ''] | int, blocks: Int[Array, '...'], count: int) -> Array:
     """Returns whether a token that runs through `blocks` of `count` blocks runs through block number `block`."""
     if self.bottom < 0:
-      return block < blocks
+      return (block < blocks - self.top) | (block >= count - self.top)
     return (block < self.bottom) | (block >= count - (blocks - self.bottom))
 
 

@@ -14,7 +14,19 @@ from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.attention import Shared
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
+from espo_jax.model.depth import (
+  Deciding,
+  ExitLogits,
+  Forced,
+  KeysValues,
+  Ran,
+  Reading,
+  Skip,
+  Track,
+  may_leave,
+  set_out,
+  skip_at,
+)
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.remat import recomputed
 from espo_jax.model.rope import Rotation, rotation
@@ -186,9 +198,9 @@ class Decoder(nn.Module):
       entered.append(x)
       if gate is not None and track is not None:
         track, skip = gate(x, track, i)
-      x, kv, fresh = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
+      x, kv, ran = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
       if track is not None:
-        track = track.past(entered[-1], fresh)
+        track = track.past(ran)
       per_layer.append(kv)
     keys, values = zip(*per_layer, strict=True)
     return _Trunk(self.final_norm(x), (keys, values), track, entered)
@@ -201,7 +213,7 @@ class Decoder(nn.Module):
     scope: Scope,
     cached: KeysValues | None,
     skip: Skip | None,
-  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Ran]:
     """Run a layer of its own."""
     if self.config.remat != 'full' or self.is_initializing():
       return layer(x, turn, scope, cached, skip=skip)

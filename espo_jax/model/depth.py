@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, certain
+from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, Part, certain
 from espo_jax.model.config import ModelConfig
 from espo_jax.types import Depth
 
@@ -42,18 +42,25 @@ class Forced(NamedTuple):
 Reading: TypeAlias = Deciding | Forced
 
 
+class Ran(NamedTuple):
+  """What a block leaves behind for the exit decisions after it."""
+
+  entered: Float[Array, 'B S D']  # the stream that entered the part of the block that may be skipped
+  fresh: KeysValues  # the block's keys and values of these tokens
+
+
 class Track(flax.struct.PyTreeNode):
   """The state of the exit decisions between blocks. `depth` assumes full depth for a token that has not exited yet."""
 
   depth: Depth
   passed: Float[Array, 'B S']  # probability, by the heads, of an exit so far
   due: Float[Array, 'B S']  # probability, by the policy, of an exit so far
-  before: Float[Array, 'B S D']  # the stream that entered the last block
+  before: Float[Array, 'B S D']  # `Ran.entered` of the last block
   fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
 
-  def past(self, entered: Float[Array, 'B S D'], fresh: KeysValues) -> 'Track':
-    """The track after a block that the stream `entered`."""
-    return self.replace(before=entered, fresh=None if self.fresh is None else fresh)
+  def past(self, ran: Ran) -> 'Track':
+    """The track after a block that has run."""
+    return self.replace(before=ran.entered, fresh=None if self.fresh is None else ran.fresh)
 
 
 class Skip(flax.struct.PyTreeNode):
@@ -63,6 +70,7 @@ class Skip(flax.struct.PyTreeNode):
   needed: Bool[Array, ''] | None  # whether any live token runs; None to always run the block
   fresh: KeysValues | None  # `Track.fresh`
   fill: KVFill = flax.struct.field(pytree_node=False)
+  part: Part = flax.struct.field(pytree_node=False)
 
 
 class ExitLogits(nn.Module):
@@ -122,17 +130,18 @@ def may_leave(
   if policy.hazard is None or (isinstance(reading, Forced) and policy.choice is certain):
     return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
-  here = track.depth.blocks >= block
+  remaining = block + policy.top  # the blocks that a token which exits here runs through
+  here = track.depth.blocks >= remaining
   due = track.due
   if isinstance(reading, Forced):
-    exits, here = track.depth.blocks == block, here & reading.free
+    exits, here = track.depth.blocks == remaining, here & reading.free
   else:
     obs = Observation(logit, passed, x, track.before, readout, reading.position)
-    due = due + (1 - due) * policy.hazard(obs, reading.level)
+    due = due + (1 - due) * jnp.where(block >= policy.earliest, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)
   depth = Depth(
-    blocks=jnp.where(here & exits, block, track.depth.blocks),
+    blocks=jnp.where(here & exits, remaining, track.depth.blocks),
     logprobs=track.depth.logprobs + jnp.where(here, jnp.where(exits, leave, stay), 0.0),
   )
   return track.replace(depth=depth, passed=passed, due=due)
@@ -142,4 +151,4 @@ def skip_at(policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array
   """The `Skip` of `block`."""
   runs = policy.runs(block, track.depth.blocks, config.num_layers)
   needed = (runs & reading.live).any() if isinstance(reading, Deciding) else None
-  return Skip(runs, needed, track.fresh, policy.kv_fill)
+  return Skip(runs, needed, track.fresh, policy.kv_fill, policy.part)
