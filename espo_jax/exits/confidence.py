@@ -19,11 +19,11 @@ def calm_threshold(
 
 
 @takes_numpy
-def cosine(one: Float[Array, '... D'], other: Float[Array, '... D']) -> Float[Array, '...']:
-  """Computes the cosine between two states in float32; it is 0 where one of them is 0."""
-  one, other = one.astype(jnp.float32), other.astype(jnp.float32)
-  norms = jnp.linalg.norm(one, axis=-1) * jnp.linalg.norm(other, axis=-1)
-  return (one * other).sum(-1) / jnp.maximum(norms, 1e-12)
+def stream_cosine(now: Float[Array, '... D'], then: Float[Array, '... D']) -> Float[Array, '...']:
+  """Computes the cosine of two streams in float32; it is 0 where one of them is zero."""
+  now, then = now.astype(jnp.float32), then.astype(jnp.float32)
+  norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
+  return (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
 
 
 @register('calm_margin')
@@ -61,6 +61,7 @@ def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -
 
   @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
-    return (cosine(obs.state, obs.before) >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
+    cosine = stream_cosine(obs.state, obs.before)
+    return (cosine >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
 
   return ExitPolicy(level, hazard=hazard)

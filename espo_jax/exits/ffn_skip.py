@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from espo_jax.exits.confidence import cosine
+from espo_jax.exits.confidence import stream_cosine
 from espo_jax.exits.policy import ExitPolicy, Observation
 from espo_jax.exits.registered import register
 from espo_jax.registry import source
@@ -31,6 +31,6 @@ def ffn_skip(*, level: float = 0.95, first: int = 1, last: int = 1, warmup: int 
 
   @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
-    return ((cosine(obs.state, obs.before) >= level) & (obs.position >= warmup)).astype(jnp.float32)
+    return ((stream_cosine(obs.state, obs.before) >= level) & (obs.position >= warmup)).astype(jnp.float32)
 
   return ExitPolicy(level, hazard=hazard, top=last, earliest=first, part='ffn')

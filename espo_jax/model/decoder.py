@@ -21,11 +21,13 @@ from espo_jax.model.depth import (
   KeysValues,
   Ran,
   Reading,
+  Routing,
   Skip,
   Track,
   may_leave,
   set_out,
   skip_at,
+  weigh,
 )
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.remat import recomputed
@@ -117,6 +119,23 @@ class Decoder(nn.Module):
     streams = jnp.stack([trunk.entered[block] for block in self.config.exit_blocks])
     logits = jnp.stack([self.exit_heads(stream, head) for head, stream in enumerate(streams)])
     return trunk.x, self.final_norm(streams), logits
+
+  def routing(
+    self,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Float[Array, 'B S L']]:
+    """Hidden states and keys and values of prompts, and the probability, by the routers, that a response keeps each block.
+
+    Args:
+      tokens: Token ids.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
+    """
+    trunk = self._trunk(tokens, positions, Together(segments), None, Routing(segments))
+    assert trunk.track is not None and trunk.track.keep is not None
+    return trunk.x, trunk.kv, trunk.track.keep
 
   def extend(
     self,
@@ -239,15 +258,19 @@ class Decoder(nn.Module):
       logits: Any = whole.apply(everything, stream, method='readout')
       return logits
 
-    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip]:
-      if heads is not None and policy.hazard is not None:
+    def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
+      assert heads is not None
+      if isinstance(reading, Routing):
+        return weigh(reading, track, block, x, functools.partial(heads.apply, its, head=head))
+      return may_leave(policy, reading, track, block, x, heads.apply(its, x, head), readout)
+
+    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
+      if heads is not None and (policy.hazard is not None or isinstance(reading, Routing)):
         every = config.exits.every
         if isinstance(block, int):
-          if block in config.exit_blocks:
-            track = may_leave(policy, reading, track, block, x, heads.apply(its, x, block // every - 1), readout)
+          track = ask(x, track, block, block // every - 1) if block in config.exit_blocks else track
         else:
-          logit = heads.apply(its, x, jnp.maximum(block // every - 1, 0))
-          asked = may_leave(policy, reading, track, block, x, logit, readout)
+          asked = ask(x, track, block, jnp.maximum(block // every - 1, 0))
           track = jax.tree.map(functools.partial(jnp.where, (block > 0) & (block % every == 0)), asked, track)
       return track, skip_at(policy, reading, track, block, config)
 

@@ -211,6 +211,9 @@ class Block(nn.Module):
     def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
       return feed(block, x + kept(block.attention(normed, turn, scope, kv, layer)))
 
+    if skip is not None and skip.weight is not None:
+      whole = run(self, x, normed, kv)
+      return x + skip.weight[..., None].astype(x.dtype) * (whole - x), kv, Ran(x, fresh)
     if skip is not None and skip.part == 'ffn':
       x = x + self.attention(normed, turn, scope, kv, layer)
       return self._where_needed(skip, feed, x), kv, Ran(x, fresh)
@@ -247,7 +250,7 @@ def _stay(block: Block, x: Array, *others: Any) -> Array:
   return x
 
 
-Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int], tuple[Track, Skip]]
+Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int], tuple[Track, Skip | None]]
 
 
 class ScannedBlock(Block):
