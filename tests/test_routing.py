@@ -109,20 +109,30 @@ def test_the_penalty_drives_exactly_the_routers_of_blocks_without_effect_below_a
   assert (keep[:, 2] < 0.5).all() and (keep[:, [1, 3]] > 0.5).all()
 
 
-@pytest.mark.parametrize('policy', ['first_router', 'ffn_skip'])
-def test_reinforcement_scores_what_the_sampler_skipped(policy):
+def reinforced(policy, **mesh):
   def configure(c):
     named(exits__policy=policy)(c)
     c.model.num_layers = 3
     c.exits.update(every=1, policy=policy, level=0.5)
     c.reward.name = 'correct + exit_depth_cost'
 
-  exp = tiny_experiment(configure)
-  _, metrics = run(exp, 2)
+  exp = tiny_experiment(configure, **mesh)
+  return exp, run(exp, 2)[1]
+
+
+@pytest.mark.parametrize('policy', ['first_router', 'ffn_skip'])
+def test_reinforcement_scores_what_the_sampler_skipped(policy):
+  exp, metrics = reinforced(policy)
   gap = 2 * rounding.of_scores(exp.model, first_params(exp, 0), 30, temperature=0.8)
   for row in metrics:
     assert row['sampler_gap/max'] < gap and np.isfinite(row['loss/total'])
     assert 0 < row['exits/depth'] < 1 and row['exits/rate'] > 0
+
+
+def test_routes_do_not_depend_on_the_mesh(in_float64):
+  (_, one), (_, many) = reinforced('first_router'), reinforced('first_router', fsdp=2, data=2, tensor=2)
+  for name in ('rollout/checksum', 'exits/depth', 'exits/rate'):
+    assert one[0][name] == many[0][name]
 
 
 def test_a_repair_that_cannot_act_is_refused():
