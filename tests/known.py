@@ -25,7 +25,7 @@ class Known(ActorCritic):
     cache = Cache(side, side, jnp.zeros(batch, jnp.int32))
     return Caches(cache, cache if self.separate_critic else None)
 
-  def prefill(self, params, tokens, lengths):
+  def prefill(self, params, tokens, lengths, level=0.0):
     last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1).astype(jnp.float32)
     side = (tokens.astype(jnp.float32)[None, :, :, None],)
     cache = Cache(side, side, lengths)

@@ -11,6 +11,7 @@ from tiny import first_params, named, run, tiny_experiment
 
 from espo_jax import exits, stops
 from espo_jax.configs import ConfigError, validate
+from espo_jax.configs.exits import exit_problems
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import _sequences
 from espo_jax.model import Forced, States
@@ -169,6 +170,11 @@ def test_what_cannot_act_is_refused():
   assert 'exits.bottom' in problems(exits__policy='threshold', exits__bottom=2)
   assert 'rollout.slots' in problems(exits__policy='skipdecode', exits__level=2.0, rollout__slots=4)
   assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
+  validate(config_of(exits__policy='ffn_skip', exits__level=0.9))
+  assert 'exits.first = 2 and exits.last = 1 leave none' in problems(exits__policy='ffn_skip', exits__level=0.9, exits__first=2)
+  of_a_file = config_of(exits__policy='fixed', exits__level=20.0)
+  of_a_file.model.path = 'models/r1-7b'
+  assert not list(exit_problems(of_a_file))  # its number of blocks is not in the config
 
 
 def test_the_curve_of_a_run(tmp_path, capsys):

@@ -24,6 +24,8 @@ POLICIES = {
   'ponder_q': exits.ponder_q(),
   'calm_margin': exits.calm_margin(level=0.1, horizon=24),
   'calm_cosine': exits.calm_cosine(level=0.2, horizon=24),
+  'first_router': exits.first_router(),
+  'ffn_skip': exits.ffn_skip(level=0.8, warmup=2),
   'skipdecode': exits.skipdecode(level=2.0, end=12),
   'fixed': exits.fixed(level=2.0),
   'never': exits.never(),
@@ -72,6 +74,7 @@ def scored(name, rows, blocks, scan=False, kind='linear', every=1, params=None):
     temperature=1.0,
     chunk=10_000,
     blocks=jnp.asarray(blocks),
+    route=rows.depth.route,
     exit_level=policy.level,
   )
 
@@ -182,6 +185,8 @@ def test_an_exit_is_the_model_cut_off_there(cut, precision):
 CASES = [(name, False, 'linear', 1) for name in POLICIES if name not in ('threshold', 'ponder_q', 'fixed')] + [
   ('sampled', True, 'mlp', 2),
   ('skipdecode', True, 'linear', 1),
+  ('ffn_skip', True, 'linear', 1),
+  ('first_router', True, 'mlp', 2),
 ]
 
 

@@ -145,6 +145,9 @@ SCHEMA = section(
     ),
     divergence_weight=Field(1.0, 'The weight of the divergence from the whole model.', AT_LEAST_0, PUBLISHED),
     exit_weight=Field(1.0, "The weight of the exits' log-probability.", AT_LEAST_0, PUBLISHED),
+    skip_weight=Field(0.01, 'The weight of the mean probability with which routers keep blocks.', AT_LEAST_0, UNPUBLISHED),
+    bimodal_weight=Field(0.01, 'The weight of the penalty on routers that are undecided.', AT_LEAST_0, UNPUBLISHED),
+    repair_steps=Field(0, 'The last steps, in which routers are frozen and the model learns their routes.', AT_LEAST_0, OURS),
     levels=Field((0.1, 0.3, 0.5, 0.7, 0.9), "Thresholds of the report's curve, in (0, 1); () for no curve.", None, UNPUBLISHED),
   ),
   rollout=section(

@@ -1,5 +1,6 @@
 """Checks that the exits which a config asks for can act."""
 
+import math
 from collections.abc import Iterator
 
 import ml_collections
@@ -21,19 +22,38 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     policy = exits.get(x.policy)(**method_options(config, 'exits'))
   except TypeError:
     return  # `method_problems` reports this too
-  if policy.kv_fill == 'monotone' and config.rollout.slots:
+  if policy.schedule is not None and policy.kv_fill == 'monotone' and config.rollout.slots:
     yield (
       f'exits.policy = {x.policy!r} with rollout.slots = {config.rollout.slots}: all rows of the batch have one depth, so they '
       'have to begin together; fix: rollout.slots = 0'
     )
-  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= config.model.num_layers:
+  most = math.inf if config.model.path else config.model.num_layers  # that of a model on disk is not in the config
+  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= most:
     yield f'exits.level = {policy.level}: blocks of model.num_layers = {config.model.num_layers}; fix: a number among them'
-  elif policy.hazard is not None and not 0 < policy.level < 1:
+  elif policy.schedule is None and not 0 < policy.level < 1:
     yield f'exits.level = {policy.level}: out of range for exits.policy = {x.policy!r}; fix: a number in (0, 1)'
   if policy.bottom > policy.level:
     yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
+  if not config.model.path and policy.earliest + policy.top >= config.model.num_layers:
+    yield (
+      f'exits.first = {policy.earliest} and exits.last = {policy.top} leave none of model.num_layers = '
+      f'{config.model.num_layers} to skip; fix: lower ones'
+    )
+  if calibrated and config.calibration.repair_steps:
+    yield from _repair_problems(config, policy)
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
     yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'
+
+
+def _repair_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
+  """Yields what rules out the repair behind routers."""
+  steps, field = config.calibration.steps, f'calibration.repair_steps = {config.calibration.repair_steps}'
+  if policy.router is None:
+    yield f"{field} with exits.policy = {config.exits.policy!r}: no router fixes a route; fix: exits.policy = 'first_router'"
+  if config.exits.alone:
+    yield f'{field} with exits.alone = True: nothing may learn the routes; fix: exits.alone = False'
+  if config.calibration.repair_steps >= steps:
+    yield f'{field}: none of calibration.steps = {steps} is left to the routers; fix: fewer'
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """Exit policies decide how many blocks each token runs through. They know nothing of models or losses.
 
-An exit at block `l` skips `l` and all blocks after it, in decoding, scoring and calibration alike. The depth recorded with a
-token is that of the state that the token was drawn from, so that the exit's log-probability stands beside the token's. The
-state of a row's first token comes from the prompt and always has full depth.
+An exit at block `l` skips `l` and all blocks after it, in decoding, scoring and calibration alike. `ffn_skip` skips their
+feed-forward networks alone, up to the last ones, and `first_router` any blocks, the same ones for a whole response. The depth
+recorded with a token is that of the state that the token was drawn from, so that the exit's log-probability stands beside the
+token's. The state of a row's first token comes from the prompt and always has full depth.
 """
 
 from espo_jax.exits.confidence import calm_cosine, calm_margin, calm_threshold
+from espo_jax.exits.ffn_skip import ffn_skip
+from espo_jax.exits.first_router import first_router
 from espo_jax.exits.heads import dynamax, ponder_q, sampled, threshold
 from espo_jax.exits.policy import ExitPolicy, Observation, exit_pmf
 from espo_jax.exits.registered import REGISTRY, get, register
@@ -23,6 +26,8 @@ __all__ = [
   'calm_threshold',
   'dynamax',
   'exit_pmf',
+  'ffn_skip',
+  'first_router',
   'fixed',
   'get',
   'linear_decay',

@@ -7,6 +7,7 @@ from espo_jax.learner.kept import row_sizes
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Groups, Packing, in_parts, minibatches, pack, packing_shardings, put_packing
 from espo_jax.learner.policy import Reinforcement
+from espo_jax.learner.routing import RouterTraining
 from espo_jax.learner.scoring import Scored, score
 from espo_jax.learner.state import TrainState, init_state
 from espo_jax.learner.supervised import SupervisedLearner
@@ -19,6 +20,7 @@ __all__ = [
   'Groups',
   'Packing',
   'Reinforcement',
+  'RouterTraining',
   'Scored',
   'SupervisedLearner',
   'TrainState',

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
 from espo_jax.exits.policy import ExitPolicy
+from espo_jax.exits.routes import route_of
 from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
@@ -139,18 +140,37 @@ class ActorCritic:
     out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='entering')
     return out
 
-  def prefill(self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B']) -> tuple[States, Caches]:
+  def routing(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Float[Array, 'B S L']]:
+    """The policy's states, keys and values of prompts, and what its routers say: see `Decoder.routing`."""
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='routing')
+    return out
+
+  def prefill(
+    self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], level: float | Float[Array, ''] = 0.0
+  ) -> tuple[States, Caches]:
     """The states of each row's last token, and caches of `L` columns with all tokens.
 
     Args:
       params: The parameters of policy and critic.
       tokens: Prompts, padded on the right.
       lengths: The number of tokens of each prompt, at least 1.
+      level: The level of the exit policy; unused without a router.
     """
     tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
+    width, router = self.config.hidden_size, None if self.exits is None else self.exits.router
 
     def reads(decoder: Decoder, name: str) -> Read:
       def read(tokens: Array, positions: Array, segments: Array) -> tuple[Array, KeysValues]:
+        if name == 'policy' and router is not None:
+          hidden, kv, keep = self.routing(params, tokens, positions, segments)
+          runs = router(keep, jnp.asarray(level, jnp.float32))  # beside the state, because it belongs to the last token too
+          return jnp.concatenate([hidden, runs.astype(hidden.dtype)], axis=-1), kv
         out: Any = decoder.apply({'params': params[name]}, tokens, positions, segments)
         return out[:2]
 
@@ -158,12 +178,14 @@ class ActorCritic:
 
     networks = [reads(self._policy, 'policy'), *([reads(self._critic, 'critic')] if self.separate_critic else [])]
     room = init_cache(self.config, *tokens.shape)
-    (policy, cache), *others = prefill(networks, tokens, lengths, room, self.config.hidden_size)
+    beside = 0 if router is None else self.config.num_layers
+    (policy, cache), *others = prefill(networks, tokens, lengths, room, width + beside)
     depth = None
     if self.exits is not None:
-      depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape))
+      route = None if router is None else route_of(policy[:, width:] > 0)
+      depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape), route)
     critic, critic_cache = others[0] if others else (policy, None)
-    return States(policy, critic, depth), Caches(cache, critic_cache)
+    return States(policy[:, :width], critic[:, :width], depth), Caches(cache, critic_cache)
 
   def extend_policy(
     self,

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from espo_jax.exits.policy import ExitPolicy
+
 # The RoPE types, each with the fields of `RopeScaling` that it reads. A type without fields is RoPE as published.
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
   'default': (),
@@ -178,16 +180,22 @@ class ModelConfig:
     return jnp.dtype(self.dtype)
 
 
-def token_flops(config: ModelConfig) -> tuple[int, int, int]:
+def token_flops(config: ModelConfig, exits: ExitPolicy | None = None) -> tuple[int, int, int]:
   """Floating-point operations of a token's matrix products: in a block that runs, in a skipped block, and in the LM head.
 
   A matrix product counts two operations per weight. Attention's products with the cache are left out, because they depend on
-  the token's position. A skipped block still projects keys and values.
+  the token's position. A skipped block costs what the exit policy still computes of it: its attention, or the projection of
+  keys and values, or nothing.
   """
   width = config.hidden_size
   queries, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
-  block = width * (2 * queries + kv) + 3 * width * config.intermediate_size
-  return 2 * block, 2 * width * kv, 2 * width * config.vocab_size
+  attention, ffn = width * (2 * queries + kv), 3 * width * config.intermediate_size
+  skipped = 0
+  if exits is not None and exits.part == 'ffn':
+    skipped = attention
+  elif exits is not None and exits.kv_fill == 'recompute':
+    skipped = width * kv
+  return 2 * (attention + ffn), 2 * skipped, 2 * width * config.vocab_size
 
 
 def column_flops(config: ModelConfig, width: int) -> float:

@@ -14,7 +14,21 @@ from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.attention import Shared
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
+from espo_jax.model.depth import (
+  Deciding,
+  ExitLogits,
+  Forced,
+  KeysValues,
+  Ran,
+  Reading,
+  Routing,
+  Skip,
+  Track,
+  may_leave,
+  set_out,
+  skip_at,
+  weigh,
+)
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.remat import recomputed
 from espo_jax.model.rope import Rotation, rotation
@@ -106,6 +120,23 @@ class Decoder(nn.Module):
     logits = jnp.stack([self.exit_heads(stream, head) for head, stream in enumerate(streams)])
     return trunk.x, self.final_norm(streams), logits
 
+  def routing(
+    self,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Float[Array, 'B S L']]:
+    """Hidden states and keys and values of prompts, and the probability, by the routers, that a response keeps each block.
+
+    Args:
+      tokens: Token ids.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
+    """
+    trunk = self._trunk(tokens, positions, Together(segments), None, Routing(segments))
+    assert trunk.track is not None and trunk.track.keep is not None
+    return trunk.x, trunk.kv, trunk.track.keep
+
   def extend(
     self,
     tokens: Int[Array, 'B S'],
@@ -186,9 +217,9 @@ class Decoder(nn.Module):
       entered.append(x)
       if gate is not None and track is not None:
         track, skip = gate(x, track, i)
-      x, kv, fresh = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
+      x, kv, ran = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
       if track is not None:
-        track = track.past(entered[-1], fresh)
+        track = track.past(ran)
       per_layer.append(kv)
     keys, values = zip(*per_layer, strict=True)
     return _Trunk(self.final_norm(x), (keys, values), track, entered)
@@ -201,7 +232,7 @@ class Decoder(nn.Module):
     scope: Scope,
     cached: KeysValues | None,
     skip: Skip | None,
-  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Ran]:
     """Run a layer of its own."""
     if self.config.remat != 'full' or self.is_initializing():
       return layer(x, turn, scope, cached, skip=skip)
@@ -227,15 +258,19 @@ class Decoder(nn.Module):
       logits: Any = whole.apply(everything, stream, method='readout')
       return logits
 
-    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip]:
-      if heads is not None and policy.hazard is not None:
+    def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
+      assert heads is not None
+      if isinstance(reading, Routing):
+        return weigh(reading, track, block, x, functools.partial(heads.apply, its, head=head))
+      return may_leave(policy, reading, track, block, x, heads.apply(its, x, head), readout)
+
+    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
+      if heads is not None and (policy.hazard is not None or isinstance(reading, Routing)):
         every = config.exits.every
         if isinstance(block, int):
-          if block in config.exit_blocks:
-            track = may_leave(policy, reading, track, block, x, heads.apply(its, x, block // every - 1), readout)
+          track = ask(x, track, block, block // every - 1) if block in config.exit_blocks else track
         else:
-          logit = heads.apply(its, x, jnp.maximum(block // every - 1, 0))
-          asked = may_leave(policy, reading, track, block, x, logit, readout)
+          asked = ask(x, track, block, jnp.maximum(block // every - 1, 0))
           track = jax.tree.map(functools.partial(jnp.where, (block > 0) & (block % every == 0)), asked, track)
       return track, skip_at(policy, reading, track, block, config)
 

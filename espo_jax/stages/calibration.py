@@ -10,6 +10,7 @@ from espo_jax.model import Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.loop import Interruption, copy_tree, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.stages.routing import routing_step
 from espo_jax.types import Metrics
 
 
@@ -18,8 +19,10 @@ def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals:
   """Runs the stage and returns the trained parameters."""
   c = exp.config
   never = make_rule(c, 'never')
-  state = exp.on_mesh(init_state(copy_tree(params), calibration_learner(exp).optimizer, never))
-  step = calibration_step(exp, params)
+  optimizer = calibration_learner(exp).optimizer
+  state = exp.on_mesh(init_state(copy_tree(params), optimizer, never))
+  has_router = exp.model.exits is not None and exp.model.exits.router is not None
+  step = routing_step(exp, params, optimizer) if has_router else calibration_step(exp, params)
   stage = make_stage(c, 'calibration', workdir / 'calibration', last=c.calibration.steps, step=step)
   state, _ = run_stage(stage, state, signals)
   return state.params
