@@ -5,8 +5,9 @@ token is that of the state that the token was drawn from, so that the exit's log
 state of a row's first token comes from the prompt and always has full depth.
 """
 
-from espo_jax.exits.confidence import calm_cosine, calm_margin, calm_threshold
+from espo_jax.exits.confidence import calm_cosine, calm_margin, calm_threshold, confidence, stream_cosine
 from espo_jax.exits.heads import dynamax, ponder_q, sampled, threshold
+from espo_jax.exits.mue_similarity import mue_similarity
 from espo_jax.exits.policy import ExitPolicy, Observation, exit_pmf
 from espo_jax.exits.registered import REGISTRY, get, register
 from espo_jax.exits.schedules import fixed, linear_decay, never, skipdecode
@@ -21,15 +22,18 @@ __all__ = [
   'calm_cosine',
   'calm_margin',
   'calm_threshold',
+  'confidence',
   'dynamax',
   'exit_pmf',
   'fixed',
   'get',
   'linear_decay',
+  'mue_similarity',
   'never',
   'ponder_q',
   'register',
   'sampled',
   'skipdecode',
+  'stream_cosine',
   'threshold',
 ]
