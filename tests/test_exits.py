@@ -270,7 +270,7 @@ def test_exits_are_drawn_with_the_heads_probabilities():
   chosen = (first == token) & (rows.length[:300] > 1)
   tokens = jnp.asarray(np.append(prompt, token)[None])
   positions, ones = jnp.arange(count + 1)[None], jnp.ones((1, count + 1), jnp.int32)
-  _, _, logits = model.entering(params, tokens, positions, ones)
+  logits = model.gates(params, model.entering(params, tokens, positions, ones)[1], positions)
   q = 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0, -1]))
   q[q < 0.1] = 0.0
   expected = np.append(q, 1) * np.cumprod(np.append(1, 1 - q)) * chosen.sum()

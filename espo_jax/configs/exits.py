@@ -11,6 +11,7 @@ from espo_jax.configs.methods import method_options
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with a config's exits, apart from the options of the exit policy."""
   x, calibrated = config.exits, 'calibration' in config.stages
+  yield from _lesson_problems(config)
   if not x.every:
     if calibrated:
       yield f"stages = {tuple(config.stages)}: 'calibration' is of exits, and exits.every = 0 has none; fix: exits.every = 2"
@@ -34,6 +35,28 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
     yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'
+
+
+def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  name, x = config.lesson.name, config.exits
+  field = f'lesson.name = {name!r}'
+  if name and not x.alone:
+    yield f'{field} with exits.alone = False: a lesson trains the exits of a frozen model; fix: exits.alone = True'
+  if name and 'calibration' not in config.stages:
+    yield f"{field}: no calibration among stages = {tuple(config.stages)}; fix: stages with it, or lesson.name = ''"
+  if name == 'jei_gates' and (x.kind != 'statistics' or x.translator == 'none'):
+    yield (
+      f'{field} with exits.kind = {x.kind!r} and exits.translator = {x.translator!r}: its gates read how sure an exit is, and '
+      "its classifiers are translators; fix: exits.kind = 'statistics' and exits.translator = 'token'"
+    )
+  if name == 'lgvit_distill' and x.translator == 'none':
+    yield f"{field} with exits.translator = 'none': it trains translators; fix: exits.translator = 'local_global'"
+  memory = x.kind == 'recurrence' or x.translator == 'local_global'
+  if x.every and memory and config.mesh.tensor != 1:
+    yield (
+      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
+      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
+    )
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Self-speculative decoding: the first blocks draft tokens, and the other blocks verify them in one pass.
 
 The output has the full model's distribution. As in LayerSkip (arXiv 2404.16710) the model drafts for itself: the first blocks
-read a draft, and their residual stream goes directly to the final norm and the LM head. The verification continues from these
-streams and keys. Acceptance and the resampling of a rejected draft follow speculative sampling (arXiv 2211.17192).
+read a draft, and their residual stream goes directly to the final norm and the LM head, or first to the translator of an exit
+that is there. The verification continues from these streams and keys. Acceptance and the resampling of a rejected draft follow
+speculative sampling (arXiv 2211.17192).
 """
 
 import dataclasses
@@ -207,7 +208,7 @@ def _draft(
   def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
     token, streams, drawn, cache = carry
     stream, cache = model.draft(setup.params, token[:, None], cache, longest, setup.blocks)
-    logits = draws.sampled_logits(model.readout(setup.params, stream)[:, 0], setup.sampling)
+    logits = draws.sampled_logits(model.readout(setup.params, stream, setup.blocks)[:, 0], setup.sampling)
     token = draws.draw(logits, uniforms[i, :, 0], setup.greedy)[0]
     put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
     drawn = _Drawn(put(drawn.logits, logits[:, None]), put(drawn.tokens, token[:, None]))
