@@ -12,10 +12,11 @@ from rounding import gamma, of_decoder
 from small import VOCAB, actor_critic
 from test_exits import roll
 
-from espo_jax import exits
+from espo_jax import exits, rollout
 from espo_jax.learner import score
-from espo_jax.model import ExitHeads, Forced
+from espo_jax.model import ExitHeads, Forced, States
 from espo_jax.model.exit_heads import convolution, recurrence
+from espo_jax.rollout import Sampling
 
 LAYERS = 4
 
@@ -75,6 +76,22 @@ def test_networks_that_never_leave_sample_what_the_model_without_them_samples(ki
   plain = dataclasses.replace(model, config=dataclasses.replace(model.config, exits=ExitHeads()))
   rows, whole = roll(model, params, policy, level=1.5), roll(plain, params | {'policy': bare}, exits.never())
   r.assert_same_rows(rows, whole, limits=dict.fromkeys(r.NUMBERS, 0.0))
+
+
+@pytest.mark.parametrize(('kind', 'translator'), [('linear', 'token'), ('recurrence', 'local_global')])
+def test_drafts_from_an_exit_are_read_through_its_translator_and_change_no_greedy_token(kind, translator):
+  model, params = networks(kind, translator)
+  greedy = {'samples': 1, 'horizon': 6, 'end_tokens': (r.EOS,), 'pad_token': r.PAD, 'sampling': Sampling(jnp.float32(0.0))}
+  prompts, key = jax.tree.map(jnp.asarray, r.PROMPTS), jax.random.key(7)
+  rows, counts = rollout.speculate(model, params, prompts, key, draft_blocks=2, draft_tokens=3, **greedy)
+  whole = rollout.generate(model, params, r.RULE, r.in_precision(r.STATE), prompts, key, **greedy)
+  real = np.asarray(whole.mask)
+  np.testing.assert_array_equal(np.asarray(rows.tokens)[real], np.asarray(whole.tokens)[real])
+  stream = jax.random.normal(jax.random.key(0), (2, 1, model.config.hidden_size))
+  left = model.leaving(params, jnp.broadcast_to(stream, (3, *stream.shape)), jnp.zeros((2, 1), jnp.int32))[1]
+  read = model.readout(params, stream, 2)
+  same = np.allclose(read, model.logits(params, States(left, left)), rtol=1e-5, atol=1e-5)
+  assert same == (translator == 'token') and int(counts.drafted) > 0
 
 
 def test_an_untrained_translator_is_the_model_cut_off_bit_for_bit():

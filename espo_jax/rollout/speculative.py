@@ -318,4 +318,6 @@ def _widened(caches: Caches, samples: int, columns: int) -> Caches:
 
   policy = caches.policy
   keys, values = (tuple(side(x) for x in sides) for sides in (policy.keys, policy.values))
-  return Caches(policy.replace(keys=keys, values=values, lengths=jnp.repeat(policy.lengths, samples)), None)
+  heads = None if policy.heads is None else side(policy.heads)
+  lengths = jnp.repeat(policy.lengths, samples)
+  return Caches(policy.replace(keys=keys, values=values, lengths=lengths, heads=heads), None)
