@@ -1,7 +1,7 @@
 """Measures early exits on a real model whose weights stay frozen: accuracy over depth, agreement, speed, and self-speculation.
 
   PYTHONPATH=. python scripts/measure_exits.py --checkpoint=models/hf-0.5b --train=gsm8k_train.jsonl --data=gsm8k_test.jsonl
-    --output=experiments/real/exits_0.5b
+    --output=evaluations/exits
 
 The checkpoint is a Hugging Face directory; `python -m espo_jax.convert` makes one of a GGUF file. Each recipe trains the
 networks of its exits on the model's own responses to the training problems. Then each of its policies answers the test

@@ -93,7 +93,8 @@ class Decoder(nn.Module):
       self.logits(trunk.x), self.values(trunk.x)
       if self.config.exit_blocks:
         self.exit_heads.translated(trunk.x, 0, positions, None)
-    heads = None if self.is_initializing() else self._remembered(trunk, positions, None)
+    remembers = self.config.exits.memories and not self.is_initializing()
+    heads = self.exit_heads.memories(trunk.entered, positions, None) if remembers else None
     return trunk.x, (*trunk.kv, heads), None if trunk.track is None else trunk.track.depth
 
   def entering(
@@ -152,7 +153,7 @@ class Decoder(nn.Module):
     trunk = self._trunk(tokens, positions, scope, (cache.keys, cache.values), deciding, before)
     depth = None if trunk.track is None else trunk.track.depth
     if heads is not None and deciding is not None:
-      heads = append(heads, self._remembered(trunk, positions, before), cache.lengths, None)
+      heads = append(heads, self.exit_heads.memories(trunk.entered, positions, before), cache.lengths, None)
     return trunk.x, Cache(*trunk.kv, cache.lengths + counts, heads), depth
 
   def draft(
@@ -229,20 +230,7 @@ class Decoder(nn.Module):
     """The streams after the last block, of which those of tokens that have left at an exit are translated."""
     if track is None or self.config.exits.translator == 'none' or self._policy.bottom >= 0:
       return x
-    for head, block in enumerate(self.config.exit_blocks):
-      left = self.exit_heads.translated(entered[block], head, positions, None if before is None else before[head])
-      x = jnp.where((track.depth.blocks == block)[..., None], left, x)
-    return x
-
-  def _remembered(self, trunk: '_Trunk', positions: Array, before: Array | None) -> Float[Array, 'H B S R'] | None:
-    """What the exits' networks remember of the tokens of a pass."""
-    if not self.config.exits.memories:
-      return None
-    per_exit = [
-      self.exit_heads.memory(trunk.entered[block], head, positions, None if before is None else before[head])
-      for head, block in enumerate(self.config.exit_blocks)
-    ]
-    return jnp.concatenate(per_exit)
+    return self.exit_heads.translated_where_left(x, track.depth.blocks, entered, positions, before)
 
   def _run(
     self,
@@ -272,7 +260,7 @@ class Decoder(nn.Module):
     """The function that decides exits before each block. It is pure because `nn.scan` cannot access this module."""
     config, policy = self.config, self._policy
     blocks, every = config.exit_blocks, config.exits.every
-    heads, its = self.exit_heads.unbind() if blocks else (None, None)
+    heads, its = self.exit_heads.unbind() if blocks else (ExitNetworks(config), {})
     whole, everything = self.unbind()
 
     def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:

@@ -145,19 +145,45 @@ class ExitNetworks(nn.Module):
       inner = self._local_global(x, head, positions, before)[0]
     return (x + _size(x) * (inner @ self.up[head])).astype(x.dtype)
 
-  def memory(
+  def translated_where_left(
     self,
     x: Float[Array, 'B S D'],
-    head: Int[Array, ''] | int,
+    blocks: Int[Array, 'B S'],
+    entered: Any,
     positions: Int[Array, 'B S'],
-    before: Float[Array, 'M B K R'] | None,
-  ) -> Float[Array, 'M B S R']:
-    """What an exit's networks remember of these tokens."""
+    before: Float[Array, 'E M B K R'] | None,
+  ) -> Float[Array, 'B S D']:
+    """The streams after the last block, of which those of tokens that have left at an exit are translated.
+
+    Args:
+      x: The streams after the last block.
+      blocks: The number of blocks that each token has run through.
+      entered: The streams that entered the blocks, by block.
+      positions: The tokens' positions.
+      before: What the networks of each exit remember of the tokens before these.
+    """
+    for head, block in enumerate(self.config.exit_blocks):
+      left = self.translated(entered[block], head, positions, None if before is None else before[head])
+      x = jnp.where((blocks == block)[..., None], left, x)
+    return x
+
+  def memories(
+    self, entered: Any, positions: Int[Array, 'B S'], before: Float[Array, 'E M B K R'] | None
+  ) -> Float[Array, 'H B S R']:
+    """What all networks remember of these tokens, in the layout of the cache.
+
+    Args:
+      entered: The streams that entered the blocks, by block.
+      positions: The tokens' positions.
+      before: What the networks of each exit remember of the tokens before these.
+    """
     kept = []
-    if self.config.exits.kind == 'recurrence':
-      kept.append(self._recurrent(x, head, positions, before))
-    if self.config.exits.translator == 'local_global':
-      kept.append(self._local_global(x, head, positions, before)[1])
+    for head, block in enumerate(self.config.exit_blocks):
+      x, past = entered[block], None if before is None else before[head]
+      if self.config.exits.kind == 'recurrence':
+        kept.append(self._recurrent(x, head, positions, past))
+      if self.config.exits.translator == 'local_global':
+        kept.append(self._local_global(x, head, positions, past)[1])
     return jnp.stack(kept)
 
   def _recurrent(self, x: Array, head: Array | int, positions: Array, before: Array | None) -> Float[Array, 'B S R']:

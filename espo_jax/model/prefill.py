@@ -88,7 +88,7 @@ def prefill(
   """Reads all prompts with several networks of one shape.
 
   Args:
-    reads: For each network the function that runs it on packed sequences, and an empty cache of `B` rows.
+    reads: The function that runs each network on packed sequences, with an empty cache of `B` rows.
     tokens: The prompts, padded on the right.
     lengths: The number of tokens of each prompt, at least 1.
     width: The width of a hidden state.
