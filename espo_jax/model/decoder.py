@@ -260,7 +260,7 @@ class Decoder(nn.Module):
     """The function that decides exits before each block. It is pure because `nn.scan` cannot access this module."""
     config, policy = self.config, self._policy
     blocks, every = config.exit_blocks, config.exits.every
-    heads, its = self.exit_heads.unbind() if blocks else (ExitNetworks(config), {})
+    heads, its = self.exit_heads.unbind() if blocks else (ExitNetworks(config, parent=None), {})
     whole, everything = self.unbind()
 
     def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
