@@ -69,10 +69,11 @@ def test_a_lesson_needs_less_memory_than_a_gradient_through_the_model(name):
 
 
 def seen_by(exp, params):
-  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, params))
+  learner, rows = calibration.calibration_learner(exp), sampled_by_teacher(exp, params)
+  seqs = sequences(rows)
   assert isinstance(learner, LessonLearner)
   whole, streams = exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)
-  return learner.seen(params, seqs, whole, streams), seqs, whole, exp.model.leaving(params, streams, seqs.positions)
+  return learner.seen(params, rows, whole, streams), seqs, whole, exp.model.leaving(params, streams, seqs.positions)
 
 
 def softmax(logits):
@@ -89,15 +90,23 @@ def test_lessons_see_the_losses_divergences_and_ranks_of_the_exits():
   def logits(states):
     return np.asarray(exp.model.logits(params, States(states, states)), np.float64) / temperature
 
-  exit_, own, chosen = logits(hidden[0]), logits(whole), np.asarray(seqs.tokens)[:, 1:, None]
+  counts = np.asarray(seqs.counts)
+  exit_, own = logits(hidden[0])[counts], logits(whole)[counts]
+  chosen = np.roll(np.asarray(seqs.tokens), -1, axis=1)[counts][:, None]
+  real = np.arange(exp.config.rollout.horizon) < counts.sum(1, keepdims=True)  # of the responses, token by token
   for found, of in zip(seen['losses'](), (exit_, own), strict=True):
-    wanted = -np.log(np.take_along_axis(softmax(of)[:, :-1], chosen, axis=-1))[..., 0]
-    np.testing.assert_allclose(found[:, :-1], wanted, rtol=1e-4, atol=1e-5)
+    wanted = -np.log(np.take_along_axis(softmax(of), chosen, axis=-1))[:, 0]
+    np.testing.assert_allclose(np.asarray(found)[real], wanted, rtol=1e-4, atol=1e-5)
   for soft in (1.0, 2.0):
     p, q = softmax(own / soft), softmax(exit_ / soft)
-    np.testing.assert_allclose(seen['divergence']()(soft)[0], (p * np.log(p / q)).sum(-1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+      np.asarray(seen['divergence']()(soft)[0])[real], (p * np.log(p / q)).sum(-1), rtol=1e-3, atol=1e-5
+    )
   best = np.take_along_axis(own, exit_.argmax(-1)[..., None], axis=-1)
-  np.testing.assert_array_equal(seen['ranks']()[0], (own > best).sum(-1))
+  np.testing.assert_array_equal(np.asarray(seen['ranks']()[0])[real], (own > best).sum(-1))
+  np.testing.assert_allclose(seen['mean']()(jnp.asarray(real, jnp.float32)), 1.0)
+  gates = exp.model.gates(params, exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1], seqs.positions)
+  np.testing.assert_array_equal(np.asarray(seen['gates']())[:, real], np.asarray(gates)[:, counts])
   np.testing.assert_allclose(seen['depths'](), [2 / 3, 1.0], rtol=1e-6)
 
 

@@ -14,10 +14,10 @@ from espo_jax.types import Metrics
 @register_lesson('dynamax_distill')
 @source('DYNAMAX, arXiv 2504.20922')
 def dynamax_distill(
-  gates: Float[Array, 'E N W'],
-  ranks: Int[Array, 'E N W'],
-  divergence: Callable[[float], Float[Array, 'E N W']],
-  mean: Callable[[Float[Array, 'N W']], Float[Array, '']],
+  gates: Float[Array, 'E N T'],
+  ranks: Int[Array, 'E N T'],
+  divergence: Callable[[float], Float[Array, 'E N T']],
+  mean: Callable[[Float[Array, 'N T']], Float[Array, '']],
   *,
   among: int = 5,
 ) -> tuple[Float[Array, ''], Metrics]:

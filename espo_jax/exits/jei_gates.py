@@ -74,10 +74,10 @@ def jei_gates(*, level: float = 0.5) -> ExitPolicy:
 @register_lesson('jei_gates')
 @source('JEI-DNN, arXiv 2310.09163', 'phase')
 def jei_lesson(
-  gates: Float[Array, 'E N W'],
-  losses: Float[Array, 'F N W'],
+  gates: Float[Array, 'E N T'],
+  losses: Float[Array, 'F N T'],
   depths: Float[Array, 'F'],
-  mean: Callable[[Float[Array, 'N W']], Float[Array, '']],
+  mean: Callable[[Float[Array, 'N T']], Float[Array, '']],
   step: Int[Array, ''],
   *,
   kappa: float = 0.5,

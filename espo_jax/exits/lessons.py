@@ -14,17 +14,17 @@ from espo_jax.types import Metrics
 
 Lesson: TypeAlias = Callable[..., tuple[Float[Array, ''], Metrics]]
 
-# The values that a lesson's positional parameters may name. `E` exits, `N` sequences of `W` tokens, and `F = E + 1`.
+# The values that a lesson's positional parameters may name. `E` exits, `N` responses of `T` tokens, and `F = E + 1`.
 SEEN = {
-  'gates': "the logits of the exits' gates, [E, N, W]",
-  'losses': "the negative log-probabilities of the responses' tokens at each exit and, last, of the model, [F, N, W]",
-  'divergence': "function from a temperature to each exit's divergence from the model, KL(model || exit) in nats, [E, N, W]",
-  'ranks': "the tokens that the model finds likelier than an exit's likeliest one, [E, N, W]",
-  'hidden': 'the states that the exits are read from, behind the final norm, [E, N, W, D]',
-  'whole': "the model's own states behind the final norm, [N, W, D]",
+  'gates': "the logits of the exits' gates, [E, N, T]",
+  'losses': "the negative log-probabilities of the responses' tokens at each exit and, last, of the model, [F, N, T]",
+  'divergence': "function from a temperature to each exit's divergence from the model, KL(model || exit) in nats, [E, N, T]",
+  'ranks': "the tokens that the model finds likelier than an exit's likeliest one, [E, N, T]",
+  'hidden': 'the states that the exits are read from, behind the final norm, [E, N, T, D]',
+  'whole': "the model's own states behind the final norm, [N, T, D]",
   'depths': 'the share of the blocks that run at each exit and, last, without one, [F]',
   'alike': 'for each exit the number of the last exit whose translator has the same form, [E]',
-  'mean': 'function from [N, W] to its mean over the tokens that a token of the response follows',
+  'mean': 'function from [N, T] to its mean over the tokens of the responses',
   'step': 'the number of the update; the first is 1',
 }
 

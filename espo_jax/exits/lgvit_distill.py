@@ -14,12 +14,12 @@ from espo_jax.types import Metrics
 @register_lesson('lgvit_distill')
 @source('LGViT, arXiv 2308.00255', 'temperature', 'soft', 'homogeneous', 'heterogeneous')
 def lgvit_distill(
-  losses: Float[Array, 'F N W'],
-  divergence: Callable[[float], Float[Array, 'E N W']],
-  hidden: Float[Array, 'E N W D'],
-  whole: Float[Array, 'N W D'],
+  losses: Float[Array, 'F N T'],
+  divergence: Callable[[float], Float[Array, 'E N T']],
+  hidden: Float[Array, 'E N T D'],
+  whole: Float[Array, 'N T D'],
   alike: Int[Array, 'E'],
-  mean: Callable[[Float[Array, 'N W']], Float[Array, '']],
+  mean: Callable[[Float[Array, 'N T']], Float[Array, '']],
   *,
   temperature: float = 2.0,
   soft: float = 0.3,

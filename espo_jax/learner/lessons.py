@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits import Lesson, gate_statistics
-from espo_jax.learner.calibration import Sequences, sequences
+from espo_jax.learner.calibration import sequences
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.state import TrainState, jit_update
@@ -57,7 +57,7 @@ class LessonLearner:
     whole, streams = self.model.entering(state.params, seqs.tokens, seqs.positions, seqs.segments)
 
     def loss(trained: Params) -> tuple[Float[Array, ''], Metrics]:
-      seen = self.seen(join_frozen(trained, held), seqs, whole, streams) | {'step': lambda: step}
+      seen = self.seen(join_frozen(trained, held), rows, whole, streams) | {'step': lambda: step}
       return self.lesson(*(seen[name]() for name in inputs(self.lesson)))
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -65,35 +65,40 @@ class LessonLearner:
     return state, metrics | step_metrics
 
   def seen(
-    self, params: Params, seqs: Sequences, whole: Float[Array, 'N W D'], streams: Float[Array, 'E N W D']
+    self, params: Params, rows: Trajectories, whole: Float[Array, 'N W D'], streams: Float[Array, 'E N W D']
   ) -> dict[str, Callable[[], object]]:
     """Returns what a lesson may read, apart from the number of the update; see `exits.lessons.SEEN`.
 
+    Logits are computed for the states before the tokens of a response alone, because prompts have most of the columns.
+
     Args:
       params: The parameters.
-      seqs: The responses behind their prompts.
+      rows: The responses.
       whole: The states of the model at full depth.
       streams: The streams that enter the exits.
     """
     config, blocks = self.model.config, self.model.config.exit_blocks
-    hidden = self.model.leaving(params, streams, seqs.positions)
-    following = jnp.roll(seqs.tokens, -1, axis=1)
+    positions = jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape[:2])
+    index = rows.prompt_lengths[:, None] - 1 + jnp.arange(rows.tokens.shape[1])
+    row = jnp.arange(len(index))[:, None]
+    hidden = self.model.leaving(params, streams, positions)[:, row, index]
+    whole = whole[row, index]
 
     def logits(states: Float[Array, 'N C D'], temperature: float = 1.0) -> Float[Array, 'N C V']:
       return self.model.logits(params, States(states, states)) / (self.temperature * temperature)
 
-    def at_exits(function: Callable[..., Array], *beside: Array) -> Float[Array, 'E N W']:
+    def at_exits(function: Callable[..., Array], *beside: Array) -> Float[Array, 'E N T']:
       return jnp.stack([by_chunk(function, self.logit_chunk, left, *beside) for left in hidden])
 
     def loss(states: Float[Array, 'N C D'], chosen: Int[Array, 'N C']) -> Float[Array, 'N C']:
       logprobs = jax.nn.log_softmax(logits(states))
       return -(logprobs * jax.nn.one_hot(chosen, logprobs.shape[-1])).sum(-1)
 
-    def losses() -> Float[Array, 'F N W']:
-      own = by_chunk(loss, self.logit_chunk, whole, following)
-      return jnp.concatenate([at_exits(loss, following), own[None]])
+    def losses() -> Float[Array, 'F N T']:
+      own = by_chunk(loss, self.logit_chunk, whole, rows.tokens)
+      return jnp.concatenate([at_exits(loss, rows.tokens), own[None]])
 
-    def divergence(temperature: float) -> Float[Array, 'E N W']:
+    def divergence(temperature: float) -> Float[Array, 'E N T']:
       def apart(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
         q, p = (jax.nn.log_softmax(logits(states, temperature)) for states in (said, told))
         return (jnp.exp(p) * (p - q)).sum(-1)
@@ -104,8 +109,10 @@ class LessonLearner:
       likeliest, told = logits(said).argmax(-1, keepdims=True), logits(told)
       return (told > jnp.take_along_axis(told, likeliest, axis=-1)).sum(-1)
 
-    def gates() -> Float[Array, 'E N W']:
-      return self.model.gates(params, streams, seqs.positions, self._statistics(logits, hidden))
+    def gates() -> Float[Array, 'E N T']:
+      if config.exits.kind == 'statistics':
+        return self.model.gates(params, streams[:, row, index], index, self._statistics(logits, hidden))
+      return self.model.gates(params, streams, positions)[:, row, index]
 
     local = np.arange(len(blocks)) * 2 < len(blocks)
     local &= config.exits.translator == 'local_global'
@@ -118,13 +125,11 @@ class LessonLearner:
       'whole': lambda: whole,
       'depths': lambda: jnp.array([*blocks, config.num_layers]) / config.num_layers,
       'alike': lambda: jnp.where(local, local.sum() - 1, len(blocks) - 1),
-      'mean': lambda: functools.partial(masked_mean, mask=seqs.counts),
+      'mean': lambda: functools.partial(masked_mean, mask=rows.mask),
     }
 
-  def _statistics(self, logits: Callable[[Array], Array], hidden: Float[Array, 'E N W D']) -> Float[Array, 'E N W 4'] | None:
-    """Returns what gates read of the exits' distributions; None where they read the streams."""
-    if self.model.config.exits.kind != 'statistics':
-      return None
+  def _statistics(self, logits: Callable[[Array], Array], hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T 4']:
+    """Returns what gates read of the exits' distributions."""
 
     def read(states: Float[Array, 'N C D']) -> tuple[Array, ...]:
       return tuple(jnp.moveaxis(gate_statistics(logits(states) * self.temperature), -1, 0))
