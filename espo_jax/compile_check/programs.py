@@ -99,7 +99,9 @@ class Programs:
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
       'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
-      'paused': [self._paused] * (self.config.rollout.parts - 1) if name in ('rollout', 'turn') and 'turn' in self.names else None,
+      'paused': [self._paused] * (self.config.rollout.parts - 1)
+      if name in ('rollout', 'turn') and 'turn' in self.names
+      else None,
     }
 
   @property
