@@ -29,6 +29,7 @@ from espo_jax.sweep import ends, searches
 REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their methods
   'stop': stops.REGISTRY,
   'exit': exits.REGISTRY,
+  'lesson': exits.LESSONS,
   'reward': rewards.REGISTRY,
   'objective': objectives.REGISTRY,
   'allocation': tasks.ALLOCATORS,

@@ -48,7 +48,7 @@ class Known(ActorCritic):
   def draft(self, params, tokens, cache, longest, blocks):
     return tokens.astype(jnp.float32)[..., None], self._read(tokens, cache)
 
-  def readout(self, params, stream):
+  def readout(self, params, stream, blocks):
     return self.logits(params, States(stream, stream))
 
   def verify(self, params, stream, cache, longest, blocks):

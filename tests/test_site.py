@@ -28,6 +28,7 @@ KINDS = {
   'rewards': 'reward',
   'stops': 'stop',
   'exits': 'exit',
+  'lessons': 'lesson',
   'allocators': 'allocation',
   'decoders': 'decoder',
   'processors': 'processor',
@@ -48,7 +49,7 @@ FAULTS = {  # a line of a page, and what the build says of it
   '![a](absent.png)': 'image file not readable: docs/absent.png',
   '```{literalinclude} absent.py\n```': 'absent.py',
   '```{absent}\n```': "Unknown directive type: 'absent'",
-  '```{methods} rule\n```': "methods: unknown kind 'rule'; fix: one of stop, exit, reward",
+  '```{methods} rule\n```': "methods: unknown kind 'rule'; fix: one of stop, exit, lesson",
   '```{command} espo_jax.absent\n```': "espo_jax.absent: no module of the package; fix: such as espo_jax.train",
   '```{eval-rst}\n.. automodule:: espo_jax.absent\n```': "No module named 'espo_jax.absent'",
 }  # fmt: skip

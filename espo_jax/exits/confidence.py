@@ -1,4 +1,4 @@
-"""CALM's confidence measures: a token exits once its confidence reaches a threshold that decays along the response."""
+"""Exits by confidence: CALM's measures, whose threshold decays along the response, and the highest probability."""
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,22 @@ def stream_cosine(now: Float[Array, '... D'], then: Float[Array, '... D']) -> Fl
   now, then = now.astype(jnp.float32), then.astype(jnp.float32)
   norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
   return (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
+
+
+@register('confidence')
+@source('LGViT, arXiv 2308.00255', 'level')
+def confidence(*, level: float = 0.8) -> ExitPolicy:
+  """Exits where the highest probability of the readout is at least `level`.
+
+  Args:
+    level: The least probability of an exit. LGViT has 0.8 to 0.865.
+  """
+
+  @takes_numpy
+  def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
+    return (jax.nn.softmax(obs.readout(obs.state)).max(-1) >= level).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)
 
 
 @register('calm_margin')

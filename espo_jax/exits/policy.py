@@ -23,6 +23,7 @@ class Observation(NamedTuple):
     before: The stream that entered the block before it, or the feed-forward part of that block where only this part is skipped.
     readout: `state -> logits`, the final norm followed by the LM head.
     position: The token's index in the response; the first is 0.
+    total: The sum of the probabilities of the heads at earlier blocks.
   """
 
   logit: Float[Array, 'B S']
@@ -31,6 +32,7 @@ class Observation(NamedTuple):
   before: Float[Array, 'B S D']
   readout: Callable[[Float[Array, 'B S D']], Float[Array, 'B S V']]
   position: Int[Array, 'B S']
+  total: Float[Array, 'B S'] | float = 0.0
 
 
 Hazard = Callable[[Observation, Float[Array, '']], Float[Array, 'B S']]

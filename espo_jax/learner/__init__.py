@@ -4,6 +4,7 @@ from espo_jax.learner.batch import Batch
 from espo_jax.learner.calibration import Calibration
 from espo_jax.learner.checkpoint import CheckpointError, Checkpoints, restore
 from espo_jax.learner.kept import row_sizes
+from espo_jax.learner.lessons import LessonLearner
 from espo_jax.learner.optimizer import make_optimizer
 from espo_jax.learner.packing import Groups, Packing, in_parts, minibatches, pack, packing_shardings, put_packing
 from espo_jax.learner.policy import Reinforcement
@@ -18,6 +19,7 @@ __all__ = [
   'CheckpointError',
   'Checkpoints',
   'Groups',
+  'LessonLearner',
   'Packing',
   'Reinforcement',
   'RouterTraining',

@@ -25,7 +25,8 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
 ATTENTION = ('auto', 'chunked', 'splash', 'cudnn')
-EXIT_HEADS = ('linear', 'mlp')
+EXIT_HEADS = ('linear', 'mlp', 'statistics', 'recurrence')  # what the gate of an exit reads, and how
+TRANSLATORS = ('none', 'token', 'local_global')  # what the stream of a token that exits goes through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +94,22 @@ class ExitHeads:
   every: int = 0  # number of blocks between two heads; 0 for no heads
   kind: str = 'linear'  # 'mlp' has one hidden layer of twice the width
   alone: bool = False  # whether the rest of the decoder, adapters included, is frozen
+  first_block: int = 0  # the first block that may have a head
+  translator: str = 'none'  # 'token' is low-rank; 'local_global' also mixes tokens, by a convolution or by a recurrence
+  width: int = 64  # channels of a recurrence, and the rank of a translator
 
   def __post_init__(self):
     if self.every < 0:
       raise ValueError(f'exits.every = {self.every} must be 0 (no exit heads) or positive')
     if self.kind not in EXIT_HEADS:
       raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: {" or ".join(EXIT_HEADS)}')
+    if self.translator not in TRANSLATORS:
+      raise ValueError(f'exits.translator = {self.translator!r}: no such translator; fix: {" or ".join(TRANSLATORS)}')
+
+  @property
+  def memories(self) -> int:
+    """The number of vectors per token that the networks of an exit remember."""
+    return (self.kind == 'recurrence') + (self.translator == 'local_global')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +171,15 @@ class ModelConfig:
 
     if self.exits.every and not self.exit_blocks:
       raise ValueError(
-        f'exits.every = {self.exits.every} leaves no block to exit at among model.num_layers = {self.num_layers}; '
-        f'fix: exits.every < {self.num_layers}'
+        f'exits.every = {self.exits.every} and exits.first_block = {self.exits.first_block} leave no block to exit at among '
+        f'model.num_layers = {self.num_layers}; fix: both below {self.num_layers}'
       )
 
   @property
   def exit_blocks(self) -> tuple[int, ...]:
     """The blocks at which a token may exit. A token that exits at block `l` runs through `l` blocks."""
-    return tuple(range(self.exits.every, self.num_layers, self.exits.every)) if self.exits.every else ()
+    every = self.exits.every
+    return tuple(b for b in range(every, self.num_layers, every) if b >= self.exits.first_block) if every else ()
 
   @property
   def windowed(self) -> tuple[bool, ...]:

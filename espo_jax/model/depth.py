@@ -9,7 +9,6 @@ to begin together, so that it excludes slots.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -64,6 +63,7 @@ class Track(flax.struct.PyTreeNode):
 
   depth: Depth
   passed: Float[Array, 'B S']  # probability, by the heads, of an exit so far
+  total: Float[Array, 'B S']  # sum of the heads' probabilities so far
   due: Float[Array, 'B S']  # probability, by the policy, of an exit so far
   before: Float[Array, 'B S D']  # `Ran.entered` of the last block
   fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
@@ -85,34 +85,6 @@ class Skip(flax.struct.PyTreeNode):
   weight: Float[Array, 'B S'] | None = None  # the share of the block's change that is kept; None for all of it
 
 
-class ExitLogits(nn.Module):
-  """The exit heads: a logit for each token at each block where it may exit, in float32."""
-
-  config: ModelConfig
-
-  def setup(self):
-    """Declare the parameters, which are stacked over the heads."""
-    count, width = len(self.config.exit_blocks), self.config.hidden_size
-
-    def zeros(name: str, shape: tuple[int, ...], *axes: str | None) -> Any:
-      return self.param(name, nn.with_logical_partitioning(nn.initializers.zeros, axes), shape, jnp.float32)
-
-    if self.config.exits.kind == 'mlp':
-      inner = nn.with_logical_partitioning(nn.initializers.lecun_normal(batch_axis=0), ('exits', 'embed', 'mlp'))
-      self.inner_kernel = self.param('inner_kernel', inner, (count, width, 2 * width), jnp.float32)
-      self.inner_bias = zeros('inner_bias', (count, 2 * width), 'exits', 'mlp')
-      width *= 2
-    self.kernel = zeros('kernel', (count, width), 'exits', None)
-    self.bias = zeros('bias', (count,), 'exits')
-
-  def __call__(self, state: Float[Array, 'B S D'], head: Int[Array, ''] | int) -> Float[Array, 'B S']:
-    """The logits of head number `head` for the streams that enter its block."""
-    x = state.astype(jnp.float32)
-    if self.config.exits.kind == 'mlp':
-      x = nn.relu(x @ self.inner_kernel[head] + self.inner_bias[head])
-    return x @ self.kernel[head] + self.bias[head]
-
-
 def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], config: ModelConfig) -> Track:
   """The track of tokens before the first block."""
   zeros = jnp.zeros(x.shape[:2], jnp.float32)
@@ -130,7 +102,7 @@ def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], conf
   if policy.kv_fill == 'copy':
     shape = (config.num_kv_heads, *x.shape[:2], config.head_dim)
     fresh = (jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype))
-  return Track(Depth(blocks.astype(jnp.int32), zeros, route), zeros, zeros, x, fresh, keep)
+  return Track(Depth(blocks.astype(jnp.int32), zeros, route), zeros, zeros, zeros, x, fresh, keep)
 
 
 def weigh(
@@ -167,7 +139,7 @@ def may_leave(
   if isinstance(reading, Forced):
     exits, here = track.depth.blocks == remaining, here & reading.free
   else:
-    obs = Observation(logit, passed, x, track.before, readout, reading.position)
+    obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total)
     due = due + (1 - due) * jnp.where(block >= policy.earliest, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)
@@ -175,7 +147,7 @@ def may_leave(
     blocks=jnp.where(here & exits, remaining, track.depth.blocks),
     logprobs=track.depth.logprobs + jnp.where(here, jnp.where(exits, leave, stay), 0.0),
   )
-  return track.replace(depth=depth, passed=passed, due=due)
+  return track.replace(depth=depth, passed=passed, total=track.total + jax.nn.sigmoid(logit), due=due)
 
 
 def skip_at(

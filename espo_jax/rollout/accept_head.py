@@ -131,12 +131,12 @@ def acceptances(
 
   def drafted(at: tuple[Array, Array]) -> Int[Array, 'N']:
     stream, uniform = at
-    logits = draws.sampled_logits(model.readout(params, stream), sampling)
+    logits = draws.sampled_logits(model.readout(params, stream, draft_blocks), sampling)
     return draws.draw(logits, uniform, greedy)[0]
 
   def accepted(at: tuple[Array, Array, Array]) -> Float[Array, 'N']:
     stream, state, token = at
-    q = draws.sampled_logits(model.readout(params, stream), sampling)
+    q = draws.sampled_logits(model.readout(params, stream, draft_blocks), sampling)
     p = draws.sampled_logits(model.logits(params, States(state, state)), sampling)
     return jnp.exp(jnp.minimum(draws.logprobs_of(p, token) - draws.logprobs_of(q, token), 0))
 
@@ -160,4 +160,6 @@ def widened(caches: Caches, samples: int, columns: int) -> Caches:
 
   policy = caches.policy
   keys, values = (tuple(side(x) for x in sides) for sides in (policy.keys, policy.values))
-  return Caches(policy.replace(keys=keys, values=values, lengths=jnp.repeat(policy.lengths, samples)), None)
+  heads = None if policy.heads is None else side(policy.heads)
+  lengths = jnp.repeat(policy.lengths, samples)
+  return Caches(policy.replace(keys=keys, values=values, lengths=lengths, heads=heads), None)

@@ -1,9 +1,10 @@
 """Self-speculative decoding: the first blocks draft tokens, and the other blocks verify them in one pass.
 
 The output has the full model's distribution. As in LayerSkip (arXiv 2404.16710) the model drafts for itself: the first blocks
-read a draft, and their residual stream goes directly to the final norm and the LM head. The verification continues from these
-streams and keys. Acceptance and the resampling of a rejected draft follow speculative sampling (arXiv 2211.17192). Without a
-head all rows draft equally many tokens. With one each row stops drafting by itself, as in SpecDec++ (arXiv 2405.19715).
+read a draft, and their residual stream goes directly to the final norm and the LM head, or first to the translator of an exit
+that is there. The verification continues from these streams and keys. Acceptance and the resampling of a rejected draft follow
+speculative sampling (arXiv 2211.17192). Without a head all rows draft equally many tokens. With one each row stops drafting by
+itself, as in SpecDec++ (arXiv 2405.19715).
 """
 
 import dataclasses
@@ -247,7 +248,7 @@ def _draft(
       accepted = log_probabilities(setup.accepting.head, stream[:, 0])[:, 1]
       log_accepted = log_accepted + jnp.where(i > 0, accepted, 0)
       goes_on = goes_on & ((i < setup.accepting.least) | ~stops_drafting(log_accepted, setup.accepting.threshold))
-    logits = draws.sampled_logits(model.readout(setup.params, stream)[:, 0], setup.sampling)
+    logits = draws.sampled_logits(model.readout(setup.params, stream, setup.blocks)[:, 0], setup.sampling)
     token = draws.draw(logits, uniforms[i, :, 0], setup.greedy)[0]
     put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
     drawn = _Drawn(put(carry.drawn.logits, logits[:, None]), put(carry.drawn.tokens, token[:, None]))
