@@ -116,13 +116,12 @@ SCHEMA = section(
     first_block=Field(0, 'The first block that may have an exit.', AT_LEAST_0),
     kind=Field(
       'linear',
-      "The form of an exit head: 'mlp' has one hidden layer of twice the width, 'statistics' reads how sure the exit is, and "
-      "'recurrence' also reads the tokens before.",
+      "What an exit head reads: the token's stream, how sure the exit is ('statistics'), or earlier tokens too.",
       Names(EXIT_HEADS, checked=False),
     ),
     translator=Field(
       'none',
-      "What corrects the stream of a token that exits: 'token' is low-rank, and 'local_global' also reads the tokens before.",
+      "What corrects the stream of a token that exits: 'token' is low-rank; 'local_global' reads earlier tokens too.",
       Names(TRANSLATORS, checked=False),
     ),
     width=Field(64, 'The rank of a translator, and the channels of a recurrence.', ABOVE_0, OURS),

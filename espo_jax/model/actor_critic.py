@@ -265,7 +265,7 @@ class ActorCritic:
     hidden, cache = out
     return States(hidden, hidden), cache
 
-  def readout(self, params: Params, stream: Float[Array, 'B S D'], blocks: int) -> Float[Array, 'B S V']:
+  def readout(self, params: Params, stream: Float[Array, '... D'], blocks: int) -> Float[Array, '... V']:
     """The logits of a residual stream behind `blocks` blocks: see `Decoder.readout`."""
     logits: Any = self._policy.apply({'params': params['policy']}, stream, blocks, method='readout')
     return logits

@@ -144,10 +144,7 @@ class Decoder(nn.Module):
     )
 
   def routing(
-    self,
-    tokens: Int[Array, 'B S'],
-    positions: Int[Array, 'B S'],
-    segments: Int[Array, 'B S'],
+    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
   ) -> tuple[Float[Array, 'B S D'], tuple[Any, Any, None], Float[Array, 'B S L']]:
     """Hidden states and cache columns of prompts, and the probability, by the routers, that a response keeps each block.
 
@@ -263,13 +260,7 @@ class Decoder(nn.Module):
     return self.exit_heads.translated_where_left(x, track.depth.blocks, entered, positions, before)
 
   def _run(
-    self,
-    layer: Block,
-    x: Float[Array, 'B S D'],
-    turn: Rotation,
-    scope: Scope,
-    cached: KeysValues | None,
-    skip: Skip | None,
+    self, layer: Block, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, skip: Skip | None
   ) -> tuple[Float[Array, 'B S D'], KeysValues, Ran]:
     """Run a layer of its own."""
     if self.config.remat != 'full' or self.is_initializing():
@@ -320,7 +311,7 @@ class Decoder(nn.Module):
 
     return gate
 
-  def readout(self, stream: Float[Array, 'B S D'], blocks: int = 0) -> Float[Array, 'B S V']:
+  def readout(self, stream: Float[Array, '... D'], blocks: int = 0) -> Float[Array, '... V']:
     """The logits of a residual stream without further blocks.
 
     Args:
@@ -330,7 +321,9 @@ class Decoder(nn.Module):
     """
     exits = self.config.exit_blocks
     if blocks in exits and self.config.exits.translator == 'token':
-      stream = self.exit_heads.translated(stream, exits.index(blocks), jnp.zeros(stream.shape[:2], jnp.int32), None)
+      tokens = stream.reshape(1, -1, stream.shape[-1])
+      left = self.exit_heads.translated(tokens, exits.index(blocks), jnp.zeros(tokens.shape[:2], jnp.int32), None)
+      stream = left.reshape(stream.shape)
     return self.logits(self.final_norm(stream))
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:

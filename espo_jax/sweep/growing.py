@@ -35,7 +35,7 @@ def grown(sweep: Sweep, proposer: Proposer, runs: Sequence[Run]) -> Sweep | None
 
   Args:
     sweep: The sweep, with the arms so far.
-    proposer: Its search.
+    proposer: The search.
     runs: The runs of these arms, which have all ended.
   """
   search, before = sweep.search, searched(sweep)

@@ -46,10 +46,10 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str, foun
 
   Args:
     sweep: The comparison.
-    record: The content of its JSON file.
-    table: Its table.
-    picture: The name of its picture's file.
-    found: The table of the arms of its search; '' without one.
+    record: The content of the JSON file.
+    table: The table of results.
+    picture: The name of the picture's file.
+    found: The table of the arms of a search; '' without one.
   """
   hardware = record['hardware']
   commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
