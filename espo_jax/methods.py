@@ -24,11 +24,12 @@ from espo_jax.configs import listing
 from espo_jax.evaluate import measures
 from espo_jax.monitor import diagnostics
 from espo_jax.rollout import processors
-from espo_jax.sweep import ends
+from espo_jax.sweep import ends, searches
 
 REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their methods
   'stop': stops.REGISTRY,
   'exit': exits.REGISTRY,
+  'lesson': exits.LESSONS,
   'reward': rewards.REGISTRY,
   'objective': objectives.REGISTRY,
   'allocation': tasks.ALLOCATORS,
@@ -38,6 +39,7 @@ REGISTERS: dict[str, registry.Register[Any]] = {  # by the word for one of their
   'decoder': decoders.REGISTRY,
   'processor': processors.REGISTRY,
   'early_end': ends.REGISTRY,
+  'search': searches.REGISTRY,
   'diagnostic': diagnostics.REGISTRY,
   'measure': measures.REGISTRY,
   'environment': environments.REGISTRY,
@@ -87,8 +89,8 @@ HEAD = """# The registered methods
 
 `python -m espo_jax.methods --markdown` writes this page. An option is set by its name in the config's section of its kind, such
 as `--config.objective.clip_high=0.28`. The options of decoders and processors follow `--options` of `espo_jax.evaluate`, those
-of sources follow that flag of `espo_jax.sources`, and an early end's stand in `early_end_options` of a sweep. A default is the
-paper's where the table says so. Every other one is ours.
+of sources follow that flag of `espo_jax.sources`, an early end's stand in `early_end_options` of a sweep, and a search's in the
+`options` of its `Search`. A default is the paper's where the table says so. Every other one is ours.
 """
 
 

@@ -45,6 +45,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
     temperature=temperature,
     chunk=exp.logit_chunk,
     blocks=rows.depth.blocks,
+    route=rows.depth.route,
     exit_level=exp.model.exits.level,
   ).entropy
   verdicts = exp.grade(problems, rows).correct

@@ -120,6 +120,7 @@ class Depth(flax.struct.PyTreeNode):
 
   blocks: Int[Array, '...']
   logprobs: Float[Array, '...']  # sum over the token's exit decisions; 0 where none was drawn
+  route: UInt32[Array, '... R'] | None = None  # one bit per block, 1 where it runs; None where `blocks` says it all
 
 
 class Features(flax.struct.PyTreeNode):

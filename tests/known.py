@@ -25,7 +25,7 @@ class Known(ActorCritic):
     cache = Cache(side, side, jnp.zeros(batch, jnp.int32))
     return Caches(cache, cache if self.separate_critic else None)
 
-  def prefill(self, params, tokens, lengths):
+  def prefill(self, params, tokens, lengths, level=0.0):
     last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1).astype(jnp.float32)
     side = (tokens.astype(jnp.float32)[None, :, :, None],)
     cache = Cache(side, side, lengths)
@@ -48,7 +48,7 @@ class Known(ActorCritic):
   def draft(self, params, tokens, cache, longest, blocks):
     return tokens.astype(jnp.float32)[..., None], self._read(tokens, cache)
 
-  def readout(self, params, stream):
+  def readout(self, params, stream, blocks):
     return self.logits(params, States(stream, stream))
 
   def verify(self, params, stream, cache, longest, blocks):

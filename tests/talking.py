@@ -7,6 +7,7 @@ from tiny import first_params, rule_of
 from espo_jax.stages import episodes
 from espo_jax.stages.metrics import Clock
 
+ROWS = ('tokens', 'turn', 'length', 'full_length', 'stop_reason', 'shadow')  # what has no rounding
 LINES = {'environment__message': '##', 'reward__name': 'per_turn'}
 
 
@@ -24,10 +25,15 @@ def talking(name='retry', **lines):
   return configure
 
 
-def played(exp, stops=True):
-  """Rows and verdicts of a rollout, on the host."""
+def rollout(exp, parts, stops=True):
+  """The episodes of a rollout, part by part."""
   params, rule = first_params(exp, 0), rule_of(exp)
   adaptive = exp.put(rule.init(1).adaptive.replace(mu=jnp.float32(1.1), enabled=jnp.asarray(stops)))
+  return episodes.play(exp, exp.sampler, params, rule, adaptive, parts, exp.key('rollout', 1), Clock())
+
+
+def played(exp, stops=True):
+  """Rows and verdicts of a rollout, on the host."""
   problems = exp.problems('train', 0, exp.config.rollout.prompts)
-  its = episodes.play(exp, exp.sampler, params, rule, adaptive, problems, exp.key('rollout', 1), Clock())
+  (its,) = rollout(exp, [problems], stops)
   return jax.device_get(its.rows), episodes.verdicts_on(exp, problems, its)

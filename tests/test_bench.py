@@ -123,6 +123,7 @@ def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, c
   needed |= {
     'measure_signals': ['--rollouts=recorded', '--output=out'],
     'measure_stops': ['--rollouts=recorded', '--output=out'],
+    'measure_exits': ['--checkpoint=model', '--train=train', '--data=data', '--output=out'],
     'drill': ['soak'],
     'measure_equal_flops': ['--long=long', '--short=short', '--output=out'],
     'measure_trials': ['--comparison=page', '--output=out'],

@@ -11,8 +11,9 @@ from tiny import first_params, named, run, tiny_experiment
 
 from espo_jax import exits, stops
 from espo_jax.configs import ConfigError, validate
+from espo_jax.configs.exits import exit_problems
 from espo_jax.learner import init_state
-from espo_jax.learner.calibration import _sequences
+from espo_jax.learner.calibration import sequences
 from espo_jax.model import Forced, States
 from espo_jax.stages import calibration
 from espo_jax.stages.loop import Interrupted, Interruption
@@ -59,7 +60,7 @@ def softmax(logits):
 def test_target_hazards_are_the_published_ones(precision):
   exp = experiment(calibration__kappa=0.7)
   teacher, student = first_params(exp, 0), first_params(exp, 1)
-  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, teacher))
 
   @jax.jit
   def target(student, teacher):
@@ -103,7 +104,7 @@ def test_exits_are_drawn_from_the_target():
 def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision):
   exp = experiment()
   params = first_params(exp, 0)
-  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, params))
+  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, params))
   told = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments).policy
   logits = np.asarray(exp.model.logits(params, States(told, told)), np.float64) / exp.config.rollout.temperature
   # The same logits twice, a product over the hidden state each, and sums over the vocabulary of what is at most as large.
@@ -115,7 +116,7 @@ def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision
 
 def cut_off_divergence(exp, teacher, params):
   """Of the student at one block from the teacher, on the teacher's responses."""
-  learner, seqs = calibration.calibration_learner(exp), _sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, teacher))
   told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
   forced = Forced(jnp.where(seqs.free, 1, 3), seqs.free, jnp.float32(0.0))
   said = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced).policy
@@ -139,6 +140,7 @@ def test_calibration_learns_to_leave_and_to_agree(alone):
   same = jax.tree.map(lambda a, b: bool((a == b).all()), teacher, state.params)
   assert not any(jax.tree.leaves(same['policy']['exit_heads']))
   assert all(jax.tree.leaves(same['policy']['layer_0'])) == alone
+  assert all(jax.tree.leaves(same['policy']['value']))  # the critic does not decay either
   if not alone:
     assert cut_off_divergence(exp, teacher, state.params) < 0.9 * cut_off_divergence(exp, teacher, teacher)
 
@@ -169,6 +171,11 @@ def test_what_cannot_act_is_refused():
   assert 'exits.bottom' in problems(exits__policy='threshold', exits__bottom=2)
   assert 'rollout.slots' in problems(exits__policy='skipdecode', exits__level=2.0, rollout__slots=4)
   assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
+  validate(config_of(exits__policy='ffn_skip', exits__level=0.9))
+  assert 'exits.first = 2 and exits.last = 1 leave none' in problems(exits__policy='ffn_skip', exits__level=0.9, exits__first=2)
+  of_a_file = config_of(exits__policy='fixed', exits__level=20.0)
+  of_a_file.model.path = 'models/r1-7b'
+  assert not list(exit_problems(of_a_file))  # its number of blocks is not in the config
 
 
 def test_the_curve_of_a_run(tmp_path, capsys):

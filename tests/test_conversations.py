@@ -13,7 +13,7 @@ from espo_jax.configs import default_config
 from espo_jax.environments import Step
 from espo_jax.experiment import make_experiment
 from espo_jax.stages.conversations import conversation, has_expert
-from espo_jax.stages.episodes import Table, Turned, seed_of
+from espo_jax.stages.table import Table, Turned, seed_of
 from espo_jax.stages.warm_start import supervised_step
 from espo_jax.tasks import grid
 
@@ -66,14 +66,14 @@ def test_a_conversation_has_the_tokens_of_an_episode():
     problem, found = written(exp, number)
     wanted = tasks.encode_example(exp.tokenizer, found, 38, 200)
     table, tokens, turn = Table(exp, [problem], 1), np.zeros((1, 200), np.int32), np.full((1, 200), -1)
-    assert table.pose()[0].prompt == found.prompt
+    assert table.pose(table.open())[0].prompt == found.prompt
     turns, length = [segment.text for segment in found.segments if segment.loss], 0
     for count, text in enumerate(turns):
       said = [*exp.tokenizer.encode(text), exp.tokenizer.eos_token_id]
       tokens[0, length : length + len(said)], turn[0, length : length + len(said)] = said, count
       length += len(said)
       state = Turned(np.zeros(1, np.int32), np.array([length]), np.zeros(1, bool), tokens, turn)
-      out, counts, goes_on = table.step(state)
+      out, counts, goes_on = table.observe(state, table.act(state))
       if count < len(turns) - 1:
         assert goes_on.all()
         tokens[0, length : length + counts[0]] = out[0, : counts[0]]

@@ -32,12 +32,17 @@ def playing():
   episodes.close()
 
 
+def answers(playing, episodes):
+  """What the environments answer, once all have."""
+  return [pending.result() for pending in playing.ask(episodes)]
+
+
 def begun(playing, first, count=4):
   """Episodes of one turn each, half of them in the first process and half in the other."""
   some = [Episode(first + i, QUESTION, seed=10 + i) for i in range(count)]
-  assert [reply.observation for reply in playing.play(some)] == [f'turn 0 of seed {10 + i}' for i in range(count)]
+  assert [reply.observation for reply in answers(playing, some)] == [f'turn 0 of seed {10 + i}' for i in range(count)]
   some = acted(some, ['go'] * count)
-  assert [reply.observation for reply in playing.play(some)] == [f'turn 1 of seed {10 + i}' for i in range(count)]
+  assert [reply.observation for reply in answers(playing, some)] == [f'turn 1 of seed {10 + i}' for i in range(count)]
   return some
 
 
@@ -59,7 +64,7 @@ def acted(episodes, actions):
 )
 def test_an_environment_that_fails_ends_its_own_episode_alone(playing, action, status, told):
   some = begun(playing, first=100 * len(action))
-  failed, *others = playing.play(acted(some, [action, 'go', 'go', 'go']))
+  failed, *others = answers(playing, acted(some, [action, 'go', 'go', 'go']))
   assert (failed.status, failed.done) == (status, True) and told in failed.message
   assert [reply.status for reply in others] == ['ok'] * 3
   assert [reply.observation for reply in others] == [f'turn 2 of seed {10 + i}' for i in (1, 2, 3)]  # none was forgotten
@@ -67,21 +72,21 @@ def test_an_environment_that_fails_ends_its_own_episode_alone(playing, action, s
 
 def test_a_flood_leaves_the_process_shortened_and_printed_text_never(playing):
   some = begun(playing, first=1000)
-  flood, forged, *_ = playing.play(acted(some, ['flood', 'print', 'go', 'go']))
+  flood, forged, *_ = answers(playing, acted(some, ['flood', 'print', 'go', 'go']))
   assert set(flood.observation) == {'x'} and len(flood.observation) == 100_000
   assert forged.observation == 'turn 2 of seed 11'
 
 
 def test_an_episode_is_forgotten_when_it_ends_and_played_again_when_it_is_asked(playing):
   (one,) = acted(begun(playing, first=2000, count=1), ['end'])
-  first, again = playing.play([one]), playing.play([one])
+  first, again = answers(playing, [one]), answers(playing, [one])
   assert first == again and first[0].done and first[0].reward == 0.25
 
 
 def test_no_process_starts_for_an_environment_that_is_unknown():
   episodes = Episodes('nobody', {}, deadline=2.0, workers=1)
   with pytest.raises(RuntimeError, match="'nobody' is unknown; known: calculator, grid, retry"):
-    episodes.play([Episode(0, QUESTION, seed=0)])
+    answers(episodes, [Episode(0, QUESTION, seed=0)])
   episodes.close()
 
 

@@ -23,6 +23,7 @@ from espo_jax.learner import score
 from espo_jax.stages import episodes, rl
 from espo_jax.stages.metrics import Clock
 from espo_jax.stages.rollouts import collect
+from espo_jax.stages.table import Table, Turned, budget_of
 from espo_jax.types import StopReason, by_a_rule
 
 HOSTILE = pathlib.Path(__file__).with_name('hostile_environments.py')
@@ -165,15 +166,15 @@ def test_budgets_of_an_expert_and_repeated_turns_end_an_episode(tolerance, repea
   c.environment.repeats = repeats
   exp = make_experiment(c)
   problems = [problem for problem in exp.problems('train', 0, 6) if set(problem.answer) != {'N'}][:4]
-  table, length = episodes.Table(exp, problems, 1, tolerance), np.zeros(4, np.int32)
-  assert table.pose() == problems
+  table, length = Table(exp, problems, 1, tolerance), np.zeros(4, np.int32)
+  assert table.pose(table.open()) == problems
   tokens, turn, goes_on = np.zeros((4, 160), np.int32), np.full((4, 160), -1), np.ones(4, bool)
   for number in range(5):
     rows = np.flatnonzero(goes_on)
     tokens[rows, length[rows]], turn[rows, length[rows]] = exp.tokenizer.encode('N')[0], number
     length[rows] += 1
-    found = episodes.Turned(np.zeros(4, np.int32), length, np.zeros(4, bool), tokens, turn)
-    _, counts, goes_on = table.step(found)
+    found = Turned(np.zeros(4, np.int32), length, np.zeros(4, bool), tokens, turn)
+    _, counts, goes_on = table.observe(found, table.act(found))
     length = length + np.where(goes_on, counts, 0)
   budget = [math.ceil(tolerance * len(problem.answer)) if tolerance else 5 for problem in problems]
   assert len(set(budget)) > 1 or not tolerance
@@ -262,15 +263,15 @@ def table_of(task=None, turns=('N', 'N'), **lines):
   c.environment.message = '..='
   c.rollout.update(lines)
   exp = dataclasses.replace(make_experiment(c), **({} if task is None else {'task': task}))
-  table, length = episodes.Table(exp, exp.problems('train', 0, 2), 1), 0
-  table.pose()
+  table, length = Table(exp, exp.problems('train', 0, 2), 1), 0
+  table.pose(table.open())
   tokens, turn = np.zeros((2, 60), np.int32), np.full((2, 60), -1)
   for number, text in enumerate(turns):
     words = exp.tokenizer.encode(text)
     tokens[:, length : length + len(words)], turn[:, length : length + len(words)] = words, number
     length += len(words)
-    found = episodes.Turned(np.ones(2, np.int32), np.full(2, length, np.int32), np.zeros(2, bool), tokens, turn)
-    _, counts, _ = table.step(found)
+    found = Turned(np.ones(2, np.int32), np.full(2, length, np.int32), np.zeros(2, bool), tokens, turn)
+    _, counts, _ = table.observe(found, table.act(found))
     length += counts[0]
   return table
 
@@ -304,7 +305,7 @@ def test_the_tag_of_a_prompt_stands_before_the_first_turn_alone(monkeypatch):
   ('tolerance', 'turns', 'budget'), [(2.2, 25, 55), (1.1, 10, 11), (1.4, 5, 7), (1.5, 3, 5), (2.0, 7, 14), (0.3, 11, 4)]
 )
 def test_the_budget_is_the_whole_number_at_or_above_the_decimal_product(tolerance, turns, budget):
-  assert episodes.budget_of(tolerance, turns) == budget
+  assert budget_of(tolerance, turns) == budget
 
 
 def test_the_width_of_prompts_is_that_of_the_posed_ones(registers):

@@ -236,7 +236,7 @@ def test_a_hugging_face_directory_is_asked_a_benchmark(model, test_set, tmp_path
   first = answers[0]
   assert first.keys() == {
     *('problem', 'id', 'sample', 'prompt', 'response', 'answer', 'expected'),
-    *('correct', 'status', 'length', 'stop_reason', 'full_length', 'full_correct', 'depth', 'turns', 'probed'),
+    *('correct', 'status', 'length', 'stop_reason', 'full_length', 'full_correct', 'depth', 'turns', 'probed', 'spent'),
   }
   question = benchmark_data.gsm8k(0)['question']
   assert first['prompt'].startswith(f'<|start|>user\n{question}\nPlease reason step by step')

@@ -24,6 +24,10 @@ POLICIES = {
   'ponder_q': exits.ponder_q(),
   'calm_margin': exits.calm_margin(level=0.1, horizon=24),
   'calm_cosine': exits.calm_cosine(level=0.2, horizon=24),
+  'confidence': exits.confidence(level=0.4),
+  'mue_similarity': exits.mue_similarity(level=0.2),
+  'first_router': exits.first_router(),
+  'ffn_skip': exits.ffn_skip(level=0.8, warmup=2),
   'skipdecode': exits.skipdecode(level=2.0, end=12),
   'fixed': exits.fixed(level=2.0),
   'never': exits.never(),
@@ -35,10 +39,7 @@ def model_of(scan=False, kind='linear', every=1):
   return actor_critic(3, num_layers=LAYERS, scan_layers=scan, exits=ExitHeads(every, kind))
 
 
-@rounding.cached
-def rolled(name, scan=False, kind='linear', every=1, slots=5, samples=r.G):
-  model, params = model_of(scan, kind, every)
-  policy = POLICIES[name]
+def roll(model, params, policy, level=None, slots=0, samples=r.G):
   rows = rollout.generate(
     dataclasses.replace(model, exits=policy),
     params,
@@ -52,11 +53,18 @@ def rolled(name, scan=False, kind='linear', every=1, slots=5, samples=r.G):
     pad_token=r.PAD,
     sampling=Sampling(jnp.float32(1.0)),
     shadow_share=jnp.float32(0.5),
-    exit_level=policy.level,
+    exit_level=policy.level if level is None else level,
     scan_length=8,
-    slots=0 if policy.kv_fill == 'monotone' else slots,
+    slots=slots,
   )
   return jax.device_get(rows)
+
+
+@rounding.cached
+def rolled(name, scan=False, kind='linear', every=1, slots=5, samples=r.G):
+  policy = POLICIES[name]
+  slots = 0 if policy.kv_fill == 'monotone' else slots
+  return roll(*model_of(scan, kind, every), policy, slots=slots, samples=samples)
 
 
 def scored(name, rows, blocks, scan=False, kind='linear', every=1, params=None):
@@ -72,6 +80,7 @@ def scored(name, rows, blocks, scan=False, kind='linear', every=1, params=None):
     temperature=1.0,
     chunk=10_000,
     blocks=jnp.asarray(blocks),
+    route=rows.depth.route,
     exit_level=policy.level,
   )
 
@@ -123,6 +132,15 @@ def test_calm_threshold_decays_as_published():
   assert float(exits.calm_threshold(jnp.int32(0), 1.2, 4.0, 100)) == 1.0
 
 
+def test_mue_similarity_is_the_cosine_of_successive_streams_and_leaves_above_its_level():
+  now, then = np.array([[[1.0, 0.0], [3.0, 4.0]]]), np.array([[[0.9, 0.1], [6.0, 8.0]]])
+  np.testing.assert_allclose(exits.stream_cosine(now, then), [[0.993884, 1.0]], atol=5e-7)
+  zero, policy = np.zeros((1, 2)), exits.mue_similarity()
+  obs = exits.Observation(zero, zero, now, then, lambda x: x, zero.astype(np.int32))
+  np.testing.assert_array_equal(policy.hazard(obs, 0.995), [[0.0, 1.0]])
+  np.testing.assert_array_equal(policy.hazard(obs, 1.5), zero)
+
+
 # ------------------------------------------------------------------------------------------------------------- the decoder
 
 
@@ -138,9 +156,13 @@ def test_exits_off_is_the_base_model_bit_for_bit(scan):
   np.testing.assert_array_equal(model.logits(params, states), base)
 
 
-def test_never_samples_what_the_model_without_exits_samples():
+UNREACHED = ('mue_similarity', 'confidence', 'dynamax')
+
+
+@pytest.mark.parametrize('name', ['never', *UNREACHED])
+def test_a_level_out_of_reach_samples_what_the_model_without_exits_samples(name):
   model, params = model_of()
-  rows = rolled('never', slots=0)
+  rows = roll(model, params, POLICIES[name], level=None if name == 'never' else 1.5)
   plain = rollout.generate(
     model,
     params,
@@ -182,6 +204,8 @@ def test_an_exit_is_the_model_cut_off_there(cut, precision):
 CASES = [(name, False, 'linear', 1) for name in POLICIES if name not in ('threshold', 'ponder_q', 'fixed')] + [
   ('sampled', True, 'mlp', 2),
   ('skipdecode', True, 'linear', 1),
+  ('ffn_skip', True, 'linear', 1),
+  ('first_router', True, 'mlp', 2),
 ]
 
 
@@ -206,6 +230,24 @@ def test_decoding_and_scoring_agree_on_tokens_exits_and_values(name, scan, kind,
     assert (rows.depth.logprobs[real] < 0).any()
   else:
     assert (rows.depth.logprobs == 0).all()
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_mue_similarity_leaves_behind_a_block_that_adds_nothing_and_changes_no_token(scan):
+  """All blocks but the first add zero: every exit is behind one of them, and there the stream is the whole model's."""
+  model, params = model_of(scan)
+
+  def silent(path, x):
+    name = jax.tree_util.keystr(path)
+    if not ('o_proj' in name or 'down_proj' in name):
+      return x
+    return x.at[1:].set(0.0) if scan else x * float('layer_0' in name)
+
+  params = params | {'policy': jax.tree_util.tree_map_with_path(silent, params['policy'])}
+  rows, whole = (roll(model, params, POLICIES[name], level) for name, level in (('mue_similarity', 0.999), ('never', 0.0)))
+  real = np.asarray(rows.mask)
+  assert (rows.depth.blocks[:, 1:][real[:, 1:]] == 2).all() and real[:, 1:].any()  # at 1 the first block has changed the stream
+  np.testing.assert_array_equal(rows.tokens, whole.tokens)
 
 
 def test_another_depth_is_another_distribution():
@@ -233,7 +275,7 @@ def test_exits_are_drawn_with_the_heads_probabilities():
   chosen = (first == token) & (rows.length[:300] > 1)
   tokens = jnp.asarray(np.append(prompt, token)[None])
   positions, ones = jnp.arange(count + 1)[None], jnp.ones((1, count + 1), jnp.int32)
-  _, _, logits = model.entering(params, tokens, positions, ones)
+  logits = model.gates(params, model.entering(params, tokens, positions, ones)[1], positions)
   q = 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0, -1]))
   q[q < 0.1] = 0.0
   expected = np.append(q, 1) * np.cumprod(np.append(1, 1 - q)) * chosen.sum()

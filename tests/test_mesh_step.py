@@ -159,7 +159,11 @@ def margins(rows, case: str):
     blocks[:, width:-1] = rows.depth.blocks[:, 1:]
     of_response = jnp.broadcast_to(jnp.arange(width + horizon) >= width, tokens.shape)
     forced = Forced(jnp.asarray(blocks), of_response, jnp.float32(LEVEL))
-    head = jax.jit(lambda params: exp.model.entering(params, *columns)[2][0, :, width:-1])  # in front of the last block
+
+    @jax.jit
+    def head(params):  # in front of the last block
+      return exp.model.gates(params, exp.model.entering(params, *columns)[1], columns[1])[0, :, width:-1]
+
     heads, head_limit = np.asarray(head(params), np.float64), off(head, params)  # and a sigmoid is less steep than 1
     over = 1 / (1 + np.exp(-heads)) - np.maximum(noise[:, :-1, 2], LEVEL)
     of_exits[:, 1:] = np.where(rows.depth.blocks[:, 1:] < layers, over, -over)  # the first token's state is read to the end

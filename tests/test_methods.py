@@ -104,7 +104,7 @@ def test_the_command(capsys):
   assert 'loo: RLOO' in out and 'dapo: ' not in out
   methods.main([])
   assert re.search(r'dapo: DAPO.*group_zscore; up to 10 draws', capsys.readouterr().out)
-  with pytest.raises(SystemExit, match="unknown kind 'rewards'; fix: some of stop, exit, reward"):
+  with pytest.raises(SystemExit, match="unknown kind 'rewards'; fix: some of stop, exit, lesson"):
     methods.main(['rewards'])
 
 

@@ -14,9 +14,9 @@ from small import VOCAB, actor_critic, config
 from espo_jax import rollout, stops
 from espo_jax.learner import score
 from espo_jax.model import States, apply
-from espo_jax.rollout import Sampling
+from espo_jax.rollout import Sampling, accept_head
 from espo_jax.rollout import speculative as pieces
-from espo_jax.rollout.speculative import _best_length
+from espo_jax.rollout.speculative import Accepting, _best_length
 
 LAYERS = 4
 
@@ -26,7 +26,9 @@ def model_of():
   return actor_critic(3, num_layers=LAYERS)
 
 
-def speculated(*, samples=r.G, temperature=1.0, blocks=2, tokens=4, prompts=r.PROMPTS, horizon=r.HORIZON, top_k=0):
+def speculated(
+  *, samples=r.G, temperature=1.0, blocks=2, tokens=4, prompts=r.PROMPTS, horizon=r.HORIZON, top_k=0, accepting=None
+):
   model, params = model_of()
   return jax.device_get(
     rollout.speculate(
@@ -41,12 +43,21 @@ def speculated(*, samples=r.G, temperature=1.0, blocks=2, tokens=4, prompts=r.PR
       draft_blocks=blocks,
       draft_tokens=tokens,
       sampling=Sampling(jnp.float32(temperature), top_k=jnp.int32(top_k)),
+      accepting=accepting,
     )
   )
 
 
-def test_greedy_tokens_are_the_full_models(precision):
-  rows, counts = speculated(temperature=0.0)
+def random_head(threshold: float, least: int = 1) -> Accepting:
+  """A head that says something else of every draft, so that rows stop drafting at different numbers of drafts."""
+  head = accept_head.new_head(config().hidden_size, 2)
+  drawn = jax.tree.map(lambda x: np.random.default_rng(5).standard_normal(x.shape).astype(np.float32) / 2, head)
+  return Accepting(drawn, jnp.float32(threshold), jnp.int32(least))
+
+
+@pytest.mark.parametrize('accepting', [None, random_head(0.5)], ids=['length', 'head'])
+def test_greedy_tokens_are_the_full_models(precision, accepting):
+  rows, counts = speculated(temperature=0.0, accepting=accepting)
   model, params = model_of()
   plain = rollout.generate(
     model,
@@ -92,12 +103,14 @@ def test_what_is_recorded_is_what_the_learner_finds(precision):
   assert (rows.tokens[~real] == r.PAD).all()
 
 
-@pytest.mark.parametrize(('blocks', 'top_k'), [(1, 0), (2, 5)])
-def test_the_law_of_the_output_is_the_full_models(blocks, top_k):
+@pytest.mark.parametrize(
+  ('blocks', 'top_k', 'accepting'), [(1, 0, None), (2, 5, None), (2, 0, random_head(0.5))], ids=['one', 'two', 'head']
+)
+def test_the_law_of_the_output_is_the_full_models(blocks, top_k, accepting):
   """Chi-square of the second and third tokens of many samples of one prompt, drafts accepted and rejected among them."""
   one = jax.tree.map(lambda x: x[:1], r.PROMPTS)
   count = 4000
-  rows, counts = speculated(samples=count, blocks=blocks, prompts=one, horizon=3, top_k=top_k)
+  rows, counts = speculated(samples=count, blocks=blocks, prompts=one, horizon=3, top_k=top_k, accepting=accepting)
   assert 0.05 < counts.accepted / counts.drafted < 0.95
   _, params = model_of()
   trunk = {name: x for name, x in params['policy'].items() if name != 'value'}
@@ -133,6 +146,20 @@ def test_the_law_of_the_output_is_the_full_models(blocks, top_k):
         freedom += int(large.sum())
   assert freedom > 20
   assert statistic < freedom + 3.1 * np.sqrt(2 * freedom)  # about 0.1 %, as a normal
+
+
+def test_a_row_stops_drafting_by_itself_and_spends_its_drafts_and_a_token_per_verification():
+  rows, counts = speculated(accepting=random_head(0.5))
+  _, eager = speculated(accepting=random_head(0.0))
+  _, full = speculated(accepting=random_head(1.0))
+  _, both = speculated(accepting=random_head(0.0, least=2))
+  assert eager.drafted < counts.drafted < full.drafted and eager.drafted < both.drafted
+  assert (counts.spent >= rows.length).all()
+  assert eager.spent.sum() - eager.spent.size == 2 * eager.drafted  # a draft and a token in each verification of a row
+  assert both.spent.sum() - both.spent.size == 3 * both.drafted // 2
+  again = speculated(accepting=random_head(0.5), prompts=jax.tree.map(lambda x: x[2:4], r.PROMPTS))
+  np.testing.assert_array_equal(again[0].tokens, rows.tokens[2 * r.G : 4 * r.G])
+  np.testing.assert_array_equal(again[1].spent, counts.spent[2 * r.G : 4 * r.G])
 
 
 def test_the_drafts_length_follows_the_acceptance_rate():
@@ -191,7 +218,8 @@ def test_the_first_blocks_draft_one_token_behind_the_other():
   rows = first_tokens()
   uniforms = jnp.full((DRAFTS + 1, 4, 3), 0.5)
   draft = jax.jit(functools.partial(pieces._draft, SETUP))
-  streams, drawn, cache = draft(rows, jnp.int32(2), jnp.int32(9), uniforms)
+  streams, drawn, count, cache = draft(rows, jnp.int32(2), jnp.int32(9), uniforms)
+  np.testing.assert_array_equal(count, 2)
   np.testing.assert_array_equal(drawn.tokens[:, :3], [[4, EOS, 5], [6, 7, 8], [9, 9, 9], [5, 6, 7]])
   np.testing.assert_array_equal(drawn.logits.argmax(-1)[:, :3], drawn.tokens[:, :3])
   np.testing.assert_array_equal(streams[:, :3, 0], [[3, 4, EOS], [5, 6, 7], [9, 9, 9], [EOS, 5, 6]])

@@ -10,6 +10,7 @@ import rounding
 from rollouts import (
   EOS,
   HORIZON,
+  NEVER,
   PAD,
   PROMPTS,
   RULE,
@@ -92,6 +93,25 @@ def test_one_turn_is_the_rollout_without_turns_bit_for_bit():
   jax.tree.map(np.testing.assert_array_equal, rows.replace(turn=None), plain.replace(stop_reason=own))
   assert (plain.stop_reason[ENDED] == StopReason.EOS).any() and (plain.stop_reason[ENDED] == StopReason.LENGTH).any()
   np.testing.assert_array_equal(rows.mask, plain.mask)
+
+
+@pytest.mark.parametrize('variant', ['shared', 'separate'])
+def test_a_row_that_goes_on_without_an_observation_is_as_if_it_were_not_cut(variant):
+  model, params = model_of(variant)
+  prompts = jax.tree.map(jnp.asarray, PROMPTS)
+  decoding = turns.Decoding(
+    model=model, rule=NEVER, samples=G, horizon=HORIZON, end_tokens=(EOS,), pad_token=PAD, scan_length=8
+  )
+  shared = {'sampling': Sampling(jnp.float32(1.0)), 'turn_horizon': jnp.int32(SHORT)}
+  paused = turns.begin(decoding, params, in_precision(STATE), prompts, jax.random.key(7), **shared)
+  for number in range(1, -(-HORIZON // SHORT)):
+    goes_on = (paused.record.reason == StopReason.LENGTH) & (paused.record.full_length < HORIZON)
+    observed = turns.Observations(jnp.full((N, ROOM), 3, jnp.int32), jnp.zeros(N, jnp.int32), goes_on)
+    paused = turns.go_on(decoding, params, paused, prompts, observed, jnp.int32(number), **shared)
+  rows = jax.device_get(turns.finished(paused, prompts, jnp.ones(N, bool), samples=G))
+  plain = run(variant=variant, rule=NEVER, shadow=0.0)
+  assert_same_rows(rows, plain, limits=limits_for(model, params, plain))
+  assert (rows.turn.max(axis=1) > 1).any()
 
 
 def test_a_turn_holds_the_policys_tokens_and_the_observation_stands_before_it():

@@ -15,7 +15,7 @@ from espo_jax.configs import check_attention, logit_chunk, model_config, uses_re
 from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler, make_task
 from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
-from espo_jax.rollout import Observations
+from espo_jax.rollout import Observations, Paused
 from espo_jax.stages import rl
 from espo_jax.stages.drafts import no_drafts
 from espo_jax.stops import Adaptive
@@ -99,6 +99,9 @@ class Programs:
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
       'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
+      'paused': [self._paused] * (self.config.rollout.parts - 1)
+      if name in ('rollout', 'turn') and 'turn' in self.names
+      else None,
     }
 
   @property
@@ -159,8 +162,8 @@ class Programs:
   def _turn(self) -> jax.stages.Lowered:
     turns, rows = self._sampler.turns, parallel.over_batch(self.mesh)
     assert turns is not None
-    params, rule, adaptive, prompts, key = self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts)
-    paused = self._sampler.describe_paused(params, rule, adaptive, prompts, key)
+    params, rule, _, prompts, _ = self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts)
+    paused = self._paused
     if 'rollout' in self._laid:
       paused = jax.tree.map(_described, paused, self._laid['rollout'])
     count = prompts.lengths.shape[0] * self.config.rollout.samples
@@ -168,6 +171,11 @@ class Programs:
       _array((count, turns.observation), jnp.int32, rows), _array((count,), jnp.int32, rows), _array((count,), jnp.bool_, rows)
     )
     return self._sampler.lower_turn(params, rule, paused, prompts, observed)
+
+  @property
+  def _paused(self) -> Paused:
+    """The rows of a part between two turns."""
+    return self._sampler.describe_paused(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
 
   def _sampled_from(self, prompts: int) -> tuple[Any, ...]:
     """Describes the arguments of the sampler for a number of prompts."""

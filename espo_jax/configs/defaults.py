@@ -32,7 +32,7 @@ from espo_jax.configs.schema import (
   section,
 )
 from espo_jax.configs.stop_fields import STOP, STOP_RULES
-from espo_jax.model.config import ATTENTION, EXIT_HEADS, PROJECTIONS, REMAT
+from espo_jax.model.config import ATTENTION, EXIT_HEADS, PROJECTIONS, REMAT, TRANSLATORS
 from espo_jax.objectives import GRADIENTS, LIKELIHOODS
 from espo_jax.objectives.importance import LEVELS
 from espo_jax.tasks.sources import ON_ERROR
@@ -113,9 +113,18 @@ SCHEMA = section(
   exits=open_section(
     'Learned early exits. The options of the exit policy stand beside these fields.',
     every=Field(0, 'Blocks between two exits; 0 for no exits, so that every token runs through all blocks.', AT_LEAST_0),
+    first_block=Field(0, 'The first block that may have an exit.', AT_LEAST_0),
     kind=Field(
-      'linear', "The form of an exit head; 'mlp' has one hidden layer of twice the width.", Names(EXIT_HEADS, checked=False)
+      'linear',
+      "What an exit head reads: the token's stream, how sure the exit is ('statistics'), or earlier tokens too.",
+      Names(EXIT_HEADS, checked=False),
     ),
+    translator=Field(
+      'none',
+      "What corrects the stream of a token that exits: 'token' is low-rank; 'local_global' reads earlier tokens too.",
+      Names(TRANSLATORS, checked=False),
+    ),
+    width=Field(64, 'The rank of a translator, and the channels of a recurrence.', ABOVE_0, OURS),
     policy=Field('sampled', "The exit policy; 'never' runs the whole model.", Names(exits.REGISTRY, checked=False)),
     alone=Field(False, 'Whether only the exit heads are trained, and the critic if there is one.'),
     learning_rate=Field(1e-5, 'The learning rate of the exit heads.', ABOVE_0, PUBLISHED),
@@ -145,7 +154,14 @@ SCHEMA = section(
     ),
     divergence_weight=Field(1.0, 'The weight of the divergence from the whole model.', AT_LEAST_0, PUBLISHED),
     exit_weight=Field(1.0, "The weight of the exits' log-probability.", AT_LEAST_0, PUBLISHED),
+    skip_weight=Field(0.01, 'The weight of the mean probability with which routers keep blocks.', AT_LEAST_0, UNPUBLISHED),
+    bimodal_weight=Field(0.01, 'The weight of the penalty on routers that are undecided.', AT_LEAST_0, UNPUBLISHED),
+    repair_steps=Field(0, 'The last steps, in which routers are frozen and the model learns their routes.', AT_LEAST_0, OURS),
     levels=Field((0.1, 0.3, 0.5, 0.7, 0.9), "Thresholds of the report's curve, in (0, 1); () for no curve.", None, UNPUBLISHED),
+  ),
+  lesson=open_section(
+    'What exits learn in the calibration of a frozen model. The options of the lesson stand beside its name.',
+    name=Field('', "The lesson; '' for self-distillation, which can train the model too.", Names(('', *exits.LESSONS))),
   ),
   rollout=section(
     'How responses are sampled.',
@@ -155,7 +171,7 @@ SCHEMA = section(
       0, "The most rollouts per step, to replace groups of equal scores; 0 for the objective's own number.", AT_LEAST_0
     ),
     tags=Field((), 'Texts appended to the prompts in turn, problem by problem, such as levels of brevity.'),
-    parts=Field(1, 'Parts of a rollout; one is graded while the next is decoded.', ABOVE_0),
+    parts=Field(1, 'Parts of a rollout; one is graded, or its environments step, while the next is decoded.', ABOVE_0),
     prompt_width=Field(32, 'L: tokens that a prompt may have.', ABOVE_0),
     horizon=Field(64, 'T: tokens that a response may have.', ABOVE_0),
     temperature=Field(1.0, 'The temperature of the sampler.', ABOVE_0, UNPUBLISHED),

@@ -1,5 +1,6 @@
 """Checks that the exits which a config asks for can act."""
 
+import math
 from collections.abc import Iterator
 
 import ml_collections
@@ -11,6 +12,7 @@ from espo_jax.configs.methods import method_options
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields what is wrong with a config's exits, apart from the options of the exit policy."""
   x, calibrated = config.exits, 'calibration' in config.stages
+  yield from _lesson_problems(config)
   if not x.every:
     if calibrated:
       yield f"stages = {tuple(config.stages)}: 'calibration' is of exits, and exits.every = 0 has none; fix: exits.every = 2"
@@ -21,19 +23,73 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     policy = exits.get(x.policy)(**method_options(config, 'exits'))
   except TypeError:
     return  # `method_problems` reports this too
-  if policy.kv_fill == 'monotone' and config.rollout.slots:
+  if policy.schedule is not None and policy.kv_fill == 'monotone' and config.rollout.slots:
     yield (
       f'exits.policy = {x.policy!r} with rollout.slots = {config.rollout.slots}: all rows of the batch have one depth, so they '
       'have to begin together; fix: rollout.slots = 0'
     )
-  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= config.model.num_layers:
+  most = math.inf if config.model.path else config.model.num_layers  # that of a model on disk is not in the config
+  if policy.hazard is None and policy.schedule is not None and not 0 <= policy.level <= most:
     yield f'exits.level = {policy.level}: blocks of model.num_layers = {config.model.num_layers}; fix: a number among them'
-  elif policy.hazard is not None and not 0 < policy.level < 1:
+  elif policy.schedule is None and not 0 < policy.level < 1:
     yield f'exits.level = {policy.level}: out of range for exits.policy = {x.policy!r}; fix: a number in (0, 1)'
   if policy.bottom > policy.level:
     yield f'exits.bottom = {policy.bottom} is above exits.level = {policy.level}, which run in all; fix: a lower one'
+  if not config.model.path and policy.earliest + policy.top >= config.model.num_layers:
+    yield (
+      f'exits.first = {policy.earliest} and exits.last = {policy.top} leave none of model.num_layers = '
+      f'{config.model.num_layers} to skip; fix: lower ones'
+    )
+  if policy.part != 'block' or policy.router is not None:
+    yield from _network_problems(config, policy)
+  if calibrated and config.calibration.repair_steps:
+    yield from _repair_problems(config, policy)
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
     yield f'calibration.levels: {bad[0]} is no threshold; fix: numbers in (0, 1)'
+
+
+def _repair_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
+  """Yields what rules out the repair behind routers."""
+  steps, field = config.calibration.steps, f'calibration.repair_steps = {config.calibration.repair_steps}'
+  if policy.router is None:
+    yield f"{field} with exits.policy = {config.exits.policy!r}: no router fixes a route; fix: exits.policy = 'first_router'"
+  if config.exits.alone:
+    yield f'{field} with exits.alone = True: nothing may learn the routes; fix: exits.alone = False'
+  if config.calibration.repair_steps >= steps:
+    yield f'{field}: none of calibration.steps = {steps} is left to the routers; fix: fewer'
+
+
+def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
+  """Yields which networks of exits do not go with a policy under which every token is read behind the last block."""
+  x, of = config.exits, f'exits.policy = {config.exits.policy!r}'
+  if x.translator != 'none':
+    yield f"exits.translator = {x.translator!r} with {of}: no token leaves at an exit; fix: exits.translator = 'none'"
+  if policy.router is not None and x.kind not in ('linear', 'mlp'):
+    yield f"exits.kind = {x.kind!r} with {of}: a router reads the prompt's mean stream; fix: exits.kind = 'linear' or 'mlp'"
+  if policy.router is not None and config.lesson.name:
+    yield f"lesson.name = {config.lesson.name!r} with {of}: routers have a training of their own; fix: lesson.name = ''"
+
+
+def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
+  name, x = config.lesson.name, config.exits
+  field = f'lesson.name = {name!r}'
+  if name and not x.alone:
+    yield f'{field} with exits.alone = False: a lesson trains the exits of a frozen model; fix: exits.alone = True'
+  if name and 'calibration' not in config.stages:
+    yield f"{field}: no calibration among stages = {tuple(config.stages)}; fix: stages with it, or lesson.name = ''"
+  if name == 'jei_gates' and (x.kind != 'statistics' or x.translator == 'none'):
+    yield (
+      f'{field} with exits.kind = {x.kind!r} and exits.translator = {x.translator!r}: its gates read how sure an exit is, and '
+      "its classifiers are translators; fix: exits.kind = 'statistics' and exits.translator = 'token'"
+    )
+  if name == 'lgvit_distill' and x.translator == 'none':
+    yield f"{field} with exits.translator = 'none': it trains translators; fix: exits.translator = 'local_global'"
+  memory = x.kind == 'recurrence' or x.translator == 'local_global'
+  if x.every and memory and config.mesh.tensor != 1:
+    yield (
+      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
+      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
+    )
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

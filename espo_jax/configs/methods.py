@@ -1,7 +1,7 @@
 """Reads and checks the config sections that name methods.
 
-The sections `objective`, `advantage`, `reward` and `exits` are open: besides their own fields they hold keyword arguments of
-the method that they name. An option that is not set has the method's default.
+The sections `objective`, `advantage`, `reward`, `exits` and `lesson` are open: besides their own fields they hold keyword
+arguments of the method that they name. An option that is not set has the method's default.
 
 A method is a line of a config. `objective.name = 'grpo + kl_k3'` is one objective and a term beside it, `reward.name = 'hmpo
 & format'` is an expression over rewards, and `advantage.name = ''` is the objective's own. A paper's constants are therefore
@@ -89,6 +89,8 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   look_up('reward', lambda: [rewards.REGISTRY[name] for name in rewards.names(config.reward.name)])
   look_up('allocation', lambda: [tasks.ALLOCATORS.find(config.allocation.name)])
   look_up('exits', lambda: [exits.get(config.exits.policy)])
+  if config.lesson.name in exits.LESSONS:  # the field itself tells of an unknown name
+    look_up('lesson', lambda: [exits.LESSONS[config.lesson.name]])
   if config.environment.name in environments.REGISTRY:  # `environment_problems` tells of an unknown name
     look_up('environment', lambda: [environments.REGISTRY.find(config.environment.name)])
   if 'objective' in named:
@@ -157,6 +159,8 @@ def _registered(section: str) -> Mapping[str, Callable[..., Any]]:
     return rewards.REGISTRY
   if section == 'exits':
     return exits.REGISTRY
+  if section == 'lesson':
+    return exits.LESSONS
   if section == 'allocation':
     return tasks.ALLOCATORS
   table = objectives.REGISTRY if section == 'objective' else objectives.ADVANTAGES

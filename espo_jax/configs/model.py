@@ -25,7 +25,8 @@ def model_config(config: ml_collections.ConfigDict, vocab_size: int) -> ModelCon
 def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the settings that a user may choose for a given model."""
   chosen = {name: config.model[name] for name in OVERRIDES}
-  heads = ExitHeads(config.exits.every, config.exits.kind, config.exits.alone)
+  x = config.exits
+  heads = ExitHeads(x.every, x.kind, x.alone, x.first_block, x.translator, x.width)
   return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}
 
 

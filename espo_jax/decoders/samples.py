@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from espo_jax.decoders.drawing import Drawing
+
 ALWAYS = ('answers', 'ended', 'lengths')  # the fields that every evaluation has
 
 
@@ -26,6 +28,7 @@ class Samples(NamedTuple):
     values: The value of the state that each token was drawn from, as a stop rule sees it.
     confidence: Minus the mean log-probability of the 20 likeliest tokens at each token.
     projections: The state that each token was drawn from, projected onto `K` directions.
+    spent: The number of tokens that the policy wrote at the place of each sample; None where these are the sample's own.
   """
 
   answers: Sequence[str]
@@ -37,6 +40,7 @@ class Samples(NamedTuple):
   values: Sequence[Float[np.ndarray, '_']] | None = None
   confidence: Sequence[Float[np.ndarray, '_']] | None = None
   projections: Sequence[Float[np.ndarray, '_ K']] | None = None
+  spent: Integer[np.ndarray, 'G'] | None = None
 
   @property
   def stated(self) -> Bool[np.ndarray, 'G']:
@@ -45,8 +49,8 @@ class Samples(NamedTuple):
 
   @property
   def total(self) -> int:
-    """The number of tokens of all samples."""
-    return int(self.lengths.sum())
+    """The number of tokens that all samples took."""
+    return int((self.lengths if self.spent is None else self.spent).sum())
 
   def first(self, count: int) -> 'Samples':
     """Returns the first `count` samples."""
@@ -91,11 +95,13 @@ class Decoder(NamedTuple):
     choose: The pure function from the samples of one problem to the choice. There is at least one sample.
     reads: The fields of `Samples` that it reads.
     least_directions: The least number of directions `K` of projections with which it can tell samples apart.
+    drawing: The way in which its samples are drawn; None for independent samples, which all other decoders share.
   """
 
   choose: Callable[[Samples], Choice]
   reads: frozenset[str]
   least_directions: int = 1
+  drawing: Drawing | None = None
 
 
 def out_of_range(name: str, value: Any, wanted: str) -> ValueError:

@@ -28,7 +28,7 @@ actions. All samples of a problem have one seed, so that a group differs by its 
 """
 
 from espo_jax.environments.environment import ROLES, Environment, Step
-from espo_jax.environments.episodes import Episode, Episodes, Reply
+from espo_jax.environments.episodes import Episode, Episodes, Pending, Reply
 from espo_jax.environments.registered import REGISTRY, Traits, register, traits
 from espo_jax.environments.rendering import TurnWriter, Written, breakable, reposed, turn_writer
 from espo_jax.registry import import_files
@@ -41,6 +41,7 @@ __all__ = [
   'Environment',
   'Episode',
   'Episodes',
+  'Pending',
   'Reply',
   'Step',
   'Traits',

@@ -41,6 +41,9 @@ class Reply(NamedTuple):
   expert_turns: int | None = None
 
 
+Pending = concurrent.futures.Future[Reply]
+
+
 class Episodes:
   """Worker processes that hold the episodes of one environment. They start when they are first needed.
 
@@ -78,17 +81,14 @@ class Episodes:
     """Returns the numbers of so many new episodes."""
     return [next(self._next) for _ in range(count)]
 
-  def play(self, episodes: Sequence[Episode]) -> list[Reply]:
-    """Returns what each environment answers to the last turn of its episode; without turns, how it poses the problem.
+  def ask(self, episodes: Sequence[Episode]) -> list[Pending]:
+    """Asks each environment to answer the last turn of its episode; without turns, to pose the problem.
 
-    Raises:
-      RuntimeError: No process starts.
+    The environments step while the caller goes on. The `result` of a pending reply waits for it, and raises RuntimeError if no
+    process starts.
     """
-    asked = [
-      self._threads[episode.number % len(self._threads)].submit(self._play, episode.number % len(self._threads), episode)
-      for episode in episodes
-    ]
-    return [future.result() for future in asked]
+    places = [episode.number % len(self._threads) for episode in episodes]
+    return [self._threads[place].submit(self._play, place, episode) for place, episode in zip(places, episodes, strict=True)]
 
   def close(self) -> None:
     """Waits for the running steps and ends the processes. A second call does nothing."""

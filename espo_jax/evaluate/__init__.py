@@ -7,6 +7,8 @@
 | `answers.py` | answers, sampled and graded batch by batch |
 | `recording.py`, `stopping.py` | recorded answers for espo_jax.replay; answers that a stop rule ends |
 | `asked.py`, `reading.py`, `decoding.py` | decoders that are asked for; answers as their samples; accuracy over tokens |
+| `drawing.py`, `drawn.py` | answers that a decoder draws itself: beams, or as the next row says |
+| `revising.py`, `exchanging.py`, `accepting.py` | turns that revise others; paths that read others; drafts with a head |
 | `measures/`, `estimates.py` | measures of answers; what another checkpoint would do, from recorded answers |
 | `lengths.py` | how right answers are by their length |
 | `examples.py` | a few rollouts token by token |

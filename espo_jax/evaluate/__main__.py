@@ -40,7 +40,7 @@ from espo_jax import decoders, monitor, parallel, stops
 from espo_jax.commands import CommandParser, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.configs.constants import Constant
-from espo_jax.evaluate.asked import asked_for
+from espo_jax.evaluate.asked import asked_for, drawn_by
 from espo_jax.evaluate.decoding import decode, format_decoders
 from espo_jax.evaluate.estimates import estimate, format_estimate
 from espo_jax.evaluate.evaluation import evaluate
@@ -72,7 +72,9 @@ def _lower(request: Request | None, phase: str) -> str:
     return lower_flags({'dtype': narrow}, 'more or larger devices')
   rows = request.batch or open_policy(pathlib.Path(request.checkpoint).absolute(), request.arm).config.eval.batch
   fewer = {'batch': rows // 2 or None, 'slots': min(request.slots or rows, rows) // 4 or None, 'dtype': narrow}
-  if request.stop and stops.REGISTRY[request.stop]().probing is not None:
+  drawer = drawn_by(request.decoders)
+  side_by_side = drawer and not isinstance(drawer.decoder.drawing, decoders.Revision)
+  if side_by_side or (request.stop and stops.REGISTRY[request.stop]().probing is not None):
     fewer['slots'] = None  # all answers of a batch are decoded at a time
   return lower_flags(fewer, 'a shorter --horizon')
 

@@ -43,6 +43,7 @@ class Answer(NamedTuple):
     depth: the share of the model's blocks that the states of the response's tokens ran through; 1 without exits.
     turns: the number of turns of the policy; 1 without an environment.
     probed: the number of tokens of probes that are no part of the response.
+    spent: the number of tokens that the policy wrote in place of this answer, where a decoder draws its own samples; else None.
   """
 
   problem: int
@@ -61,6 +62,12 @@ class Answer(NamedTuple):
   depth: float
   turns: int = 1
   probed: int = 0
+  spent: int | None = None
+
+  @property
+  def took(self) -> int:
+    """The number of tokens that the policy wrote, those for comparisons included."""
+    return self.full_length + self.probed if self.spent is None else self.spent
 
 
 class Answered(NamedTuple):
@@ -288,7 +295,7 @@ def _sampled(
   if sampler.turns is not None:
     return _played(exp, sampler, params, acting, mine, key)
   if drafts:
-    return sampler.speculate(params, exp.prompts(mine), key), None
+    return sampler.speculate(params, exp.prompts(mine), key)[0], None
   return sampler(params, acting.rule, exp.put(acting.adaptive), exp.prompts(mine), key), None
 
 
@@ -305,7 +312,7 @@ def _played(
   exp: Experiment, sampler: Sampler, params: Params, acting: Acting, mine: Sequence[tasks.Problem], key: Key[Array, '']
 ) -> tuple[Trajectories, list[tasks.Verdict]]:
   """Returns the rows of episodes, and how each ended. Each process has the episodes of its own problems."""
-  played = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), mine, key)
+  (played,) = play(exp, sampler, params, acting.rule, exp.put(acting.adaptive), [mine], key)
   return played.rows, _shared(exp, played.graded, len(played.graded))
 
 

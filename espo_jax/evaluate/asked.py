@@ -1,6 +1,6 @@
 """The decoders that a command asks for, and whether what they read is recorded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from espo_jax import decoders
@@ -77,11 +77,45 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
       raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.named.name} reads; fix: {fix}')
 
 
+def check_drawn(asked: Sequence[Asked], drawn_by: str, curve: bool, where: str) -> None:
+  """Raises RequestError if samples were not drawn as a decoder needs them.
+
+  Args:
+    asked: The decoders.
+    drawn_by: The decoder that drew the samples itself, with its options; '' for independent samples.
+    curve: Whether the decoders also choose among the first 1, 2 and so on samples.
+    where: The place that has the samples, for the message.
+  """
+  for one in asked:
+    flag = f'{where}: --decoder={one.named.name}'
+    if one.decoder.drawing is None and drawn_by:
+      raise RequestError(f'{flag} takes independent samples, and {drawn_by!r} drew these; fix: an evaluation without it')
+    if one.decoder.drawing is not None and one.named.label != drawn_by:
+      raise RequestError(f'{flag} draws samples of its own, and these are drawn already; fix: --checkpoint in place of --from')
+    if drawn_by and curve:
+      raise RequestError(f'{flag} draws as many samples as there are, not the first of them; fix: leave --curve out')
+
+
+def drawn_by(asked: Sequence[Asked]) -> Asked | None:
+  """Returns the decoder that draws the samples of an evaluation itself; None for none.
+
+  Raises:
+    RequestError: There are more decoders beside it.
+  """
+  drawer = next((one for one in asked if one.decoder.drawing is not None), None)
+  if drawer is not None and len(asked) > 1:
+    other = next(one.named.label for one in asked if one is not drawer)
+    told = f'--decoder={other} with --decoder={drawer.named.name}'
+    raise RequestError(f'{told}: that one draws samples of its own; fix: an evaluation for each')
+  return drawer
+
+
 def _checked(made: Any) -> Decoder:
   """Returns what a registered function made if it is a decoder of `Samples`. A function of a user's may return anything."""
   if not isinstance(made, Decoder):
     raise ValueError(f'it returned {made!r}; fix: a Decoder')
   reads = frozenset(made.reads)
-  if strange := sorted(reads.difference(Samples._fields)):
-    raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(Samples._fields)}')
+  known = [field for field in Samples._fields if field != 'spent']  # which `total` reads where there is any
+  if strange := sorted(reads.difference(known)):
+    raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(known)}')
   return made._replace(reads=reads)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from espo_jax import decoders, monitor
 from espo_jax.decoders import Decoder
-from espo_jax.evaluate.asked import Asked, check_directions, check_reads
+from espo_jax.evaluate.asked import Asked, check_directions, check_drawn, check_reads
 from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length, format_lengths
 from espo_jax.evaluate.policies import RequestError
@@ -33,7 +33,8 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     The content of `decoders.json`. Each entry of `decoders` has `accuracy` and `tokens` per problem with 95 % intervals. With
     `curve` it also has `lead`, the accuracy beyond that of majority voting at equal tokens (`leads`), and `curve`, a list of
     the three for each number of samples. All are means over up to 16 orders of the samples: the cycle, begun at each of
-    them. Any order was as likely as the one in which they were drawn. `scores` has avg@n and maj@n of the same answers.
+    them. Any order was as likely as the one in which they were drawn. Samples that a decoder drew itself have their own order
+    alone. `scores` has avg@n and maj@n of the same answers.
 
   Raises:
     RequestError: The folder has no finished evaluation, or lacks what a decoder reads.
@@ -44,6 +45,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
   graded = read_graded(folder, needed)
   have = {field for field, value in graded.problems[0]._asdict().items() if value is not None}
   check_reads(asked, have, f'--from={folder}')
+  check_drawn(asked, graded.settings.get('drawn_by', ''), curve, f'--from={folder}')
   if (states := graded.problems[0].projections) is not None:
     check_directions(asked, states[0].shape[1], f'--from={folder}')
   samples = len(graded.correct[0])
@@ -132,11 +134,11 @@ def chosen_by_count(
 
   Returns:
     Whether each decoder is right with each number of samples, and the tokens that it spends. Both are means over up to 16
-    orders of the samples: the cycle, begun at each of them.
+    orders of the samples: the cycle, begun at each of them; of samples that a decoder drew itself, over their own order alone.
   """
   found = np.zeros((2, len(graded.problems), len(chosen), len(counts)))
   for p, (samples, correct) in enumerate(zip(graded.problems, graded.correct, strict=True)):
-    starts = sorted({i * len(correct) // _ORDERS for i in range(_ORDERS)})
+    starts = [0] if samples.spent is not None else sorted({i * len(correct) // _ORDERS for i in range(_ORDERS)})
     for start in starts:
       turned, grades = samples.from_place(start), np.roll(correct, -start)
       for k, count in enumerate(counts):

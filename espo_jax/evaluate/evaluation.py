@@ -11,7 +11,10 @@ import jax
 from absl import logging
 
 from espo_jax import monitor, parallel, stops, tasks
+from espo_jax.decoders import Drawing
 from espo_jax.evaluate.answers import Acting, problems_digest, prompts_per_batch, sample_answers
+from espo_jax.evaluate.asked import drawn_by
+from espo_jax.evaluate.drawing import drawn_answers
 from espo_jax.evaluate.policies import Policy, open_policy
 from espo_jax.evaluate.processing import make_processor
 from espo_jax.evaluate.recording import join_parts, measured_scale, write_part
@@ -57,7 +60,7 @@ def evaluate(request: Request) -> dict[str, Any]:
   exp = experiment_for(policy, request)
   c = exp.config
   end = c.rollout.serial.end_of_thinking if request.end_of_thinking is None else request.end_of_thinking
-  processor = make_processor(exp, request.processors, end)
+  processor, drawer = make_processor(exp, request.processors, end), drawn_by(request.decoders)
   size = exp.task.size('test')
   wanted = request.problems or (size if request.benchmark and size else c.eval.problems)
   problems = exp.test_problems(wanted)
@@ -86,8 +89,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     **({'features': request.features} if request.features else {}),
     **({'processors': [one.label for one in request.processors], 'end_of_thinking': end} if request.processors else {}),
     **({'stop': request.stop, 'constants': dict(request.constants)} if request.stop else {}),
+    **({'drawn_by': drawer.named.label} if drawer else {}),
   }
-  session = _answer(exp, policy, problems, settings, output, processor)
+  session = _answer(exp, policy, problems, settings, output, processor, drawer.decoder.drawing if drawer else None)
 
   left_out = exp.task.findings()[:1] if c.data.on_error == 'skip' else []
 
@@ -120,6 +124,7 @@ def _answer(
   settings: dict[str, Any],
   output: pathlib.Path,
   processor: Processor | None,
+  drawing: Drawing | None,
 ) -> dict[str, Any] | None:
   """Write the answers that are missing, and return what the session took; None if no answer is missing."""
   prompts, samples = settings['prompts_per_batch'], settings['samples']
@@ -152,12 +157,15 @@ def _answer(
     if rule is not None and rule.probing is not None:
       asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
       answering = functools.partial(settled_answers, exp, rule=rule, seed=settings['seed'], **asked)
+    if drawing is not None:
+      asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
+      answering = functools.partial(drawn_answers, exp, drawing=drawing, seed=settings['seed'], **asked)
     for batch in answering(params, start=start // samples):
       if batch.recorded is not None and parallel.is_first():
         write_part(output, lines // (prompts * samples), batch.recorded)
       lines += len(batch.answers)
       right += sum(answer.correct for answer in batch.answers)
-      tokens += sum(answer.full_length + answer.probed for answer in batch.answers)
+      tokens += sum(answer.took for answer in batch.answers)
       seconds += batch.seconds
       if parallel.is_first():
         writer.write(answer._asdict() for answer in batch.answers)

@@ -73,7 +73,7 @@ def _sampled(
   key = exp.key('examples', 0)
   if exp.sampler.turns is not None:
     sampler = exp.sampler.plain(samples=1, shadow_share=1.0)
-    played = play(exp, sampler, state.params, rule, state.adaptive, problems, key)
+    (played,) = play(exp, sampler, state.params, rule, state.adaptive, [problems], key)
     return played.rows, np.asarray(verdicts_on(exp, problems, played).correct)
   sampler = exp.sampler.plain(samples=1, shadow_share=1.0, features=1)  # the features include the entropy
   rows = sampler(state.params, rule, state.adaptive, exp.prompts(problems), key)

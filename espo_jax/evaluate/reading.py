@@ -53,6 +53,7 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
       raise OutputError(f'{folder / SETTINGS}: {name} = {settings.get(name)!r}: no number of an evaluation; fix: a copy of it')
   answers: list[str] = []
   columns: dict[str, list[Any]] = {'ended': [], 'lengths': [], 'correct': []}
+  spent: list[int] = []
   for number, row in enumerate(monitor.read_samples(folder), start=1):
     for name, kind in _KINDS.items():
       if not isinstance(row, dict) or name not in row:
@@ -61,6 +62,12 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
         raise OutputError(f'{folder / SAMPLES}:{number}: {name} = {row[name]!r}: not of an answer; fix: a copy of the file')
     if row.get('probed'):
       raise RequestError(f'--from={folder}: its answers took probes, which no decoder counts; fix: answers without --stop')
+    if 'drawn_by' in settings:
+      if type(row.get('spent')) is not int or not 0 <= row['spent'] < _LONGEST:
+        raise OutputError(
+          f'{folder / SAMPLES}:{number}: spent = {row.get("spent")!r}: not of an answer; fix: a copy of the file'
+        )
+      spent.append(row['spent'])
     answers.append(row['answer'])
     columns['ended'].append(row['stop_reason'] in ('eos', 'settled'))
     columns['lengths'].append(row['length'])
@@ -76,8 +83,10 @@ def read_graded(folder: pathlib.Path, needed: Iterable[str]) -> Graded:
   if reads and (environment := settings.get('environment')):
     told = f'the recording has the tokens of the environment {environment!r} among those of the policy'
     raise RequestError(f'--from={folder}: a decoder reads {min(reads)!r}, and {told}; fix: a decoder that reads answers alone')
-  recorded = _recorded(folder / ROWS, lengths, reads)
+  recorded: dict[str, Any] = _recorded(folder / ROWS, lengths, reads)
   groups = [slice(i, i + samples) for i in range(0, total, samples)]
+  if spent:
+    recorded['spent'] = np.array(spent, np.int64)
   problems = [
     Samples(answers[its], ended[its], lengths[its], **{name: rows[its] for name, rows in recorded.items()}) for its in groups
   ]

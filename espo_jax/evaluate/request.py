@@ -8,7 +8,8 @@ from typing import Any
 from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.configs.constants import Constant, told_constant, typed_constant
-from espo_jax.evaluate.asked import Asked, check_recorded
+from espo_jax.evaluate.asked import Asked, check_recorded, drawn_by
+from espo_jax.evaluate.drawing import check_texts
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
@@ -120,7 +121,8 @@ def check(request: Request) -> None:
     value = getattr(request, name)
     if value is not None and bad(value):
       raise RequestError(f'--{name}={value}: out of range; fix: a number {wanted}')
-  if request.temperature == 0 and request.samples > 1:
+  revises = any(isinstance(one.decoder.drawing, decoders.Revision) for one in request.decoders)
+  if request.temperature == 0 and request.samples > 1 and not revises:
     raise RequestError(f'--samples={request.samples} with --temperature=0: the answers would all be the same; fix: --samples=1')
   if request.data and not request.benchmark:
     raise RequestError(f'--data={request.data}: what it holds is not said; fix: --benchmark={" or ".join(BENCHMARKS)}')
@@ -136,6 +138,7 @@ def check(request: Request) -> None:
   check_processors(request.processors)
   _check_stop(request)
   check_recorded(request.decoders, request.record, request.features)
+  _check_drawer(request)
   if request.curve and not request.decoders:
     raise RequestError('--curve: no decoder to draw; fix: --decoder=majority beside it, say')
   if request.curve and request.samples == 1:
@@ -177,6 +180,16 @@ def _check_stop(request: Request) -> None:
       raise RequestError(f'{where}: no constant of the rule {request.stop!r}; fix: one of {", ".join(sorted(known))}')
 
 
+def _check_drawer(request: Request) -> None:
+  """Checks the flags beside a decoder that draws samples of its own."""
+  drawer = drawn_by(request.decoders)
+  given = {'--record': request.record, '--curve': request.curve, f'--stop={request.stop}': request.stop}
+  given |= {f'--processor={one.name}': True for one in request.processors}
+  if drawer and (flag := next((flag for flag, value in given.items() if value), '')):
+    told = f'{flag} with --decoder={drawer.named.name}'
+    raise RequestError(f'{told}: it takes independent samples, and that decoder draws its own; fix: leave it out')
+
+
 def _check_regret(flag: str, request: Request, is_read: bool) -> None:
   """Checks that regret tells something if it is read."""
   if is_read and request.temperature == 0:
@@ -206,6 +219,10 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise RequestError(f'--benchmark is missing: {request.checkpoint} is no run with a test split; fix: --benchmark={known}')
   if config.task.name == 'math':
     config.rollout.prompt_width = _ANY_WIDTH
+  drawer = drawn_by(request.decoders)
+  if drawer and isinstance(drawing := drawer.decoder.drawing, decoders.Speculative):
+    config.eval.draft_blocks, config.eval.draft_tokens = drawing.draft_blocks, drawing.most
+    config.mesh.update({axis: 1 for axis in config.mesh})  # drafting is for one device
   try:
     validate(config, training=False)
     # These are set after the checks, because the horizon may be shorter than a task's solutions.
@@ -219,6 +236,12 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
+  if drawer and drawer.decoder.drawing:
+    check_texts(exp, drawer.decoder.drawing)
+  if drawer and exp.model.exits is not None:
+    raise RequestError(
+      f'--decoder={drawer.named.name}: the policy has early exits, with which it draws nothing; fix: another one'
+    )
   if request.stop:
     asked = dict(request.constants)
     rule = asked_rule(config, request.stop, asked)
@@ -289,7 +312,11 @@ def asked_rule(config: Any, name: str, constants: Mapping[str, Constant]) -> Sto
 
 def _check_episodes(environment: str, request: Request) -> None:
   """Checks that no flag of a run with an environment takes an answer for one turn."""
-  recorded = [one.named.name for one in request.decoders if one.decoder.reads - frozenset(decoders.ALWAYS)]
+  recorded = [
+    one.named.name
+    for one in request.decoders
+    if one.decoder.reads - frozenset(decoders.ALWAYS) or one.decoder.drawing is not None
+  ]
   given = {
     f'--stop={request.stop}': request.stop,
     **{f'--processor={one.name}': True for one in request.processors},

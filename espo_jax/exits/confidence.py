@@ -1,4 +1,4 @@
-"""CALM's confidence measures: a token exits once its confidence reaches a threshold that decays along the response."""
+"""Exits by confidence: CALM's measures, whose threshold decays along the response, and the highest probability."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,30 @@ def calm_threshold(
 ) -> Float[Array, '...']:
   """Computes `clip(0.9 level + 0.1 exp(-decay t / horizon), 0, 1)` at response position `t` (CALM, arXiv 2207.07061)."""
   return jnp.clip(0.9 * level + 0.1 * jnp.exp(-decay * position / horizon), 0.0, 1.0)
+
+
+@takes_numpy
+def stream_cosine(now: Float[Array, '... D'], then: Float[Array, '... D']) -> Float[Array, '...']:
+  """Computes the cosine of two streams in float32; it is 0 where one of them is zero."""
+  now, then = now.astype(jnp.float32), then.astype(jnp.float32)
+  norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
+  return (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
+
+
+@register('confidence')
+@source('LGViT, arXiv 2308.00255', 'level')
+def confidence(*, level: float = 0.8) -> ExitPolicy:
+  """Exits where the highest probability of the readout is at least `level`.
+
+  Args:
+    level: The least probability of an exit. LGViT has 0.8 to 0.865.
+  """
+
+  @takes_numpy
+  def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
+    return (jax.nn.softmax(obs.readout(obs.state)).max(-1) >= level).astype(jnp.float32)
+
+  return ExitPolicy(level, hazard=hazard)
 
 
 @register('calm_margin')
@@ -53,9 +77,7 @@ def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -
 
   @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
-    now, then = obs.state.astype(jnp.float32), obs.before.astype(jnp.float32)
-    norms = jnp.linalg.norm(now, axis=-1) * jnp.linalg.norm(then, axis=-1)
-    cosine = (now * then).sum(-1) / jnp.maximum(norms, 1e-12)
+    cosine = stream_cosine(obs.state, obs.before)
     return (cosine >= calm_threshold(obs.position, level, decay, horizon)).astype(jnp.float32)
 
   return ExitPolicy(level, hazard=hazard)

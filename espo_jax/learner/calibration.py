@@ -27,7 +27,7 @@ from espo_jax.objectives import masked_mean
 from espo_jax.types import Metrics, Trajectories
 
 
-class _Sequences(NamedTuple):
+class Sequences(NamedTuple):
   """Each prompt and response in one row, without padding in front."""
 
   tokens: Int[Array, 'N W']
@@ -77,7 +77,7 @@ class Calibration:
       rows: The teacher's responses.
       key: The random key that draws the exits.
     """
-    seqs = _sequences(rows)
+    seqs = sequences(rows)
     trained, held = split_frozen(state.params, exits_alone=self.model.config.exits.alone)
     told = self.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
     target = self._target(state.params, teacher, told, seqs)
@@ -103,10 +103,11 @@ class Calibration:
     depth = masked_mean(blocks / self.model.config.num_layers, drawn)
     return state, metrics | step_metrics | {'exits/depth': depth}
 
-  def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: _Sequences) -> Float[Array, 'N W E']:
+  def _target(self, params: Params, teacher: Params, told: Float[Array, 'N W D'], seqs: Sequences) -> Float[Array, 'N W E']:
     """Returns the target hazards, from the divergence between the teacher and each exit of the student at full depth."""
     params = jax.lax.stop_gradient(params)
-    entered = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
+    streams = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
+    entered = self.model.leaving(params, streams, seqs.positions)
     apart = [self._divergence(params, teacher, exit, told, reverse=False) for exit in entered]
     return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
 
@@ -142,7 +143,8 @@ class Calibration:
     return by_chunk(divergence, self.logit_chunk, said, told)
 
 
-def _sequences(rows: Trajectories) -> _Sequences:
+def sequences(rows: Trajectories) -> Sequences:
+  """Moves each prompt to the beginning of its row, with its response behind it."""
   prompt_width, horizon = rows.prompt_tokens.shape[1], rows.tokens.shape[1]
   packing = unpacked(rows.prompt_lengths, horizon, prompt_width + horizon)
   index = jnp.asarray(packing.index)
@@ -150,4 +152,4 @@ def _sequences(rows: Trajectories) -> _Sequences:
   tokens = jnp.take_along_axis(jnp.concatenate([rows.prompt_tokens, rows.tokens], axis=1), column, axis=1)
   after = index + 1 - rows.prompt_lengths[:, None]  # index of the response token drawn from the state after this one
   counts = (after >= 0) & (after < rows.length[:, None])
-  return _Sequences(tokens, index, jnp.asarray(packing.segments), counts, counts & (after > 0))
+  return Sequences(tokens, index, jnp.asarray(packing.segments), counts, counts & (after > 0))

@@ -127,6 +127,7 @@ class Reinforcement:
     full_depth: bool = False,
   ) -> Scored:
     """Scores the rows under `params`, each token to the depth it was sampled at, or to full depth."""
+    depth = None if full_depth else rows.depth
     return score(
       self.model,
       params,
@@ -137,7 +138,8 @@ class Reinforcement:
       chunk=self.logit_chunk,
       against=against,
       packing=packing,
-      blocks=None if full_depth or rows.depth is None else rows.depth.blocks,
+      blocks=None if depth is None else depth.blocks,
+      route=None if depth is None else depth.route,
       exit_level=self.model.exits.level if self.model.exits else 0.0,
     )
 

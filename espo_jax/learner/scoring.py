@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.packing import Packing, unpacked
@@ -45,6 +45,8 @@ def score(
   against: Params | None = None,
   packing: Packing | None = None,
   blocks: Int[Array, 'N T'] | None = None,
+  route: UInt32[Array, 'N T R'] | None = None,
+  keep: Float[Array, 'N layers'] | None = None,
   exit_level: float = 0.0,
   likelihood: Callable[[Array], Array] = jax.nn.log_softmax,
 ) -> Scored:
@@ -61,6 +63,8 @@ def score(
     against: The parameters of a reference policy; they add a forward pass and the exact divergence from it. None for neither.
     packing: The places of the rows in sequences; None for one sequence per row.
     blocks: The number of blocks that each token's state ran through; None for all. The reference always runs through all.
+    route: The blocks that each token's state ran through, as in `Depth.route`; None without a router.
+    keep: The share of each block's change that the tokens of a response keep; None for all of it. It excludes `route`.
     exit_level: The level of the model's exit policy.
     likelihood: The function from logits to log-probabilities. The entropy's slope is that of a softmax whatever it is.
   """
@@ -76,8 +80,10 @@ def score(
   if blocks is not None:
     drawn_next = packing.index + 1 - prompt_lengths[packing.row]  # the response's token whose state this column is
     free = jnp.asarray(packing.real) & (drawn_next > 0) & (drawn_next < horizon)
-    its = blocks[packing.row, jnp.clip(drawn_next, 0, horizon - 1)]
-    forced = Forced(jnp.where(free, its, model.config.num_layers), free, jnp.float32(exit_level))
+    place = packing.row, jnp.clip(drawn_next, 0, horizon - 1)
+    through = None if route is None else jnp.where(free[..., None], route[place], jnp.uint32(2**32 - 1))
+    soft = None if keep is None else jnp.where(free[..., None], keep[packing.row], 1.0)
+    forced = Forced(jnp.where(free, blocks[place], model.config.num_layers), free, jnp.float32(exit_level), through, soft)
 
   def trunk(params: Params, forced: Forced | None) -> States:
     index, segments, prompts = jax.tree.map(jnp.asarray, (packing.index, packing.segments, packing.prompts))

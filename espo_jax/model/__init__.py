@@ -1,6 +1,6 @@
 """One functional decoder for all model families, with its cache and critic. It knows nothing of reinforcement learning."""
 
-from espo_jax.model.actor_critic import ActorCritic, Caches, States, refill_rows, spread_rows
+from espo_jax.model.actor_critic import ActorCritic, Caches, States, picked_rows, refill_rows, spread_rows
 from espo_jax.model.cache import Cache, init_cache
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, answer_flops, column_flops, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
@@ -41,6 +41,7 @@ __all__ = [
   'load_hf',
   'merge',
   'open_gguf',
+  'picked_rows',
   'prefill_columns',
   'read_config',
   'read_end_tokens',

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
 from espo_jax.exits.policy import ExitPolicy
+from espo_jax.exits.routes import route_of
 from espo_jax.model.cache import Cache, init_cache, refill
 from espo_jax.model.config import ExitHeads, ModelConfig
 from espo_jax.model.decoder import Decoder, Params, init_boxed
-from espo_jax.model.depth import Deciding, Forced, KeysValues
-from espo_jax.model.prefill import Read, prefill
+from espo_jax.model.depth import Deciding, Forced
+from espo_jax.model.prefill import Columns, Read, prefill
 from espo_jax.types import Depth
 
 
@@ -134,36 +135,72 @@ class ActorCritic:
 
   def entering(
     self, params: Params, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
-  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
-    """The policy's states at full depth and at each exit for whole sequences: see `Decoder.entering`."""
+  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D']]:
+    """The policy's states and the streams at its exits for whole sequences: see `Decoder.entering`."""
     out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='entering')
     return out
 
-  def prefill(self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B']) -> tuple[States, Caches]:
+  def routing(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    positions: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'],
+  ) -> tuple[Float[Array, 'B S D'], Columns, Float[Array, 'B S L']]:
+    """The policy's states and cache columns of prompts, and what its routers say: see `Decoder.routing`."""
+    out: Any = self._policy.apply({'params': params['policy']}, tokens, positions, segments, method='routing')
+    return out
+
+  def leaving(self, params: Params, streams: Float[Array, 'E B S D'], positions: Int[Array, 'B S']) -> Float[Array, 'E B S D']:
+    """The hidden states of an exit at each exit block: see `Decoder.leaving`."""
+    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, method='leaving')
+    return out
+
+  def gates(
+    self,
+    params: Params,
+    streams: Float[Array, 'E B S D'],
+    positions: Int[Array, 'B S'],
+    statistics: Float[Array, 'E B S 4'] | None = None,
+  ) -> Float[Array, 'E B S']:
+    """The logits of the exits' gates: see `Decoder.gates`."""
+    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, statistics, method='gates')
+    return out
+
+  def prefill(
+    self, params: Params, tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], level: float | Float[Array, ''] = 0.0
+  ) -> tuple[States, Caches]:
     """The states of each row's last token, and caches of `L` columns with all tokens.
 
     Args:
       params: The parameters of policy and critic.
       tokens: Prompts, padded on the right.
       lengths: The number of tokens of each prompt, at least 1.
+      level: The level of the exit policy; unused without a router.
     """
     tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
+    width, router = self.config.hidden_size, None if self.exits is None else self.exits.router
 
-    def reads(decoder: Decoder, name: str) -> Read:
-      def read(tokens: Array, positions: Array, segments: Array) -> tuple[Array, KeysValues]:
+    def network(decoder: Decoder, name: str) -> tuple[Read, Cache]:
+      def read(tokens: Array, positions: Array, segments: Array) -> tuple[Array, Columns]:
+        if name == 'policy' and router is not None:
+          hidden, columns, keep = self.routing(params, tokens, positions, segments)
+          runs = router(keep, jnp.asarray(level, jnp.float32))  # beside the state, because it belongs to the last token too
+          return jnp.concatenate([hidden, runs.astype(hidden.dtype)], axis=-1), columns
         out: Any = decoder.apply({'params': params[name]}, tokens, positions, segments)
         return out[:2]
 
-      return read
+      return read, init_cache(decoder.config, *tokens.shape)
 
-    networks = [reads(self._policy, 'policy'), *([reads(self._critic, 'critic')] if self.separate_critic else [])]
-    room = init_cache(self.config, *tokens.shape)
-    (policy, cache), *others = prefill(networks, tokens, lengths, room, self.config.hidden_size)
+    networks = [network(self._policy, 'policy'), *([network(self._critic, 'critic')] if self.separate_critic else [])]
+    beside = 0 if router is None else self.config.num_layers
+    (policy, cache), *others = prefill(networks, tokens, lengths, width + beside)
     depth = None
     if self.exits is not None:
-      depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape))
+      route = None if router is None else route_of(policy[:, width:] > 0)
+      depth = Depth(jnp.full(lengths.shape, self.config.num_layers, jnp.int32), jnp.zeros(lengths.shape), route)
     critic, critic_cache = others[0] if others else (policy, None)
-    return States(policy, critic, depth), Caches(cache, critic_cache)
+    return States(policy[:, :width], critic[:, :width], depth), Caches(cache, critic_cache)
 
   def extend_policy(
     self,
@@ -228,9 +265,9 @@ class ActorCritic:
     hidden, cache = out
     return States(hidden, hidden), cache
 
-  def readout(self, params: Params, stream: Float[Array, '... D']) -> Float[Array, '... V']:
-    """The logits of a residual stream without further blocks."""
-    logits: Any = self._policy.apply({'params': params['policy']}, stream, method='readout')
+  def readout(self, params: Params, stream: Float[Array, '... D'], blocks: int) -> Float[Array, '... V']:
+    """The logits of a residual stream behind `blocks` blocks: see `Decoder.readout`."""
+    logits: Any = self._policy.apply({'params': params['policy']}, stream, blocks, method='readout')
     return logits
 
   def logits(self, params: Params, states: States) -> Float[Array, '... V']:
@@ -248,7 +285,7 @@ class ActorCritic:
 
   def init_caches(self, batch: int, columns: int) -> Caches:
     """Empty caches."""
-    critic = init_cache(self.config, batch, columns) if self.separate_critic else None
+    critic = init_cache(self._critic_config, batch, columns) if self.separate_critic else None
     return Caches(init_cache(self.config, batch, columns), critic)
 
 
@@ -269,12 +306,26 @@ def refill_rows(
   return states, Caches(refill(caches.policy, prompt_caches.policy, source, target, behind), critic)
 
 
+def picked_rows(states: States, caches: Caches, source: Int[Array, 'B']) -> tuple[States, Caches]:
+  """The states and caches whose row `n` is the row `source[n]`."""
+
+  def picked(cache: Cache) -> Cache:
+    keys, values = jax.tree.map(
+      lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values)
+    )  # rows come third to last
+    return Cache(keys, values, cache.lengths[source])
+
+  critic = None if caches.critic is None else picked(caches.critic)
+  return jax.tree.map(lambda x: x[source], states), Caches(picked(caches.policy), critic)
+
+
 def spread_rows(tree: tuple[States, Caches], mesh: jax.sharding.Mesh) -> tuple[States, Caches]:
   """`tree` with rows split over the mesh's batch axes and key-value heads over the tensor axis."""
 
   def constrain(path: tuple, x: Array) -> Array:
-    sides = any(getattr(entry, 'name', '') in ('keys', 'values') for entry in path)
-    heads = (None,) * (x.ndim - 4) + ('tensor',) if sides else ()  # rows come first, or third to last in keys and values
+    names = {getattr(entry, 'name', '') for entry in path}
+    heads = (None,) * (x.ndim - 4) + ('tensor',) if names & {'keys', 'values'} else ()  # there rows come third to last
+    heads = (None,) if 'heads' in names else heads
     return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, PartitionSpec(*heads, *parallel.BATCH)))
 
   return jax.tree_util.tree_map_with_path(constrain, tree)

@@ -27,6 +27,7 @@ class Cache(flax.struct.PyTreeNode):
   keys: Side
   values: Side
   lengths: Int[Array, 'B']  # number of tokens of each row
+  heads: Float[Array, 'H B C R'] | None = None  # what the exits' networks remember of each token; None where they do not
 
   @property
   def columns(self) -> int:
@@ -45,7 +46,10 @@ def init_cache(config: ModelConfig, batch: int, columns: int) -> Cache:
       return jnp.zeros((config.num_layers, *shape), config.activation_dtype)
     return tuple(jnp.zeros(shape, config.activation_dtype) for _ in range(config.num_layers))
 
-  return Cache(side(), side(), jnp.zeros(batch, jnp.int32))
+  memories, heads = len(config.exit_blocks) * config.exits.memories, None
+  if memories:
+    heads = jnp.zeros((memories, batch, columns, config.exits.width), jnp.float32)
+  return Cache(side(), side(), jnp.zeros(batch, jnp.int32), heads)
 
 
 def append(
@@ -97,4 +101,5 @@ def refill(
     keys=side(cache.keys, prompts.keys),
     values=side(cache.values, prompts.values),
     lengths=cache.lengths.at[target].set(prompts.lengths[source] + behind),
+    heads=None if cache.heads is None else side((cache.heads,), (prompts.heads,))[0],
   )

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from espo_jax.exits.policy import ExitPolicy
+
 # The RoPE types, each with the fields of `RopeScaling` that it reads. A type without fields is RoPE as published.
 ROPE_FIELDS: dict[str, tuple[str, ...]] = {
   'default': (),
@@ -23,7 +25,8 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
 ATTENTION = ('auto', 'chunked', 'splash', 'cudnn')
-EXIT_HEADS = ('linear', 'mlp')
+EXIT_HEADS = ('linear', 'mlp', 'statistics', 'recurrence')  # what the gate of an exit reads, and how
+TRANSLATORS = ('none', 'token', 'local_global')  # what the stream of a token that exits goes through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +94,22 @@ class ExitHeads:
   every: int = 0  # number of blocks between two heads; 0 for no heads
   kind: str = 'linear'  # 'mlp' has one hidden layer of twice the width
   alone: bool = False  # whether the rest of the decoder, adapters included, is frozen
+  first_block: int = 0  # the first block that may have a head
+  translator: str = 'none'  # 'token' is low-rank; 'local_global' also mixes tokens, by a convolution or by a recurrence
+  width: int = 64  # channels of a recurrence, and the rank of a translator
 
   def __post_init__(self):
     if self.every < 0:
       raise ValueError(f'exits.every = {self.every} must be 0 (no exit heads) or positive')
     if self.kind not in EXIT_HEADS:
       raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: {" or ".join(EXIT_HEADS)}')
+    if self.translator not in TRANSLATORS:
+      raise ValueError(f'exits.translator = {self.translator!r}: no such translator; fix: {" or ".join(TRANSLATORS)}')
+
+  @property
+  def memories(self) -> int:
+    """The number of vectors per token that the networks of an exit remember."""
+    return (self.kind == 'recurrence') + (self.translator == 'local_global')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,14 +171,15 @@ class ModelConfig:
 
     if self.exits.every and not self.exit_blocks:
       raise ValueError(
-        f'exits.every = {self.exits.every} leaves no block to exit at among model.num_layers = {self.num_layers}; '
-        f'fix: exits.every < {self.num_layers}'
+        f'exits.every = {self.exits.every} and exits.first_block = {self.exits.first_block} leave no block to exit at among '
+        f'model.num_layers = {self.num_layers}; fix: both below {self.num_layers}'
       )
 
   @property
   def exit_blocks(self) -> tuple[int, ...]:
     """The blocks at which a token may exit. A token that exits at block `l` runs through `l` blocks."""
-    return tuple(range(self.exits.every, self.num_layers, self.exits.every)) if self.exits.every else ()
+    every = self.exits.every
+    return tuple(b for b in range(every, self.num_layers, every) if b >= self.exits.first_block) if every else ()
 
   @property
   def windowed(self) -> tuple[bool, ...]:
@@ -178,16 +192,22 @@ class ModelConfig:
     return jnp.dtype(self.dtype)
 
 
-def token_flops(config: ModelConfig) -> tuple[int, int, int]:
+def token_flops(config: ModelConfig, exits: ExitPolicy | None = None) -> tuple[int, int, int]:
   """Floating-point operations of a token's matrix products: in a block that runs, in a skipped block, and in the LM head.
 
   A matrix product counts two operations per weight. Attention's products with the cache are left out, because they depend on
-  the token's position. A skipped block still projects keys and values.
+  the token's position. A skipped block costs what the exit policy still computes of it: its attention, or the projection of
+  keys and values, or nothing.
   """
   width = config.hidden_size
   queries, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
-  block = width * (2 * queries + kv) + 3 * width * config.intermediate_size
-  return 2 * block, 2 * width * kv, 2 * width * config.vocab_size
+  attention, ffn = width * (2 * queries + kv), 3 * width * config.intermediate_size
+  skipped = 0
+  if exits is not None and exits.part == 'ffn':
+    skipped = attention
+  elif exits is not None and exits.kv_fill == 'recompute':
+    skipped = width * kv
+  return 2 * (attention + ffn), 2 * skipped, 2 * width * config.vocab_size
 
 
 def column_flops(config: ModelConfig, width: int) -> float:

@@ -10,11 +10,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
+from espo_jax.exits.jei_gates import gate_statistics
 from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.attention import Shared
-from espo_jax.model.cache import Cache
+from espo_jax.model.cache import Cache, append
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.depth import Deciding, ExitLogits, Forced, KeysValues, Reading, Skip, Track, may_leave, set_out, skip_at
+from espo_jax.model.depth import (
+  Deciding,
+  Forced,
+  KeysValues,
+  Ran,
+  Reading,
+  Routing,
+  Skip,
+  Track,
+  may_leave,
+  set_out,
+  skip_at,
+  weigh,
+)
+from espo_jax.model.exit_heads import ExitNetworks, columns_before
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.remat import recomputed
 from espo_jax.model.rope import Rotation, rotation
@@ -61,7 +76,7 @@ class Decoder(nn.Module):
     if not cfg.tie_word_embeddings:
       self.lm_head = Projection(cfg, cfg.vocab_size, ('embed', 'vocab'), name='lm_head')
     if cfg.exit_blocks:
-      self.exit_heads = ExitLogits(cfg, name='exit_heads')
+      self.exit_heads = ExitNetworks(cfg, name='exit_heads')
     if self.value_head:
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', 'value'))
       self.value = nn.Dense(1, kernel_init=zeros, dtype=jnp.float32, param_dtype=jnp.float32, name='value')
@@ -73,8 +88,10 @@ class Decoder(nn.Module):
     segments: Int[Array, 'B S'],
     forced: Forced | None = None,
     prompts: Int[Array, 'B S'] | None = None,
-  ) -> tuple[Float[Array, 'B S D'], KeysValues, Depth | None]:
-    """Hidden states after the final norm, the keys and values of every layer, and the tokens' depth.
+  ) -> tuple[Float[Array, 'B S D'], tuple[Any, Any, Any], Depth | None]:
+    """Hidden states after the final norm, the columns of a cache, and the tokens' depth.
+
+    The columns are the keys and the values of every layer, and what the exits' networks remember, or None.
 
     Args:
       tokens: Token ids.
@@ -88,13 +105,15 @@ class Decoder(nn.Module):
     if self.is_initializing():
       self.logits(trunk.x), self.values(trunk.x)
       if self.config.exit_blocks:
-        self.exit_heads(trunk.x, 0)
-    return trunk.x, trunk.kv, None if trunk.track is None else trunk.track.depth
+        self.exit_heads.translated(trunk.x, 0, positions, None)
+    remembers = self.config.exits.memories and not self.is_initializing()
+    heads = self.exit_heads.memories(trunk.entered, positions, None) if remembers else None
+    return trunk.x, (*trunk.kv, heads), None if trunk.track is None else trunk.track.depth
 
   def entering(
     self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
-  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D'], Float[Array, 'E B S']]:
-    """One pass at full depth: its hidden states, the hidden states of an exit at each exit block, and the heads' logits.
+  ) -> tuple[Float[Array, 'B S D'], Float[Array, 'E B S D']]:
+    """One pass at full depth: its hidden states, and the residual stream that enters each exit block.
 
     Args:
       tokens: Token ids.
@@ -102,9 +121,41 @@ class Decoder(nn.Module):
       segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
     """
     trunk = self._trunk(tokens, positions, Together(segments), None, None)
-    streams = jnp.stack([trunk.entered[block] for block in self.config.exit_blocks])
-    logits = jnp.stack([self.exit_heads(stream, head) for head, stream in enumerate(streams)])
-    return trunk.x, self.final_norm(streams), logits
+    return trunk.x, jnp.stack([trunk.entered[block] for block in self.config.exit_blocks])
+
+  def leaving(self, streams: Float[Array, 'E B S D'], positions: Int[Array, 'B S']) -> Float[Array, 'E B S D']:
+    """The hidden states of an exit at each exit block, from the streams that enter these blocks in a whole pass."""
+    left = [self.exit_heads.translated(stream, head, positions, None) for head, stream in enumerate(streams)]
+    return self.final_norm(jnp.stack(left))
+
+  def gates(
+    self, streams: Float[Array, 'E B S D'], positions: Int[Array, 'B S'], statistics: Float[Array, 'E B S 4'] | None = None
+  ) -> Float[Array, 'E B S']:
+    """The logits of the exits' gates, from the streams that enter their blocks in a whole pass.
+
+    Args:
+      streams: The streams.
+      positions: The tokens' positions.
+      statistics: `gate_statistics` of the exits' logits, where gates read them.
+    """
+    seen = [None] * len(streams) if statistics is None else statistics
+    return jnp.stack(
+      [self.exit_heads.logit(x, head, positions, None, its) for head, (x, its) in enumerate(zip(streams, seen, strict=True))]
+    )
+
+  def routing(
+    self, tokens: Int[Array, 'B S'], positions: Int[Array, 'B S'], segments: Int[Array, 'B S']
+  ) -> tuple[Float[Array, 'B S D'], tuple[Any, Any, None], Float[Array, 'B S L']]:
+    """Hidden states and cache columns of prompts, and the probability, by the routers, that a response keeps each block.
+
+    Args:
+      tokens: Token ids.
+      positions: The tokens' positions, which RoPE reads.
+      segments: The number of the sequence that each token belongs to; 0 is padding, which nothing attends to.
+    """
+    trunk = self._trunk(tokens, positions, Together(segments), None, Routing(segments))
+    assert trunk.track is not None and trunk.track.keep is not None
+    return trunk.x, (*trunk.kv, None), trunk.track.keep
 
   def extend(
     self,
@@ -124,9 +175,13 @@ class Decoder(nn.Module):
       deciding: The inputs of the exit policy; None for full depth.
     """
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
-    trunk = self._trunk(tokens, positions, Following(cache.lengths, longest), (cache.keys, cache.values), deciding)
+    before, heads = columns_before(cache, self.config), cache.heads
+    scope = Following(cache.lengths, longest)
+    trunk = self._trunk(tokens, positions, scope, (cache.keys, cache.values), deciding, before)
     depth = None if trunk.track is None else trunk.track.depth
-    return trunk.x, Cache(*trunk.kv, cache.lengths + counts), depth
+    if heads is not None and deciding is not None:
+      heads = append(heads, self.exit_heads.memories(trunk.entered, positions, before), cache.lengths, None)
+    return trunk.x, Cache(*trunk.kv, cache.lengths + counts, heads), depth
 
   def draft(
     self, tokens: Int[Array, 'B S'], cache: Cache, longest: Int[Array, ''], blocks: int
@@ -172,36 +227,41 @@ class Decoder(nn.Module):
     scope: Scope,
     cached: KeysValues | None,
     reading: Reading | None,
+    before: Float[Array, 'E M B K R'] | None = None,
   ) -> '_Trunk':
     x, turn = parallel.constrain(self._embed(tokens), 'batch', None, None), rotation(self.config, positions)
     gate, track = None, None
     if reading is not None:
-      gate, track = self._gate(reading), set_out(self._policy, reading, x, self.config)
+      gate, track = self._gate(reading, positions, before), set_out(self._policy, reading, x, self.config)
     if self.config.scan_layers:
       numbers = jnp.arange(self.config.num_layers)
       (x, carried, track), (put_out, entered) = self.layers((x, cached, track), numbers, turn, scope, gate)
+      x = self._translated(x, track, entered, positions, before)
       return _Trunk(self.final_norm(x), put_out if cached is None else carried, track, entered)
     per_layer, entered, skip = [], [], None
     for i, layer in enumerate(self.layers):
       entered.append(x)
       if gate is not None and track is not None:
         track, skip = gate(x, track, i)
-      x, kv, fresh = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
+      x, kv, ran = self._run(layer, x, turn, scope, None if cached is None else (cached[0][i], cached[1][i]), skip)
       if track is not None:
-        track = track.past(entered[-1], fresh)
+        track = track.past(ran)
       per_layer.append(kv)
     keys, values = zip(*per_layer, strict=True)
+    x = self._translated(x, track, entered, positions, before)
     return _Trunk(self.final_norm(x), (keys, values), track, entered)
 
+  def _translated(
+    self, x: Array, track: Track | None, entered: Any, positions: Array, before: Array | None
+  ) -> Float[Array, 'B S D']:
+    """The streams after the last block, of which those of tokens that have left at an exit are translated."""
+    if track is None or self.config.exits.translator == 'none' or self._policy.bottom >= 0:
+      return x
+    return self.exit_heads.translated_where_left(x, track.depth.blocks, entered, positions, before)
+
   def _run(
-    self,
-    layer: Block,
-    x: Float[Array, 'B S D'],
-    turn: Rotation,
-    scope: Scope,
-    cached: KeysValues | None,
-    skip: Skip | None,
-  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+    self, layer: Block, x: Float[Array, 'B S D'], turn: Rotation, scope: Scope, cached: KeysValues | None, skip: Skip | None
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Ran]:
     """Run a layer of its own."""
     if self.config.remat != 'full' or self.is_initializing():
       return layer(x, turn, scope, cached, skip=skip)
@@ -217,32 +277,53 @@ class Decoder(nn.Module):
     assert self.exits is not None
     return self.exits
 
-  def _gate(self, reading: Reading) -> Gate:
+  def _gate(self, reading: Reading, positions: Array, before: Array | None) -> Gate:
     """The function that decides exits before each block. It is pure because `nn.scan` cannot access this module."""
     config, policy = self.config, self._policy
-    heads, its = self.exit_heads.unbind() if config.exit_blocks else (None, None)
+    blocks, every = config.exit_blocks, config.exits.every
+    heads, its = self.exit_heads.unbind() if blocks else (ExitNetworks(config, parent=None), {})
     whole, everything = self.unbind()
 
-    def readout(stream: Array) -> Array:
-      logits: Any = whole.apply(everything, stream, method='readout')
-      return logits
+    def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
+      past = None if before is None else before[head]
+      if isinstance(reading, Routing):
+        logit = functools.partial(heads.apply, its, head=head, positions=positions, before=past, method='logit')
+        return weigh(reading, track, block, x, logit)
 
-    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip]:
-      if heads is not None and policy.hazard is not None:
-        every = config.exits.every
+      def readout(stream: Array) -> Array:
+        left = heads.apply(its, stream, head, positions, past, method='translated')
+        logits: Any = whole.apply(everything, left, method='readout')
+        return logits
+
+      seen = gate_statistics(readout(x)) if config.exits.kind == 'statistics' else None
+      logit = heads.apply(its, x, head, positions, past, seen, method='logit')
+      return may_leave(policy, reading, track, block, x, logit, readout)
+
+    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
+      if blocks and (policy.hazard is not None or isinstance(reading, Routing)):
         if isinstance(block, int):
-          if block in config.exit_blocks:
-            track = may_leave(policy, reading, track, block, x, heads.apply(its, x, block // every - 1), readout)
+          track = ask(x, track, block, blocks.index(block)) if block in blocks else track
         else:
-          logit = heads.apply(its, x, jnp.maximum(block // every - 1, 0))
-          asked = may_leave(policy, reading, track, block, x, logit, readout)
-          track = jax.tree.map(functools.partial(jnp.where, (block > 0) & (block % every == 0)), asked, track)
+          asked = ask(x, track, block, jnp.maximum((block - blocks[0]) // every, 0))
+          here = (block >= blocks[0]) & (block % every == 0)
+          track = jax.tree.map(functools.partial(jnp.where, here), asked, track)
       return track, skip_at(policy, reading, track, block, config)
 
     return gate
 
-  def readout(self, stream: Float[Array, '... D']) -> Float[Array, '... V']:
-    """The logits of a residual stream without further blocks."""
+  def readout(self, stream: Float[Array, '... D'], blocks: int = 0) -> Float[Array, '... V']:
+    """The logits of a residual stream without further blocks.
+
+    Args:
+      stream: The stream.
+      blocks: The number of blocks that the stream comes from. The translator of an exit there corrects it, unless that
+        translator remembers tokens.
+    """
+    exits = self.config.exit_blocks
+    if blocks in exits and self.config.exits.translator == 'token':
+      tokens = stream.reshape(1, -1, stream.shape[-1])
+      left = self.exit_heads.translated(tokens, exits.index(blocks), jnp.zeros(tokens.shape[:2], jnp.int32), None)
+      stream = left.reshape(stream.shape)
     return self.logits(self.final_norm(stream))
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:

@@ -9,13 +9,13 @@ to begin together, so that it excludes slots.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, certain
+from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, Part, certain
+from espo_jax.exits.routes import on_route, route_length
 from espo_jax.model.config import ModelConfig
 from espo_jax.types import Depth
 
@@ -29,6 +29,7 @@ class Deciding(NamedTuple):
   noise: Float[Array, 'B S']  # one uniform per token
   live: Bool[Array, 'B S']  # False where the token's state is not needed
   level: Float[Array, '']  # the level of the exit policy
+  route: UInt32[Array, 'B S R'] | None = None  # the blocks that the token's row runs through; None without a router
 
 
 class Forced(NamedTuple):
@@ -37,9 +38,24 @@ class Forced(NamedTuple):
   blocks: Int[Array, 'B S']
   free: Bool[Array, 'B S']  # False on tokens without an exit decision, such as a prompt's
   level: Float[Array, '']  # the level of the exit policy
+  route: UInt32[Array, 'B S R'] | None = None  # `Depth.route` of the tokens
+  keep: Float[Array, 'B S L'] | None = None  # the share of each block's change that is kept; None for a route or an exit
 
 
-Reading: TypeAlias = Deciding | Forced
+class Routing(NamedTuple):
+  """Prompts whose streams decide which blocks their responses run through. The prompts run through all blocks."""
+
+  segments: Int[Array, 'B S']
+
+
+Reading: TypeAlias = Deciding | Forced | Routing
+
+
+class Ran(NamedTuple):
+  """What a block leaves behind for the exit decisions after it."""
+
+  entered: Float[Array, 'B S D']  # the stream that entered the part of the block that may be skipped
+  fresh: KeysValues  # the block's keys and values of these tokens
 
 
 class Track(flax.struct.PyTreeNode):
@@ -47,13 +63,15 @@ class Track(flax.struct.PyTreeNode):
 
   depth: Depth
   passed: Float[Array, 'B S']  # probability, by the heads, of an exit so far
+  total: Float[Array, 'B S']  # sum of the heads' probabilities so far
   due: Float[Array, 'B S']  # probability, by the policy, of an exit so far
-  before: Float[Array, 'B S D']  # the stream that entered the last block
+  before: Float[Array, 'B S D']  # `Ran.entered` of the last block
   fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
+  keep: Float[Array, 'B S L'] | None = None  # the routers' probabilities of the blocks so far, or `Forced.keep`
 
-  def past(self, entered: Float[Array, 'B S D'], fresh: KeysValues) -> 'Track':
-    """The track after a block that the stream `entered`."""
-    return self.replace(before=entered, fresh=None if self.fresh is None else fresh)
+  def past(self, ran: Ran) -> 'Track':
+    """The track after a block that has run."""
+    return self.replace(before=ran.entered, fresh=None if self.fresh is None else ran.fresh)
 
 
 class Skip(flax.struct.PyTreeNode):
@@ -63,42 +81,20 @@ class Skip(flax.struct.PyTreeNode):
   needed: Bool[Array, ''] | None  # whether any live token runs; None to always run the block
   fresh: KeysValues | None  # `Track.fresh`
   fill: KVFill = flax.struct.field(pytree_node=False)
-
-
-class ExitLogits(nn.Module):
-  """The exit heads: a logit for each token at each block where it may exit, in float32."""
-
-  config: ModelConfig
-
-  def setup(self):
-    """Declare the parameters, which are stacked over the heads."""
-    count, width = len(self.config.exit_blocks), self.config.hidden_size
-
-    def zeros(name: str, shape: tuple[int, ...], *axes: str | None) -> Any:
-      return self.param(name, nn.with_logical_partitioning(nn.initializers.zeros, axes), shape, jnp.float32)
-
-    if self.config.exits.kind == 'mlp':
-      inner = nn.with_logical_partitioning(nn.initializers.lecun_normal(batch_axis=0), ('exits', 'embed', 'mlp'))
-      self.inner_kernel = self.param('inner_kernel', inner, (count, width, 2 * width), jnp.float32)
-      self.inner_bias = zeros('inner_bias', (count, 2 * width), 'exits', 'mlp')
-      width *= 2
-    self.kernel = zeros('kernel', (count, width), 'exits', None)
-    self.bias = zeros('bias', (count,), 'exits')
-
-  def __call__(self, state: Float[Array, 'B S D'], head: Int[Array, ''] | int) -> Float[Array, 'B S']:
-    """The logits of head number `head` for the streams that enter its block."""
-    x = state.astype(jnp.float32)
-    if self.config.exits.kind == 'mlp':
-      x = nn.relu(x @ self.inner_kernel[head] + self.inner_bias[head])
-    return x @ self.kernel[head] + self.bias[head]
+  part: Part = flax.struct.field(pytree_node=False)
+  weight: Float[Array, 'B S'] | None = None  # the share of the block's change that is kept; None for all of it
 
 
 def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], config: ModelConfig) -> Track:
   """The track of tokens before the first block."""
   zeros = jnp.zeros(x.shape[:2], jnp.float32)
+  route = None if isinstance(reading, Routing) else reading.route
+  keep = jnp.ones((*x.shape[:2], config.num_layers)) if isinstance(reading, Routing) else None
   if isinstance(reading, Forced):
-    blocks = reading.blocks
-  elif policy.schedule is not None:
+    blocks, keep = reading.blocks, reading.keep
+  elif route is not None:
+    blocks = route_length(route)
+  elif isinstance(reading, Deciding) and policy.schedule is not None:
     blocks = policy.schedule(reading.position, config.num_layers, reading.level)
   else:
     blocks = jnp.full(x.shape[:2], config.num_layers, jnp.int32)
@@ -106,7 +102,22 @@ def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], conf
   if policy.kv_fill == 'copy':
     shape = (config.num_kv_heads, *x.shape[:2], config.head_dim)
     fresh = (jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype))
-  return Track(Depth(blocks.astype(jnp.int32), zeros), zeros, zeros, x, fresh)
+  return Track(Depth(blocks.astype(jnp.int32), zeros, route), zeros, zeros, zeros, x, fresh, keep)
+
+
+def weigh(
+  reading: Routing,
+  track: Track,
+  block: Int[Array, ''] | int,
+  x: Float[Array, 'B S D'],
+  head: Callable[[Float[Array, 'B S D']], Float[Array, 'B S']],
+) -> Track:
+  """The track after the router of `block` has read the mean stream of the prompt that each token belongs to."""
+  same = reading.segments[:, :, None] == reading.segments[:, None]
+  weights = same / same.sum(-1, keepdims=True)
+  mean = jnp.einsum('bst,btd->bsd', weights, x.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+  assert track.keep is not None
+  return track.replace(keep=track.keep.at[..., block].set(jax.nn.sigmoid(head(mean))))
 
 
 def may_leave(
@@ -119,27 +130,37 @@ def may_leave(
   readout: Callable[[Array], Array],
 ) -> Track:
   """The track after the exit decisions before `block`, one of the blocks at which tokens may exit."""
-  if policy.hazard is None or (isinstance(reading, Forced) and policy.choice is certain):
+  if policy.hazard is None or isinstance(reading, Routing) or (isinstance(reading, Forced) and policy.choice is certain):
     return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
-  here = track.depth.blocks >= block
+  remaining = block + policy.top  # the blocks that a token which exits here runs through
+  here = track.depth.blocks >= remaining
   due = track.due
   if isinstance(reading, Forced):
-    exits, here = track.depth.blocks == block, here & reading.free
+    exits, here = track.depth.blocks == remaining, here & reading.free
   else:
-    obs = Observation(logit, passed, x, track.before, readout, reading.position)
-    due = due + (1 - due) * policy.hazard(obs, reading.level)
+    obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total)
+    due = due + (1 - due) * jnp.where(block >= policy.earliest, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)
-  depth = Depth(
-    blocks=jnp.where(here & exits, block, track.depth.blocks),
+  depth = track.depth.replace(
+    blocks=jnp.where(here & exits, remaining, track.depth.blocks),
     logprobs=track.depth.logprobs + jnp.where(here, jnp.where(exits, leave, stay), 0.0),
   )
-  return track.replace(depth=depth, passed=passed, due=due)
+  return track.replace(depth=depth, passed=passed, total=track.total + jax.nn.sigmoid(logit), due=due)
 
 
-def skip_at(policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array, ''] | int, config: ModelConfig) -> Skip:
-  """The `Skip` of `block`."""
-  runs = policy.runs(block, track.depth.blocks, config.num_layers)
+def skip_at(
+  policy: ExitPolicy, reading: Reading, track: Track, block: Int[Array, ''] | int, config: ModelConfig
+) -> Skip | None:
+  """The `Skip` of `block`; None where all tokens run."""
+  if isinstance(reading, Routing):
+    return None
+  if track.keep is not None:
+    return Skip(jnp.ones(track.depth.blocks.shape, bool), None, None, policy.kv_fill, policy.part, track.keep[..., block])
+  if track.depth.route is None:
+    runs = policy.runs(block, track.depth.blocks, config.num_layers)
+  else:
+    runs = on_route(track.depth.route, block)
   needed = (runs & reading.live).any() if isinstance(reading, Deciding) else None
-  return Skip(runs, needed, track.fresh, policy.kv_fill)
+  return Skip(runs, needed, track.fresh, policy.kv_fill, policy.part)

@@ -12,7 +12,7 @@ from espo_jax import parallel
 from espo_jax.model.attention import Shared, cached_attention, self_attention
 from espo_jax.model.cache import append
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.depth import KeysValues, Skip, Track
+from espo_jax.model.depth import KeysValues, Ran, Skip, Track
 from espo_jax.model.rope import Rotation, rotate
 
 
@@ -180,7 +180,7 @@ class Block(nn.Module):
     cached: KeysValues | None,
     layer: Int[Array, ''] | None = None,
     skip: Skip | None = None,
-  ) -> tuple[Float[Array, 'B S D'], KeysValues, KeysValues]:
+  ) -> tuple[Float[Array, 'B S D'], KeysValues, Ran]:
     """Run the block.
 
     Args:
@@ -189,10 +189,10 @@ class Block(nn.Module):
       scope: The tokens that each token attends to.
       cached: The stacked cache or that of this layer; None without a cache.
       layer: The index of this layer in a stacked cache; None for a cache of one layer.
-      skip: The tokens that skip the block; None where all tokens run.
+      skip: The tokens that skip the block, or its feed-forward part; None where all tokens run.
 
     Returns:
-      The new stream; the keys and values of `x`, or the cache that now holds them; and the keys and values of `x` alone.
+      The new stream; the keys and values of `x`, or the cache that now holds them; and what exit decisions see of the block.
     """
     normed = self.attention_norm(x)
     fresh = self._keys_values(normed, turn, skip)
@@ -205,14 +205,26 @@ class Block(nn.Module):
       # Each branch is masked, not the stream after the block, whose gradient took 2.5 times as long on a CPU.
       return branch if skip is None else jnp.where(skip.runs[..., None], branch, 0)
 
-    def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
-      x = x + kept(block.attention(normed, turn, scope, kv, layer))
+    def feed(block: 'Block', x: Array) -> Array:
       return parallel.constrain(x + kept(block.mlp(block.mlp_norm(x))), 'batch', None, None)
 
-    if skip is None or skip.needed is None:
-      return run(self, x, normed, kv), kv, fresh
+    def run(block: 'Block', x: Array, normed: Array, kv: KeysValues) -> Array:
+      return feed(block, x + kept(block.attention(normed, turn, scope, kv, layer)))
+
+    if skip is not None and skip.weight is not None:
+      whole = run(self, x, normed, kv)
+      return x + skip.weight[..., None].astype(x.dtype) * (whole - x), kv, Ran(x, fresh)
+    if skip is not None and skip.part == 'ffn':
+      x = x + self.attention(normed, turn, scope, kv, layer)
+      return self._where_needed(skip, feed, x), kv, Ran(x, fresh)
     # The condition only reads the cache; it is written outside, because a cache that a branch returns would be copied.
-    return nn.cond(skip.needed, run, _stay, self, x, normed, kv), kv, fresh
+    return self._where_needed(skip, run, x, normed, kv), kv, Ran(x, fresh)
+
+  def _where_needed(self, skip: Skip | None, branch: Callable[..., Array], x: Float[Array, 'B S D'], *others: Any) -> Array:
+    """The stream after `branch`, or `x` if no token needs the branch."""
+    if skip is None or skip.needed is None:
+      return branch(self, x, *others)
+    return nn.cond(skip.needed, branch, _stay, self, x, *others)
 
   def _keys_values(self, normed: Float[Array, 'B S D'], turn: Rotation, skip: Skip | None) -> KeysValues:
     """The tokens' keys and values. For tokens that skip the block they follow the policy's `kv_fill`."""
@@ -233,12 +245,12 @@ class Block(nn.Module):
     return jnp.where(runs, new[0], skip.fresh[0]), jnp.where(runs, new[1], skip.fresh[1])
 
 
-def _stay(block: Block, x: Array, normed: Array, kv: KeysValues) -> Array:
-  del block, normed, kv
+def _stay(block: Block, x: Array, *others: Any) -> Array:
+  del block, others
   return x
 
 
-Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int], tuple[Track, Skip]]
+Gate: TypeAlias = Callable[[Float[Array, 'B S D'], Track, Int[Array, ''] | int], tuple[Track, Skip | None]]
 
 
 class ScannedBlock(Block):
@@ -260,7 +272,7 @@ class ScannedBlock(Block):
     skip = None
     if gate is not None and track is not None:
       track, skip = gate(entered, track, layer)
-    x, kv, fresh = Block.__call__(self, entered, turn, scope, cached, layer, skip)
+    x, kv, ran = Block.__call__(self, entered, turn, scope, cached, layer, skip)
     if track is not None:
-      track = track.past(entered, fresh)
+      track = track.past(ran)
     return ((x, None, track), (kv, entered)) if cached is None else ((x, kv, track), (None, entered))

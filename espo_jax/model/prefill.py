@@ -6,7 +6,7 @@ lengths, so that one program serves all batches.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax import parallel
 from espo_jax.model.cache import Cache
-from espo_jax.model.depth import KeysValues
 
 # A sequence has room for four of the longest prompts, but for no more tokens than keep a device busy.
 _PROMPTS, _TOKENS = 4, 512
 
-# From tokens, positions and segments to the hidden states and the keys and values of every layer.
-Read = Callable[[Array, Array, Array], tuple[Array, KeysValues]]
+Columns: TypeAlias = tuple[Any, Any, Any]  # the keys and values of every layer, and what the exits' networks remember
+
+# From tokens, positions and segments to the hidden states and the columns of the cache.
+Read = Callable[[Array, Array, Array], tuple[Array, Columns]]
 
 
 class Packed(NamedTuple):
@@ -82,15 +83,14 @@ def prefill_columns(lengths: Int[Array, 'X P'], longest: int) -> Int[Array, '']:
 
 
 def prefill(
-  reads: Sequence[Read], tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], room: Cache, width: int
+  reads: Sequence[tuple[Read, Cache]], tokens: Int[Array, 'B L'], lengths: Int[Array, 'B'], width: int
 ) -> list[tuple[Float[Array, 'B D'], Cache]]:
   """Reads all prompts with several networks of one shape.
 
   Args:
-    reads: The functions that run the networks on packed sequences.
+    reads: The function that runs each network on packed sequences, with an empty cache of `B` rows.
     tokens: The prompts, padded on the right.
     lengths: The number of tokens of each prompt, at least 1.
-    room: An empty cache of `B` rows.
     width: The width of a hidden state.
 
   Returns:
@@ -107,7 +107,7 @@ def prefill(
     names = (None,) * heads + ('kv_heads', 'batch', None, None, None)
     return parallel.constrain(x.reshape(*x.shape[: heads + 1], shards, -1, *x.shape[-2:]), *names, mesh=mesh)
 
-  def body(carry: tuple[Array, list[tuple[Array, KeysValues]]]) -> tuple[Array, list[tuple[Array, KeysValues]]]:
+  def body(carry: tuple[Array, list[tuple[Array, Columns]]]) -> tuple[Array, list[tuple[Array, Columns]]]:
     i, done = carry
     prompt, index, real = (jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) for x in packed[:3])
     given = jnp.take_along_axis(flat, prompt * longest + index, axis=1)
@@ -116,21 +116,23 @@ def prefill(
     is_last = index == jnp.take_along_axis(lengths_of, prompt, axis=1) - 1
     ends, place = jnp.where(is_last, its, count)[..., None], jnp.stack([its, index], axis=-1)
 
-    def put(read: Read, last: Array, sides: KeysValues) -> tuple[Array, KeysValues]:
+    def put(read: Read, last: Array, sides: Columns) -> tuple[Array, Columns]:
       hidden, fresh = read(*sequences)
       return _put(last, hidden, ends), jax.tree.map(lambda old, new: _put(old, new, place), sides, fresh)
 
-    return i + 1, [put(read, *before) for read, before in zip(reads, done, strict=True)]
+    return i + 1, [put(read, *before) for (read, _), before in zip(reads, done, strict=True)]
 
-  def joined(last: Array, sides: KeysValues) -> tuple[Array, Cache]:
-    keys, values = jax.tree.map(lambda new, old: new.reshape(old.shape), sides, (room.keys, room.values))
-    return last.reshape(count, width), Cache(keys, values, lengths)
+  def begun(room: Cache) -> tuple[Array, Columns]:
+    blank = parallel.constrain(jnp.zeros((shards, count // shards, width), _dtype(room)), 'batch', None, None, mesh=mesh)
+    return blank, jax.tree.map(split, (room.keys, room.values, room.heads))
 
-  sides = jax.tree.map(split, (room.keys, room.values))
-  blank = parallel.constrain(jnp.zeros((shards, count // shards, width), _dtype(room)), 'batch', None, None, mesh=mesh)
-  start = jnp.zeros((), jnp.int32), [(blank, sides) for _ in reads]
+  def joined(room: Cache, last: Array, sides: Columns) -> tuple[Array, Cache]:
+    keys, values, heads = jax.tree.map(lambda new, old: new.reshape(old.shape), sides, (room.keys, room.values, room.heads))
+    return last.reshape(count, width), Cache(keys, values, lengths, heads)
+
+  start = jnp.zeros((), jnp.int32), [begun(room) for _, room in reads]
   _, done = jax.lax.while_loop(lambda carry: carry[0] < packed.used, body, start)
-  return [joined(*part) for part in done]
+  return [joined(room, *part) for (_, room), part in zip(reads, done, strict=True)]
 
 
 def _dtype(cache: Cache) -> jnp.dtype:

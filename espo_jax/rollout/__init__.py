@@ -21,8 +21,10 @@ token, and takes the next waiting row when it ends. The whole rollout is one `wh
 | `processors` | what changes the logits before they become that distribution | `decode_token`, in evaluation |
 | `serial.generate_serial` | decodes full responses, then early exits from their caches (S-GRPO) | `Sampler` |
 | `probes.generate_probed` | decodes full responses, then the answers to be had on the way | `Sampler`, in evaluation |
+| `beams.search` | decodes beams, of which those with low scores give their places to copies | `Sampler`, in evaluation |
 | `turns.begin`, `turns.go_on` | decode the first turn of each row; a later one behind an observation | `Sampler`, by turns |
 | `speculative.speculate` | decodes speculatively: the first blocks draft and the others verify | `Sampler`, in evaluation |
+| `accept_head` | when a row stops drafting, and the fit of the head that says so | `speculate`, in evaluation |
 """
 
 from espo_jax.rollout.engine import generate

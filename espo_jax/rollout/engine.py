@@ -124,7 +124,7 @@ def generate(
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   start = start_rows(
     prompts,
-    *prefill(model, params, prompts),
+    *prefill(model, params, prompts, exit_level),
     first=jnp.zeros(rows, jnp.int32),
     limit=jnp.full(rows, horizon, jnp.int32),
     keys=keys,
@@ -332,8 +332,8 @@ def _policy_reads(
   model, position = setup.model, slots.row.full_length
   longest = jnp.where(reads, slots.caches.policy.lengths + 1, 1).max()
   deciding = None
-  if model.exits is not None:
-    level = jnp.asarray(setup.exit_level, jnp.float32)
-    deciding = Deciding(position[:, None], noise[:, 2:], reads[:, None], level)
+  if slots.states.depth is not None:
+    level, route = jnp.asarray(setup.exit_level, jnp.float32), slots.states.depth.route
+    deciding = Deciding(position[:, None], noise[:, 2:], reads[:, None], level, None if route is None else route[:, None])
   once = jnp.ones_like(tokens)
   return model.extend_policy(setup.params, tokens[:, None], once, slots.states, slots.caches, longest, deciding)

@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from espo_jax import parallel
+from espo_jax.decoders import Beams
 from espo_jax.model import ActorCritic, Params
+from espo_jax.rollout.accept_head import Acceptances, acceptances
+from espo_jax.rollout.beams import search
 from espo_jax.rollout.engine import generate
 from espo_jax.rollout.features import directions
 from espo_jax.rollout.probes import Probed, generate_probed
@@ -18,9 +21,9 @@ from espo_jax.rollout.processors import Processor
 from espo_jax.rollout.reuse import Reuse
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.serial import Serial, generate_serial
-from espo_jax.rollout.speculative import speculate
+from espo_jax.rollout.speculative import Accepting, Speculation, speculate
 from espo_jax.rollout.turns import Decoding, Observations, Paused, Turns, begin, finished, go_on
-from espo_jax.stops import Adaptive, Probing, StopRule
+from espo_jax.stops import Adaptive, Probing, StopRule, never
 from espo_jax.types import Prompts, Trajectories
 
 
@@ -124,9 +127,21 @@ class Sampler:
       reuse=None,
     )
 
-  def speculate(self, params: Params, prompts: Prompts, key: Key[Array, '']) -> Trajectories:
-    """Samples full responses from the full-depth model by speculative decoding, without a stop rule."""
-    rows, _ = speculate(
+  def speculate(
+    self, params: Params, prompts: Prompts, key: Key[Array, ''], accepting: Accepting | None = None
+  ) -> tuple[Trajectories, Speculation]:
+    """Samples full responses from the full-depth model by speculative decoding, without a stop rule.
+
+    Args:
+      params: The parameters of policy and critic.
+      prompts: `P` prompts.
+      key: This step's random key.
+      accepting: When a row stops drafting; None for the same number of drafts in all rows.
+
+    Returns:
+      The rows, and the statistics of drafting.
+    """
+    rows, counts = speculate(
       self.model,
       params,
       prompts,
@@ -138,12 +153,25 @@ class Sampler:
       draft_blocks=self.draft_blocks,
       draft_tokens=self.draft_tokens,
       sampling=self._put(self._sampling),
+      accepting=accepting,
     )
-    return self._lay(rows)
+    return self._lay(rows), counts
+
+  def acceptances(
+    self, params: Params, prompts: Prompts, rows: Trajectories, key: Key[Array, ''], *, mixing: float
+  ) -> Acceptances:
+    """Finds how likely the whole model accepts drafts in the texts of full responses: see `accept_head.acceptances`."""
+    options = {'draft_blocks': self.draft_blocks, 'mixing': np.float32(mixing), 'sampling': self._put(self._sampling)}
+    return acceptances(self.model, params, prompts, rows.tokens, rows.length, key, **options)
 
   def probe(self, params: Params, probing: Probing, prompts: Prompts, key: Key[Array, '']) -> Probed:
     """Samples full responses without a stop rule, and asks on the way for their answers."""
     return generate_probed(self.model, params, prompts, key, probing=probing, **self._options(self._put))
+
+  def search(self, params: Params, beams: Beams, prompts: Prompts, key: Key[Array, '']) -> tuple[Trajectories, Int[Array, 'N']]:
+    """Searches with `samples` beams per prompt; returns the final beams, and the tokens drawn at the place of each."""
+    sampling = self._put(self._sampling)
+    return self._lay(search(self._decoding(never()), params, prompts, key, beams=beams, sampling=sampling))
 
   def begin(self, params: Params, rule: StopRule, adaptive: Adaptive, prompts: Prompts, key: Key[Array, '']) -> Paused:
     """Decodes the first turn of each row; the arguments are those of a call."""
@@ -263,7 +291,7 @@ class Sampler:
     batch, whole = parallel.over_batch(self.mesh), parallel.replicated(self.mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch if x.ndim else whole), described)
 
-  def _lay(self, rows: Trajectories) -> Trajectories:
+  def _lay(self, rows: Any) -> Any:
     return parallel.lay(rows, parallel.over_batch(self.mesh))
 
 

@@ -158,7 +158,9 @@ def slot_count(slots: int, rows: int) -> int:
   return min(slots or rows, rows)
 
 
-def prefill(model: ActorCritic, params: Params, prompts: Prompts) -> tuple[States, Caches]:
+def prefill(
+  model: ActorCritic, params: Params, prompts: Prompts, exit_level: float | Float[Array, ''] = 0.0
+) -> tuple[States, Caches]:
   """Runs the model once on each prompt.
 
   `Prompts` are padded on the left, so that prompt and response concatenate to the sequence that the learner scores. A cache is
@@ -168,10 +170,11 @@ def prefill(model: ActorCritic, params: Params, prompts: Prompts) -> tuple[State
     model: Policy and critic.
     params: The parameters of policy and critic.
     prompts: `P` prompts.
+    exit_level: The level of the model's exit policy; unused without a router.
 
   Returns:
     The states of the prompts' last tokens, and caches of the prompts' columns.
   """
   width, lengths = prompts.tokens.shape[1], jnp.asarray(prompts.lengths)
   from_right = (jnp.arange(width) + width - lengths[:, None]) % width
-  return model.prefill(params, jnp.take_along_axis(jnp.asarray(prompts.tokens), from_right, axis=1), lengths)
+  return model.prefill(params, jnp.take_along_axis(jnp.asarray(prompts.tokens), from_right, axis=1), lengths, exit_level)

@@ -12,7 +12,7 @@ from espo_jax.rollout.progress import Correction, Row, TokenRecord
 from espo_jax.rollout.sampling import no_candidates
 from espo_jax.rollout.setup import Setup
 from espo_jax.stops import Adaptive, StopState
-from espo_jax.types import Depth, Features, StopReason
+from espo_jax.types import Features, StopReason
 
 _REFILL_SHARE = 8  # at most an eighth of the slots is refilled at a time
 
@@ -154,7 +154,7 @@ def empty_pending(setup: Setup) -> Pending:
 
 def blank(setup: Setup, *shape: int) -> TokenRecord:
   """Returns what is recorded of tokens that do not exist: pad tokens and zeros."""
-  depth = None if setup.model.exits is None else Depth(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+  depth = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype), setup.start.states.depth)
   logprobs, values, regret, z, entropy, margin, confidence = (jnp.zeros(shape) for _ in range(7))
   features = Features(entropy) if setup.entropies else None
   if setup.directions is not None:

@@ -1,8 +1,10 @@
 """Self-speculative decoding: the first blocks draft tokens, and the other blocks verify them in one pass.
 
 The output has the full model's distribution. As in LayerSkip (arXiv 2404.16710) the model drafts for itself: the first blocks
-read a draft, and their residual stream goes directly to the final norm and the LM head. The verification continues from these
-streams and keys. Acceptance and the resampling of a rejected draft follow speculative sampling (arXiv 2211.17192).
+read a draft, and their residual stream goes directly to the final norm and the LM head, or first to the translator of an exit
+that is there. The verification continues from these streams and keys. Acceptance and the resampling of a rejected draft follow
+speculative sampling (arXiv 2211.17192). Without a head all rows draft equally many tokens. With one each row stops drafting by
+itself, as in SpecDec++ (arXiv 2405.19715).
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from espo_jax import stops
 from espo_jax.model import ActorCritic, Cache, Caches, Params, States
 from espo_jax.rollout import sampling as draws
+from espo_jax.rollout.accept_head import AcceptHead, log_probabilities, stops_drafting, widened
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import prefill
 from espo_jax.types import Prompts, StopReason, Trajectories
@@ -31,6 +34,15 @@ class Speculation(flax.struct.PyTreeNode):
   rounds: Int[Array, '']  # passes of the full model after the prefill
   drafted: Int[Array, '']  # tokens drafted in live rows
   accepted: Int[Array, '']  # drafted tokens that became part of a response
+  spent: Int[Array, 'N']  # tokens per row that were drafted or drawn from the full model
+
+
+class Accepting(flax.struct.PyTreeNode):
+  """When a row stops drafting: once a rejection is likelier than `threshold`, and not before `least` drafts."""
+
+  head: AcceptHead
+  threshold: Float[Array, '']
+  least: Int[Array, '']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +58,7 @@ class _Setup:
   horizon: int
   blocks: int  # the number of first blocks that draft
   drafts: int  # the most tokens drafted at a time
+  accepting: Accepting | None = None  # when a row stops drafting; None for the same number of drafts in all rows
 
   @property
   def places(self) -> int:
@@ -82,6 +95,18 @@ class _Drawn(NamedTuple):
   tokens: Int[Array, 'N K']
 
 
+class _Drafting(NamedTuple):
+  """The loop carry from draft to draft. Rows that have stopped drafting are carried along, and what they draw is not read."""
+
+  step: Int[Array, '']
+  token: Int[Array, 'N']
+  streams: Float[Array, 'N K D']
+  drawn: _Drawn
+  cache: Cache
+  drafts: Int[Array, 'N']  # the number of each row's drafts
+  log_accepted: Float[Array, 'N']
+
+
 class _Verified(NamedTuple):
   """The full model's outputs at the places of a round, and the tokens after acceptance."""
 
@@ -107,12 +132,14 @@ def speculate(
   draft_blocks: int,
   draft_tokens: int,
   sampling: Sampling = _PLAIN,
+  accepting: Accepting | None = None,
   pad_token: int = 0,
 ) -> tuple[Trajectories, Speculation]:
   """Samples `samples` responses per prompt from the full model, all rows at once, several tokens per pass.
 
   The draft length adapts to the acceptance rate: of 1 to `draft_tokens` it is the one with the most expected tokens per
-  executed block. Samples have the full model's distribution, but the same key gives another sample under another draft length.
+  executed block. With `accepting` each row stops by itself, and a round drafts until all have. Samples have the full model's
+  distribution, but the same key gives another sample under another draft length.
 
   Args:
     model: Policy and critic with unrolled layers and one trunk. An exit policy is ignored.
@@ -125,6 +152,7 @@ def speculate(
     draft_blocks: The number of first blocks that draft.
     draft_tokens: The most tokens drafted at a time.
     sampling: How logits become the distribution that is sampled, for drafts as well.
+    accepting: When a row stops drafting; None for the adapted length.
     pad_token: The token that fills the columns after a response.
 
   Returns:
@@ -135,7 +163,7 @@ def speculate(
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   prompt_lengths = jnp.repeat(jnp.asarray(prompts.lengths), samples)
   states, caches = prefill(model, params, prompts)
-  caches = _widened(caches, samples, columns=prompts.tokens.shape[1] + horizon + draft_tokens + 1)
+  caches = widened(caches, samples, columns=prompts.tokens.shape[1] + horizon + draft_tokens + 1)
   setup = _Setup(
     model=model,
     params=params,
@@ -146,6 +174,7 @@ def speculate(
     horizon=horizon,
     blocks=draft_blocks,
     drafts=draft_tokens,
+    accepting=accepting,
   )
   rows = _first_tokens(setup, states, caches, samples, pad_token)
   rows = jax.lax.while_loop(lambda rows: rows.alive.any(), functools.partial(_round, setup), rows)
@@ -175,7 +204,7 @@ def _first_tokens(setup: _Setup, states: States, caches: Caches, samples: int, p
     caches=caches,
     record=record,
     acceptance=jnp.float32(0.7),
-    counts=Speculation(zero, zero, zero),
+    counts=Speculation(zero, zero, zero, jnp.ones(rows, jnp.int32)),
   )
 
 
@@ -186,11 +215,11 @@ def _round(setup: _Setup, rows: _Rows) -> _Rows:
   the columns after the drafts.
   """
   model, places, share = setup.model, setup.places, setup.blocks / setup.model.config.num_layers
-  count = _best_length(rows.acceptance, share, setup.drafts)
+  most = jnp.int32(setup.drafts) if setup.accepting else _best_length(rows.acceptance, share, setup.drafts)
   start = rows.caches.policy.lengths
   longest = jnp.where(rows.alive, start + places, 1).max()
   uniforms = jax.vmap(lambda i: draws.token_noise(setup.keys, rows.length + i, 3))(jnp.arange(places))  # [K, N, 3]
-  streams, drawn, cache = _draft(setup, rows, count, longest, uniforms)
+  streams, drawn, count, cache = _draft(setup, rows, most, longest, uniforms)
   found, cache = model.verify(setup.params, streams, cache.replace(lengths=start), longest, setup.blocks)
   logits = draws.sampled_logits(model.logits(setup.params, found), setup.sampling)
   accepted, tokens = _accept(logits, drawn, count, uniforms.swapaxes(0, 1), setup.greedy)
@@ -199,28 +228,41 @@ def _round(setup: _Setup, rows: _Rows) -> _Rows:
 
 
 def _draft(
-  setup: _Setup, rows: _Rows, count: Int[Array, ''], longest: Int[Array, ''], uniforms: Float[Array, 'K N 3']
-) -> tuple[Float[Array, 'N K D'], _Drawn, Cache]:
-  """Runs the first blocks on the last token and on `count` drafts; returns their streams, the drafts and the cache."""
+  setup: _Setup, rows: _Rows, most: Int[Array, ''], longest: Int[Array, ''], uniforms: Float[Array, 'K N 3']
+) -> tuple[Float[Array, 'N K D'], _Drawn, Int[Array, 'N'], Cache]:
+  """Runs the first blocks on the last token and on up to `most` drafts.
+
+  Returns:
+    The streams of these tokens, the drafts, their number in each row, and the cache.
+  """
   model, shape = setup.model, (rows.last.shape[0], setup.places)
 
-  def one(i: Array, carry: tuple[Array, Array, _Drawn, Cache]) -> tuple[Array, Array, _Drawn, Cache]:
-    token, streams, drawn, cache = carry
-    stream, cache = model.draft(setup.params, token[:, None], cache, longest, setup.blocks)
-    logits = draws.sampled_logits(model.readout(setup.params, stream)[:, 0], setup.sampling)
+  def unread(carry: _Drafting) -> Bool[Array, '']:  # the first blocks read the last draft as well: a token may follow it
+    return (carry.step <= most) & (rows.alive & (carry.drafts == carry.step)).any()
+
+  def one(carry: _Drafting) -> _Drafting:
+    i = carry.step
+    stream, cache = model.draft(setup.params, carry.token[:, None], carry.cache, longest, setup.blocks)
+    goes_on, log_accepted = (carry.drafts == i) & (i < most), carry.log_accepted
+    if setup.accepting is not None:
+      accepted = log_probabilities(setup.accepting.head, stream[:, 0])[:, 1]
+      log_accepted = log_accepted + jnp.where(i > 0, accepted, 0)
+      goes_on = goes_on & ((i < setup.accepting.least) | ~stops_drafting(log_accepted, setup.accepting.threshold))
+    logits = draws.sampled_logits(model.readout(setup.params, stream, setup.blocks)[:, 0], setup.sampling)
     token = draws.draw(logits, uniforms[i, :, 0], setup.greedy)[0]
     put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=1)
-    drawn = _Drawn(put(drawn.logits, logits[:, None]), put(drawn.tokens, token[:, None]))
-    return token, put(streams, stream), drawn, cache
+    drawn = _Drawn(put(carry.drawn.logits, logits[:, None]), put(carry.drawn.tokens, token[:, None]))
+    return _Drafting(i + 1, token, put(carry.streams, stream), drawn, cache, carry.drafts + goes_on, log_accepted)
 
   streams = jnp.zeros((*shape, model.config.hidden_size), model.config.activation_dtype)
   nothing = _Drawn(jnp.zeros((*shape, model.config.vocab_size)), jnp.zeros(shape, jnp.int32))
-  # The first blocks read the last draft as well: if all drafts are accepted, a token after it is drawn.
-  _, streams, drawn, cache = jax.lax.fori_loop(0, count + 1, one, (rows.last, streams, nothing, rows.caches.policy))
-  return streams, drawn, cache
+  none = jnp.zeros(shape[0], jnp.int32)
+  begun = _Drafting(jnp.zeros((), jnp.int32), rows.last, streams, nothing, rows.caches.policy, none, jnp.zeros(shape[0]))
+  found = jax.lax.while_loop(unread, one, begun)
+  return found.streams, found.drawn, found.drafts, found.cache
 
 
-def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verified) -> _Rows:
+def _settle(setup: _Setup, rows: _Rows, count: Int[Array, 'N'], verified: _Verified) -> _Rows:
   """Appends the tokens of a round with `count` drafts to the record."""
   logits, tokens, accepted = verified.logits, verified.tokens, verified.accepted
   place = jnp.arange(setup.places)
@@ -237,7 +279,8 @@ def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verifi
   ended = (is_end & kept).any(axis=1)
   length = rows.length + new
   last = jnp.take_along_axis(tokens, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
-  drafted = rows.alive.sum(dtype=jnp.int32) * count
+  written = jnp.where(rows.alive, count, 0)
+  drafted = written.sum(dtype=jnp.int32)
   taken = jnp.where(rows.alive, jnp.minimum(accepted, new), 0).sum(dtype=jnp.int32)
   rate = jnp.where(rows.alive, accepted, 0).sum() / jnp.maximum(drafted, 1)
   moved = _KEEP * rows.acceptance + (1 - _KEEP) * rate
@@ -250,7 +293,9 @@ def _settle(setup: _Setup, rows: _Rows, count: Int[Array, ''], verified: _Verifi
     caches=rows.caches.replace(policy=cache.replace(lengths=cache.lengths + new)),
     record=record,
     acceptance=moved,
-    counts=Speculation(counts.rounds + 1, counts.drafted + drafted, counts.accepted + taken),
+    counts=Speculation(
+      counts.rounds + 1, counts.drafted + drafted, counts.accepted + taken, counts.spent + written + rows.alive
+    ),
   )
 
 
@@ -287,7 +332,7 @@ def _best_length(acceptance: Float[Array, ''], share: float, most: int) -> Int[A
 
 
 def _accept(
-  logits: Float[Array, 'N K V'], drawn: _Drawn, count: Int[Array, ''], uniforms: Float[Array, 'N K 3'], greedy: Array
+  logits: Float[Array, 'N K V'], drawn: _Drawn, count: Int[Array, 'N'], uniforms: Float[Array, 'N K 3'], greedy: Array
 ) -> tuple[Int[Array, 'N'], Int[Array, 'N K']]:
   """Returns the number of accepted drafts, and the tokens: the drafts with a newly drawn token after the accepted ones.
 
@@ -296,9 +341,11 @@ def _accept(
   """
   place = jnp.arange(logits.shape[1])
   p_of, q_of = (draws.logprobs_of(x, drawn.tokens) for x in (logits, drawn.logits))
-  right = jnp.where(greedy, drawn.tokens == logits.argmax(-1), uniforms[..., 1] < jnp.exp(p_of - q_of)) & (place < count)
+  right = jnp.where(greedy, drawn.tokens == logits.argmax(-1), uniforms[..., 1] < jnp.exp(p_of - q_of)) & (
+    place < count[:, None]
+  )
   accepted = jnp.cumprod(right.astype(jnp.int32), axis=1).sum(axis=1, dtype=jnp.int32)
-  q = jnp.where((place < count)[:, None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
+  q = jnp.where((place < count[:, None])[..., None], jax.nn.softmax(drawn.logits, axis=-1), 0.0)
 
   def at(x: Array) -> Array:  # at the first rejected draft, or after the last draft
     return jnp.take_along_axis(x, accepted[:, None, None], axis=1)[:, 0]
@@ -306,15 +353,3 @@ def _accept(
   noise = jnp.take_along_axis(uniforms[..., 2], accepted[:, None], axis=1)[:, 0]
   drawn_now = draws.draw_residual(at(logits), at(q), noise, greedy)
   return accepted, jnp.where(place == accepted[:, None], drawn_now[:, None], drawn.tokens)
-
-
-def _widened(caches: Caches, samples: int, columns: int) -> Caches:
-  """Repeats each prompt's cache for its samples, with room for a response."""
-
-  def side(x: Float[Array, 'J P W K']) -> Float[Array, 'J N C K']:
-    x = jnp.repeat(x, samples, axis=1)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, columns - x.shape[2]), (0, 0)))
-
-  policy = caches.policy
-  keys, values = (tuple(side(x) for x in sides) for sides in (policy.keys, policy.values))
-  return Caches(policy.replace(keys=keys, values=values, lengths=jnp.repeat(policy.lengths, samples)), None)

@@ -29,7 +29,7 @@ from espo_jax.rollout.engine import Loop, decode_chunk, decode_first, recorded, 
 from espo_jax.rollout.progress import Row
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, Start, prefill, start_rows
-from espo_jax.rollout.slots import Record, Slots, empty_pending, spread, with_stop
+from espo_jax.rollout.slots import Record, Slots, chosen_rows, empty_pending, spread, with_stop
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, StopReason, Trajectories, by_a_rule
 
@@ -78,7 +78,7 @@ class Observations(NamedTuple):
   """What the host appends to the rows before their next turn."""
 
   tokens: Int[Array, 'N O']
-  counts: Int[Array, 'N']  # number of tokens, at least 1 in rows that go on
+  counts: Int[Array, 'N']  # number of tokens; a row that goes on without any has been cut in two, and is as if it had not
   goes_on: Bool[Array, 'N']  # False where the episode has ended
 
 
@@ -268,5 +268,6 @@ def _read(setup: Setup, slots: Slots, record: Record, observed: Observations) ->
   longest = jnp.where(observed.goes_on, known + width, 1).max()
   after, caches = setup.model.extend_both(setup.params, observed.tokens, slots.caches.of_lengths(known), longest)
   last = jnp.maximum(observed.counts - 1, 0)
-  states = jax.tree.map(lambda x: x[jnp.arange(last.size), last], after)
+  newest = jax.tree.map(lambda x: x[jnp.arange(last.size), last], after)
+  states = chosen_rows(observed.counts > 0, newest, slots.states)
   return spread(setup, (states, caches.of_lengths(known + observed.counts)))

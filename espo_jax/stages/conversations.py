@@ -12,7 +12,7 @@ from espo_jax import environments, tasks
 from espo_jax.configs import method_options
 from espo_jax.environments import breakable, reposed
 from espo_jax.experiment import Experiment
-from espo_jax.stages.episodes import hosted, seed_of
+from espo_jax.stages.table import hosted, seed_of
 from espo_jax.tasks import DataError, Segment
 
 

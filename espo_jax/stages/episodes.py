@@ -1,31 +1,25 @@
 """Plays the episodes of a rollout: turns of the policy on the device, answers of the environments on the host.
 
-All rows decode a turn at once. Then each process steps the environments of its own rows, and the next turn begins when all have
-answered. A row that waits keeps its slot. An environment that fails ends its own row, which counts as failed.
+The rows of a part of a rollout decode a turn at once. Then each process asks the environments of its own rows, and the part's
+next turn begins when all have answered. Meanwhile the device decodes the other parts, so that slow environments idle it only if
+`rollout.parts` is 1 or if they take longer than the turns of all other parts. A row that waits keeps its slot. An environment
+that fails ends its own row, which counts as failed.
 """
 
 import contextlib
-import dataclasses
-import functools
-import itertools
-import logging
-import math
-import zlib
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from espo_jax import environments, parallel, tasks
-from espo_jax.configs import method_options
-from espo_jax.environments import Episode, Episodes, Reply, TurnWriter, breakable, reposed, turn_writer
-from espo_jax.experiment import Experiment, kind_of_turns
+from espo_jax import tasks
+from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Observations, Paused, Sampler
+from espo_jax.stages.table import Table, hosted, lay, take
 from espo_jax.stops import Adaptive, StopRule
-from espo_jax.types import StopReason, Trajectories, Verdicts, by_a_rule
+from espo_jax.types import Prompts, Trajectories, Verdicts
 
 Timer = Callable[[str], contextlib.AbstractContextManager[None]]
 
@@ -52,43 +46,12 @@ def check_writer(exp: Experiment) -> None:
 
 def posed_width(exp: Experiment, problems: Sequence[tasks.Problem]) -> int:
   """Returns the number of tokens of the longest prompt, as the environment poses the problems if there is one."""
-  asked = problems if exp.sampler.turns is None else Table(exp, problems, 1).pose()
+  asked = problems
+  if exp.sampler.turns is not None:
+    table = Table(exp, problems, 1)
+    asked = table.pose(table.open())
   texts = [problem.prompt for problem in exp.tagged(asked)]
   return max(map(len, exp.tokenizer(texts, add_special_tokens=False)['input_ids']))
-
-
-@functools.lru_cache(maxsize=1)
-def hosted(exp: Experiment) -> 'Hosted':
-  """Returns the environments of an experiment. Their processes start when they are first needed."""
-  c, kind = exp.config, kind_of_turns(exp.config, exp.tokenizer)
-  of = environments.traits(c.environment.name, method_options(c, 'environment'))
-  return Hosted(
-    episodes=Episodes(
-      c.environment.name,
-      method_options(c, 'environment'),
-      deadline=c.environment.deadline,
-      workers=c.environment.workers,
-    ),
-    write=turn_writer(
-      exp.tokenizer, kind, c.environment.role or of.role, exp.end_tokens, c.environment.observation_horizon, c.data.today
-    ),
-    graded=of.graded,
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Hosted:
-  """The environments of an experiment.
-
-  Attributes:
-    episodes: The processes that hold their episodes.
-    write: The function that writes an observation as tokens.
-    graded: Whether they get the verdict of the task's verifier on each turn.
-  """
-
-  episodes: Episodes
-  write: TurnWriter
-  graded: bool
 
 
 def play(
@@ -97,12 +60,12 @@ def play(
   params: Params,
   rule: StopRule,
   adaptive: Adaptive,
-  problems: Sequence[tasks.Problem],
+  parts: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   timed: Timer = _untimed,
   expert_budget: float = 0.0,
-) -> Played:
-  """Plays an episode for each row.
+) -> list[Played]:
+  """Plays an episode for each row of each part. The number of parts changes no row.
 
   Args:
     exp: The experiment, which has an environment.
@@ -110,215 +73,68 @@ def play(
     params: The parameters of policy and critic.
     rule: The stop rule.
     adaptive: The state that the rule carries from batch to batch.
-    problems: This process's share of the problems.
+    parts: This process's share of the problems, part by part.
     key: This rollout's random key.
-    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' or 'environment'. By default none runs.
+    timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'environment'
+      (waiting for environments). By default none runs.
     expert_budget: The most turns of an episode, as a multiple of its expert's; 0 for no such bound. Training alone has one,
       because it would hide from a test what the policy does after it.
   """
-  table = Table(exp, problems, sampler.samples, expert_budget)
   with timed('environment'):
-    posed = table.pose()
-  prompts = exp.prompts(posed)
-  with timed('rollout'):
-    paused = sampler.begin(params, rule, adaptive, prompts, key)
-    found = table.fetch(paused)
-  for number in itertools.count(1):
+    tables = [Table(exp, problems, sampler.samples, expert_budget) for problems in parts]
+    opened = [table.open() for table in tables]
+  playing = []
+  for table, begun in zip(tables, opened, strict=True):
     with timed('environment'):
-      tokens, counts, goes_on = table.step(found)
-    observed = Observations(*exp.put_rows((tokens, counts, goes_on)))
-    if not exp.fetch(observed.goes_on).any():  # of all processes
-      break
+      prompts = exp.prompts(table.pose(begun))
     with timed('rollout'):
-      paused = sampler.go_on(params, rule, paused, prompts, observed, number)
-      found = table.fetch(paused)
-  rows = sampler.finished(paused, prompts, exp.put_rows(table.done))
-  return Played(rows, table.graded(), table.texts, table.paid(found.turn))
+      playing.append(_Part(exp, table, prompts, sampler.begin(params, rule, adaptive, prompts, key)))
+  everyone = tuple(playing)
+  number = 1  # of the turn that comes next; the first was 0
+  while playing:
+    for part in playing:
+      part.read(timed)
+    asked, playing = playing, []
+    for part in asked:
+      with timed('environment'):
+        observed = part.observe()
+      if exp.fetch(observed.goes_on).any():  # of all processes
+        with timed('rollout'):
+          part.decode(sampler.go_on(params, rule, part.paused, part.prompts, observed, number))
+        playing.append(part)
+    number += 1
+  return [part.finish(sampler) for part in everyone]
+
+
+class _Part:
+  """A part of a rollout."""
+
+  def __init__(self, exp: Experiment, table: Table, prompts: Prompts, paused: Paused):
+    self._exp, self._table, self.prompts = exp, table, prompts
+    self.decode(paused)
+
+  def decode(self, paused: Paused) -> None:
+    """Keeps the rows of a turn that the device is to decode."""
+    self.paused, self._laid = paused, lay(self._exp, paused)
+
+  def read(self, timed: Timer) -> None:
+    """Waits for the turn, and asks the environments."""
+    with timed('rollout'):
+      self._found = take(self._exp, self._laid)
+    with timed('environment'):
+      self._asked = self._table.act(self._found)
+
+  def observe(self) -> Observations:
+    """Waits for the environments."""
+    return Observations(*self._exp.put_rows(self._table.observe(self._found, self._asked)))
+
+  def finish(self, sampler: Sampler) -> Played:
+    """Returns the rows once all episodes have ended."""
+    table = self._table
+    rows = sampler.finished(self.paused, self.prompts, self._exp.put_rows(table.done))
+    return Played(rows, table.graded(), table.texts, table.paid(self._found.turn))
 
 
 def verdicts_on(exp: Experiment, problems: Sequence[tasks.Problem], played: Played) -> Verdicts:
   """Returns what training finds out about this process's rows, with the scores of rewards that read text."""
   return exp.verdicts(problems, played.rows, played.texts, played.graded).replace(paid=played.paid)
-
-
-def seed_of(exp: Experiment, problem: tasks.Problem) -> int:
-  """Returns the seed of all episodes of a problem."""
-  return zlib.crc32(f'{exp.config.seed} {problem.id}'.encode())
-
-
-def budget_of(tolerance: float, expert_turns: int) -> int:
-  """Returns the most turns of an episode in which an expert takes `expert_turns`: `tolerance` times as many, rounded up.
-
-  The tolerance is the decimal that the config says, because in floats `2.2 * 25` is above 55.
-  """
-  return math.ceil(Fraction(str(tolerance)) * expert_turns)
-
-
-class Turned(NamedTuple):
-  """This process's rows after a turn, on the host."""
-
-  reason: Int[np.ndarray, 'N']
-  length: Int[np.ndarray, 'N']
-  shadow: Bool[np.ndarray, 'N']  # the row goes on after a stop
-  tokens: Int[np.ndarray, 'N T']
-  turn: Int[np.ndarray, 'N T']  # as in `Trajectories`
-
-
-class Table:
-  """The episodes of this process's rows, between the turns of the policy.
-
-  Attributes:
-    done: Whether the environment has ended each episode, or failed.
-    texts: What the policy has written in each episode, turn by turn.
-  """
-
-  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int, expert_budget: float = 0.0):
-    """Prepares an episode for each of the `samples` rows of each problem. `expert_budget` is as `play` takes it."""
-    self._exp, self._host, self._problems, self._samples = exp, hosted(exp), problems, samples
-    self._questions = [exp.task.question(problem) for problem in problems]
-    turns = exp.sampler.turns
-    assert turns is not None
-    self._room = turns.observation
-    count = len(problems) * samples
-    numbers = self._host.episodes.numbers(count)
-    self._episodes = [
-      Episode(number, problem._replace(prompt=question), seed_of(exp, problem))
-      for problem, question, group in zip(problems, self._questions, np.split(np.array(numbers), len(problems)), strict=True)
-      for number in group.tolist()
-    ]
-    self._status, self._grading = ['ok'] * count, ['ok'] * count  # of the environments, and the worst of the graders'
-    self._rewards: list[list[float]] = [[] for _ in range(count)]
-    self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
-    self._tolerance, self._budget = expert_budget, np.full(count, turns.most)
-    self._turns: list[list[str]] = [[] for _ in range(count)]
-
-  def pose(self) -> list[tasks.Problem]:
-    """Begins all episodes, and returns the problems with the prompts by which the environments pose them.
-
-    The rows of a problem share its prompt. If its environment fails, or if its text is no prompt, they get the task's own.
-    """
-    special = breakable(self._exp.tokenizer)
-    replies = self._asked(range(len(self._episodes)))
-    posed = []
-    for p, (problem, question) in enumerate(zip(self._problems, self._questions, strict=True)):
-      group = range(p * self._samples, (p + 1) * self._samples)
-      text = next((replies[n].observation for n in group if replies[n].status == 'ok'), question)
-      asked = problem._replace(prompt=reposed(problem.prompt, question, text, special))
-      if text != question and (wrong := self._no_prompt(asked)):
-        asked = problem
-        for n in group:
-          self._fail(n, 'error', wrong)
-      posed.append(asked)
-    return posed
-
-  def fetch(self, paused: Paused) -> Turned:
-    """Waits for a turn, and returns this process's rows."""
-    record = paused.record
-    of_rows = record.reason, record.full_length, paused.slots.shadow, record.tokens.tokens, paused.turn
-    laid = parallel.lay(of_rows, parallel.over_batch(self._exp.mesh))
-    return Turned(*(parallel.take_rows(x, self._exp.mesh) for x in laid))
-
-  def step(self, found: Turned) -> tuple[Int[np.ndarray, 'N O'], Int[np.ndarray, 'N'], Bool[np.ndarray, 'N']]:
-    """Steps the environments of the rows whose turn has ended, and returns `Observations` of this process's rows."""
-    reason, length, shadow, tokens, turn = found
-    self._read(tokens, turn)
-    asked = np.flatnonzero(self._playing & ~self.done & (~by_a_rule(reason) | shadow))
-    replies = self._acted(asked)
-    self._playing = np.zeros_like(self._playing)  # the caller has the old one
-    out, counts = np.full((len(turn), self._room), self._exp.tokenizer.pad_token_id, np.int32), np.ones(len(turn), np.int32)
-    for n in asked.tolist():
-      if (reply := replies[n]).status != 'ok' or reply.done or reason[n] == StopReason.SETTLED or self._is_spent(n):
-        continue
-      try:
-        written = self._host.write(reply.observation, tokens[n, length[n] - 1] in self._exp.end_tokens).tokens
-      except ValueError as error:  # a text that the tokenizer cannot write
-        self._fail(n, 'error', str(error))
-        continue
-      if not written:
-        self._fail(n, 'error', 'the observation is empty, so that nothing tells the policy to go on; fix: a text')
-      elif length[n] + len(written) < turn.shape[1]:
-        out[n, : len(written)], counts[n], self._playing[n] = written, len(written), True
-    return out, counts, self._playing
-
-  @property
-  def texts(self) -> list[str]:
-    """What the policy has written in each episode, turn by turn."""
-    return ['\n'.join(turns) for turns in self._turns]
-
-  def graded(self) -> list[tasks.Verdict]:
-    """Returns the verdict on each episode: the sum of its rewards, in [0, 1]; 0 if its environment failed.
-
-    A turn that the task's verifier could not grade counts as wrong, and the worst status of the turns is that of the episode.
-    """
-    return [
-      tasks.Verdict(min(max(sum(rewards), 0.0), 1.0), graded) if status == 'ok' else tasks.Verdict(0.0, status)
-      for rewards, status, graded in zip(self._rewards, self._status, self._grading, strict=True)
-    ]
-
-  def paid(self, turn: Int[np.ndarray, 'N T']) -> Float[np.ndarray, 'N T']:
-    """Returns the reward of each turn on the turn's last token."""
-    found = np.zeros(turn.shape, np.float32)
-    for n, rewards in enumerate(self._rewards):
-      for number, reward in enumerate(rewards if self._status[n] == 'ok' else []):
-        found[n, np.flatnonzero(turn[n] == number)[-1]] = reward
-    return found
-
-  def _read(self, tokens: Int[np.ndarray, 'N T'], turn: Int[np.ndarray, 'N T']) -> None:
-    """Decodes the newest turn of the rows that played it."""
-    (rows,) = np.nonzero(self._playing)
-    newest = turn[rows] == np.array([len(self._turns[n]) for n in rows])[:, None]
-    for n, texts in zip(rows, self._exp.decode_turns(tokens[rows], np.where(newest, 0, -1)), strict=True):
-      self._turns[n] += texts
-
-  def _acted(self, rows: Int[np.ndarray, 'M']) -> dict[int, Reply]:
-    """Adds the newest turn of each row to its episode, and returns what the environments answer."""
-    texts = [self._turns[n][-1] for n in rows]
-    correct: list[float | None] = [None] * len(rows)
-    if self._host.graded:
-      verdicts = self._verified(rows, texts)
-      correct = [float(verdict.correct) for verdict in verdicts]
-      for n, verdict in zip(rows, verdicts, strict=True):
-        self._grading[n] = max(self._grading[n], verdict.status, key=tasks.STATUSES.index)
-    for n, *action in zip(rows, texts, correct, strict=True):
-      self._episodes[n] = self._episodes[n]._replace(actions=(*self._episodes[n].actions, tuple(action)))
-    return self._asked(rows.tolist())
-
-  def _verified(self, rows: Int[np.ndarray, 'M'], texts: Sequence[str]) -> list[tasks.Verdict]:
-    """Returns the task's verdicts on the newest turns. The prompt's tag stands before the first turn alone."""
-    asked = [self._problems[n // self._samples] for n in rows]
-    tagged = zip(rows, texts, self._exp.turns(asked, texts), strict=True)
-    return self._exp.verify(asked, [behind_tag if len(self._turns[n]) == 1 else text for n, text, behind_tag in tagged])
-
-  def _asked(self, rows: Sequence[int]) -> dict[int, Reply]:
-    """Returns the environments' answers to the rows, and keeps rewards and ends."""
-    replies = dict(zip(rows, self._host.episodes.play([self._episodes[n] for n in rows]), strict=True))
-    for n, reply in replies.items():
-      if reply.status != 'ok':
-        self._fail(n, reply.status, reply.message)
-      elif self._episodes[n].actions:
-        self._rewards[n].append(reply.reward)
-        self.done[n] = reply.done
-      elif self._tolerance and reply.expert_turns is not None:
-        self._budget[n] = min(self._budget[n], budget_of(self._tolerance, reply.expert_turns))
-    return replies
-
-  def _is_spent(self, row: int) -> bool:
-    """Returns whether an episode has used up its budget of turns, or repeats itself. It then counts as cut by the horizon."""
-    limit, turns = self._exp.config.environment.repeats, self._turns[row]
-    repeats = limit > 0 and len(turns) >= limit and len(set(turns[-limit:])) == 1
-    return repeats or len(turns) >= int(self._budget[row])
-
-  def _fail(self, row: int, status: str, message: str) -> None:
-    """Ends an episode whose environment failed. Its row finishes the turn that it is in."""
-    if self._status.count('ok') == len(self._status):  # one line per rollout
-      told = message or ('it took longer than environment.deadline' if status == 'timeout' else 'its process died')
-      logging.warning('environment.name = %r: %s', self._exp.config.environment.name, told)
-    self._status[row], self.done[row] = status, True
-
-  def _no_prompt(self, problem: tasks.Problem) -> str:
-    """Returns why a problem cannot be posed; '' if it can."""
-    try:
-      tasks.encode_prompts(self._exp.tokenizer, self._exp.tagged([problem]), self._exp.config.rollout.prompt_width)
-    except ValueError as error:
-      return str(error)
-    return ''

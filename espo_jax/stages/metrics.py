@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from espo_jax import parallel
+from espo_jax.exits import ExitPolicy
 from espo_jax.experiment import Experiment
 from espo_jax.learner import TrainState
 from espo_jax.model import ModelConfig, prefill_columns, token_flops
@@ -137,8 +138,8 @@ def stop_metrics(state: TrainState, rows: Trajectories, verdicts: Array) -> Metr
   }
 
 
-@functools.partial(jax.jit, static_argnames='config')
-def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
+@functools.partial(jax.jit, static_argnames=('config', 'policy'))
+def depth_metrics(rows: Trajectories, *, config: ModelConfig, policy: ExitPolicy | None) -> Metrics:
   """Returns the operations of the tokens that count, by `token_flops`; with exits, also the depth of these tokens."""
   count, layers = rows.mask.sum(), config.num_layers
   blocks = count * layers
@@ -147,7 +148,7 @@ def depth_metrics(rows: Trajectories, *, config: ModelConfig) -> Metrics:
     blocks = jnp.where(rows.mask, rows.depth.blocks, 0).sum()
     early = jnp.where(rows.mask, rows.depth.blocks < layers, False).sum()
     exits = {'exits/depth': blocks / (layers * count), 'exits/rate': early / count}
-  run, skipped, rest = (x * 1e-9 for x in token_flops(config))
+  run, skipped, rest = (x * 1e-9 for x in token_flops(config, policy))
   return exits | {'rollout/gflops': blocks * run + (count * layers - blocks) * skipped + count * rest}
 
 
@@ -171,7 +172,7 @@ def sample_metrics(exp: Experiment, state: TrainState, rows: Trajectories, verdi
     | stop_metrics(state, rows, verdicts.correct)
     | ({} if rows.reused is None else reuse_metrics(rows.reused))
     | ({} if rows.turn is None else turn_metrics(rows))
-    | depth_metrics(rows, config=exp.model.config)
+    | depth_metrics(rows, config=exp.model.config, policy=exp.model.exits)
     | {'grading/timeouts': _count(verdicts.timeout), 'grading/errors': _count(verdicts.error)}
   )
 

@@ -40,7 +40,8 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
   if not levels:
     return
   if not parallel.from_first(path.exists):
-    by_level = exp.with_exits(exits.threshold())
+    own = exp.model.exits
+    by_level = exp if own is not None and own.router is not None else exp.with_exits(exits.threshold())
     curve = [
       {'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels
     ]

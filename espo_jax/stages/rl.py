@@ -180,12 +180,14 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
 def shares_prompts(c: ml_collections.ConfigDict, shape: ModelConfig, device: jax.sharding.AbstractDevice) -> bool:
   """Returns whether packed sequences share the prompts of groups.
 
+  They do not where the networks of exits remember tokens, because these read the prompt directly before a response.
+
   Args:
     c: The config of the experiment.
     shape: The shape of the decoder.
     device: The kind of the devices.
   """
-  wanted = c.learner.share_prompts and c.learner.pack_sizes > 1 and c.rollout.samples > 1
+  wanted = c.learner.share_prompts and c.learner.pack_sizes > 1 and c.rollout.samples > 1 and not shape.exits.memories
   return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device)
 
 

@@ -78,9 +78,9 @@ def collect(
     drafts: The last responses to each of these problems, part by part; None without reuse.
   """
   if exp.sampler.turns is not None:
-    budget = exp.config.environment.expert_budget
-    played = [(part, play(exp, exp.sampler, params, rule, adaptive, part, key, timed, budget)) for part in problems]
-    return _whole(exp, [(its.rows, exp.put_rows(verdicts_on(exp, part, its))) for part, its in played])
+    played = play(exp, exp.sampler, params, rule, adaptive, problems, key, timed, exp.config.environment.expert_budget)
+    graded = [exp.put_rows(verdicts_on(exp, part, its)) for part, its in zip(problems, played, strict=True)]
+    return _whole(exp, [(its.rows, verdicts) for its, verdicts in zip(played, graded, strict=True)])
   nothing = [None] * len(problems)
   with timed('rollout'):
     asked = [exp.prompts(*its) for its in zip(problems, begun or nothing, drafts or nothing, strict=True)]

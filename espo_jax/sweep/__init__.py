@@ -7,7 +7,8 @@ to the last bit (`tests/test_sweep.py`) and can be run alone.
 "To the last bit" holds on one processor with one number of threads, for a comparison and for whatever resumes after an
 interruption, because XLA adds up in another order elsewhere. Every result records both.
 
-A sweep that names one of the `ends` ends runs that are not worth going on with.
+A sweep that names one of the `ends` ends runs that are not worth going on with. One with a `Search` proposes arms of its own,
+each from the results of those before.
 """
 
 from espo_jax.sweep.columns import (
@@ -30,9 +31,11 @@ from espo_jax.sweep.columns import (
   area_to,
   share_of_tokens,
 )
+from espo_jax.sweep.growing import grown, make_search, told
 from espo_jax.sweep.plan import Run, configured, plan
 from espo_jax.sweep.results import collect, compare, format_comparison
 from espo_jax.sweep.running import FINAL, Status, run_all
+from espo_jax.sweep.searches import Between, OneOf, Search
 from espo_jax.sweep.spec import Sweep, load_sweep
 
 __all__ = [
@@ -49,10 +52,13 @@ __all__ = [
   'SHORT',
   'TRAINING_GFLOP',
   'TRAINING_TOKENS',
+  'Between',
   'Column',
   'Counts',
+  'OneOf',
   'Outcome',
   'Run',
+  'Search',
   'Status',
   'Sweep',
   'accuracy_at',
@@ -61,8 +67,11 @@ __all__ = [
   'compare',
   'configured',
   'format_comparison',
+  'grown',
   'load_sweep',
+  'make_search',
   'plan',
   'run_all',
   'share_of_tokens',
+  'told',
 ]

@@ -52,12 +52,20 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
     raise ConfigError([f'--seeds: {unknown[0]} is none of the seeds {spec.seeds} of {file}; fix: some of them'])
   check_page(monitor.ending(output, '.md'))
+  proposer = None if spec.search is None else sweep.make_search(spec)
   runs = sweep.plan(spec, workdir)
   sweep.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
-  states = [sweep.Status.of(run).state for run in runs]
-  if missing := sum(state not in sweep.FINAL for state in states):
-    print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
-    return None
+  while True:
+    states = [sweep.Status.of(run).state for run in runs]
+    if missing := sum(state not in sweep.FINAL for state in states):
+      print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
+      return None
+    if proposer is None or (more := sweep.grown(spec, proposer, runs)) is None:
+      break
+    spec, before = more, {run.workdir: run for run in runs}
+    runs = sweep.plan(spec, workdir)
+    fresh = [run for run in runs if run.workdir not in before and (seeds is None or run.seed in seeds)]
+    sweep.run_all(spec, fresh, beside=list(before.values()))
   outcomes = sweep.collect(spec, runs)
   compared = sweep.compare(spec, outcomes)
   table = sweep.format_comparison(
@@ -68,7 +76,9 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   record = record_of(spec, title, command, runs, environments, compared)
   picture = monitor.ending(output, '.png')
   monitor.atomic_write_text(monitor.ending(output, '.json'), monitor.to_json(record, indent=1) + '\n')
-  write_page(monitor.ending(output, '.md'), title, body(spec, record, table, picture.name))
+  write_page(
+    monitor.ending(output, '.md'), title, body(spec, record, table, picture.name, sweep.told(spec, runs) if proposer else '')
+  )
   print(f'{table}\nwrote {monitor.ending(output, ".md")}, {monitor.ending(output, ".json")}')
   with monitor.spared(picture):
     from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here

@@ -41,8 +41,16 @@ def write_page(path: pathlib.Path, title: str, body: str) -> None:
   atomic_write_text(path, text)
 
 
-def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> str:
-  """Returns the text of the page: what was run, on which machine, the results, and which arms are told apart."""
+def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str, found: str = '') -> str:
+  """Returns the text of the page: what was run, on which machine, the results, and which arms are told apart.
+
+  Args:
+    sweep: The comparison.
+    record: The content of the JSON file.
+    table: The table of results.
+    picture: The name of the picture's file.
+    found: The table of the arms of a search; '' without one.
+  """
   hardware = record['hardware']
   commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
   changed = ', the working tree changed since' if record['dirty'] else ''
@@ -61,6 +69,7 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> s
     '',
     table,
     *(['', told_apart(sweep, record['columns'])] if sweep.primary else []),
+    *(['', found] if found else []),
     '',
     f'![Learning curves, and {sweep.scatter[1]} over {sweep.scatter[0]}]({picture})',
   ]

@@ -19,8 +19,8 @@ from espo_jax.sweep.spec import Sweep
 from espo_jax.sweep.watching import EndedEarly, make_end, read_trial, watching
 from espo_jax.train import train
 
-ENDED = 'ended early'
-FINAL = ('done', 'failed', ENDED)
+ENDED, FAILED = 'ended early', 'failed'
+FINAL = ('done', FAILED, ENDED)
 
 
 class Status(NamedTuple):
@@ -45,8 +45,13 @@ class Status(NamedTuple):
     return cls(**read_json(path)) if path.exists() else cls('waiting')
 
 
-def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
+def run_all(sweep: Sweep, runs: Sequence[Run], beside: Sequence[Run] = ()) -> None:
   """Run the runs that have not ended, and print which ones are skipped.
+
+  Args:
+    sweep: The comparison.
+    runs: The runs, in their order.
+    beside: The runs of earlier arms, which are not asked for and which an early end may know.
 
   Raises:
     ConfigError: A run's folder belongs to another config, or the early end cannot be made.
@@ -62,7 +67,7 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
     print(f'seed {run.seed}, {run.name}:\n  {run.command}', flush=True)
     watch = None
     if end is not None and run.arms and sweep.baseline not in run.arms:
-      watch = watching(end, _known(runs, run), run)
+      watch = watching(end, _known([*beside, *runs], run), run)
     status, began = Status('interrupted'), time.perf_counter()
     try:
       train(run.config, run.workdir, watch)
@@ -73,7 +78,7 @@ def run_all(sweep: Sweep, runs: Sequence[Run]) -> None:
       if not run.arms:
         raise
       logging.warning('%s', failed)
-      status = Status('failed', message=str(failed))
+      status = Status(FAILED, message=str(failed))
     except Interrupted:
       raise
     finally:
@@ -87,7 +92,7 @@ def _known(runs: Sequence[Run], run: Run) -> Trials:
   """Returns what an early end may know before a run begins. A run that failed is not counted."""
   before = [other for other in runs[: runs.index(run)] if other.seed == run.seed and other.arms]
   states = {other: Status.of(other).state for other in before}
-  earlier = [read_trial(other, whole=state == 'done') for other, state in states.items() if state != 'failed']
+  earlier = [read_trial(other, whole=state == 'done') for other, state in states.items() if state != FAILED]
   return Trials(run.seed, run.config.learner.updates, flatten(run.config), earlier)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from espo_jax.configs import ConfigError
 from espo_jax.sweep.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
+from espo_jax.sweep.searches import Search
 
 START = 'start'  # the folder of the stages that a seed's arms share, and the name of their row
 
@@ -35,6 +36,8 @@ class Sweep:
     early_end: The early end of `sweep.ends` that ends a run which the earlier arms of its seed leave behind; '' for none. The
       baseline's runs are never ended, and neither is the best run so far.
     early_end_options: The options of the early end.
+    search: The search that proposes further arms, each from the results of those before; None for none. An arm that it
+      proposes is set in all seeds.
   """
 
   base: str
@@ -51,6 +54,7 @@ class Sweep:
   scatter: tuple[str, str] = ('rollout_tokens', 'accuracy')
   early_end: str = ''
   early_end_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  search: Search | None = None
 
 
 def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
@@ -84,9 +88,21 @@ def _problems(sweep: Sweep) -> Iterator[str]:
       yield f'rules: {name!r} is none of the arms {", ".join(sweep.arms)}; fix: one of them'
   if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
     yield f'seeds = {sweep.seeds}: none, or one of them twice; fix: such as (0, 1, 2)'
+  if sweep.search is not None:
+    yield from _search_problems(sweep, sweep.search)
   tested = [column.label for column in sweep.columns if isinstance(column, Column) and column.against == 'difference']
   if sweep.primary and sweep.primary not in tested:
     yield f'primary = {sweep.primary!r} is no column with differences; fix: one of {", ".join(map(repr, tested)) or "()"}'
   labels = [column.label for column in sweep.columns]
   if not labels or len(set(labels)) != len(labels):
     yield f'columns = {labels}: none, or two of one label; fix: a label for each'
+
+
+def _search_problems(sweep: Sweep, search: Search) -> Iterator[str]:
+  if search.arms < 1:
+    yield f'search.arms = {search.arms}: none; fix: a number of at least 1'
+  if not search.space:
+    yield 'search.space = {}: nothing to set; fix: such as {"learner.learning_rate": Between(1e-6, 1e-4, log=True)}'
+  for name in sweep.arms:
+    if name.startswith(f'{search.by}_'):
+      yield f'arms: {name!r} begins as the names of the arms of the search {search.by!r} do; fix: another name'

@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
-from espo_jax import registry
-from espo_jax.configs import ConfigError, flatten
+from espo_jax.configs import flatten
 from espo_jax.monitor import policy_accuracy, read_metrics
 from espo_jax.stages.rl import Watch
 from espo_jax.sweep.ends import REGISTRY, EarlyEnd, Trial, Trials, sparing_the_best
+from espo_jax.sweep.making import make
 from espo_jax.sweep.plan import Run
 from espo_jax.sweep.spec import Sweep
 
@@ -24,19 +24,7 @@ def make_end(sweep: Sweep) -> EarlyEnd:
   Raises:
     ConfigError: The early end does not exist, does not take the options, or needs Optuna, which is not installed.
   """
-  try:
-    method = REGISTRY.find(sweep.early_end)
-  except ValueError as error:
-    raise ConfigError([str(error)]) from error
-  known = registry.defaults(method)
-  try:
-    for option in known.keys() & sweep.early_end_options.keys():
-      registry.check_type(option, sweep.early_end_options[option], known[option])
-    return sparing_the_best(method(**sweep.early_end_options))
-  except ConfigError:
-    raise
-  except (TypeError, ValueError) as error:
-    raise ConfigError([f'early_end_options = {dict(sweep.early_end_options)}: {error}']) from error
+  return sparing_the_best(make(REGISTRY, sweep.early_end, sweep.early_end_options, 'early_end_options'))
 
 
 def read_trial(run: Run, *, whole: bool) -> Trial:

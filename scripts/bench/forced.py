@@ -36,9 +36,9 @@ class Forced(ActorCritic):
 
   announces_stop: bool = False
 
-  def prefill(self, params: Params, tokens: Array, lengths: Array) -> tuple[States, Caches]:
+  def prefill(self, params: Params, tokens: Array, lengths: Array, level: Array | float = 0.0) -> tuple[States, Caches]:
     """Runs the base method, and reads the length and the stop from the prompt."""
-    states, caches = super().prefill(params, tokens, lengths)
+    states, caches = super().prefill(params, tokens, lengths, level)
     numbers = [decode(tokens, 0), decode(tokens, 1), jnp.zeros_like(lengths)]
     return Counted(states.policy, jnp.stack(numbers, axis=-1).astype(jnp.float32)), caches
 

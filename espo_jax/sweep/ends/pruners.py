@@ -7,12 +7,16 @@ from espo_jax.configs import ConfigError
 from espo_jax.sweep.ends.trial import EarlyEnd, Judge, Trials
 
 
-def _optuna(name: str) -> Any:
-  """Returns the module `optuna` for the early end `name`; raises ConfigError if it is not installed."""
+def import_optuna(asked: str) -> Any:
+  """Returns the module `optuna`, for which a sweep has `asked`, such as "early_end = 'median'".
+
+  Raises:
+    ConfigError: Optuna is not installed.
+  """
   try:
     import optuna
   except ImportError as error:
-    raise ConfigError([f"early_end = {name!r}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
+    raise ConfigError([f"{asked}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   return optuna
 
@@ -27,7 +31,7 @@ def pruned_by(name: str, make: Callable[[Any, Trials], Any]) -> EarlyEnd:
     name: The early end's name.
     make: The function that makes the pruner from the module `optuna.pruners` and from what is known.
   """
-  optuna = _optuna(name)
+  optuna = import_optuna(f'early_end = {name!r}')
 
   def begin(trials: Trials) -> Judge:
     study = optuna.create_study(study_name=f'seed {trials.seed}', direction='maximize', pruner=make(optuna.pruners, trials))

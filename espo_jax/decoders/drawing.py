@@ -1,0 +1,66 @@
+"""How the samples of a problem are drawn by a decoder that does not only choose among independent ones.
+
+A decoder of this package computes nothing on a device. It says here how its samples are to be drawn, and `espo_jax.evaluate`
+draws them so. What such samples took is in `Samples.spent`. They depend on each other, so no other decoder is compared on them.
+"""
+
+from typing import NamedTuple
+
+
+class Beams(NamedTuple):
+  """Samples side by side, of which those with low scores are replaced by copies of the others.
+
+  Attributes:
+    factor: `M`: of `n` unfinished samples the best `ceil(n / M)` go on.
+    prefix: The number of tokens of a step after which samples are scored.
+    step: The number of tokens of a step.
+    score: The score, as in `decoders.scores`.
+  """
+
+  factor: int
+  prefix: int
+  step: int
+  score: str
+
+
+class Revision(NamedTuple):
+  """Samples one after another, each of which reads the last ones.
+
+  Attributes:
+    window: The number of earlier samples that a sample reads.
+    message: The text behind each of them.
+  """
+
+  window: int
+  message: str
+
+
+class Exchange(NamedTuple):
+  """Samples side by side that read summaries of each other. The attributes are the options of `leap`."""
+
+  peers: int
+  tokens: int
+  summary: int
+  routing: str
+  answer_tokens: int
+  ask: str
+  peer: str
+  resume: str
+  answer: str
+
+
+class Speculative(NamedTuple):
+  """Independent samples that are drafted and verified. The attributes are the options of `speculative`."""
+
+  draft_blocks: int
+  threshold: float
+  least: int
+  most: int
+  blocks: int
+  mismatch: float
+  mixing: float
+  steps: int
+  rate: float
+
+
+Drawing = Beams | Revision | Exchange | Speculative

@@ -1,0 +1,115 @@
+"""Draws the samples of decoders that draw their own, and grades them as answers."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from jaxtyping import Array, Key
+
+from espo_jax import parallel, tasks
+from espo_jax.decoders import Beams, Drawing, Exchange, Revision, Speculative
+from espo_jax.evaluate.accepting import fitted_head, speculated
+from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
+from espo_jax.evaluate.drawn import Drawn
+from espo_jax.evaluate.exchanging import exchanged, inserted
+from espo_jax.evaluate.revising import messages, revised
+from espo_jax.experiment import Experiment
+from espo_jax.model import Params
+from espo_jax.rollout import Sampler
+from espo_jax.rollout.accept_head import AcceptHead
+from espo_jax.types import StopReason
+
+
+def drawn_answers(
+  exp: Experiment,
+  params: Params,
+  problems: Sequence[tasks.Problem],
+  prompts: int,
+  samples: int,
+  temperature: float,
+  *,
+  drawing: Drawing,
+  seed: int = 0,
+  start: int = 0,
+) -> Iterator[Answered]:
+  """Draws answers as a decoder wants them, and grades them batch by batch: see `sample_answers`.
+
+  Args:
+    exp: The experiment.
+    params: The policy's parameters.
+    problems: The first problems of the test split.
+    prompts: The number of problems in a batch.
+    samples: The number of answers to each problem.
+    temperature: The temperature of the sampler; 0 is greedy.
+    drawing: How the decoder draws its samples.
+    seed: The seed of the answers.
+    start: The position of the first problem to answer, a multiple of `prompts`.
+  """
+  sampler = exp.sampler.plain(samples=samples, temperature=temperature)
+  head = fitted_head(exp, sampler, params, drawing, problems, seed) if isinstance(drawing, Speculative) else None
+  for first in range(start, len(problems), prompts):
+    fresh = problems[first : first + prompts]
+    batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
+    began = time.perf_counter()
+    mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
+    drawn = Drawn(*(x[: len(fresh) * samples] for x in _drawn(exp, sampler, params, drawing, head, mine, key)))
+    seconds = time.perf_counter() - began
+    each = [problem for problem in fresh for _ in range(samples)]
+    tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
+    texts = exp.decode(drawn.tokens, drawn.length)
+    graded = exp.turns(tagged, texts)
+    if isinstance(drawing, Revision):  # a prompt's tag stands before the first turn alone
+      graded = [text if i % samples else graded[i] for i, text in enumerate(texts)]
+    verdicts = verdicts_of(exp, each, graded, prompts * samples)
+    answers = [
+      Answer(
+        problem=first + i // samples,
+        id=problem.id,
+        sample=i % samples,
+        prompt=problem.prompt,
+        response=texts[i],
+        answer=exp.task.stated_answer(graded[i]),
+        expected=problem.answer,
+        correct=bool(verdicts[i].correct),
+        status=verdicts[i].status,
+        length=int(drawn.length[i]),
+        stop_reason=StopReason(int(drawn.reason[i])).name.lower(),
+        full_length=int(drawn.length[i]),
+        full_correct=bool(verdicts[i].correct),
+        depth=1.0,
+        spent=int(drawn.spent[i]),
+      )
+      for i, problem in enumerate(tagged)
+    ]
+    yield Answered(answers, seconds)
+
+
+def _drawn(
+  exp: Experiment,
+  sampler: Sampler,
+  params: Params,
+  drawing: Drawing,
+  head: AcceptHead | None,
+  mine: Sequence[tasks.Problem],
+  key: Key[Array, ''],
+) -> Drawn:
+  """Returns the samples of a batch, of which this process has the problems `mine`."""
+  match drawing:
+    case Beams():
+      rows, spent = sampler.search(params, drawing, exp.prompts(mine), key)
+      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
+    case Revision():
+      return revised(exp, sampler, params, drawing, mine, key)
+    case Exchange():
+      return exchanged(exp, sampler, params, drawing, mine, key)
+    case Speculative():
+      assert head is not None  # it was fitted before
+      return speculated(exp, sampler, params, drawing, head, mine, key)
+
+
+def check_texts(exp: Experiment, drawing: Drawing) -> None:
+  """Raises RequestError if the tokenizer cannot write a text that a decoder inserts."""
+  match drawing:
+    case Revision():
+      messages(exp, drawing)
+    case Exchange():
+      inserted(exp, drawing)

@@ -1,0 +1,196 @@
+"""Searches of a sweep: what is proposed, from what, and that an interruption changes nothing."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from espo_jax import monitor, sweep
+from espo_jax.configs import ConfigError
+from espo_jax.stages.loop import Interrupted, TrainingFailed
+from espo_jax.sweep import Between, OneOf, running, searches
+from espo_jax.sweep.__main__ import compare_arms
+from espo_jax.sweep.searches import Tried
+
+pytestmark = pytest.mark.usefixtures('without_pictures')
+
+SPACE = {'x': Between(0.0, 1.0), 'rate': Between(1e-6, 1e-2, log=True)}
+BEST = {'x': 0.3, 'rate': 1e-4}
+
+
+def value_of(settings):
+  """A bowl, whose highest point is BEST."""
+  return 1 - (settings['x'] - BEST['x']) ** 2 - (math.log10(settings['rate']) - math.log10(BEST['rate'])) ** 2 / 16
+
+
+def best_of(name, seed, arms=40):
+  propose, tried = searches.REGISTRY[name](), []
+  for _ in range(arms):
+    settings = propose(SPACE, tried, seed)
+    tried.append(Tried(settings, value_of(settings), 10, whole=True))
+  return max(arm.value for arm in tried)
+
+
+@pytest.mark.parametrize('name', ['tpe', 'bohb'])
+def test_a_search_is_ahead_of_random_arms_on_a_bowl(name):
+  ahead = sum(best_of(name, seed) > best_of('random', seed) for seed in range(20))
+  assert scipy.stats.binomtest(ahead, 20, alternative='greater').pvalue < 0.05
+
+
+@pytest.mark.parametrize('name', searches.REGISTRY)
+def test_a_proposal_is_of_the_space_and_a_function_of_what_is_given(name):
+  space = {'whole': Between(2, 5), 'size': Between(1, 1000, log=True), 'kind': OneOf(('a', None, True)), **SPACE}
+  found = []
+  for seed in (0, 1):
+    propose, tried = searches.REGISTRY[name](), []
+    for i in range(15):
+      settings = propose(space, tried, seed)
+      assert settings == searches.REGISTRY[name]()(space, tried, seed)
+      assert settings.keys() == space.keys() and settings['kind'] in space['kind'].values
+      assert all(type(settings[field]) is int for field in ('whole', 'size')) and 2 <= settings['whole'] <= 5
+      assert 0 <= settings['x'] <= 1 and 1e-6 <= settings['rate'] <= 1e-2
+      tried.append(Tried(settings, None if i == 3 else value_of(settings), 10, whole=i % 4 != 1))
+    found.append([arm.settings for arm in tried])
+  assert found[0] != found[1]
+  assert len({json.dumps(settings) for settings in found[0]}) == 15
+
+
+def test_bohb_takes_whole_arms_for_better_than_those_that_were_ended():
+  rng = np.random.default_rng(0)
+  whole = [Tried({'x': 0.2 + 0.02 * z}, 0.5, 10, True) for z in rng.normal(size=12)]
+  ended = [Tried({'x': 0.8 + 0.02 * z}, 0.9, 4, False) for z in rng.normal(size=12)]
+  propose = searches.REGISTRY['bohb'](share_random=0.0)
+  proposed = [propose({'x': SPACE['x']}, [*whole, *ended], seed)['x'] for seed in range(10)]
+  assert max(proposed) < 0.5
+
+
+# ------------------------------------------------------------------------------------------------------------------- in a sweep
+
+
+def sweep_file(folder: pathlib.Path, search: str, more: str = '') -> str:
+  path = folder / 'searched.py'
+  path.write_text(
+    '"""A search."""\nfrom espo_jax.sweep import *\ndef get_sweep():\n'
+    "  return Sweep(base='experiments/quickstart.py:smoke', common={'baselines': ()}, baseline='plain', seeds=(0, 1),\n"
+    f"    arms={{'plain': {{}}}}, search=Search({search}){more})\n"
+  )
+  return str(path)
+
+
+SEARCH = "space={'learner.learning_rate': Between(1e-6, 1e-2, log=True), 'rollout.samples': OneOf((2, 4))}, arms=5, by='bohb'"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """The folders of the runs that were asked for. A run is replaced by a curve that depends on its settings."""
+  asked = []
+
+  def pretend(config, workdir, watch=None):
+    asked.append(workdir)
+    monitor.write_run_info(workdir, config.to_dict())
+    if 'rl' not in config.stages:
+      return
+    if len(asked) == pretend.interrupted:
+      raise Interrupted(15, 'told')
+    if workdir.name == pretend.fails and config.seed == 1:
+      raise TrainingFailed('the loss is nan')
+    level = value_of({'x': config.rollout.samples / 8, 'rate': config.learner.learning_rate})
+    with monitor.MetricWriter(workdir / 'arms' / config.stop.name, 0) as writer:
+      for step in range(1, 13):
+        accuracy = level * (1 - 0.5**step) + 0.01 * config.seed
+        writer.write(step, {'accuracy': accuracy, 'rollout/length_mean': 9.0})
+        if watch is not None:
+          watch(config.stop.name, step, accuracy)
+    entry = {'accuracy': level, 'rollout_tokens': 1000.0}
+    monitor.write_summary(workdir, {'warm_start': {'accuracy': 0.25}, 'arms': {config.stop.name: entry}})
+
+  pretend.interrupted = pretend.fails = None
+  monkeypatch.setattr(running, 'train', pretend)
+  return asked, pretend
+
+
+def test_an_interrupted_search_proposes_what_an_undisturbed_one_does(trained, tmp_path):
+  asked, pretend = trained
+  ends = ", early_end='successive_halving', early_end_options={'least': 2, 'eta': 2}"
+  file = sweep_file(tmp_path, SEARCH, ends)
+  whole = compare_arms(file, tmp_path / 'whole', tmp_path / 'whole.out')
+  names = [f'bohb_{i}' for i in range(1, 6)]
+  assert [path.name for path in asked] == ['start', 'plain'] * 2 + [name for name in names for _ in (0, 1)]
+  assert [path.parent.name for path in asked[4:]] == ['seed_0', 'seed_1'] * 5  # an arm is proposed for all seeds
+  asked.clear()
+  pretend.interrupted = 8
+  with pytest.raises(Interrupted):
+    compare_arms(file, tmp_path / 'cut', tmp_path / 'cut.out')
+  pretend.interrupted = None
+  again = compare_arms(file, tmp_path / 'cut', tmp_path / 'cut.out')
+  assert again['arms'] == whole['arms'] and list(again['arms']) == ['plain', *names]
+  assert {run['state'] for run in again['runs']} == {'done', 'ended early'}
+  assert [run['message'] for run in again['runs']] == [run['message'] for run in whole['runs']]
+
+
+def test_the_page_has_the_arms_of_the_search_the_best_first(trained, tmp_path):
+  _, pretend = trained
+  pretend.fails = 'bohb_2'
+  record = compare_arms(sweep_file(tmp_path, SEARCH), tmp_path / 'runs', tmp_path / 'out')
+  page = (tmp_path / 'out.md').read_text()
+  rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in page.splitlines() if line.startswith('| bohb_')]
+  table = rows[-5:]
+  assert '| arm | `learner.learning_rate` | `rollout.samples` | training accuracy at the end |' in page
+  assert table[-1][0] == 'bohb_2' and table[-1][-1] == 'failed'
+  for arm, rate, samples, accuracy in table[:-1]:
+    settings = record['arms'][arm]
+    assert (rate, samples) == (f'{settings["learner.learning_rate"]:.3g}', str(settings['rollout.samples']))
+    level = value_of({'x': settings['rollout.samples'] / 8, 'rate': settings['learner.learning_rate']})
+    late = level * (1 - 0.5 ** np.arange(8.0, 13)).mean() + 0.005  # the mean of five updates and two seeds
+    assert accuracy == f'{late:.3f}'
+  assert [row[-1] for row in table[:-1]] == sorted((row[-1] for row in table[:-1]), reverse=True)
+
+
+def test_one_process_of_several_waits_for_the_seeds_of_the_others(trained, tmp_path):
+  asked, _ = trained
+  file = sweep_file(tmp_path, SEARCH)
+  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out', seeds=[0]) is None
+  assert [path.name for path in asked] == ['start', 'plain']
+  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out', seeds=[1]) is None  # which then proposes an arm
+  assert [path.parent.name + '/' + path.name for path in asked[2:]] == ['seed_1/start', 'seed_1/plain', 'seed_1/bohb_1']
+  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out') is not None
+
+
+RATE = "space={'learner.learning_rate': Between(1e-6, 1e-2)}"
+
+
+@pytest.mark.parametrize(
+  ('search', 'message'),
+  [
+    (f"{RATE}, arms=2, by='tpr'", "search.by = 'tpr': 'tpr' is unknown; did you mean 'tpe'"),
+    (f"{RATE}, arms=2, options={{'first': 0}}", r"search.options = \{'first': 0\}: first = 0.*fix: numbers of at least 1"),
+    (f"{RATE}, arms=2, options={{'frist': 3}}", r"search.options = \{'frist': 3\}: .*frist"),
+    (f'{RATE}, arms=0', 'search.arms = 0: none; fix: a number of at least 1'),
+    ('space={}, arms=2', r'search.space = \{\}: nothing to set; fix: such as'),
+    (
+      "space={'learner.rate': Between(0.1, 0.2)}, arms=2",
+      "'learner.rate'.* with 0.1: .*no such field; did you mean learner.learning_rate",
+    ),
+    ("space={'rollout.samples': OneOf((4, 0))}, arms=2", r"'rollout.samples'.* with 0: rollout.samples = 0"),
+    ("space={'x': Between(2, 1)}, arms=2", r'Between\(low=2, high=1, log=False\): no numbers; fix: two finite numbers'),
+    ("space={'x': Between(0, 1, log=True)}, arms=2", 'Between.*: 0 has no logarithm; fix: a number above 0'),
+    ("space={'x': OneOf((1, 1))}, arms=2", r'OneOf\(values=\(1, 1\)\): nothing to choose; fix: at least two different values'),
+  ],
+)
+def test_a_search_that_cannot_run_is_refused_before_anything_runs(search, message, trained, tmp_path):
+  with pytest.raises(ConfigError, match=message):
+    compare_arms(sweep_file(tmp_path, search), tmp_path / 'runs', tmp_path / 'out')
+  assert not trained[0] and not (tmp_path / 'runs').exists()
+
+
+def test_an_arm_may_not_have_the_name_of_a_searched_one(tmp_path):
+  file = sweep_file(tmp_path, f'{RATE}, arms=2', ", rules={'tpe_1': 'espo'}")
+  path = pathlib.Path(file)
+  path.write_text(path.read_text().replace("arms={'plain': {}}", "arms={'plain': {}, 'tpe_1': {}}"))
+  with pytest.raises(
+    ConfigError, match="arms: 'tpe_1' begins as the names of the arms of the search 'tpe' do; fix: another name"
+  ):
+    sweep.load_sweep(file)
