@@ -12,7 +12,19 @@ Both start from one warm start, on conversations of up to three turns. They end 
 evaluated with three turns.
 """
 
+from collections.abc import Callable
+
 from espo_jax.sweep import DECODED, Column, Outcome, Sweep
+
+
+def right_at(turn: int) -> Callable[[Outcome], float]:
+  """Returns the function that gives the share of the problems still wrong before a turn that the turn solves."""
+
+  def share(outcome: Outcome) -> float:
+    before, after = (outcome.summary[f'accuracy_turn_{k}'] for k in (turn - 1, turn))
+    return (after - before) / (1 - before) if before < 1 else 1.0
+
+  return share
 
 
 def updates(outcome: Outcome) -> float:
@@ -30,7 +42,9 @@ def get_sweep(base='experiments/retry.py', seeds=(0, 1, 2)):
     columns=(
       Column('after turn 1, %', 'accuracy_turn_1', 100, against='difference'),
       Column('after turn 2, %', 'accuracy_turn_2', 100),
-      Column('after turn 3, %', 'accuracy_turn_3', 100),
+      Column('after turn 3, %', 'accuracy_turn_3', 100, against='difference'),
+      Column('turn 2 right, of the wrong, %', right_at(2), 100),
+      Column('turn 3 right, of the wrong, %', right_at(3), 100),
       Column('test turns', 'test_turns_mean', digits=2),
       Column('updates', updates),
       DECODED,
