@@ -13,7 +13,7 @@ import rounding
 from loss_cases import applied, loss_arrays, loss_inputs
 from tiny import named, run, tiny_experiment
 
-from espo_jax import exits, methods, monitor, objectives, registry, rewards, stops, tasks
+from espo_jax import exits, methods, monitor, objectives, registry, rewards, stops
 from espo_jax.configs import advantage_name, validate
 from espo_jax.configs.defaults import FIELDS
 
