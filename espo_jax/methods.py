@@ -3,6 +3,7 @@
   python -m espo_jax.methods [KIND ...]                     # such as stop, reward, objective, decoder or early_end
   python -m espo_jax.methods config [SECTION ...]           # the fields of a config, such as those of stop and rollout
   python -m espo_jax.methods --markdown > docs/methods.md   # with equations and what each option means, and the config's fields
+  python -m espo_jax.methods elsewhere                      # what papers became that is no registered method
   python -m espo_jax.methods metrics > docs/metrics.md      # what each metric of a training means
 
 An option is set by its name in the config's section of that kind: `--config.objective.clip_high=0.28`. The options of decoders
@@ -56,6 +57,56 @@ class Method(NamedTuple):
   note: str = ''
 
 
+class Elsewhere(NamedTuple):
+  """What a paper became here where that is no registered method."""
+
+  name: str
+  paper: str
+  place: str
+  summary: str
+
+
+NOT_REGISTERED = (
+  Elsewhere(
+    'expert_budget',
+    'ActiveVLN, arXiv 2509.12618',
+    'the field environment.expert_budget',
+    "Ends an episode of a training after a multiple of its expert's turns.",
+  ),
+  Elsewhere(
+    'serial rollout',
+    'S-GRPO, arXiv 2505.07686',
+    'the section rollout.serial',
+    'Cuts a whole response at several tokens, and asks for an answer behind each cut.',
+  ),
+  Elsewhere(
+    'countdown_dfs, sudoku',
+    'To Backtrack or Not to Backtrack, arXiv 2504.07052',
+    'the tasks of these names, and scripts/measure_equal_flops.py',
+    'Demonstrates searches that backtrack, and compares them with parallel samples of equal operations.',
+  ),
+  Elsewhere(
+    'option_stopping',
+    'least squares Monte Carlo, Longstaff and Schwartz 2001, against a learned stop',
+    'scripts/measure_option_stopping.py',
+    'Prices options by the best time to exercise them, a test problem of stopping with known answers.',
+  ),
+  Elsewhere(
+    'recurring_bandit',
+    'exploration from exploitation, arXiv 2508.01287',
+    'scripts/measure_recurring_bandit.py',
+    'Repeats a bandit within an episode, a test problem of exploration.',
+  ),
+  Elsewhere(
+    'empirical_ntk',
+    'the neural tangent kernel, arXiv 1806.07572',
+    'notebooks/empirical_ntk.ipynb',
+    'Shows what an early end of a training leaves unlearned.',
+  ),
+)
+ELSEWHERE = 'elsewhere'
+
+
 def methods() -> Iterator[Method]:
   """Yields every registered method."""
   for kind, register in REGISTERS.items():
@@ -94,10 +145,21 @@ of sources follow that flag of `espo_jax.sources`, an early end's stand in `earl
 """
 
 
+def described(kind: str) -> str:
+  """Describes all methods of a kind."""
+  if kind == ELSEWHERE:
+    return '\n\n'.join(f'  {its.name}: {its.paper}\n      {its.summary}\n      in {its.place}' for its in NOT_REGISTERED)
+  return '\n\n'.join(describe(method) for method in methods() if method.kind == kind)
+
+
 def page(kinds: Sequence[str]) -> str:
   """Returns the methods of some kinds as a page of Markdown."""
   parts = [HEAD]
   for kind in kinds:
+    if kind == ELSEWHERE:
+      rows = [f'| {its.name} | {its.paper} | {its.place} | {its.summary} |' for its in NOT_REGISTERED]
+      parts += ['## Elsewhere\n', '| what | paper | where | what it does |\n|---|---|---|---|', *rows]
+      continue
     parts += [f'## {kind.capitalize().replace("_", " ")}\n', *(section(method) for method in methods() if method.kind == kind)]
   return '\n'.join(parts)
 
@@ -127,7 +189,7 @@ def meanings_of(function: Callable[..., Any]) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command."""
-  kinds = list(REGISTERS)
+  kinds = [*REGISTERS, ELSEWHERE]
   parser = CommandParser(prog='python -m espo_jax.methods', description='List the registered methods.')
   parser.add_argument('kinds', nargs='*', metavar='KIND', help=f'of {", ".join(kinds)}; or config and its sections; or metrics')
   parser.add_argument('--markdown', action='store_true', help='write a page with equations and the meaning of each option')
@@ -149,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   for kind in wanted:
     print(f'{kind}\n')
-    print('\n\n'.join(describe(method) for method in methods() if method.kind == kind), end='\n\n')
+    print(described(kind), end='\n\n')
 
 
 if __name__ == '__main__':

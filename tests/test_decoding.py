@@ -108,13 +108,18 @@ def by_hand(folder: pathlib.Path) -> tuple[list[decoders.Samples], list[list[boo
   return samples, [[answers[i]['correct'] for i in its] for its in groups]
 
 
+def picked(field, order: list[int]):
+  """The entries of a field in another order; None stays."""
+  return field[order] if isinstance(field, np.ndarray) else field and [field[i] for i in order]
+
+
 def chosen(decoder: decoders.Decoder, samples: list[decoders.Samples], correct: list[list[bool]], count: int) -> np.ndarray:
   """Whether it is right about each problem and what it spends there: means over all first samples of the cycle."""
   found = []
   for its, grades in zip(samples, correct, strict=True):
     for start in range(SAMPLES):
       order = [(start + i) % SAMPLES for i in range(count)]
-      part = decoders.Samples(*(x[order] if isinstance(x, np.ndarray) else [x[i] for i in order] for x in its))
+      part = decoders.Samples(**{name: picked(x, order) for name, x in its._asdict().items()})
       choice = decoder.choose(part)
       found.append((choice.sample is not None and grades[order[choice.sample]], choice.tokens))
   return np.array(found, float).reshape(len(samples), SAMPLES, 2).mean(axis=1).T

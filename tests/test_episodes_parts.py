@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 from drills.jobs import Job
 from talking import LINES, ROWS, rollout, talking
 from tiny import tiny_experiment
@@ -60,13 +61,14 @@ def test_a_part_decodes_while_the_environments_of_another_step(monkeypatch):
   assert told[4:8] == [('observe', 1), ('go_on', 'turn 1'), ('act', 0), ('act', 1)]
 
 
-def test_the_rows_of_all_parts_count_as_memory():
-  exp = tiny_experiment(talking(**LINES))
+@pytest.mark.parametrize('turns', [1, 3])
+def test_the_rows_of_all_parts_count_as_memory(turns):
+  exp = tiny_experiment(talking(**LINES, environment__max_turns=turns))
   exp.config.rollout.parts = 2
-  paused = Programs(exp.config, exp.mesh, exp).beside('turn')['paused']
+  paused = Programs(exp.config, exp.mesh, exp).beside('rollout')['paused']
   kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(paused))
   exp.config.rollout.parts = 1
-  assert Programs(exp.config, exp.mesh, exp).beside('turn')['paused'] == []
+  assert Programs(exp.config, exp.mesh, exp).beside('rollout')['paused'] is None
   c, width = exp.model.config, exp.config.rollout.prompt_width + exp.config.rollout.horizon
   caches = 2 * c.num_layers * c.num_kv_heads * c.head_dim * 4 * width * 8  # keys and values of the 8 rows of a part
   assert caches < kept < 2 * caches

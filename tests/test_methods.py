@@ -186,3 +186,68 @@ def test_the_exit_policy_among_the_example_plugins(registers):
   logit = jnp.asarray([[5.0, -5.0, 5.0]])
   leaves = policy.hazard(exits.Observation(logit, logit, state, state, lambda x: x, jnp.asarray([[1, 2, 3]])), jnp.float32(0.5))
   np.testing.assert_array_equal(leaves, [[0.0, 0.0, 1.0]])
+
+
+def test_what_is_no_registered_method_is_where_the_list_says(capsys):
+  methods.main(['elsewhere'])
+  told = capsys.readouterr().out
+  for its in methods.NOT_REGISTERED:
+    assert f'  {its.name}: {its.paper}\n' in told
+    files = re.findall(r'(?:scripts|notebooks)/\w+\.\w+', its.place)
+    fields = re.findall(r'(?:field|section) ([\w.]+)', its.place)
+    assert files or fields
+    assert all((ROOT / file).is_file() for file in files)
+    assert all(any(f'{field}.'.startswith(f'{name}.') or name.startswith(f'{field}.') for name in FIELDS) for field in fields)
+
+
+# The papers from which this project grew that have something to do here, by what tells each apart.
+NEIGHBOURS = [
+  '2505.18149',
+  '1705.10823',
+  'early_warning',
+  '2204.03276',
+  '2510.08308',
+  '2211.11152',
+  '2509.12618',
+  '2310.09163',
+  '2508.01969',
+  '1807.01774',
+  '2504.20922',
+  '2407.16221',
+  '2410.12513',
+  '2505.14604',
+  'Longstaff',
+  '1806.07572',
+  '2505.18086',
+  '2508.01287',
+  '2505.07961',
+  '2307.02628',
+  '2509.22576',
+  '2405.19715',
+  '2505.21178',
+  '2402.02515',
+  '2505.07686',
+  '1904.07272',
+  '2505.11896',
+  'hazard_head',
+  '2505.20101',
+  '2301.10846',
+  '2407.18219',
+  '2308.00255',
+  '2508.20395',
+  'is_cv_estimate',
+  '2505.20732',
+  '2501.04697',
+  '2505.07787',
+  '2505.20023',
+  '2404.03865',
+  '2510.10494',
+  '1905.08772',
+  '2504.07052',
+]
+
+
+def test_every_neighbouring_paper_is_in_the_list(capsys):
+  methods.main([])
+  told = capsys.readouterr().out
+  assert [paper for paper in NEIGHBOURS if paper not in told] == []

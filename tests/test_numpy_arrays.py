@@ -269,6 +269,10 @@ CASES = {
   'exits.exit_pmf': (exits.exit_pmf, RNG.integers(0, 32, (N, 3)) / 32),
   'exits.calm_threshold': (lambda position: exits.calm_threshold(position, 0.9, 4.0, 64), RNG.integers(0, T, (2, 3))),
   'exits.linear_decay': (lambda position: exits.linear_decay(position, 8, 2.0, 1, 5), RNG.integers(0, T, (2, 3))),
+  'exits.stream_cosine': (exits.stream_cosine, real(2, 3, V), real(2, 3, V)),
+  'exits.gate_statistics': (exits.gate_statistics, real(2, 3, V)),
+  'exits.exit_probabilities': (exits.exit_probabilities, RNG.integers(0, 32, (N, 3)) / 32),
+  'exits.activation': (exits.activation, RNG.integers(0, 32, N) / 32, RNG.integers(0, 32, N) / 32),
   **{
     f'exits.{name}, {part}': (functools.partial(asked, make(), part), inputs)
     for name, make in exits.REGISTRY.items()
@@ -394,6 +398,9 @@ ELSEWHERE = {
   'rollout.generate_serial': 'likewise',
   'rollout.speculate': 'likewise',
   'learner.score': 'runs inside of the update',
+  'exits.dynamax_distill': 'likewise',
+  'exits.jei_lesson': 'likewise',
+  'exits.lgvit_distill': 'likewise',
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from espo_jax import monitor, sweep
+from espo_jax.compile_check import plan
 from espo_jax.configs import ConfigError
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep import Between, OneOf, running, searches
@@ -149,14 +150,40 @@ def test_the_page_has_the_arms_of_the_search_the_best_first(trained, tmp_path):
   assert [row[-1] for row in table[:-1]] == sorted((row[-1] for row in table[:-1]), reverse=True)
 
 
-def test_one_process_of_several_waits_for_the_seeds_of_the_others(trained, tmp_path):
-  asked, _ = trained
-  file = sweep_file(tmp_path, SEARCH)
-  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out', seeds=[0]) is None
-  assert [path.name for path in asked] == ['start', 'plain']
-  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out', seeds=[1]) is None  # which then proposes an arm
-  assert [path.parent.name + '/' + path.name for path in asked[2:]] == ['seed_1/start', 'seed_1/plain', 'seed_1/bohb_1']
-  assert compare_arms(file, tmp_path / 'runs', tmp_path / 'out') is not None
+def test_an_arm_that_cannot_run_counts_as_tried_and_the_search_goes_on(trained, tmp_path):
+  """One of the two numbers of minibatches divides the rows of an odd number of problems."""
+  space = "{'rollout.prompts': Between(4, 8), 'learner.minibatches': OneOf((1, 4))}"
+  file = sweep_file(tmp_path, f"space={space}, arms=12, by='random', seed=3")
+  record = compare_arms(file, tmp_path / 'runs', tmp_path / 'out')
+  page = (tmp_path / 'out.md').read_text()
+  rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in page.splitlines() if line.startswith('| random_')][-12:]
+  refused = {arm for arm, *_, value in rows if value == 'cannot run'}
+  assert refused == {arm for arm, prompts, minibatches, _ in rows if int(prompts) % 2 and minibatches == '4'}
+  assert 0 < len(refused) < 12 and record['arms'].keys() == {'plain', *(row[0] for row in rows)} - refused
+  assert all(f"{arm} cannot run: arm '{arm}': learner.minibatches = 4 does not divide" in page for arm in refused)
+
+
+def test_an_arm_that_does_not_fit_the_memory_has_failed(trained, tmp_path, monkeypatch):
+  _, pretend = trained
+  told = plan.DoesNotFit.__new__(plan.DoesNotFit)
+
+  def train(config, workdir, watch=None):
+    if workdir.name == 'bohb_3':
+      raise told
+    pretend(config, workdir, watch)
+
+  monkeypatch.setattr(running, 'train', train)
+  monkeypatch.setattr(plan.DoesNotFit, '__str__', lambda _: 'too large')
+  record = compare_arms(sweep_file(tmp_path, SEARCH), tmp_path / 'runs', tmp_path / 'out')
+  assert [run['state'] for run in record['runs'] if run['name'] == 'bohb_3'] == ['failed'] * 2
+
+
+def test_seeds_are_not_shared_out_beside_a_search(trained, tmp_path):
+  with pytest.raises(
+    ConfigError, match=r'--seeds beside the search of .*: an arm is proposed from all seeds; fix: leave --seeds out'
+  ):
+    compare_arms(sweep_file(tmp_path, SEARCH), tmp_path / 'runs', tmp_path / 'out', seeds=[0])
+  assert not trained[0]
 
 
 RATE = "space={'learner.learning_rate': Between(1e-6, 1e-2)}"
@@ -168,7 +195,12 @@ RATE = "space={'learner.learning_rate': Between(1e-6, 1e-2)}"
     (f"{RATE}, arms=2, by='tpr'", "search.by = 'tpr': 'tpr' is unknown; did you mean 'tpe'"),
     (f"{RATE}, arms=2, options={{'first': 0}}", r"search.options = \{'first': 0\}: first = 0.*fix: numbers of at least 1"),
     (f"{RATE}, arms=2, options={{'frist': 3}}", r"search.options = \{'frist': 3\}: .*frist"),
-    (f'{RATE}, arms=0', 'search.arms = 0: none; fix: a number of at least 1'),
+    (f'{RATE}, arms=0', 'search.arms = 0: no number of arms; fix: a whole number of at least 1'),
+    (f'{RATE}, arms=1.5', 'search.arms = 1.5: no number of arms'),
+    (
+      "space={'learner.learning_rate': (1e-6, 1e-2)}, arms=2",
+      r'\(1e-06, 0.01\): no values; fix: Between\(low, high\) or OneOf',
+    ),
     ('space={}, arms=2', r'search.space = \{\}: nothing to set; fix: such as'),
     (
       "space={'learner.rate': Between(0.1, 0.2)}, arms=2",

@@ -95,13 +95,12 @@ class Programs:
   def beside(self, name: str) -> PyTree[jax.ShapeDtypeStruct]:
     """Returns the arrays that training keeps on the devices while a program runs that does not read them."""
     reads_all = 'reference_kl' in objectives.reads(self._learner.objective, self._learner.options)
+    others = self.config.rollout.parts - 1 if self._sampler.turns is not None and name in ('rollout', 'turn') else 0
     return {
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
       'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
-      'paused': [self._paused] * (self.config.rollout.parts - 1)
-      if name in ('rollout', 'turn') and 'turn' in self.names
-      else None,
+      'paused': [self._paused] * others if others else None,
     }
 
   @property

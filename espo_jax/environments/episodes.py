@@ -91,7 +91,7 @@ class Episodes:
     return [self._threads[place].submit(self._play, place, episode) for place, episode in zip(places, episodes, strict=True)]
 
   def close(self) -> None:
-    """Waits for the running steps and ends the processes. A second call does nothing."""
+    """Waits for the running steps, drops those that wait, and ends the processes. A second call does nothing."""
     self._closing()
 
   def _play(self, place: int, episode: Episode) -> Reply:
@@ -112,6 +112,6 @@ class Episodes:
 
 def _close(threads: Sequence[concurrent.futures.ThreadPoolExecutor], workers: Sequence[WorkerProcess]) -> None:
   for thread in threads:
-    thread.shutdown()
+    thread.shutdown(cancel_futures=True)  # after a failure, steps are asked for that nobody will read
   for worker in workers:
     worker.stop()

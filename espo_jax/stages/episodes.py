@@ -1,9 +1,8 @@
 """Plays the episodes of a rollout: turns of the policy on the device, answers of the environments on the host.
 
 The rows of a part of a rollout decode a turn at once. Then each process asks the environments of its own rows, and the part's
-next turn begins when all have answered. Meanwhile the device decodes the other parts, so that slow environments idle it only if
-`rollout.parts` is 1 or if they take longer than the turns of all other parts. A row that waits keeps its slot. An environment
-that fails ends its own row, which counts as failed.
+next turn begins when all have answered. Meanwhile the device decodes the other parts. A row that waits keeps its slot. An
+environment that fails ends its own row, which counts as failed.
 """
 
 import contextlib

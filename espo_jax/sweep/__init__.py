@@ -31,7 +31,7 @@ from espo_jax.sweep.columns import (
   area_to,
   share_of_tokens,
 )
-from espo_jax.sweep.growing import grown, make_search, told
+from espo_jax.sweep.growing import Growing
 from espo_jax.sweep.plan import Run, configured, plan
 from espo_jax.sweep.results import collect, compare, format_comparison
 from espo_jax.sweep.running import FINAL, Status, run_all
@@ -55,6 +55,7 @@ __all__ = [
   'Between',
   'Column',
   'Counts',
+  'Growing',
   'OneOf',
   'Outcome',
   'Run',
@@ -67,11 +68,8 @@ __all__ = [
   'compare',
   'configured',
   'format_comparison',
-  'grown',
   'load_sweep',
-  'make_search',
   'plan',
   'run_all',
   'share_of_tokens',
-  'told',
 ]

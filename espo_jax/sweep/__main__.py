@@ -52,32 +52,32 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
     raise ConfigError([f'--seeds: {unknown[0]} is none of the seeds {spec.seeds} of {file}; fix: some of them'])
   check_page(monitor.ending(output, '.md'))
-  proposer = None if spec.search is None else sweep.make_search(spec)
+  if spec.search is not None and seeds is not None:
+    raise ConfigError([f'--seeds beside the search of {file}: an arm is proposed from all seeds; fix: leave --seeds out'])
+  growing = None if spec.search is None else sweep.Growing(spec, spec.search)
   runs = sweep.plan(spec, workdir)
   sweep.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
-  while True:
-    states = [sweep.Status.of(run).state for run in runs]
-    if missing := sum(state not in sweep.FINAL for state in states):
-      print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
-      return None
-    if proposer is None or (more := sweep.grown(spec, proposer, runs)) is None:
-      break
-    spec, before = more, {run.workdir: run for run in runs}
+  while growing is not None and growing.grow(runs):
+    spec, before = growing.sweep, {run.workdir: run for run in runs}
     runs = sweep.plan(spec, workdir)
-    fresh = [run for run in runs if run.workdir not in before and (seeds is None or run.seed in seeds)]
-    sweep.run_all(spec, fresh, beside=list(before.values()))
+    sweep.run_all(spec, [run for run in runs if run.workdir not in before], beside=list(before.values()))
+  states = [sweep.Status.of(run).state for run in runs]
+  if missing := sum(state not in sweep.FINAL for state in states):
+    print(f'{len(runs) - missing} of {len(runs)} runs are done; the report follows when all are')
+    return None
   outcomes = sweep.collect(spec, runs)
   compared = sweep.compare(spec, outcomes)
   table = sweep.format_comparison(
     spec, compared, {arm: [sweep.Status.of(run) for run in runs if arm in run.arms] for arm in spec.arms}
   )
   command = f'python -m espo_jax.sweep --sweep={shlex.quote(file)} --workdir={workdir} --output={output}'
-  environments = [read_json(run.workdir / 'environment.json') for run in runs]
+  told = [path for run in runs if (path := run.workdir / 'environment.json').exists()]  # a run that does not fit writes none
+  environments = [read_json(path) for path in told]
   record = record_of(spec, title, command, runs, environments, compared)
   picture = monitor.ending(output, '.png')
   monitor.atomic_write_text(monitor.ending(output, '.json'), monitor.to_json(record, indent=1) + '\n')
   write_page(
-    monitor.ending(output, '.md'), title, body(spec, record, table, picture.name, sweep.told(spec, runs) if proposer else '')
+    monitor.ending(output, '.md'), title, body(spec, record, table, picture.name, growing.told(runs) if growing else '')
   )
   print(f'{table}\nwrote {monitor.ending(output, ".md")}, {monitor.ending(output, ".json")}')
   with monitor.spared(picture):

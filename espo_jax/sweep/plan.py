@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import runpy
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -42,10 +42,19 @@ def plan(sweep: Sweep, workdir: pathlib.Path) -> list[Run]:
   Raises:
     ConfigError: A config cannot run. Each line of the message names the arm.
   """
-  problems = [problem for arm in _configs(sweep) for problem in _config_problems(sweep, arm)]
+  check_arms(sweep, list(_configs(sweep)))
+  return [run for seed in sweep.seeds for run in _runs(sweep, seed, workdir / f'seed_{seed}')]
+
+
+def check_arms(sweep: Sweep, names: Sequence[str]) -> None:
+  """Checks the configs of some arms, or of what a seed shares.
+
+  Raises:
+    ConfigError: A config cannot run. Each line of the message names the arm.
+  """
+  problems = [problem for arm in names for problem in _config_problems(sweep, arm)]
   if problems:
     raise ConfigError(dict.fromkeys(problems))
-  return [run for seed in sweep.seeds for run in _runs(sweep, seed, workdir / f'seed_{seed}')]
 
 
 def _runs(sweep: Sweep, seed: int, folder: pathlib.Path) -> Iterator[Run]:

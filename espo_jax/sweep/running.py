@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
+from espo_jax.compile_check.plan import DoesNotFit
 from espo_jax.configs import flatten
 from espo_jax.monitor import atomic_write_text, to_json
 from espo_jax.parallel.storage import read_json
@@ -51,10 +52,12 @@ def run_all(sweep: Sweep, runs: Sequence[Run], beside: Sequence[Run] = ()) -> No
   Args:
     sweep: The comparison.
     runs: The runs, in their order.
-    beside: The runs of earlier arms, which are not asked for and which an early end may know.
+    beside: The runs of the arms before these, where a search has proposed these. An early end may know them. An arm that does
+      not fit the memory then fails, as one that cannot be trained does.
 
   Raises:
     ConfigError: A run's folder belongs to another config, or the early end cannot be made.
+    DoesNotFit: A run that no search has proposed does not fit the memory.
     Interrupted: A signal interrupted a run. The same call resumes it.
     TrainingFailed: The stages that the arms of a seed share could not be trained. An arm that fails is a result, not an error.
   """
@@ -74,8 +77,8 @@ def run_all(sweep: Sweep, runs: Sequence[Run], beside: Sequence[Run] = ()) -> No
       status = Status('done')
     except EndedEarly as ended:
       status = Status(ENDED, message=str(ended))
-    except TrainingFailed as failed:
-      if not run.arms:
+    except (TrainingFailed, DoesNotFit) as failed:
+      if not run.arms or (isinstance(failed, DoesNotFit) and not beside):
         raise
       logging.warning('%s', failed)
       status = Status(FAILED, message=str(failed))

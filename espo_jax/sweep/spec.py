@@ -9,7 +9,7 @@ from typing import Any
 
 from espo_jax.configs import ConfigError
 from espo_jax.sweep.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
-from espo_jax.sweep.searches import Search
+from espo_jax.sweep.searches import Between, OneOf, Search
 
 START = 'start'  # the folder of the stages that a seed's arms share, and the name of their row
 
@@ -99,10 +99,13 @@ def _problems(sweep: Sweep) -> Iterator[str]:
 
 
 def _search_problems(sweep: Sweep, search: Search) -> Iterator[str]:
-  if search.arms < 1:
-    yield f'search.arms = {search.arms}: none; fix: a number of at least 1'
+  if type(search.arms) is not int or search.arms < 1:
+    yield f'search.arms = {search.arms!r}: no number of arms; fix: a whole number of at least 1'
   if not search.space:
     yield 'search.space = {}: nothing to set; fix: such as {"learner.learning_rate": Between(1e-6, 1e-4, log=True)}'
+  for field, values in search.space.items():
+    if not isinstance(values, Between | OneOf):
+      yield f'search.space[{field!r}] = {values!r}: no values; fix: Between(low, high) or OneOf((a, b))'
   for name in sweep.arms:
     if name.startswith(f'{search.by}_'):
       yield f'arms: {name!r} begins as the names of the arms of the search {search.by!r} do; fix: another name'
