@@ -18,7 +18,7 @@ from espo_jax import monitor, objectives, registry, tasks
 from espo_jax.configs import default_config
 from espo_jax.evaluate.__main__ import _report
 from espo_jax.evaluate.answers import Answer, evaluate_params, prompts_per_batch, sample_answers
-from espo_jax.experiment import make_experiment
+from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import score
 from espo_jax.stages import episodes, rl
 from espo_jax.stages.metrics import Clock
@@ -189,7 +189,7 @@ def test_the_budget_of_an_expert_bounds_episodes_of_training_and_none_of_an_eval
   c.rollout.update(prompts=4, samples=4, prompt_width=20, horizon=4 * 2 + 3 * 21)
   c.model.update(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
   exp = make_experiment(c)
-  params, rule, problems = first_params(exp, 0), rule_of(exp), exp.problems('train', 0, 4)
+  params, rule, problems = first_params(exp, 0), make_rule(c, 'never'), exp.problems('train', 0, 4)
   adaptive = exp.put(rule.init(1).adaptive)
   rows, verdicts = collect(exp, params, rule, adaptive, Clock(), [problems], exp.key('rollout', 1))
   expert = np.repeat([len(problem.answer) for problem in problems], 4)
