@@ -3,8 +3,8 @@
   python -m espo_jax.train --config=experiments/calculator.py --workdir=runs/calculator
 
 The expert of the warm start calls the calculator for three problems in ten and answers the others by head. The model copies an
-expression, and hardly learns to add, so reinforcement learning has to find out that a call is worth its tokens. The comparison
-is in experiments/results/turns.md.
+expression, and hardly learns to add, so reinforcement learning has to find out that a call is worth its tokens. What is known
+of it is in experiments/results/turns.md.
 
 | variant | difference |
 |---|---|
