@@ -146,3 +146,19 @@ def test_a_path_that_is_left_alone_goes_on_as_if_it_were_never_cut():
     np.testing.assert_array_equal(rows.tokens[n, :length], tokens[:length])
     assert (rows.full_length[n] == length) == (tokens[length - 1] == 1)
   assert (alone[1] > LEAP.tokens).any()
+
+
+def test_a_path_that_is_alone_while_other_problems_exchange_goes_on_as_the_free_sample_in_any_batch():
+  exp, params, problems = experiment()
+  sampler, key, plain = exp.sampler.plain(samples=2, temperature=1.0), exp.key('evaluation', 0), free()
+  first = np.arange(PROBLEMS)[:, None] * SAMPLES + np.arange(2)  # the free samples of the same draws
+  begun = plain.length[first] > LEAP.tokens
+  alone, exchange = np.flatnonzero(begun.sum(axis=1) == 1), np.flatnonzero(begun.all(axis=1))
+  others = np.resize([*exchange[:2], *alone], PROBLEMS)
+  assert len(alone) > 1 and len(exchange) > 2
+  for asked in (np.arange(PROBLEMS), others):
+    rows = jax.device_get(exchanging.paths(exp, sampler, params, LEAP, [problems[p] for p in asked], key).rows)
+    for place in np.flatnonzero(np.isin(asked, alone)):
+      which = begun[asked[place]].argmax()
+      row, n = 2 * place + which, first[asked[place], which]
+      np.testing.assert_array_equal(rows.tokens[row, : plain.length[n]], plain.tokens[n, : plain.length[n]])
