@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from run_folder import write_random_run
 from test_decoding import grade_by_length
 
 from espo_jax.configs import load_config
+from espo_jax.evaluate import drawing
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.policies import RequestError
 from espo_jax.experiment import make_experiment
 from espo_jax.monitor import read_samples
 from espo_jax.rollout import Sampler
@@ -131,8 +134,35 @@ def test_greedy_drafts_are_the_answers_of_a_plain_evaluation(workdir, tmp_path):
   rows, plain = evaluated(workdir, tmp_path / 'its', *DRAFTS, *greedy), evaluated(workdir, tmp_path / 'free', *greedy)
   assert [row | {'spent': None} for row in rows] == plain
   assert all(row['spent'] >= row['length'] for row in rows) and any(row['spent'] > row['length'] for row in rows)
-  with pytest.raises(SystemExit, match=r'draft_blocks = 9: none of model.num_layers = \d is left to verify; fix: fewer'):
+  with pytest.raises(
+    SystemExit,
+    match=r'--decoder=speculative: draft_blocks=9: none of the \d blocks of the policy is left to verify; fix: fewer$',
+  ):
     evaluated(workdir, tmp_path / 'told', '--decoder=speculative', '--options', 'draft_blocks=9')
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('model.scan_layers', True, r'--decoder=speculative: the run has model.scan_layers = True, .*; fix: another decoder$'),
+    ('exits.every', 1, r'--decoder=speculative: the policy has early exits, .*; fix: another decoder$'),
+  ],
+)
+def test_a_run_whose_policy_cannot_draft_is_refused_with_a_fix_that_an_evaluation_has(workdir, tmp_path, field, value, message):
+  config = load_config(workdir / 'config.json')
+  config.update_from_flattened_dict({field: value, 'exits.policy': 'threshold'})
+  shutil.copytree(workdir, tmp_path / 'run')
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
+  with pytest.raises(SystemExit, match=message):
+    evaluated(tmp_path / 'run', tmp_path / 'told', *DRAFTS)
+
+
+def test_drafting_is_refused_where_there_are_other_processes(monkeypatch):
+  monkeypatch.setattr(drawing.jax, 'process_count', lambda: 2)
+  with pytest.raises(
+    RequestError, match=r'--decoder=speculative: it drafts on one device, and there are 2 processes; fix: one'
+  ):
+    drawing.check_processes('speculative')
 
 
 def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_path):

@@ -98,8 +98,6 @@ def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if not blocks:
     return
   field = f'eval.draft_blocks = {blocks}'
-  if not config.model.path and blocks >= config.model.num_layers:
-    yield f'{field}: none of model.num_layers = {config.model.num_layers} is left to verify; fix: fewer'
   if config.model.scan_layers or config.model.paged_kernels:
     yield f'{field}: drafting runs some of the blocks; fix: model.scan_layers = False and model.paged_kernels = False'
   if config.exits.every and config.exits.policy != 'never':
