@@ -10,10 +10,14 @@ import pytest
 from run_folder import write_random_run
 from test_decoding import grade_by_length
 
+from espo_jax import monitor
 from espo_jax.configs import load_config
-from espo_jax.evaluate import drawing
+from espo_jax.decoders import Samples
+from espo_jax.evaluate import decoding, drawing
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.asked import asked_for
 from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.reading import Graded
 from espo_jax.experiment import make_experiment
 from espo_jax.monitor import read_samples
 from espo_jax.rollout import Sampler
@@ -174,6 +178,18 @@ def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_p
     evaluated(workdir, tmp_path / 'told', '--decoder=revise')
   with pytest.raises(SystemExit, match=r'--samples=4 with --temperature=0: the answers would all be the same'):
     evaluated(workdir, tmp_path / 'told', '--temperature=0', *BEAMS)
+
+
+@each
+def test_a_table_charges_avg_at_n_for_all_samples_where_one_of_them_cannot_be_had_alone(flags):
+  (one,) = asked_for([(flags[0].removeprefix('--decoder='), [tuple(text.split('=', 1)) for text in flags[2:]])])
+  its, graded = Samples(['1', '2'], np.ones(2, bool), np.array([3, 5]), spent=np.array([30, 50])), [np.array([True, False])]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoding, 'read_graded', lambda folder, needed: Graded({'drawn_by': one.named.label}, [its], graded))
+    patch.setattr(monitor, 'atomic_write_text', lambda path, text: None)
+    record = decoding.decode(pathlib.Path('its'), pathlib.Path('none'), [one], curve=False)
+  (line,) = [line for line in decoding.format_decoders(record).splitlines() if line.startswith('avg@2')]
+  assert line.split()[-3] == ('40' if one.named.name == 'speculative' else '80')
 
 
 @each
