@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from run_folder import write_random_run
@@ -127,6 +128,8 @@ def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_so_are_th
   early = [i for i, plain in enumerate(free) if plain['length'] <= 5 and plain['stop_reason'] == 'eos']
   assert early and all(its[i] == free[i] | {'spent': free[i]['length']} for i in early)  # they end before the first exchange
   assert any(row['spent'] > row['length'] for row in its)
+  assert all(row['spent'] >= row['length'] for row in its)
+  assert any(row['length'] < len(row['response']) for row in its)  # a token is a character at most, and two are inserted
   with pytest.raises(
     SystemExit, match=r"--decoder=leap: ask='\\n\\nMy progress so far, in short: ': the tokenizer has no token"
   ):
@@ -143,6 +146,22 @@ def test_greedy_drafts_are_the_answers_of_a_plain_evaluation(workdir, tmp_path):
     match=r'--decoder=speculative: draft_blocks=9: none of the \d blocks of the policy is left to verify; fix: fewer$',
   ):
     evaluated(workdir, tmp_path / 'told', '--decoder=speculative', '--options', 'draft_blocks=9')
+
+
+def test_the_head_reads_as_many_responses_at_a_time_as_a_batch_has_and_is_the_same(workdir, tmp_path, monkeypatch):
+  read, heads = [], []
+  found, fitted = Sampler.acceptances, drawing.fitted_head
+
+  def spy(self, params, prompts, rows, key, *, mixing):
+    read.append(len(rows.length))
+    return found(self, params, prompts, rows, key, mixing=mixing)
+
+  monkeypatch.setattr(Sampler, 'acceptances', spy)
+  monkeypatch.setattr(drawing, 'fitted_head', lambda *given: heads.append(fitted(*given)) or heads[-1])
+  evaluated(workdir, tmp_path / 'one', *DRAFTS)
+  evaluated(workdir, tmp_path / 'two', '--batch=4', *DRAFTS)
+  assert read == [PROBLEMS, 4, 4]
+  jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), *heads)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,19 @@ def test_what_a_path_reads_has_no_mask_and_no_log_probability():
   np.testing.assert_array_equal(rows.sizes, rows.mask.sum(axis=1))
 
 
+def test_the_text_that_asks_for_an_answer_is_stated_and_is_not_counted_as_written():
+  rows, _, answer = walked()
+  exp, params, problems = experiment()
+  sampler = exp.sampler.plain(samples=SAMPLES, temperature=1.0)
+  drawn = exchanging.exchanged(exp, sampler, params, LEAP, problems, exp.key('evaluation', 0))
+  asked = (rows.turn == answer).any(axis=1)
+  np.testing.assert_array_equal(drawn.length - drawn.written, np.where(asked, len(ANSWER), 0))
+  for n in np.flatnonzero(asked):
+    end = turns(rows, n)[answer]
+    np.testing.assert_array_equal(drawn.tokens[n, drawn.length[n] - len(end) - 2 : drawn.length[n]], [*ANSWER, *end])
+  assert asked.any() and not asked.all() and (drawn.spent >= drawn.written).all()
+
+
 def test_paths_do_not_depend_on_the_other_problems():
   order = np.array([5, 2, 7, 0, 1, 6, 4, 3])
   found, turned = walked().rows, walked(order=order).rows

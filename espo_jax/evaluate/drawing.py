@@ -48,7 +48,9 @@ def drawn_answers(
     start: The position of the first problem to answer, a multiple of `prompts`.
   """
   sampler = exp.sampler.plain(samples=samples, temperature=temperature)
-  head = fitted_head(exp, sampler, params, drawing, problems, seed) if isinstance(drawing, Speculative) else None
+  head = None
+  if isinstance(drawing, Speculative):
+    head = fitted_head(exp, sampler, params, drawing, problems, prompts * samples, seed)
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
@@ -74,9 +76,9 @@ def drawn_answers(
         expected=problem.answer,
         correct=bool(verdicts[i].correct),
         status=verdicts[i].status,
-        length=int(drawn.length[i]),
+        length=int(drawn.written[i]),
         stop_reason=StopReason(int(drawn.reason[i])).name.lower(),
-        full_length=int(drawn.length[i]),
+        full_length=int(drawn.written[i]),
         full_correct=bool(verdicts[i].correct),
         depth=1.0,
         spent=int(drawn.spent[i]),
@@ -99,7 +101,7 @@ def _drawn(
   match drawing:
     case Beams():
       rows, spent = sampler.search(params, drawing, exp.prompts(mine), key)
-      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
+      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.length, rows.stop_reason, spent)))
     case Revision():
       return revised(exp, sampler, params, drawing, mine, key)
     case Exchange():
