@@ -14,7 +14,7 @@ from test_exits import roll
 
 from espo_jax import exits, rollout
 from espo_jax.learner import score
-from espo_jax.model import ExitHeads, Forced, States
+from espo_jax.model import ExitHeads, Forced, States, picked_rows
 from espo_jax.model.exit_heads import convolution, recurrence
 from espo_jax.rollout import Sampling
 
@@ -92,6 +92,18 @@ def test_drafts_from_an_exit_are_read_through_its_translator_and_change_no_greed
   read = model.readout(params, stream, 2)
   same = np.allclose(read, model.logits(params, States(left, left)), rtol=1e-5, atol=1e-5)
   assert same == (translator == 'token') and int(counts.drafted) > 0
+
+
+def test_a_picked_row_takes_along_all_that_its_caches_hold():
+  model, _ = networks('recurrence', 'local_global')
+  caches = model.init_caches(3, 5)
+  rng, source = np.random.default_rng(0), np.array([2, 0, 2])
+  caches = jax.tree.map(lambda x: jnp.asarray(rng.integers(0, 9, x.shape), x.dtype), caches)
+  states = States(*jnp.asarray(rng.normal(size=(2, 3, model.config.hidden_size)), jnp.float32))
+  picked, those = picked_rows(states, caches, jnp.asarray(source))
+  for found, x in zip(jax.tree.leaves(those), jax.tree.leaves(caches), strict=True):
+    np.testing.assert_array_equal(found, np.asarray(x)[source] if x.ndim == 1 else np.asarray(x)[:, source])
+  np.testing.assert_array_equal(picked.policy, np.asarray(states.policy)[source])
 
 
 def test_an_untrained_translator_is_the_model_cut_off_bit_for_bit():
