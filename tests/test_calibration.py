@@ -168,6 +168,10 @@ def test_what_cannot_act_is_refused():
   assert 'exits.policy' in problems(exits__policy='sampledd')
   validate(config_of())
   assert 'exits.level' in problems(exits__policy='threshold', exits__level=1.5)
+  for policy in ('calm_margin', 'calm_cosine'):
+    assert 'exits.horizon = 0: out of range; fix: a number above 0' in problems(exits__policy=policy, exits__horizon=0)
+  assert 'reward.buffer = 0.0: out of range' in problems(reward__name='correct + overlong', reward__buffer=0.0)
+  assert 'objective.tau = 0.0: out of range' in problems(objective__name='rwr', objective__tau=0.0)
   assert 'exits.bottom' in problems(exits__policy='threshold', exits__bottom=2)
   assert 'rollout.slots' in problems(exits__policy='skipdecode', exits__level=2.0, rollout__slots=4)
   assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
