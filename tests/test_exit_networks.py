@@ -106,6 +106,24 @@ def test_a_picked_row_takes_along_all_that_its_caches_hold():
   np.testing.assert_array_equal(picked.policy, np.asarray(states.policy)[source])
 
 
+def test_only_tokens_that_leave_at_an_exit_are_translated():
+  model, params = networks('linear', 'token')
+  idle = params['policy']['exit_heads'] | {'up': jnp.zeros_like(params['policy']['exit_heads']['up'])}
+  idle = params | {'policy': params['policy'] | {'exit_heads': idle}}
+  tokens, positions, ones = some_tokens()
+  for policy, translates in {
+    exits.threshold(): True,
+    exits.fixed(level=2.0): True,
+    exits.skipdecode(level=2.0): False,
+    exits.threshold()._replace(top=1): False,
+    exits.ffn_skip(): False,
+  }.items():
+    deep = dataclasses.replace(model, exits=policy)
+    forced = Forced(jnp.full(tokens.shape, 2), ones > 0, jnp.float32(policy.level))
+    one, other = (deep.states(its, tokens, positions, ones, forced).policy for its in (params, idle))
+    assert policy.leaves == translates and bool((one != other).any()) == translates
+
+
 def test_an_untrained_translator_is_the_model_cut_off_bit_for_bit():
   model, params = networks('linear', 'token')
   heads = params['policy']['exit_heads']
