@@ -9,7 +9,7 @@ import pytest
 from test_calibration import config_of, experiment, sampled_by_teacher
 from tiny import first_params
 
-from espo_jax import exits, stops
+from espo_jax import exits, registry, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import sequences
@@ -18,9 +18,9 @@ from espo_jax.model import States
 from espo_jax.stages import calibration
 
 HEADS = {  # the networks that each lesson trains
-  'jei_gates': {'exits__kind': 'statistics', 'exits__translator': 'token'},
-  'lgvit_distill': {'exits__translator': 'local_global'},
-  'dynamax_distill': {'exits__kind': 'recurrence', 'exits__first_block': 2},
+  'jei_gates': {'exits__policy': 'jei_gates', 'exits__kind': 'statistics', 'exits__translator': 'token'},
+  'lgvit_distill': {'exits__policy': 'confidence', 'exits__translator': 'local_global'},
+  'dynamax_distill': {'exits__policy': 'dynamax', 'exits__kind': 'recurrence', 'exits__first_block': 2},
 }
 REACH = (3, 5)  # sequences and tokens of the arrays that lessons get below
 
@@ -226,4 +226,18 @@ def test_what_a_lesson_cannot_train_is_refused():
   assert "fix: exits.translator = 'local_global'" in problems('lgvit_distill', exits__alone=True)
   assert 'lesson.name' in problems('jei_gate', exits__alone=True)
   assert 'lesson.among' in problems('dynamax_distill', exits__alone=True, lesson__among=-1)
+  for lesson, option, value in (
+    ('jei_gates', 'phase', '200'),
+    ('dynamax_distill', 'among', '5'),
+    ('lgvit_distill', 'temperature', '2.0'),
+  ):
+    zero = type(registry.options(exits.LESSONS[lesson])[option].default)(0)
+    wanted = f'lesson.{option} = {zero}: out of range; fix: a number above 0, such as {value}'
+    assert wanted in problems(lesson, exits__alone=True, **{f'lesson__{option}': zero}).splitlines()
   assert 'exits.kind' in problems('', exits__kind='recurrence', mesh__tensor=2)
+  untrained = problems('lgvit_distill', exits__alone=True, exits__translator='token', exits__policy='threshold')
+  assert "exits.policy = 'threshold', whose gates it does not train; fix: exits.policy = 'confidence'" in untrained
+  drawn = problems('', exits__kind='statistics')
+  assert "fix: exits.policy = 'jei_gates'" in drawn and "fix: lesson.name = 'jei_gates'" in drawn
+  unread = problems('', exits__translator='token', exits__policy='skipdecode', exits__level=2.0)
+  assert "exits.translator = 'token' with exits.policy = 'skipdecode': no token leaves at an exit" in unread
