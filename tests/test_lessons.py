@@ -34,22 +34,42 @@ def state_of(exp, params):
   return exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), optimizer, stops.never()))
 
 
-@pytest.mark.parametrize('name', exits.LESSONS)
-def test_a_lesson_is_a_config_line_that_trains_the_exits_and_leaves_the_model_as_it_is_to_the_bit(name):
-  options = {'lesson__phase': 2} if name == 'jei_gates' else {}
-  exp = taught(name, **options)
+@functools.cache
+def learned(name):
+  """The initial parameters, and the state and metrics after each of some steps; the phases of `jei_gates` have two."""
+  exp = taught(name, **({'lesson__phase': 2} if name == 'jei_gates' else {}))
   params = first_params(exp, 0)
-  state, step = state_of(exp, params), calibration.calibration_step(exp, params)
-  losses = []
+  state, step, after = state_of(exp, params), calibration.calibration_step(exp, params), []
   for i in range(1, 5):
     state, metrics = step(state, i)
-    losses.append(jax.device_get(metrics))
-    assert all(np.isfinite(x) for x in losses[-1].values()) and losses[-1]['grad_norm'] > 0
-  same = jax.tree.map(lambda a, b: bool((a == b).all()), params, state.params)['policy']
+    after.append(jax.device_get((state, metrics)))
+  return params, after
+
+
+@pytest.mark.parametrize('name', exits.LESSONS)
+def test_a_lesson_is_a_config_line_that_trains_the_exits_and_leaves_the_model_as_it_is_to_the_bit(name):
+  params, after = learned(name)
+  for _, metrics in after:
+    assert all(np.isfinite(x) for x in metrics.values()) and metrics['grad_norm'] > 0
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), params, after[-1][0].params)['policy']
   heads = same.pop('exit_heads')
   assert all(jax.tree.leaves(same))
   untouched = {'lgvit_distill': {'kernel', 'bias'}}.get(name, set())  # its exits are read by confidence
   assert {name for name, kept in heads.items() if kept} == untouched
+
+
+def changed(before, after):
+  """The exits' networks of which something differs in the state: the parameter or a moment."""
+  pairs = zip(*map(jax.tree_util.tree_leaves_with_path, (before, after)), strict=True)
+  differ = [path for (path, old), (_, new) in pairs if (old != new).any()]
+  return {path[-1].key for path in differ if 'exit_heads' in {getattr(entry, 'key', '') for entry in path}}
+
+
+def test_jei_leaves_the_part_whose_turn_it_is_not_as_it_is_to_the_bit_with_its_moments():
+  states = [state for state, _ in learned('jei_gates')[1]]
+  classifiers, gates = {'up', 'down'}, {'kernel', 'bias'}
+  assert changed(states[0], states[1]) == classifiers
+  assert changed(states[1], states[2]) == changed(states[2], states[3]) == gates
 
 
 @pytest.mark.parametrize('name', exits.LESSONS)
