@@ -45,13 +45,20 @@ NETWORKS = [
   ('recurrence', 'none', 'dynamax'),
   ('recurrence', 'local_global', 'confidence'),
 ]
+DRAWN = [('recurrence', 'none', 'sampled'), ('recurrence', 'local_global', 'sampled')]
+POLICIES = {
+  'jei_gates': exits.jei_gates(),
+  'dynamax': exits.dynamax(),
+  'confidence': exits.confidence(level=0.4),
+  'sampled': exits.sampled(),
+}
 
 
 @pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS)
+@pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS + DRAWN)
 def test_networks_decode_from_the_cache_what_they_score_without_one(kind, translator, name, scan):
   model, params = networks(kind, translator, scan)
-  policy = {'jei_gates': exits.jei_gates(), 'dynamax': exits.dynamax(), 'confidence': exits.confidence(level=0.4)}[name]
+  policy = POLICIES[name]
   rows = roll(model, params, policy, slots=5)
   real = np.asarray(rows.mask)
   given = jax.tree.map(jnp.asarray, rows)
@@ -61,10 +68,12 @@ def test_networks_decode_from_the_cache_what_they_score_without_one(kind, transl
     deep = dataclasses.replace(model, exits=policy)
     prompts = (given.prompt_tokens, given.prompt_lengths, given.tokens)
     again = score(deep, params, *prompts, temperature=1.0, chunk=10_000, blocks=given.depth.blocks, exit_level=policy.level)
-    return [jnp.where(real, x, 0.0) for x in (again.logprobs, again.values)]
+    return [jnp.where(real, x, 0.0) for x in (again.logprobs, again.exit_logprobs, again.values)]
 
   limits = rounding.of_program(read, params, roundings=of_decoder(model.config, r.WIDTH + r.HORIZON) + 4 * r.WIDTH)
-  rounding.assert_within(read(params), [np.where(real, x, 0.0) for x in (rows.logprobs, rows.values)], limits)
+  then = [np.where(real, x, 0.0) for x in (rows.logprobs, rows.depth.logprobs, rows.values)]
+  rounding.assert_within(read(params), then, limits)
+  assert (rows.depth.logprobs[real] < 0).any() == (name == 'sampled')
   assert (rows.depth.blocks[real] < LAYERS).any()
 
 

@@ -1,7 +1,8 @@
 """Exits that learn while the model is frozen, by a registered lesson (`espo_jax/exits/lessons.py`).
 
 One pass of the frozen model gives the streams that enter the exits. They do not depend on what is trained, so that no gradient
-goes through the blocks, and an update has the memory of a forward pass. Logits exist for one chunk of tokens at a time.
+goes through the blocks, and an update needs less memory than one that trains the model. Logits exist for one chunk of tokens at
+a time.
 """
 
 import dataclasses
