@@ -92,7 +92,8 @@ def experiment_of(args: argparse.Namespace, recipe: Recipe) -> Experiment:
   c.data.update(benchmark='gsm8k', path=str(args.train), eval_path=str(args.data))
   c.rollout.update(horizon=args.horizon, prompt_width=args.prompt_width, slots=0)
   c.eval.update(problems=args.problems, batch=args.batch)
-  c.exits.update(every=args.every, alone=True, policy='threshold', learning_rate=args.learning_rate, **recipe.exits)
+  c.exits.update(every=args.every, alone=True, policy=next(iter(recipe.policies)), learning_rate=args.learning_rate)
+  c.exits.update(recipe.exits)
   c.calibration.update(steps=args.steps, prompts=args.prompts, warmup_steps=min(10, args.steps // 10))
   c.lesson.name = recipe.lesson or ''
   if recipe.lesson == 'dynamax_distill':

@@ -83,6 +83,11 @@ class ExitPolicy(NamedTuple):
   earliest: int = 0
   part: Part = 'block'
 
+  @property
+  def leaves(self) -> bool:
+    """Whether a token that skips blocks skips all the last ones, so that it is read from the stream at its exit."""
+    return self.bottom < 0 and self.top == 0 and self.router is None and self.part == 'block'
+
   def runs(self, block: Int[Array, ''] | int, blocks: Int[Array, '...'], count: int) -> Array:
     """Returns whether a token that runs through `blocks` of `count` blocks runs through block number `block`."""
     if self.bottom < 0:

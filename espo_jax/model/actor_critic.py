@@ -313,7 +313,8 @@ def picked_rows(states: States, caches: Caches, source: Int[Array, 'B']) -> tupl
     keys, values = jax.tree.map(
       lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values)
     )  # rows come third to last
-    return Cache(keys, values, cache.lengths[source])
+    heads = None if cache.heads is None else cache.heads[:, source]
+    return Cache(keys, values, cache.lengths[source], heads)
 
   critic = None if caches.critic is None else picked(caches.critic)
   return jax.tree.map(lambda x: x[source], states), Caches(picked(caches.policy), critic)

@@ -255,7 +255,7 @@ class Decoder(nn.Module):
     self, x: Array, track: Track | None, entered: Any, positions: Array, before: Array | None
   ) -> Float[Array, 'B S D']:
     """The streams after the last block, of which those of tokens that have left at an exit are translated."""
-    if track is None or self.config.exits.translator == 'none' or self._policy.bottom >= 0:
+    if track is None or self.config.exits.translator == 'none' or not self._policy.leaves:
       return x
     return self.exit_heads.translated_where_left(x, track.depth.blocks, entered, positions, before)
 
@@ -297,7 +297,7 @@ class Decoder(nn.Module):
 
       seen = gate_statistics(readout(x)) if config.exits.kind == 'statistics' else None
       logit = heads.apply(its, x, head, positions, past, seen, method='logit')
-      return may_leave(policy, reading, track, block, x, logit, readout)
+      return may_leave(policy, reading, track, block, x, logit, readout, config.num_layers)
 
     def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
       if blocks and (policy.hazard is not None or isinstance(reading, Routing)):
@@ -311,16 +311,16 @@ class Decoder(nn.Module):
 
     return gate
 
-  def readout(self, stream: Float[Array, '... D'], blocks: int = 0) -> Float[Array, '... V']:
+  def readout(self, stream: Float[Array, '... D'], blocks: int | None = None) -> Float[Array, '... V']:
     """The logits of a residual stream without further blocks.
 
     Args:
       stream: The stream.
-      blocks: The number of blocks that the stream comes from. The translator of an exit there corrects it, unless that
-        translator remembers tokens.
+      blocks: The number of blocks that the stream comes from, where the translator of an exit there corrects it, unless that
+        translator remembers tokens; None for no correction.
     """
     exits = self.config.exit_blocks
-    if blocks in exits and self.config.exits.translator == 'token':
+    if blocks is not None and blocks in exits and self.config.exits.translator == 'token':
       tokens = stream.reshape(1, -1, stream.shape[-1])
       left = self.exit_heads.translated(tokens, exits.index(blocks), jnp.zeros(tokens.shape[:2], jnp.int32), None)
       stream = left.reshape(stream.shape)

@@ -128,19 +128,21 @@ def may_leave(
   x: Float[Array, 'B S D'],
   logit: Float[Array, 'B S'],
   readout: Callable[[Array], Array],
+  count: int,
 ) -> Track:
-  """The track after the exit decisions before `block`, one of the blocks at which tokens may exit."""
+  """The track after the exit decisions before `block` of `count`, which has an exit head."""
   if policy.hazard is None or isinstance(reading, Routing) or (isinstance(reading, Forced) and policy.choice is certain):
     return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
   remaining = block + policy.top  # the blocks that a token which exits here runs through
-  here = track.depth.blocks >= remaining
+  decides = (block >= policy.earliest) & (remaining < count)
+  here = decides & (track.depth.blocks >= remaining)
   due = track.due
   if isinstance(reading, Forced):
     exits, here = track.depth.blocks == remaining, here & reading.free
   else:
     obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total)
-    due = due + (1 - due) * jnp.where(block >= policy.earliest, policy.hazard(obs, reading.level), 0.0)
+    due = due + (1 - due) * jnp.where(decides, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)
   depth = track.depth.replace(
