@@ -17,10 +17,12 @@ from tiny import first_params, first_state, rule_of, run, tiny_experiment
 from espo_jax import monitor, objectives, registry, tasks
 from espo_jax.configs import default_config
 from espo_jax.evaluate.__main__ import _report
-from espo_jax.evaluate.answers import Answer, sample_answers
+from espo_jax.evaluate.answers import Answer, evaluate_params, prompts_per_batch, sample_answers
 from espo_jax.experiment import make_experiment
 from espo_jax.learner import score
 from espo_jax.stages import episodes, rl
+from espo_jax.stages.metrics import Clock
+from espo_jax.stages.rollouts import collect
 from espo_jax.stages.table import Table, Turned, budget_of
 from espo_jax.types import StopReason, by_a_rule
 
@@ -161,10 +163,10 @@ def test_budgets_of_an_expert_and_repeated_turns_end_an_episode(tolerance, repea
   c = default_config()
   c.task.name = 'grid'
   c.environment.update(name='grid', max_turns=5, turn_horizon=1, observation_horizon=22, workers=1)
-  c.environment.update(expert_budget=tolerance, repeats=repeats)
+  c.environment.repeats = repeats
   exp = make_experiment(c)
   problems = [problem for problem in exp.problems('train', 0, 6) if set(problem.answer) != {'N'}][:4]
-  table, length = Table(exp, problems, 1), np.zeros(4, np.int32)
+  table, length = Table(exp, problems, 1, tolerance), np.zeros(4, np.int32)
   assert table.pose(table.open()) == problems
   tokens, turn, goes_on = np.zeros((4, 160), np.int32), np.full((4, 160), -1), np.ones(4, bool)
   for number in range(5):
@@ -178,6 +180,39 @@ def test_budgets_of_an_expert_and_repeated_turns_end_an_episode(tolerance, repea
   assert len(set(budget)) > 1 or not tolerance
   np.testing.assert_array_equal(turn.max(axis=1) + 1, np.minimum(budget, repeats or 5))
   assert not table.done.any() and [verdict.correct for verdict in table.graded()] == [0.0] * 4
+
+
+def test_the_budget_of_an_expert_bounds_episodes_of_training_and_none_of_an_evaluation():
+  c = default_config()
+  c.task.name = 'grid'
+  c.environment.update(name='grid', max_turns=4, turn_horizon=2, observation_horizon=21, workers=1, expert_budget=1.0)
+  c.rollout.update(prompts=4, samples=4, prompt_width=20, horizon=4 * 2 + 3 * 21)
+  c.model.update(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
+  exp = make_experiment(c)
+  params, rule, problems = first_params(exp, 0), rule_of(exp), exp.problems('train', 0, 4)
+  adaptive = exp.put(rule.init(1).adaptive)
+  rows, verdicts = collect(exp, params, rule, adaptive, Clock(), [problems], exp.key('rollout', 1))
+  expert = np.repeat([len(problem.answer) for problem in problems], 4)
+  failed, turns = np.asarray(verdicts.correct) == 0, np.asarray(rows.turn).max(axis=1) + 1
+  assert failed.any() and min(expert) < 4
+  np.testing.assert_array_equal(turns[failed], np.minimum(expert, 4)[failed])
+  answers = [answer for batch in sample_answers(exp, params, exp.problems('test', 0, 8), 8, 1, 1.0) for answer in batch.answers]
+  assert not all(answer.correct for answer in answers) and all(answer.correct or answer.turns == 4 for answer in answers)
+
+
+def test_an_evaluation_tells_how_many_problems_are_solved_within_each_number_of_turns(trained):
+  exp, state, _ = trained
+  found = evaluate_params(exp, state.params, 'turns')
+  problems, size = (
+    exp.test_problems(exp.config.eval.problems),
+    prompts_per_batch(exp, 512, samples=1, rows=exp.config.eval.batch),
+  )
+  sampled = sample_answers(exp, state.params, problems, size, 1, exp.config.rollout.temperature)
+  answers = [answer for batch in sampled for answer in batch.answers]
+  for k in (1, 2, 3):
+    assert found[f'accuracy_turn_{k}'] == sum(answer.correct and answer.turns <= k for answer in answers) / len(answers)
+  assert found['accuracy_turn_1'] < found['accuracy_turn_3'] == found['accuracy']
+  assert found['turns_mean'] == sum(answer.turns for answer in answers) / len(answers)
 
 
 def test_an_evaluation_plays_episodes(trained):

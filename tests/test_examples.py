@@ -39,6 +39,24 @@ def test_a_token_has_loss_where_its_segment_has_and_the_end_token_that_of_the_la
 
 
 @pytest.mark.quick
+def test_the_end_token_stands_behind_each_segment_that_ends_a_turn_with_its_loss():
+  end = CHARACTERS.eos_token_id
+  parts = Segment('ab', True, True), Segment('c', False), Segment('d', False, True), Segment('.', True, True)
+  found = tasks.encode_example(CHARACTERS, Example('a', parts, 2.0), 3, 8)
+  assert found.response == [*CHARACTERS.encode('ab'), end, *CHARACTERS.encode('cd'), end, *CHARACTERS.encode('.'), end]
+  assert found.weights.tolist() == [2, 2, 2, 0, 0, 0, 2, 2]
+
+
+@pytest.mark.quick
+def test_nothing_is_merged_over_the_end_of_a_turn():
+  tokenizer = tasks.byte_bpe_tokenizer(['it is six'] * 50, 300)
+  whole, end = tokenizer.encode('it is six'), tokenizer.eos_token_id
+  found = tasks.encode_example(tokenizer, Example('?', (Segment('it i', True, True), Segment('s six', True))), 3, 99)
+  assert found.response == [*tokenizer.encode('it i'), end, *tokenizer.encode('s six'), end]
+  assert [token for token in found.response if token != end] != whole
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize('cuts', [(4, 9), (1, 2), (7, 20), (5, 6)])
 def test_segments_change_no_token_and_a_token_over_a_border_has_no_loss(cuts):
   """Byte-level BPE merges over borders. The last text has letters of several bytes, which share one offset."""
@@ -200,7 +218,7 @@ GOOD = {'prompt': 'a', 'segments': [{'text': 'b', 'loss': 1}]}
 
 @pytest.mark.quick
 def test_what_is_written_is_what_is_read(tmp_path):
-  made = Example('a\n"ü"', (Segment(' b\n', False), Segment('c ', True)), 2.5, 'samples.jsonl:3')
+  made = Example('a\n"ü"', (Segment(' b\n', False, True), Segment('c ', True)), 2.5, 'samples.jsonl:3')
   path = tmp_path / 'mine.jsonl'
   path.write_text(json.dumps(tasks.record_of(made)) + '\n' + json.dumps(GOOD) + '\n')
   assert tasks.read_examples(str(path), 'warm_start.data') == [
@@ -222,6 +240,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     ({'segments': [{'text': '', 'loss': 1}]}, "field 'segments.0.text': ''; fix: a text"),
     ({'segments': [{'text': 'b', 'loss': 0.5}]}, "field 'segments.0.loss': 0.5; fix: 1 for a part that is learnt, or 0"),
     ({'segments': [{'text': 'b'}]}, "field 'segments.0.loss': missing; fix: 1"),
+    ({'segments': [{'text': 'b', 'loss': 1, 'end': 2}]}, "field 'segments.0.end': 2; fix: 1 for a part that ends a turn, or 0"),
     ({'segments': [{'text': 'b', 'loss': 0}]}, "field 'segments': no segment has loss; fix: "),
     ({'weight': 0}, "field 'weight': 0; fix: a number from 1e-30 to"),
     ({'weight': 10**400}, "field 'weight': 1000.*; fix: a number from"),  # which is no float

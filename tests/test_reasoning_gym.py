@@ -182,6 +182,23 @@ def test_a_problem_that_is_too_long_is_replaced_and_reported():
     none.findings()
 
 
+def test_the_limit_on_solutions_holds_to_the_token_where_the_end_token_has_no_text():
+  """The batch of the warm start has the true lengths."""
+  sums = tasks.ReasoningGym(**SUMS, **ROOM)
+  pairs = [
+    (problem.prompt, sums.solution(problem, np.random.default_rng(0)))
+    for problem in (sums.problem('train', i) for i in range(40))
+  ]
+  batch = tasks.encode_supervised(sums.tokenizer(), pairs, 64, 64)
+  most = int(batch.response_lengths.max())
+  asked = {'needs_solutions': True, 'grade_workers': 1, 'max_prompt_tokens': 64}
+  exact = tasks.ReasoningGym(**SUMS, max_response_tokens=most, **asked)
+  assert [exact.problem('train', i) for i in range(40)] == [sums.problem('train', i) for i in range(40)]
+  assert exact.findings()[0].entries == []
+  less = tasks.ReasoningGym(**SUMS, max_response_tokens=most - 1, **asked)
+  assert [less.problem('train', i) for i in range(40)] != [sums.problem('train', i) for i in range(40)]
+
+
 def test_a_data_set_without_answers_cannot_be_written_down():
   task = tasks.ReasoningGym(dataset='rush_hour', **ROOM)
   problem = task.problem('train', 0)

@@ -213,7 +213,7 @@ def test_rise_turns_learns_the_second_turn_alone_with_the_weight_of_its_reward()
   first = [[('8',), '7'], [('9',), '7']]
   both = make_examples(Named('rise_turns', {'message': ''}), given, JUDGE, 0)
   assert [parts(one) for one in both] == first and [one.weight for one in both] == [pytest.approx(math.exp(2.5))] * 2
-  assert made('rise_turns', given, message=' no ') == [[('8 no ',), '7'], [('9 no ',), '7']]
+  assert made('rise_turns', given, message=' no ') == [[('8',), (' no ',), '7'], [('9',), (' no ',), '7']]
   everyone = make_examples(Named('rise_turns', {'message': '', 'kept': 'all'}), given, JUDGE, 0)
   assert [parts(one)[1] for one in everyone] == ['7', '9', '8', '7']
   assert [round(one.weight, 3) for one in everyone] == [12.182, 1, 1, 12.182]
@@ -222,6 +222,16 @@ def test_rise_turns_learns_the_second_turn_alone_with_the_weight_of_its_reward()
   assert made('rise_turns', none, message='') == [[('8',), '9'], [('9',), '8']]  # the best of wrong ones is wrong
   with pytest.raises(sources.SourceError, match='none of 3 rollouts, of which 0 are right, makes an example; fix: '):
     made('rise_turns', none, message='', kept='success')
+
+
+def test_the_turns_of_rise_end_as_in_an_episode_where_the_end_token_has_no_text():
+  given = [asked('8', '+7', '9')]
+  found = tasks.encode_example(CHARACTERS, make_examples(Named('rise_turns', {'message': 'no'}), given, JUDGE, 0)[0], 9, 9)
+  said = [CHARACTERS.encode(text) for text in ('8', 'no', '7')]
+  end = [CHARACTERS.eos_token_id]
+  assert found.response == said[0] + end + said[1] + said[2] + end
+  assert (found.weights > 0).tolist() == [False, False, False, False, True, True]
+  assert JUDGE.write('no', False).tokens == end + said[1]  # what an episode has behind a turn without an end of its own
 
 
 def test_the_turns_of_rise_are_those_of_the_chat_template(tmp_path):

@@ -206,7 +206,7 @@ SCHEMA = section(
     reset_rule=Field(False, 'Whether the stop rule begins anew with each turn.'),
     expert_budget=Field(
       0.0,
-      "An episode's most turns, as a multiple of its expert's where the environment has one; 0: no such bound.",
+      "The most turns of an episode of training, as a multiple of its expert's where there is one; 0: no such bound.",
       AT_LEAST_0,
     ),
     repeats=Field(0, 'Equal turns in a row that end an episode; 0 for no limit.', AT_LEAST_0),
@@ -297,8 +297,8 @@ SCHEMA = section(
     max_bad_steps=Field(5, 'Consecutive non-finite steps that end the run.', ABOVE_0),
   ),
   warm_start=section(
-    "The stage 'warm_start': supervised learning from written solutions, or from examples.",
-    data=Field('', "A file of examples, such as espo_jax.sources writes; '' for the task's written solutions."),
+    "The stage 'warm_start': supervised learning from written solutions, conversations of an expert, or examples.",
+    data=Field('', "A file of examples, such as espo_jax.sources writes; '' for written solutions or conversations."),
     steps=Field(300, 'The number of steps.', in_stage('warm_start', ABOVE_0)),
     batch=Field(128, 'Rows per step.', in_stage('warm_start', ABOVE_0)),
     learning_rate=Field(1e-3, 'The learning rate.', in_stage('warm_start', ABOVE_0)),

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from espo_jax.environments.environment import Step
 from espo_jax.environments.registered import register
 from espo_jax.registry import source
 from espo_jax.tasks.reasoning import after_thought, one_spelling
-from espo_jax.tasks.task import Problem
+from espo_jax.tasks.task import Problem, check_probability
 
 INSTRUCTION = (
   'You may use a calculator. To call it, write {"name": "calculator", "arguments": {"expression": "12 * (3 + 4)"}} '
@@ -20,6 +22,7 @@ INSTRUCTION = (
 )
 _LONGEST = 1_000  # the most characters of an expression
 _MOST_BITS = 4_096  # of the numerator and the denominator of every value
+_WRITTEN = re.compile(r'[\d(][\d\s.()+*/-]*[\d)]')  # an expression in the text of a problem
 _BINARY: dict[type, Callable[[Fraction, Fraction], Any]] = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
@@ -41,19 +44,23 @@ class Calculator:
   Args:
     call: A regular expression whose first group is the expression of a call, in place of JSON; '' for JSON.
     instruction: The text behind the problem that says how to call; '' for none.
+    calls: The probability that the expert calls with the longest expression of the problem, as JSON, before it answers.
   """
 
   role = 'tool'
   graded = True
 
-  def __init__(self, *, call: str = '', instruction: str = INSTRUCTION) -> None:
+  def __init__(self, *, call: str = '', instruction: str = INSTRUCTION, calls: float = 1.0) -> None:
     """Stores the options."""
+    check_probability('environment.calls', calls)
+    self._calls, self._problem, self._called = calls, '', False
     self._call, self._instruction = re.compile(call) if call else None, instruction
     if self._call is not None and not self._call.groups:
       raise ValueError(f'environment.call = {call!r}: no group is the expression; fix: parentheses around it')
 
   def reset(self, problem: Problem, seed: int) -> str:
     """Poses the problem with the instruction."""
+    self._problem, self._called = problem.prompt, False
     return f'{problem.prompt}\n{self._instruction}' if self._instruction else problem.prompt
 
   def step(self, action: str, correct: float | None) -> Step:
@@ -62,7 +69,15 @@ class Calculator:
     expression = called(after_thought(one_spelling(action)), self._call)
     if expression is None:
       return Step('', correct, True)
+    self._called = True
     return Step(calculated(expression), 0.0, False)
+
+  def expert(self, rng: np.random.Generator) -> str | None:
+    """Returns a call, or None where the expert answers."""
+    expression = max(_WRITTEN.findall(self._problem), key=len, default='')
+    if self._called or not expression or rng.random() >= self._calls:
+      return None
+    return json.dumps({'expression': expression})
 
 
 register('calculator')(source('ours')(Calculator))

@@ -27,6 +27,10 @@ class Environment(Protocol):
   | `graded` | whether `step` gets the verdict of the task's verifier on each turn | False |
   | `task` | the only task that it plays | '': every task |
   | `expert_turns` | the turns that an expert takes, once `reset` has posed the problem | no budget of an expert |
+  | `expert` | a method: the next turn of an expert, given a random generator | written solutions of one turn |
+
+  The warm start learns from conversations of the expert. Where `expert` returns None, the turn is a solution of
+  the task.
   """
 
   def reset(self, problem: Problem, seed: int) -> str:

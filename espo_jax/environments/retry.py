@@ -1,5 +1,7 @@
 """RISE: a wrong answer is followed by the request to try again."""
 
+import numpy as np
+
 from espo_jax.environments.environment import Step
 from espo_jax.environments.registered import register
 from espo_jax.registry import source
@@ -16,6 +18,7 @@ class Retry:
   """
 
   graded = True
+  expert_turns = 1  # an expert is right at once
 
   def __init__(self, *, message: str = 'Your answer is incorrect. Try again.') -> None:
     """Stores the options."""
@@ -31,6 +34,9 @@ class Retry:
     gained = max(correct - self._best, 0.0)
     self._best += gained
     return Step(self._message, gained, correct >= 1)
+
+  def expert(self, rng: np.random.Generator) -> None:
+    """Takes the task's written solution for each turn, so that a task with noise has wrong turns as well."""
 
 
 register('retry')(source('RISE, arXiv 2407.18219')(Retry))

@@ -109,7 +109,9 @@ def evaluate_params(
     A dictionary with `accuracy`, `correct`, `problems`, `greedy_accuracy`, `greedy_correct`, `tokens_mean` and `ungraded`.
     `ungraded` is the number of sampled and greedy answers that could not be graded, which count as wrong. `accuracy_short`,
     `accuracy_middle` and `accuracy_long` are over the thirds of the problems by the length of the prompt's text. With exits it
-    also has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through.
+    also has `depth` and `greedy_depth`, the shares of the model's blocks that the answers' tokens ran through. With an
+    environment it also has `turns_mean`, and for each turn `k` a number `accuracy_turn_k`, the share of the problems that are
+    solved within `k` turns.
 
     Two policies are compared problem by problem by three texts. `sampled_right` and `greedy_right` have a 1 per problem whose
     answer is right and a 0 per other problem. `problems_digest` is the same for the same prompts.
@@ -149,6 +151,7 @@ def evaluate_params(
     'tokens_mean': sum(answer.length for answer in sampled) / len(problems),
     'ungraded': sum(answer.status != 'ok' for answer in sampled + greedy),
     **_by_length(sampled),
+    **({} if exp.sampler.turns is None else _by_turn(sampled, exp.sampler.turns.most)),
     'sampled_right': ''.join(str(int(answer.correct)) for answer in sampled),
     'greedy_right': ''.join(str(int(answer.correct)) for answer in greedy),
     'problems_digest': problems_digest(exp.tagged(problems)),
@@ -168,6 +171,14 @@ def _by_length(answers: Sequence[Answer]) -> dict[str, float]:
   right = np.array([answer.correct for answer in answers], float)
   parts = zip(('short', 'middle', 'long'), np.array_split(right[order], 3), strict=True)
   return {f'accuracy_{third}': float(part.mean()) for third, part in parts}
+
+
+def _by_turn(answers: Sequence[Answer], most: int) -> dict[str, float]:
+  """Returns the mean number of turns, and the share of answers that are right within each number of turns up to `most`."""
+  turns = np.array([answer.turns for answer in answers])
+  solved = np.where([answer.correct for answer in answers], turns, most + 1)
+  within = {f'accuracy_turn_{k}': float((solved <= k).mean()) for k in range(1, most + 1)}
+  return {'turns_mean': float(turns.mean())} | within
 
 
 def prompts_per_batch(exp: Experiment, problems: int, *, samples: int, rows: int) -> int:

@@ -107,6 +107,7 @@ GLOSSARY: Mapping[str, Meaning] = {
   'eval/greedy_correct': Meaning('Right greedy answers.', 'problems'),
   'eval/problems': Meaning('Test problems.', 'problems'),
   'eval/tokens_mean': Meaning('The mean length of a sampled answer.', 'tokens'),
+  'eval/turns_mean': Meaning("The policy's turns in an episode.", 'turns'),
   'eval/ungraded': Meaning('Sampled and greedy answers that could not be graded; they count as wrong.', 'answers'),
   # the machine
   'process/compiled_programs': Meaning('Programs that were compiled or loaded since the start.', 'programs'),
@@ -116,6 +117,7 @@ GLOSSARY: Mapping[str, Meaning] = {
 
 _FAMILIES: Mapping[str, Meaning] = {
   'eval/accuracy_': Meaning('Right sampled answers among the short, middle or long third of the test problems.', 'share'),
+  'eval/accuracy_turn_': Meaning('Test problems that are solved within this many turns.', 'share'),
   'eval/depth': Meaning('Blocks that a token of the answer ran through.', 'share of all blocks'),
   'eval/greedy_depth': Meaning('Blocks that a token of the greedy answer ran through.', 'share of all blocks'),
   'loss/': Meaning('A term of the loss, before its coefficient.'),

@@ -101,6 +101,7 @@ def evaluation_results(result: Mapping[str, Any]) -> dict[str, Any]:
     'greedy_correct': int(result['greedy_correct']),
     'test_tokens_mean': float(result['tokens_mean']),
     'test_depth': float(result.get('depth', 1.0)),
+    'test_turns_mean': float(result.get('turns_mean', 1.0)),
     **{name: float(value) for name, value in result.items() if name.startswith('accuracy_')},
   }
 

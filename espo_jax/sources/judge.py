@@ -47,12 +47,17 @@ class Judge:
     """Returns the number of tokens of a text."""
     return len(self.tokenizer.encode(text, add_special_tokens=False))
 
+  @property
+  def ends_apart(self) -> bool:
+    """Whether the tokenizer reads the text of an end token as plain text, so that a segment has to say where a turn ends."""
+    return bool(self.tokenizer.split_special_tokens)
+
   def reply(self, message: str) -> str:
     """Returns the text between two turns of the policy in which a message stands, as episodes of the task have it.
 
-    The end token of the first turn is left out where the tokenizer would read its text as plain text.
+    The end token of the first turn is left out if `ends_apart`.
     """
-    written = self.write(message, bool(self.tokenizer.split_special_tokens))
+    written = self.write(message, self.ends_apart)
     return str(self.tokenizer.decode(written.tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

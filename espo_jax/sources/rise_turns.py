@@ -7,7 +7,7 @@ from espo_jax.registry import source
 from espo_jax.sources.judge import Judge
 from espo_jax.sources.registered import register
 from espo_jax.sources.rollouts import Asked, Rollout
-from espo_jax.tasks import Example
+from espo_jax.tasks import Example, Segment
 
 KEPT = ('all', 'best', 'success')
 
@@ -66,7 +66,8 @@ def rise_turns(
         continue
       others = [other for other in asked.rollouts[:n] + asked.rollouts[n + 1 :] if other.ended]
       for second in second_turns(others, kept):
-        yield first.example([(first.response, False), (reply, False), (second.response, True)], weight=weights[second.correct])
+        turn = Segment(first.response, False, judge.ends_apart)
+        yield first.example([turn, (reply, False), (second.response, True)], weight=weights[second.correct])
 
 
 def second_turns(others: Sequence[Rollout], kept: str) -> list[Rollout]:

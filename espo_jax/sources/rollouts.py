@@ -42,19 +42,20 @@ class Rollout(NamedTuple):
   ended: bool
   place: str
 
-  def example(self, parts: Iterable[tuple[str, bool]], weight: float = 1.0) -> Example:
+  def example(self, parts: Iterable[tuple[str, bool] | Segment], weight: float = 1.0) -> Example:
     """Returns an example with this rollout's prompt.
 
     Args:
-      parts: the texts of the response, each with whether it has loss. Empty ones are left out, and equal neighbours joined.
+      parts: the texts of the response, each with whether it has loss, and a segment where a turn ends. Empty ones are left out,
+        and equal neighbours within a turn joined.
       weight: the factor of the loss.
     """
     segments: list[Segment] = []
-    for text, loss in parts:
-      if segments and segments[-1].loss == loss:
-        segments[-1] = Segment(segments[-1].text + text, loss)
+    for text, loss, ends in (Segment(*part) for part in parts):
+      if segments and segments[-1].loss == loss and not segments[-1].ends:
+        segments[-1] = Segment(segments[-1].text + text, loss, ends)
       elif text:
-        segments.append(Segment(text, loss))
+        segments.append(Segment(text, loss, ends))
     return Example(self.prompt, tuple(segments), weight, self.place)
 
 

@@ -62,6 +62,7 @@ def play(
   parts: Sequence[Sequence[tasks.Problem]],
   key: Key[Array, ''],
   timed: Timer = _untimed,
+  expert_budget: float = 0.0,
 ) -> list[Played]:
   """Plays an episode for each row of each part. The number of parts changes no row.
 
@@ -75,9 +76,11 @@ def play(
     key: This rollout's random key.
     timed: A clock: `timed(phase)` is a context that adds to the seconds of 'rollout' (waiting for the device) or 'environment'
       (waiting for environments). By default none runs.
+    expert_budget: The most turns of an episode, as a multiple of its expert's; 0 for no such bound. Training alone has one,
+      because it would hide from a test what the policy does after it.
   """
   with timed('environment'):
-    tables = [Table(exp, problems, sampler.samples) for problems in parts]
+    tables = [Table(exp, problems, sampler.samples, expert_budget) for problems in parts]
     opened = [table.open() for table in tables]
   playing = []
   for table, begun in zip(tables, opened, strict=True):

@@ -78,7 +78,7 @@ def collect(
     drafts: The last responses to each of these problems, part by part; None without reuse.
   """
   if exp.sampler.turns is not None:
-    played = play(exp, exp.sampler, params, rule, adaptive, problems, key, timed)
+    played = play(exp, exp.sampler, params, rule, adaptive, problems, key, timed, exp.config.environment.expert_budget)
     graded = [exp.put_rows(verdicts_on(exp, part, its)) for part, its in zip(problems, played, strict=True)]
     return _whole(exp, [(its.rows, verdicts) for its, verdicts in zip(played, graded, strict=True)])
   nothing = [None] * len(problems)

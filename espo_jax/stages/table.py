@@ -54,6 +54,11 @@ class Hosted:
   graded: bool
 
 
+def seed_of(exp: Experiment, problem: tasks.Problem) -> int:
+  """Returns the seed of all episodes of a problem."""
+  return zlib.crc32(f'{exp.config.seed} {problem.id}'.encode())
+
+
 def budget_of(tolerance: float, expert_turns: int) -> int:
   """Returns the most turns of an episode in which an expert takes `expert_turns`: `tolerance` times as many, rounded up.
 
@@ -102,8 +107,8 @@ class Table:
     texts: What the policy has written in each episode, turn by turn.
   """
 
-  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int):
-    """Prepares an episode for each of the `samples` rows of each problem."""
+  def __init__(self, exp: Experiment, problems: Sequence[tasks.Problem], samples: int, expert_budget: float = 0.0):
+    """Prepares an episode for each of the `samples` rows of each problem. `expert_budget` is as `play` takes it."""
     self._exp, self._host, self._problems, self._samples = exp, hosted(exp), problems, samples
     self._questions = [exp.task.question(problem) for problem in problems]
     turns = exp.sampler.turns
@@ -112,14 +117,14 @@ class Table:
     count = len(problems) * samples
     numbers = self._host.episodes.numbers(count)
     self._episodes = [
-      Episode(number, problem._replace(prompt=question), zlib.crc32(f'{exp.config.seed} {problem.id}'.encode()))
+      Episode(number, problem._replace(prompt=question), seed_of(exp, problem))
       for problem, question, group in zip(problems, self._questions, np.split(np.array(numbers), len(problems)), strict=True)
       for number in group.tolist()
     ]
     self._status, self._grading = ['ok'] * count, ['ok'] * count  # of the environments, and the worst of the graders'
     self._rewards: list[list[float]] = [[] for _ in range(count)]
     self._playing, self.done = np.ones(count, bool), np.zeros(count, bool)
-    self._budget = np.full(count, turns.most)
+    self._tolerance, self._budget = expert_budget, np.full(count, turns.most)
     self._turns: list[list[str]] = [[] for _ in range(count)]
 
   def open(self) -> dict[int, Pending]:
@@ -234,7 +239,6 @@ class Table:
 
   def _answered(self, asked: dict[int, Pending]) -> dict[int, Reply]:
     """Waits for the environments' answers to the rows, and keeps rewards and ends."""
-    tolerance = self._exp.config.environment.expert_budget
     replies = {n: pending.result() for n, pending in asked.items()}
     for n, reply in replies.items():
       if reply.status != 'ok':
@@ -242,8 +246,8 @@ class Table:
       elif self._episodes[n].actions:
         self._rewards[n].append(reply.reward)
         self.done[n] = reply.done
-      elif tolerance and reply.expert_turns is not None:
-        self._budget[n] = min(self._budget[n], budget_of(tolerance, reply.expert_turns))
+      elif self._tolerance and reply.expert_turns is not None:
+        self._budget[n] = min(self._budget[n], budget_of(self._tolerance, reply.expert_turns))
     return replies
 
   def _is_spent(self, row: int) -> bool:

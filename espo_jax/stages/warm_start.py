@@ -1,8 +1,9 @@
 """The stage `warm_start`: supervised training on written solutions, or on the examples of `warm_start.data`.
 
-One random stream per step draws the written solutions. Every process draws all of them and encodes those of its own rows.
-Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one that does
-not fit is told then.
+One random stream per step draws the written solutions. With an environment that has an expert they are conversations: the turns
+of the expert are learnt, and the observations between them are read. Every process draws all of them and encodes those of its
+own rows. Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one
+that does not fit is told then.
 """
 
 import functools
@@ -19,6 +20,7 @@ from espo_jax.experiment import Experiment, make_rule
 from espo_jax.learner import SupervisedLearner, TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
+from espo_jax.stages.conversations import conversation, has_expert
 from espo_jax.stages.loop import Interruption, make_stage, run_stage
 from espo_jax.stages.optimizers import stage_optimizer
 from espo_jax.tasks.allocators import Stream
@@ -72,7 +74,12 @@ def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainS
   does not read them.
   """
   learner = supervised_learner(exp)
-  batches = functools.cache(lambda: example_batches(exp) if exp.config.warm_start.data else functools.partial(_solutions, exp))
+
+  @functools.cache
+  def batches() -> Callable[[int], SupervisedBatch]:
+    if exp.config.warm_start.data:
+      return example_batches(exp)
+    return functools.partial(_conversations if has_expert(exp) else _solutions, exp)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
     state, metrics = learner.update(state, exp.put_rows(batches()(step)))
@@ -83,12 +90,26 @@ def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainS
 
 def _solutions(exp: Experiment, step: int) -> SupervisedBatch:
   """Returns this process's rows of a step on written solutions."""
-  c = exp.config
-  rng = np.random.default_rng([c.seed, _STREAM, step])
-  problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
+  problems, rng = _written(exp, step)
   pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one random stream for all
   mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
-  return tasks.encode_supervised(exp.tokenizer, mine, c.rollout.prompt_width, c.rollout.horizon)
+  return tasks.encode_supervised(exp.tokenizer, mine, exp.config.rollout.prompt_width, exp.config.rollout.horizon)
+
+
+def _conversations(exp: Experiment, step: int) -> SupervisedBatch:
+  """Returns this process's rows of a step on conversations of the environment's expert."""
+  problems, rng = _written(exp, step)
+  examples = [conversation(exp, problem, rng) for problem in problems]
+  limits = exp.config.rollout.prompt_width, exp.config.rollout.horizon
+  mine = [tasks.encode_example(exp.tokenizer, examples[i], *limits) for i in parallel.my_rows(exp.mesh, len(examples))]
+  return tasks.batch_examples(exp.tokenizer, mine, *limits)
+
+
+def _written(exp: Experiment, step: int) -> tuple[Sequence[tasks.Problem], np.random.Generator]:
+  """Returns the problems of a step, and the random stream of what is written to them."""
+  c = exp.config
+  problems = exp.problems('train', (step - 1) * c.warm_start.batch, c.warm_start.batch)
+  return problems, np.random.default_rng([c.seed, _STREAM, step])
 
 
 def example_batches(exp: Experiment) -> Callable[[int], SupervisedBatch]:

@@ -7,8 +7,12 @@ A line holds a prompt and the response in segments. A segment without loss is re
 Segments are text, so that a file serves every tokenizer. The response is split into tokens as a whole, as the policy writes it.
 A token has loss if all of its characters have. The end token behind the response has the loss of the last segment. `weight`
 multiplies the loss of every token of the response, and is 1 if it is left out. Other fields are not read.
+
+A segment with `"end": 1` has the end token behind it, with its loss. So a response may hold several turns of the policy, also
+where the tokenizer reads the text of an end token as plain text. What stands before and behind such an end is split separately.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,10 +30,17 @@ _SEGMENTS = '[{"text": "...", "loss": 1}]'
 
 
 class Segment(NamedTuple):
-  """A part of a response, and whether its tokens have loss."""
+  """A part of a response.
+
+  Attributes:
+    text: the text.
+    loss: whether its tokens have loss.
+    ends: whether it ends a turn, so that the end token stands behind it. The last segment does in any case.
+  """
 
   text: str
   loss: bool
+  ends: bool = False
 
 
 class Example(NamedTuple):
@@ -58,7 +69,9 @@ class EncodedExample(NamedTuple):
 
 def record_of(example: Example) -> dict[str, Any]:
   """Returns the object that stands for an example on a line of a file."""
-  segments = [{'text': segment.text, 'loss': int(segment.loss)} for segment in example.segments]
+  segments = [
+    {'text': segment.text, 'loss': int(segment.loss)} | ({'end': 1} if segment.ends else {}) for segment in example.segments
+  ]
   return {'prompt': example.prompt, 'segments': segments, 'weight': example.weight, 'from': example.place}
 
 
@@ -82,19 +95,22 @@ def read_examples(path: str, field: str) -> list[Example]:
 
 
 def encode_example(tokenizer: 'PreTrainedTokenizerFast', example: Example, prompt_width: int, horizon: int) -> EncodedExample:
-  """Encodes an example. The end token is appended to the response.
+  """Encodes an example. The end token is appended to the response, and stands behind each segment that ends a turn.
 
   Raises:
     DataError: A part of a text has no token, or the prompt or the response has too many tokens.
   """
-  text = ''.join(segment.text for segment in example.segments)
+  response, counts = list[int](), list[bool]()
   try:
     prompt = tokenizer.encode(example.prompt, add_special_tokens=False)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    for part in _parts(example.segments):
+      encoded = tokenizer(''.join(one.text for one in part), add_special_tokens=False, return_offsets_mapping=True)
+      response += [*encoded['input_ids'], tokenizer.eos_token_id]
+      counts += [*_whole(part, np.array(encoded['offset_mapping'], np.int64).reshape(-1, 2)), part[-1].loss]
   except Exception as error:  # tokenizers raises nothing narrower, and does not name the text
+    text = ''.join(segment.text for segment in example.segments)
     said = f'the tokenizer has no token for a part of {example.prompt + text!r}'
     raise DataError(f'{example.place}: {said}; fix: the tokenizer of the rollouts, or other options of the source') from error
-  response = [*encoded['input_ids'], tokenizer.eos_token_id]
   for what, row, width, where in (
     ('prompt', prompt, prompt_width, 'rollout.prompt_width'),
     ('response', response, horizon, 'rollout.horizon'),
@@ -102,11 +118,19 @@ def encode_example(tokenizer: 'PreTrainedTokenizerFast', example: Example, promp
     if len(row) > width:
       said = f'a {what} of {len(row)} tokens, more than {where} = {width}'
       raise DataError(f'{example.place}: {said}; fix: --config.{where}={len(row)}, or take the line out')
-  counts = [*_whole(example.segments, np.array(encoded['offset_mapping'], np.int64).reshape(-1, 2)), example.segments[-1].loss]
   return EncodedExample(prompt, response, np.float32(example.weight) * np.array(counts, np.float32))
 
 
-def _whole(segments: tuple[Segment, ...], offsets: np.ndarray) -> Bool[np.ndarray, ' t']:
+def _parts(segments: Sequence[Segment]) -> Iterator[Sequence[Segment]]:
+  """Yields the segments up to each end."""
+  start = 0
+  for i, segment in enumerate(segments, 1):
+    if segment.ends or i == len(segments):
+      yield segments[start:i]
+      start = i
+
+
+def _whole(segments: Sequence[Segment], offsets: np.ndarray) -> Bool[np.ndarray, ' t']:
   """Returns which tokens lie in segments with loss alone, from the first character of each and the one behind its last."""
   masked = np.repeat([not segment.loss for segment in segments], [len(segment.text) for segment in segments])
   before = np.concatenate([[0], np.cumsum(masked)])  # how many of the characters before each one are masked
@@ -138,7 +162,9 @@ def example_of(place: str, record: Record) -> Example:
       raise _refused(place, 'text', part, 'a text that is not empty', f'segments.{i}.')
     if part.get('loss') not in (0, 1):
       raise _refused(place, 'loss', part, '1 for a part that is learnt, or 0', f'segments.{i}.')
-    segments.append(Segment(part['text'], bool(part['loss'])))
+    if part.get('end', 0) not in (0, 1):
+      raise _refused(place, 'end', part, '1 for a part that ends a turn, or 0', f'segments.{i}.')
+    segments.append(Segment(part['text'], bool(part['loss']), bool(part.get('end', 0))))
   if not any(segment.loss for segment in segments):
     raise DataError(f'{place}: field \'segments\': no segment has loss; fix: "loss": 1 in one of them, or take the line out')
   return Example(prompt, tuple(segments), float(weight), place)

@@ -235,7 +235,7 @@ class Math(Task):
     """Returns the train rows within the limits, and adds the others to the list of rows left out."""
     lengths = [('prompt', 'rollout.prompt_width', self._limits[0], self._prompt_tokens(rows))]
     if with_solutions:  # the end token counts
-      responses = self._count([self._response(row) + self._tokenizer.eos_token for row in rows])
+      responses = [count + 1 for count in self._count([self._response(row) for row in rows])]
       lengths.append(('solution', 'rollout.horizon', self._limits[1], responses))
     kept = []
     for i, row in enumerate(rows):

@@ -235,11 +235,13 @@ class ReasoningGym(Task):
 
   def _misfit(self, split: str, drawn: Drawn) -> tuple[int, str]:
     """Returns the tokens of a problem that is too long for the run, and a reason with the fix; (0, '') if it fits."""
-    lengths = [('prompt', 'rollout.prompt_width', self._limits[0], [self._write(drawn.question) + tag for tag in self._tags])]
-    if self._needs_solutions and split == 'train':  # the end token counts
-      lengths.append(('solution', 'rollout.horizon', self._limits[1], [self._solution(drawn) + self._tokenizer.eos_token]))
-    for what, field, limit, texts in lengths:
-      count = max(map(len, self._tokenizer(texts, add_special_tokens=False)['input_ids']))
+    lengths = [
+      ('prompt', 'rollout.prompt_width', self._limits[0], [self._write(drawn.question) + tag for tag in self._tags], 0)
+    ]
+    if self._needs_solutions and split == 'train':  # the end token counts, which this tokenizer may read as plain text
+      lengths.append(('solution', 'rollout.horizon', self._limits[1], [self._solution(drawn)], 1))
+    for what, field, limit, texts, end in lengths:
+      count = max(map(len, self._tokenizer(texts, add_special_tokens=False)['input_ids'])) + end
       if count > limit:
         return count, f'{field} = {limit} is less than the {count} tokens of a {what}; fix: --config.{field}={count}'
     return 0, ''
