@@ -76,6 +76,7 @@ RECIPES = {
   'jei_gates': Recipe({'kind': 'statistics', 'translator': 'token'}, 'jei_gates', {'jei_gates': (0.3, 0.5, 0.7)}),
   'lgvit_distill': Recipe({'translator': 'local_global'}, 'lgvit_distill', {'confidence': (0.5, 0.8, 0.9)}),
   'dynamax_distill': Recipe({'kind': 'recurrence'}, 'dynamax_distill', {'dynamax': (0.5, 0.7, 0.9)}),
+  'specee': Recipe({'kind': 'candidates'}, 'specee', {'specee': (0.3, 0.5, 0.7)}),
 }
 
 

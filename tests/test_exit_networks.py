@@ -42,6 +42,7 @@ def softmax(logits):
 
 NETWORKS = [
   ('statistics', 'token', 'jei_gates'),
+  ('candidates', 'none', 'specee'),
   ('recurrence', 'none', 'dynamax'),
   ('recurrence', 'local_global', 'confidence'),
 ]
@@ -51,6 +52,7 @@ POLICIES = {
   'dynamax': exits.dynamax(),
   'confidence': exits.confidence(level=0.4),
   'sampled': exits.sampled(),
+  'specee': exits.specee(),
 }
 
 
@@ -80,7 +82,7 @@ def test_networks_decode_from_the_cache_what_they_score_without_one(kind, transl
 @pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS)
 def test_networks_that_never_leave_sample_what_the_model_without_them_samples(kind, translator, name):
   model, params = networks(kind, translator)
-  policy = {'jei_gates': exits.jei_gates(), 'dynamax': exits.dynamax(), 'confidence': exits.confidence()}[name]
+  policy = exits.get(name)()
   bare = {name: x for name, x in params['policy'].items() if name != 'exit_heads'}
   plain = dataclasses.replace(model, config=dataclasses.replace(model.config, exits=ExitHeads()))
   rows, whole = roll(model, params, policy, level=1.5), roll(plain, params | {'policy': bare}, exits.never())

@@ -21,6 +21,7 @@ HEADS = {  # the networks that each lesson trains
   'jei_gates': {'exits__policy': 'jei_gates', 'exits__kind': 'statistics', 'exits__translator': 'token'},
   'lgvit_distill': {'exits__policy': 'confidence', 'exits__translator': 'local_global'},
   'dynamax_distill': {'exits__policy': 'dynamax', 'exits__kind': 'recurrence', 'exits__first_block': 2},
+  'specee': {'exits__policy': 'specee', 'exits__kind': 'candidates'},
 }
 REACH = (3, 5)  # sequences and tokens of the arrays that lessons get below
 

@@ -9,8 +9,9 @@ from espo_jax import exits
 from espo_jax.configs.methods import method_options
 from espo_jax.exits.policy import certain
 from espo_jax.model import ExitHeads
+from espo_jax.model.config import exit_blocks
 
-_READ_GATES = ('sampled', 'threshold', 'dynamax', 'ponder_q', 'jei_gates')
+_READ_GATES = ('sampled', 'threshold', 'dynamax', 'ponder_q', 'jei_gates', 'specee')
 
 
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -44,6 +45,8 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'exits.first = {policy.earliest} and exits.last = {policy.top} leave none of model.num_layers = '
       f'{config.model.num_layers} to skip; fix: lower ones'
     )
+  if x.policy == 'specee':
+    yield from _candidate_problems(config, "exits.policy = 'specee'")
   yield from _network_problems(config, policy)
   if calibrated and config.calibration.repair_steps:
     yield from _repair_problems(config, policy)
@@ -83,6 +86,18 @@ def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolic
     yield f"lesson.name = {config.lesson.name!r} with {of}: routers have a training of their own; fix: lesson.name = ''"
 
 
+def _candidate_problems(config: ml_collections.ConfigDict, of: str) -> Iterator[str]:
+  """Yields what keeps exits from reading candidates, where a policy or a lesson needs them."""
+  x = config.exits
+  if x.kind != 'candidates':
+    yield f"{of} with exits.kind = {x.kind!r}: its predictors read candidate tokens; fix: exits.kind = 'candidates'"
+  if not config.model.path and x.every and len(exit_blocks(x.every, x.first_block, config.model.num_layers)) < 2:
+    yield (
+      f'{of} with exits.every = {x.every} and exits.first_block = {x.first_block} among model.num_layers = '
+      f'{config.model.num_layers}: the first exit proposes candidates, and none is behind it; fix: lower ones'
+    )
+
+
 def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   name, x = config.lesson.name, config.exits
   field = f'lesson.name = {name!r}'
@@ -99,6 +114,8 @@ def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f"{field} with exits.translator = 'none': it trains translators; fix: exits.translator = 'local_global'"
   if name == 'lgvit_distill' and x.policy in _READ_GATES:
     yield f"{field} with exits.policy = {x.policy!r}, whose gates it does not train; fix: exits.policy = 'confidence'"
+  if name == 'specee':
+    yield from _candidate_problems(config, field)
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from espo_jax.exits import Lesson, gate_statistics
+from espo_jax.exits import Lesson, candidate_features, gate_statistics
 from espo_jax.learner.calibration import sequences
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params, States, join_frozen, split_frozen
+from espo_jax.model import ActorCritic, Params, States, join_frozen, likeliest, logits_among, split_frozen
 from espo_jax.objectives import masked_mean
 from espo_jax.registry import inputs
 from espo_jax.types import Metrics, Trajectories
@@ -113,8 +113,10 @@ class LessonLearner:
       return (told > jnp.take_along_axis(told, likeliest, axis=-1)).sum(-1)
 
     def gates() -> Float[Array, 'E N T']:
-      if config.exits.kind == 'statistics':
-        return self.model.gates(params, streams[:, row, index], index, self._statistics(logits, hidden))
+      if config.exits.kind in ('statistics', 'candidates'):
+        left = jax.lax.stop_gradient(hidden)
+        seen = self._statistics(logits, left) if config.exits.kind == 'statistics' else self._features(params, left)
+        return self.model.gates(params, streams[:, row, index], index, seen)
       return self.model.gates(params, streams, positions)[:, row, index]
 
     local = np.arange(len(blocks)) * 2 < len(blocks)
@@ -138,6 +140,22 @@ class LessonLearner:
       return tuple(jnp.moveaxis(gate_statistics(logits(states) * self.temperature), -1, 0))
 
     return jnp.stack([jnp.stack(by_chunk(read, self.logit_chunk, jax.lax.stop_gradient(left)), axis=-1) for left in hidden])
+
+  def _features(self, params: Params, hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T F']:
+    """Returns what gates read of the candidates, which the first exit proposes."""
+    config = self.model.config
+
+    def read(*lefts: Float[Array, 'N C D']) -> tuple[Array, ...]:
+      tokens = likeliest(self.model.logits(params, States(lefts[0], lefts[0])), config)
+      seen: list[Array] = []
+      local = jnp.zeros(tokens.shape)
+      for left in lefts:
+        features, local = candidate_features(logits_among(config, params['policy'], left, tokens), local)
+        seen.extend(jnp.moveaxis(features, -1, 0))
+      return tuple(seen)
+
+    found = jnp.stack(by_chunk(read, self.logit_chunk, *hidden), axis=-1)
+    return jnp.moveaxis(found.reshape(*found.shape[:-1], len(hidden), -1), -2, 0)
 
 
 def _at_rest(grads: Params, after: TrainState, before: TrainState) -> TrainState:

@@ -161,10 +161,10 @@ class ActorCritic:
     params: Params,
     streams: Float[Array, 'E B S D'],
     positions: Int[Array, 'B S'],
-    statistics: Float[Array, 'E B S 4'] | None = None,
+    seen: Float[Array, 'E B S F'] | None = None,
   ) -> Float[Array, 'E B S']:
     """The logits of the exits' gates: see `Decoder.gates`."""
-    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, statistics, method='gates')
+    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, seen, method='gates')
     return out
 
   def prefill(
