@@ -26,13 +26,17 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from espo_jax.names import nearest
 from espo_jax.types import takes_numpy
 
 Method = TypeVar('Method', bound=Callable[..., Any])
 Entry = TypeVar('Entry')
+
+ABOVE_0 = 'above 0'
+PositiveInt: TypeAlias = Annotated[int, ABOVE_0]  # the types of options that 0 makes meaningless, such as a divisor
+PositiveFloat: TypeAlias = Annotated[float, ABOVE_0]
 
 
 class RegistryError(ValueError):

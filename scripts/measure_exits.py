@@ -76,6 +76,7 @@ RECIPES = {
   'jei_gates': Recipe({'kind': 'statistics', 'translator': 'token'}, 'jei_gates', {'jei_gates': (0.3, 0.5, 0.7)}),
   'lgvit_distill': Recipe({'translator': 'local_global'}, 'lgvit_distill', {'confidence': (0.5, 0.8, 0.9)}),
   'dynamax_distill': Recipe({'kind': 'recurrence'}, 'dynamax_distill', {'dynamax': (0.5, 0.7, 0.9)}),
+  'specee': Recipe({'kind': 'candidates'}, 'specee', {'specee': (0.3, 0.5, 0.7)}),
 }
 
 
@@ -92,7 +93,8 @@ def experiment_of(args: argparse.Namespace, recipe: Recipe) -> Experiment:
   c.data.update(benchmark='gsm8k', path=str(args.train), eval_path=str(args.data))
   c.rollout.update(horizon=args.horizon, prompt_width=args.prompt_width, slots=0)
   c.eval.update(problems=args.problems, batch=args.batch)
-  c.exits.update(every=args.every, alone=True, policy='threshold', learning_rate=args.learning_rate, **recipe.exits)
+  c.exits.update(every=args.every, alone=True, policy=next(iter(recipe.policies)), learning_rate=args.learning_rate)
+  c.exits.update(recipe.exits)
   c.calibration.update(steps=args.steps, prompts=args.prompts, warmup_steps=min(10, args.steps // 10))
   c.lesson.name = recipe.lesson or ''
   if recipe.lesson == 'dynamax_distill':

@@ -46,7 +46,7 @@ def model_of():
   return actor_critic(3, num_layers=LAYERS)
 
 
-def found(mixing, blocks=BLOCKS, temperature=1.0):
+def found(mixing, blocks=BLOCKS, temperature=1.0, **truncation):
   model, params = model_of()
   rng = np.random.default_rng(0)
   tokens, length = rng.integers(2, VOCAB, (r.P * r.G, 7)).astype(np.int32), rng.integers(1, 8, r.P * r.G).astype(np.int32)
@@ -58,7 +58,7 @@ def found(mixing, blocks=BLOCKS, temperature=1.0):
     jax.random.key(1),
     draft_blocks=blocks,
     mixing=mixing,
-    sampling=Sampling(jnp.float32(temperature)),
+    sampling=Sampling(jnp.float32(temperature), **truncation),
   )
   return tokens, length, jax.device_get(its)
 
@@ -94,3 +94,16 @@ def test_where_the_whole_model_drafts_every_draft_is_accepted():
   for temperature in (0.0, 1.0):
     *_, its = found(0.0, blocks=LAYERS, temperature=temperature)
     np.testing.assert_allclose(its.labels, 1, atol=1e-4)
+
+
+@pytest.mark.parametrize('truncation', [{'top_p': 0.5}, {'top_k': 2}, {'min_p': 0.5}], ids=lambda x: next(iter(x)))
+def test_a_head_is_fitted_to_the_drafts_that_a_truncation_leaves(truncation):
+  for blocks in (BLOCKS, LAYERS):
+    *_, free = found(0.5, blocks)
+    *_, its = found(0.5, blocks, **truncation)
+    assert ((its.labels >= 0) & (its.labels <= 1)).all()
+    assert not its.counts[~free.counts].any() and 0 < its.counts.sum() < free.counts.sum()
+    if blocks == LAYERS:
+      np.testing.assert_allclose(its.labels[its.counts], 1, atol=1e-4)  # the whole model drafts
+    head = fit_head(jax.tree.map(jnp.asarray, its), blocks=1, mismatch=6.0, steps=5, rate=0.01)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(head)) and np.any(head.out)

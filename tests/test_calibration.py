@@ -168,6 +168,10 @@ def test_what_cannot_act_is_refused():
   assert 'exits.policy' in problems(exits__policy='sampledd')
   validate(config_of())
   assert 'exits.level' in problems(exits__policy='threshold', exits__level=1.5)
+  for policy in ('calm_margin', 'calm_cosine'):
+    assert 'exits.horizon = 0: out of range; fix: a number above 0' in problems(exits__policy=policy, exits__horizon=0)
+  assert 'reward.buffer = 0.0: out of range' in problems(reward__name='correct + overlong', reward__buffer=0.0)
+  assert 'objective.tau = 0.0: out of range' in problems(objective__name='rwr', objective__tau=0.0)
   assert 'exits.bottom' in problems(exits__policy='threshold', exits__bottom=2)
   assert 'rollout.slots' in problems(exits__policy='skipdecode', exits__level=2.0, rollout__slots=4)
   assert 'eval.draft_blocks' in problems(eval__draft_blocks=2)
@@ -200,3 +204,38 @@ def test_the_curve_of_a_run(tmp_path, capsys):
   assert [point['level'] for point in curve] == [0.3, 0.6, None]
   assert curve[0]['depth'] <= curve[1]['depth'] <= curve[2]['depth'] == 1.0
   assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+  ('policy', 'drawn_with', 'options'),
+  [
+    ('ponder_q', 'ponder_q', {}),
+    ('dynamax', 'dynamax', {}),
+    ('first_router', 'first_router', {}),
+    ('sampled', 'threshold', {}),
+    ('skipdecode', 'threshold', {'exits__level': 2.0}),
+    ('never', 'threshold', {'eval__draft_blocks': 1}),
+  ],
+)
+def test_a_curve_has_the_exits_of_its_config_and_no_drafts(policy, drawn_with, options, tmp_path, monkeypatch):
+  from espo_jax.monitor import exit_plots
+  from espo_jax.stages import results
+
+  asked, names = [], []
+
+  def evaluated(exp, params, name, *, exit_level, after_batch):
+    asked.append((exp.model.exits, exp.config.eval.draft_blocks, exit_level))
+    return {'depth': 1.0}
+
+  monkeypatch.setattr(results, 'evaluate_params', evaluated)
+  monkeypatch.setattr(exit_plots, 'plot_exit_curve', lambda curve, path, policy: names.append(policy))
+  results.exit_curve(experiment(exits__policy=policy, calibration__levels=(0.3,), **options), {}, tmp_path)
+  (by_level, drafts, level), whole = asked
+  wanted, trial = exits.get(drawn_with)(), jnp.linspace(-2.0, 2.0, 9)
+  assert (level, drafts, whole) == (0.3, 0, (None, 0, None)) and names == [drawn_with]
+  assert by_level.kv_fill == wanted.kv_fill and by_level.schedule is None
+  if wanted.hazard is not None:
+    obs = exits.Observation(trial, jnp.linspace(0.0, 1.0, 9), trial, trial, lambda x: x, jnp.arange(9))
+    np.testing.assert_array_equal(by_level.hazard(obs, 0.3), wanted.hazard(obs, 0.3))
+  else:
+    np.testing.assert_array_equal(by_level.router(trial, 0.3), wanted.router(trial, 0.3))

@@ -19,6 +19,14 @@ from espo_jax.evaluate.__main__ import main as evaluate_main
       "decoders.Decoder(len, ('total',))",
       r"--decoder=mine: it reads 'total', which samples do not have; fix: one of answers, ",
     ),
+    (
+      "decoders.Decoder(len, frozenset({'answers'}), drawing='beams')",
+      r"--decoder=mine: drawing='beams': no way to draw samples; fix: one of Beams, Exchange, Revision, Speculative, or None$",
+    ),
+    (
+      "decoders.Decoder(len, frozenset({'answers', 'logprobs'}), drawing=decoders.Beams(2, 2, 4, 'regret'))",
+      r"--decoder=mine: it reads 'logprobs', which is not recorded of samples .*; fix: drawing=None, or reads among answers, ",
+    ),
   ],
 )
 def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tmp_path, returned, message):

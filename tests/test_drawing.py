@@ -3,14 +3,22 @@
 import itertools
 import json
 import pathlib
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from run_folder import write_random_run
 from test_decoding import grade_by_length
 
+from espo_jax import monitor
 from espo_jax.configs import load_config
+from espo_jax.decoders import Samples
+from espo_jax.evaluate import decoding, drawing
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.asked import asked_for
+from espo_jax.evaluate.policies import RequestError
+from espo_jax.evaluate.reading import Graded
 from espo_jax.experiment import make_experiment
 from espo_jax.monitor import read_samples
 from espo_jax.rollout import Sampler
@@ -120,6 +128,8 @@ def test_paths_without_peers_are_the_answers_of_a_plain_evaluation_and_so_are_th
   early = [i for i, plain in enumerate(free) if plain['length'] <= 5 and plain['stop_reason'] == 'eos']
   assert early and all(its[i] == free[i] | {'spent': free[i]['length']} for i in early)  # they end before the first exchange
   assert any(row['spent'] > row['length'] for row in its)
+  assert all(row['spent'] >= row['length'] for row in its)
+  assert any(row['length'] < len(row['response']) for row in its)  # a token is a character at most, and two are inserted
   with pytest.raises(
     SystemExit, match=r"--decoder=leap: ask='\\n\\nMy progress so far, in short: ': the tokenizer has no token"
   ):
@@ -131,8 +141,51 @@ def test_greedy_drafts_are_the_answers_of_a_plain_evaluation(workdir, tmp_path):
   rows, plain = evaluated(workdir, tmp_path / 'its', *DRAFTS, *greedy), evaluated(workdir, tmp_path / 'free', *greedy)
   assert [row | {'spent': None} for row in rows] == plain
   assert all(row['spent'] >= row['length'] for row in rows) and any(row['spent'] > row['length'] for row in rows)
-  with pytest.raises(SystemExit, match=r'draft_blocks = 9: none of model.num_layers = \d is left to verify; fix: fewer'):
+  with pytest.raises(
+    SystemExit,
+    match=r'--decoder=speculative: draft_blocks=9: none of the \d blocks of the policy is left to verify; fix: fewer$',
+  ):
     evaluated(workdir, tmp_path / 'told', '--decoder=speculative', '--options', 'draft_blocks=9')
+
+
+def test_the_head_reads_as_many_responses_at_a_time_as_a_batch_has_and_is_the_same(workdir, tmp_path, monkeypatch):
+  read, heads = [], []
+  found, fitted = Sampler.acceptances, drawing.fitted_head
+
+  def spy(self, params, prompts, rows, key, *, mixing):
+    read.append(len(rows.length))
+    return found(self, params, prompts, rows, key, mixing=mixing)
+
+  monkeypatch.setattr(Sampler, 'acceptances', spy)
+  monkeypatch.setattr(drawing, 'fitted_head', lambda *given: heads.append(fitted(*given)) or heads[-1])
+  evaluated(workdir, tmp_path / 'one', *DRAFTS)
+  evaluated(workdir, tmp_path / 'two', '--batch=4', *DRAFTS)
+  assert read == [PROBLEMS, 4, 4]
+  jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), *heads)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('model.scan_layers', True, r'--decoder=speculative: the run has model.scan_layers = True, .*; fix: another decoder$'),
+    ('exits.every', 1, r'--decoder=speculative: the policy has early exits, .*; fix: another decoder$'),
+  ],
+)
+def test_a_run_whose_policy_cannot_draft_is_refused_with_a_fix_that_an_evaluation_has(workdir, tmp_path, field, value, message):
+  config = load_config(workdir / 'config.json')
+  config.update_from_flattened_dict({field: value, 'exits.policy': 'threshold'})
+  shutil.copytree(workdir, tmp_path / 'run')
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
+  with pytest.raises(SystemExit, match=message):
+    evaluated(tmp_path / 'run', tmp_path / 'told', *DRAFTS)
+
+
+def test_drafting_is_refused_where_there_are_other_processes(monkeypatch):
+  monkeypatch.setattr(drawing.jax, 'process_count', lambda: 2)
+  with pytest.raises(
+    RequestError, match=r'--decoder=speculative: it drafts on one device, and there are 2 processes; fix: one'
+  ):
+    drawing.check_processes('speculative')
 
 
 def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_path):
@@ -144,6 +197,18 @@ def test_turns_may_be_greedy_and_a_message_without_tokens_is_told(workdir, tmp_p
     evaluated(workdir, tmp_path / 'told', '--decoder=revise')
   with pytest.raises(SystemExit, match=r'--samples=4 with --temperature=0: the answers would all be the same'):
     evaluated(workdir, tmp_path / 'told', '--temperature=0', *BEAMS)
+
+
+@each
+def test_a_table_charges_avg_at_n_for_all_samples_where_one_of_them_cannot_be_had_alone(flags):
+  (one,) = asked_for([(flags[0].removeprefix('--decoder='), [tuple(text.split('=', 1)) for text in flags[2:]])])
+  its, graded = Samples(['1', '2'], np.ones(2, bool), np.array([3, 5]), spent=np.array([30, 50])), [np.array([True, False])]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoding, 'read_graded', lambda folder, needed: Graded({'drawn_by': one.named.label}, [its], graded))
+    patch.setattr(monitor, 'atomic_write_text', lambda path, text: None)
+    record = decoding.decode(pathlib.Path('its'), pathlib.Path('none'), [one], curve=False)
+  (line,) = [line for line in decoding.format_decoders(record).splitlines() if line.startswith('avg@2')]
+  assert line.split()[-3] == ('40' if one.named.name == 'speculative' else '80')
 
 
 @each

@@ -336,6 +336,24 @@ def test_what_cannot_be_asked_of_a_directory_is_said_with_what_can(model, flags,
     evaluate_main([f'--{name}={value}' for name, value in flags.items() if value is not None])
 
 
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (
+      ['--decoder=speculative', '--options', 'draft_blocks=2'],
+      r'--decoder=speculative: draft_blocks=2: none of the 2 blocks of the policy is left to verify; fix: fewer$',
+    ),
+    (
+      ['--decoder=er_prm_beam'],
+      r'--decoder=er_prm_beam: score=value: the policy has no critic, .*; fix: score=regret or score=logprob$',
+    ),
+  ],
+)
+def test_a_decoder_that_a_directorys_policy_cannot_draw_for_is_refused(model, test_set, options, message):
+  with pytest.raises(SystemExit, match=message):
+    evaluate_main([f'--checkpoint={model}', '--benchmark=gsm8k', f'--data={test_set}', *options])
+
+
 def test_a_model_that_cannot_be_asked_is_said_in_flags(model, test_set, tmp_path):
   broken = tmp_path / 'broken'
   broken.mkdir()

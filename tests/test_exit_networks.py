@@ -14,7 +14,7 @@ from test_exits import roll
 
 from espo_jax import exits, rollout
 from espo_jax.learner import score
-from espo_jax.model import ExitHeads, Forced, States
+from espo_jax.model import ExitHeads, Forced, States, picked_rows
 from espo_jax.model.exit_heads import convolution, recurrence
 from espo_jax.rollout import Sampling
 
@@ -42,16 +42,25 @@ def softmax(logits):
 
 NETWORKS = [
   ('statistics', 'token', 'jei_gates'),
+  ('candidates', 'none', 'specee'),
   ('recurrence', 'none', 'dynamax'),
   ('recurrence', 'local_global', 'confidence'),
 ]
+DRAWN = [('recurrence', 'none', 'sampled'), ('recurrence', 'local_global', 'sampled')]
+POLICIES = {
+  'jei_gates': exits.jei_gates(),
+  'dynamax': exits.dynamax(),
+  'confidence': exits.confidence(level=0.4),
+  'sampled': exits.sampled(),
+  'specee': exits.specee(),
+}
 
 
 @pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS)
+@pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS + DRAWN)
 def test_networks_decode_from_the_cache_what_they_score_without_one(kind, translator, name, scan):
   model, params = networks(kind, translator, scan)
-  policy = {'jei_gates': exits.jei_gates(), 'dynamax': exits.dynamax(), 'confidence': exits.confidence(level=0.4)}[name]
+  policy = POLICIES[name]
   rows = roll(model, params, policy, slots=5)
   real = np.asarray(rows.mask)
   given = jax.tree.map(jnp.asarray, rows)
@@ -61,17 +70,19 @@ def test_networks_decode_from_the_cache_what_they_score_without_one(kind, transl
     deep = dataclasses.replace(model, exits=policy)
     prompts = (given.prompt_tokens, given.prompt_lengths, given.tokens)
     again = score(deep, params, *prompts, temperature=1.0, chunk=10_000, blocks=given.depth.blocks, exit_level=policy.level)
-    return [jnp.where(real, x, 0.0) for x in (again.logprobs, again.values)]
+    return [jnp.where(real, x, 0.0) for x in (again.logprobs, again.exit_logprobs, again.values)]
 
   limits = rounding.of_program(read, params, roundings=of_decoder(model.config, r.WIDTH + r.HORIZON) + 4 * r.WIDTH)
-  rounding.assert_within(read(params), [np.where(real, x, 0.0) for x in (rows.logprobs, rows.values)], limits)
+  then = [np.where(real, x, 0.0) for x in (rows.logprobs, rows.depth.logprobs, rows.values)]
+  rounding.assert_within(read(params), then, limits)
+  assert (rows.depth.logprobs[real] < 0).any() == (name == 'sampled')
   assert (rows.depth.blocks[real] < LAYERS).any()
 
 
 @pytest.mark.parametrize(('kind', 'translator', 'name'), NETWORKS)
 def test_networks_that_never_leave_sample_what_the_model_without_them_samples(kind, translator, name):
   model, params = networks(kind, translator)
-  policy = {'jei_gates': exits.jei_gates(), 'dynamax': exits.dynamax(), 'confidence': exits.confidence()}[name]
+  policy = exits.get(name)()
   bare = {name: x for name, x in params['policy'].items() if name != 'exit_heads'}
   plain = dataclasses.replace(model, config=dataclasses.replace(model.config, exits=ExitHeads()))
   rows, whole = roll(model, params, policy, level=1.5), roll(plain, params | {'policy': bare}, exits.never())
@@ -92,6 +103,36 @@ def test_drafts_from_an_exit_are_read_through_its_translator_and_change_no_greed
   read = model.readout(params, stream, 2)
   same = np.allclose(read, model.logits(params, States(left, left)), rtol=1e-5, atol=1e-5)
   assert same == (translator == 'token') and int(counts.drafted) > 0
+
+
+def test_a_picked_row_takes_along_all_that_its_caches_hold():
+  model, _ = networks('recurrence', 'local_global')
+  caches = model.init_caches(3, 5)
+  rng, source = np.random.default_rng(0), np.array([2, 0, 2])
+  caches = jax.tree.map(lambda x: jnp.asarray(rng.integers(0, 9, x.shape), x.dtype), caches)
+  states = States(*jnp.asarray(rng.normal(size=(2, 3, model.config.hidden_size)), jnp.float32))
+  picked, those = picked_rows(states, caches, jnp.asarray(source))
+  for found, x in zip(jax.tree.leaves(those), jax.tree.leaves(caches), strict=True):
+    np.testing.assert_array_equal(found, np.asarray(x)[source] if x.ndim == 1 else np.asarray(x)[:, source])
+  np.testing.assert_array_equal(picked.policy, np.asarray(states.policy)[source])
+
+
+def test_only_tokens_that_leave_at_an_exit_are_translated():
+  model, params = networks('linear', 'token')
+  idle = params['policy']['exit_heads'] | {'up': jnp.zeros_like(params['policy']['exit_heads']['up'])}
+  idle = params | {'policy': params['policy'] | {'exit_heads': idle}}
+  tokens, positions, ones = some_tokens()
+  for policy, translates in {
+    exits.threshold(): True,
+    exits.fixed(level=2.0): True,
+    exits.skipdecode(level=2.0): False,
+    exits.threshold()._replace(top=1): False,
+    exits.ffn_skip(): False,
+  }.items():
+    deep = dataclasses.replace(model, exits=policy)
+    forced = Forced(jnp.full(tokens.shape, 2), ones > 0, jnp.float32(policy.level))
+    one, other = (deep.states(its, tokens, positions, ones, forced).policy for its in (params, idle))
+    assert policy.leaves == translates and bool((one != other).any()) == translates
 
 
 def test_an_untrained_translator_is_the_model_cut_off_bit_for_bit():

@@ -14,6 +14,7 @@ from small import VOCAB, actor_critic, config
 from espo_jax import exits, rollout
 from espo_jax.learner import score
 from espo_jax.model import Deciding, ExitHeads, Forced, apply
+from espo_jax.model.depth import may_leave, set_out
 from espo_jax.rollout import Sampling
 
 LAYERS = 4
@@ -86,6 +87,35 @@ def scored(name, rows, blocks, scan=False, kind='linear', every=1, params=None):
 
 
 # ------------------------------------------------------------------------------------------------------------ golden values
+
+
+def decided(policy, logits, noise, blocks=None):
+  """The depth after the decisions before every block of `LAYERS`, by drawing or, with `blocks`, by scoring."""
+  x, cfg, shape = jnp.zeros((*noise.shape, 1)), config(num_layers=LAYERS), noise.shape
+  level, live = jnp.float32(policy.level), jnp.ones(shape, bool)
+  if blocks is None:
+    reading = Deciding(jnp.zeros(shape, jnp.int32), jnp.asarray(noise, jnp.float32), live, level)
+  else:
+    reading = Forced(jnp.asarray(blocks), live, level)
+  track = set_out(policy, reading, x, cfg)
+  for block in range(LAYERS):
+    track = may_leave(policy, reading, track, block, x, jnp.full(shape, logits[block]), lambda x: x, LAYERS)
+  return np.asarray(track.depth.blocks), np.asarray(track.depth.logprobs, np.float64)
+
+
+@pytest.mark.parametrize(('top', 'earliest'), [(0, 0), (0, 2), (1, 0), (1, 1), (2, 1)])
+def test_the_depths_of_a_token_are_drawn_as_often_as_their_log_probabilities_say(top, earliest):
+  policy = exits.sampled(level=0.0)._replace(top=top, earliest=earliest)
+  logits = np.array([-0.3, 0.4, -0.8, 0.2], np.float32)
+  drawn, logprobs = decided(policy, logits, (np.arange(4096)[None] + 0.5) / 4096)
+  found = np.unique(drawn)
+  np.testing.assert_array_equal(found, range(earliest + top, LAYERS + 1))
+  again, chances = decided(policy, logits, np.zeros((1, len(found))), found[None])
+  np.testing.assert_array_equal(again, found[None])
+  np.testing.assert_allclose(np.exp(chances).sum(), 1.0, rtol=1e-5)
+  for depth, chance in zip(found, chances[0], strict=True):
+    assert (drawn == depth).mean() == pytest.approx(np.exp(chance), abs=1 / 4096)
+    np.testing.assert_allclose(logprobs[drawn == depth], chance, rtol=1e-5, atol=1e-6)
 
 
 def test_stick_breaking_sums_to_one_and_has_the_published_values():

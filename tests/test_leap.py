@@ -128,6 +128,19 @@ def test_what_a_path_reads_has_no_mask_and_no_log_probability():
   np.testing.assert_array_equal(rows.sizes, rows.mask.sum(axis=1))
 
 
+def test_the_text_that_asks_for_an_answer_is_stated_and_is_not_counted_as_written():
+  rows, _, answer = walked()
+  exp, params, problems = experiment()
+  sampler = exp.sampler.plain(samples=SAMPLES, temperature=1.0)
+  drawn = exchanging.exchanged(exp, sampler, params, LEAP, problems, exp.key('evaluation', 0))
+  asked = (rows.turn == answer).any(axis=1)
+  np.testing.assert_array_equal(drawn.length - drawn.written, np.where(asked, len(ANSWER), 0))
+  for n in np.flatnonzero(asked):
+    end = turns(rows, n)[answer]
+    np.testing.assert_array_equal(drawn.tokens[n, drawn.length[n] - len(end) - 2 : drawn.length[n]], [*ANSWER, *end])
+  assert asked.any() and not asked.all() and (drawn.spent >= drawn.written).all()
+
+
 def test_paths_do_not_depend_on_the_other_problems():
   order = np.array([5, 2, 7, 0, 1, 6, 4, 3])
   found, turned = walked().rows, walked(order=order).rows
@@ -146,3 +159,19 @@ def test_a_path_that_is_left_alone_goes_on_as_if_it_were_never_cut():
     np.testing.assert_array_equal(rows.tokens[n, :length], tokens[:length])
     assert (rows.full_length[n] == length) == (tokens[length - 1] == 1)
   assert (alone[1] > LEAP.tokens).any()
+
+
+def test_a_path_that_is_alone_while_other_problems_exchange_goes_on_as_the_free_sample_in_any_batch():
+  exp, params, problems = experiment()
+  sampler, key, plain = exp.sampler.plain(samples=2, temperature=1.0), exp.key('evaluation', 0), free()
+  first = np.arange(PROBLEMS)[:, None] * SAMPLES + np.arange(2)  # the free samples of the same draws
+  begun = plain.length[first] > LEAP.tokens
+  alone, exchange = np.flatnonzero(begun.sum(axis=1) == 1), np.flatnonzero(begun.all(axis=1))
+  others = np.resize([*exchange[:2], *alone], PROBLEMS)
+  assert len(alone) > 1 and len(exchange) > 2
+  for asked in (np.arange(PROBLEMS), others):
+    rows = jax.device_get(exchanging.paths(exp, sampler, params, LEAP, [problems[p] for p in asked], key).rows)
+    for place in np.flatnonzero(np.isin(asked, alone)):
+      which = begun[asked[place]].argmax()
+      row, n = 2 * place + which, first[asked[place], which]
+      np.testing.assert_array_equal(rows.tokens[row, : plain.length[n]], plain.tokens[n, : plain.length[n]])

@@ -9,7 +9,7 @@ import pytest
 from test_calibration import config_of, experiment, sampled_by_teacher
 from tiny import first_params
 
-from espo_jax import exits, stops
+from espo_jax import exits, registry, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import sequences
@@ -18,9 +18,10 @@ from espo_jax.model import States
 from espo_jax.stages import calibration
 
 HEADS = {  # the networks that each lesson trains
-  'jei_gates': {'exits__kind': 'statistics', 'exits__translator': 'token'},
-  'lgvit_distill': {'exits__translator': 'local_global'},
-  'dynamax_distill': {'exits__kind': 'recurrence', 'exits__first_block': 2},
+  'jei_gates': {'exits__policy': 'jei_gates', 'exits__kind': 'statistics', 'exits__translator': 'token'},
+  'lgvit_distill': {'exits__policy': 'confidence', 'exits__translator': 'local_global'},
+  'dynamax_distill': {'exits__policy': 'dynamax', 'exits__kind': 'recurrence', 'exits__first_block': 2},
+  'specee': {'exits__policy': 'specee', 'exits__kind': 'candidates'},
 }
 REACH = (3, 5)  # sequences and tokens of the arrays that lessons get below
 
@@ -34,22 +35,42 @@ def state_of(exp, params):
   return exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), optimizer, stops.never()))
 
 
-@pytest.mark.parametrize('name', exits.LESSONS)
-def test_a_lesson_is_a_config_line_that_trains_the_exits_and_leaves_the_model_as_it_is_to_the_bit(name):
-  options = {'lesson__phase': 2} if name == 'jei_gates' else {}
-  exp = taught(name, **options)
+@functools.cache
+def learned(name):
+  """The initial parameters, and the state and metrics after each of some steps; the phases of `jei_gates` have two."""
+  exp = taught(name, **({'lesson__phase': 2} if name == 'jei_gates' else {}))
   params = first_params(exp, 0)
-  state, step = state_of(exp, params), calibration.calibration_step(exp, params)
-  losses = []
+  state, step, after = state_of(exp, params), calibration.calibration_step(exp, params), []
   for i in range(1, 5):
     state, metrics = step(state, i)
-    losses.append(jax.device_get(metrics))
-    assert all(np.isfinite(x) for x in losses[-1].values()) and losses[-1]['grad_norm'] > 0
-  same = jax.tree.map(lambda a, b: bool((a == b).all()), params, state.params)['policy']
+    after.append(jax.device_get((state, metrics)))
+  return params, after
+
+
+@pytest.mark.parametrize('name', exits.LESSONS)
+def test_a_lesson_is_a_config_line_that_trains_the_exits_and_leaves_the_model_as_it_is_to_the_bit(name):
+  params, after = learned(name)
+  for _, metrics in after:
+    assert all(np.isfinite(x) for x in metrics.values()) and metrics['grad_norm'] > 0
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), params, after[-1][0].params)['policy']
   heads = same.pop('exit_heads')
   assert all(jax.tree.leaves(same))
   untouched = {'lgvit_distill': {'kernel', 'bias'}}.get(name, set())  # its exits are read by confidence
   assert {name for name, kept in heads.items() if kept} == untouched
+
+
+def changed(before, after):
+  """The exits' networks of which something differs in the state: the parameter or a moment."""
+  pairs = zip(*map(jax.tree_util.tree_leaves_with_path, (before, after)), strict=True)
+  differ = [path for (path, old), (_, new) in pairs if (old != new).any()]
+  return {path[-1].key for path in differ if 'exit_heads' in {getattr(entry, 'key', '') for entry in path}}
+
+
+def test_jei_leaves_the_part_whose_turn_it_is_not_as_it_is_to_the_bit_with_its_moments():
+  states = [state for state, _ in learned('jei_gates')[1]]
+  classifiers, gates = {'up', 'down'}, {'kernel', 'bias'}
+  assert changed(states[0], states[1]) == classifiers
+  assert changed(states[1], states[2]) == changed(states[2], states[3]) == gates
 
 
 @pytest.mark.parametrize('name', exits.LESSONS)
@@ -226,4 +247,18 @@ def test_what_a_lesson_cannot_train_is_refused():
   assert "fix: exits.translator = 'local_global'" in problems('lgvit_distill', exits__alone=True)
   assert 'lesson.name' in problems('jei_gate', exits__alone=True)
   assert 'lesson.among' in problems('dynamax_distill', exits__alone=True, lesson__among=-1)
+  for lesson, option, value in (
+    ('jei_gates', 'phase', '200'),
+    ('dynamax_distill', 'among', '5'),
+    ('lgvit_distill', 'temperature', '2.0'),
+  ):
+    zero = type(registry.options(exits.LESSONS[lesson])[option].default)(0)
+    wanted = f'lesson.{option} = {zero}: out of range; fix: a number above 0, such as {value}'
+    assert wanted in problems(lesson, exits__alone=True, **{f'lesson__{option}': zero}).splitlines()
   assert 'exits.kind' in problems('', exits__kind='recurrence', mesh__tensor=2)
+  untrained = problems('lgvit_distill', exits__alone=True, exits__translator='token', exits__policy='threshold')
+  assert "exits.policy = 'threshold', whose gates it does not train; fix: exits.policy = 'confidence'" in untrained
+  drawn = problems('', exits__kind='statistics')
+  assert "fix: exits.policy = 'jei_gates'" in drawn and "fix: lesson.name = 'jei_gates'" in drawn
+  unread = problems('', exits__translator='token', exits__policy='skipdecode', exits__level=2.0)
+  assert "exits.translator = 'token' with exits.policy = 'skipdecode': no token leaves at an exit" in unread

@@ -170,7 +170,7 @@ def test_an_evaluation_is_as_wide_as_what_it_asks(directory, tmp_path, monkeypat
   write_run_info(tmp_path / 'run', c.to_dict())
   write_checkpoint(tmp_path / 'run' / 'arms' / 'never' / 'checkpoints' / '1')
 
-  def answer(exp, policy, problems, settings, output, processor):
+  def answer(exp, policy, problems, settings, output, processor, drawing):
     encoded = encode_prompts(exp.tokenizer, exp.tagged(problems), exp.config.rollout.prompt_width)
     raise Reached(len(problems), exp.config.rollout.prompt_width, int(encoded.lengths.max()))
 

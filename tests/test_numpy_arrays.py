@@ -105,7 +105,14 @@ HINDSIGHT = stops.Hindsight(real(N, T), LENGTH, some(N).astype(np.float64), np.o
 EVIDENCE = stops.evidence.along(jax.tree.map(jnp.asarray, RECORDED), jnp.zeros(N, jnp.int32))
 MOMENTS = stops.espo().init(1).adaptive.replace(enabled=jnp.asarray(True), beta=jnp.float32(0.5))
 BLOCK = exits.Observation(
-  real(2, 3), abs(real(2, 3)) / 2, real(2, 3, V), real(2, 3, V), lambda x: x, RNG.integers(0, T, (2, 3))
+  real(2, 3),
+  abs(real(2, 3)) / 2,
+  real(2, 3, V),
+  real(2, 3, V),
+  lambda x: x,
+  RNG.integers(0, T, (2, 3)),
+  0.0,
+  RNG.integers(0, V, (2, 3, 2)),
 )
 DECODER = model.ModelConfig(
   vocab_size=V, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4
@@ -266,6 +273,7 @@ CASES = {
     np.array(0.0),
   ),
   'rollout.row_steps': (lambda rows: rollout.row_steps(rows, parts=1, samples=G, slots=4, inducer=1), ROWS),
+  'exits.candidate_features': (exits.candidate_features, real(N, 3), RNG.integers(0, 32, (N, 3)) / 32),
   'exits.exit_pmf': (exits.exit_pmf, RNG.integers(0, 32, (N, 3)) / 32),
   'exits.calm_threshold': (lambda position: exits.calm_threshold(position, 0.9, 4.0, 64), RNG.integers(0, T, (2, 3))),
   'exits.linear_decay': (lambda position: exits.linear_decay(position, 8, 2.0, 1, 5), RNG.integers(0, T, (2, 3))),
@@ -401,6 +409,7 @@ ELSEWHERE = {
   'exits.dynamax_distill': 'likewise',
   'exits.jei_lesson': 'likewise',
   'exits.lgvit_distill': 'likewise',
+  'exits.specee_lesson': 'likewise',
 }
 
 

@@ -338,8 +338,9 @@ CURVES = [
 def test_thresholds_that_tie_share_a_label(tmp_path, figures, points):
   names = ('level', 'depth', 'greedy_depth', 'accuracy', 'greedy_accuracy')
   curve = [dict(zip(names, point, strict=True)) for point in points]
-  exit_plots.plot_exit_curve(curve, tmp_path / 'curve.png')
+  exit_plots.plot_exit_curve(curve, tmp_path / 'curve.png', 'ponder_q')
   (axes,) = figures[0].axes
+  assert axes.get_title('left') == 'Exits by ponder_q'
   labels = [name for text in texts_of(axes) for name in text.split(', ')]
   wanted = {'full depth' if point['level'] is None else f'{point["level"]:g}' for point in curve}
   assert len(labels) == len(points) and set(labels) == wanted

@@ -5,10 +5,9 @@ import logging
 from unittest import mock
 
 import pytest
+from tiny import tiny_experiment
 
 from espo_jax import monitor
-from espo_jax.configs import default_config
-from espo_jax.experiment import Experiment
 from espo_jax.monitor import exit_plots, plots
 from espo_jax.stages import results
 
@@ -125,10 +124,7 @@ def test_who_ends_a_run_ends_it_while_it_draws(workdir, monkeypatch, error):
 
 @pytest.mark.parametrize('error', ERRORS, ids=ids)
 def test_the_curve_of_exits_is_written_before_it_is_drawn_and_measured_once(tmp_path, monkeypatch, caplog, error):
-  config = default_config()
-  config.calibration.levels = (0.5,)
-  exp = mock.Mock(spec=Experiment, config=config)
-  exp.with_exits.return_value = exp
+  exp = tiny_experiment(lambda config: config.calibration.update(levels=(0.5,)))
   measure = mock.Mock(return_value=evaluation(0) | {'depth': 1.0, 'greedy_depth': 1.0})
   monkeypatch.setattr(results, 'evaluate_params', measure)
   drawing = exit_plots.plot_exit_curve

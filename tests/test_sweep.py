@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from espo_jax import monitor, sweep
-from espo_jax.configs import ConfigError, flatten, load_config, validate
+from espo_jax.configs import ConfigError, default_config, flatten, load_config, model_differences, validate
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep import running
 from espo_jax.sweep.__main__ import compare_arms, main
@@ -368,6 +368,18 @@ def test_what_is_not_shared_is_each_arms(tmp_path):
     ConfigError, match=r"arm 'other' against what a seed shares: its exits.kind is 'linear' and this one 'mlp'"
   ):
     sweep.plan(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('every', 2), ('kind', 'mlp'), ('first_block', 2), ('translator', 'token'), ('width', 8)]
+)
+def test_a_start_from_calibrated_exits_has_to_have_the_same_networks(field, value):
+  theirs, mine = default_config(), default_config()
+  theirs.stages, theirs.exits.every, mine.exits.every, mine.exits.alone = ('calibration',), 1, 1, True
+  assert not list(model_differences(mine, theirs))
+  before, mine.exits[field] = mine.exits[field], value
+  (problem,) = model_differences(mine, theirs)
+  assert problem == f'its exits.{field} is {before!r} and this one {value!r}; fix: exits.{field} = {before!r}'
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def test_one_turn_is_the_rollout_without_turns_bit_for_bit():
 
 
 @pytest.mark.parametrize('variant', ['shared', 'separate'])
-def test_a_row_that_goes_on_without_an_observation_is_as_if_it_were_not_cut(variant):
+@pytest.mark.parametrize('waits', [0, 1])  # the number of turns of others before each of its own
+def test_a_row_that_goes_on_without_an_observation_is_as_if_it_were_not_cut(variant, waits):
   model, params = model_of(variant)
   prompts = jax.tree.map(jnp.asarray, PROMPTS)
   decoding = turns.Decoding(
@@ -104,14 +105,15 @@ def test_a_row_that_goes_on_without_an_observation_is_as_if_it_were_not_cut(vari
   )
   shared = {'sampling': Sampling(jnp.float32(1.0)), 'turn_horizon': jnp.int32(SHORT)}
   paused = turns.begin(decoding, params, in_precision(STATE), prompts, jax.random.key(7), **shared)
-  for number in range(1, -(-HORIZON // SHORT)):
+  for number in range(1, (1 + waits) * -(-HORIZON // SHORT)):
     goes_on = (paused.record.reason == StopReason.LENGTH) & (paused.record.full_length < HORIZON)
+    goes_on &= (number + np.arange(N)) % (1 + waits) == 0
     observed = turns.Observations(jnp.full((N, ROOM), 3, jnp.int32), jnp.zeros(N, jnp.int32), goes_on)
     paused = turns.go_on(decoding, params, paused, prompts, observed, jnp.int32(number), **shared)
   rows = jax.device_get(turns.finished(paused, prompts, jnp.ones(N, bool), samples=G))
   plain = run(variant=variant, rule=NEVER, shadow=0.0)
   assert_same_rows(rows, plain, limits=limits_for(model, params, plain))
-  assert (rows.turn.max(axis=1) > 1).any()
+  assert (rows.turn.max(axis=1) > 1 + waits).any()
 
 
 def test_a_turn_holds_the_policys_tokens_and_the_observation_stands_before_it():

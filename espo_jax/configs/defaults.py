@@ -116,7 +116,7 @@ SCHEMA = section(
     first_block=Field(0, 'The first block that may have an exit.', AT_LEAST_0),
     kind=Field(
       'linear',
-      "What an exit head reads: the token's stream, how sure the exit is ('statistics'), or earlier tokens too.",
+      "What an exit head reads: the token's stream, how sure the exit is, some tokens' logits, or earlier tokens.",
       Names(EXIT_HEADS, checked=False),
     ),
     translator=Field(
@@ -124,7 +124,8 @@ SCHEMA = section(
       "What corrects the stream of a token that exits: 'token' is low-rank; 'local_global' reads earlier tokens too.",
       Names(TRANSLATORS, checked=False),
     ),
-    width=Field(64, 'The rank of a translator, and the channels of a recurrence.', ABOVE_0, OURS),
+    width=Field(64, "The rank of a translator, a recurrence's channels, a predictor's hidden layer.", ABOVE_0, OURS),
+    candidates=Field(4, "Tokens whose logits gates of the kind 'candidates' read.", ABOVE_0, UNPUBLISHED),
     policy=Field('sampled', "The exit policy; 'never' runs the whole model.", Names(exits.REGISTRY, checked=False)),
     alone=Field(False, 'Whether only the exit heads are trained, and the critic if there is one.'),
     learning_rate=Field(1e-5, 'The learning rate of the exit heads.', ABOVE_0, PUBLISHED),

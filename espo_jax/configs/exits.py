@@ -7,6 +7,11 @@ import ml_collections
 
 from espo_jax import exits
 from espo_jax.configs.methods import method_options
+from espo_jax.exits.policy import certain
+from espo_jax.model import ExitHeads
+from espo_jax.model.config import exit_blocks
+
+_READ_GATES = ('sampled', 'threshold', 'dynamax', 'ponder_q', 'jei_gates', 'specee')
 
 
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -40,8 +45,9 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'exits.first = {policy.earliest} and exits.last = {policy.top} leave none of model.num_layers = '
       f'{config.model.num_layers} to skip; fix: lower ones'
     )
-  if policy.part != 'block' or policy.router is not None:
-    yield from _network_problems(config, policy)
+  if x.policy == 'specee':
+    yield from _candidate_problems(config, "exits.policy = 'specee'")
+  yield from _network_problems(config, policy)
   if calibrated and config.calibration.repair_steps:
     yield from _repair_problems(config, policy)
   if bad := [level for level in config.calibration.levels if not 0 < level < 1]:
@@ -60,14 +66,36 @@ def _repair_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy
 
 
 def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
-  """Yields which networks of exits do not go with a policy under which every token is read behind the last block."""
+  """Yields which networks of exits do not go with the policy or with the mesh."""
   x, of = config.exits, f'exits.policy = {config.exits.policy!r}'
-  if x.translator != 'none':
+  if ExitHeads(x.every, x.kind, translator=x.translator).memories and config.mesh.tensor != 1:
+    yield (
+      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
+      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
+    )
+  scores = "exits.kind = 'statistics' with {}: scoring drawn exits would hold the logits of every token at every exit; fix: {}"
+  if x.kind == 'statistics' and policy.choice is not certain:
+    yield scores.format(of, "exits.policy = 'jei_gates'")
+  if x.kind == 'statistics' and 'calibration' in config.stages and not config.lesson.name:
+    yield scores.format("lesson.name = ''", "lesson.name = 'jei_gates'")
+  if x.translator != 'none' and not policy.leaves:
     yield f"exits.translator = {x.translator!r} with {of}: no token leaves at an exit; fix: exits.translator = 'none'"
   if policy.router is not None and x.kind not in ('linear', 'mlp'):
     yield f"exits.kind = {x.kind!r} with {of}: a router reads the prompt's mean stream; fix: exits.kind = 'linear' or 'mlp'"
   if policy.router is not None and config.lesson.name:
     yield f"lesson.name = {config.lesson.name!r} with {of}: routers have a training of their own; fix: lesson.name = ''"
+
+
+def _candidate_problems(config: ml_collections.ConfigDict, of: str) -> Iterator[str]:
+  """Yields what keeps exits from reading candidates, where a policy or a lesson needs them."""
+  x = config.exits
+  if x.kind != 'candidates':
+    yield f"{of} with exits.kind = {x.kind!r}: its predictors read candidate tokens; fix: exits.kind = 'candidates'"
+  if not config.model.path and x.every and len(exit_blocks(x.every, x.first_block, config.model.num_layers)) < 2:
+    yield (
+      f'{of} with exits.every = {x.every} and exits.first_block = {x.first_block} among model.num_layers = '
+      f'{config.model.num_layers}: the first exit proposes candidates, and none is behind it; fix: lower ones'
+    )
 
 
 def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -84,12 +112,10 @@ def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     )
   if name == 'lgvit_distill' and x.translator == 'none':
     yield f"{field} with exits.translator = 'none': it trains translators; fix: exits.translator = 'local_global'"
-  memory = x.kind == 'recurrence' or x.translator == 'local_global'
-  if x.every and memory and config.mesh.tensor != 1:
-    yield (
-      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
-      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
-    )
+  if name == 'lgvit_distill' and x.policy in _READ_GATES:
+    yield f"{field} with exits.policy = {x.policy!r}, whose gates it does not train; fix: exits.policy = 'confidence'"
+  if name == 'specee':
+    yield from _candidate_problems(config, field)
 
 
 def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -98,8 +124,6 @@ def draft_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if not blocks:
     return
   field = f'eval.draft_blocks = {blocks}'
-  if not config.model.path and blocks >= config.model.num_layers:
-    yield f'{field}: none of model.num_layers = {config.model.num_layers} is left to verify; fix: fewer'
   if config.model.scan_layers or config.model.paged_kernels:
     yield f'{field}: drafting runs some of the blocks; fix: model.scan_layers = False and model.paged_kernels = False'
   if config.exits.every and config.exits.policy != 'never':

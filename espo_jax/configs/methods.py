@@ -139,7 +139,7 @@ def _option_problems(config: ml_collections.ConfigDict, section: str, functions:
       yield f'{field}: no option of {named}; {hint}'
       continue
     function, parameter = known[name]
-    annotation = typing.get_type_hints(function).get(name)
+    annotation = typing.get_type_hints(function, include_extras=True).get(name)
     kinds = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
     if kinds and value not in kinds:
       yield f'{field}: unknown; fix: one of {", ".join(map(repr, kinds))}'
@@ -148,6 +148,8 @@ def _option_problems(config: ml_collections.ConfigDict, section: str, functions:
       yield f'{field}: {type(value).__name__} instead of {wanted}; fix: a value such as {parameter.default!r}'
     elif isinstance(value, float) and not math.isfinite(value):
       yield f'{field}: not a finite number; fix: a finite one'
+    elif registry.ABOVE_0 in typing.get_args(annotation) and value <= 0:
+      yield f'{field}: out of range; fix: a number above 0, such as {parameter.default!r}'
     elif section != 'reward' and isinstance(value, int | float) and value < 0:
       yield f'{field}: out of range; fix: a number of at least 0'
     elif section == 'advantage' and not isinstance(value, bool) and value > 1:

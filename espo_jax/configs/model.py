@@ -26,7 +26,7 @@ def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the settings that a user may choose for a given model."""
   chosen = {name: config.model[name] for name in OVERRIDES}
   x = config.exits
-  heads = ExitHeads(x.every, x.kind, x.alone, x.first_block, x.translator, x.width)
+  heads = ExitHeads(x.every, x.kind, x.alone, x.first_block, x.translator, x.width, x.candidates)
   return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}
 
 

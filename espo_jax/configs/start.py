@@ -1,5 +1,6 @@
 """Checks `config.start_from`, whose parameters a run starts from: both need the same model and tokenizer."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from espo_jax import tasks
 from espo_jax.configs.data import task_arguments
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.reading import load_config, read_config_json, run_of
+from espo_jax.model import ExitHeads
 from espo_jax.names import download, hub_name
 from espo_jax.tasks.pretrained import load_tokenizer
 
@@ -57,7 +59,7 @@ def model_differences(config: ml_collections.ConfigDict, theirs: ml_collections.
   """Yields the differences between the model of `config` and the model of the run that it starts from."""
   before, now = flatten(theirs.model, 'model.'), flatten(config.model, 'model.')
   if config.exits.every and 'calibration' in theirs.stages:  # heads that were trained for other exits are of no use
-    for name in ('every', 'kind'):
+    for name in (field.name for field in dataclasses.fields(ExitHeads) if field.name != 'alone'):
       before[f'exits.{name}'], now[f'exits.{name}'] = theirs.exits[name], config.exits[name]
   for field, value in now.items():
     if field not in _MAY_DIFFER and before.get(field) != value:

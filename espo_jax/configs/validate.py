@@ -119,6 +119,9 @@ def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
           f'model.{name} = {config.model[name]!r} beside model.path = {config.model.path!r}, whose config.json says the shape; '
           'fix: leave it out'
         )
+  if config.eval.draft_blocks >= shape.num_layers > 0:
+    told = f'none of the {shape.num_layers} blocks of the model is left to verify'
+    yield f'eval.draft_blocks = {config.eval.draft_blocks}: {told}; fix: fewer, or 0 for no drafts'
   t, f = config.mesh.tensor, config.mesh.fsdp
   split = [
     ('num_heads', 'tensor', t),

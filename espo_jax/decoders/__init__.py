@@ -31,7 +31,7 @@ from espo_jax.decoders.best_by import best_by
 from espo_jax.decoders.confidence import group_confidences
 from espo_jax.decoders.deepconf import deepconf
 from espo_jax.decoders.deepconf_online import deepconf_online
-from espo_jax.decoders.drawing import Beams, Drawing, Exchange, Revision, Speculative
+from espo_jax.decoders.drawing import Beams, Dependent, Drawing, Exchange, Revision, Speculative
 from espo_jax.decoders.er_prm_beam import er_prm_beam
 from espo_jax.decoders.ffs import ffs, least_length
 from espo_jax.decoders.first import first
@@ -56,6 +56,7 @@ __all__ = [
   'Beams',
   'Choice',
   'Decoder',
+  'Dependent',
   'Drawing',
   'Exchange',
   'Revision',

@@ -29,8 +29,8 @@ def er_prm_beam(*, factor: int = 4, prefix: int = 64, step: int = 256, score: st
   is `sqrt(prefix / step)`. So a wanted correlation `r` takes a prefix of `r^2 step` tokens.
 
   The paper scores with a reward model of its own, and ends a step at a line. Here the score is one that is recorded of the
-  tokens so far, and a step has a fixed number of tokens [I]. A policy without a critic has the same value everywhere, so that
-  `value` then keeps the first beams. A beam that has ended keeps its place and is scored no more [I].
+  tokens so far, and a step has a fixed number of tokens [I]. A policy without a critic has the same value everywhere, so
+  an evaluation of it refuses `value`. A beam that has ended keeps its place and is scored no more [I].
   If `factor` does not divide the number of beams that are left, the share is rounded up [I]. The vote at the end is ours [I].
 
   Args:

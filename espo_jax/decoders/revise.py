@@ -19,7 +19,8 @@ def revise(*, window: int = 2, message: str = 'Your answer is incorrect. Try aga
   by the message too. Among equal votes the answer stated first wins. The tokens are those of all turns. What a turn reads of
   earlier ones is not written again, and costs no tokens.
 
-  The `pass@k` of such an evaluation is the paper's accuracy with an oracle that ends the episode at the first right turn. The
+  With `n` turns, `n` a power of two, the `pass@n` of such an evaluation is the paper's accuracy with an oracle that ends the
+  episode at the first right turn. The `pass@k` for a smaller `k` is not, because it averages over all choices of `k` turns. The
   environment `retry` trains a policy on such episodes. The paper's window is two to five turns, and the default is ours [I].
 
   Args:

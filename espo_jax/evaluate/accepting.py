@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -20,9 +22,15 @@ _NEVER = stops.never()
 
 
 def fitted_head(
-  exp: Experiment, sampler: Sampler, params: Params, speculative: Speculative, problems: Sequence[tasks.Problem], seed: int
+  exp: Experiment,
+  sampler: Sampler,
+  params: Params,
+  speculative: Speculative,
+  problems: Sequence[tasks.Problem],
+  rows: int,
+  seed: int,
 ) -> AcceptHead:
-  """Fits a head to drafts in a response to each of the first problems, whatever the batches of the evaluation are.
+  """Fits a head to drafts in a response to each of the first problems, which do not depend on the size of a batch.
 
   Args:
     exp: The experiment.
@@ -30,13 +38,19 @@ def fitted_head(
     params: The policy's parameters.
     speculative: The options of the head.
     problems: The problems of the evaluation.
+    rows: The number of responses in a batch of the evaluation.
     seed: The seed of the evaluation.
   """
   short = dataclasses.replace(sampler, samples=1, horizon=min(sampler.horizon, _LONGEST))
-  key, prompts = exp.key('accept_head', seed), exp.prompts(problems[:_PROBLEMS])
-  rows = short(params, _NEVER, exp.put(stops.adaptive(_NEVER)), prompts, key)
-  found = short.acceptances(params, prompts, rows, key, mixing=speculative.mixing)
-  its = speculative
+  its, key, adaptive = speculative, exp.key('accept_head', seed), exp.put(stops.adaptive(_NEVER))
+  problems, parts = problems[:_PROBLEMS], []
+  size = min(rows, len(problems))
+  for first in range(0, len(problems), size):
+    fresh = problems[first : first + size]
+    prompts = exp.prompts([*fresh, *[fresh[-1]] * (size - len(fresh))])
+    part = short.acceptances(params, prompts, short(params, _NEVER, adaptive, prompts, key), key, mixing=its.mixing)
+    parts.append(part)
+  found = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(problems)], *parts)
   return fit_head(found, blocks=its.blocks, mismatch=its.mismatch, steps=its.steps, rate=its.rate)
 
 
@@ -62,4 +76,4 @@ def speculated(
   """
   threshold, least = exp.put((np.float32(speculative.threshold), np.int32(speculative.least)))
   rows, counts = sampler.speculate(params, exp.prompts(mine), key, Accepting(head, threshold, least))
-  return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, counts.spent)))
+  return Drawn(*exp.fetch((rows.tokens, rows.length, rows.length, rows.stop_reason, counts.spent)))

@@ -1,7 +1,7 @@
 """The decoders that a command asks for, and whether what they read is recorded."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from espo_jax import decoders
 from espo_jax.decoders import Decoder, Samples
@@ -118,4 +118,10 @@ def _checked(made: Any) -> Decoder:
   known = [field for field in Samples._fields if field != 'spent']  # which `total` reads where there is any
   if strange := sorted(reads.difference(known)):
     raise ValueError(f'it reads {strange[0]!r}, which samples do not have; fix: one of {", ".join(known)}')
+  if made.drawing is not None and not isinstance(made.drawing, decoders.Drawing):
+    ways = ', '.join(sorted(way.__name__ for way in get_args(decoders.Drawing)))
+    raise ValueError(f'drawing={made.drawing!r}: no way to draw samples; fix: one of {ways}, or None')
+  if made.drawing is not None and (beyond := sorted(reads.difference(decoders.ALWAYS))):
+    told = f'it reads {beyond[0]!r}, which is not recorded of samples that a decoder draws itself'
+    raise ValueError(f'{told}; fix: drawing=None, or reads among {", ".join(decoders.ALWAYS)}')
   return made._replace(reads=reads)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from espo_jax import decoders, monitor
-from espo_jax.decoders import Decoder
+from espo_jax.decoders import Decoder, Dependent
 from espo_jax.evaluate.asked import Asked, check_directions, check_drawn, check_reads
 from espo_jax.evaluate.equal_tokens import leads
 from espo_jax.evaluate.lengths import by_length, format_lengths
@@ -34,7 +34,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     `curve` it also has `lead`, the accuracy beyond that of majority voting at equal tokens (`leads`), and `curve`, a list of
     the three for each number of samples. All are means over up to 16 orders of the samples: the cycle, begun at each of
     them. Any order was as likely as the one in which they were drawn. Samples that a decoder drew itself have their own order
-    alone. `scores` has avg@n and maj@n of the same answers.
+    alone. `scores` has avg@n and maj@n of the same answers, and `independent` says whether these can be had one by one.
 
   Raises:
     RequestError: The folder has no finished evaluation, or lacks what a decoder reads.
@@ -63,6 +63,7 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
     'problems': len(graded.problems),
     'samples': samples,
     'scores': monitor.with_intervals(scores),
+    'independent': not any(isinstance(one.decoder.drawing, Dependent) for one in asked),
     'tokens': _mean_tokens(np.array([[its.total] for its in graded.problems], np.float64))[0],
     'by_length': by_length(graded),
     'decoders': _measured(asked, graded, range(1, samples + 1) if curve else [samples]),
@@ -80,8 +81,8 @@ def decode(folder: pathlib.Path, output: pathlib.Path, asked: Sequence[Asked], *
 
 def format_decoders(record: Mapping[str, Any]) -> str:
   """Formats a table with one row per decoder below those of avg@n and maj@n, and what `ffs` needs to be known."""
-  samples, whole = record['samples'], record['tokens']
-  one = {'value': whole['value'] / samples, 'interval': [end / samples for end in whole['interval']]}
+  whole, parts = record['tokens'], record['samples'] if record['independent'] else 1
+  one = {'value': whole['value'] / parts, 'interval': [end / parts for end in whole['interval']]}
   scores = [(name, score, one if name.startswith('avg') else whole) for name, score in record['scores'].items()]
   chosen = [(its['label'], its['accuracy'], its['tokens']) for its in record['decoders']]
   rows = [('decoder', 'accuracy, %', '95 % interval', 'tokens per problem', '95 % interval')]

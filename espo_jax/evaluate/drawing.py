@@ -3,14 +3,17 @@
 import time
 from collections.abc import Iterator, Sequence
 
+import jax
 from jaxtyping import Array, Key
 
 from espo_jax import parallel, tasks
 from espo_jax.decoders import Beams, Drawing, Exchange, Revision, Speculative
 from espo_jax.evaluate.accepting import fitted_head, speculated
 from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
+from espo_jax.evaluate.asked import Asked
 from espo_jax.evaluate.drawn import Drawn
 from espo_jax.evaluate.exchanging import exchanged, inserted
+from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.revising import messages, revised
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
@@ -45,7 +48,9 @@ def drawn_answers(
     start: The position of the first problem to answer, a multiple of `prompts`.
   """
   sampler = exp.sampler.plain(samples=samples, temperature=temperature)
-  head = fitted_head(exp, sampler, params, drawing, problems, seed) if isinstance(drawing, Speculative) else None
+  head = None
+  if isinstance(drawing, Speculative):
+    head = fitted_head(exp, sampler, params, drawing, problems, prompts * samples, seed)
   for first in range(start, len(problems), prompts):
     fresh = problems[first : first + prompts]
     batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
@@ -71,9 +76,9 @@ def drawn_answers(
         expected=problem.answer,
         correct=bool(verdicts[i].correct),
         status=verdicts[i].status,
-        length=int(drawn.length[i]),
+        length=int(drawn.written[i]),
         stop_reason=StopReason(int(drawn.reason[i])).name.lower(),
-        full_length=int(drawn.length[i]),
+        full_length=int(drawn.written[i]),
         full_correct=bool(verdicts[i].correct),
         depth=1.0,
         spent=int(drawn.spent[i]),
@@ -96,7 +101,7 @@ def _drawn(
   match drawing:
     case Beams():
       rows, spent = sampler.search(params, drawing, exp.prompts(mine), key)
-      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.stop_reason, spent)))
+      return Drawn(*exp.fetch((rows.tokens, rows.length, rows.length, rows.stop_reason, spent)))
     case Revision():
       return revised(exp, sampler, params, drawing, mine, key)
     case Exchange():
@@ -106,10 +111,31 @@ def _drawn(
       return speculated(exp, sampler, params, drawing, head, mine, key)
 
 
-def check_texts(exp: Experiment, drawing: Drawing) -> None:
-  """Raises RequestError if the tokenizer cannot write a text that a decoder inserts."""
-  match drawing:
-    case Revision():
+def check_processes(name: str) -> None:
+  """Raises RequestError if there are other processes than the one whose device drafts for the decoder `name`."""
+  parallel.find_devices()
+  if (count := jax.process_count()) > 1:
+    raise RequestError(f'--decoder={name}: it drafts on one device, and there are {count} processes; fix: one process')
+
+
+def check_drawing(exp: Experiment, asked: Asked) -> None:
+  """Raises RequestError if the policy cannot draw samples as a decoder wants them, or cannot read a text of it."""
+  flag, model = f'--decoder={asked.named.name}', exp.model
+  if model.exits is not None:
+    raise RequestError(f'{flag}: the policy has early exits, with which it draws nothing; fix: another decoder')
+  match asked.decoder.drawing:
+    case Beams(score='value') if model.critic_free:
+      told = 'the policy has no critic, so its value is the same everywhere'
+      raise RequestError(f'{flag}: score=value: {told}; fix: score=regret or score=logprob')
+    case Revision() as drawing:
       messages(exp, drawing)
-    case Exchange():
+    case Exchange() as drawing:
       inserted(exp, drawing)
+    case Speculative(draft_blocks=blocks):
+      if blocks >= (most := model.config.num_layers):
+        raise RequestError(
+          f'{flag}: draft_blocks={blocks}: none of the {most} blocks of the policy is left to verify; fix: fewer'
+        )
+      if field := next((name for name in ('scan_layers', 'paged_kernels') if getattr(model.config, name)), ''):
+        told = f'the run has model.{field} = True, with which the blocks of the policy run only together'
+        raise RequestError(f'{flag}: {told}; fix: another decoder')

@@ -12,11 +12,13 @@ class Drawn(NamedTuple):
   Attributes:
     tokens: The tokens of each sample.
     length: The number of these tokens.
+    written: The number of these tokens that the policy wrote. The others were inserted.
     reason: How each sample ended, a `StopReason`.
     spent: The number of tokens that the policy wrote at the place of each sample.
   """
 
   tokens: Int[np.ndarray, 'N T']
   length: Int[np.ndarray, 'N']
+  written: Int[np.ndarray, 'N']
   reason: Int[np.ndarray, 'N']
   spent: Int[np.ndarray, 'N']

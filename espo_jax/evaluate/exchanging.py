@@ -64,7 +64,7 @@ def exchanged(
   rows, reasoning, answer = paths(exp, sampler, params, exchange, mine, key)
   tokens, turn, reasons = exp.fetch((rows.tokens, rows.turn, rows.stop_reason))
   asked = inserted(exp, exchange).answer
-  said = []
+  said, written = [], np.isin(turn, [*reasoning, *([answer] if answer >= 0 else [])]).sum(axis=1, dtype=np.int32)
   for row, its in zip(tokens, turn, strict=True):
     last = row[its == answer] if answer >= 0 else row[:0]
     said.append([*row[np.isin(its, reasoning)].tolist(), *(asked if last.size else []), *last.tolist()])
@@ -72,7 +72,7 @@ def exchanged(
   packed = np.full((len(said), lengths.max()), exp.tokenizer.pad_token_id, np.int32)
   for out, row in zip(packed, said, strict=True):
     out[: len(row)] = row
-  return Drawn(packed, lengths, reasons, (turn >= 0).sum(axis=1, dtype=np.int32))
+  return Drawn(packed, lengths, written, reasons, (turn >= 0).sum(axis=1, dtype=np.int32))
 
 
 def inserted(exp: Experiment, exchange: Exchange) -> Texts:

@@ -9,7 +9,7 @@ from espo_jax import decoders, registry, stops, tasks
 from espo_jax.configs import ConfigError, validate
 from espo_jax.configs.constants import Constant, told_constant, typed_constant
 from espo_jax.evaluate.asked import Asked, check_recorded, drawn_by
-from espo_jax.evaluate.drawing import check_texts
+from espo_jax.evaluate.drawing import check_drawing, check_processes
 from espo_jax.evaluate.options import Named
 from espo_jax.evaluate.policies import Policy, RequestError, in_words_of
 from espo_jax.evaluate.processing import check_processors
@@ -220,15 +220,19 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
   if config.task.name == 'math':
     config.rollout.prompt_width = _ANY_WIDTH
   drawer = drawn_by(request.decoders)
-  if drawer and isinstance(drawing := drawer.decoder.drawing, decoders.Speculative):
-    config.eval.draft_blocks, config.eval.draft_tokens = drawing.draft_blocks, drawing.most
+  drafting = drawer.decoder.drawing if drawer and isinstance(drawer.decoder.drawing, decoders.Speculative) else None
+  if drafting:
     config.mesh.update({axis: 1 for axis in config.mesh})  # drafting is for one device
   try:
     validate(config, training=False)
-    # These are set after the checks, because the horizon may be shorter than a task's solutions.
+    # These are set after the checks of a config, in which they would be told as fields of the config.
+    # The horizon may also be shorter than a task's solutions.
     for name in ('horizon', 'top_p', 'top_k', 'min_p', 'slots'):
       if getattr(request, name) is not None:
         config.rollout[name] = getattr(request, name)
+    if drawer and drafting:
+      check_processes(drawer.named.name)
+      config.eval.draft_blocks, config.eval.draft_tokens = drafting.draft_blocks, drafting.most
     exp = make_experiment(config)
     check_writer(exp)
   except (ConfigError, tasks.DataError) as error:
@@ -236,12 +240,8 @@ def experiment_for(policy: Policy, request: Request) -> Experiment:
     raise in_words_of(pathlib.Path(request.checkpoint), error, is_run=policy.is_run, flags=flags) from error
   if request.features > (most := exp.model.config.hidden_size):
     raise RequestError(f'--features={request.features}: a state has {most} numbers; fix: at most {most}')
-  if drawer and drawer.decoder.drawing:
-    check_texts(exp, drawer.decoder.drawing)
-  if drawer and exp.model.exits is not None:
-    raise RequestError(
-      f'--decoder={drawer.named.name}: the policy has early exits, with which it draws nothing; fix: another one'
-    )
+  if drawer:
+    check_drawing(exp, drawer)
   if request.stop:
     asked = dict(request.constants)
     rule = asked_rule(config, request.stop, asked)

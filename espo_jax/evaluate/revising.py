@@ -62,7 +62,7 @@ def revised(
     for its, row, n in zip(past, tokens[own], lengths[own], strict=True):
       its.append([*row[:n].tolist(), *behind[bool(row[n - 1] in exp.end_tokens)]])
   tokens, lengths, reasons = (np.stack(x, axis=1).reshape(-1, *x[0].shape[1:]) for x in zip(*found, strict=True))
-  return Drawn(tokens, lengths, reasons, lengths)
+  return Drawn(tokens, lengths, lengths, reasons, lengths)
 
 
 def messages(exp: Experiment, revision: Revision) -> dict[bool, list[int]]:

@@ -18,6 +18,7 @@ from espo_jax.exits.mue_similarity import mue_similarity
 from espo_jax.exits.policy import ExitPolicy, Observation, exit_pmf
 from espo_jax.exits.registered import REGISTRY, get, register
 from espo_jax.exits.schedules import fixed, linear_decay, never, skipdecode
+from espo_jax.exits.specee import candidate_features, specee, specee_lesson
 from espo_jax.registry import import_files
 
 import_files(__name__, __path__)
@@ -32,6 +33,7 @@ __all__ = [
   'calm_cosine',
   'calm_margin',
   'calm_threshold',
+  'candidate_features',
   'confidence',
   'dynamax',
   'dynamax_distill',
@@ -53,6 +55,8 @@ __all__ = [
   'register_lesson',
   'sampled',
   'skipdecode',
+  'specee',
+  'specee_lesson',
   'stream_cosine',
   'threshold',
 ]

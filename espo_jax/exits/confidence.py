@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.policy import ExitPolicy, Observation
 from espo_jax.exits.registered import register
-from espo_jax.registry import source
+from espo_jax.registry import PositiveInt, source
 from espo_jax.types import takes_numpy
 
 
@@ -44,7 +44,7 @@ def confidence(*, level: float = 0.8) -> ExitPolicy:
 
 @register('calm_margin')
 @source('CALM, arXiv 2207.07061', 'decay')
-def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
+def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: PositiveInt = 64) -> ExitPolicy:
   """Exits where the two highest probabilities of the readout differ by at least `calm_threshold`.
 
   Args:
@@ -63,7 +63,7 @@ def calm_margin(*, level: float = 0.9, decay: float = 4.0, horizon: int = 64) ->
 
 @register('calm_cosine')
 @source('CALM, arXiv 2207.07061', 'decay')
-def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: int = 64) -> ExitPolicy:
+def calm_cosine(*, level: float = 0.95, decay: float = 4.0, horizon: PositiveInt = 64) -> ExitPolicy:
   """Exits where the last block has changed the direction of the residual stream little.
 
   The confidence is the cosine between the streams before and after that block. A token exits where the confidence is at least

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.lessons import register_lesson
-from espo_jax.registry import source
+from espo_jax.registry import PositiveInt, source
 from espo_jax.types import Metrics
 
 
@@ -19,7 +19,7 @@ def dynamax_distill(
   divergence: Callable[[float], Float[Array, 'E N T']],
   mean: Callable[[Float[Array, 'N T']], Float[Array, '']],
   *,
-  among: int = 5,
+  among: PositiveInt = 5,
 ) -> tuple[Float[Array, ''], Metrics]:
   """Binary cross-entropy of the gates, and the divergence of the exits from the model.
 

@@ -20,8 +20,9 @@ def first_router(*, level: float = 0.5) -> ExitPolicy:
   A skipped block costs nothing where all live rows skip it: with one row, and with samples of one prompt. Rows of several
   prompts share the blocks that none of them keeps, and the others run for the whole batch.
 
-  The stage `calibration` trains the routers with everything else frozen, and then repairs the model with fixed routes: see
-  `calibration.repair_steps`. The form of the router, of its penalty and of the pooling is ours.
+  The stage `calibration` trains the routers with everything else frozen. Its last `calibration.repair_steps` steps, none by
+  default, train the model behind fixed routes: the adapters if there are any, and otherwise the whole policy. The form of the
+  router, of its penalty and of the pooling is ours.
 
   Args:
     level: The least probability at which a block is kept.

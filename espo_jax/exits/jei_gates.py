@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from espo_jax.exits.lessons import register_lesson
 from espo_jax.exits.policy import ExitPolicy, Observation
 from espo_jax.exits.registered import register
-from espo_jax.registry import source
+from espo_jax.registry import PositiveInt, source
 from espo_jax.types import Metrics, takes_numpy
 
 
@@ -81,7 +81,7 @@ def jei_lesson(
   step: Int[Array, ''],
   *,
   kappa: float = 0.5,
-  phase: int = 200,
+  phase: PositiveInt = 200,
 ) -> tuple[Float[Array, ''], Metrics]:
   """Classifiers and gates learn in turn: the classifiers where the gates exit, the gates where exiting is cheapest.
 

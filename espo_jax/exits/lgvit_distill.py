@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.lessons import register_lesson
-from espo_jax.registry import source
+from espo_jax.registry import PositiveFloat, source
 from espo_jax.types import Metrics
 
 
@@ -21,7 +21,7 @@ def lgvit_distill(
   alike: Int[Array, 'E'],
   mean: Callable[[Float[Array, 'N T']], Float[Array, '']],
   *,
-  temperature: float = 2.0,
+  temperature: PositiveFloat = 2.0,
   soft: float = 0.3,
   homogeneous: float = 0.01,
   heterogeneous: float = 0.01,

@@ -20,7 +20,7 @@ def mue_similarity(*, level: float = 0.95) -> ExitPolicy:
   token by token.
 
   Args:
-    level: The least cosine of an exit [U].
+    level: The cosine above which a token exits [U].
   """
 
   @takes_numpy

@@ -24,6 +24,7 @@ class Observation(NamedTuple):
     readout: `state -> logits`, the final norm followed by the LM head.
     position: The token's index in the response; the first is 0.
     total: The sum of the probabilities of the heads at earlier blocks.
+    candidates: The candidate tokens, which the first exit has proposed: -1 there, and None where no gate reads candidates.
   """
 
   logit: Float[Array, 'B S']
@@ -33,6 +34,7 @@ class Observation(NamedTuple):
   readout: Callable[[Float[Array, 'B S D']], Float[Array, 'B S V']]
   position: Int[Array, 'B S']
   total: Float[Array, 'B S'] | float = 0.0
+  candidates: Int[Array, 'B S K'] | None = None
 
 
 Hazard = Callable[[Observation, Float[Array, '']], Float[Array, 'B S']]
@@ -82,6 +84,11 @@ class ExitPolicy(NamedTuple):
   top: int = 0
   earliest: int = 0
   part: Part = 'block'
+
+  @property
+  def leaves(self) -> bool:
+    """Whether a token that skips blocks skips all the last ones, so that it is read from the stream at its exit."""
+    return self.bottom < 0 and self.top == 0 and self.router is None and self.part == 'block'
 
   def runs(self, block: Int[Array, ''] | int, blocks: Int[Array, '...'], count: int) -> Array:
     """Returns whether a token that runs through `blocks` of `count` blocks runs through block number `block`."""

@@ -1,12 +1,14 @@
 """Exits that learn while the model is frozen, by a registered lesson (`espo_jax/exits/lessons.py`).
 
 One pass of the frozen model gives the streams that enter the exits. They do not depend on what is trained, so that no gradient
-goes through the blocks, and an update has the memory of a forward pass. Logits exist for one chunk of tokens at a time.
+goes through the blocks, and an update needs less memory than one that trains the model. Logits exist for one chunk of tokens at
+a time.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from espo_jax.exits import Lesson, gate_statistics
+from espo_jax.exits import Lesson, candidate_features, gate_statistics
 from espo_jax.learner.calibration import sequences
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params, States, join_frozen, split_frozen
+from espo_jax.model import ActorCritic, Params, States, join_frozen, likeliest, logits_among, split_frozen
 from espo_jax.objectives import masked_mean
 from espo_jax.registry import inputs
 from espo_jax.types import Metrics, Trajectories
@@ -61,8 +63,9 @@ class LessonLearner:
       return self.lesson(*(seen[name]() for name in inputs(self.lesson)))
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    state, step_metrics = guarded_step(state, self.optimizer, value, grads)
-    return state, metrics | step_metrics
+    before = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
+    after, step_metrics = guarded_step(before, self.optimizer, value, grads)
+    return _at_rest(grads, after, before), metrics | step_metrics
 
   def seen(
     self, params: Params, rows: Trajectories, whole: Float[Array, 'N W D'], streams: Float[Array, 'E N W D']
@@ -110,8 +113,10 @@ class LessonLearner:
       return (told > jnp.take_along_axis(told, likeliest, axis=-1)).sum(-1)
 
     def gates() -> Float[Array, 'E N T']:
-      if config.exits.kind == 'statistics':
-        return self.model.gates(params, streams[:, row, index], index, self._statistics(logits, hidden))
+      if config.exits.kind in ('statistics', 'candidates'):
+        left = jax.lax.stop_gradient(hidden)
+        seen = self._statistics(logits, left) if config.exits.kind == 'statistics' else self._features(params, left)
+        return self.model.gates(params, streams[:, row, index], index, seen)
       return self.model.gates(params, streams, positions)[:, row, index]
 
     local = np.arange(len(blocks)) * 2 < len(blocks)
@@ -135,3 +140,40 @@ class LessonLearner:
       return tuple(jnp.moveaxis(gate_statistics(logits(states) * self.temperature), -1, 0))
 
     return jnp.stack([jnp.stack(by_chunk(read, self.logit_chunk, jax.lax.stop_gradient(left)), axis=-1) for left in hidden])
+
+  def _features(self, params: Params, hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T F']:
+    """Returns what gates read of the candidates, which the first exit proposes."""
+    config = self.model.config
+
+    def read(*lefts: Float[Array, 'N C D']) -> tuple[Array, ...]:
+      tokens = likeliest(self.model.logits(params, States(lefts[0], lefts[0])), config)
+      seen: list[Array] = []
+      local = jnp.zeros(tokens.shape)
+      for left in lefts:
+        features, local = candidate_features(logits_among(config, params['policy'], left, tokens), local)
+        seen.extend(jnp.moveaxis(features, -1, 0))
+      return tuple(seen)
+
+    found = jnp.stack(by_chunk(read, self.logit_chunk, *hidden), axis=-1)
+    return jnp.moveaxis(found.reshape(*found.shape[:-1], len(hidden), -1), -2, 0)
+
+
+def _at_rest(grads: Params, after: TrainState, before: TrainState) -> TrainState:
+  """Returns `after`, with the arrays without any gradient and their moments as in `before`.
+
+  A lesson that trains its networks in turn gives the others no gradient. Without this, momentum would move them.
+  """
+  resting = {_keys(path): ~(grad != 0).any() for path, grad in jax.tree_util.tree_leaves_with_path(grads)}
+
+  def kept(path: tuple[Any, ...], new: Array, old: Array) -> Array:
+    keys = _keys(path)  # those of a moment end with those of its parameter
+    for name, rests in resting.items():
+      if keys[-len(name) :] == name:
+        return jnp.where(rests, old, new)
+    return new
+
+  return jax.tree_util.tree_map_with_path(kept, after, before)
+
+
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+  return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))

@@ -2,6 +2,7 @@
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, picked_rows, refill_rows, spread_rows
 from espo_jax.model.cache import Cache, init_cache
+from espo_jax.model.candidates import likeliest, logits_among
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, answer_flops, column_flops, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
@@ -37,8 +38,10 @@ __all__ = [
   'init',
   'init_cache',
   'join_frozen',
+  'likeliest',
   'load_gguf',
   'load_hf',
+  'logits_among',
   'merge',
   'open_gguf',
   'picked_rows',

@@ -161,10 +161,10 @@ class ActorCritic:
     params: Params,
     streams: Float[Array, 'E B S D'],
     positions: Int[Array, 'B S'],
-    statistics: Float[Array, 'E B S 4'] | None = None,
+    seen: Float[Array, 'E B S F'] | None = None,
   ) -> Float[Array, 'E B S']:
     """The logits of the exits' gates: see `Decoder.gates`."""
-    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, statistics, method='gates')
+    out: Any = self._policy.apply({'params': params['policy']}, streams, positions, seen, method='gates')
     return out
 
   def prefill(
@@ -313,7 +313,8 @@ def picked_rows(states: States, caches: Caches, source: Int[Array, 'B']) -> tupl
     keys, values = jax.tree.map(
       lambda x: jnp.take(x, source, axis=x.ndim - 3), (cache.keys, cache.values)
     )  # rows come third to last
-    return Cache(keys, values, cache.lengths[source])
+    heads = None if cache.heads is None else cache.heads[:, source]
+    return Cache(keys, values, cache.lengths[source], heads)
 
   critic = None if caches.critic is None else picked(caches.critic)
   return jax.tree.map(lambda x: x[source], states), Caches(picked(caches.policy), critic)

@@ -25,7 +25,7 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
 REMAT = ('none', 'dots', 'full')
 ATTENTION = ('auto', 'chunked', 'splash', 'cudnn')
-EXIT_HEADS = ('linear', 'mlp', 'statistics', 'recurrence')  # what the gate of an exit reads, and how
+EXIT_HEADS = ('linear', 'mlp', 'statistics', 'candidates', 'recurrence')  # what the gate of an exit reads, and how
 TRANSLATORS = ('none', 'token', 'local_global')  # what the stream of a token that exits goes through
 
 
@@ -96,7 +96,8 @@ class ExitHeads:
   alone: bool = False  # whether the rest of the decoder, adapters included, is frozen
   first_block: int = 0  # the first block that may have a head
   translator: str = 'none'  # 'token' is low-rank; 'local_global' also mixes tokens, by a convolution or by a recurrence
-  width: int = 64  # channels of a recurrence, and the rank of a translator
+  width: int = 64  # channels of a recurrence, the hidden layer of a gate of candidates, and the rank of a translator
+  candidates: int = 4  # tokens that gates of the kind 'candidates' read
 
   def __post_init__(self):
     if self.every < 0:
@@ -105,6 +106,8 @@ class ExitHeads:
       raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: {" or ".join(EXIT_HEADS)}')
     if self.translator not in TRANSLATORS:
       raise ValueError(f'exits.translator = {self.translator!r}: no such translator; fix: {" or ".join(TRANSLATORS)}')
+    if self.candidates < 1:
+      raise ValueError(f'exits.candidates = {self.candidates}: gates need tokens to read; fix: 1 or more')
 
   @property
   def memories(self) -> int:
@@ -174,12 +177,13 @@ class ModelConfig:
         f'exits.every = {self.exits.every} and exits.first_block = {self.exits.first_block} leave no block to exit at among '
         f'model.num_layers = {self.num_layers}; fix: both below {self.num_layers}'
       )
+    if self.exits.kind == 'candidates' and self.exits.candidates > self.vocab_size:
+      raise ValueError(f'exits.candidates = {self.exits.candidates} exceeds the vocabulary of {self.vocab_size}; fix: fewer')
 
   @property
   def exit_blocks(self) -> tuple[int, ...]:
     """The blocks at which a token may exit. A token that exits at block `l` runs through `l` blocks."""
-    every = self.exits.every
-    return tuple(b for b in range(every, self.num_layers, every) if b >= self.exits.first_block) if every else ()
+    return exit_blocks(self.exits.every, self.exits.first_block, self.num_layers)
 
   @property
   def windowed(self) -> tuple[bool, ...]:
@@ -190,6 +194,11 @@ class ModelConfig:
   def activation_dtype(self) -> jnp.dtype:
     """The dtype of the activations as a NumPy dtype."""
     return jnp.dtype(self.dtype)
+
+
+def exit_blocks(every: int, first_block: int, layers: int) -> tuple[int, ...]:
+  """Returns the blocks before which there is an exit: each `every`-th one from `first_block` on; none if `every` is 0."""
+  return tuple(b for b in range(every, layers, every) if b >= first_block) if every else ()
 
 
 def token_flops(config: ModelConfig, exits: ExitPolicy | None = None) -> tuple[int, int, int]:

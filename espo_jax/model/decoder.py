@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from espo_jax import parallel
-from espo_jax.exits.jei_gates import gate_statistics
 from espo_jax.exits.policy import ExitPolicy
 from espo_jax.model.attention import Shared
 from espo_jax.model.cache import Cache, append
@@ -24,12 +23,10 @@ from espo_jax.model.depth import (
   Routing,
   Skip,
   Track,
-  may_leave,
   set_out,
-  skip_at,
-  weigh,
 )
 from espo_jax.model.exit_heads import ExitNetworks, columns_before
+from espo_jax.model.gate import gate_of
 from espo_jax.model.layers import Block, Following, Gate, Projection, RMSNorm, ScannedBlock, Scope, Together
 from espo_jax.model.remat import recomputed
 from espo_jax.model.rope import Rotation, rotation
@@ -129,18 +126,18 @@ class Decoder(nn.Module):
     return self.final_norm(jnp.stack(left))
 
   def gates(
-    self, streams: Float[Array, 'E B S D'], positions: Int[Array, 'B S'], statistics: Float[Array, 'E B S 4'] | None = None
+    self, streams: Float[Array, 'E B S D'], positions: Int[Array, 'B S'], seen: Float[Array, 'E B S F'] | None = None
   ) -> Float[Array, 'E B S']:
     """The logits of the exits' gates, from the streams that enter their blocks in a whole pass.
 
     Args:
       streams: The streams.
       positions: The tokens' positions.
-      statistics: `gate_statistics` of the exits' logits, where gates read them.
+      seen: What gates read of the exits' logits, where they read logits and no streams.
     """
-    seen = [None] * len(streams) if statistics is None else statistics
+    each = [None] * len(streams) if seen is None else seen
     return jnp.stack(
-      [self.exit_heads.logit(x, head, positions, None, its) for head, (x, its) in enumerate(zip(streams, seen, strict=True))]
+      [self.exit_heads.logit(x, head, positions, None, its) for head, (x, its) in enumerate(zip(streams, each, strict=True))]
     )
 
   def routing(
@@ -255,7 +252,7 @@ class Decoder(nn.Module):
     self, x: Array, track: Track | None, entered: Any, positions: Array, before: Array | None
   ) -> Float[Array, 'B S D']:
     """The streams after the last block, of which those of tokens that have left at an exit are translated."""
-    if track is None or self.config.exits.translator == 'none' or self._policy.bottom >= 0:
+    if track is None or self.config.exits.translator == 'none' or not self._policy.leaves:
       return x
     return self.exit_heads.translated_where_left(x, track.depth.blocks, entered, positions, before)
 
@@ -278,53 +275,27 @@ class Decoder(nn.Module):
     return self.exits
 
   def _gate(self, reading: Reading, positions: Array, before: Array | None) -> Gate:
-    """The function that decides exits before each block. It is pure because `nn.scan` cannot access this module."""
-    config, policy = self.config, self._policy
-    blocks, every = config.exit_blocks, config.exits.every
-    heads, its = self.exit_heads.unbind() if blocks else (ExitNetworks(config, parent=None), {})
-    whole, everything = self.unbind()
+    heads = self.exit_heads.unbind() if self.config.exit_blocks else (ExitNetworks(self.config, parent=None), {})
+    return gate_of(self.config, self._policy, reading, heads, self.unbind(), positions, before)
 
-    def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
-      past = None if before is None else before[head]
-      if isinstance(reading, Routing):
-        logit = functools.partial(heads.apply, its, head=head, positions=positions, before=past, method='logit')
-        return weigh(reading, track, block, x, logit)
-
-      def readout(stream: Array) -> Array:
-        left = heads.apply(its, stream, head, positions, past, method='translated')
-        logits: Any = whole.apply(everything, left, method='readout')
-        return logits
-
-      seen = gate_statistics(readout(x)) if config.exits.kind == 'statistics' else None
-      logit = heads.apply(its, x, head, positions, past, seen, method='logit')
-      return may_leave(policy, reading, track, block, x, logit, readout)
-
-    def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
-      if blocks and (policy.hazard is not None or isinstance(reading, Routing)):
-        if isinstance(block, int):
-          track = ask(x, track, block, blocks.index(block)) if block in blocks else track
-        else:
-          asked = ask(x, track, block, jnp.maximum((block - blocks[0]) // every, 0))
-          here = (block >= blocks[0]) & (block % every == 0)
-          track = jax.tree.map(functools.partial(jnp.where, here), asked, track)
-      return track, skip_at(policy, reading, track, block, config)
-
-    return gate
-
-  def readout(self, stream: Float[Array, '... D'], blocks: int = 0) -> Float[Array, '... V']:
+  def readout(self, stream: Float[Array, '... D'], blocks: int | None = None) -> Float[Array, '... V']:
     """The logits of a residual stream without further blocks.
 
     Args:
       stream: The stream.
-      blocks: The number of blocks that the stream comes from. The translator of an exit there corrects it, unless that
-        translator remembers tokens.
+      blocks: The number of blocks that the stream comes from, where the translator of an exit there corrects it, unless that
+        translator remembers tokens; None for no correction.
     """
     exits = self.config.exit_blocks
-    if blocks in exits and self.config.exits.translator == 'token':
+    if blocks is not None and blocks in exits and self.config.exits.translator == 'token':
       tokens = stream.reshape(1, -1, stream.shape[-1])
       left = self.exit_heads.translated(tokens, exits.index(blocks), jnp.zeros(tokens.shape[:2], jnp.int32), None)
       stream = left.reshape(stream.shape)
     return self.logits(self.final_norm(stream))
+
+  def normed(self, stream: Float[Array, '... D']) -> Float[Array, '... D']:
+    """The hidden states that a residual stream is read from."""
+    return self.final_norm(stream)
 
   def _embed(self, tokens: Int[Array, 'B S']) -> Float[Array, 'B S D']:
     table = self.embedding.astype(self.config.activation_dtype)

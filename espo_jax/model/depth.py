@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, Part, certain
 from espo_jax.exits.routes import on_route, route_length
+from espo_jax.model.candidates import Candidates, no_candidates
 from espo_jax.model.config import ModelConfig
 from espo_jax.types import Depth
 
@@ -68,6 +69,7 @@ class Track(flax.struct.PyTreeNode):
   before: Float[Array, 'B S D']  # `Ran.entered` of the last block
   fresh: KeysValues | None  # the last block's keys and values of these tokens, where skipped blocks copy them
   keep: Float[Array, 'B S L'] | None = None  # the routers' probabilities of the blocks so far, or `Forced.keep`
+  candidates: Candidates | None = None  # None where no gate reads candidates
 
   def past(self, ran: Ran) -> 'Track':
     """The track after a block that has run."""
@@ -102,7 +104,8 @@ def set_out(policy: ExitPolicy, reading: Reading, x: Float[Array, 'B S D'], conf
   if policy.kv_fill == 'copy':
     shape = (config.num_kv_heads, *x.shape[:2], config.head_dim)
     fresh = (jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype))
-  return Track(Depth(blocks.astype(jnp.int32), zeros, route), zeros, zeros, zeros, x, fresh, keep)
+  depth, candidates = Depth(blocks.astype(jnp.int32), zeros, route), no_candidates(zeros.shape, config)
+  return Track(depth, zeros, zeros, zeros, x, fresh, keep, candidates)
 
 
 def weigh(
@@ -128,19 +131,22 @@ def may_leave(
   x: Float[Array, 'B S D'],
   logit: Float[Array, 'B S'],
   readout: Callable[[Array], Array],
+  count: int,
 ) -> Track:
-  """The track after the exit decisions before `block`, one of the blocks at which tokens may exit."""
+  """The track after the exit decisions before `block` of `count`, which has an exit head."""
   if policy.hazard is None or isinstance(reading, Routing) or (isinstance(reading, Forced) and policy.choice is certain):
     return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
   remaining = block + policy.top  # the blocks that a token which exits here runs through
-  here = track.depth.blocks >= remaining
+  decides = (block >= policy.earliest) & (remaining < count)
+  here = decides & (track.depth.blocks >= remaining)
   due = track.due
   if isinstance(reading, Forced):
     exits, here = track.depth.blocks == remaining, here & reading.free
   else:
-    obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total)
-    due = due + (1 - due) * jnp.where(block >= policy.earliest, policy.hazard(obs, reading.level), 0.0)
+    candidates = None if track.candidates is None else track.candidates.tokens
+    obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total, candidates)
+    due = due + (1 - due) * jnp.where(decides, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)
   depth = track.depth.replace(

@@ -87,9 +87,10 @@ class ExitNetworks(nn.Module):
       draw = nn.initializers.zeros if zero else nn.initializers.lecun_normal(batch_axis=0)
       return self.param(name, nn.with_logical_partitioning(draw, ('exits', *axes)), (count, *shape), jnp.float32)
 
-    inner = {'linear': width, 'mlp': 2 * width, 'statistics': 4, 'recurrence': its.width}[its.kind]
-    if its.kind == 'mlp':
-      self.inner_kernel = stacked('inner_kernel', (width, inner), 'embed', 'mlp')
+    inner = {'linear': width, 'mlp': 2 * width, 'statistics': 4, 'candidates': its.width, 'recurrence': its.width}[its.kind]
+    if its.kind in ('mlp', 'candidates'):
+      reads, axis = (width, 'embed') if its.kind == 'mlp' else (3 * its.candidates, None)
+      self.inner_kernel = stacked('inner_kernel', (reads, inner), axis, 'mlp')
       self.inner_bias = stacked('inner_bias', (inner,), 'mlp', zero=True)
     if its.kind == 'recurrence':
       self.recurrent_kernel = stacked('recurrent_kernel', (width, 2 * inner), 'embed', None)
@@ -107,7 +108,7 @@ class ExitNetworks(nn.Module):
     head: Int[Array, ''] | int,
     positions: Int[Array, 'B S'],
     before: Float[Array, 'M B K R'] | None,
-    statistics: Float[Array, 'B S 4'] | None = None,
+    features: Float[Array, 'B S F'] | None = None,
   ) -> Float[Array, 'B S']:
     """The logits of an exit's gate for the streams that enter its block.
 
@@ -116,16 +117,16 @@ class ExitNetworks(nn.Module):
       head: The number of the exit.
       positions: The tokens' positions.
       before: What the exit's networks remember of the tokens before these.
-      statistics: The statistics of the exit's distribution, where a gate reads them.
+      features: What the gate reads of the exit's logits, where it reads logits and no stream.
     """
-    if self.config.exits.kind == 'statistics':
-      assert statistics is not None
-      seen = statistics
+    if self.config.exits.kind in ('statistics', 'candidates'):
+      assert features is not None
+      seen = features
     elif self.config.exits.kind == 'recurrence':
       seen = self._recurrent(x, head, positions, before)
     else:
       seen = x.astype(jnp.float32)
-    if self.config.exits.kind == 'mlp':
+    if self.config.exits.kind in ('mlp', 'candidates'):
       seen = nn.relu(seen @ self.inner_kernel[head] + self.inner_bias[head])
     return seen @ self.kernel[head] + self.bias[head]
 

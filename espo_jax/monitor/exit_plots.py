@@ -17,12 +17,13 @@ _MOST_LINES = 12  # the most lines of a rollout in the grid
 _LABEL, _QUESTION = 6, 80  # characters
 
 
-def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], policy: str) -> None:
   """Draw the accuracy, sampled and greedy, against the share of the model's blocks that run.
 
   Args:
     curve: One entry per threshold with `level` (None at full depth), `depth`, `greedy_depth`, `accuracy`, `greedy_accuracy`.
     path: The path of the PNG.
+    policy: The name of the exit policy.
   """
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(6.4, 4.0), layout='constrained')
@@ -35,7 +36,7 @@ def plot_exit_curve(curve: Sequence[Mapping[str, Any]], path: str | os.PathLike[
         text = ', '.join(name for *_, name in tied)  # thresholds with the same result share a label
         axes.annotate(text, place, textcoords='offset points', xytext=(0, 7), ha='center', fontsize=8)
     axes.set(xlabel='blocks run, % of all', ylabel='test accuracy, %')
-    axes.set_title('Exits by a threshold on their heads', pad=20)  # room for the labels of points at the top
+    axes.set_title(f'Exits by {policy}', pad=20, parse_math=False)  # room for the labels of points at the top
     keep_to_shares(axes, 'x', 100)
     keep_to_shares(axes, 'y', 100)
     axes.legend(loc='best')

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from espo_jax.objectives.registered import register
 from espo_jax.objectives.terms import Terms, log_ratio, policy_metrics, row_mean, rows_mean
-from espo_jax.registry import source
+from espo_jax.registry import PositiveFloat, source
 from espo_jax.types import Metrics
 
 
@@ -18,7 +18,7 @@ def rwr(
   advantages: Float[Array, 'N T'],
   mask: Bool[Array, 'N T'],
   *,
-  tau: float = 0.4,
+  tau: PositiveFloat = 0.4,
 ) -> tuple[Terms, Metrics]:
   """The negative log-likelihood of the policy's own rows, each weighted by an exponential of its reward.
 

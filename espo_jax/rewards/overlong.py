@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from espo_jax.registry import source
+from espo_jax.registry import PositiveFloat, source
 from espo_jax.rewards.registered import register
 
 
 @register('overlong')
 @source('DAPO, arXiv 2503.14476, eq. 13', 'buffer')
-def overlong(lengths: Int[Array, 'P G'], horizon: int, *, buffer: float = 0.2) -> Float[Array, 'P G']:
+def overlong(lengths: Int[Array, 'P G'], horizon: int, *, buffer: PositiveFloat = 0.2) -> Float[Array, 'P G']:
   """Computes `min(0, -(n - (L_max - L_buf)) / L_buf)`: 0 up to the buffer, then linear to -1 at the horizon.
 
   It is a term to add to a reward.

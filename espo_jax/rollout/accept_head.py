@@ -33,7 +33,7 @@ class Acceptances(flax.struct.PyTreeNode):
 
   streams: Float[Array, 'N K D']  # the residual stream of the blocks that draft, at the draft
   labels: Float[Array, 'N K']  # the probability of acceptance, `min(1, p / q)`
-  counts: Bool[Array, 'N K']  # False behind the end of a text, and where the text's own token stands
+  counts: Bool[Array, 'N K']  # False behind the end of a text, for the text's own tokens, and for tokens that are never drafted
 
 
 def new_head(size: int, blocks: int) -> AcceptHead:
@@ -134,11 +134,14 @@ def acceptances(
     logits = draws.sampled_logits(model.readout(params, stream, draft_blocks), sampling)
     return draws.draw(logits, uniform, greedy)[0]
 
-  def accepted(at: tuple[Array, Array, Array]) -> Float[Array, 'N']:
+  def accepted(at: tuple[Array, Array, Array]) -> tuple[Float[Array, 'N'], Bool[Array, 'N']]:
     stream, state, token = at
     q = draws.sampled_logits(model.readout(params, stream, draft_blocks), sampling)
     p = draws.sampled_logits(model.logits(params, States(state, state)), sampling)
-    return jnp.exp(jnp.minimum(draws.logprobs_of(p, token) - draws.logprobs_of(q, token), 0))
+    drafting = draws.logprobs_of(q, token)  # -inf for a token that a truncation cuts off behind the mixed text
+    possible = drafting > -jnp.inf
+    ratio = draws.logprobs_of(p, token) - jnp.where(possible, drafting, 0)
+    return jnp.where(possible, jnp.exp(jnp.minimum(ratio, 0)), 0), possible
 
   streams, _ = model.draft(params, tokens, cache, longest, draft_blocks)
   drafts = jax.lax.map(drafted, (streams[:, :-1].swapaxes(0, 1), noise[..., 0])).T  # a column at a time: logits are large
@@ -147,8 +150,8 @@ def acceptances(
   streams, read = model.draft(params, mixed, cache, longest, draft_blocks)
   verified, _ = model.verify(params, streams, read.replace(lengths=begun), longest, draft_blocks)
   columns = (x.swapaxes(0, 1) for x in (streams[:, :-1], verified.policy[:, :-1], mixed[:, 1:]))
-  labels = jax.lax.map(accepted, tuple(columns)).T
-  return Acceptances(streams[:, 1:], labels, ~own & (jnp.arange(1, width) < length[:, None]))
+  labels, possible = (x.T for x in jax.lax.map(accepted, tuple(columns)))
+  return Acceptances(streams[:, 1:], labels, possible & ~own & (jnp.arange(1, width) < length[:, None]))
 
 
 def widened(caches: Caches, samples: int, columns: int) -> Caches:

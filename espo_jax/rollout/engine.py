@@ -23,6 +23,7 @@ from espo_jax.rollout.slots import (
   Pending,
   Record,
   Slots,
+  chosen_rows,
   empty_pending,
   empty_slots,
   first_record,
@@ -265,6 +266,8 @@ def decode_token(setup: Setup, slots: Slots) -> tuple[Slots, Pending]:
   judged = judge(setup, row, slots.stop, slots.shadow, slots.limit, token)
   reads = row.alive if setup.turns else judged.alive  # the next turn of a row reads the token that ends this one
   states, caches = _policy_reads(setup, slots, tokens, reads, noise)
+  if setup.turns:
+    states = chosen_rows(reads, states, slots.states)  # a row that waits may go on in a later turn without an observation
   new_row = advanced(setup, row, judged)
   seen = Features(entropy(logits)) if setup.entropies else None
   if setup.directions is not None:
@@ -294,7 +297,10 @@ def critic_reads(setup: Setup, slots: Slots, new: Pending) -> tuple[Slots, Pendi
   longest = jnp.where(alive, slots.caches.policy.lengths, 1).max()
   counts = jnp.full(setup.slots, setup.group, jnp.int32)
   hidden, caches = model.extend_critic(setup.params, tokens.T, counts, slots.caches, longest)
-  slots = slots.replace(states=slots.states.replace(critic=hidden[:, -1]), caches=caches)
+  critic = hidden[:, -1]
+  if setup.turns:
+    critic = chosen_rows(alive, critic, slots.states.critic)
+  slots = slots.replace(states=slots.states.replace(critic=critic), caches=caches)
   later = model.values(setup.params, States(hidden[:, :-1], hidden[:, :-1]))
   values = jnp.concatenate([new.tokens.values[:1], later.T])
   return slots, new._replace(tokens=new.tokens._replace(values=values))

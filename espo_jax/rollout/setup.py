@@ -62,7 +62,7 @@ class Setup:
     entropies: Whether the entropy of each token's distribution is recorded without other features of its state.
     inducer: The tokens forced on every row after those kept from the cache.
     drawn: The number of columns recorded of each row from its first drawn token on; None for all columns from its first token.
-    turns: Whether a row may go on after its end, in a next turn. Then its stop rule reads nothing while the row waits.
+    turns: Whether a row may go on after its end, in a next turn. Its stop rule and its states do not change while it waits.
     candidates: The number of likeliest tokens recorded of each token's distribution; 0 for none.
     processor: The change of the logits of each token; None for none.
     mesh: The mesh that the parameters are on; None for a single device.

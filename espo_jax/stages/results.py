@@ -3,6 +3,7 @@
 The curve of exits over thresholds is one compiled program, because the level of an exit policy is traced.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from absl import logging
 
 from espo_jax import exits, monitor, parallel
 from espo_jax.evaluate.answers import evaluate_params
+from espo_jax.exits.policy import certain
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
@@ -34,18 +36,23 @@ def evaluated(exp: Experiment, params: Params, directory: pathlib.Path, signals:
 def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals: Interruption = UNASKED) -> None:
   """Evaluates calibrated exits at each threshold level and at full depth; writes and plots accuracy against depth.
 
-  Results that an earlier run of the command wrote are kept.
+  The exits follow the config's own policy if its level is a threshold. They follow `threshold` in place of a policy that draws
+  exits or has a schedule. Nothing is drafted, because drafts are verified at full depth. Results that an earlier run of the
+  command wrote are kept.
   """
   path, picture, levels = directory / 'curve.json', directory / 'curve.png', exp.config.calibration.levels
   if not levels:
     return
+  own = exp.model.exits
+  by_threshold = own is not None and own.schedule is None and own.choice is certain
+  policy = exp.config.exits.policy if by_threshold else 'threshold'
   if not parallel.from_first(path.exists):
-    own = exp.model.exits
-    by_level = exp if own is not None and own.router is not None else exp.with_exits(exits.threshold())
+    undrafted = _without_drafts(exp)
+    by_level = undrafted if policy == exp.config.exits.policy else undrafted.with_exits(exits.threshold())
     curve = [
       {'level': level} | _evaluate(by_level, params, f'exits at {level:g}', signals, exit_level=level) for level in levels
     ]
-    whole = _evaluate(exp.with_exits(None), params, 'full depth', signals)
+    whole = _evaluate(undrafted.with_exits(None), params, 'full depth', signals)
     curve.append({'level': None, 'depth': 1.0, 'greedy_depth': 1.0} | whole)
     if parallel.is_first():
       monitor.atomic_write_text(path, monitor.to_json(curve, indent=2))
@@ -53,7 +60,13 @@ def exit_curve(exp: Experiment, params: Params, directory: pathlib.Path, signals
     with monitor.spared(picture):
       from espo_jax.monitor.exit_plots import plot_exit_curve  # matplotlib is slow to import
 
-      plot_exit_curve(read_json(path, list), picture)
+      plot_exit_curve(read_json(path, list), picture, policy)
+
+
+def _without_drafts(exp: Experiment) -> Experiment:
+  config = exp.config.copy_and_resolve_references().unlock()
+  config.eval.draft_blocks = 0
+  return dataclasses.replace(exp, config=config.lock())
 
 
 def report_data(task: Task, workdir: pathlib.Path) -> None:

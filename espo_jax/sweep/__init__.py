@@ -35,7 +35,7 @@ from espo_jax.sweep.growing import Growing
 from espo_jax.sweep.plan import Run, configured, plan
 from espo_jax.sweep.results import collect, compare, format_comparison
 from espo_jax.sweep.running import FINAL, Status, run_all
-from espo_jax.sweep.searches import Between, OneOf, Search
+from espo_jax.sweep.searches.space import Between, OneOf, Search
 from espo_jax.sweep.spec import Sweep, load_sweep
 
 __all__ = [

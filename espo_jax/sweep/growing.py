@@ -10,7 +10,8 @@ from espo_jax.configs import ConfigError, validate
 from espo_jax.sweep.making import make
 from espo_jax.sweep.plan import Run, check_arms, configured
 from espo_jax.sweep.running import FAILED, Status
-from espo_jax.sweep.searches import REGISTRY, Search, Tried
+from espo_jax.sweep.searches import REGISTRY, Tried
+from espo_jax.sweep.searches.space import Search
 from espo_jax.sweep.spec import Sweep
 from espo_jax.sweep.watching import read_trial
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from espo_jax.configs import ConfigError
 from espo_jax.sweep.columns import ACCURACY, TRAINING_TOKENS, Column, Counts
-from espo_jax.sweep.searches import Between, OneOf, Search
+from espo_jax.sweep.searches.space import Between, OneOf, Search
 
 START = 'start'  # the folder of the stages that a seed's arms share, and the name of their row
 

@@ -12,8 +12,8 @@ value of an arm is the mean over the seeds of its training accuracy at the end. 
 
 from espo_jax.registry import import_files
 from espo_jax.sweep.searches.registered import REGISTRY, register
-from espo_jax.sweep.searches.space import Between, OneOf, Proposer, Search, Space, Tried
+from espo_jax.sweep.searches.space import Proposer, Space, Tried
 
 import_files(__name__, __path__)
 
-__all__ = ['REGISTRY', 'Between', 'OneOf', 'Proposer', 'Search', 'Space', 'Tried', 'register']
+__all__ = ['REGISTRY', 'Proposer', 'Space', 'Tried', 'register']
