@@ -209,7 +209,7 @@ def test_a_task_without_a_template_keeps_no_day(it_is, started, tmp_path):
 def test_an_evaluation_of_a_directory_goes_on_under_the_day_it_began(it_is, monkeypatch, rows, tmp_path):
   path, asked = model(tmp_path, LLAMA), []
 
-  def answer(exp, policy, problems, settings, output, processor):
+  def answer(exp, policy, problems, settings, output, *_):
     asked.append(problems[0].prompt)
     monitor.SampleWriter(output, settings, batch=1, total=1).close()
     raise Reached

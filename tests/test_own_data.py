@@ -235,7 +235,7 @@ def test_an_evaluation_of_a_run_knows_the_runs_own_fields(directory, tmp_path, m
   class Asked(Exception):
     """The answers to the problems that the evaluation came to ask."""
 
-  def answer(exp, policy, problems, settings, output, processor):
+  def answer(exp, policy, problems, *_):
     raise Asked([problem.answer for problem in problems])
 
   path = write(tmp_path / 'mine.jsonl', [mine(i) for i in range(3)])
