@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from espo_jax import monitor, parallel, stops, tasks
+from espo_jax.evaluate.batches import batches
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Sampler
@@ -215,7 +216,7 @@ def sample_answers(
     exp: The experiment.
     params: The policy's parameters.
     problems: The first problems of the test split.
-    prompts: The number of problems in a batch. The last batch repeats its last problem, so that all batches have one shape.
+    prompts: The number of problems in a batch.
     samples: The number of answers to each problem.
     temperature: The temperature of the sampler; 0 is greedy.
     seed: The seed of the answers. Training uses 0.
@@ -230,41 +231,33 @@ def sample_answers(
     samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
   rule, adaptive = acting or Acting(_NEVER, _NEVER.init(1).adaptive)
-  for first in range(start, len(problems), prompts):
-    fresh = problems[first : first + prompts]
-    batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
+  key = exp.key('evaluation', seed)
+  for batch in batches(exp, problems, prompts, samples, start):
     began = time.perf_counter()
-    mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
     drafts = exp.config.eval.draft_blocks and acting is None and processor is None and not record
-    rows, verdicts = _sampled(exp, sampler, params, Acting(rule, adaptive), mine, key, drafts=bool(drafts))
+    rows, verdicts = _sampled(exp, sampler, params, Acting(rule, adaptive), batch.mine, key, drafts=bool(drafts))
     depth = rows.depth_share(exp.model.config.num_layers)
     read = (rows.tokens, rows.length, rows.full_length, rows.stop_reason, depth, rows.sizes, rows.turn)
     *fetched, turn_of = exp.fetch(read)
-    tokens, lengths, full_lengths, reasons, depths, sizes = (x[: len(fresh) * samples] for x in fetched)
+    tokens, lengths, full_lengths, reasons, depths, sizes = (x[: len(batch.each)] for x in fetched)
     turns = np.ones_like(sizes) if turn_of is None else turn_of.max(axis=1)[: len(sizes)] + 1
     seconds, turn_of = time.perf_counter() - began, None if turn_of is None else turn_of[: len(sizes)]
     texts = exp.decode(tokens, full_lengths, turn_of)
     (stopped,) = np.nonzero(reasons == StopReason.STOPPED)
     of_stopped = None if turn_of is None else turn_of[stopped]
     cut = dict(zip(stopped.tolist(), exp.decode(tokens[stopped], lengths[stopped], of_stopped), strict=True))
-    tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
-    graded = exp.turns(tagged, texts) if turn_of is None else last_turns(exp, tagged, tokens, turn_of)
-    each = [problem for problem in fresh for _ in range(samples)]
-    verdicts = (verdicts or verdicts_of(exp, each, graded, prompts * samples))[: len(texts)]
+    graded = exp.turns(batch.tagged, texts) if turn_of is None else last_turns(exp, batch.tagged, tokens, turn_of)
+    verdicts = (verdicts or verdicts_of(exp, batch.each, graded, batch.rows))[: len(texts)]
     ends, at_end = graded, verdicts
     if rule.settles and cut:
-      ends = exp.turns(tagged, [cut.get(i, text) for i, text in enumerate(texts)])
-      at_end = regraded(exp, each, ends, verdicts, list(cut), prompts * samples)
+      ends = exp.turns(batch.tagged, [cut.get(i, text) for i, text in enumerate(texts)])
+      at_end = regraded(exp, batch.each, ends, verdicts, list(cut), batch.rows)
     failed, settled = (set(), StopReason.SETTLED) if rule.settles else (set(cut), StopReason.STOPPED)
     answers = [
       Answer(
-        problem=first + i // samples,
-        id=problem.id,
-        sample=i % samples,
-        prompt=problem.prompt,
+        **batch.about(i),
         response=cut.get(i, text),
         answer='' if i in failed else exp.task.stated_answer(ends[i]),
-        expected=problem.answer,
         correct=bool(at_end[i].correct) and i not in failed,
         status=at_end[i].status,
         length=int(size),
@@ -274,8 +267,8 @@ def sample_answers(
         depth=float(depth),
         turns=int(count),
       )
-      for i, (problem, text, verdict, size, full_length, reason, depth, count) in enumerate(
-        zip(tagged, texts, verdicts, sizes, full_lengths, reasons, depths, turns, strict=True)
+      for i, (text, verdict, size, full_length, reason, depth, count) in enumerate(
+        zip(texts, verdicts, sizes, full_lengths, reasons, depths, turns, strict=True)
       )
     ]
     yield Answered(answers, seconds, _recorded(exp, exp.fetch(rows), answers) if record else None)

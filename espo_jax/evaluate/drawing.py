@@ -11,6 +11,7 @@ from espo_jax.decoders import Beams, Drawing, Exchange, Revision, Speculative
 from espo_jax.evaluate.accepting import fitted_head, speculated
 from espo_jax.evaluate.answers import Answer, Answered, verdicts_of
 from espo_jax.evaluate.asked import Asked
+from espo_jax.evaluate.batches import batches
 from espo_jax.evaluate.drawn import Drawn
 from espo_jax.evaluate.exchanging import exchanged, inserted
 from espo_jax.evaluate.policies import RequestError
@@ -51,29 +52,21 @@ def drawn_answers(
   head = None
   if isinstance(drawing, Speculative):
     head = fitted_head(exp, sampler, params, drawing, problems, prompts * samples, seed)
-  for first in range(start, len(problems), prompts):
-    fresh = problems[first : first + prompts]
-    batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
+  key = exp.key('evaluation', seed)
+  for batch in batches(exp, problems, prompts, samples, start):
     began = time.perf_counter()
-    mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
-    drawn = Drawn(*(x[: len(fresh) * samples] for x in _drawn(exp, sampler, params, drawing, head, mine, key)))
+    drawn = Drawn(*(x[: len(batch.each)] for x in _drawn(exp, sampler, params, drawing, head, batch.mine, key)))
     seconds = time.perf_counter() - began
-    each = [problem for problem in fresh for _ in range(samples)]
-    tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     texts = exp.decode(drawn.tokens, drawn.length)
-    graded = exp.turns(tagged, texts)
+    graded = exp.turns(batch.tagged, texts)
     if isinstance(drawing, Revision):  # a prompt's tag stands before the first turn alone
       graded = [text if i % samples else graded[i] for i, text in enumerate(texts)]
-    verdicts = verdicts_of(exp, each, graded, prompts * samples)
+    verdicts = verdicts_of(exp, batch.each, graded, batch.rows)
     answers = [
       Answer(
-        problem=first + i // samples,
-        id=problem.id,
-        sample=i % samples,
-        prompt=problem.prompt,
+        **batch.about(i),
         response=texts[i],
         answer=exp.task.stated_answer(graded[i]),
-        expected=problem.answer,
         correct=bool(verdicts[i].correct),
         status=verdicts[i].status,
         length=int(drawn.written[i]),
@@ -83,7 +76,7 @@ def drawn_answers(
         depth=1.0,
         spent=int(drawn.spent[i]),
       )
-      for i, problem in enumerate(tagged)
+      for i in range(len(batch.each))
     ]
     yield Answered(answers, seconds)
 

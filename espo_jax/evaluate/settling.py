@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from espo_jax import parallel, replay, stops, tasks
+from espo_jax import replay, stops, tasks
 from espo_jax.evaluate.answers import Answer, Answered, regraded, verdicts_of
+from espo_jax.evaluate.batches import batches
 from espo_jax.experiment import Experiment
 from espo_jax.model import Params
 from espo_jax.rollout import Probed
@@ -99,31 +100,23 @@ def settled_answers(
   """
   assert rule.probing is not None
   sampler = exp.sampler.plain(samples=samples, temperature=temperature)
-  for first in range(start, len(problems), prompts):
-    fresh = problems[first : first + prompts]
-    batch = [*fresh, *[fresh[-1]] * (prompts - len(fresh))]
+  key = exp.key('evaluation', seed)
+  for batch in batches(exp, problems, prompts, samples, start):
     began = time.perf_counter()
-    mine, key = [batch[i] for i in parallel.my_rows(exp.mesh, prompts)], exp.key('evaluation', seed)
-    probed = sampler.probe(params, rule.probing, exp.prompts(mine), key)
+    probed = sampler.probe(params, rule.probing, exp.prompts(batch.mine), key)
     rows = probed.rows
     read = (*_settle(rule, probed), rows.tokens, rows.length, rows.stop_reason)
-    ended, lengths, settled, extra, tokens, whole, reasons = (x[: len(fresh) * samples] for x in exp.fetch(read))
+    ended, lengths, settled, extra, tokens, whole, reasons = (x[: len(batch.each)] for x in exp.fetch(read))
     seconds = time.perf_counter() - began
-    each = [problem for problem in fresh for _ in range(samples)]
-    tagged = [problem for problem in exp.tagged(fresh) for _ in range(samples)]
     texts = exp.decode(ended, lengths)
-    turns = exp.turns(tagged, texts)
-    uncut = verdicts_of(exp, each, exp.turns(tagged, exp.decode(tokens, whole)), prompts * samples)
-    graded = regraded(exp, each, turns, uncut, np.flatnonzero(settled).tolist(), prompts * samples)
+    turns = exp.turns(batch.tagged, texts)
+    uncut = verdicts_of(exp, batch.each, exp.turns(batch.tagged, exp.decode(tokens, whole)), batch.rows)
+    graded = regraded(exp, batch.each, turns, uncut, np.flatnonzero(settled).tolist(), batch.rows)
     answers = [
       Answer(
-        problem=first + i // samples,
-        id=problem.id,
-        sample=i % samples,
-        prompt=problem.prompt,
+        **batch.about(i),
         response=texts[i],
         answer=exp.task.stated_answer(turns[i]),
-        expected=problem.answer,
         correct=bool(graded[i].correct),
         status=graded[i].status,
         length=int(lengths[i]),
@@ -133,7 +126,7 @@ def settled_answers(
         depth=1.0,
         probed=int(extra[i]),
       )
-      for i, problem in enumerate(tagged)
+      for i in range(len(batch.each))
     ]
     yield Answered(answers, seconds)
 
