@@ -37,7 +37,7 @@ from espo_jax.evaluate.policies import RequestError, open_policy
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import init_state
 from espo_jax.learner.chunks import by_chunk
-from espo_jax.model import ActorCritic, Deciding, Decoder, Params
+from espo_jax.model import ActorCritic, Deciding, Decoder, Params, caches_of_samples
 from espo_jax.stages.calibration import calibration_learner, calibration_step
 from espo_jax.tasks import DataError
 from espo_jax.types import Prompts, Trajectories
@@ -151,12 +151,7 @@ def agreement(
   count, width = rows.tokens.shape
   index = (jnp.arange(prompts.tokens.shape[1]) - prompts.lengths[:, None]) % prompts.tokens.shape[1]
   _, caches = model.prefill(params, jnp.take_along_axis(prompts.tokens, index, axis=1), prompts.lengths)
-
-  def widened(x: Array) -> Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, width), (0, 0)])
-
-  cache = caches.policy
-  cache = cache.replace(**{name: jax.tree.map(widened, getattr(cache, name)) for name in ('keys', 'values', 'heads')})
+  cache = caches_of_samples(caches.policy, 1, prompts.tokens.shape[1] + width)
   given = rows.tokens[:, :-1]
   live = jnp.arange(1, width) < rows.length[:, None]
   noise = jax.random.uniform(jax.random.key(0), given.shape)

@@ -319,7 +319,7 @@ def test_answers_that_were_not_recorded_do_for_decoders_that_read_no_tokens(reco
     SystemExit, match=r"holds no 'projections', which --decoder=lt_select reads; fix: --record --features=16$"
   ):
     evaluate_main([f'--from={tmp_path}', '--decoder=lt_select'])
-  with pytest.raises(SystemExit, match=r'--decoder=lt_select compares moves in at least 2 directions; fix'):
+  with pytest.raises(SystemExit, match=r'--decoder=lt_select needs projections onto at least 2 directions; fix'):
     evaluate_main([f'--from={recorded[0]}', '--decoder=lt_select'])
 
 

@@ -51,7 +51,7 @@ def test_a_users_function_that_makes_no_decoder_of_samples_is_told(registers, tm
     ),
     (
       ['--record', '--features=1', '--decoder=lt_select'],
-      r'--features=1: --decoder=lt_select compares moves in at least 2 directions; fix: --features=16$',
+      r'--features=1: --decoder=lt_select needs projections onto at least 2 directions; fix: --features=16$',
     ),
     (['--decoder=ffs', '--options', 'most=3'], r'--decoder=ffs: most=3: no such option; fix: least$'),
     (['--decoder=first', '--options', 'most=3'], r'most=3: no such option; fix: none, because first has no options$'),

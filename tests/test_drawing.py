@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from run_folder import write_random_run
 from test_decoding import grade_by_length
+from tiny import first_params, tiny_experiment
 
 from espo_jax import monitor
 from espo_jax.configs import load_config
-from espo_jax.decoders import Samples
+from espo_jax.decoders import Beams, Samples
 from espo_jax.evaluate import decoding, drawing
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.evaluate.asked import asked_for
@@ -21,7 +22,7 @@ from espo_jax.evaluate.policies import RequestError
 from espo_jax.evaluate.reading import Graded
 from espo_jax.experiment import make_experiment
 from espo_jax.monitor import read_samples
-from espo_jax.rollout import Sampler
+from espo_jax.rollout import Sampler, beams
 
 SAMPLES, PROBLEMS = 4, 6
 BEAMS = ['--decoder=er_prm_beam', '--options', 'factor=2', 'prefix=2', 'step=4', 'score=logprob']
@@ -230,3 +231,16 @@ def test_a_decoder_that_draws_takes_no_recorded_samples_and_gives_none_to_others
 def test_what_takes_independent_samples_is_refused_beside_a_decoder_that_draws(flags, beside):
   with pytest.raises(SystemExit, match=r'draws (its own|samples of its own); fix: (leave it out|an evaluation for each)$'):
     evaluate_main(['--checkpoint=runs/none', *flags, beside])
+
+
+def test_a_search_is_compiled_once_for_all_batches_and_runs_all_blocks_under_a_policy_that_never_exits():
+  def configure(c):
+    c.exits.update(every=1, policy='never')
+
+  exp, programs = tiny_experiment(configure), beams.search._cache_size()
+  (asked,) = asked_for([('er_prm_beam', [('score', 'logprob')])])
+  drawing.check_drawing(exp, asked)
+  way = Beams(factor=2, prefix=2, step=4, score='logprob')
+  drawn = drawing.drawn_answers(exp, first_params(exp, 0), exp.problems('test', 0, 4), 2, 2, 1.0, drawing=way)
+  assert [len(batch.answers) for batch in drawn] == [4, 4]
+  assert beams.search._cache_size() == programs + 1

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from tiny import first_params, tiny_experiment
 
-from espo_jax.decoders import Exchange, routed, similarity
+from espo_jax import stops
+from espo_jax.decoders import Exchange, routed
+from espo_jax.decoders.peers import similarity
 from espo_jax.evaluate import exchanging
 from espo_jax.types import StopReason
 
@@ -67,7 +69,7 @@ def walked(exchange=LEAP, order=slice(None)):
 
 def free():
   exp, params, problems = experiment()
-  sampler, rule = exp.sampler.plain(samples=SAMPLES, temperature=1.0), exchanging._NEVER
+  sampler, rule = exp.sampler.plain(samples=SAMPLES, temperature=1.0), stops.never()
   adaptive = exp.put(rule.init(1).adaptive)
   return jax.device_get(sampler(params, rule, adaptive, exp.prompts(problems), exp.key('evaluation', 0)))
 
@@ -78,13 +80,13 @@ def turns(rows, n) -> list[list[int]]:
 
 def test_without_peers_paths_are_independent_samples_bit_for_bit():
   found, plain = walked(LEAP._replace(peers=0)), free()
-  assert (found.reasoning, found.answer) == ([0], -1)
+  assert (found.reasoning, found.answers) == ([0], [])
   for name in ('tokens', 'logprobs', 'length', 'stop_reason'):
     np.testing.assert_array_equal(getattr(found.rows, name), getattr(plain, name), name)
 
 
 def test_paths_begin_as_independent_samples_and_read_the_summaries_of_their_peers():
-  rows, reasoning, answer = walked()
+  rows, reasoning, (answer,) = walked()
   plain, horizon = free(), experiment()[0].config.rollout.horizon
   begun = np.minimum(plain.length, LEAP.tokens)
   heard_something = 0
@@ -129,7 +131,7 @@ def test_what_a_path_reads_has_no_mask_and_no_log_probability():
 
 
 def test_the_text_that_asks_for_an_answer_is_stated_and_is_not_counted_as_written():
-  rows, _, answer = walked()
+  rows, _, (answer,) = walked()
   exp, params, problems = experiment()
   sampler = exp.sampler.plain(samples=SAMPLES, temperature=1.0)
   drawn = exchanging.exchanged(exp, sampler, params, LEAP, problems, exp.key('evaluation', 0))

@@ -38,7 +38,7 @@ from espo_jax.decoders.first import first
 from espo_jax.decoders.leap import leap
 from espo_jax.decoders.lt_select import lt_select
 from espo_jax.decoders.majority import majority
-from espo_jax.decoders.peers import routed, similarity
+from espo_jax.decoders.peers import routed
 from espo_jax.decoders.registered import REGISTRY, register
 from espo_jax.decoders.revise import revise
 from espo_jax.decoders.samples import ALWAYS, Choice, Decoder, Samples
@@ -78,7 +78,6 @@ __all__ = [
   'revise',
   'routed',
   'shortest',
-  'similarity',
   'speculative',
   'vote',
   'weighted',

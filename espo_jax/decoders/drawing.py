@@ -12,7 +12,7 @@ class Beams(NamedTuple):
   """Samples side by side, of which those with low scores are replaced by copies of the others.
 
   Attributes:
-    factor: `M`: of `n` unfinished samples the best `ceil(n / M)` go on.
+    factor: The number `M` of samples per sample that goes on: of `n` unfinished ones the best `ceil(n / M)`.
     prefix: The number of tokens of a step after which samples are scored.
     step: The number of tokens of a step.
     score: The score, as in `decoders.scores`.
@@ -29,7 +29,7 @@ class Revision(NamedTuple):
 
   Attributes:
     window: The number of earlier samples that a sample reads.
-    message: The text behind each of them.
+    message: The text behind each earlier sample that is read.
   """
 
   window: int

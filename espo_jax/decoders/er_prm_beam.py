@@ -1,12 +1,10 @@
 """Early rejection: a beam search that drops beams by the score of the first tokens of each step."""
 
-import numpy as np
-
 from espo_jax.decoders.drawing import Beams
+from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
+from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.decoders.scores import field_of
-from espo_jax.decoders.votes import vote
 from espo_jax.registry import source
 
 
@@ -45,8 +43,4 @@ def er_prm_beam(*, factor: int = 4, prefix: int = 64, step: int = 256, score: st
       raise out_of_range(name, value, 'at least 1')
   if step < prefix:
     raise out_of_range('step', step, f'at least prefix={prefix}')
-
-  def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, samples.total)
-
-  return Decoder(choose, frozenset({'answers', 'lengths'}), drawing=Beams(factor, prefix, step, score))
+  return majority()._replace(drawing=Beams(factor, prefix, step, score))

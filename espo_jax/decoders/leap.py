@@ -1,12 +1,10 @@
 """LeaP: paths that read summaries of each other on the way."""
 
-import numpy as np
-
 from espo_jax.decoders.drawing import Exchange
-from espo_jax.decoders.peers import ROUTINGS
+from espo_jax.decoders.majority import majority
+from espo_jax.decoders.peers import NEAR
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
-from espo_jax.decoders.votes import vote
+from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.registry import source
 
 
@@ -60,11 +58,6 @@ def leap(
       raise out_of_range(name, value, 'at least 1')
   if peers < 0:
     raise out_of_range('peers', peers, 'at least 0')
-  if routing not in ROUTINGS:
-    raise ValueError(f'routing={routing}: unknown; fix: one of {", ".join(ROUTINGS)}')
-
-  def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, samples.total)
-
-  drawing = Exchange(peers, tokens, summary, routing, answer_tokens, ask, peer, resume, answer)
-  return Decoder(choose, frozenset({'answers', 'lengths'}), drawing=drawing)
+  if routing not in NEAR:
+    raise ValueError(f'routing={routing}: unknown; fix: one of {", ".join(NEAR)}')
+  return majority()._replace(drawing=Exchange(peers, tokens, summary, routing, answer_tokens, ask, peer, resume, answer))

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
-from espo_jax.decoders.votes import vote
 from espo_jax.registry import source
 
 
@@ -84,6 +84,6 @@ def lt_select(
     for sample, states in enumerate(tried.of_tokens('projections')):
       if passes(states):
         return Choice(sample, samples.first(sample + 1).total)
-    return Choice(vote(tried.answers, np.ones(len(tried.answers))).sample, tried.total)
+    return majority().choose(tried)
 
   return Decoder(choose, frozenset({'answers', 'lengths', 'projections'}), least_directions=2 if aligned else 1)

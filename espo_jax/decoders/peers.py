@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ROUTINGS = ('dispersed', 'clustered', 'hybrid')
+NEAR = {'dispersed': lambda peers: 0, 'clustered': lambda peers: peers, 'hybrid': lambda peers: -(-peers // 2)}  # of the peers
 
 
 def similarity(one: Sequence[int], other: Sequence[int]) -> float:
@@ -29,7 +29,7 @@ def routed(summaries: Sequence[Sequence[int]], peers: int, routing: str) -> list
     routing: `dispersed` for the least similar ones, `clustered` for the most similar ones, or `hybrid` for both in equal
       parts, of which an odd one is a similar one.
   """
-  count = len(summaries)
+  count, close = len(summaries), NEAR[routing](peers)
   alike = np.eye(count)
   for one in range(count):
     for other in range(one):
@@ -38,7 +38,6 @@ def routed(summaries: Sequence[Sequence[int]], peers: int, routing: str) -> list
   for path in range(count):
     others = [other for other in range(count) if other != path]
     far, near = (sorted(others, key=lambda other: sign * alike[path, other]) for sign in (1, -1))
-    close = {'dispersed': 0, 'clustered': peers, 'hybrid': -(-peers // 2)}[routing]
     chosen = near[:close]
     found.append([*chosen, *[other for other in far if other not in chosen][: peers - close]])
   return found

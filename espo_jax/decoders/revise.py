@@ -1,11 +1,9 @@
 """RISE at inference: turns that each revise the ones before, and a vote among them."""
 
-import numpy as np
-
 from espo_jax.decoders.drawing import Revision
+from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
-from espo_jax.decoders.votes import vote
+from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.registry import source
 
 
@@ -31,8 +29,4 @@ def revise(*, window: int = 2, message: str = 'Your answer is incorrect. Try aga
     raise out_of_range('window', window, 'at least 1')
   if not message.strip():
     raise ValueError(f'message={message!r}: nothing asks for another turn; fix: a text')
-
-  def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, samples.total)
-
-  return Decoder(choose, frozenset({'answers', 'lengths'}), drawing=Revision(window, message))
+  return majority()._replace(drawing=Revision(window, message))

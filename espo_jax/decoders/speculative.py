@@ -1,11 +1,9 @@
 """SpecDec++: speculative decoding that stops drafting once a rejection is likely."""
 
-import numpy as np
-
 from espo_jax.decoders.drawing import Speculative
+from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
-from espo_jax.decoders.samples import Choice, Decoder, Samples, out_of_range
-from espo_jax.decoders.votes import vote
+from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.registry import source
 
 
@@ -64,9 +62,4 @@ def speculative(
   for name, number in (('mismatch', mismatch), ('rate', rate)):
     if not 0 < number < float('inf'):
       raise out_of_range(name, number, 'above 0')
-
-  def choose(samples: Samples) -> Choice:
-    return Choice(vote(samples.answers, np.ones(len(samples.answers))).sample, samples.total)
-
-  drawing = Speculative(draft_blocks, threshold, least, most, blocks, mismatch, mixing, steps, rate)
-  return Decoder(choose, frozenset({'answers', 'lengths'}), drawing=drawing)
+  return majority()._replace(drawing=Speculative(draft_blocks, threshold, least, most, blocks, mismatch, mixing, steps, rate))

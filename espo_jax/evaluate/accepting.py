@@ -18,7 +18,6 @@ from espo_jax.rollout.accept_head import AcceptHead, fit_head
 from espo_jax.rollout.speculative import Accepting
 
 _PROBLEMS, _LONGEST = 64, 256  # a head is fitted to a response to so many problems, of so many tokens at most
-_NEVER = stops.never()
 
 
 def fitted_head(
@@ -42,13 +41,13 @@ def fitted_head(
     seed: The seed of the evaluation.
   """
   short = dataclasses.replace(sampler, samples=1, horizon=min(sampler.horizon, _LONGEST))
-  its, key, adaptive = speculative, exp.key('accept_head', seed), exp.put(stops.adaptive(_NEVER))
+  its, key, adaptive = speculative, exp.key('accept_head', seed), exp.put(stops.adaptive(stops.never()))
   problems, parts = problems[:_PROBLEMS], []
   size = min(rows, len(problems))
   for first in range(0, len(problems), size):
     fresh = problems[first : first + size]
     prompts = exp.prompts([*fresh, *[fresh[-1]] * (size - len(fresh))])
-    part = short.acceptances(params, prompts, short(params, _NEVER, adaptive, prompts, key), key, mixing=its.mixing)
+    part = short.acceptances(params, prompts, short(params, stops.never(), adaptive, prompts, key), key, mixing=its.mixing)
     parts.append(part)
   found = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(problems)], *parts)
   return fit_head(found, blocks=its.blocks, mismatch=its.mismatch, steps=its.steps, rate=its.rate)

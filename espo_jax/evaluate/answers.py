@@ -230,7 +230,7 @@ def sample_answers(
   sampler = exp.sampler.plain(
     samples=samples, temperature=temperature, shadow_share=1.0, exit_level=exit_level, features=features, processor=processor
   )
-  rule, adaptive = acting or Acting(_NEVER, _NEVER.init(1).adaptive)
+  rule, adaptive = acting or Acting(stops.never(), stops.adaptive(stops.never()))
   key = exp.key('evaluation', seed)
   for batch in batches(exp, problems, prompts, samples, start):
     began = time.perf_counter()
@@ -351,6 +351,3 @@ def _shared(exp: Experiment, own: Sequence[tasks.Verdict], rows: int) -> list[ta
   for code, verdict in zip(coded, own, strict=False):
     code[:] = verdict.correct, tasks.STATUSES.index(verdict.status)
   return [tasks.Verdict(bool(correct), tasks.STATUSES[status]) for correct, status in exp.fetch(exp.put_rows(coded))]
-
-
-_NEVER = stops.never()

@@ -60,7 +60,7 @@ def check_directions(asked: Iterable[Asked], directions: int, where: str) -> Non
   for one in asked:
     if 0 < directions < (least := one.decoder.least_directions):
       flag = f'--decoder={one.named.name}'
-      raise RequestError(f'{where}: {flag} compares moves in at least {least} directions; fix: --features=16')
+      raise RequestError(f'{where}: {flag} needs projections onto at least {least} directions; fix: --features=16')
 
 
 def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None:
@@ -77,22 +77,22 @@ def check_reads(asked: Iterable[Asked], have: Iterable[str], where: str) -> None
       raise RequestError(f'{where}: holds no {field!r}, which --decoder={one.named.name} reads; fix: {fix}')
 
 
-def check_drawn(asked: Sequence[Asked], drawn_by: str, curve: bool, where: str) -> None:
+def check_drawn(asked: Sequence[Asked], drawer: str, curve: bool, where: str) -> None:
   """Raises RequestError if samples were not drawn as a decoder needs them.
 
   Args:
     asked: The decoders.
-    drawn_by: The decoder that drew the samples itself, with its options; '' for independent samples.
+    drawer: The decoder that drew the samples itself, with its options; '' for independent samples.
     curve: Whether the decoders also choose among the first 1, 2 and so on samples.
     where: The place that has the samples, for the message.
   """
   for one in asked:
     flag = f'{where}: --decoder={one.named.name}'
-    if one.decoder.drawing is None and drawn_by:
-      raise RequestError(f'{flag} takes independent samples, and {drawn_by!r} drew these; fix: an evaluation without it')
-    if one.decoder.drawing is not None and one.named.label != drawn_by:
+    if one.decoder.drawing is None and drawer:
+      raise RequestError(f'{flag} takes independent samples, and {drawer!r} drew these; fix: an evaluation without it')
+    if one.decoder.drawing is not None and one.named.label != drawer:
       raise RequestError(f'{flag} draws samples of its own, and these are drawn already; fix: --checkpoint in place of --from')
-    if drawn_by and curve:
+    if drawer and curve:
       raise RequestError(f'{flag} draws as many samples as there are, not the first of them; fix: leave --curve out')
 
 

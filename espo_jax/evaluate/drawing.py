@@ -48,6 +48,7 @@ def drawn_answers(
     seed: The seed of the answers.
     start: The position of the first problem to answer, a multiple of `prompts`.
   """
+  exp = exp.with_exits(None)  # all blocks run, as under the policy 'never'
   sampler = exp.sampler.plain(samples=samples, temperature=temperature)
   head = None
   if isinstance(drawing, Speculative):
@@ -114,8 +115,8 @@ def check_processes(name: str) -> None:
 def check_drawing(exp: Experiment, asked: Asked) -> None:
   """Raises RequestError if the policy cannot draw samples as a decoder wants them, or cannot read a text of it."""
   flag, model = f'--decoder={asked.named.name}', exp.model
-  if model.exits is not None:
-    raise RequestError(f'{flag}: the policy has early exits, with which it draws nothing; fix: another decoder')
+  if model.exits is not None and exp.config.exits.policy != 'never':
+    raise RequestError(f'{flag}: the policy has early exits, and such a decoder runs all blocks; fix: another decoder')
   match asked.decoder.drawing:
     case Beams(score='value') if model.critic_free:
       told = 'the policy has no critic, so its value is the same everywhere'

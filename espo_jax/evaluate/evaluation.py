@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from absl import logging
 
 from espo_jax import monitor, parallel, stops, tasks
 from espo_jax.decoders import Drawing
-from espo_jax.evaluate.answers import Acting, problems_digest, prompts_per_batch, sample_answers
+from espo_jax.evaluate.answers import Acting, Answered, problems_digest, prompts_per_batch, sample_answers
 from espo_jax.evaluate.asked import drawn_by
 from espo_jax.evaluate.drawing import drawn_answers
 from espo_jax.evaluate.policies import Policy, open_policy
@@ -141,10 +141,10 @@ def _answer(
     signals = shown.enter_context(interruption('the batch at hand is finished and kept', 'that batch'))
     if parallel.is_first():
       progress = shown.enter_context(monitor.Progress('evaluation', total=total, initial=start, unit='answer'))
-    answering = functools.partial(
-      sample_answers, exp, problems=problems, prompts=prompts, samples=samples, temperature=settings['temperature']
-    )
-    answering, acting = functools.partial(answering, seed=settings['seed'], processor=processor), None
+    asked: dict[str, Any] = {'problems': problems, 'prompts': prompts, 'samples': samples}
+    asked |= {name: settings[name] for name in ('temperature', 'seed')}
+    answering: Callable[..., Iterator[Answered]] = functools.partial(sample_answers, exp, processor=processor, **asked)
+    acting = None
     rule = asked_rule(exp.config, settings['stop'], settings['constants']) if 'stop' in settings else None
     if rule is not None and rule.probing is None:
       # an answer that a rule ended counts, whatever becomes of a row in training
@@ -155,11 +155,9 @@ def _answer(
         params = with_value(exp, policy, params, scale)
     answering = functools.partial(answering, record='record' in settings, features=settings.get('features', 0), acting=acting)
     if rule is not None and rule.probing is not None:
-      asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
-      answering = functools.partial(settled_answers, exp, rule=rule, seed=settings['seed'], **asked)
+      answering = functools.partial(settled_answers, exp, rule=rule, **asked)
     if drawing is not None:
-      asked = {'problems': problems, 'prompts': prompts, 'samples': samples, 'temperature': settings['temperature']}
-      answering = functools.partial(drawn_answers, exp, drawing=drawing, seed=settings['seed'], **asked)
+      answering = functools.partial(drawn_answers, exp, drawing=drawing, **asked)
     for batch in answering(params, start=start // samples):
       if batch.recorded is not None and parallel.is_first():
         write_part(output, lines // (prompts * samples), batch.recorded)

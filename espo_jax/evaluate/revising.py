@@ -24,7 +24,6 @@ from espo_jax.rollout import Sampler
 from espo_jax.types import Prompts
 
 _ROOM = 1024  # the most tokens of a message with its marks
-_NEVER = stops.never()
 
 
 def revised(
@@ -49,13 +48,13 @@ def revised(
   questions = [row[len(row) - n :].tolist() for row, n in zip(first.tokens, first.lengths, strict=True)]
   width = first.tokens.shape[1] + revision.window * (sampler.horizon + max(map(len, behind.values())))
   past: list[list[list[int]]] = [[] for _ in mine]  # the turns of each problem, with the message behind each
-  adaptive, found, prompts = exp.put(stops.adaptive(_NEVER)), [], first
+  adaptive, found, prompts = exp.put(stops.adaptive(stops.never())), [], first
   for turn in range(sampler.samples):
     if turn:
       read = ([question, *its[-revision.window :]] for question, its in zip(questions, past, strict=True))
       contexts = [list(itertools.chain.from_iterable(parts)) for parts in read]
       prompts = _padded(contexts, np.asarray(first.ids), width, exp.tokenizer.pad_token_id)
-    rows = alone(params, _NEVER, adaptive, exp.put_rows(prompts), jax.random.fold_in(key, turn) if turn else key)
+    rows = alone(params, stops.never(), adaptive, exp.put_rows(prompts), jax.random.fold_in(key, turn) if turn else key)
     found.append(exp.fetch((rows.tokens, rows.length, rows.stop_reason)))
     tokens, lengths, _ = found[-1]
     own = parallel.my_rows(exp.mesh, len(tokens))

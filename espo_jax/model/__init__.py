@@ -1,7 +1,7 @@
 """One functional decoder for all model families, with its cache and critic. It knows nothing of reinforcement learning."""
 
 from espo_jax.model.actor_critic import ActorCritic, Caches, States, picked_rows, refill_rows, spread_rows
-from espo_jax.model.cache import Cache, init_cache
+from espo_jax.model.cache import Cache, caches_of_samples, init_cache
 from espo_jax.model.candidates import likeliest, logits_among
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, answer_flops, column_flops, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
@@ -32,6 +32,7 @@ __all__ = [
   'WeightsError',
   'answer_flops',
   'apply',
+  'caches_of_samples',
   'column_flops',
   'complete',
   'frozen',

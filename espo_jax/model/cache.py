@@ -103,3 +103,20 @@ def refill(
     lengths=cache.lengths.at[target].set(prompts.lengths[source] + behind),
     heads=None if cache.heads is None else side((cache.heads,), (prompts.heads,))[0],
   )
+
+
+def caches_of_samples(cache: Cache, samples: int, columns: int) -> Cache:
+  """Repeats the cache of each prompt for its samples.
+
+  Args:
+    cache: A cache with a row per prompt.
+    samples: The number of samples per prompt.
+    columns: The number of columns of the result, at least those of `cache`.
+  """
+
+  def side(x: Float[Array, '... P W K']) -> Float[Array, '... N C K']:
+    repeated = jnp.repeat(x, samples, axis=-3)
+    return jnp.pad(repeated, [(0, 0)] * (x.ndim - 2) + [(0, columns - x.shape[-2]), (0, 0)])
+
+  keys, values, heads = jax.tree.map(side, (cache.keys, cache.values, cache.heads))
+  return Cache(keys, values, jnp.repeat(cache.lengths, samples), heads)

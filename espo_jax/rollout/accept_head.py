@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from espo_jax.model import ActorCritic, Caches, Params, States
+from espo_jax.model import ActorCritic, Params, States, caches_of_samples
 from espo_jax.rollout import sampling as draws
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import prefill
@@ -51,7 +51,7 @@ def log_probabilities(head: AcceptHead, streams: Float[Array, '*B D']) -> Float[
 
 
 def stops_drafting(log_accepted: Float[Array, '*B'], threshold: float | Float[Array, '']) -> Bool[Array, '*B']:
-  """Returns whether at least one draft is rejected with a probability above `threshold`.
+  """Returns whether the probability that at least one draft is rejected is above `threshold`.
 
   Args:
     log_accepted: The sum of the log-probabilities of acceptance of all drafts.
@@ -126,7 +126,7 @@ def acceptances(
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   noise = jax.vmap(lambda t: draws.token_noise(keys, jnp.full(rows, t), 2))(jnp.arange(1, width))  # [K, N, 2]
   _, caches = prefill(model, params, prompts)
-  cache = widened(caches, samples, columns=prompts.tokens.shape[1] + width).policy
+  cache = caches_of_samples(caches.policy, samples, columns=prompts.tokens.shape[1] + width)
   begun, longest = cache.lengths, (cache.lengths + width).max()
 
   def drafted(at: tuple[Array, Array]) -> Int[Array, 'N']:
@@ -152,17 +152,3 @@ def acceptances(
   columns = (x.swapaxes(0, 1) for x in (streams[:, :-1], verified.policy[:, :-1], mixed[:, 1:]))
   labels, possible = (x.T for x in jax.lax.map(accepted, tuple(columns)))
   return Acceptances(streams[:, 1:], labels, possible & ~own & (jnp.arange(1, width) < length[:, None]))
-
-
-def widened(caches: Caches, samples: int, columns: int) -> Caches:
-  """Repeats each prompt's cache for its samples, with room for a response."""
-
-  def side(x: Float[Array, 'J P W K']) -> Float[Array, 'J N C K']:
-    x = jnp.repeat(x, samples, axis=1)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, columns - x.shape[2]), (0, 0)))
-
-  policy = caches.policy
-  keys, values = (tuple(side(x) for x in sides) for sides in (policy.keys, policy.values))
-  heads = None if policy.heads is None else side(policy.heads)
-  lengths = jnp.repeat(policy.lengths, samples)
-  return Caches(policy.replace(keys=keys, values=values, lengths=lengths, heads=heads), None)

@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.decoders import Beams
 from espo_jax.model import Params, picked_rows
-from espo_jax.rollout.engine import Loop, decode_chunk, recorded, unfinished
+from espo_jax.rollout.engine import decode_on, recorded
 from espo_jax.rollout.progress import TokenRecord
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, Start
-from espo_jax.rollout.slots import Record, Slots, empty_pending, spread
+from espo_jax.rollout.slots import Record, Slots, spread
 from espo_jax.rollout.turns import Decoding, begin
 from espo_jax.types import Prompts, StopReason, Trajectories
 
@@ -30,6 +30,7 @@ class _Search(flax.struct.PyTreeNode):
   record: Record
   step: Int[Array, '']  # decode steps so far
   drawn: Int[Array, 'N']  # tokens drawn at each place
+  begun: Int[Array, '']  # the index of the first token of this step of the search
 
   def open(self, horizon: int) -> Bool[Array, 'N']:
     """Whether each beam goes on."""
@@ -62,18 +63,16 @@ def search(
   )
   setup = decoding.setup(params, start, sampling)
 
-  def one_step(carry: tuple[_Search, Array]) -> tuple[_Search, Array]:
-    found, begun = carry
+  def one_step(found: _Search) -> _Search:
+    end, scored_at = found.begun + beams.step, found.begun + beams.step + beams.prefix
     scored = found.open(horizon)
     kept = survivors(partial_scores(found.record.tokens, found.record.full_length, beams.score), scored, samples, beams.factor)
-    found = _decoded(setup, found, kept, begun + beams.step)
+    found = _decoded(setup, found, kept, end)
     found = _copied(setup, found, heirs(kept, scored & ~kept, found.open(horizon), samples))
-    begun = begun + beams.step
-    return _decoded(setup, found, found.open(horizon), begun + beams.prefix), begun
+    return _decoded(setup, found, found.open(horizon), scored_at).replace(begun=end)
 
-  found = _Search(slots, paused.record, paused.step, paused.record.full_length)
-  begun = (found, jnp.zeros((), jnp.int32))
-  found, _ = jax.lax.while_loop(lambda carry: carry[0].open(horizon).any(), one_step, begun)
+  found = _Search(slots, paused.record, paused.step, paused.record.full_length, jnp.zeros((), jnp.int32))
+  found = jax.lax.while_loop(lambda found: found.open(horizon).any(), one_step, found)
   return recorded(prompts, found.record, samples, slots.shadow, slots.given), found.drawn
 
 
@@ -129,17 +128,17 @@ def _decoded(setup: Setup, found: _Search, rows: Bool[Array, 'N'], limit: Int[Ar
   limits = jnp.full_like(slots.limit, jnp.minimum(limit, setup.horizon))
   rows = rows & (found.record.full_length < limits)
   slots = slots.replace(row=slots.row.replace(index=index, alive=rows), limit=limits)
-  none_waits = jnp.full((), setup.rows, jnp.int32)
-  loop = Loop(slots=slots, next_row=none_waits, step=found.step, record=found.record, pending=empty_pending(setup))
-  loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(decode_chunk, setup), loop)
+  loop = decode_on(setup, slots, found.record, found.step)
   new = loop.record.full_length - found.record.full_length
-  return _Search(loop.slots, loop.record, loop.step, found.drawn + new)
+  return found.replace(slots=loop.slots, record=loop.record, step=loop.step, drawn=found.drawn + new)
 
 
 def _copied(setup: Setup, found: _Search, source: Int[Array, 'N']) -> _Search:
-  """Returns the search in which the row `source[n]` goes on at the place `n`, with the place's own key."""
+  """Returns the search in which the row `source[n]` goes on at the place `n`, with the place's own key.
+
+  The state of the rule is not copied, because the rule stops no row.
+  """
   slots = found.slots
   states, caches = spread(setup, picked_rows(slots.states, slots.caches, source))
-  row, stop, record = jax.tree.map(lambda x: x[source], (slots.row, slots.stop.replace(adaptive=None), found.record))
-  stop = stop.replace(adaptive=slots.stop.adaptive)
-  return found.replace(slots=slots.replace(row=row, states=states, caches=caches, stop=stop), record=record)
+  row, record = jax.tree.map(lambda x: x[source], (slots.row, found.record))
+  return found.replace(slots=slots.replace(row=row, states=states, caches=caches), record=record)

@@ -181,6 +181,20 @@ def decode_first(setup: Setup, adaptive: Adaptive) -> Loop:
   return jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(chunk, setup), loop)
 
 
+def decode_on(setup: Setup, slots: Slots, record: Record, step: Int[Array, '']) -> Loop:
+  """Decodes the rows that have slots to their limits, and returns the end of the loop. No row waits for a slot.
+
+  Args:
+    setup: The constants of the rollout.
+    slots: The slots, of which those that are not alive stay as they are.
+    record: The rows so far.
+    step: The number of decode steps so far.
+  """
+  none_waits = jnp.full((), setup.rows, jnp.int32)
+  loop = Loop(slots=slots, next_row=none_waits, step=step, record=record, pending=empty_pending(setup))
+  return jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(decode_chunk, setup), loop)
+
+
 def recorded(prompts: Prompts, record: Record, samples: int, shadow: Bool[Array, 'N'], given: Int[Array, 'N']) -> Trajectories:
   """Returns the rows as far as they are written out.
 

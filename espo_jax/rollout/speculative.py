@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax import stops
-from espo_jax.model import ActorCritic, Cache, Caches, Params, States
+from espo_jax.model import ActorCritic, Cache, Caches, Params, States, caches_of_samples
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.accept_head import AcceptHead, log_probabilities, stops_drafting, widened
+from espo_jax.rollout.accept_head import AcceptHead, log_probabilities, stops_drafting
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import prefill
 from espo_jax.types import Prompts, StopReason, Trajectories
@@ -163,7 +163,8 @@ def speculate(
   keys = draws.row_keys(key, jnp.asarray(prompts.ids), samples)
   prompt_lengths = jnp.repeat(jnp.asarray(prompts.lengths), samples)
   states, caches = prefill(model, params, prompts)
-  caches = widened(caches, samples, columns=prompts.tokens.shape[1] + horizon + draft_tokens + 1)
+  columns = prompts.tokens.shape[1] + horizon + draft_tokens + 1
+  caches = Caches(caches_of_samples(caches.policy, samples, columns), None)
   setup = _Setup(
     model=model,
     params=params,

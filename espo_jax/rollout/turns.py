@@ -25,11 +25,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from espo_jax import parallel
 from espo_jax.model import ActorCritic, Caches, Params, States
 from espo_jax.rollout import sampling as draws
-from espo_jax.rollout.engine import Loop, decode_chunk, decode_first, recorded, unfinished
+from espo_jax.rollout.engine import decode_first, decode_on, recorded
 from espo_jax.rollout.progress import Row
 from espo_jax.rollout.sampling import Sampling
 from espo_jax.rollout.setup import Setup, Start, prefill, start_rows
-from espo_jax.rollout.slots import Record, Slots, chosen_rows, empty_pending, spread, with_stop
+from espo_jax.rollout.slots import Record, Slots, chosen_rows, spread, with_stop
 from espo_jax.stops import Adaptive, StopRule
 from espo_jax.types import Prompts, StopReason, Trajectories, by_a_rule
 
@@ -78,7 +78,7 @@ class Observations(NamedTuple):
   """What the host appends to the rows before their next turn."""
 
   tokens: Int[Array, 'N O']
-  counts: Int[Array, 'N']  # number of tokens; a row that goes on without any has been cut in two, and is as if it had not
+  counts: Int[Array, 'N']  # number of tokens; with 0 a row that goes on is as if its turn had not been cut
   goes_on: Bool[Array, 'N']  # False where the episode has ended
 
 
@@ -230,9 +230,7 @@ def go_on(
   place = jnp.where(goes_on[:, None] & (column < observed.counts[:, None]), before[:, None] + column, horizon)
   tokens = record.tokens.tokens.at[index[:, None], place].set(observed.tokens, mode='drop')
   record = record.replace(tokens=record.tokens._replace(tokens=tokens))
-  none_waits = jnp.full((), index.size, jnp.int32)
-  loop = Loop(slots=slots, next_row=none_waits, step=paused.step, record=record, pending=empty_pending(setup))
-  loop = jax.lax.while_loop(functools.partial(unfinished, setup), functools.partial(decode_chunk, setup), loop)
+  loop = decode_on(setup, slots, record, paused.step)
   columns = jnp.arange(horizon)
   fresh = (columns >= after[:, None]) & (columns < loop.record.full_length[:, None])
   turn = jnp.where(fresh, number, paused.turn)

@@ -3,6 +3,8 @@
 `random` stops at the rate that the run's own rule, `stop.name`, had on average over its updates.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -62,6 +64,7 @@ def random_stop() -> tuple[Score, Threshold]:
 
 @register('never')
 @source('PPO, arXiv 1707.06347', 'momentum')
+@functools.cache  # programs are compiled for a rule, and this one is asked for in many places
 def never(*, momentum: float = 0.99) -> StopRule:
   """Stops no row: ESPO with this rule is plain PPO. The running moments of the regret are still updated.
 
