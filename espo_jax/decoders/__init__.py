@@ -24,14 +24,13 @@ other.
 A tie goes to the earliest sample. If no sample is fit to be chosen, a decoder that picks one sample takes the first, and a vote
 has no answer. With one sample every decoder has the answer of that one.
 
-The last four draw samples of their own: see `drawing`. They take no recorded samples, and an evaluation has one of them alone.
+The last four draw samples of their own: see `ways`. They take no recorded samples, and an evaluation has one of them alone.
 """
 
 from espo_jax.decoders.best_by import best_by
 from espo_jax.decoders.confidence import group_confidences
 from espo_jax.decoders.deepconf import deepconf
 from espo_jax.decoders.deepconf_online import deepconf_online
-from espo_jax.decoders.drawing import Beams, Dependent, Drawing, Exchange, Revision, Speculative
 from espo_jax.decoders.er_prm_beam import er_prm_beam
 from espo_jax.decoders.ffs import ffs, least_length
 from espo_jax.decoders.first import first
@@ -45,6 +44,7 @@ from espo_jax.decoders.samples import ALWAYS, Choice, Decoder, Samples
 from espo_jax.decoders.shortest import shortest
 from espo_jax.decoders.speculative import speculative
 from espo_jax.decoders.votes import Vote, vote
+from espo_jax.decoders.ways import Beams, Dependent, Drawing, Exchange, Revision, Speculative
 from espo_jax.decoders.weighted import weighted
 from espo_jax.registry import import_files
 

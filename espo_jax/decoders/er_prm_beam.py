@@ -1,10 +1,10 @@
 """Early rejection: a beam search that drops beams by the score of the first tokens of each step."""
 
-from espo_jax.decoders.drawing import Beams
 from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.decoders.scores import field_of
+from espo_jax.decoders.ways import Beams
 from espo_jax.registry import source
 
 

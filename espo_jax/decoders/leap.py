@@ -1,10 +1,10 @@
 """LeaP: paths that read summaries of each other on the way."""
 
-from espo_jax.decoders.drawing import Exchange
 from espo_jax.decoders.majority import majority
 from espo_jax.decoders.peers import NEAR
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Decoder, out_of_range
+from espo_jax.decoders.ways import Exchange
 from espo_jax.registry import source
 
 

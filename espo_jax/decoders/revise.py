@@ -1,9 +1,9 @@
 """RISE at inference: turns that each revise the ones before, and a vote among them."""
 
-from espo_jax.decoders.drawing import Revision
 from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Decoder, out_of_range
+from espo_jax.decoders.ways import Revision
 from espo_jax.registry import source
 
 

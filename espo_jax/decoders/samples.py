@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from espo_jax.decoders.drawing import Drawing
+from espo_jax.decoders.ways import Drawing
 
 ALWAYS = ('answers', 'ended', 'lengths')  # the fields that every evaluation has
 

@@ -1,9 +1,9 @@
 """SpecDec++: speculative decoding that stops drafting once a rejection is likely."""
 
-from espo_jax.decoders.drawing import Speculative
 from espo_jax.decoders.majority import majority
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Decoder, out_of_range
+from espo_jax.decoders.ways import Speculative
 from espo_jax.registry import source
 
 

@@ -1,7 +1,7 @@
-"""How the samples of a problem are drawn by a decoder that does not only choose among independent ones.
+"""The ways to draw the samples of a problem, of decoders that do not only choose among independent ones.
 
 A decoder of this package computes nothing on a device. It says here how its samples are to be drawn, and `espo_jax.evaluate`
-draws them so. What such samples took is in `Samples.spent`. Those of `Speculative` are independent, and all others depend on
+draws them so. What such samples took is in `Samples.spent`. Samples of `Speculative` are independent, and all others depend on
 each other. No other decoder is compared on them: it would be charged for drafts or for a search that it does not need.
 """
 
