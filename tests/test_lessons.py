@@ -255,7 +255,7 @@ def test_what_a_lesson_cannot_train_is_refused():
     zero = type(registry.options(exits.LESSONS[lesson])[option].default)(0)
     wanted = f'lesson.{option} = {zero}: out of range; fix: a number above 0, such as {value}'
     assert wanted in problems(lesson, exits__alone=True, **{f'lesson__{option}': zero}).splitlines()
-  assert 'exits.kind' in problems('', exits__kind='recurrence', mesh__tensor=2)
+  assert 'fix: mesh.tensor = 1' in problems('', exits__kind='recurrence', mesh__tensor=2)
   untrained = problems('lgvit_distill', exits__alone=True, exits__translator='token', exits__policy='threshold')
   assert "exits.policy = 'threshold', whose gates it does not train; fix: exits.policy = 'confidence'" in untrained
   drawn = problems('', exits__kind='statistics')

@@ -241,3 +241,9 @@ def test_candidates_that_cannot_be_read_are_refused():
   assert 'exits.level' in problems(exits__policy='specee', exits__kind='candidates', exits__level=1.5)
   with pytest.raises(ValueError, match=r'exits.candidates = 13 exceeds the vocabulary of 12'):
     ModelConfig(VOCAB, exits=ExitHeads(1, 'candidates', candidates=13))
+
+
+@pytest.mark.parametrize('candidates', [1, 4, 7])
+def test_a_training_of_predictors_needs_no_model_on_disk(candidates):
+  specee = {'lesson__name': 'specee', 'exits__policy': 'specee', 'exits__kind': 'candidates', 'exits__alone': True}
+  validate(config_of(exits__candidates=candidates, **specee))

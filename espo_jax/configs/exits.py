@@ -8,7 +8,6 @@ import ml_collections
 from espo_jax import exits
 from espo_jax.configs.methods import method_options
 from espo_jax.exits.policy import certain
-from espo_jax.model import ExitHeads
 from espo_jax.model.config import exit_blocks
 
 _READ_GATES = ('sampled', 'threshold', 'dynamax', 'ponder_q', 'jei_gates', 'specee')
@@ -66,13 +65,8 @@ def _repair_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy
 
 
 def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
-  """Yields which networks of exits do not go with the policy or with the mesh."""
+  """Yields which networks of exits do not go with the policy."""
   x, of = config.exits, f'exits.policy = {config.exits.policy!r}'
-  if ExitHeads(x.every, x.kind, translator=x.translator).memories and config.mesh.tensor != 1:
-    yield (
-      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
-      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
-    )
   scores = "exits.kind = 'statistics' with {}: scoring drawn exits would hold the logits of every token at every exit; fix: {}"
   if x.kind == 'statistics' and policy.choice is not certain:
     yield scores.format(of, "exits.policy = 'jei_gates'")
