@@ -38,7 +38,7 @@ from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import init_state
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.model import ActorCritic, Deciding, Decoder, Params
-from espo_jax.stages.calibration import calibration_learner, calibration_step
+from espo_jax.stages.calibration import calibration_optimizer, calibration_step
 from espo_jax.tasks import DataError
 from espo_jax.types import Prompts, Trajectories
 
@@ -107,7 +107,7 @@ def experiment_of(args: argparse.Namespace, recipe: Recipe) -> Experiment:
 
 def calibrated(exp: Experiment, params: Params, steps: int) -> Params:
   """Returns the parameters after `steps` steps of calibration, of which only the exits' networks differ."""
-  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), calibration_learner(exp).optimizer, NEVER))
+  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), calibration_optimizer(exp), NEVER))
   step = calibration_step(exp, params)
   for number in range(1, steps + 1):
     state, metrics = step(state, number)

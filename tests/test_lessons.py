@@ -13,7 +13,6 @@ from espo_jax import exits, registry, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import sequences
-from espo_jax.learner.lessons import LessonLearner
 from espo_jax.model import States
 from espo_jax.stages import calibration
 
@@ -31,7 +30,7 @@ def taught(name, **lines):
 
 
 def state_of(exp, params):
-  optimizer = calibration.calibration_learner(exp).optimizer
+  optimizer = calibration.calibration_optimizer(exp)
   return exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), optimizer, stops.never()))
 
 
@@ -77,10 +76,10 @@ def test_jei_leaves_the_part_whose_turn_it_is_not_as_it_is_to_the_bit_with_its_m
 def test_a_lesson_needs_less_memory_than_a_gradient_through_the_model(name):
   exp = taught(name, calibration__patterns=1, calibration__uniform_patterns=0, calibration__whole_patterns=0)
   params, key = first_params(exp, 0), exp.key('calibration', 1)
-  rows, lesson = sampled_by_teacher(exp, params), calibration.calibration_learner(exp)
+  rows, lesson = sampled_by_teacher(exp, params), calibration.lesson_learner(exp)
   whole = experiment(**HEADS[name], exits__width=6, calibration__patterns=1, calibration__uniform_patterns=0,
                      calibration__whole_patterns=0)  # fmt: skip
-  through = calibration.calibration_learner(whole)
+  through = calibration.self_distillation(whole)
 
   def temporaries(learner, exp, *arrays):
     lowered = type(learner).update.lower(learner, state_of(exp, params), *arrays)
@@ -90,9 +89,8 @@ def test_a_lesson_needs_less_memory_than_a_gradient_through_the_model(name):
 
 
 def seen_by(exp, params):
-  learner, rows = calibration.calibration_learner(exp), sampled_by_teacher(exp, params)
+  learner, rows = calibration.lesson_learner(exp), sampled_by_teacher(exp, params)
   seqs = sequences(rows)
-  assert isinstance(learner, LessonLearner)
   whole, streams = exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)
   return learner.seen(params, rows, whole, streams), seqs, whole, exp.model.leaving(params, streams, seqs.positions)
 

@@ -31,7 +31,6 @@ class RouterTraining:
     model: The model, whose exit policy has a router.
     optimizer: The stage's optimizer.
     repairs: Whether the routers are frozen and everything else learns, instead of the reverse.
-    level: The least probability at which a block is kept.
     skip_weight: The weight of the mean probability that a block is kept.
     bimodal_weight: The weight of the mean of `keep (1 - keep)`, which draws the probabilities to 0 and 1.
     temperature: The temperature at which the responses were sampled.
@@ -41,7 +40,6 @@ class RouterTraining:
   model: ActorCritic
   optimizer: optax.GradientTransformation
   repairs: bool
-  level: float
   skip_weight: float
   bimodal_weight: float
   temperature: float
@@ -117,8 +115,9 @@ class RouterTraining:
     return -masked_mean(scored.logprobs, rows.mask)
 
   def _runs(self, keep: Float[Array, 'N L']) -> Array:
-    assert self.model.exits is not None and self.model.exits.router is not None
-    return self.model.exits.router(keep, jnp.float32(self.level))
+    policy = self.model.exits
+    assert policy is not None and policy.router is not None
+    return policy.router(keep, jnp.float32(policy.level))
 
   def _depth(self, keep: Float[Array, 'N L']) -> Metrics:
     return {'exits/depth': self._runs(keep).mean()}
