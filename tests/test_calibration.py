@@ -233,7 +233,7 @@ def test_a_curve_has_the_exits_of_its_config_and_no_drafts(policy, drawn_with, o
   assert (level, drafts, whole) == (0.3, 0, (None, 0, None)) and names == [drawn_with]
   assert by_level.kv_fill == wanted.kv_fill and by_level.schedule is None
   if wanted.hazard is not None:
-    obs = exits.Observation(trial, jnp.linspace(0.0, 1.0, 9), trial, trial, lambda x: x, jnp.arange(9))
+    obs = exits.Observation(trial, jnp.linspace(0.0, 1.0, 9), trial, trial, lambda x: x, jnp.arange(9), trial)
     np.testing.assert_array_equal(by_level.hazard(obs, 0.3), wanted.hazard(obs, 0.3))
   else:
     np.testing.assert_array_equal(by_level.router(trial, 0.3), wanted.router(trial, 0.3))

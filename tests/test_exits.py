@@ -134,7 +134,9 @@ def test_ponder_q_leaves_where_the_cumulative_probability_passes_its_level(quant
   policy = exits.ponder_q()
   fires = [
     float(
-      policy.hazard(exits.Observation(zero, jnp.full((1, 1), p), zero, zero, lambda x: x, zero), jnp.float32(quantile))[0, 0]
+      policy.hazard(exits.Observation(zero, jnp.full((1, 1), p), zero, zero, lambda x: x, zero, zero), jnp.float32(quantile))[
+        0, 0
+      ]
     )
     for zero in [jnp.zeros((1, 1))]
     for p in passed[:4]
@@ -162,11 +164,26 @@ def test_calm_threshold_decays_as_published():
   assert float(exits.calm_threshold(jnp.int32(0), 1.2, 4.0, 100)) == 1.0
 
 
+@pytest.mark.parametrize('name', [name for name, make in exits.REGISTRY.items() if make().hazard is not None])
+def test_a_policy_is_gated_if_it_reads_what_the_gates_say(name):
+  read = set()
+
+  class Watched(exits.Observation):
+    def __getattribute__(self, field):
+      read.add(field)
+      return super().__getattribute__(field)
+
+  zero, state, policy = jnp.zeros((1, 2)), jnp.ones((1, 2, 4)), exits.get(name)()
+  seen = Watched(zero, zero, state, state, lambda x: x, jnp.zeros((1, 2), int), zero, jnp.zeros((1, 2, 3), int))
+  policy.hazard(seen, jnp.float32(0.5))
+  assert policy.gated == bool(read & {'logit', 'passed', 'total'}) and read & set(exits.Observation._fields)
+
+
 def test_mue_similarity_is_the_cosine_of_successive_streams_and_leaves_above_its_level():
   now, then = np.array([[[1.0, 0.0], [3.0, 4.0]]]), np.array([[[0.9, 0.1], [6.0, 8.0]]])
   np.testing.assert_allclose(exits.stream_cosine(now, then), [[0.993884, 1.0]], atol=5e-7)
   zero, policy = np.zeros((1, 2)), exits.mue_similarity()
-  obs = exits.Observation(zero, zero, now, then, lambda x: x, zero.astype(np.int32))
+  obs = exits.Observation(zero, zero, now, then, lambda x: x, zero.astype(np.int32), zero)
   np.testing.assert_array_equal(policy.hazard(obs, 0.995), [[0.0, 1.0]])
   np.testing.assert_array_equal(policy.hazard(obs, 1.5), zero)
 

@@ -255,7 +255,7 @@ def test_what_a_lesson_cannot_train_is_refused():
     assert wanted in problems(lesson, exits__alone=True, **{f'lesson__{option}': zero}).splitlines()
   assert 'fix: mesh.tensor = 1' in problems('', exits__kind='recurrence', mesh__tensor=2)
   untrained = problems('lgvit_distill', exits__alone=True, exits__translator='token', exits__policy='threshold')
-  assert "exits.policy = 'threshold', whose gates it does not train; fix: exits.policy = 'confidence'" in untrained
+  assert "exits.policy = 'threshold', whose gates it does not train; fix: a policy that reads none" in untrained
   drawn = problems('', exits__kind='statistics')
   assert "fix: exits.policy = 'jei_gates'" in drawn and "fix: lesson.name = 'jei_gates'" in drawn
   unread = problems('', exits__translator='token', exits__policy='skipdecode', exits__level=2.0)

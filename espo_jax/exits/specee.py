@@ -56,7 +56,7 @@ def specee(*, level: float = 0.5) -> ExitPolicy:
 
     return (says & jax.lax.cond(says.any(), verified, lambda: jnp.zeros_like(says))).astype(jnp.float32)
 
-  return ExitPolicy(level, hazard=hazard)
+  return ExitPolicy(level, hazard=hazard, gated=True)
 
 
 @register_lesson('specee')
