@@ -129,6 +129,28 @@ def test_lessons_see_the_losses_divergences_and_ranks_of_the_exits():
   np.testing.assert_allclose(seen['depths'](), [2 / 3, 1.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize('name', ['linear', 'jei_gates', 'specee'])
+def test_networks_without_memories_learn_from_the_states_of_responses_alone(name):
+  """What is not a number in the columns of prompts would be none in a gradient that has a part there, even one of 0."""
+  heads = {'exits__policy': 'threshold', 'exits__kind': 'linear'} if name == 'linear' else HEADS[name]
+  exp = experiment(lesson__name='dynamax_distill', exits__alone=True, exits__width=6, **heads | {'exits__translator': 'token'})
+  params, learner = first_params(exp, 0), calibration.lesson_learner(exp)
+  rows = sampled_by_teacher(exp, params)
+  seqs = sequences(rows)
+  whole, streams = exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)
+  prompts = jnp.arange(streams.shape[2]) < rows.prompt_lengths[:, None] - 1
+
+  def loss(heads, streams):
+    learned = params | {'policy': params['policy'] | {'exit_heads': heads}}
+    seen = learner.seen(learned, rows, whole, streams)
+    return seen['mean']()((seen['gates']() + seen['divergence']()(1.0)).sum(0))
+
+  grads = jax.grad(loss)
+  heads = params['policy']['exit_heads']
+  found = grads(heads, jnp.where(prompts[..., None], jnp.nan, streams))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)) and (found['bias'] != 0).any()
+
+
 def test_the_last_exit_of_the_same_form_is_that_of_its_half():
   exp = taught('lgvit_distill', model__num_layers=6)
   np.testing.assert_array_equal(seen_by(exp, first_params(exp, 0))[0]['alike'](), [2, 2, 2, 4, 4])

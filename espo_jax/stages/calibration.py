@@ -38,9 +38,8 @@ def calibration(exp: Experiment, params: Params, workdir: pathlib.Path, signals:
 def calibration_optimizer(exp: Experiment) -> optax.GradientTransformation:
   """Returns the stage's optimizer."""
   c = exp.config
-  # The critic learns nothing here. With a rate its weights would decay all the same, as would networks that no lesson reads.
-  decay = {'weight_decay': 0.0} if c.lesson.name else {}
-  return stage_optimizer(c, c.calibration.learning_rate, 0.0, c.calibration.warmup_steps, **decay)
+  # The critic learns nothing here. With a rate its weights would decay all the same.
+  return stage_optimizer(c, c.calibration.learning_rate, 0.0, c.calibration.warmup_steps)
 
 
 def self_distillation(exp: Experiment) -> Calibration:
