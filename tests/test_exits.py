@@ -297,6 +297,45 @@ def test_mue_similarity_leaves_behind_a_block_that_adds_nothing_and_changes_no_t
   np.testing.assert_array_equal(rows.tokens, whole.tokens)
 
 
+@pytest.mark.parametrize(('scan', 'every', 'asked'), [(False, 2, 1), (True, 2, 1), (True, 1, 3)])
+def test_a_policy_is_asked_at_exits_alone(scan, every, asked, precision):
+  model, params = model_of(scan, every=every)
+  calls = []
+
+  def hazard(obs, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return 0 * obs.logit
+
+  deep = dataclasses.replace(model, exits=exits.ExitPolicy(0.5, hazard=hazard))
+  ones, lengths = jnp.ones((2, 1), jnp.int32), jnp.full(2, 3)
+  states, caches = model.prefill(params, jnp.full((2, 4), 5), lengths)
+  reading = Deciding(ones, jnp.full((2, 1), 0.5), ones > 0, jnp.float32(0.5))
+  jax.block_until_ready(deep.extend_policy(params, ones, ones[:, 0], states, caches, jnp.int32(3), reading))
+  jax.effects_barrier()
+  assert len(calls) == asked
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_a_scanned_decoder_gives_exits_the_gradients_of_an_unrolled_one(every, in_float64):
+  model, params = model_of(scan=True, every=every)
+  tokens = jax.random.randint(jax.random.key(2), (3, 9), 0, VOCAB)
+  positions, segments = jnp.broadcast_to(jnp.arange(9), tokens.shape), jnp.ones_like(tokens)
+  forced = Forced(jnp.where(positions % 2 > 0, 2, LAYERS), segments > 0, jnp.float32(0.1))
+
+  def loss(policy, scan):
+    layers = dict(policy)
+    if not scan:
+      stack = layers.pop('layers')
+      layers |= {f'layer_{i}': jax.tree.map(lambda x, i=i: x[i], stack) for i in range(LAYERS)}
+    shape = dataclasses.replace(model.config, scan_layers=scan)
+    deep = dataclasses.replace(model, config=shape, exits=exits.sampled(level=0.0))
+    return deep.states(params | {'policy': layers}, tokens, positions, segments, forced).depth.logprobs.sum()
+
+  scanned, unrolled = (jax.jit(jax.grad(loss), static_argnums=1)(params['policy'], scan) for scan in (True, False))
+  assert (np.asarray(scanned['exit_heads']['bias']) != 0).all()
+  jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9), scanned, unrolled)
+
+
 def test_another_depth_is_another_distribution():
   """The agreement above is not for want of sensitivity."""
   rows = rolled('sampled')
