@@ -7,7 +7,7 @@ The checkpoint is a Hugging Face directory; `python -m espo_jax.convert` makes o
 networks of its exits on the model's own responses to the training problems. Then each of its policies answers the test
 problems greedily at several levels. OUTPUT.json and OUTPUT.md have for each level
 
-- the share of right answers and the blocks that a token ran through,
+- how many more answers than the whole model's are right, in points, and the share of the blocks that a token ran through,
 - how often the policy's likeliest token is the model's, along the model's own answers,
 - the time of a token as a share of the whole model's, in one run in which both take turns.
 
@@ -27,23 +27,25 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from bench import report
+from bench.measure import estimate
 from bench_exits import decoder, in_turn, numbers, ratio, speculator
 from jaxtyping import Array, Float
 
-from espo_jax import exits, monitor, stops
+from espo_jax import exits, monitor, rollout, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.evaluate.answers import Answer, sample_answers
 from espo_jax.evaluate.policies import RequestError, open_policy
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import init_state
 from espo_jax.learner.chunks import by_chunk
-from espo_jax.model import ActorCritic, Deciding, Decoder, Params, caches_of_samples
-from espo_jax.stages.calibration import calibration_learner, calibration_step
+from espo_jax.model import ActorCritic, Deciding, Decoder, Params, States, caches_of_samples
+from espo_jax.stages.calibration import calibration_optimizer, calibration_step
 from espo_jax.tasks import DataError
 from espo_jax.types import Prompts, Trajectories
 
 NEVER = stops.never()
 SHARES = (0.5, 0.75)  # of the blocks, for the policies whose level is a number of blocks
+COLUMNS = ('accuracy', 'depth', 'agreement')
 DRAFT_TOKENS = 5
 
 
@@ -53,6 +55,8 @@ class Recipe(NamedTuple):
   exits: dict[str, Any]
   lesson: str | None  # None trains nothing; '' is self-distillation
   policies: dict[str, tuple[float, ...]]
+  upper: bool = False  # whether exits stand in the second half of the blocks alone
+  phases: int = 0  # the turns in which the parts of the networks learn; 0 where the lesson has none
 
 
 RECIPES = {
@@ -73,9 +77,9 @@ RECIPES = {
     '',
     {'sampled': (0.1, 0.3, 0.5), 'threshold': (0.5, 0.7, 0.9), 'ponder_q': (0.5, 0.7, 0.9), 'dynamax': (0.5, 0.7, 0.9)},
   ),
-  'jei_gates': Recipe({'kind': 'statistics', 'translator': 'token'}, 'jei_gates', {'jei_gates': (0.3, 0.5, 0.7)}),
+  'jei_gates': Recipe({'kind': 'statistics', 'translator': 'token'}, 'jei_gates', {'jei_gates': (0.3, 0.5, 0.7)}, phases=10),
   'lgvit_distill': Recipe({'translator': 'local_global'}, 'lgvit_distill', {'confidence': (0.5, 0.8, 0.9)}),
-  'dynamax_distill': Recipe({'kind': 'recurrence'}, 'dynamax_distill', {'dynamax': (0.5, 0.7, 0.9)}),
+  'dynamax_distill': Recipe({'kind': 'recurrence'}, 'dynamax_distill', {'dynamax': (0.5, 0.7, 0.9)}, upper=True),
   'specee': Recipe({'kind': 'candidates'}, 'specee', {'specee': (0.3, 0.5, 0.7)}),
 }
 
@@ -97,17 +101,17 @@ def experiment_of(args: argparse.Namespace, recipe: Recipe) -> Experiment:
   c.exits.update(recipe.exits)
   c.calibration.update(steps=args.steps, prompts=args.prompts, warmup_steps=min(10, args.steps // 10))
   c.lesson.name = recipe.lesson or ''
-  if recipe.lesson == 'dynamax_distill':
+  if recipe.upper:
     c.exits.first_block = make_experiment(c).model.config.num_layers // 2
-  if recipe.lesson == 'jei_gates':
-    c.lesson.phase = max(1, args.steps // 10)
+  if recipe.phases:
+    c.lesson.phase = max(1, args.steps // recipe.phases)
   validate(c)
   return make_experiment(c)
 
 
 def calibrated(exp: Experiment, params: Params, steps: int) -> Params:
   """Returns the parameters after `steps` steps of calibration, of which only the exits' networks differ."""
-  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), calibration_learner(exp).optimizer, NEVER))
+  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), calibration_optimizer(exp), NEVER))
   step = calibration_step(exp, params)
   for number in range(1, steps + 1):
     state, metrics = step(state, number)
@@ -118,16 +122,16 @@ def calibrated(exp: Experiment, params: Params, steps: int) -> Params:
 
 def answered(exp: Experiment, params: Params, level: float | None) -> list[Answer]:
   """Answers the test problems greedily."""
-  problems = exp.problems('test', 0, exp.config.eval.problems)
+  problems = exp.test_problems(exp.config.eval.problems)
   batches = sample_answers(exp, params, problems, exp.config.eval.batch, 1, 0.0, exit_level=level)
   return [answer for batch in batches for answer in batch.answers]
 
 
 def own_rows(exp: Experiment, params: Params) -> Iterator[tuple[Prompts, Trajectories]]:
   """Yields the whole model's greedy answers to the test problems, batch by batch."""
-  problems, batch = exp.problems('test', 0, exp.config.eval.problems), exp.config.eval.batch
+  problems, batch = exp.test_problems(exp.config.eval.problems), exp.config.eval.batch
   sampler = exp.with_exits(None).sampler.plain(samples=1, temperature=0.0)
-  for first in range(0, len(problems) - batch + 1, batch):
+  for first in range(0, len(problems), batch):
     prompts = exp.prompts(problems[first : first + batch])
     yield prompts, sampler(params, NEVER, NEVER.init(1).adaptive, prompts, exp.key('evaluation', 0))
 
@@ -149,21 +153,18 @@ def agreement(
     chunk: The number of tokens whose logits are in memory at a time.
   """
   count, width = rows.tokens.shape
-  index = (jnp.arange(prompts.tokens.shape[1]) - prompts.lengths[:, None]) % prompts.tokens.shape[1]
-  _, caches = model.prefill(params, jnp.take_along_axis(prompts.tokens, index, axis=1), prompts.lengths)
+  _, caches = rollout.setup.prefill(model, params, prompts, level)
   cache = caches_of_samples(caches.policy, 1, prompts.tokens.shape[1] + width)
   given = rows.tokens[:, :-1]
   live = jnp.arange(1, width) < rows.length[:, None]
   noise = jax.random.uniform(jax.random.key(0), given.shape)
   deciding = Deciding(jnp.broadcast_to(jnp.arange(1, width), given.shape), noise, live, level)
   longest = (prompts.lengths + width - 1).max()
-  own = {'params': params['policy']}
-  trunk = Decoder(model.config, exits=model.exits)
+  trunk, own = Decoder(model.config, exits=model.exits), {'params': params['policy']}
   hidden: Any = trunk.apply(own, given, jnp.full(count, width - 1), cache, longest, deciding, method='extend')[0]
 
   def likeliest(hidden: Array) -> Array:
-    logits: Any = trunk.apply(own, hidden, method='logits')
-    return logits.argmax(-1)
+    return model.logits(params, States(hidden, hidden)).argmax(-1)
 
   same = live & (by_chunk(likeliest, chunk, hidden) == rows.tokens[:, 1:])
   return same.sum(1).astype(jnp.float32), live.sum(1).astype(jnp.float32)
@@ -185,7 +186,7 @@ def with_interval(values: np.ndarray) -> dict[str, Any]:
 
 def prompts_of(exp: Experiment, batch: int) -> Prompts:
   """Returns the prompts of the first test problems, which are repeated where there are too few."""
-  problems = exp.problems('test', 0, exp.config.eval.problems)
+  problems = exp.test_problems(exp.config.eval.problems)
   return exp.prompts([problems[i % len(problems)] for i in range(batch)])
 
 
@@ -201,8 +202,9 @@ def measured(
 ) -> list[dict]:
   """Measures one policy at its levels, beside the whole model."""
   blocks = exp.model.config.num_layers
-  levels = tuple(float(round(blocks * level)) for level in levels) if levels == SHARES else levels
-  deep, policy = exp.with_exits(exits.get(name)()), exits.get(name)()
+  policy = exits.get(name)()
+  deep = exp.with_exits(policy)
+  levels = levels if policy.schedule is None else tuple(float(round(blocks * level)) for level in levels)
   entries = []
   for level in levels:
     found = answered(deep, params, level)
@@ -246,14 +248,13 @@ def drafted(args: argparse.Namespace, exp: Experiment, params: Params) -> list[d
     seconds, last = in_turn(runs, args.repeats)
     for blocks in chosen:
       rows, counts = jax.device_get(last[str(blocks)])
-      faster, half = monitor.mean_interval(np.divide(seconds['whole'], seconds[str(blocks)]))
       entries.append(
         {
           'blocks': blocks,
           'batch': batch,
           'acceptance': float(counts.accepted / max(counts.drafted, 1)),
           'tokens_a_pass': float(rows.length.mean() / max(counts.rounds, 1)),
-          'speed': {'mean': faster, 'half_width': half},
+          'speed': estimate(np.divide(seconds['whole'], seconds[str(blocks)]).tolist()),
         }
       )
   return entries
@@ -277,11 +278,11 @@ def page(results: dict[str, Any], args: argparse.Namespace) -> list[str]:
     *report.header(results),
     '',
     f'SHA-256 of the weights: {results["weights"]}. The model is frozen. Exits stand before every {args.every}th block of '
-    f'{results["blocks"]}. Each recipe took {args.steps} steps of {args.prompts} responses. {args.problems} test problems were '
-    f'answered greedily in at most {args.horizon} tokens. The whole model has {results["whole"]} right. Accuracy is the '
-    'difference from it in points, depth the share of its blocks, and agreement the share of tokens of its own answers that a '
-    "policy finds likeliest. Intervals are 95 % bootstrap intervals over problems. A time is a share of the whole model's, of "
-    f'which ± is half the 95 % interval over {args.repeats} repeats (Student t) of {args.timed_tokens} tokens.',
+    f'{results["blocks"]}. Each recipe took {args.steps} steps of {args.prompts} responses. {results["problems"]} test '
+    f'problems were answered greedily in at most {args.horizon} tokens. The whole model has {results["whole"]} right. Accuracy '
+    'is the difference from it in points, depth the share of its blocks, and agreement the share of tokens of its own answers '
+    'that a policy finds likeliest. Intervals are 95 % bootstrap intervals over problems. A time is a share of the whole '
+    f"model's, of which ± is half the 95 % interval over {args.repeats} repeats (Student t) of {args.timed_tokens} tokens.",
     '',
     f'Policies without a recipe here: {", ".join(f"`{name}`" for name in left_out) or "none"}.',
   ]
@@ -310,9 +311,6 @@ def page(results: dict[str, Any], args: argparse.Namespace) -> list[str]:
       ]
       lines.append(f'| {" | ".join(cells)} |')
   return lines
-
-
-COLUMNS = ('accuracy', 'depth', 'agreement')
 
 
 def main(argv: list[str]) -> None:
@@ -349,7 +347,7 @@ def main(argv: list[str]) -> None:
       if whole is None:
         answers = answered(exp.with_exits(None), params, None)
         whole = Whole(np.array([answer.correct for answer in answers], np.float64), list(own_rows(exp, params)))
-        results |= {'blocks': exp.model.config.num_layers, 'whole': int(whole.right.sum())}
+        results |= {'blocks': exp.model.config.num_layers, 'problems': len(answers), 'whole': int(whole.right.sum())}
       if recipe.lesson is not None:
         params = calibrated(exp, params, args.steps)
       results['recipes'][name] = {

@@ -60,7 +60,7 @@ def softmax(logits):
 def test_target_hazards_are_the_published_ones(precision):
   exp = experiment(calibration__kappa=0.7)
   teacher, student = first_params(exp, 0), first_params(exp, 1)
-  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.self_distillation(exp), sequences(sampled_by_teacher(exp, teacher))
 
   @jax.jit
   def target(student, teacher):
@@ -94,7 +94,7 @@ def test_target_hazards_are_the_published_ones(precision):
 def test_exits_are_drawn_from_the_target():
   exp = experiment(calibration__patterns=4000)
   hazards = jnp.array([[[0.2, 0.5], [0.9, 0.1]]])
-  drawn = np.asarray(calibration.calibration_learner(exp)._draw(hazards, jax.random.key(0)))
+  drawn = np.asarray(calibration.self_distillation(exp)._draw(hazards, jax.random.key(0)))
   for column in range(2):
     seen = np.bincount(drawn[:, 0, column] - 1, minlength=3)
     expected = 4000 * np.asarray(exits.exit_pmf(hazards[0, column]))
@@ -104,23 +104,22 @@ def test_exits_are_drawn_from_the_target():
 def test_a_student_that_is_its_teacher_has_no_divergence_at_full_depth(precision):
   exp = experiment()
   params = first_params(exp, 0)
-  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, params))
+  learner, seqs = calibration.self_distillation(exp), sequences(sampled_by_teacher(exp, params))
   told = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments).policy
   logits = np.asarray(exp.model.logits(params, States(told, told)), np.float64) / exp.config.rollout.temperature
   # The same logits twice, a product over the hidden state each, and sums over the vocabulary of what is at most as large.
   roundings = 2 * exp.model.config.hidden_size + 2 * exp.model.config.vocab_size + 10
-  for reverse in (False, True):
-    apart = learner._divergence(params, params, told, told, reverse=reverse)
-    rounding.assert_close(apart, np.zeros(apart.shape), roundings=roundings, size=2 * np.abs(logits).max())
+  apart = learner._divergence((params, told), (params, told))
+  rounding.assert_close(apart, np.zeros(apart.shape), roundings=roundings, size=2 * np.abs(logits).max())
 
 
 def cut_off_divergence(exp, teacher, params):
   """Of the student at one block from the teacher, on the teacher's responses."""
-  learner, seqs = calibration.calibration_learner(exp), sequences(sampled_by_teacher(exp, teacher))
+  learner, seqs = calibration.self_distillation(exp), sequences(sampled_by_teacher(exp, teacher))
   told = exp.model.states(teacher, seqs.tokens, seqs.positions, seqs.segments).policy
   forced = Forced(jnp.where(seqs.free, 1, 3), seqs.free, jnp.float32(0.0))
   said = exp.model.states(params, seqs.tokens, seqs.positions, seqs.segments, forced).policy
-  divergence = learner._divergence(params, teacher, said, told, reverse=True)
+  divergence = learner._divergence((params, said), (teacher, told))
   return float(divergence[seqs.free & seqs.counts].mean())
 
 
@@ -128,9 +127,7 @@ def cut_off_divergence(exp, teacher, params):
 def test_calibration_learns_to_leave_and_to_agree(alone):
   exp = experiment(exits__alone=alone)
   teacher = first_params(exp, 0)
-  state = exp.on_mesh(
-    init_state(jax.tree.map(jnp.copy, teacher), calibration.calibration_learner(exp).optimizer, stops.never())
-  )
+  state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, teacher), calibration.calibration_optimizer(exp), stops.never()))
   step, history = calibration.calibration_step(exp, teacher), []
   for i in range(1, 21):
     state, metrics = step(state, i)
@@ -235,7 +232,7 @@ def test_a_curve_has_the_exits_of_its_config_and_no_drafts(policy, drawn_with, o
   assert (level, drafts, whole) == (0.3, 0, (None, 0, None)) and names == [drawn_with]
   assert by_level.kv_fill == wanted.kv_fill and by_level.schedule is None
   if wanted.hazard is not None:
-    obs = exits.Observation(trial, jnp.linspace(0.0, 1.0, 9), trial, trial, lambda x: x, jnp.arange(9))
+    obs = exits.Observation(trial, jnp.linspace(0.0, 1.0, 9), trial, trial, lambda x: x, jnp.arange(9), trial)
     np.testing.assert_array_equal(by_level.hazard(obs, 0.3), wanted.hazard(obs, 0.3))
   else:
     np.testing.assert_array_equal(by_level.router(trial, 0.3), wanted.router(trial, 0.3))

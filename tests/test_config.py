@@ -136,6 +136,10 @@ BAD = [
   ({'data__on_error': 'ignore'}, ["data.on_error = 'ignore'", 'fix: one of raise, skip']),
   ({'task__name': 'math'}, ["data.path = ''", 'fix: --config.data.path=FILE']),
   ({'task__name': 'math'}, ["model.path = ''", 'fix: --config.model.path=DIR']),
+  ({'exits__every': 1, 'exits__kind': 'foo', 'learner__updates': 1}, ["exits.kind = 'foo'", 'fix: linear or']),
+  ({'exits__every': 1, 'exits__kind': 'foo', 'learner__updates': 1}, ['learner.updates = 1', 'fix: learner.updates > 1']),
+  ({'exits__every': 1, 'exits__translator': 'bar', 'stages': ()}, ["exits.translator = 'bar'", 'fix: none or']),
+  ({'exits__every': 1, 'exits__translator': 'bar', 'stages': ()}, ['stages = ()', 'warm_start']),
   ({'stop__target_rat': 0.2}, ['stop.target_rat = 0.2', 'did you mean stop.target_rate?']),
   ({'temperature': 0.5}, ['temperature = 0.5', 'did you mean rollout.temperature?']),
 ]

@@ -134,7 +134,9 @@ def test_ponder_q_leaves_where_the_cumulative_probability_passes_its_level(quant
   policy = exits.ponder_q()
   fires = [
     float(
-      policy.hazard(exits.Observation(zero, jnp.full((1, 1), p), zero, zero, lambda x: x, zero), jnp.float32(quantile))[0, 0]
+      policy.hazard(exits.Observation(zero, jnp.full((1, 1), p), zero, zero, lambda x: x, zero, zero), jnp.float32(quantile))[
+        0, 0
+      ]
     )
     for zero in [jnp.zeros((1, 1))]
     for p in passed[:4]
@@ -162,11 +164,26 @@ def test_calm_threshold_decays_as_published():
   assert float(exits.calm_threshold(jnp.int32(0), 1.2, 4.0, 100)) == 1.0
 
 
+@pytest.mark.parametrize('name', [name for name, make in exits.REGISTRY.items() if make().hazard is not None])
+def test_a_policy_is_gated_if_it_reads_what_the_gates_say(name):
+  read = set()
+
+  class Watched(exits.Observation):
+    def __getattribute__(self, field):
+      read.add(field)
+      return super().__getattribute__(field)
+
+  zero, state, policy = jnp.zeros((1, 2)), jnp.ones((1, 2, 4)), exits.get(name)()
+  seen = Watched(zero, zero, state, state, lambda x: x, jnp.zeros((1, 2), int), zero, jnp.zeros((1, 2, 3), int))
+  policy.hazard(seen, jnp.float32(0.5))
+  assert policy.gated == bool(read & {'logit', 'passed', 'total'}) and read & set(exits.Observation._fields)
+
+
 def test_mue_similarity_is_the_cosine_of_successive_streams_and_leaves_above_its_level():
   now, then = np.array([[[1.0, 0.0], [3.0, 4.0]]]), np.array([[[0.9, 0.1], [6.0, 8.0]]])
   np.testing.assert_allclose(exits.stream_cosine(now, then), [[0.993884, 1.0]], atol=5e-7)
   zero, policy = np.zeros((1, 2)), exits.mue_similarity()
-  obs = exits.Observation(zero, zero, now, then, lambda x: x, zero.astype(np.int32))
+  obs = exits.Observation(zero, zero, now, then, lambda x: x, zero.astype(np.int32), zero)
   np.testing.assert_array_equal(policy.hazard(obs, 0.995), [[0.0, 1.0]])
   np.testing.assert_array_equal(policy.hazard(obs, 1.5), zero)
 
@@ -278,6 +295,45 @@ def test_mue_similarity_leaves_behind_a_block_that_adds_nothing_and_changes_no_t
   real = np.asarray(rows.mask)
   assert (rows.depth.blocks[:, 1:][real[:, 1:]] == 2).all() and real[:, 1:].any()  # at 1 the first block has changed the stream
   np.testing.assert_array_equal(rows.tokens, whole.tokens)
+
+
+@pytest.mark.parametrize(('scan', 'every', 'asked'), [(False, 2, 1), (True, 2, 1), (True, 1, 3)])
+def test_a_policy_is_asked_at_exits_alone(scan, every, asked, precision):
+  model, params = model_of(scan, every=every)
+  calls = []
+
+  def hazard(obs, level):
+    jax.debug.callback(lambda: calls.append(1))
+    return 0 * obs.logit
+
+  deep = dataclasses.replace(model, exits=exits.ExitPolicy(0.5, hazard=hazard))
+  ones, lengths = jnp.ones((2, 1), jnp.int32), jnp.full(2, 3)
+  states, caches = model.prefill(params, jnp.full((2, 4), 5), lengths)
+  reading = Deciding(ones, jnp.full((2, 1), 0.5), ones > 0, jnp.float32(0.5))
+  jax.block_until_ready(deep.extend_policy(params, ones, ones[:, 0], states, caches, jnp.int32(3), reading))
+  jax.effects_barrier()
+  assert len(calls) == asked
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_a_scanned_decoder_gives_exits_the_gradients_of_an_unrolled_one(every, in_float64):
+  model, params = model_of(scan=True, every=every)
+  tokens = jax.random.randint(jax.random.key(2), (3, 9), 0, VOCAB)
+  positions, segments = jnp.broadcast_to(jnp.arange(9), tokens.shape), jnp.ones_like(tokens)
+  forced = Forced(jnp.where(positions % 2 > 0, 2, LAYERS), segments > 0, jnp.float32(0.1))
+
+  def loss(policy, scan):
+    layers = dict(policy)
+    if not scan:
+      stack = layers.pop('layers')
+      layers |= {f'layer_{i}': jax.tree.map(lambda x, i=i: x[i], stack) for i in range(LAYERS)}
+    shape = dataclasses.replace(model.config, scan_layers=scan)
+    deep = dataclasses.replace(model, config=shape, exits=exits.sampled(level=0.0))
+    return deep.states(params | {'policy': layers}, tokens, positions, segments, forced).depth.logprobs.sum()
+
+  scanned, unrolled = (jax.jit(jax.grad(loss), static_argnums=1)(params['policy'], scan) for scan in (True, False))
+  assert (np.asarray(scanned['exit_heads']['bias']) != 0).all()
+  jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9), scanned, unrolled)
 
 
 def test_another_depth_is_another_distribution():

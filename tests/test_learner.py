@@ -174,6 +174,22 @@ def test_optimizer_is_adamw_with_two_rates():
   assert_within(params, wanted, jax.tree.map(lambda _: limit, wanted))
 
 
+def test_an_array_without_a_gradient_rests_with_its_moments_though_momentum_and_decay_would_move_it():
+  params = {'policy': {'a': {'kernel': jnp.ones((2, 2))}, 'b': {'kernel': jnp.ones((2, 2))}}}
+  optimizer = optax.adamw(0.1, weight_decay=0.1)
+  state = init_state(params, optimizer, never())
+  one, none = jnp.ones((2, 2)), jnp.zeros((2, 2))
+  after = []
+  for a, b in ((one, one), (one, none), (one, none)):
+    grads = {'policy': {'a': {'kernel': a}, 'b': {'kernel': b}}}
+    state, _ = guarded_step(state, optimizer, jnp.float32(1.0), grads, rests=True)
+    after.append((state.params['policy'], state.opt_state[0].mu['policy'], state.opt_state[0].nu['policy']))
+  for first, last in zip(after[0], after[-1], strict=True):
+    np.testing.assert_array_equal(first['b']['kernel'], last['b']['kernel'])
+    assert (first['a']['kernel'] != last['a']['kernel']).all()
+  assert (after[0][0]['b']['kernel'] != 1).all()
+
+
 NAN, INF = float('nan'), float('inf')
 
 

@@ -13,7 +13,6 @@ from espo_jax import exits, registry, stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state
 from espo_jax.learner.calibration import sequences
-from espo_jax.learner.lessons import LessonLearner
 from espo_jax.model import States
 from espo_jax.stages import calibration
 
@@ -31,7 +30,7 @@ def taught(name, **lines):
 
 
 def state_of(exp, params):
-  optimizer = calibration.calibration_learner(exp).optimizer
+  optimizer = calibration.calibration_optimizer(exp)
   return exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), optimizer, stops.never()))
 
 
@@ -77,10 +76,10 @@ def test_jei_leaves_the_part_whose_turn_it_is_not_as_it_is_to_the_bit_with_its_m
 def test_a_lesson_needs_less_memory_than_a_gradient_through_the_model(name):
   exp = taught(name, calibration__patterns=1, calibration__uniform_patterns=0, calibration__whole_patterns=0)
   params, key = first_params(exp, 0), exp.key('calibration', 1)
-  rows, lesson = sampled_by_teacher(exp, params), calibration.calibration_learner(exp)
+  rows, lesson = sampled_by_teacher(exp, params), calibration.lesson_learner(exp)
   whole = experiment(**HEADS[name], exits__width=6, calibration__patterns=1, calibration__uniform_patterns=0,
                      calibration__whole_patterns=0)  # fmt: skip
-  through = calibration.calibration_learner(whole)
+  through = calibration.self_distillation(whole)
 
   def temporaries(learner, exp, *arrays):
     lowered = type(learner).update.lower(learner, state_of(exp, params), *arrays)
@@ -90,9 +89,8 @@ def test_a_lesson_needs_less_memory_than_a_gradient_through_the_model(name):
 
 
 def seen_by(exp, params):
-  learner, rows = calibration.calibration_learner(exp), sampled_by_teacher(exp, params)
+  learner, rows = calibration.lesson_learner(exp), sampled_by_teacher(exp, params)
   seqs = sequences(rows)
-  assert isinstance(learner, LessonLearner)
   whole, streams = exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)
   return learner.seen(params, rows, whole, streams), seqs, whole, exp.model.leaving(params, streams, seqs.positions)
 
@@ -129,6 +127,28 @@ def test_lessons_see_the_losses_divergences_and_ranks_of_the_exits():
   gates = exp.model.gates(params, exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1], seqs.positions)
   np.testing.assert_array_equal(np.asarray(seen['gates']())[:, real], np.asarray(gates)[:, counts])
   np.testing.assert_allclose(seen['depths'](), [2 / 3, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['linear', 'jei_gates', 'specee'])
+def test_networks_without_memories_learn_from_the_states_of_responses_alone(name):
+  """What is not a number in the columns of prompts would be none in a gradient that has a part there, even one of 0."""
+  heads = {'exits__policy': 'threshold', 'exits__kind': 'linear'} if name == 'linear' else HEADS[name]
+  exp = experiment(lesson__name='dynamax_distill', exits__alone=True, exits__width=6, **heads | {'exits__translator': 'token'})
+  params, learner = first_params(exp, 0), calibration.lesson_learner(exp)
+  rows = sampled_by_teacher(exp, params)
+  seqs = sequences(rows)
+  whole, streams = exp.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)
+  prompts = jnp.arange(streams.shape[2]) < rows.prompt_lengths[:, None] - 1
+
+  def loss(heads, streams):
+    learned = params | {'policy': params['policy'] | {'exit_heads': heads}}
+    seen = learner.seen(learned, rows, whole, streams)
+    return seen['mean']()((seen['gates']() + seen['divergence']()(1.0)).sum(0))
+
+  grads = jax.grad(loss)
+  heads = params['policy']['exit_heads']
+  found = grads(heads, jnp.where(prompts[..., None], jnp.nan, streams))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)) and (found['bias'] != 0).any()
 
 
 def test_the_last_exit_of_the_same_form_is_that_of_its_half():
@@ -255,9 +275,9 @@ def test_what_a_lesson_cannot_train_is_refused():
     zero = type(registry.options(exits.LESSONS[lesson])[option].default)(0)
     wanted = f'lesson.{option} = {zero}: out of range; fix: a number above 0, such as {value}'
     assert wanted in problems(lesson, exits__alone=True, **{f'lesson__{option}': zero}).splitlines()
-  assert 'exits.kind' in problems('', exits__kind='recurrence', mesh__tensor=2)
+  assert 'fix: mesh.tensor = 1' in problems('', exits__kind='recurrence', mesh__tensor=2)
   untrained = problems('lgvit_distill', exits__alone=True, exits__translator='token', exits__policy='threshold')
-  assert "exits.policy = 'threshold', whose gates it does not train; fix: exits.policy = 'confidence'" in untrained
+  assert "exits.policy = 'threshold', whose gates it does not train; fix: a policy that reads none" in untrained
   drawn = problems('', exits__kind='statistics')
   assert "fix: exits.policy = 'jei_gates'" in drawn and "fix: lesson.name = 'jei_gates'" in drawn
   unread = problems('', exits__translator='token', exits__policy='skipdecode', exits__level=2.0)

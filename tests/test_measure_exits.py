@@ -56,6 +56,13 @@ def made(folder, name):
   return exp, exp.init_params()
 
 
+def test_every_answer_of_a_file_with_fewer_problems_is_compared(folder):
+  exp, params = made(folder, 'untrained')
+  exp.config.eval.update(problems=12, batch=3)
+  assert [len(prompts.lengths) for prompts, _ in measure_exits.own_rows(exp, params)] == [3, 3, 2]
+  assert len(measure_exits.answered(exp.with_exits(None), params, None)) == 8
+
+
 @pytest.mark.parametrize('name', ['untrained', 'lgvit_distill'])
 def test_a_policy_that_never_leaves_agrees_with_the_whole_model_on_every_token(folder, name):
   exp, params = made(folder, name)

@@ -14,7 +14,7 @@ from loss_cases import applied, loss_arrays, loss_inputs
 from tiny import named, run, tiny_experiment
 
 from espo_jax import exits, methods, monitor, objectives, registry, rewards, stops
-from espo_jax.configs import advantage_name, validate
+from espo_jax.configs import ConfigError, advantage_name, validate
 from espo_jax.configs.defaults import FIELDS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -181,10 +181,15 @@ def test_the_exit_policy_among_the_example_plugins(registers):
   config = runpy.run_path(str(ROOT / 'experiments' / 'early_exits.py'))['get_config']('smoke')
   config.exits.update(policy='late', first=16)
   validate(config)
+  config.exits.update(alone=True, translator='token')
+  config.lesson.name = 'lgvit_distill'
+  with pytest.raises(ConfigError, match=r"exits.policy = 'late', whose gates it does not train"):
+    validate(config)
   policy = exits.get('late')(first=2)
   state = jnp.zeros((1, 3, 4))
   logit = jnp.asarray([[5.0, -5.0, 5.0]])
-  leaves = policy.hazard(exits.Observation(logit, logit, state, state, lambda x: x, jnp.asarray([[1, 2, 3]])), jnp.float32(0.5))
+  seen = exits.Observation(logit, logit, state, state, lambda x: x, jnp.asarray([[1, 2, 3]]), jnp.zeros((1, 3)))
+  leaves = policy.hazard(seen, jnp.float32(0.5))
   np.testing.assert_array_equal(leaves, [[0.0, 0.0, 1.0]])
 
 

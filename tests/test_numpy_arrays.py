@@ -111,7 +111,7 @@ BLOCK = exits.Observation(
   real(2, 3, V),
   lambda x: x,
   RNG.integers(0, T, (2, 3)),
-  0.0,
+  abs(real(2, 3)) / 2,
   RNG.integers(0, V, (2, 3, 2)),
 )
 DECODER = model.ModelConfig(

@@ -10,7 +10,7 @@ from tiny import first_params, named, run, tiny_experiment
 from espo_jax import stops
 from espo_jax.configs import ConfigError, validate
 from espo_jax.learner import init_state, score
-from espo_jax.stages import calibration, routing
+from espo_jax.stages import calibration
 
 LAYERS = 4
 
@@ -28,10 +28,10 @@ def experiment(**calibrated):
   return tiny_experiment(configure)
 
 
-def training(exp, params, *, repairs=False):
-  optimizer = calibration.calibration_learner(exp).optimizer
+def training(exp, params):
+  optimizer = calibration.calibration_optimizer(exp)
   state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, params), optimizer, stops.never()))
-  return routing.router_training(exp, optimizer, repairs=repairs), routing.routing_step(exp, params, optimizer), state
+  return calibration.router_training(exp, repairs=False), calibration.calibration_step(exp, params), state
 
 
 def with_routers(params, logits):

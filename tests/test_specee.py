@@ -84,7 +84,7 @@ def test_a_token_leaves_where_its_predictor_says_so_and_its_likeliest_token_is_a
   candidates = np.array([[[1, 3], [1, 3], [1, 3], [-1, -1]]])  # those of the last token are not proposed yet
   readout = np.eye(5)[np.array([[3, 0, 3, 3]])]
   zero = np.zeros((1, 4))
-  obs = exits.Observation(logits, zero, readout, readout, lambda x: x, zero.astype(np.int32), 0.0, candidates)
+  obs = exits.Observation(logits, zero, readout, readout, lambda x: x, zero.astype(np.int32), zero, candidates)
   np.testing.assert_array_equal(exits.specee().hazard(obs, 0.5), [[1, 0, 0, 0]])
   np.testing.assert_array_equal(exits.specee().hazard(obs, 0.99), zero)
   with pytest.raises(ValueError, match=r"exits.kind = 'candidates'"):
@@ -101,7 +101,7 @@ def test_the_whole_head_is_computed_only_where_a_predictor_says_yes(level, asked
 
   state, zero = jnp.ones((1, 3, 5)), jnp.zeros((1, 3))
   obs = exits.Observation(
-    jnp.array([[-3.0, 1.0, -3.0]]), zero, state, state, readout, zero.astype(int), 0.0, jnp.zeros((1, 3, 2), int)
+    jnp.array([[-3.0, 1.0, -3.0]]), zero, state, state, readout, zero.astype(int), zero, jnp.zeros((1, 3, 2), int)
   )
   jax.block_until_ready(jax.jit(lambda logit: exits.specee().hazard(obs._replace(logit=logit), jnp.float32(level)))(obs.logit))
   jax.effects_barrier()
@@ -241,3 +241,9 @@ def test_candidates_that_cannot_be_read_are_refused():
   assert 'exits.level' in problems(exits__policy='specee', exits__kind='candidates', exits__level=1.5)
   with pytest.raises(ValueError, match=r'exits.candidates = 13 exceeds the vocabulary of 12'):
     ModelConfig(VOCAB, exits=ExitHeads(1, 'candidates', candidates=13))
+
+
+@pytest.mark.parametrize('candidates', [1, 4, 7])
+def test_a_training_of_predictors_needs_no_model_on_disk(candidates):
+  specee = {'lesson__name': 'specee', 'exits__policy': 'specee', 'exits__kind': 'candidates', 'exits__alone': True}
+  validate(config_of(exits__candidates=candidates, **specee))

@@ -116,7 +116,7 @@ SCHEMA = section(
     first_block=Field(0, 'The first block that may have an exit.', AT_LEAST_0),
     kind=Field(
       'linear',
-      "What an exit head reads: the token's stream, how sure the exit is, some tokens' logits, or earlier tokens.",
+      "What scores an exit: 'linear', 'mlp' or 'recurrence' of streams, 'statistics' or 'candidates' of logits.",
       Names(EXIT_HEADS, checked=False),
     ),
     translator=Field(

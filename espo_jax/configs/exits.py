@@ -8,10 +8,8 @@ import ml_collections
 from espo_jax import exits
 from espo_jax.configs.methods import method_options
 from espo_jax.exits.policy import certain
-from espo_jax.model import ExitHeads
 from espo_jax.model.config import exit_blocks
-
-_READ_GATES = ('sampled', 'threshold', 'dynamax', 'ponder_q', 'jei_gates', 'specee')
+from espo_jax.registry import inputs
 
 
 def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -66,13 +64,8 @@ def _repair_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy
 
 
 def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolicy) -> Iterator[str]:
-  """Yields which networks of exits do not go with the policy or with the mesh."""
-  x, of = config.exits, f'exits.policy = {config.exits.policy!r}'
-  if ExitHeads(x.every, x.kind, translator=x.translator).memories and config.mesh.tensor != 1:
-    yield (
-      f'exits.kind = {x.kind!r} and exits.translator = {x.translator!r} with mesh.tensor = {config.mesh.tensor}: what exits '
-      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
-    )
+  """Yields which networks of exits do not go with the policy, or are not trained for it."""
+  x, of, lesson = config.exits, f'exits.policy = {config.exits.policy!r}', f'lesson.name = {config.lesson.name!r}'
   scores = "exits.kind = 'statistics' with {}: scoring drawn exits would hold the logits of every token at every exit; fix: {}"
   if x.kind == 'statistics' and policy.choice is not certain:
     yield scores.format(of, "exits.policy = 'jei_gates'")
@@ -83,7 +76,9 @@ def _network_problems(config: ml_collections.ConfigDict, policy: exits.ExitPolic
   if policy.router is not None and x.kind not in ('linear', 'mlp'):
     yield f"exits.kind = {x.kind!r} with {of}: a router reads the prompt's mean stream; fix: exits.kind = 'linear' or 'mlp'"
   if policy.router is not None and config.lesson.name:
-    yield f"lesson.name = {config.lesson.name!r} with {of}: routers have a training of their own; fix: lesson.name = ''"
+    yield f"{lesson} with {of}: routers have a training of their own; fix: lesson.name = ''"
+  if policy.gated and config.lesson.name in exits.LESSONS and 'gates' not in inputs(exits.LESSONS[config.lesson.name]):
+    yield f"{lesson} with {of}, whose gates it does not train; fix: a policy that reads none, as exits.policy = 'confidence'"
 
 
 def _candidate_problems(config: ml_collections.ConfigDict, of: str) -> Iterator[str]:
@@ -112,8 +107,6 @@ def _lesson_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     )
   if name == 'lgvit_distill' and x.translator == 'none':
     yield f"{field} with exits.translator = 'none': it trains translators; fix: exits.translator = 'local_global'"
-  if name == 'lgvit_distill' and x.policy in _READ_GATES:
-    yield f"{field} with exits.policy = {x.policy!r}, whose gates it does not train; fix: exits.policy = 'confidence'"
   if name == 'specee':
     yield from _candidate_problems(config, field)
 

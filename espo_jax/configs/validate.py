@@ -107,7 +107,8 @@ def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
   if config.model.num_kv_heads <= 0:
     return
   try:
-    shape = model_config(config, vocab_size=1)
+    # The vocabulary is that of the tokenizer, which is not read yet. Gates of candidates need at least as many tokens.
+    shape = model_config(config, vocab_size=max(1, config.exits.candidates))
   except (TypeError, ValueError) as error:
     yield f'model.path = {config.model.path!r}: {error}' if config.model.path else str(error)
     return
@@ -123,6 +124,11 @@ def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
     told = f'none of the {shape.num_layers} blocks of the model is left to verify'
     yield f'eval.draft_blocks = {config.eval.draft_blocks}: {told}; fix: fewer, or 0 for no drafts'
   t, f = config.mesh.tensor, config.mesh.fsdp
+  if shape.exit_blocks and shape.exits.memories and t != 1:
+    yield (
+      f'exits.kind = {shape.exits.kind!r} and exits.translator = {shape.exits.translator!r} with mesh.tensor = {t}: what exits '
+      'remember of tokens is not split over heads; fix: mesh.tensor = 1'
+    )
   split = [
     ('num_heads', 'tensor', t),
     ('num_kv_heads', 'tensor', t),

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.lessons import register_lesson
@@ -41,6 +41,6 @@ def dynamax_distill(
   count = gates.shape[0]
   weights = 1 - jnp.arange(count)[:, None, None] / count
   right = (ranks < among).astype(jnp.float32)
-  cross = -(right * jax.nn.log_sigmoid(gates) + (1 - right) * jax.nn.log_sigmoid(-gates))
+  cross = optax.sigmoid_binary_cross_entropy(gates, right)
   gate, apart = (mean((weights * x).sum(0)) for x in (cross, divergence(1.0)))
   return gate + apart, {'loss/gates': gate, 'loss/divergence': apart, 'exits/right': mean(right.mean(0))}

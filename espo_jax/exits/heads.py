@@ -30,7 +30,7 @@ def sampled(*, level: float = 0.1) -> ExitPolicy:
     # A drawn exit keeps its probability `q` even if an update moves it below the level, because a ratio of 0 has no gradient.
     return leave, jnp.where(jax.nn.sigmoid(logit) < least, 0.0, stay)
 
-  return ExitPolicy(level, hazard=hazard, choice=choice)
+  return ExitPolicy(level, hazard=hazard, choice=choice, gated=True)
 
 
 @register('threshold')
@@ -46,7 +46,7 @@ def threshold(*, level: float = 0.5) -> ExitPolicy:
   def hazard(obs: Observation, least: Float[Array, '']) -> Float[Array, 'B S']:
     return (jax.nn.sigmoid(obs.logit) > least).astype(jnp.float32)
 
-  return ExitPolicy(level, hazard=hazard)
+  return ExitPolicy(level, hazard=hazard, gated=True)
 
 
 @register('dynamax')
@@ -73,4 +73,4 @@ def ponder_q(*, level: float = 0.5) -> ExitPolicy:
   def hazard(obs: Observation, quantile: Float[Array, '']) -> Float[Array, 'B S']:
     return (obs.passed > quantile).astype(jnp.float32)
 
-  return ExitPolicy(level, hazard=hazard)
+  return ExitPolicy(level, hazard=hazard, gated=True)

@@ -66,9 +66,9 @@ def jei_gates(*, level: float = 0.5) -> ExitPolicy:
 
   @takes_numpy
   def hazard(obs: Observation, level: Float[Array, '']) -> Float[Array, 'B S']:
-    return (activation(jax.nn.sigmoid(obs.logit), jnp.asarray(obs.total)) >= level).astype(jnp.float32)
+    return (activation(jax.nn.sigmoid(obs.logit), obs.total) >= level).astype(jnp.float32)
 
-  return ExitPolicy(level, hazard=hazard)
+  return ExitPolicy(level, hazard=hazard, gated=True)
 
 
 @register_lesson('jei_gates')

@@ -33,7 +33,7 @@ class Observation(NamedTuple):
   before: Float[Array, 'B S D']
   readout: Callable[[Float[Array, 'B S D']], Float[Array, 'B S V']]
   position: Int[Array, 'B S']
-  total: Float[Array, 'B S'] | float = 0.0
+  total: Float[Array, 'B S']
   candidates: Int[Array, 'B S K'] | None = None
 
 
@@ -70,6 +70,7 @@ class ExitPolicy(NamedTuple):
       blocks that run are the first ones.
     top: The number of last blocks that run after an exit.
     earliest: The first block at which a token may exit.
+    gated: Whether the policy reads `logit`, `passed` or `total` of an observation, so that it needs gates that have learned.
     part: The part of a block that is skipped: all of it, or the feed-forward network alone. Attention then runs in each block,
       and a block counts as skipped where its feed-forward network is.
   """
@@ -83,6 +84,7 @@ class ExitPolicy(NamedTuple):
   bottom: int = -1
   top: int = 0
   earliest: int = 0
+  gated: bool = False
   part: Part = 'block'
 
   @property

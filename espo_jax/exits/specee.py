@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.lessons import register_lesson
@@ -56,7 +57,7 @@ def specee(*, level: float = 0.5) -> ExitPolicy:
 
     return (says & jax.lax.cond(says.any(), verified, lambda: jnp.zeros_like(says))).astype(jnp.float32)
 
-  return ExitPolicy(level, hazard=hazard)
+  return ExitPolicy(level, hazard=hazard, gated=True)
 
 
 @register_lesson('specee')
@@ -79,6 +80,5 @@ def specee_lesson(
   if len(gates) < 2:
     raise ValueError("lesson.name = 'specee' with one exit, which proposes the candidates; fix: a lower exits.every")
   asked, right = gates[1:], (ranks[1:] == 0).astype(jnp.float32)
-  cross = -(right * jax.nn.log_sigmoid(asked) + (1 - right) * jax.nn.log_sigmoid(-asked))
-  loss = mean(cross.mean(0))
+  loss = mean(optax.sigmoid_binary_cross_entropy(asked, right).mean(0))
   return loss, {'loss/gates': loss, 'exits/right': mean(right.mean(0))}

@@ -18,11 +18,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from espo_jax.exits import exit_pmf, sampled
-from espo_jax.learner.chunks import by_chunk
+from espo_jax.learner.divergence import divergence
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.packing import unpacked
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Forced, Params, States, join_frozen, split_frozen
+from espo_jax.model import ActorCritic, Forced, Params, join_frozen, split_frozen
 from espo_jax.objectives import masked_mean
 from espo_jax.types import Metrics, Trajectories
 
@@ -93,7 +93,8 @@ class Calibration:
       forced = Forced(blocks, many.free, jnp.zeros(()))
       states = student.states(params, many.tokens, many.positions, many.segments, forced)
       assert states.depth is not None
-      divergence = self._divergence(params, teacher, states.policy, jnp.tile(told, (exits.shape[0], 1, 1)), reverse=True)
+      whole = jnp.tile(told, (exits.shape[0], 1, 1))
+      divergence = self._divergence((params, states.policy), (teacher, whole))
       apart, unlikely = masked_mean(divergence, many.counts), -masked_mean(states.depth.logprobs, drawn)
       value = self.divergence_weight * apart + self.exit_weight * unlikely
       return value, {'loss/divergence': apart, 'loss/exits': unlikely}
@@ -108,7 +109,7 @@ class Calibration:
     params = jax.lax.stop_gradient(params)
     streams = self.model.entering(params, seqs.tokens, seqs.positions, seqs.segments)[1]
     entered = self.model.leaving(params, streams, seqs.positions)
-    apart = [self._divergence(params, teacher, exit, told, reverse=False) for exit in entered]
+    apart = [self._divergence((teacher, told), (params, exit)) for exit in entered]
     return 2 * jax.nn.sigmoid(-self.kappa * jnp.stack(apart, axis=-1))
 
   def _draw(self, hazards: Float[Array, 'N W E'], key: Key[Array, '']) -> Int[Array, 'K N W']:
@@ -122,25 +123,8 @@ class Calibration:
     blocks = jnp.array([*self.model.config.exit_blocks, self.model.config.num_layers])
     return blocks[jnp.concatenate([later, uniform, whole])]
 
-  def _divergence(
-    self,
-    params: Params,
-    teacher: Params,
-    said: Float[Array, 'N W D'],
-    told: Float[Array, 'N W D'],
-    *,
-    reverse: bool,
-  ) -> Float[Array, 'N W']:
-    """Returns KL(teacher || student) of the next-token distributions, or the reverse, in nats, computed by chunks."""
-
-    def divergence(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
-      q, p = (
-        jax.nn.log_softmax(self.model.logits(who, States(hidden, hidden)) / self.temperature)
-        for who, hidden in ((params, said), (teacher, told))
-      )
-      return (jnp.exp(q) * (q - p)).sum(-1) if reverse else (jnp.exp(p) * (p - q)).sum(-1)
-
-    return by_chunk(divergence, self.logit_chunk, said, told)
+  def _divergence(self, p: tuple[Params, Array], q: tuple[Params, Array]) -> Float[Array, 'N W']:
+    return divergence(self.model, p, q, temperature=self.temperature, chunk=self.logit_chunk)
 
 
 def sequences(rows: Trajectories) -> Sequences:

@@ -19,9 +19,11 @@ from jaxtyping import Array, Float, Int
 from espo_jax.exits import Lesson, candidate_features, gate_statistics
 from espo_jax.learner.calibration import sequences
 from espo_jax.learner.chunks import by_chunk
+from espo_jax.learner.divergence import divergence
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, States, join_frozen, likeliest, logits_among, split_frozen
+from espo_jax.model.exit_heads import is_local
 from espo_jax.objectives import masked_mean
 from espo_jax.registry import inputs
 from espo_jax.types import Metrics, Trajectories
@@ -63,9 +65,8 @@ class LessonLearner:
       return self.lesson(*(seen[name]() for name in inputs(self.lesson)))
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    before = state.replace(opt_state=jax.device_put(state.opt_state, jax.memory.Space.Device))
-    after, step_metrics = guarded_step(before, self.optimizer, value, grads)
-    return _at_rest(grads, after, before), metrics | step_metrics
+    state, step_metrics = guarded_step(state, self.optimizer, value, grads, rests=True)
+    return state, metrics | step_metrics
 
   def seen(
     self, params: Params, rows: Trajectories, whole: Float[Array, 'N W D'], streams: Float[Array, 'E N W D']
@@ -81,14 +82,21 @@ class LessonLearner:
       streams: The streams that enter the exits.
     """
     config, blocks = self.model.config, self.model.config.exit_blocks
-    positions = jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape[:2])
     index = rows.prompt_lengths[:, None] - 1 + jnp.arange(rows.tokens.shape[1])
     row = jnp.arange(len(index))[:, None]
-    hidden = self.model.leaving(params, streams, positions)[:, row, index]
+    positions = jnp.broadcast_to(jnp.arange(whole.shape[1]), whole.shape[:2])
     whole = whole[row, index]
 
-    def logits(states: Float[Array, 'N C D'], temperature: float = 1.0) -> Float[Array, 'N C V']:
-      return self.model.logits(params, States(states, states)) / (self.temperature * temperature)
+    def read(networks: Callable[..., Array], *beside: object, mixes: bool) -> Any:
+      """Networks of the exits at these states; over whole sequences only where they mix a token with those before it."""
+      if mixes:
+        return networks(params, streams, positions, *beside)[:, row, index]
+      return networks(params, streams[:, row, index], index, *beside)
+
+    hidden = read(self.model.leaving, mixes=config.exits.translator == 'local_global')
+
+    def logits(states: Float[Array, 'N C D']) -> Float[Array, 'N C V']:
+      return self.model.logits(params, States(states, states)) / self.temperature
 
     def at_exits(function: Callable[..., Array], *beside: Array) -> Float[Array, 'E N T']:
       return jnp.stack([by_chunk(function, self.logit_chunk, left, *beside) for left in hidden])
@@ -101,30 +109,27 @@ class LessonLearner:
       own = by_chunk(loss, self.logit_chunk, whole, rows.tokens)
       return jnp.concatenate([at_exits(loss, rows.tokens), own[None]])
 
-    def divergence(temperature: float) -> Float[Array, 'E N T']:
-      def apart(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Float[Array, 'N C']:
-        q, p = (jax.nn.log_softmax(logits(states, temperature)) for states in (said, told))
-        return (jnp.exp(p) * (p - q)).sum(-1)
-
-      return at_exits(apart, whole)
+    def apart(temperature: float) -> Float[Array, 'E N T']:
+      scaled = functools.partial(divergence, temperature=self.temperature * temperature, chunk=self.logit_chunk)
+      return jnp.stack([scaled(self.model, (params, whole), (params, left)) for left in hidden])
 
     def rank(said: Float[Array, 'N C D'], told: Float[Array, 'N C D']) -> Int[Array, 'N C']:
       likeliest, told = logits(said).argmax(-1, keepdims=True), logits(told)
       return (told > jnp.take_along_axis(told, likeliest, axis=-1)).sum(-1)
 
     def gates() -> Float[Array, 'E N T']:
-      if config.exits.kind in ('statistics', 'candidates'):
-        left = jax.lax.stop_gradient(hidden)
-        seen = self._statistics(logits, left) if config.exits.kind == 'statistics' else self._features(params, left)
-        return self.model.gates(params, streams[:, row, index], index, seen)
-      return self.model.gates(params, streams, positions)[:, row, index]
+      seen, left = None, jax.lax.stop_gradient(hidden)
+      if config.exits.kind == 'statistics':
+        seen = self._statistics(params, left)
+      elif config.exits.kind == 'candidates':
+        seen = self._features(params, left)
+      return read(self.model.gates, seen, mixes=config.exits.kind == 'recurrence')
 
-    local = np.arange(len(blocks)) * 2 < len(blocks)
-    local &= config.exits.translator == 'local_global'
+    local = np.array([is_local(config, head) for head in range(len(blocks))])
     return {
       'gates': gates,
       'losses': losses,
-      'divergence': lambda: divergence,
+      'divergence': lambda: apart,
       'ranks': lambda: at_exits(rank, whole),
       'hidden': lambda: hidden,
       'whole': lambda: whole,
@@ -133,13 +138,13 @@ class LessonLearner:
       'mean': lambda: functools.partial(masked_mean, mask=rows.mask),
     }
 
-  def _statistics(self, logits: Callable[[Array], Array], hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T 4']:
-    """Returns what gates read of the exits' distributions."""
+  def _statistics(self, params: Params, hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T 4']:
+    """Returns what gates read of the exits' distributions, which are those of temperature 1, as in decoding."""
 
     def read(states: Float[Array, 'N C D']) -> tuple[Array, ...]:
-      return tuple(jnp.moveaxis(gate_statistics(logits(states) * self.temperature), -1, 0))
+      return tuple(jnp.moveaxis(gate_statistics(self.model.logits(params, States(states, states))), -1, 0))
 
-    return jnp.stack([jnp.stack(by_chunk(read, self.logit_chunk, jax.lax.stop_gradient(left)), axis=-1) for left in hidden])
+    return jnp.stack([jnp.stack(by_chunk(read, self.logit_chunk, left), axis=-1) for left in hidden])
 
   def _features(self, params: Params, hidden: Float[Array, 'E N T D']) -> Float[Array, 'E N T F']:
     """Returns what gates read of the candidates, which the first exit proposes."""
@@ -156,24 +161,3 @@ class LessonLearner:
 
     found = jnp.stack(by_chunk(read, self.logit_chunk, *hidden), axis=-1)
     return jnp.moveaxis(found.reshape(*found.shape[:-1], len(hidden), -1), -2, 0)
-
-
-def _at_rest(grads: Params, after: TrainState, before: TrainState) -> TrainState:
-  """Returns `after`, with the arrays without any gradient and their moments as in `before`.
-
-  A lesson that trains its networks in turn gives the others no gradient. Without this, momentum would move them.
-  """
-  resting = {_keys(path): ~(grad != 0).any() for path, grad in jax.tree_util.tree_leaves_with_path(grads)}
-
-  def kept(path: tuple[Any, ...], new: Array, old: Array) -> Array:
-    keys = _keys(path)  # those of a moment end with those of its parameter
-    for name, rests in resting.items():
-      if keys[-len(name) :] == name:
-        return jnp.where(rests, old, new)
-    return new
-
-  return jax.tree_util.tree_map_with_path(kept, after, before)
-
-
-def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
-  return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))

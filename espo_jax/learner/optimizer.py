@@ -5,6 +5,7 @@ counted.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def of_trained(optimizer: optax.GradientTransformation, *, exits_alone: bool = F
 
 
 def guarded_step(
-  state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params
+  state: TrainState, optimizer: optax.GradientTransformation, loss: Float[Array, ''], grads: Params, *, rests: bool = False
 ) -> tuple[TrainState, Metrics]:
   """Applies the gradients if loss and gradients are finite, and otherwise leaves parameters and optimizer state unchanged.
 
@@ -84,6 +85,7 @@ def guarded_step(
     optimizer: The optimizer of all parameters.
     loss: The loss.
     grads: The gradients of the trained parameters; None in the places of frozen ones.
+    rests: Whether an array without any gradient stays as it is, with its moments. Else momentum and weight decay move it.
   """
   norm = optax.tree.norm(grads)
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -93,13 +95,35 @@ def guarded_step(
   def moved(update: Array | None, old: Array) -> Array:
     return old if update is None else jnp.where(finite, (old + update).astype(old.dtype), old)
 
+  params = jax.tree.map(moved, updates, state.params, is_leaf=lambda x: x is None)
+  opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, before)
+  if rests:
+    params, opt_state = _where_moved(grads, (params, opt_state), (state.params, before))
   state = state.replace(
-    params=jax.tree.map(moved, updates, state.params, is_leaf=lambda x: x is None),
-    opt_state=jax.tree.map(lambda new, old: jnp.where(finite, new, old), opt_state, before),
+    params=params,
+    opt_state=opt_state,
     bad_steps=jnp.where(finite, 0, state.bad_steps + 1),
     skipped=state.skipped + ~finite,
   )
   return state, {'loss/total': loss, 'grad_norm': norm}
+
+
+def _where_moved(grads: Params, after: PyTree[Array], before: PyTree[Array]) -> Any:
+  """Returns `after`, with the arrays without any gradient and their moments as in `before`."""
+  resting = {_keys(path): ~(grad != 0).any() for path, grad in jax.tree_util.tree_leaves_with_path(grads)}
+
+  def kept(path: tuple[Any, ...], new: Array, old: Array) -> Array:
+    keys = _keys(path)  # those of a moment end with those of its parameter
+    for name, rests in resting.items():
+      if keys[-len(name) :] == name:
+        return jnp.where(rests, old, new)
+    return new
+
+  return jax.tree_util.tree_map_with_path(kept, after, before)
+
+
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+  return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
 def _matrices(params: Params) -> PyTree[bool]:

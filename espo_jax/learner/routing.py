@@ -31,7 +31,6 @@ class RouterTraining:
     model: The model, whose exit policy has a router.
     optimizer: The stage's optimizer.
     repairs: Whether the routers are frozen and everything else learns, instead of the reverse.
-    level: The least probability at which a block is kept.
     skip_weight: The weight of the mean probability that a block is kept.
     bimodal_weight: The weight of the mean of `keep (1 - keep)`, which draws the probabilities to 0 and 1.
     temperature: The temperature at which the responses were sampled.
@@ -41,7 +40,6 @@ class RouterTraining:
   model: ActorCritic
   optimizer: optax.GradientTransformation
   repairs: bool
-  level: float
   skip_weight: float
   bimodal_weight: float
   temperature: float
@@ -59,22 +57,22 @@ class RouterTraining:
 
     def loss(trained: Params) -> tuple[Float[Array, ''], Metrics]:
       params = join_frozen(trained, held)
-      params = self._of_phase(params, jax.lax.stop_gradient(params))
+      params = self._of_phase(params)
       return self._repair(params, rows) if self.repairs else self._route(params, rows)
 
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    moved, step_metrics = guarded_step(state, self.optimizer, value, grads)
-    # Without a gradient momentum and weight decay would move the frozen part.
-    return moved.replace(params=self._of_phase(moved.params, state.params)), metrics | step_metrics
+    state, step_metrics = guarded_step(state, self.optimizer, value, grads, rests=True)
+    return state, metrics | step_metrics
 
-  def _of_phase(self, learns: Params, still: Params) -> Params:
-    """Returns the part of `learns` that this phase trains, and the rest of `still`. No phase trains a critic."""
+  def _of_phase(self, params: Params) -> Params:
+    """Returns the parameters, of which only those that this phase trains have a gradient. No phase trains a critic."""
 
-    def choose(path: tuple[Any, ...], new: Array, old: Array) -> Array:
+    def choose(path: tuple[Any, ...], x: Array) -> Array:
       names = {getattr(entry, 'key', '') for entry in path}
-      return old if names & {'critic', 'value'} or ('exit_heads' in names) == self.repairs else new
+      still = names & {'critic', 'value'} or ('exit_heads' in names) == self.repairs
+      return jax.lax.stop_gradient(x) if still else x
 
-    return jax.tree_util.tree_map_with_path(choose, learns, still)
+    return jax.tree_util.tree_map_with_path(choose, params)
 
   def _route(self, params: Params, rows: Trajectories) -> tuple[Float[Array, ''], Metrics]:
     keep = self._keep(params, rows)
@@ -117,8 +115,9 @@ class RouterTraining:
     return -masked_mean(scored.logprobs, rows.mask)
 
   def _runs(self, keep: Float[Array, 'N L']) -> Array:
-    assert self.model.exits is not None and self.model.exits.router is not None
-    return self.model.exits.router(keep, jnp.float32(self.level))
+    policy = self.model.exits
+    assert policy is not None and policy.router is not None
+    return policy.router(keep, jnp.float32(policy.level))
 
   def _depth(self, keep: Float[Array, 'N L']) -> Metrics:
     return {'exits/depth': self._runs(keep).mean()}

@@ -89,19 +89,23 @@ class Lora:
 
 @dataclasses.dataclass(frozen=True)
 class ExitHeads:
-  """Exit heads (arXiv 2603.21376): one before each `every`-th block except the first; it scores an exit of each token."""
+  """The networks of exits, which stand before each `every`-th block except the first (arXiv 2603.21376).
 
-  every: int = 0  # number of blocks between two heads; 0 for no heads
-  kind: str = 'linear'  # 'mlp' has one hidden layer of twice the width
+  The gate of an exit scores each token, or the prompt where the exit policy has a router. A translator maps the stream of a
+  token that leaves there.
+  """
+
+  every: int = 0  # number of blocks between two exits; 0 for no exits
+  kind: str = 'linear'  # what the gate reads: the stream, also with earlier tokens ('recurrence'), or the exit's logits
   alone: bool = False  # whether the rest of the decoder, adapters included, is frozen
-  first_block: int = 0  # the first block that may have a head
+  first_block: int = 0  # the first block that may have an exit
   translator: str = 'none'  # 'token' is low-rank; 'local_global' also mixes tokens, by a convolution or by a recurrence
   width: int = 64  # channels of a recurrence, the hidden layer of a gate of candidates, and the rank of a translator
   candidates: int = 4  # tokens that gates of the kind 'candidates' read
 
   def __post_init__(self):
     if self.every < 0:
-      raise ValueError(f'exits.every = {self.every} must be 0 (no exit heads) or positive')
+      raise ValueError(f'exits.every = {self.every} must be 0 (no exits) or positive')
     if self.kind not in EXIT_HEADS:
       raise ValueError(f'exits.kind = {self.kind!r}: no such head; fix: {" or ".join(EXIT_HEADS)}')
     if self.translator not in TRANSLATORS:

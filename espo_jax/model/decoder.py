@@ -231,7 +231,7 @@ class Decoder(nn.Module):
     if reading is not None:
       gate, track = self._gate(reading, positions, before), set_out(self._policy, reading, x, self.config)
     if self.config.scan_layers:
-      numbers = jnp.arange(self.config.num_layers)
+      numbers = jnp.arange(self.config.num_layers, dtype=jnp.int32)  # as depths have
       (x, carried, track), (put_out, entered) = self.layers((x, cached, track), numbers, turn, scope, gate)
       x = self._translated(x, track, entered, positions, before)
       return _Trunk(self.final_norm(x), put_out if cached is None else carried, track, entered)

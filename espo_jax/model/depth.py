@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, Part, certain
+from espo_jax.exits.policy import ExitPolicy, KVFill, Observation, Part
 from espo_jax.exits.routes import on_route, route_length
 from espo_jax.model.candidates import Candidates, no_candidates
 from espo_jax.model.config import ModelConfig
@@ -125,7 +125,7 @@ def weigh(
 
 def may_leave(
   policy: ExitPolicy,
-  reading: Reading,
+  reading: Deciding | Forced,
   track: Track,
   block: Int[Array, ''] | int,
   x: Float[Array, 'B S D'],
@@ -134,8 +134,6 @@ def may_leave(
   count: int,
 ) -> Track:
   """The track after the exit decisions before `block` of `count`, which has an exit head."""
-  if policy.hazard is None or isinstance(reading, Routing) or (isinstance(reading, Forced) and policy.choice is certain):
-    return track
   passed = track.passed + (1 - track.passed) * jax.nn.sigmoid(logit)
   remaining = block + policy.top  # the blocks that a token which exits here runs through
   decides = (block >= policy.earliest) & (remaining < count)
@@ -146,6 +144,7 @@ def may_leave(
   else:
     candidates = None if track.candidates is None else track.candidates.tokens
     obs = Observation(logit, passed, x, track.before, readout, reading.position, track.total, candidates)
+    assert policy.hazard is not None
     due = due + (1 - due) * jnp.where(decides, policy.hazard(obs, reading.level), 0.0)
     exits = due > reading.noise
   leave, stay = policy.choice(logit, reading.level)

@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.model.cache import Cache
 from espo_jax.model.config import ModelConfig
@@ -59,6 +59,11 @@ def convolution(
   shifted = (whole[:, count - 1 - k : count - 1 - k + width] for k in range(count))
   seen = (tap * jnp.where(positions[..., None] >= k, x, 0.0) for k, (tap, x) in enumerate(zip(taps, shifted, strict=True)))
   return sum(seen, jnp.zeros_like(values))
+
+
+def is_local(config: ModelConfig, head: Int[Array, ''] | int) -> Bool[Array, ''] | bool:
+  """Returns whether the translator of an exit is a convolution: of 'local_global' those of the first half of the exits are."""
+  return config.exits.translator == 'local_global' and 2 * head < len(config.exit_blocks)
 
 
 def columns_before(cache: Cache, config: ModelConfig) -> Float[Array, 'E M B K R'] | None:
@@ -197,7 +202,7 @@ class ExitNetworks(nn.Module):
     mixed = _normed(x) @ self.down[head]
     values = jnp.split(mixed, 2, axis=-1)[0]
     past = jnp.zeros((x.shape[0], TAPS - 1, values.shape[-1]), jnp.float32) if before is None else before[-1]
-    state, local = _state(mixed, positions, past[:, -1]), 2 * head < len(self.config.exit_blocks)
+    state, local = _state(mixed, positions, past[:, -1]), is_local(self.config, head)
     near = convolution(values, self.taps[head], positions, past)
     return nn.gelu(jnp.where(local, near, state)), jnp.where(local, values, state)
 

@@ -1,6 +1,5 @@
 """The gate before each block, which decides exits. It is a pure function because `nn.scan` cannot access the decoder."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from espo_jax.exits.jei_gates import gate_statistics
-from espo_jax.exits.policy import ExitPolicy
+from espo_jax.exits.policy import ExitPolicy, certain
 from espo_jax.model.candidates import candidates_at, likeliest, logits_among
 from espo_jax.model.config import ModelConfig
-from espo_jax.model.depth import Reading, Routing, Skip, Track, may_leave, skip_at, weigh
+from espo_jax.model.depth import Forced, Reading, Routing, Skip, Track, may_leave, skip_at, weigh
 from espo_jax.model.exit_heads import ExitNetworks
 from espo_jax.model.layers import Gate
 
@@ -39,6 +38,9 @@ def gate_of(
   """
   blocks, every = config.exit_blocks, config.exits.every
   (heads, its), (whole, everything) = networks, decoder
+  # A given depth is no question to a policy without randomness, whose choices all have the log-probability 0.
+  given = isinstance(reading, Forced) and policy.choice is certain
+  asks = isinstance(reading, Routing) or (policy.hazard is not None and not given)
 
   def ask(x: Array, track: Track, block: Array | int, head: Array | int) -> Track:
     past = None if before is None else before[head]
@@ -70,13 +72,11 @@ def gate_of(
     )
 
   def gate(x: Array, track: Track, block: Array | int) -> tuple[Track, Skip | None]:
-    if blocks and (policy.hazard is not None or isinstance(reading, Routing)):
-      if isinstance(block, int):
-        track = ask(x, track, block, blocks.index(block)) if block in blocks else track
-      else:
-        asked = ask(x, track, block, jnp.maximum((block - blocks[0]) // every, 0))
-        here = (block >= blocks[0]) & (block % every == 0)
-        track = jax.tree.map(functools.partial(jnp.where, here), asked, track)
+    if asks and blocks and isinstance(block, int):
+      track = ask(x, track, block, blocks.index(block)) if block in blocks else track
+    elif asks and blocks:
+      head, here = jnp.maximum((block - blocks[0]) // every, 0), (block >= blocks[0]) & (block % every == 0)
+      track = jax.lax.cond(here, lambda: ask(x, track, block, head), lambda: track)
     return track, skip_at(policy, reading, track, block, config)
 
   return gate

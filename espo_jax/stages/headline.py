@@ -8,7 +8,7 @@ import jax
 from espo_jax import stops
 from espo_jax.experiment import Experiment
 from espo_jax.parallel.memory import device_bytes
-from espo_jax.stages.calibration import calibration_learner
+from espo_jax.stages.calibration import calibration_optimizer
 from espo_jax.stages.rl import reinforcement_learner
 from espo_jax.stages.warm_start import supervised_learner
 
@@ -47,8 +47,10 @@ def kept_bytes(exp: Experiment, params: object) -> int:
   c = exp.config
   if 'rl' in c.stages:
     optimizer = reinforcement_learner(exp, stops.never()).optimizer
+  elif 'calibration' in c.stages:
+    optimizer = calibration_optimizer(exp)
   else:
-    optimizer = (calibration_learner if 'calibration' in c.stages else supervised_learner)(exp).optimizer
+    optimizer = supervised_learner(exp).optimizer
   own = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(params))
   whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
   state = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params)))

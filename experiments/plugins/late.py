@@ -22,4 +22,4 @@ def late(*, level: float = 0.5, first: int = 8):
   def hazard(obs, least):
     return jnp.where(obs.position < first, 0.0, (jax.nn.sigmoid(obs.logit) > least).astype(jnp.float32))
 
-  return exits.ExitPolicy(level, hazard=hazard)
+  return exits.ExitPolicy(level, hazard=hazard, gated=True)
