@@ -204,9 +204,14 @@ RATE = "space={'learner.learning_rate': Between(1e-6, 1e-2)}"
     ('space={}, arms=2', r'search.space = \{\}: nothing to set; fix: such as'),
     (
       "space={'learner.rate': Between(0.1, 0.2)}, arms=2",
-      "'learner.rate'.* with 0.1: .*no such field; did you mean learner.learning_rate",
+      "'learner.rate'.* with 0.1\": .*no such field; did you mean learner.learning_rate",
     ),
-    ("space={'rollout.samples': OneOf((4, 0))}, arms=2", r"'rollout.samples'.* with 0: rollout.samples = 0"),
+    ("space={'rollout.samples': OneOf((4, 0))}, arms=2", r"search.space\['rollout.samples'\] with 0\": rollout.samples = 0"),
+    ("space={'seed': OneOf((1, 2))}, arms=2", r"'seed'\] with 1\": seed is the sweep's to set; fix: leave it out"),
+    (
+      "space={'model.hidden_size': OneOf((16, 32))}, arms=2",
+      r"'model.hidden_size'\] with 32\" against what a seed shares: its model.hidden_size is 16 and this one 32; fix: ",
+    ),
     ("space={'x': Between(2, 1)}, arms=2", r'Between\(low=2, high=1, log=False\): no numbers; fix: two finite numbers'),
     ("space={'x': Between(0, 1, log=True)}, arms=2", 'Between.*: 0 has no logarithm; fix: a number above 0'),
     ("space={'x': OneOf((1, 1))}, arms=2", r'OneOf\(values=\(1, 1\)\): nothing to choose; fix: at least two different values'),

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError
 from espo_jax.sweep.making import make
-from espo_jax.sweep.plan import Run, check_arms, configured
+from espo_jax.sweep.plan import Run, check_arms
 from espo_jax.sweep.running import FAILED, Status
 from espo_jax.sweep.searches import REGISTRY, Tried
 from espo_jax.sweep.searches.space import Search
@@ -33,8 +33,7 @@ class Growing:
     """
     self.sweep, self._search = sweep, search
     self._propose = make(REGISTRY, search.by, search.options, 'search.options')
-    if problems := list(_space_problems(sweep, search)):
-      raise ConfigError(problems)
+    _check_space(sweep, search)
     self._proposed: dict[str, Mapping[str, Any]] = {}
     self._refused: dict[str, str] = {}  # arms that cannot run, and why
 
@@ -98,11 +97,8 @@ def _written(value: Any) -> str:
   return f'{value:.3g}' if isinstance(value, float) else str(value)
 
 
-def _space_problems(sweep: Sweep, search: Search) -> Iterator[str]:
-  """Checks each end of the space beside the fields that all arms have."""
-  for field, values in search.space.items():
-    for value in values.ends:
-      try:
-        validate(configured(sweep.base, {**sweep.common, field: value}))
-      except ConfigError as error:
-        yield from (f'search.space[{field!r}] with {value!r}: {problem}' for problem in error.problems)
+def _check_space(sweep: Sweep, search: Search) -> None:
+  """Checks an arm with each end of the space, beside the fields that all arms have."""
+  ends = [(field, value) for field, values in search.space.items() for value in values.ends]
+  probes = {f'search.space[{field!r}] with {value!r}': {field: value} for field, value in ends}
+  check_arms(dataclasses.replace(sweep, arms=probes), list(probes))
