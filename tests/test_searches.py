@@ -150,6 +150,34 @@ def test_the_page_has_the_arms_of_the_search_the_best_first(trained, tmp_path):
   assert [row[-1] for row in table[:-1]] == sorted((row[-1] for row in table[:-1]), reverse=True)
 
 
+def test_the_json_has_the_search_and_what_each_of_its_arms_came_to(trained, tmp_path):
+  _, pretend = trained
+  pretend.fails = 'random_2'
+  rate, minibatches = "'learner.learning_rate': Between(1e-6, 1e-2, log=True)", "'learner.minibatches': OneOf((1, 4))"
+  space = f"{{'rollout.prompts': Between(4, 8), {minibatches}, {rate}}}"
+  ends = ", early_end='successive_halving', early_end_options={'least': 2, 'eta': 2}"
+  compare_arms(sweep_file(tmp_path, f"space={space}, arms=12, by='random', seed=3", ends), tmp_path / 'runs', tmp_path / 'out')
+  record, page = json.loads((tmp_path / 'out.json').read_text()), (tmp_path / 'out.md').read_text()
+  found = record['search']
+  assert (found['by'], found['seed'], found['options'], found['arms']) == ('random', 3, {}, 12)
+  assert found['space'] == {
+    'rollout.prompts': {'low': 4, 'high': 8, 'log': False},
+    'learner.minibatches': {'values': [1, 4]},
+    'learner.learning_rate': {'low': 1e-6, 'high': 1e-2, 'log': True},
+  }
+  assert list(found['tried']) == [f'random_{number}' for number in range(1, 13)]
+  failed = {run['name'] for run in record['runs'] if run['state'] == 'failed'}
+  ended = {run['name'] for run in record['runs'] if run['state'] == 'ended early'} - failed
+  assert failed == {'random_2'} and ended
+  for arm, its in found['tried'].items():
+    odd = its['settings']['rollout.prompts'] % 2 and its['settings']['learner.minibatches'] == 4
+    assert bool(its['refused']) == odd and (arm in record['arms']) == (not odd)
+    assert f'{arm} cannot run: {its["refused"]}.' in page or not odd
+    assert (its['value'] is None) == bool(odd or arm in failed)
+    assert odd or arm in failed or its['whole'] == (arm not in ended)
+  assert any(its['refused'] for its in found['tried'].values())
+
+
 def test_an_arm_that_cannot_run_counts_as_tried_and_the_search_goes_on(trained, tmp_path):
   """One of the two numbers of minibatches divides the rows of an odd number of problems."""
   space = "{'rollout.prompts': Between(4, 8), 'learner.minibatches': OneOf((1, 4))}"
