@@ -36,6 +36,7 @@ def hosted(exp: Experiment) -> 'Hosted':
       exp.tokenizer, kind, c.environment.role or of.role, exp.end_tokens, c.environment.observation_horizon, c.data.today
     ),
     graded=of.graded,
+    expert=of.expert,
   )
 
 
@@ -47,11 +48,13 @@ class Hosted:
     episodes: The processes that hold their episodes.
     write: The function that writes an observation as tokens.
     graded: Whether they get the verdict of the task's verifier on each turn.
+    expert: Whether they have an expert, who writes turns.
   """
 
   episodes: Episodes
   write: TurnWriter
   graded: bool
+  expert: bool
 
 
 def seed_of(exp: Experiment, problem: tasks.Problem) -> int:
