@@ -50,7 +50,6 @@ def conversation(exp: Experiment, problem: tasks.Problem, rng: np.random.Generat
     step = environment.step(turn, float(exp.task.verify(problem, turn)) if host.graded else None)
     if step.done or not left:
       break
-    written = host.write(step.observation, True).tokens
-    segments.append(Segment(str(exp.tokenizer.decode(written, skip_special_tokens=False)), False))
+    segments.append(Segment(tasks.text_of(exp.tokenizer, host.write(step.observation, True).tokens), False))
   prompt = reposed(problem.prompt, question, posed, breakable(exp.tokenizer))
   return tasks.Example(prompt, tuple(segments), place=f'the conversation on {question!r}')
