@@ -8,7 +8,6 @@ of it is in experiments/results/turns.md.
 
 | variant | difference |
 |---|---|
-| `:alone` | one turn without the calculator, with as many steps of a warm start on answers alone |
 | `:smoke` | in seconds, on a model too small to learn anything |
 """
 
@@ -23,10 +22,16 @@ def get_config(arg=''):
   c.task.options.max_terms = 4
   c.task.options.min_digits = 2
   c.task.options.max_digits = 2
+  c.environment.name = 'calculator'
+  c.environment.instruction = ''
+  c.environment.calls = 0.3
+  c.environment.max_turns = 2
+  c.environment.turn_horizon = 34
+  c.environment.observation_horizon = 5
   c.rollout.prompts = 24
   c.rollout.samples = 4
   c.rollout.prompt_width = 30
-  c.rollout.horizon = 12
+  c.rollout.horizon = 34 + 5 + 12
   c.model.hidden_size = 96
   c.model.intermediate_size = 192
   c.model.num_layers = 3
@@ -44,16 +49,8 @@ def get_config(arg=''):
   c.eval.problems = 256
   c.stop.name = 'never'
   c.baselines = ()
-  if arg not in ('', 'alone', 'smoke'):
-    raise ValueError(f'unknown variant {arg!r} of experiments/calculator.py; known: alone, smoke')
-  if arg != 'alone':
-    c.environment.name = 'calculator'
-    c.environment.instruction = ''
-    c.environment.calls = 0.3
-    c.environment.max_turns = 2
-    c.environment.turn_horizon = 34
-    c.environment.observation_horizon = 5
-    c.rollout.horizon = 34 + 5 + 12
+  if arg not in ('', 'smoke'):
+    raise ValueError(f'unknown variant {arg!r} of experiments/calculator.py; known: smoke')
   if arg == 'smoke':
     _smoke(c)
   return c

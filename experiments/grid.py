@@ -7,7 +7,6 @@ way now and then. The comparison is in experiments/results/turns.md.
 
 | variant | difference |
 |---|---|
-| `:budget` | an episode of training has at most twice as many turns as the expert's: ActiveVLN's budget |
 | `:smoke` | in seconds, on a model too small to learn anything |
 """
 
@@ -45,10 +44,8 @@ def get_config(arg=''):
   c.environment.turn_horizon = 2
   c.environment.observation_horizon = 21
   c.rollout.horizon = 6 * 2 + 5 * 21
-  if arg not in ('', 'budget', 'smoke'):
-    raise ValueError(f'unknown variant {arg!r} of experiments/grid.py; known: budget, smoke')
-  if arg == 'budget':
-    c.environment.expert_budget = 2.0
+  if arg not in ('', 'smoke'):
+    raise ValueError(f'unknown variant {arg!r} of experiments/grid.py; known: smoke')
   if arg == 'smoke':
     _smoke(c)
   return c

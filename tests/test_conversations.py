@@ -84,6 +84,25 @@ def test_a_conversation_has_the_tokens_of_an_episode():
   assert several
 
 
+def test_an_observation_stands_in_a_conversation_as_it_is_read_with_a_tokenizer_that_cleans_blanks_up(registers, monkeypatch):
+  @environments.register('spaced')
+  class Spaced:
+    def reset(self, problem, seed):
+      return problem.prompt
+
+    def step(self, action, correct):
+      return Step('1 , 2 !', 0.0, False)
+
+    def expert(self, rng):
+      return '3'
+
+  exp = experiment('spaced', 'countdown')
+  monkeypatch.setattr(exp.tokenizer, 'clean_up_tokenization_spaces', True)
+  assert exp.tokenizer.decode(exp.tokenizer.encode('1 , 2 !')) == '1, 2!'
+  _, found = written(exp, 0)
+  assert [segment.text for segment in found.segments] == ['3', '1 , 2 !', '3', '1 , 2 !', '3']
+
+
 def test_a_turn_of_the_expert_that_is_longer_than_the_policys_may_be_is_told_with_the_fix():
   exp = experiment('retry', message='##', turn_horizon=9)
   with pytest.raises(

@@ -103,20 +103,21 @@ def test_what_is_no_environment_cannot_be_registered(registers):
 
 
 def test_a_class_inherits_who_speaks_and_whether_its_turns_are_graded(registers):
-  assert environments.traits('calculator', {}) == ('tool', True, '')
-  assert environments.traits('retry', {}) == ('user', True, '') and environments.traits('grid', {}) == ('user', False, 'grid')
+  assert environments.traits('calculator', {}) == ('tool', True, '', True)
+  assert environments.traits('retry', {}) == ('user', True, '', True)
+  assert environments.traits('grid', {}) == ('user', False, 'grid', True)
 
   @environments.register('exact')
   class Exact(Calculator):
     pass
 
-  assert environments.traits('exact', {}) == ('tool', True, '')
+  assert environments.traits('exact', {}) == ('tool', True, '', True)
 
   @environments.register('made')
   def made(*, instruction: str = ''):
     return Calculator(instruction=instruction)
 
-  assert environments.traits('made', {'instruction': 'x', 'other': 1}) == ('tool', True, '')
+  assert environments.traits('made', {'instruction': 'x', 'other': 1}) == ('tool', True, '', True)
 
 
 @pytest.mark.parametrize(

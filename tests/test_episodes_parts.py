@@ -68,7 +68,7 @@ def test_the_rows_of_all_parts_count_as_memory(turns):
   paused = Programs(exp.config, exp.mesh, exp).beside('rollout')['paused']
   kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(paused))
   exp.config.rollout.parts = 1
-  assert Programs(exp.config, exp.mesh, exp).beside('rollout')['paused'] is None
+  assert Programs(exp.config, exp.mesh, exp).beside('rollout')['paused'] == []
   c, width = exp.model.config, exp.config.rollout.prompt_width + exp.config.rollout.horizon
   caches = 2 * c.num_layers * c.num_kv_heads * c.head_dim * 4 * width * 8  # keys and values of the 8 rows of a part
   assert caches < kept < 2 * caches

@@ -150,6 +150,34 @@ def test_the_page_has_the_arms_of_the_search_the_best_first(trained, tmp_path):
   assert [row[-1] for row in table[:-1]] == sorted((row[-1] for row in table[:-1]), reverse=True)
 
 
+def test_the_json_has_the_search_and_what_each_of_its_arms_came_to(trained, tmp_path):
+  _, pretend = trained
+  pretend.fails = 'random_2'
+  rate, minibatches = "'learner.learning_rate': Between(1e-6, 1e-2, log=True)", "'learner.minibatches': OneOf((1, 4))"
+  space = f"{{'rollout.prompts': Between(4, 8), {minibatches}, {rate}}}"
+  ends = ", early_end='successive_halving', early_end_options={'least': 2, 'eta': 2}"
+  compare_arms(sweep_file(tmp_path, f"space={space}, arms=12, by='random', seed=3", ends), tmp_path / 'runs', tmp_path / 'out')
+  record, page = json.loads((tmp_path / 'out.json').read_text()), (tmp_path / 'out.md').read_text()
+  found = record['search']
+  assert (found['by'], found['seed'], found['options'], found['arms']) == ('random', 3, {}, 12)
+  assert found['space'] == {
+    'rollout.prompts': {'low': 4, 'high': 8, 'log': False},
+    'learner.minibatches': {'values': [1, 4]},
+    'learner.learning_rate': {'low': 1e-6, 'high': 1e-2, 'log': True},
+  }
+  assert list(found['tried']) == [f'random_{number}' for number in range(1, 13)]
+  failed = {run['name'] for run in record['runs'] if run['state'] == 'failed'}
+  ended = {run['name'] for run in record['runs'] if run['state'] == 'ended early'} - failed
+  assert failed == {'random_2'} and ended
+  for arm, its in found['tried'].items():
+    odd = its['settings']['rollout.prompts'] % 2 and its['settings']['learner.minibatches'] == 4
+    assert bool(its['refused']) == odd and (arm in record['arms']) == (not odd)
+    assert f'{arm} cannot run: {its["refused"]}.' in page or not odd
+    assert (its['value'] is None) == bool(odd or arm in failed)
+    assert odd or arm in failed or its['whole'] == (arm not in ended)
+  assert any(its['refused'] for its in found['tried'].values())
+
+
 def test_an_arm_that_cannot_run_counts_as_tried_and_the_search_goes_on(trained, tmp_path):
   """One of the two numbers of minibatches divides the rows of an odd number of problems."""
   space = "{'rollout.prompts': Between(4, 8), 'learner.minibatches': OneOf((1, 4))}"
@@ -204,9 +232,14 @@ RATE = "space={'learner.learning_rate': Between(1e-6, 1e-2)}"
     ('space={}, arms=2', r'search.space = \{\}: nothing to set; fix: such as'),
     (
       "space={'learner.rate': Between(0.1, 0.2)}, arms=2",
-      "'learner.rate'.* with 0.1: .*no such field; did you mean learner.learning_rate",
+      "'learner.rate'.* with 0.1\": .*no such field; did you mean learner.learning_rate",
     ),
-    ("space={'rollout.samples': OneOf((4, 0))}, arms=2", r"'rollout.samples'.* with 0: rollout.samples = 0"),
+    ("space={'rollout.samples': OneOf((4, 0))}, arms=2", r"search.space\['rollout.samples'\] with 0\": rollout.samples = 0"),
+    ("space={'seed': OneOf((1, 2))}, arms=2", r"'seed'\] with 1\": seed is the sweep's to set; fix: leave it out"),
+    (
+      "space={'model.hidden_size': OneOf((16, 32))}, arms=2",
+      r"'model.hidden_size'\] with 32\" against what a seed shares: its model.hidden_size is 16 and this one 32; fix: ",
+    ),
     ("space={'x': Between(2, 1)}, arms=2", r'Between\(low=2, high=1, log=False\): no numbers; fix: two finite numbers'),
     ("space={'x': Between(0, 1, log=True)}, arms=2", 'Between.*: 0 has no logarithm; fix: a number above 0'),
     ("space={'x': OneOf((1, 1))}, arms=2", r'OneOf\(values=\(1, 1\)\): nothing to choose; fix: at least two different values'),

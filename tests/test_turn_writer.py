@@ -127,6 +127,14 @@ def test_an_observation_is_cut_to_its_room(family, text):
   assert not short.cut and 'try again' in tokenizer.decode(short.tokens)
 
 
+def test_what_is_left_of_an_observation_has_its_blanks_with_a_tokenizer_that_cleans_them_up():
+  tokenizer = tasks.character_tokenizer('ab ,!')
+  tokenizer.clean_up_tokenization_spaces = True
+  assert tokenizer.decode(tokenizer.encode('a , b !')) == 'a, b!'
+  write = turn_writer(tokenizer, '', 'user', (1,), 7)
+  assert write('a , b ! a', True) == (tokenizer.encode('a , b !'), True)
+
+
 def test_plain_observations_follow_the_end_of_the_turn():
   tokenizer = tasks.character_tokenizer('ab#')
   write = turn_writer(tokenizer, '', 'user', (1,), 4)

@@ -100,7 +100,7 @@ class Programs:
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
       'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
-      'paused': [self._paused] * others if others else None,
+      'paused': [self._paused] * others,
     }
 
   @property
@@ -111,8 +111,7 @@ class Programs:
     `rollout.reuse` all rows count besides the slots.
     """
     r = self.config.rollout
-    prompts = r.prompts // r.parts
-    full, rest = (prompts, prompts * (r.samples - 1)) if r.serial.inducer else (0, prompts * r.samples)
+    full, rest = (self._prompts, self._prompts * (r.samples - 1)) if r.serial.inducer else (0, self._prompts * r.samples)
     if self._sampler.reuse is not None:
       full = rest
     return full + min(r.slots or rest, rest)
@@ -156,12 +155,12 @@ class Programs:
     return parallel.gathering(boxed, self.mesh).lower(self.params)
 
   def _rollout(self) -> jax.stages.Lowered:
-    return self._sampler.lower(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
+    return self._sampler.lower(*self._sampled_from(self._prompts))
 
   def _turn(self) -> jax.stages.Lowered:
     turns, rows = self._sampler.turns, parallel.over_batch(self.mesh)
     assert turns is not None
-    params, rule, _, prompts, _ = self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts)
+    params, rule, _, prompts, _ = self._sampled_from(self._prompts)
     paused = self._paused
     if 'rollout' in self._laid:
       paused = jax.tree.map(_described, paused, self._laid['rollout'])
@@ -172,9 +171,14 @@ class Programs:
     return self._sampler.lower_turn(params, rule, paused, prompts, observed)
 
   @property
+  def _prompts(self) -> int:
+    """The number of prompts of a part of the rollout."""
+    return self.config.rollout.prompts // self.config.rollout.parts
+
+  @property
   def _paused(self) -> Paused:
     """The rows of a part between two turns."""
-    return self._sampler.describe_paused(*self._sampled_from(self.config.rollout.prompts // self.config.rollout.parts))
+    return self._sampler.describe_paused(*self._sampled_from(self._prompts))
 
   def _sampled_from(self, prompts: int) -> tuple[Any, ...]:
     """Describes the arguments of the sampler for a number of prompts."""

@@ -45,6 +45,7 @@ class Traits(NamedTuple):
   role: str
   graded: bool
   task: str
+  expert: bool  # whether it has one
 
 
 def traits(name: str, options: Mapping[str, Any]) -> Traits:
@@ -65,4 +66,9 @@ def traits(name: str, options: Mapping[str, Any]) -> Traits:
     raise RegistryError(
       f'environment.name = {name!r}: {wrong}; fix: the methods `reset` and `step`, and a role of {", ".join(map(repr, ROLES))}'
     )
-  return Traits(role, bool(getattr(made, 'graded', False)), str(getattr(made, 'task', '')))
+  return Traits(
+    role,
+    graded=bool(getattr(made, 'graded', False)),
+    task=str(getattr(made, 'task', '')),
+    expert=callable(getattr(made, 'expert', None)),
+  )

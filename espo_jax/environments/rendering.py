@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from espo_jax.tasks.batching import encode_text
+from espo_jax.tasks.pieces import text_of
 from espo_jax.tasks.pretrained import PROMPTS, chat_writer, special_tokens, with_thought
 from espo_jax.tasks.task import DataError
 
@@ -83,7 +84,7 @@ def turn_writer(
     while len(tokens) > room:
       cut = True
       kept = kept[: len(kept) - (len(tokens) - room)]
-      tokens = write(without_special(str(tokenizer.decode(kept)), special) if kept else '', ended)
+      tokens = write(without_special(text_of(tokenizer, kept), special) if kept else '', ended)
     return Written(tokens, cut)
 
   return fit

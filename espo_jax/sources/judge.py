@@ -10,7 +10,7 @@ import ml_collections
 from espo_jax.environments import TurnWriter, turn_writer
 from espo_jax.experiment import kind_of_turns, make_task
 from espo_jax.sources.rollouts import Asked
-from espo_jax.tasks import Task
+from espo_jax.tasks import Task, text_of
 from espo_jax.tasks.reasoning import has_thought_tag, without_thought_tags
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class Judge:
 
     The end token of the first turn is left out if `ends_apart`.
     """
-    written = self.write(message, self.ends_apart)
-    return str(self.tokenizer.decode(written.tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return text_of(self.tokenizer, self.write(message, self.ends_apart).tokens)
 
 
 def make_judge(config: ml_collections.ConfigDict) -> Judge:

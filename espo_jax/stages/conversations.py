@@ -18,7 +18,7 @@ from espo_jax.tasks import DataError, Segment
 
 def has_expert(exp: Experiment) -> bool:
   """Returns whether an experiment has an environment whose expert writes turns."""
-  return bool(exp.config.environment.name) and callable(getattr(_made(exp), 'expert', None))
+  return exp.sampler.turns is not None and hosted(exp).expert
 
 
 def conversation(exp: Experiment, problem: tasks.Problem, rng: np.random.Generator) -> tasks.Example:
@@ -32,8 +32,9 @@ def conversation(exp: Experiment, problem: tasks.Problem, rng: np.random.Generat
   Raises:
     DataError: A turn of the expert is longer than the policy's may be.
   """
-  environment, host, question, most = _made(exp), hosted(exp), exp.task.question(problem), exp.sampler.turns
+  c, host, question, most = exp.config, hosted(exp), exp.task.question(problem), exp.sampler.turns
   assert most is not None
+  environment: Any = environments.REGISTRY.find(c.environment.name)(**method_options(c, 'environment'))
   posed = environment.reset(problem._replace(prompt=question), seed_of(exp, problem))
   segments: list[Segment] = []
   for left in reversed(range(most.most)):
@@ -49,12 +50,6 @@ def conversation(exp: Experiment, problem: tasks.Problem, rng: np.random.Generat
     step = environment.step(turn, float(exp.task.verify(problem, turn)) if host.graded else None)
     if step.done or not left:
       break
-    written = host.write(step.observation, True).tokens
-    segments.append(Segment(str(exp.tokenizer.decode(written, skip_special_tokens=False)), False))
+    segments.append(Segment(tasks.text_of(exp.tokenizer, host.write(step.observation, True).tokens), False))
   prompt = reposed(problem.prompt, question, posed, breakable(exp.tokenizer))
   return tasks.Example(prompt, tuple(segments), place=f'the conversation on {question!r}')
-
-
-def _made(exp: Experiment) -> Any:
-  c = exp.config
-  return environments.REGISTRY.find(c.environment.name)(**method_options(c, 'environment'))

@@ -79,8 +79,9 @@ def collect(
   """
   if exp.sampler.turns is not None:
     played = play(exp, exp.sampler, params, rule, adaptive, problems, key, timed, exp.config.environment.expert_budget)
-    graded = [exp.put_rows(verdicts_on(exp, part, its)) for part, its in zip(problems, played, strict=True)]
-    return _whole(exp, [(its.rows, verdicts) for its, verdicts in zip(played, graded, strict=True)])
+    return _whole(
+      exp, [(its.rows, exp.put_rows(verdicts_on(exp, part, its))) for part, its in zip(problems, played, strict=True)]
+    )
   nothing = [None] * len(problems)
   with timed('rollout'):
     asked = [exp.prompts(*its) for its in zip(problems, begun or nothing, drafts or nothing, strict=True)]

@@ -36,6 +36,7 @@ def hosted(exp: Experiment) -> 'Hosted':
       exp.tokenizer, kind, c.environment.role or of.role, exp.end_tokens, c.environment.observation_horizon, c.data.today
     ),
     graded=of.graded,
+    expert=of.expert,
   )
 
 
@@ -47,11 +48,13 @@ class Hosted:
     episodes: The processes that hold their episodes.
     write: The function that writes an observation as tokens.
     graded: Whether they get the verdict of the task's verifier on each turn.
+    expert: Whether they have an expert, who writes turns.
   """
 
   episodes: Episodes
   write: TurnWriter
   graded: bool
+  expert: bool
 
 
 def seed_of(exp: Experiment, problem: tasks.Problem) -> int:
@@ -77,25 +80,20 @@ class Turned(NamedTuple):
   turn: Int[np.ndarray, 'N T']  # as in `Trajectories`
 
 
-class Laid(NamedTuple):
-  """The same of the rows of all processes, on the devices, perhaps not yet decoded."""
-
-  reason: Int[Array, 'N']
-  length: Int[Array, 'N']
-  shadow: Bool[Array, 'N']
-  tokens: Int[Array, 'N T']
-  turn: Int[Array, 'N T']
-
-
-def lay(exp: Experiment, paused: Paused) -> Laid:
-  """Returns the rows after a turn, split over the batch axes of the mesh. It does not wait for them."""
+def lay(exp: Experiment, paused: Paused) -> tuple[Array, ...]:
+  """Returns the fields of `Turned` for the rows of all processes, split over the batch axes of the mesh. It does not wait."""
   record = paused.record
-  rows = Laid(record.reason, record.full_length, paused.slots.shadow, record.tokens.tokens, paused.turn)
+  rows = record.reason, record.full_length, paused.slots.shadow, record.tokens.tokens, paused.turn
   return parallel.lay(rows, parallel.over_batch(exp.mesh))
 
 
-def take(exp: Experiment, laid: Laid) -> Turned:
-  """Waits for a turn, and returns this process's rows."""
+def take(exp: Experiment, laid: tuple[Array, ...]) -> Turned:
+  """Waits for a turn, and returns this process's rows.
+
+  Args:
+    exp: The experiment.
+    laid: What `lay` returned.
+  """
   return Turned(*(parallel.take_rows(x, exp.mesh) for x in laid))
 
 

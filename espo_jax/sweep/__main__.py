@@ -54,7 +54,7 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   check_page(monitor.ending(output, '.md'))
   if spec.search is not None and seeds is not None:
     raise ConfigError([f'--seeds beside the search of {file}: an arm is proposed from all seeds; fix: leave --seeds out'])
-  growing = None if spec.search is None else sweep.Growing(spec, spec.search)
+  growing = None if spec.search is None else sweep.Growing(spec)
   runs = sweep.plan(spec, workdir)
   sweep.run_all(spec, [run for run in runs if seeds is None or run.seed in seeds])
   while growing is not None and growing.grow(runs):
@@ -74,11 +74,11 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
   told = [path for run in runs if (path := run.workdir / 'environment.json').exists()]  # a run that does not fit writes none
   environments = [read_json(path) for path in told]
   record = record_of(spec, title, command, runs, environments, compared)
+  if growing is not None:
+    record['search'] = growing.record(runs)
   picture = monitor.ending(output, '.png')
   monitor.atomic_write_text(monitor.ending(output, '.json'), monitor.to_json(record, indent=1) + '\n')
-  write_page(
-    monitor.ending(output, '.md'), title, body(spec, record, table, picture.name, growing.told(runs) if growing else '')
-  )
+  write_page(monitor.ending(output, '.md'), title, body(spec, record, table, picture.name))
   print(f'{table}\nwrote {monitor.ending(output, ".md")}, {monitor.ending(output, ".json")}')
   with monitor.spared(picture):
     from espo_jax.monitor import arms  # matplotlib is slow to import and only needed here

@@ -1,14 +1,14 @@
 """Adds the arms of a search to a sweep, each once the runs of those before it have ended."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError
 from espo_jax.sweep.making import make
-from espo_jax.sweep.plan import Run, check_arms, configured
+from espo_jax.sweep.plan import Run, check_arms
 from espo_jax.sweep.running import FAILED, Status
 from espo_jax.sweep.searches import REGISTRY, Tried
 from espo_jax.sweep.searches.space import Search
@@ -25,16 +25,17 @@ class Growing:
     sweep: The sweep with the arms so far.
   """
 
-  def __init__(self, sweep: Sweep, search: Search):
-    """Makes the search.
+  def __init__(self, sweep: Sweep):
+    """Makes the search of a sweep, which has one.
 
     Raises:
       ConfigError: The search does not exist or does not take its options, or a value of its space cannot be set.
     """
+    search = sweep.search
+    assert search is not None
     self.sweep, self._search = sweep, search
     self._propose = make(REGISTRY, search.by, search.options, 'search.options')
-    if problems := list(_space_problems(sweep, search)):
-      raise ConfigError(problems)
+    _check_space(sweep, search)
     self._proposed: dict[str, Mapping[str, Any]] = {}
     self._refused: dict[str, str] = {}  # arms that cannot run, and why
 
@@ -58,24 +59,13 @@ class Growing:
       return True
     return False
 
-  def told(self, runs: Sequence[Run]) -> str:
-    """Returns a table of the arms that were proposed, the best first."""
-    arms = {arm: self._tried(arm, runs) for arm in self._proposed}
-    fields = list(self._search.space)
-    head = ' | '.join(f'`{field}`' for field in fields)
-    lines = [f'| arm | {head} | training accuracy at the end |', '|---' * (len(fields) + 2) + '|']
-    for arm in sorted(arms, key=lambda arm: _height(arms[arm]), reverse=True):
-      its = arms[arm]
-      cells = ' | '.join(_written(its.settings[field]) for field in fields)
-      ended = '' if its.whole else f', ended at update {its.updates}'
-      value = f'{its.value:.3f}{ended}' if its.value is not None else 'cannot run' if arm in self._refused else 'failed'
-      lines.append(f'| {arm} | {cells} | {value} |')
-    return '\n'.join([*lines, *self._reasons()])
+  def record(self, runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns the search's fields, and under 'tried' what each arm that it proposed came to, by the name of the arm.
 
-  def _reasons(self) -> Iterator[str]:
-    if self._refused:
-      yield ''
-      yield from (f'{arm} cannot run: {problem}.' for arm, problem in self._refused.items())
+    An entry of 'tried' has the fields of `Tried`. Under 'refused' it says why the arm cannot run; '' if it can.
+    """
+    tried = {arm: self._tried(arm, runs)._asdict() | {'refused': self._refused.get(arm, '')} for arm in self._proposed}
+    return dataclasses.asdict(self._search) | {'tried': tried}
 
   def _tried(self, arm: str, runs: Sequence[Run]) -> Tried:
     """Reads what an arm came to. An arm that cannot run, or of which a run failed, has no value."""
@@ -90,19 +80,8 @@ class Growing:
     return Tried(self._proposed[arm], value, updates, all(trial.whole for trial in trials))
 
 
-def _height(its: Tried) -> float:
-  return -np.inf if its.value is None else its.value
-
-
-def _written(value: Any) -> str:
-  return f'{value:.3g}' if isinstance(value, float) else str(value)
-
-
-def _space_problems(sweep: Sweep, search: Search) -> Iterator[str]:
-  """Checks each end of the space beside the fields that all arms have."""
-  for field, values in search.space.items():
-    for value in values.ends:
-      try:
-        validate(configured(sweep.base, {**sweep.common, field: value}))
-      except ConfigError as error:
-        yield from (f'search.space[{field!r}] with {value!r}: {problem}' for problem in error.problems)
+def _check_space(sweep: Sweep, search: Search) -> None:
+  """Checks an arm with each end of the space, beside the fields that all arms have."""
+  ends = [(field, value) for field, values in search.space.items() for value in values.ends]
+  probes = {f'search.space[{field!r}] with {value!r}': {field: value} for field, value in ends}
+  check_arms(dataclasses.replace(sweep, arms=probes), list(probes))

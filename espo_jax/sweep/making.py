@@ -1,4 +1,4 @@
-"""Makes the early end or the search that a sweep names."""
+"""Makes the early end or the search that a sweep names. Optuna is an optional extra, imported only if one of them needs it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,3 +32,17 @@ def make(register: registry.Register, name: str, options: Mapping[str, Any], fie
     raise
   except (TypeError, ValueError) as error:
     raise ConfigError([f'{field} = {dict(options)}: {error}']) from error
+
+
+def import_optuna(asked: str) -> Any:
+  """Returns the module `optuna`, for which a sweep has `asked`, such as "early_end = 'median'".
+
+  Raises:
+    ConfigError: Optuna is not installed.
+  """
+  try:
+    import optuna
+  except ImportError as error:
+    raise ConfigError([f"{asked}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  return optuna

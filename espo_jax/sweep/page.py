@@ -7,7 +7,7 @@ from typing import Any
 from espo_jax.configs import ConfigError
 from espo_jax.monitor import atomic_write_text
 from espo_jax.sweep.plan import Run
-from espo_jax.sweep.results import p_values, told_apart
+from espo_jax.sweep.results import format_search, p_values, told_apart
 from espo_jax.sweep.running import Status
 from espo_jax.sweep.spec import Sweep
 
@@ -41,15 +41,14 @@ def write_page(path: pathlib.Path, title: str, body: str) -> None:
   atomic_write_text(path, text)
 
 
-def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str, found: str = '') -> str:
+def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str) -> str:
   """Returns the text of the page: what was run, on which machine, the results, and which arms are told apart.
 
   Args:
     sweep: The comparison.
-    record: The content of the JSON file.
+    record: The content of the JSON file. With a search it has an entry 'search', the record of `Growing`.
     table: The table of results.
     picture: The name of the picture's file.
-    found: The table of the arms of a search; '' without one.
   """
   hardware = record['hardware']
   commits = ', '.join(commit[:7] for commit in record['commits']) or 'unknown'
@@ -69,7 +68,7 @@ def body(sweep: Sweep, record: Mapping[str, Any], table: str, picture: str, foun
     '',
     table,
     *(['', told_apart(sweep, record['columns'])] if sweep.primary else []),
-    *(['', found] if found else []),
+    *(['', format_search(record['search'])] if 'search' in record else []),
     '',
     f'![Learning curves, and {sweep.scatter[1]} over {sweep.scatter[0]}]({picture})',
   ]
@@ -84,7 +83,7 @@ def record_of(
   environments: Sequence[Mapping[str, Any]],
   compared: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Returns the content of the JSON file: what was run and everything that was measured."""
+  """Returns the content of the JSON file but for a search: what was run and everything that was measured."""
   statuses = [Status.of(run) for run in runs]
   gits = [environment.get('git') or {} for environment in environments]
   last = environments[-1]

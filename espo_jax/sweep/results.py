@@ -130,6 +130,35 @@ def format_comparison(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], s
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
+def format_search(search: Mapping[str, Any]) -> str:
+  """Formats a Markdown table of the arms that a search proposed, the best first, and says why arms cannot run.
+
+  Args:
+    search: The record of `Growing.record`.
+  """
+  fields, tried = list(search['space']), search['tried']
+  heads = ' | '.join(f'`{field}`' for field in fields)
+  lines = [f'| arm | {heads} | training accuracy at the end |', '|---' * (len(fields) + 2) + '|']
+  valued = sorted((arm for arm in tried if tried[arm]['value'] is not None), key=lambda arm: tried[arm]['value'], reverse=True)
+  for arm in (*valued, *(arm for arm in tried if arm not in valued)):
+    its = tried[arm]
+    cells = ' | '.join(_setting(its['settings'][field]) for field in fields)
+    lines.append(f'| {arm} | {cells} | {_height(its)} |')
+  refused = [f'{arm} cannot run: {its["refused"]}.' for arm, its in tried.items() if its['refused']]
+  return '\n'.join([*lines, *(['', *refused] if refused else [])])
+
+
+def _setting(value: Any) -> str:
+  return f'{value:.3g}' if isinstance(value, float) else str(value)
+
+
+def _height(its: Mapping[str, Any]) -> str:
+  """Describes what an arm came to."""
+  if its['value'] is None:
+    return 'cannot run' if its['refused'] else 'failed'
+  return f'{its["value"]:.3f}' + ('' if its['whole'] else f', ended at update {its["updates"]}')
+
+
 def _cell(column: Column | Counts, entry: Mapping[str, Any] | None) -> str:
   if entry is None:
     return ''

@@ -19,7 +19,7 @@ from espo_jax.tasks.grading import Grader, Verdict, grade
 from espo_jax.tasks.grid import Grid
 from espo_jax.tasks.math import Math
 from espo_jax.tasks.own import JSONL, find_benchmark
-from espo_jax.tasks.pieces import token_texts
+from espo_jax.tasks.pieces import text_of, token_texts
 from espo_jax.tasks.pretrained import load_tokenizer
 from espo_jax.tasks.reasoning_gym import ReasoningGym
 from espo_jax.tasks.registered import TASKS, get, register
@@ -71,5 +71,6 @@ __all__ = [
   'read_examples',
   'record_of',
   'register',
+  'text_of',
   'token_texts',
 ]

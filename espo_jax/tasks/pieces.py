@@ -1,4 +1,4 @@
-"""Splits a response into the texts of its tokens."""
+"""Turns tokens into text, all at once or one by one."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +8,16 @@ if TYPE_CHECKING:
 
 _BROKEN = '\ufffd'  # what a tokenizer writes for bytes that are not a whole character
 _MOST_BYTES = 4  # the most bytes of a character in UTF-8
+
+
+def text_of(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> str:
+  """Returns the text of tokens, special tokens included. No blank is left out, even if the tokenizer cleans them up.
+
+  Args:
+    tokenizer: a tokenizer of any kind.
+    tokens: the token ids.
+  """
+  return str(tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> list[str]:
@@ -30,20 +40,16 @@ def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> 
       texts.append(alone[token])
       continue
     pending.append(token)
-    text = _decode(tokenizer, pending)
+    text = text_of(tokenizer, pending)
     texts.append('')
     if not text.endswith(_BROKEN) or len(pending) == _MOST_BYTES:
       texts[-1], pending = text, []
   if pending:
-    texts[-1] = _decode(tokenizer, pending)
+    texts[-1] = text_of(tokenizer, pending)
   return texts
 
 
 def _alone(tokenizer: 'PreTrainedTokenizerFast', token: int) -> str:
   """Returns a token's text as it is after another token, because many tokenizers drop the blank at the front of a text."""
-  once, twice = _decode(tokenizer, [token]), _decode(tokenizer, [token, token])
+  once, twice = text_of(tokenizer, [token]), text_of(tokenizer, [token, token])
   return twice.removeprefix(once) if twice.startswith(once) else once
-
-
-def _decode(tokenizer: 'PreTrainedTokenizerFast', tokens: list[int]) -> str:
-  return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

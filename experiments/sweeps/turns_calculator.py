@@ -25,7 +25,7 @@ def calls(outcome: Outcome) -> float:
 
 
 def begun_calls(outcome: Outcome) -> float:
-  """The same share after the arm's own warm start."""
+  """The share of the sampled answers that called after the arm's own warm start."""
   return outcome.start['test_turns_mean'] - 1
 
 

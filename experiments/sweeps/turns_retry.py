@@ -5,7 +5,7 @@
 
 | arm | an episode of training |
 |---|---|
-| `three_turns` | has up to three turns, and pays the verdict on the last one |
+| `three_turns` | has up to three turns, and is paid the verdict on the best one |
 | `one_turn` | has one turn, by the budget of an expert who is right at once |
 
 Both start from one warm start, on conversations of up to three turns. They end once they have decoded as many tokens, and are

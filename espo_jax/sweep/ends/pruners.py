@@ -1,24 +1,10 @@
-"""Makes early ends of Optuna's pruners. Optuna is an optional extra, which is imported only if a sweep names one of them."""
+"""Makes early ends of Optuna's pruners."""
 
 from collections.abc import Callable
 from typing import Any
 
-from espo_jax.configs import ConfigError
 from espo_jax.sweep.ends.trial import EarlyEnd, Judge, Trials
-
-
-def import_optuna(asked: str) -> Any:
-  """Returns the module `optuna`, for which a sweep has `asked`, such as "early_end = 'median'".
-
-  Raises:
-    ConfigError: Optuna is not installed.
-  """
-  try:
-    import optuna
-  except ImportError as error:
-    raise ConfigError([f"{asked}: Optuna is not installed; fix: pip install 'espo_jax[sweep]'"]) from error
-  optuna.logging.set_verbosity(optuna.logging.WARNING)
-  return optuna
+from espo_jax.sweep.making import import_optuna
 
 
 def pruned_by(name: str, make: Callable[[Any, Trials], Any]) -> EarlyEnd:

@@ -1,13 +1,12 @@
 """BOHB's proposals: a joint density of good arms, and some arms at random."""
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from espo_jax.registry import source
 from espo_jax.sweep.searches.optuna_samplers import sampled_by
 from espo_jax.sweep.searches.registered import register
-from espo_jax.sweep.searches.space import Proposer, Space, Tried
+from espo_jax.sweep.searches.space import Proposer, Space
 
 
 @register('bohb')
@@ -28,7 +27,7 @@ def bohb(*, candidates: int = 64, share_random: float = 1 / 3) -> Proposer:
       f'candidates = {candidates}, share_random = {share_random}: out of range; fix: a number of at least 1, a share in [0, 1]'
     )
 
-  def make(samplers: Any, space: Space, tried: Sequence[Tried], seed: int) -> Any:
+  def make(samplers: Any, space: Space, seed: int) -> Any:
     if random.Random(seed).random() < share_random:
       return samplers.RandomSampler(seed=seed)
     return samplers.TPESampler(

@@ -1,13 +1,13 @@
-"""Makes searches of Optuna's samplers. Optuna is an optional extra, which is imported only if a sweep searches."""
+"""Makes searches of Optuna's samplers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from espo_jax.sweep.ends.pruners import import_optuna
+from espo_jax.sweep.making import import_optuna
 from espo_jax.sweep.searches.space import Between, OneOf, Proposer, Setting, Space, Tried
 
 
-def sampled_by(name: str, make: Callable[[Any, Space, Sequence[Tried], int], Any]) -> Proposer:
+def sampled_by(name: str, make: Callable[[Any, Space, int], Any]) -> Proposer:
   """Returns the search that asks a sampler of Optuna.
 
   The study is rebuilt from the arms that were tried, and the sampler is seeded with the number of these. Hence an interrupted
@@ -15,14 +15,14 @@ def sampled_by(name: str, make: Callable[[Any, Space, Sequence[Tried], int], Any
 
   Args:
     name: The search's name.
-    make: The function that makes the sampler from the module `optuna.samplers`, the space, the arms so far and a seed.
+    make: The function that makes the sampler from the module `optuna.samplers`, the space and a seed.
   """
   optuna = import_optuna(f'search.by = {name!r}')
   state = optuna.trial.TrialState
 
   def propose(space: Space, tried: Sequence[Tried], seed: int) -> dict[str, Setting]:
     among = {field: _distribution(optuna.distributions, values) for field, values in space.items()}
-    sampler = make(optuna.samplers, space, tried, 100_003 * seed + len(tried))
+    sampler = make(optuna.samplers, space, 100_003 * seed + len(tried))
     study = optuna.create_study(direction='maximize', sampler=sampler)
     for arm in tried:
       if arm.value is None:

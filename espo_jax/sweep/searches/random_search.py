@@ -10,4 +10,4 @@ from espo_jax.sweep.searches.space import Proposer
 @source("Bergstra and Bengio, JMLR 13 (2012), by Optuna's RandomSampler")
 def random_search() -> Proposer:
   """Draws each field of each arm by itself: the control that a search has to be ahead of."""
-  return sampled_by('random', lambda samplers, space, tried, seed: samplers.RandomSampler(seed=seed))
+  return sampled_by('random', lambda samplers, _, seed: samplers.RandomSampler(seed=seed))

@@ -19,5 +19,5 @@ def tpe(*, first: int = 10, candidates: int = 24) -> Proposer:
     raise ValueError(f'first = {first}, candidates = {candidates}: out of range; fix: numbers of at least 1')
   return sampled_by(
     'tpe',
-    lambda samplers, space, tried, seed: samplers.TPESampler(n_startup_trials=first, n_ei_candidates=candidates, seed=seed),
+    lambda samplers, _, seed: samplers.TPESampler(n_startup_trials=first, n_ei_candidates=candidates, seed=seed),
   )
