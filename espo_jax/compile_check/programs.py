@@ -100,7 +100,7 @@ class Programs:
       'moments': None if name == 'update' else self.state.opt_state,
       'reference': None if name == 'prepare' or (name == 'update' and reads_all) else self._reference,
       'params': self.params if name in ('rollout', 'turn') and self.config.rollout.gather_weights else None,
-      'paused': [self._paused] * others,
+      'paused': [self._paused for _ in range(others)],
     }
 
   @property
