@@ -25,7 +25,7 @@ from espo_jax import stops
 from espo_jax.experiment import Experiment, make_experiment
 from espo_jax.learner import Packing, init_state, minibatches, put_packing
 from espo_jax.model import column_flops
-from espo_jax.stages import rl
+from espo_jax.stages import packings, rl
 from espo_jax.types import Reward, StopReason, Trajectories
 from experiments.gsm8k import get_config
 
@@ -77,7 +77,7 @@ def rows_of(exp: Experiment, problems: int) -> Trajectories:
 def packed(exp: Experiment, rows: Trajectories, chosen: np.ndarray) -> Packing:
   """Returns the packing of a minibatch."""
   lengths, prompts = exp.fetch((rows.prompt_lengths + rows.length, rows.prompt_lengths))
-  return rl.pack_rows(exp, lengths, prompts, np.sort(chosen)[None])
+  return packings.pack_rows(exp, lengths, prompts, np.sort(chosen)[None])
 
 
 def sizes(exp: Experiment, rows: Trajectories, parts: int, together: int) -> dict[str, float]:

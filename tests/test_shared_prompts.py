@@ -17,7 +17,7 @@ from espo_jax import exits
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.learner import Groups, in_parts, minibatches, pack, score
 from espo_jax.model import ExitHeads, Lora, ModelConfig
-from espo_jax.stages import rl
+from espo_jax.stages import packings
 
 # ---------------------------------------------------------------------------------------------------------------- placing
 
@@ -179,7 +179,7 @@ CARD = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', num_cores=132, platf
 def test_prompts_are_shared_where_the_form_of_attention_and_the_config_allow_it(device, form, lines, shared):
   c = default_config()
   named(**lines)(c)
-  assert rl.shares_prompts(c, ModelConfig(VOCAB, attention=form, dtype='bfloat16'), device) == shared
+  assert packings.shares_prompts(c, ModelConfig(VOCAB, attention=form, dtype='bfloat16'), device) == shared
 
 
 def test_whole_groups_that_minibatches_cannot_have_are_refused():

@@ -16,7 +16,7 @@ from espo_jax.experiment import Experiment, make_model, make_rule, make_sampler,
 from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, init_state, pack, packing_shardings
 from espo_jax.model import ActorCritic, Caches
 from espo_jax.rollout import Observations, Paused
-from espo_jax.stages import rl
+from espo_jax.stages import packings, rl
 from espo_jax.stages.drafts import no_drafts
 from espo_jax.stops import Adaptive
 from espo_jax.types import Drafts, Prompts, Trajectories, Verdicts
@@ -229,7 +229,7 @@ class Programs:
     width = r.prompt_width + r.horizon
     shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
     groups = None
-    if rl.shares_prompts(c, self.model.config, self.mesh.abstract_mesh.abstract_device):
+    if packings.shares_prompts(c, self.model.config, self.mesh.abstract_mesh.abstract_device):
       groups = Groups(np.arange(count)[None] // r.samples, np.full((1, count), r.prompt_width))
     packing = pack(np.full((1, count), width), width, sizes=1, multiple=shards, widths=1, cost=float, groups=groups)
     shardings = packing_shardings(packing, self.mesh)

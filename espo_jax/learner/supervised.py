@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from espo_jax.learner.optimizer import guarded_step
+from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import score
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, join_frozen, split_frozen
@@ -34,10 +35,15 @@ class SupervisedLearner:
   likelihood: Callable[[jax.Array], jax.Array] = jax.nn.log_softmax
 
   @jit_update
-  def update(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Metrics]:
+  def update(self, state: TrainState, batch: SupervisedBatch, packing: Packing | None = None) -> tuple[TrainState, Metrics]:
     """Makes one optimizer step on the mean negative log-likelihood of the response tokens, including the end token.
 
     With weights, each token's part of the sum is multiplied by its weight, and the mean is over the tokens that have one.
+
+    Args:
+      state: The state before the step. Its buffers are donated.
+      batch: The rows.
+      packing: The places of the rows in sequences, a stack of one; None for one sequence per row.
     """
     tokens, prompt_lengths, response_lengths = map(jnp.asarray, batch[:3])
     prompts, responses = tokens[:, : self.prompt_width], tokens[:, self.prompt_width :]
@@ -46,6 +52,7 @@ class SupervisedLearner:
     if weights is not None:
       mask &= weights > 0
 
+    places = jax.tree.map(lambda x: x[0], packing)
     trained, held = split_frozen(state.params)  # this stage trains the policy even where the later ones train exits alone
 
     def loss_fn(trained: Params) -> jax.Array:
@@ -58,6 +65,7 @@ class SupervisedLearner:
         responses,
         temperature=1.0,
         chunk=self.logit_chunk,
+        packing=places,
         likelihood=self.likelihood,
       )
       losses = -scored.logprobs if weights is None else -scored.logprobs * weights

@@ -6,6 +6,7 @@
 | `loop.py` | the loop of steps, which resumes from its newest checkpoint with bit-identical results |
 | `rollouts.py` | a step's rollout: problems, responses, verdicts, dynamic sampling, the record for `espo_jax.replay` |
 | `allocation.py`, `drafts.py` | which problems a step asks and what is remembered of them, the last responses to a pool |
+| `packings.py` | how rows are packed into sequences |
 | `metrics.py` | what a step measures |
 | `results.py`, `headline.py` | what a run writes after its stages, and the line that it prints first |
 | `optimizers.py` | the optimizer of a stage |

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Integer
 
 from espo_jax import monitor, parallel
 from espo_jax.configs import advantage_name, is_ragged, max_draws, method_options
 from espo_jax.evaluate.answers import evaluate_params
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import Groups, Packing, Reinforcement, TrainState, in_parts, minibatches, pack, put_packing, row_sizes
-from espo_jax.model import ActorCritic, ModelConfig, Params, column_flops, fused
+from espo_jax.learner import Reinforcement, TrainState, in_parts, minibatches, put_packing, row_sizes
+from espo_jax.model import ActorCritic, Params
 from espo_jax.monitor.diagnostics import Diagnosis
 from espo_jax.parallel.memory import during
 from espo_jax.stages.allocation import Asked, Plan
@@ -25,6 +24,7 @@ from espo_jax.stages.changes import reopened_at
 from espo_jax.stages.loop import Interruption, Step, make_stage, run_stage
 from espo_jax.stages.metrics import Clock, mean_metrics, sample_metrics, state_metrics
 from espo_jax.stages.optimizers import stage_optimizer
+from espo_jax.stages.packings import pack_rows, packing_metrics
 from espo_jax.stages.rollouts import Draw, collect, informative_batch, sampling_params, whole_groups, with_totals, write_rollout
 from espo_jax.stops import StopRule
 from espo_jax.types import Trajectories, Verdicts
@@ -87,7 +87,7 @@ def step(
       chosen = np.sort(chosen).reshape(c.learner.micro_batches, -1)  # a group's rows in as few parts as possible
       packing = packed(chosen)
       state, part = learner.update(state, batch, reference, exp.put(chosen), put_packing(packing, exp.mesh))  # 6
-      parts.append(part | _of_packing(packing, lengths[chosen]))
+      parts.append(part | packing_metrics(packing, lengths[chosen]))
     state = learner.finish(state, first.sample, first.correct, metrics)  # 7
     state, remembered = plan.remember(state, batch)
     metrics |= mean_metrics(parts) | remembered
@@ -175,55 +175,6 @@ def make_learner(c: ml_collections.ConfigDict, model: ActorCritic, rule: StopRul
     logit_chunk=logit_chunk,
     gate=gate | {'force_after': round(gate.pop('force_at') * c.learner.updates)},
   )
-
-
-def shares_prompts(c: ml_collections.ConfigDict, shape: ModelConfig, device: jax.sharding.AbstractDevice) -> bool:
-  """Returns whether packed sequences share the prompts of groups.
-
-  They do not where the networks of exits remember tokens, because these read the prompt directly before a response.
-
-  Args:
-    c: The config of the experiment.
-    shape: The shape of the decoder.
-    device: The kind of the devices.
-  """
-  wanted = c.learner.share_prompts and c.learner.pack_sizes > 1 and c.rollout.samples > 1 and not shape.exits.memories
-  return wanted and fused.takes_shared(shape.attention, shape.dtype, shape.head_dim, device)
-
-
-def pack_rows(
-  exp: Experiment,
-  lengths: Integer[np.ndarray, 'N'],
-  prompts: Integer[np.ndarray, 'N'],
-  rows: Integer[np.ndarray, 'parts M'],
-) -> Packing:
-  """Packs rows of a rollout into sequences. All processes compute the same packing.
-
-  Args:
-    exp: The experiment.
-    lengths: The number of tokens of every row of the rollout, prompt included; 0 for a row that is not trained on.
-    prompts: The number of tokens of every row's prompt.
-    rows: The indices of the rows of each part.
-  """
-  r = exp.config.rollout
-  shared = shares_prompts(exp.config, exp.model.config, exp.mesh.abstract_mesh.abstract_device)
-  return pack(
-    lengths[rows],
-    width=r.prompt_width + r.horizon,
-    sizes=exp.config.learner.pack_sizes,
-    widths=exp.config.learner.pack_widths,
-    multiple=parallel.batch_shards(exp.mesh),
-    cost=functools.partial(column_flops, exp.model.config),
-    groups=Groups(rows // r.samples, prompts[rows]) if shared else None,
-  )
-
-
-def _of_packing(packing: Packing, lengths: np.ndarray) -> dict[str, Any]:
-  """Returns the metrics of a packing of rows with so many tokens."""
-  return {
-    'pad_fraction': 1.0 - packing.real.mean(),
-    'shared_fraction': 1.0 - packing.real.sum() / lengths.sum() if lengths.any() else 0.0,
-  }
 
 
 # ------------------------------------------------------------------------------------------------------------------ the arm
