@@ -3,8 +3,8 @@
   python -m espo_jax.train --config=experiments/searches.py:countdown_dfs --workdir=runs/dfs
   python -m espo_jax.train --config=experiments/searches.py:countdown --workdir=runs/direct
 
-`scripts/measure_equal_flops.py` compares evaluations of both at equal operations. It is meant for two CPU cores. Neither time
-nor result is known, because only the configs were checked so far.
+`scripts/measure_equal_flops.py` compares evaluations of both at equal operations. With `"--config.stages=('warm_start',)"` the
+models learn from the written solutions alone.
 
 | variant | problems | solutions of the warm start |
 |---|---|---|
@@ -20,7 +20,7 @@ from espo_jax.configs import default_config
 VARIANTS = {
   'countdown_dfs': ('countdown_dfs', {}),
   'countdown': ('countdown', {'max_attempts': 1}),
-  'sudoku_search': ('sudoku', {'search': True}),
+  'sudoku_search': ('sudoku', {'search': True, 'dead_ends': 2}),  # longer searches are rare, and all pay for the room
   'sudoku': ('sudoku', {}),
 }
 
@@ -37,10 +37,12 @@ def get_config(arg=''):
   c.rollout.samples = 4
   c.rollout.prompt_width = task.max_prompt_tokens
   c.rollout.horizon = task.max_response_tokens
-  c.model.hidden_size = 96
-  c.model.intermediate_size = 192
-  c.model.head_dim = 24
-  c.warm_start.steps = 600
+  c.model.num_layers = 2
+  c.model.hidden_size = 64
+  c.model.intermediate_size = 128
+  c.model.head_dim = 16
+  c.learner.pack_widths = 1  # these small models compute less than they compile
+  c.warm_start.steps = 1500
   c.warm_start.batch = 64
   c.warm_start.learning_rate = 3e-3
   c.learner.updates = 60
