@@ -3,6 +3,7 @@
 The package is imported in the functions, because a training loads this file too.
 """
 
+import json
 import time
 
 
@@ -28,8 +29,13 @@ def single(rows: int = 40, evaluated: int = 0):
   )
 
 
-def talking(turns: int = 3):
-  """Answers each turn, in a way that the turn asks for, until a turn is the answer of the row."""
+def talking(turns: int = 3, log: str = ''):
+  """Answers each turn, in a way that the turn asks for, until a turn is the answer of the row.
+
+  Args:
+    turns: The most turns.
+    log: The file to which the conversations are appended as they end; '' for none.
+  """
   import verifiers as vf
   from datasets import Dataset
 
@@ -62,11 +68,15 @@ def talking(turns: int = 3):
     async def guessed(self, state):
       return bool(state['trajectory']) and state['trajectory'][-1]['completion'][-1]['content'] == state['answer']
 
-  def early(completion, answer, state):
+  def early(prompt, completion, answer, state):
+    if log:
+      said = [message if isinstance(message, dict) else message.model_dump() for message in [*prompt, *completion]]
+      with open(log, 'a') as file:
+        file.write(json.dumps([{'role': of['role'], 'content': of['content']} for of in said]) + '\n')
     return float(completion[-1]['content'] == answer) / (1 + state['asked'])
 
   rows = Dataset.from_list([{'question': f'Guess {n}', 'answer': str(n)} for n in range(20)])
-  return Talking(dataset=rows, rubric=vf.Rubric(funcs=[early]), max_turns=turns)
+  return Talking(dataset=rows, rubric=vf.Rubric(funcs=[early]), max_turns=turns, system_prompt='Be brief.')
 
 
 def add(a: int, b: int) -> int:
