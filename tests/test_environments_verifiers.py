@@ -6,6 +6,7 @@ The package is in a folder of its own (requirements-test-verifiers.txt), and onl
 import asyncio
 import dataclasses
 import gc
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -30,9 +31,10 @@ from espo_jax.tasks import verifiers
 from espo_jax.tasks.verifiers import Told
 from espo_jax.tasks.verifiers_rows import rows_of, spoken
 
-sys.path += [str(folder) for folder in [pathlib.Path(sys.prefix) / 'verifiers'] if folder.is_dir()]
+PATHS = [*sys.path, str(pathlib.Path(sys.prefix) / 'verifiers')]
 needs_verifiers = pytest.mark.skipif(
-  importlib.util.find_spec('verifiers') is None, reason='the package verifiers is not there: scripts/test.sh installs it'
+  importlib.machinery.PathFinder.find_spec('verifiers', PATHS) is None,
+  reason='the package verifiers is not there: scripts/test.sh installs it',
 )
 FILE = pathlib.Path(__file__).with_name('verifiers_environments.py')
 STUB = pathlib.Path(__file__).with_name('verifiers_stub.py')
@@ -41,8 +43,9 @@ CALL = 'So\n<tool_call>\n{"name": "add", "arguments": {"a": 3, "b": 1}}\n</tool_
 
 @pytest.fixture(scope='module')
 def plugged():
-  """The file of environments, as `--plugins` loads it."""
+  """The file of environments, as `--plugins` loads it, and the folder of the package, where other tests do not find it."""
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, 'path', PATHS)
     patch.setattr(registry, '_PLUGINS', {})
     registry.load_plugin(FILE)
     yield
