@@ -3,7 +3,8 @@
 # Usage: source scripts/environment.sh requirements.txt [more.txt ...]
 #
 #   *-nodeps.txt                     is installed without dependencies
-#   *-tpu.txt, *-transformers4.txt   is installed into .venv/tpu or .venv/transformers4
+#   *-tpu.txt, *-transformers4.txt, *-verifiers.txt
+#                                    is installed into .venv/tpu, .venv/transformers4 or .venv/verifiers
 
 find_python() {
   local candidate
@@ -29,7 +30,7 @@ for requirements in "$@"; do
     echo "installing $requirements"
     options=(--quiet --disable-pip-version-check --no-compile)  # most modules are never imported
     [[ $requirements != *-nodeps.txt ]] || options+=(--no-deps)
-    [[ ! $requirements =~ -(tpu|transformers4)\.txt$ ]] || options+=(--no-deps --upgrade --target "$venv/${BASH_REMATCH[1]}")
+    [[ ! $requirements =~ -(tpu|transformers4|verifiers)\.txt$ ]] || options+=(--no-deps --upgrade --target "$venv/${BASH_REMATCH[1]}")
     "$venv"/bin/python -m pip install "${options[@]}" -r "$requirements"
     cp "$requirements" "$stamp"
   fi

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh requirements.txt requirements-test.txt requirements-test-nodeps.txt requirements-test-tpu.txt \
-  requirements-test-transformers4.txt requirements-docs.txt
+  requirements-test-transformers4.txt requirements-test-verifiers.txt requirements-docs.txt
 "$venv"/bin/ruff format --check .
 "$venv"/bin/ruff check .
 "$venv"/bin/mypy

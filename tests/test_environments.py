@@ -77,6 +77,11 @@ def test_a_flood_leaves_the_process_shortened_and_printed_text_never(playing):
   assert forged.observation == 'turn 2 of seed 11'
 
 
+def test_an_environment_is_prepared_once_by_each_process(playing):
+  replies = answers(playing, acted(begun(playing, first=1500), ['prepared'] * 4))
+  assert [reply.observation for reply in replies] == ['[3600.0]'] * 4
+
+
 def test_an_episode_is_forgotten_when_it_ends_and_played_again_when_it_is_asked(playing):
   (one,) = acted(begun(playing, first=2000, count=1), ['end'])
   first, again = answers(playing, [one]), answers(playing, [one])

@@ -24,6 +24,7 @@ RUNS_FILES = {  # each runs a file of the package, or one that its user named in
   'espo_jax/sweep/spec.py',
   'espo_jax/tasks/gym_worker.py',
   'espo_jax/tasks/grading/worker.py',
+  'espo_jax/tasks/verifiers_rows.py',
   'espo_jax/rewards/text_worker.py',
 }
 FLAGS = {'trust_remote_code': True, 'allow_pickle': True, 'shell': True, 'weights_only': False}

@@ -10,6 +10,7 @@ import ml_collections
 
 from espo_jax import tasks
 from espo_jax.configs.fields import get_field, near_field
+from espo_jax.configs.methods import method_options
 from espo_jax.tasks.files import file_problem
 from espo_jax.tasks.own import FIELDS, JSONL, find_benchmark
 from espo_jax.tasks.pretrained import PROMPTS, tokenizer_problem
@@ -17,15 +18,19 @@ from espo_jax.tasks.sources import path_problem
 from espo_jax.tasks.task import lookup
 
 _NOT_OPTIONS = ('tokenizer_path', 'needs_solutions', 'test_problems', 'tags')  # other sections of the config set these
+_ENVIRONMENT = 'environment_'  # how a task's parameter begins that an option of the environment sets
 _POSITIVE = ('max_prompt_tokens', 'max_response_tokens', 'grade_workers', 'grade_deadline')  # options of tasks that ask a model
 
 
 def task_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Collects the keyword arguments of the task.
 
-  The task gets each value of the config that one of its parameters names. `task.options` overrides these values.
+  The task gets each value of the config that one of its parameters names. `task.options` overrides these values. A parameter
+  such as `environment_load` gets an option of the environment, here `environment.load`.
   """
+  environment = method_options(config, 'environment') if config.environment.name else {}
   offered = {
+    **{f'{_ENVIRONMENT}{name}': value for name, value in environment.items()},
     **config.data.to_dict(),
     'seed': config.seed,
     'tokenizer_path': config.model.path,
@@ -51,7 +56,7 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   options, parameters = config.task.options.to_dict(), _parameters(config.task.name)
   of_others = {*config.data, *_NOT_OPTIONS}
   named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-  known = named - of_others
+  known = {name for name in named - of_others if not name.startswith(_ENVIRONMENT)}
   unknown = options.keys() - known
   if named != parameters.keys():  # the task checks the names of its options itself
     unknown &= of_others
@@ -70,7 +75,7 @@ def task_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     try:
       task = tasks.TASKS[config.task.name](**given)
     except (TypeError, ValueError) as error:
-      yield str(error) if str(error).startswith('task.') else f'task.options = {options}: {error}'
+      yield str(error) if str(error).startswith(('task.', 'environment.')) else f'task.options = {options}: {error}'
       return
     sizes = {name: getattr(task, name) for name in ('max_prompt_tokens', 'max_response_tokens')}
     if config.mesh.tensor > 1 and not config.model.path and (vocabulary := len(task.tokenizer())) % config.mesh.tensor:

@@ -45,7 +45,7 @@ def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: 
     if training and not problems:  # else there may be no task that gives a tokenizer
       problems += start_problems(config)
   if problems:
-    raise ConfigError(problems)
+    raise ConfigError([*dict.fromkeys(problems)])  # a task and its environment may share one
 
 
 # ------------------------------------------------------------------------------------------------- fields and their values

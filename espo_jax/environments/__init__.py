@@ -18,12 +18,14 @@ actions. All samples of a problem have one seed, so that a group differs by its 
 | `calculator` | the value of the expression in a tool call | a turn without a call is right by the task's verifier |
 | `retry` | that the answer is wrong | a turn is right by the task's verifier |
 | `grid` | the map after the turn's move | the agent reaches the goal |
+| `verifiers` | what an environment of the package `verifiers` does | by as much as the package's rubric says |
 
 | piece | what it does |
 |---|---|
 | `environment` | the protocol: `Environment` and `Step` |
 | `episodes.Episodes` | asks the worker processes: how each poses its problem, and what it answers to each turn |
 | `worker` | the process that holds the episodes |
+| `driven` | the rollouts of the package `verifiers`, one turn at a time |
 | `rendering.turn_writer` | writes an observation as tokens of the chat template, without those of earlier turns |
 """
 

@@ -26,6 +26,7 @@ class Environment(Protocol):
   | `role` | who its observations come from in a chat, one of `ROLES` | 'user' |
   | `graded` | whether `step` gets the verdict of the task's verifier on each turn | False |
   | `task` | the only task that it plays | '': every task |
+  | `prepare` | a static method: does what takes long, given the options, when a process starts | nothing |
   | `expert_turns` | the turns that an expert takes, once `reset` has posed the problem | no budget of an expert |
   | `expert` | a method: the next turn of an expert, given a random generator | written solutions of one turn |
 

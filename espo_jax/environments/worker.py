@@ -43,6 +43,7 @@ def _load(name: str, options: dict[str, Any], files: list[str]) -> Callable[[Any
   for file in files:
     load_plugin(file)
   make = REGISTRY.find(name)
+  getattr(make, 'prepare', lambda **_: None)(**options)
   held: OrderedDict[int, tuple[int, Any]] = OrderedDict()  # by episode: the last turn, and the environment
 
   def answer(question: tuple[int, int, list[Any]]) -> dict[str, Any]:

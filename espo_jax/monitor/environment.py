@@ -10,7 +10,18 @@ from typing import Any
 
 from espo_jax.monitor.files import atomic_write_text, to_json
 
-_PACKAGES = ('espo_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy', 'reasoning-gym')
+_PACKAGES = (
+  'espo_jax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'transformers',
+  'numpy',
+  'reasoning-gym',
+  'verifiers',
+)
 
 
 def describe(device_kind: str | None = None) -> dict[str, Any]:

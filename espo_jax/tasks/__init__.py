@@ -26,6 +26,7 @@ from espo_jax.tasks.registered import TASKS, get, register
 from espo_jax.tasks.sudoku import Sudoku
 from espo_jax.tasks.task import STATUSES, DataError, Finding, Problem, Task, in_test, problem_id, problem_rng
 from espo_jax.tasks.tokenizer import byte_bpe_tokenizer, character_tokenizer
+from espo_jax.tasks.verifiers import Verifiers
 
 __all__ = [
   'ALLOCATORS',
@@ -49,6 +50,7 @@ __all__ = [
   'Sudoku',
   'Task',
   'Verdict',
+  'Verifiers',
   'batch_examples',
   'byte_bpe_tokenizer',
   'character_tokenizer',

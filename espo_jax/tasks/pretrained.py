@@ -3,7 +3,7 @@
 import datetime
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,14 +134,17 @@ def prompt_writer(kind: str, tokenizer: 'PreTrainedTokenizerFast', instruction: 
   return write
 
 
-def chat_writer(tokenizer: 'PreTrainedTokenizerFast', today: str = '') -> Callable[[list[dict[str, str]]], str]:
+def chat_writer(
+  tokenizer: 'PreTrainedTokenizerFast', today: str = '', tools: Sequence[Mapping[str, Any]] = ()
+) -> Callable[[list[dict[str, str]]], str]:
   """Returns the function that writes messages in the tokenizer's chat template, up to where the assistant's turn begins.
 
   Args:
     tokenizer: the tokenizer, which has a template.
     today: the date for templates that write one, YYYY-MM-DD; '' for the current day.
+    tools: the tools that the template describes, as the OpenAI API has them.
   """
-  fixed = _on_day(tokenizer.get_chat_template(), today)
+  fixed = _on_day(tokenizer.get_chat_template(), today) | ({'tools': [*tools]} if tools else {})
   return lambda messages: str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fixed))
 
 
