@@ -3,8 +3,9 @@
 An exact divergence from a reference costs one more pass per update. Its logits exist one chunk at a time, as all others do.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.packing import Packing, unpacked
+from espo_jax.learner.readout import read_tokens, read_under
 from espo_jax.model import ActorCritic, Forced, Params, States
 
 
@@ -66,7 +68,8 @@ def score(
     route: The blocks that each token's state ran through, as in `Depth.route`; None without a router.
     keep: The share of each block's change that the tokens of a response keep; None for all of it. It excludes `route`.
     exit_level: The level of the model's exit policy.
-    likelihood: The function from logits to log-probabilities. The entropy's slope is that of a softmax whatever it is.
+    likelihood: The function from logits to log-probabilities. Another one than the softmax excludes `against`, and leaves the
+      entropy's slope that of a softmax.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
   if packing is None:
@@ -92,22 +95,16 @@ def score(
   states = trunk(params, forced)
   values = model.values(params, states)
 
-  def log_probabilities(params: Params, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
-    return likelihood(model.logits(params, States(hidden, hidden)) / temperature)
+  def head(weights: Params) -> Callable[[Float[Array, 'B C D']], Float[Array, 'B C V']]:
+    return lambda hidden: model.logits(weights, States(hidden, hidden)) / temperature
 
-  def read(chosen: Int[Array, 'B C'], hidden: Float[Array, 'B C D'], other: Any = None) -> tuple[Array, ...]:
-    logprobs = log_probabilities(params, hidden)
-    probs = jnp.exp(logprobs)
-    entropy = -(probs * logprobs).sum(-1)
-    # A one-hot product rather than a gather: the gather's gradient is a scatter, slow on every backend.
-    picked = (logprobs * jax.nn.one_hot(chosen, logprobs.shape[-1])).sum(-1)
-    # d entropy / d logit_j = -p_j (log p_j + entropy), and the gradient of log p_a is e_a - p.
-    slope = (jnp.square(probs) * (logprobs + entropy[..., None])).sum(-1) - jnp.exp(picked) * (picked + entropy)
-    found = picked, entropy, jax.lax.stop_gradient(slope)
-    return found if against is None else (*found, (probs * (logprobs - log_probabilities(against, other))).sum(-1))
-
-  inputs = (following, states.policy) + (() if against is None else (trunk(against, None).policy,))
-  parts = by_chunk(read, chunk, *inputs)
+  read = functools.partial(read_tokens, head(params))
+  inputs: tuple[Array, ...] = following, states.policy
+  if against is not None:
+    read, inputs = functools.partial(read, reference=head(against)), (*inputs, trunk(against, None).policy)
+  if likelihood is not jax.nn.log_softmax:
+    read = functools.partial(read_under, likelihood, head(params))
+  parts = by_chunk(read, chunk, *inputs, recompute=likelihood is not jax.nn.log_softmax)
 
   last_of_prompt = packing.start + prompt_lengths - 1
   column = jnp.minimum(
@@ -120,5 +117,5 @@ def score(
   logprobs, entropy, slope, *kl = (by_row(x)[:, :-1] for x in parts)
   exits = None if states.depth is None else by_row(states.depth.logprobs)[:, :-1]
   values = by_row(values)
-  opening = log_probabilities(params, states.policy[packing.sequence, last_of_prompt])
+  opening = likelihood(head(params)(states.policy[packing.sequence, last_of_prompt]))
   return Scored(logprobs, entropy, values[:, :-1], values[:, -1], slope, opening, kl[0] if kl else None, exits)
