@@ -1,17 +1,18 @@
-"""Compares one long answer to each problem with the best of so many short answers as cost the same floating-point operations.
+"""Compares the best of some long answers to a problem with the best of so many short ones as cost the same operations.
 
   python -m espo_jax.evaluate --checkpoint=runs/dfs --samples=4 --record --output=evaluations/dfs
   python -m espo_jax.evaluate --checkpoint=runs/direct --samples=64 --record --output=evaluations/direct
   PYTHONPATH=. python scripts/measure_equal_flops.py --long=evaluations/dfs --short=evaluations/direct --output=runs/equal
 
 Both evaluations are of runs on the same problems, such as those of the tasks 'countdown_dfs', and 'countdown' with
-`max_attempts = 1`, with one difficulty and seed. Nothing is sampled. OUTPUT.json and OUTPUT.md have the accuracies and their
-difference.
+`max_attempts = 1`, with one difficulty and seed. Behind each flag may stand several folders, one per seed of the runs, in the
+same order. Nothing is sampled. OUTPUT.json and OUTPUT.md have the accuracies and their differences.
 """
 
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,46 +67,70 @@ def read_answers(folder: pathlib.Path) -> Answers:
   return Answers(prompts, np.stack(graded.correct), flops_of(exp.model.config, tokens, lengths))
 
 
-def page(results: dict[str, Any], found: FlopMatched) -> list[str]:
-  """Returns the lines of the page."""
-  low, high = found.interval
+def page(results: dict[str, Any], found: Sequence[Sequence[FlopMatched]]) -> list[str]:
+  """Returns the lines of the page.
+
+  Args:
+    results: What the JSON file has.
+    found: The comparisons of each pair of runs, with 1, 2, 4, ... long answers.
+  """
   lines = [
-    '# One long answer against short ones of equal cost',
+    '# Long answers against short ones of equal cost',
     '',
     *report.header(results),
     '',
-    'An answer costs the matrix products of its prompt and of its tokens, attention included. The best of several answers is '
-    'right if one of them is.',
+    f'There are {results["problems"]} problems, with {results["long_samples"]} long and {results["short_samples"]} short answers '
+    'to each. An answer costs the matrix products of its prompt and of its tokens, attention included. The best of several answers is '
+    'right if one of them is. Intervals are 95 % bootstrap intervals over problems.',
     '',
-    '| problems | short answers for a long one | long, % | short, % | long - short, points, with its 95 % interval |',
-    '|---:|---:|---:|---:|---:|',
-    f'| {results["problems"]} | {found.samples:.2f} | {100 * found.long:.1f} | {100 * found.short:.1f} '
-    f'| {100 * found.lead:.1f} [{100 * low:.1f}, {100 * high:.1f}] |',
+    '| runs | long answers | short ones of equal cost | long, % | short, % | long - short, points |',
+    '|---:|---:|---:|---:|---:|---:|',
   ]
-  if not found.enough:
-    lines += ['', f'There are {results["short_samples"]} short answers to a problem, fewer than a long one costs.']
+  for number, pair in enumerate(found, start=1):
+    for best_of, its in zip(_best_of(results['long_samples']), pair, strict=True):
+      (low, high), most = its.interval, results['short_samples']
+      count = f'{its.samples:.2f}' if its.enough else f'{its.samples:.2f}, of which there are {most}'
+      lines.append(
+        f'| {number} | {best_of} | {count} | {100 * its.long:.1f} | {100 * its.short:.1f} '
+        f'| {100 * its.lead:.1f} [{100 * low:.1f}, {100 * high:.1f}] |'
+      )
   return lines
+
+
+def _best_of(samples: int) -> list[int]:
+  """Returns the numbers of long answers that are compared: the powers of two up to all."""
+  return [1 << i for i in range(samples.bit_length())]
 
 
 def main(argv: list[str]) -> None:
   """Runs the command."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--long', type=pathlib.Path, required=True, help='the folder of an evaluation of long answers')
-  parser.add_argument('--short', type=pathlib.Path, required=True, help='the folder of an evaluation of short answers')
+  for kind in ('long', 'short'):
+    told = f'the folders of evaluations of {kind} answers'
+    parser.add_argument(f'--{kind}', type=pathlib.Path, nargs='+', required=True, metavar='DIR', help=told)
   parser.add_argument('--output', type=pathlib.Path, required=True, help='the page to write, without a suffix')
   args = parser.parse_args(argv)
-  try:
-    long, short = read_answers(args.long), read_answers(args.short)
-  except (RequestError, OutputError, ConfigError, DamagedFile, DataError) as error:
-    raise SystemExit(f'error: {error}') from error
-  if long.prompts != short.prompts:
-    raise SystemExit(f'error: --long={args.long}, --short={args.short}: other problems; fix: tasks of one difficulty and seed')
-  found = flop_matched_eval(short.right, short.flops, long.right, long.flops)
-  results = report.environment('PYTHONPATH=. python scripts/measure_equal_flops.py', argv) | {
-    'problems': len(long.prompts),
-    'short_samples': short.right.shape[1],
-    'measured': found._asdict(),
-  }
+  if len(args.long) != len(args.short):
+    raise SystemExit(f'error: {len(args.long)} folders behind --long and {len(args.short)} behind --short; fix: pairs')
+  found, sizes = [], {}
+  for folders in zip(args.long, args.short, strict=True):
+    try:
+      long, short = map(read_answers, folders)
+    except (RequestError, OutputError, ConfigError, DamagedFile, DataError) as error:
+      raise SystemExit(f'error: {error}') from error
+    if long.prompts != short.prompts:
+      raise SystemExit(f'error: {folders[0]} and {folders[1]} have other problems; fix: tasks of one difficulty and seed')
+    its = {'problems': len(long.prompts), 'long_samples': long.right.shape[1], 'short_samples': short.right.shape[1]}
+    if (sizes := sizes or its) != its:
+      raise SystemExit(f'error: {folders[0]} and {folders[1]} have {its}, and those before {sizes}; fix: equal numbers')
+    found.append(
+      [
+        flop_matched_eval(short.right, short.flops, long.right, long.flops, best_of=count)
+        for count in _best_of(its['long_samples'])
+      ]
+    )
+  results = report.environment('PYTHONPATH=. python scripts/measure_equal_flops.py', argv) | sizes
+  results['measured'] = [[its._asdict() for its in pair] for pair in found]
   lines = page(results, found)
   report.write(args.output, results, lines)
   print('\n'.join(lines))

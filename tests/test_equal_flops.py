@@ -40,7 +40,7 @@ def test_an_answer_costs_its_tokens_each_with_what_stands_before_it():
   assert answer_flops(CONFIG, 1, 800) > 8 * answer_flops(CONFIG, 1, 100)  # attention grows with the square
 
 
-def best_of(right, count) -> float:
+def best_of_all(right, count) -> float:
   """The share of the subsets of so many answers with a right one, by trying all."""
   return float(
     np.mean([any(row[i] for i in chosen) for row in right for chosen in itertools.combinations(range(len(row)), count)])
@@ -53,10 +53,19 @@ def test_the_best_of_n_is_that_of_all_subsets_and_linear_between_numbers_of_samp
   flops = np.full((20, 6), 10.0)
   for count, mixed in ((2, 0.0), (3, 0.5), (5, 0.25)):
     found = flop_matched_eval(right, flops, long_right, np.full((20, 2), 10 * (count + mixed)))
-    wanted = (1 - mixed) * best_of(right, count) + (mixed and mixed * best_of(right, count + 1))
+    wanted = (1 - mixed) * best_of_all(right, count) + (mixed and mixed * best_of_all(right, count + 1))
     assert found.short == pytest.approx(wanted) and found.samples == pytest.approx(count + mixed) and found.enough
     assert found.long == pytest.approx(long_right.mean()) and found.lead == pytest.approx(found.long - found.short)
     assert found.interval[0] < found.lead < found.interval[1]
+
+
+@pytest.mark.parametrize('best_of', [1, 2, 3])
+def test_the_best_of_some_long_answers_costs_all_of_them(best_of):
+  rng = np.random.default_rng(2)
+  right, long_right = rng.random((20, 6)) < 0.3, rng.random((20, 3)) < 0.4
+  found = flop_matched_eval(right, np.full((20, 6), 10.0), long_right, np.full((20, 3), 20.0), best_of=best_of)
+  assert found.long == pytest.approx(best_of_all(long_right, best_of)) and found.samples == 2 * best_of
+  assert found.short == pytest.approx(best_of_all(right, 2 * best_of)) and found.enough
 
 
 def test_equal_answers_have_no_lead_and_too_few_samples_are_told():
@@ -96,7 +105,15 @@ def test_the_page_compares_two_evaluations(monkeypatch, tmp_path):
   folders = {'long': long, 'short': short, 'other': other}
   monkeypatch.setattr(measure_equal_flops, 'read_answers', lambda folder: folders[folder.name])
   measure_equal_flops.main(['--long=long', '--short=short', f'--output={tmp_path / "page"}'])
-  assert '| 2 | 2.00 | 50.0 | 100.0 | -50.0 [' in (tmp_path / 'page.md').read_text()
-  assert json.loads((tmp_path / 'page.json').read_text())['measured']['samples'] == 2
-  with pytest.raises(SystemExit, match='other problems; fix: tasks of one difficulty and seed'):
-    measure_equal_flops.main(['--long=other', '--short=short', f'--output={tmp_path / "page"}'])
+  assert '| 1 | 1 | 2.00 | 50.0 | 100.0 | -50.0 [' in (tmp_path / 'page.md').read_text()
+  assert json.loads((tmp_path / 'page.json').read_text())['measured'][0][0]['samples'] == 2
+  measure_equal_flops.main(['--long', 'short', 'short', '--short', 'long', 'long', f'--output={tmp_path / "page"}'])
+  text = (tmp_path / 'page.md').read_text()
+  assert all(f'| {pair} | {best_of} | ' in text for pair in (1, 2) for best_of in (1, 2)) and '| 2 | 4 |' not in text
+  for long, short, told in [
+    (['other'], ['short'], 'other problems; fix: tasks of one difficulty and seed'),
+    (['long', 'long'], ['short'], '2 folders behind --long and 1 behind --short; fix: pairs'),
+    (['long', 'short'], ['short', 'long'], 'fix: equal numbers'),
+  ]:
+    with pytest.raises(SystemExit, match=told):
+      measure_equal_flops.main(['--long', *long, '--short', *short, f'--output={tmp_path / "page"}'])

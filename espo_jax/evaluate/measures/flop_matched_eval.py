@@ -1,4 +1,4 @@
-"""One long answer against several short ones that cost as many floating-point operations."""
+"""Long answers against short ones that cost as many floating-point operations."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ class FlopMatched(NamedTuple):
   """The comparison at equal operations.
 
   Attributes:
-    samples: The number of short answers that cost as much as a long one, as the quotient of the means.
-    long: The accuracy of a long answer.
+    samples: The number of short answers that cost as much as the long ones, as the quotient of the means.
+    long: The probability that one of the long answers is right.
     short: The probability that one of so many short answers is right.
-    lead: The accuracy of the long answer minus that probability.
+    lead: The former probability minus the latter.
     interval: The 95 % bootstrap interval of the lead over problems.
     enough: Whether each problem has so many short answers. Otherwise `short` is of as many as there are, which is too low.
   """
@@ -38,8 +38,10 @@ def flop_matched_eval(
   flops: Float[Array | np.ndarray, 'P N'],
   long_right: Bool[Array | np.ndarray, 'P M'],
   long_flops: Float[Array | np.ndarray, 'P M'],
+  *,
+  best_of: int = 1,
 ) -> FlopMatched:
-  """Compares long answers to problems with the best of so many short ones as cost the same.
+  """Compares the best of some long answers to a problem with the best of so many short ones as cost the same.
 
   The best of `n` is right if one of `n` is, as where a verifier chooses. Its probability is the unbiased pass@n. Between two
   numbers of samples it draws the larger one for a part of the problems, so that accuracy is linear in cost [I]. Long answers
@@ -50,13 +52,14 @@ def flop_matched_eval(
     flops: The operations of each short answer.
     long_right: Whether each long answer is right.
     long_flops: The operations of each long answer.
+    best_of: The number of long answers that are drawn from those of a problem.
   """
   right, flops, long_right, long_flops = (np.asarray(x) for x in (right, flops, long_right, long_flops))
   number = right.shape[1]
   counts = np.arange(1, number + 1)
   passes = np.stack([monitor.pass_at_k(right.sum(axis=1), number, int(k)) for k in counts], axis=1)
-  accuracy = long_right.mean(axis=1, keepdims=True)
-  spent, each = long_flops.mean(axis=1, keepdims=True), flops.mean(axis=1, keepdims=True)
+  accuracy = monitor.pass_at_k(long_right.sum(axis=1), long_right.shape[1], best_of)[:, None]
+  spent, each = best_of * long_flops.mean(axis=1, keepdims=True), flops.mean(axis=1, keepdims=True)
   (lead,) = leads(accuracy, spent, passes, each * counts)
   low, high = lead['interval']
   samples, long = float(spent.mean() / each.mean()), float(accuracy.mean())
