@@ -79,9 +79,9 @@ def page(results: dict[str, Any], found: Sequence[Sequence[FlopMatched]]) -> lis
     '',
     *report.header(results),
     '',
-    f'There are {results["problems"]} problems, with {results["long_samples"]} long and {results["short_samples"]} short answers '
-    'to each. An answer costs the matrix products of its prompt and of its tokens, attention included. The best of several answers is '
-    'right if one of them is. Intervals are 95 % bootstrap intervals over problems.',
+    f'There are {results["problems"]} problems, with {results["long_samples"]} long and {results["short_samples"]} short '
+    'answers to each. An answer costs the matrix products of its prompt and of its tokens, attention included. The best of '
+    'several answers is right if one of them is. Intervals are 95 % bootstrap intervals over problems.',
     '',
     '| runs | long answers | short ones of equal cost | long, % | short, % | long - short, points |',
     '|---:|---:|---:|---:|---:|---:|',

@@ -133,7 +133,7 @@ class Verifiers(Task):
     """Raises an error, because the rubric of the environment grades conversations.
 
     Raises:
-      DataError: In any case.
+      DataError: The method was called, whatever the text.
     """
     raise DataError(f"{self._named}: a text alone has no grade; fix: environment.name = 'verifiers'")
 

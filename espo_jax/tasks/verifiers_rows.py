@@ -23,8 +23,8 @@ class Row(NamedTuple):
 
   Attributes:
     held_out: whether the environment has it for evaluations.
-    messages: its prompt, in the form that `spoken` gives.
-    given: the row as the environment wants it back.
+    messages: the prompt of the row, in the form that `spoken` gives.
+    given: the row in the form that the environment wants back.
   """
 
   held_out: bool
