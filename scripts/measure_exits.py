@@ -153,7 +153,7 @@ def agreement(
     chunk: The number of tokens whose logits are in memory at a time.
   """
   count, width = rows.tokens.shape
-  _, caches = rollout.setup.prefill(model, params, prompts, level)
+  _, caches = rollout.setup.prefill(model, params, prompts)
   cache = caches_of_samples(caches.policy, 1, prompts.tokens.shape[1] + width)
   given = rows.tokens[:, :-1]
   live = jnp.arange(1, width) < rows.length[:, None]

@@ -184,7 +184,15 @@ def test_a_rollout_is_graded_by_the_rubric(plugged):
   def configure(c):
     c.task = default_config().task
     c.task.name = 'verifiers'
-    c.environment.update(name='verifiers', load=f'{FILE}:single', max_turns=2, turn_horizon=6, observation_horizon=8, workers=1)
+    c.environment.update(
+      name='verifiers',
+      load=f'{FILE}:single',
+      arguments='{"rows": 60}',
+      max_turns=2,
+      turn_horizon=6,
+      observation_horizon=8,
+      workers=1,
+    )
     c.rollout.update(prompts=4, samples=2, prompt_width=48, horizon=24, scan_length=8)
     c.model.num_layers = 1
 
@@ -237,6 +245,7 @@ def test_who_speaks_is_an_option():
     (CALL, 'So', ('add', '{"a": 3, "b": 1}')),
     ('{"name": "add", "parameters": {}} then {"name": "add", "arguments": {"a": 1}}', None, ('add', '{}')),
     ('<think>{"name": "add", "arguments": {}}</think>none', '<think>{"name": "add", "arguments": {}}</think>none', None),
+    ('{"name": ["add"], "arguments": {}}', '{"name": ["add"], "arguments": {}}', None),
     ('{"name": "other", "arguments": {}} {"name": "add"} {', '{"name": "other", "arguments": {}} {"name": "add"} {', None),
   ],
 )
@@ -253,6 +262,15 @@ def test_a_message_is_read_by_its_texts_alone():
   assert spoken({'role': 'assistant', 'content': None, 'tool_calls': None}) == {'role': 'assistant', 'content': ''}
   with pytest.raises(ValueError, match="of the role 'user' has a part that is no text"):
     spoken({'role': 'user', 'content': [{'type': 'image_url', 'image_url': 'x'}]})
+
+
+CALLED = {'role': 'assistant', 'content': '', 'tool_calls': [{'function': {'name': 'add', 'arguments': '{}'}}]}
+
+
+def test_a_row_whose_prompt_calls_a_tool_is_refused():
+  rows = [{'prompt': [CALLED, {'role': 'user', 'content': 'Hm?'}]}]
+  with pytest.raises(ValueError, match='a prompt with a tool call'):
+    rows_of(types.SimpleNamespace(build_eval_dataset=lambda: None, build_dataset=lambda: rows))
 
 
 @pytest.mark.parametrize('prompt', ['a text', [], [{'role': 'assistant', 'content': 'hm'}], [{'role': 'user', 'content': ' '}]])
@@ -284,14 +302,15 @@ def test_a_rollout_that_is_given_up_ends():
 
 def test_a_template_describes_the_tools(registers, monkeypatch, tmp_path):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
-  rows = [(False, [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hm?'}], '')]
+  rows = [(True, [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hm?'}], '')]
   told = Told(rows, 0, [{'type': 'function', 'function': {'name': 'add', 'description': 'Adds.', 'parameters': {}}}])
   monkeypatch.setattr(verifiers, '_told', lambda load, arguments: told)
   template = "{% for tool in tools or [] %}[{{ tool['function']['name'] }}]{% endfor %}" + TEMPLATE
   task = tasks.Verifiers('hm', tokenizer_path=tokenizer(tmp_path, template))
   wanted = '[add]<|start|>system\nBe brief.<|end|>\n<|start|>user\nHm?<|end|>\n<|start|>assistant\n'
-  prompts = [task.problem(split, 0).prompt for split in ('train', 'test') if task.size(split)]
-  assert prompts == [wanted] and task.question(task.problem('train', 0)) == 'Hm?'
+  assert task.problem('test', 0).prompt == wanted and task.question(task.problem('test', 0)) == 'Hm?'
+  with pytest.raises(tasks.DataError, match=r'no train row has a prompt of at most .*; fix: an environment with more rows'):
+    task.problem('train', 0)
 
 
 def test_without_options_nothing_is_imported():

@@ -14,8 +14,9 @@ from tokenizers import processors
 from espo_jax import tasks
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
-from espo_jax.learner import init_state, put_packing
+from espo_jax.learner import init_state
 from espo_jax.learner.scoring import score
+from espo_jax.stages import warm_start as stage
 from espo_jax.stages.packings import pack_batch
 from espo_jax.stages.warm_start import example_batches, supervised_learner, supervised_step
 from espo_jax.tasks import DataError, Example, Segment
@@ -194,21 +195,21 @@ def test_a_step_on_packed_rows_is_one_on_padded_rows(mesh):
     learner = dataclasses.replace(supervised_learner(exp), optimizer=optax.sgd(1.0))
     before = first_params(exp, 0)
     state = exp.on_mesh(init_state(jax.tree.map(jnp.copy, before), learner.optimizer, make_rule(exp.config, 'never')))
-    packing = pack_batch(exp, batch)
+    packing = pack_batch(exp, placed := exp.put_rows(batch))
     assert (packing is None) == (sizes == 1)
     if packing is not None:
       columns = packing.real.size
       assert packing.real.sum() == (batch.prompt_lengths + batch.response_lengths).sum() and columns < batch.tokens.size
-      packing = put_packing(packing, exp.mesh)
-    state, metrics = learner.update(state, exp.put_rows(batch), packing)
+    state, metrics = learner.update(state, placed, packing)
     found[sizes] = float(metrics['loss/total']), jax.tree.map(lambda a, b: np.asarray(a - b), state.params, before)
   assert found[4][0] == pytest.approx(found[1][0], rel=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found[4][1], found[1][1])
 
 
-def test_the_stage_packs_its_rows():
+def test_the_stage_packs_its_rows(monkeypatch):
   """A run whose rows are packed ends with the parameters of one whose rows are padded, up to rounding."""
-  ended = []
+  ended, packings = [], []
+  monkeypatch.setattr(stage, 'pack_batch', lambda *given: packings.append(pack_batch(*given)) or packings[-1])
   for sizes in (1, 4):
     changes = {'rollout__horizon': 32, 'warm_start__batch': 8, 'learner__pack_sizes': sizes, 'learner__pack_widths': 4}
     exp = tiny_experiment(named(**changes))
@@ -216,6 +217,7 @@ def test_the_stage_packs_its_rows():
     for number in (1, 2):
       state, metrics = step(state, number)
     ended.append((float(metrics['loss/total']), state.params))
+  assert packings[:2] == [None, None] and all(its.row.size < 8 * (exp.config.rollout.prompt_width + 32) for its in packings[2:])
   assert ended[0][0] == pytest.approx(ended[1][0], rel=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ended[0][1], ended[1][1])
 

@@ -80,9 +80,7 @@ def test_certain_tokens_stay_finite(far):
 def test_the_gradient_keeps_no_logits():
   """What the backward pass is given has no array of a vocabulary per token, and it makes three products of that size."""
   weights, hidden, _, chosen = case((8, 16))
-  function = lambda own, hidden: by_chunk(
-    functools.partial(read_tokens, lambda x: x @ own), 32, chosen, hidden, recompute=False
-  )
+  function = lambda own, hidden: by_chunk(functools.partial(read_tokens, lambda x: x @ own), 8, chosen, hidden, recompute=False)
   _, pull = jax.vjp(function, weights['own'], hidden)
   assert max(x.size for x in jax.tree.leaves(pull) if x.shape != weights['own'].shape) <= hidden.size
   program = str(

@@ -11,7 +11,7 @@ from tiny import first_params, named, tiny_experiment
 from espo_jax import objectives
 from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
-from espo_jax.learner import init_state
+from espo_jax.learner import init_state, scoring
 from espo_jax.learner.scoring import score
 from espo_jax.stages.warm_start import supervised_learner
 from espo_jax.types import SupervisedBatch
@@ -122,6 +122,24 @@ def test_the_loss_is_the_cross_entropy_under_the_chosen_probabilities(chosen):
   assert float(metrics['loss/total']) == pytest.approx(wanted, rel=1e-5)
   after, _ = learner.update(jax.tree.map(jnp.copy, state), batch(chosen))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(after.params))
+
+
+def test_the_softmax_has_its_gradient_in_closed_form(monkeypatch):
+  exp = tiny_experiment(named())
+  learner = supervised_learner(exp)
+  monkeypatch.setattr(scoring, 'read_under', None)  # the way of other likelihoods
+  state = init_state(first_params(exp, 0), learner.optimizer, make_rule(exp.config, 'never'))
+  _, metrics = learner.update(state, batch(exp))
+  assert np.isfinite(float(metrics['loss/total']))
+
+
+def test_another_likelihood_has_no_divergence(chosen):
+  params = first_params(chosen, 0)
+  with pytest.raises(ValueError, match='that of the softmax; fix: no other likelihood, or against = None'):
+    rows = batch(chosen)
+    width = chosen.config.rollout.prompt_width
+    given = jnp.asarray(rows.tokens[:, :width]), jnp.asarray(rows.prompt_lengths), jnp.asarray(rows.tokens[:, width:])
+    score(chosen.model, params, *given, temperature=1.0, chunk=1000, against=params, likelihood=objectives.stablemax_ce)
 
 
 def test_the_optimizer_is_given_orthogonal_gradients(chosen):

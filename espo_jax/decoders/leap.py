@@ -1,7 +1,7 @@
 """LeaP: paths that read summaries of each other on the way."""
 
 from espo_jax.decoders.majority import majority
-from espo_jax.decoders.peers import NEAR
+from espo_jax.decoders.peers import ROUTINGS
 from espo_jax.decoders.registered import register
 from espo_jax.decoders.samples import Decoder, out_of_range
 from espo_jax.decoders.ways import Exchange
@@ -58,6 +58,6 @@ def leap(
       raise out_of_range(name, value, 'at least 1')
   if peers < 0:
     raise out_of_range('peers', peers, 'at least 0')
-  if routing not in NEAR:
-    raise ValueError(f'routing={routing}: unknown; fix: one of {", ".join(NEAR)}')
+  if routing not in ROUTINGS:
+    raise ValueError(f'routing={routing}: unknown; fix: one of {", ".join(ROUTINGS)}')
   return majority()._replace(drawing=Exchange(peers, tokens, summary, routing, answer_tokens, ask, peer, resume, answer))

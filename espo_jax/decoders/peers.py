@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NEAR = {'dispersed': lambda peers: 0, 'clustered': lambda peers: peers, 'hybrid': lambda peers: -(-peers // 2)}  # of the peers
+ROUTINGS = ('dispersed', 'clustered', 'hybrid')
 
 
 def similarity(one: Sequence[int], other: Sequence[int]) -> float:
@@ -29,7 +29,7 @@ def routed(summaries: Sequence[Sequence[int]], peers: int, routing: str) -> list
     routing: `dispersed` for the least similar ones, `clustered` for the most similar ones, or `hybrid` for both in equal
       parts, of which an odd one is a similar one.
   """
-  count, close = len(summaries), NEAR[routing](peers)
+  count, close = len(summaries), {'dispersed': 0, 'clustered': peers, 'hybrid': -(-peers // 2)}[routing]
   alike = np.eye(count)
   for one in range(count):
     for other in range(one):

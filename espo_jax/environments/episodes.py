@@ -3,7 +3,6 @@
 import concurrent.futures
 import itertools
 import json
-import os
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espo_jax.registry import loaded_plugins
-from espo_jax.tasks.grading.process import WorkerProcess
+from espo_jax.tasks.grading.process import WorkerProcess, importing
 from espo_jax.tasks.task import Problem
 
 _WORKER = Path(__file__).with_name('worker.py')
@@ -60,7 +59,6 @@ class Episodes:
       deadline: The seconds that an environment has for each step.
       workers: The number of processes.
     """
-    environment = os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
     arguments = [name, json.dumps(dict(options)), *(plugin.path for plugin in loaded_plugins())]
     self._workers = [
       WorkerProcess(
@@ -69,7 +67,7 @@ class Episodes:
         deadline=deadline,
         recycle_after=sys.maxsize,
         fix='the files of --plugins and the options of the section environment',
-        environment=environment,
+        environment=importing(),
       )
       for _ in range(workers)
     ]

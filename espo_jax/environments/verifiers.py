@@ -23,6 +23,7 @@ class Verifiers:
 
   If the environment has tools, the first JSON object behind the thought that names one of them is a tool call, with its
   `arguments` or `parameters`. The environment reads the text before it as the turn's content, and nothing of what follows it.
+  A thought that the prompt has opened ends with its closing tag. A turn without one is read as if it had no thought.
 
   The conversation of the environment is that of the policy. An environment that changes earlier messages, or that answers with
   several messages at once or in another role than `speaker`, ends its episode, which counts as failed.
@@ -127,9 +128,9 @@ def _message(action: str, names: set[str]) -> Message:
       found = json.JSONDecoder().raw_decode(text, start)[0]
     except (ValueError, RecursionError):
       continue
-    arguments = found.get('arguments', found.get('parameters'))
-    if isinstance(arguments, dict) and found.get('name') in names:
+    name, arguments = found.get('name'), found.get('arguments', found.get('parameters'))
+    if isinstance(arguments, dict) and isinstance(name, str) and name in names:
       before = action[: len(action) - len(text) + start].rstrip().removesuffix('<tool_call>').rstrip()
-      call = {'id': 'call', 'type': 'function', 'function': {'name': found['name'], 'arguments': json.dumps(arguments)}}
+      call = {'id': 'call', 'type': 'function', 'function': {'name': name, 'arguments': json.dumps(arguments)}}
       return {'role': 'assistant', 'content': before or None, 'tool_calls': [call]}
   return {'role': 'assistant', 'content': action}

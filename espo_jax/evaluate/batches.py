@@ -41,7 +41,7 @@ class Batch:
 
 
 def batches(exp: Experiment, problems: Sequence[tasks.Problem], prompts: int, samples: int, start: int) -> Iterator[Batch]:
-  """Yields the batches from a position on.
+  """Yields the batches of an evaluation, from that of the problem at `start` on.
 
   Args:
     exp: The experiment.

@@ -22,8 +22,7 @@ from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.divergence import divergence
 from espo_jax.learner.optimizer import guarded_step
 from espo_jax.learner.state import TrainState, jit_update
-from espo_jax.model import ActorCritic, Params, States, join_frozen, likeliest, logits_among, split_frozen
-from espo_jax.model.exit_heads import is_local
+from espo_jax.model import ActorCritic, Params, States, is_local, join_frozen, likeliest, logits_among, split_frozen
 from espo_jax.objectives import masked_mean
 from espo_jax.registry import inputs
 from espo_jax.types import Metrics, Trajectories
@@ -88,7 +87,7 @@ class LessonLearner:
     whole = whole[row, index]
 
     def read(networks: Callable[..., Array], *beside: object, mixes: bool) -> Any:
-      """Networks of the exits at these states; over whole sequences only where they mix a token with those before it."""
+      """Applies networks of the exits to these states. Those that mix a token with earlier ones read whole sequences."""
       if mixes:
         return networks(params, streams, positions, *beside)[:, row, index]
       return networks(params, streams[:, row, index], index, *beside)

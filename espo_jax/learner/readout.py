@@ -32,7 +32,7 @@ def read_tokens(
 ) -> tuple[Float[Array, '*B'], ...]:
   """Reads the log-probability of a token, the entropy, and how the entropy changes along the token's own logit gradient.
 
-  The gradient flows into the first two results and the divergence, and into no array of the reference.
+  Log-probability, entropy and divergence have a gradient. The slope has none, and no gradient reaches the reference's arrays.
 
   Args:
     head: The function from states to float32 logits `[*B, V]`.

@@ -15,6 +15,7 @@ from espo_jax.learner.chunks import by_chunk
 from espo_jax.learner.packing import Packing, unpacked
 from espo_jax.learner.readout import read_tokens, read_under
 from espo_jax.model import ActorCritic, Forced, Params, States
+from espo_jax.objectives import softmax_ce
 
 
 class Scored(NamedTuple):
@@ -50,7 +51,7 @@ def score(
   route: UInt32[Array, 'N T R'] | None = None,
   keep: Float[Array, 'N layers'] | None = None,
   exit_level: float = 0.0,
-  likelihood: Callable[[Array], Array] = jax.nn.log_softmax,
+  likelihood: Callable[[Array], Array] = softmax_ce,
 ) -> Scored:
   """Scores responses under the distribution that samples at `temperature`.
 
@@ -68,8 +69,11 @@ def score(
     route: The blocks that each token's state ran through, as in `Depth.route`; None without a router.
     keep: The share of each block's change that the tokens of a response keep; None for all of it. It excludes `route`.
     exit_level: The level of the model's exit policy.
-    likelihood: The function from logits to log-probabilities. Another one than the softmax excludes `against`, and leaves the
-      entropy's slope that of a softmax.
+    likelihood: The function from logits to log-probabilities. Another one than `softmax_ce` excludes `against`, has a gradient
+      that recomputes each chunk, and leaves the entropy's slope that of a softmax.
+
+  Raises:
+    ValueError: There is a reference under another likelihood.
   """
   width, horizon = prompt_tokens.shape[1], tokens.shape[1]
   if packing is None:
@@ -98,13 +102,16 @@ def score(
   def head(weights: Params) -> Callable[[Float[Array, 'B C D']], Float[Array, 'B C V']]:
     return lambda hidden: model.logits(weights, States(hidden, hidden)) / temperature
 
-  read = functools.partial(read_tokens, head(params))
   inputs: tuple[Array, ...] = following, states.policy
-  if against is not None:
-    read, inputs = functools.partial(read, reference=head(against)), (*inputs, trunk(against, None).policy)
-  if likelihood is not jax.nn.log_softmax:
-    read = functools.partial(read_under, likelihood, head(params))
-  parts = by_chunk(read, chunk, *inputs, recompute=likelihood is not jax.nn.log_softmax)
+  if likelihood is not softmax_ce:
+    if against is not None:
+      raise ValueError('a divergence from a reference is that of the softmax; fix: no other likelihood, or against = None')
+    parts = by_chunk(functools.partial(read_under, likelihood, head(params)), chunk, *inputs)
+  else:
+    read = functools.partial(read_tokens, head(params))
+    if against is not None:
+      read, inputs = functools.partial(read, reference=head(against)), (*inputs, trunk(against, None).policy)
+    parts = by_chunk(read, chunk, *inputs, recompute=False)
 
   last_of_prompt = packing.start + prompt_lengths - 1
   column = jnp.minimum(

@@ -12,7 +12,7 @@ from espo_jax.learner.packing import Packing
 from espo_jax.learner.scoring import score
 from espo_jax.learner.state import TrainState, jit_update
 from espo_jax.model import ActorCritic, Params, join_frozen, split_frozen
-from espo_jax.objectives import token_mean
+from espo_jax.objectives import softmax_ce, token_mean
 from espo_jax.types import Metrics, SupervisedBatch
 
 
@@ -32,7 +32,7 @@ class SupervisedLearner:
   optimizer: optax.GradientTransformation
   prompt_width: int
   logit_chunk: int
-  likelihood: Callable[[jax.Array], jax.Array] = jax.nn.log_softmax
+  likelihood: Callable[[jax.Array], jax.Array] = softmax_ce
 
   @jit_update
   def update(self, state: TrainState, batch: SupervisedBatch, packing: Packing | None = None) -> tuple[TrainState, Metrics]:

@@ -6,6 +6,7 @@ from espo_jax.model.candidates import likeliest, logits_among
 from espo_jax.model.config import ExitHeads, Lora, ModelConfig, RopeScaling, answer_flops, column_flops, token_flops
 from espo_jax.model.decoder import Decoder, Params, apply, init
 from espo_jax.model.depth import Deciding, Forced
+from espo_jax.model.exit_heads import is_local
 from espo_jax.model.families import read_config
 from espo_jax.model.gguf import load_gguf, rewrite_gguf
 from espo_jax.model.gguf_file import GgufFile, open_gguf
@@ -38,6 +39,7 @@ __all__ = [
   'frozen',
   'init',
   'init_cache',
+  'is_local',
   'join_frozen',
   'likeliest',
   'load_gguf',

@@ -1,7 +1,6 @@
 """Rewards that read text. They run on the host, in worker processes with a deadline."""
 
 import atexit
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from espo_jax.registry import chosen, inputs, loaded_plugins
 from espo_jax.rewards.compose import names
 from espo_jax.rewards.registered import REGISTRY, TEXT
-from espo_jax.tasks.grading.process import WorkerPool, WorkerProcess
+from espo_jax.tasks.grading.process import WorkerPool, WorkerProcess, importing
 
 _WORKER = Path(__file__).with_name('text_worker.py')
 _WORKERS = 2
@@ -40,11 +39,10 @@ class TextScorer:
       deadline: The seconds that a reward has for the responses to one prompt.
     """
     self._options = {name: chosen(REGISTRY[name], dict(options)) for name in text_rewards(expression)}
-    environment = os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
     files = [plugin.path for plugin in loaded_plugins()]
     workers = [
       WorkerProcess(
-        _WORKER, files, deadline=deadline, recycle_after=sys.maxsize, fix='the files of --plugins', environment=environment
+        _WORKER, files, deadline=deadline, recycle_after=sys.maxsize, fix='the files of --plugins', environment=importing()
       )
       for _ in range(_WORKERS)
     ]

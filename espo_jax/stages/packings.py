@@ -10,7 +10,7 @@ from jaxtyping import Integer
 
 from espo_jax import parallel
 from espo_jax.experiment import Experiment
-from espo_jax.learner import Groups, Packing, pack
+from espo_jax.learner import Groups, Packing, pack, put_packing
 from espo_jax.model import ModelConfig, column_flops, fused
 from espo_jax.types import SupervisedBatch
 
@@ -52,14 +52,15 @@ def pack_batch(exp: Experiment, batch: SupervisedBatch) -> Packing | None:
 
   Args:
     exp: The experiment.
-    batch: The rows of all processes.
+    batch: The rows, on the mesh.
 
   Returns:
-    The packing, a stack of one; None with `learner.pack_sizes = 1`, which is one sequence per row.
+    The packing on the mesh, a stack of one; None with `learner.pack_sizes = 1`, which is one sequence per row.
   """
   if exp.config.learner.pack_sizes == 1:
     return None
-  return _pack(exp, (batch.prompt_lengths + batch.response_lengths)[None], None)
+  prompts, responses = exp.fetch((batch.prompt_lengths, batch.response_lengths))
+  return put_packing(_pack(exp, (prompts + responses)[None], None), exp.mesh)
 
 
 def _pack(exp: Experiment, lengths: Integer[np.ndarray, 'parts M'], groups: Groups | None) -> Packing:

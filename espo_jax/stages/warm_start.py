@@ -1,9 +1,9 @@
 """The stage `warm_start`: supervised training on written solutions, or on the examples of `warm_start.data`.
 
 One random stream per step draws the written solutions. With an environment that has an expert they are conversations: the turns
-of the expert are learnt, and the observations between them are read. Examples are taken in epochs, each in an order of its own.
-All of them are encoded before the first step, so that one that does not fit is told then. Every process draws and encodes all
-rows of a step, because it packs all of them, and puts its own on its devices.
+of the expert are learnt, and the observations between them are read. Every process draws all of them and encodes those of its
+own rows. Examples are taken in epochs, each in an order of its own. All of them are encoded before the first step, so that one
+that does not fit is told then.
 """
 
 import functools
@@ -11,14 +11,13 @@ import pathlib
 import zlib
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from absl import logging
 
 from espo_jax import objectives, parallel, tasks
 from espo_jax.evaluate.policies import start_params
 from espo_jax.experiment import Experiment, make_rule
-from espo_jax.learner import SupervisedLearner, TrainState, init_state, put_packing
+from espo_jax.learner import SupervisedLearner, TrainState, init_state
 from espo_jax.model import Params
 from espo_jax.parallel.memory import during
 from espo_jax.stages.conversations import conversation, has_expert
@@ -84,29 +83,28 @@ def supervised_step(exp: Experiment) -> Callable[[TrainState, int], tuple[TrainS
     return functools.partial(_conversations if has_expert(exp) else _solutions, exp)
 
   def step(state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-    batch = batches()(step)
-    packing = pack_batch(exp, batch)
-    placed = None if packing is None else put_packing(packing, exp.mesh)
-    mine = parallel.my_rows(exp.mesh, len(batch.tokens))
-    state, metrics = learner.update(state, exp.put_rows(jax.tree.map(lambda x: x[mine], batch)), placed)
+    batch = exp.put_rows(batches()(step))
+    state, metrics = learner.update(state, batch, pack_batch(exp, batch))
     return state, metrics | {'bad_steps': state.bad_steps}
 
   return step
 
 
 def _solutions(exp: Experiment, step: int) -> SupervisedBatch:
-  """Returns the rows of a step on written solutions."""
+  """Returns this process's rows of a step on written solutions."""
   problems, rng = _written(exp, step)
   pairs = [(problem.prompt, exp.task.solution(problem, rng)) for problem in problems]  # one random stream for all
-  return tasks.encode_supervised(exp.tokenizer, pairs, exp.config.rollout.prompt_width, exp.config.rollout.horizon)
+  mine = [pairs[i] for i in parallel.my_rows(exp.mesh, len(pairs))]
+  return tasks.encode_supervised(exp.tokenizer, mine, exp.config.rollout.prompt_width, exp.config.rollout.horizon)
 
 
 def _conversations(exp: Experiment, step: int) -> SupervisedBatch:
-  """Returns the rows of a step on conversations of the environment's expert."""
+  """Returns this process's rows of a step on conversations of the environment's expert."""
   problems, rng = _written(exp, step)
+  examples = [conversation(exp, problem, rng) for problem in problems]
   limits = exp.config.rollout.prompt_width, exp.config.rollout.horizon
-  examples = [tasks.encode_example(exp.tokenizer, conversation(exp, problem, rng), *limits) for problem in problems]
-  return tasks.batch_examples(exp.tokenizer, examples, *limits)
+  mine = [tasks.encode_example(exp.tokenizer, examples[i], *limits) for i in parallel.my_rows(exp.mesh, len(examples))]
+  return tasks.batch_examples(exp.tokenizer, mine, *limits)
 
 
 def _written(exp: Experiment, step: int) -> tuple[Sequence[tasks.Problem], np.random.Generator]:
@@ -117,7 +115,7 @@ def _written(exp: Experiment, step: int) -> tuple[Sequence[tasks.Problem], np.ra
 
 
 def example_batches(exp: Experiment) -> Callable[[int], SupervisedBatch]:
-  """Returns the function from a step to its rows of the examples."""
+  """Returns the function from a step to this process's rows of the examples."""
   c = exp.config
   examples = tasks.read_examples(c.warm_start.data, 'warm_start.data')
   if parallel.is_first():
@@ -128,7 +126,8 @@ def example_batches(exp: Experiment) -> Callable[[int], SupervisedBatch]:
 
   def batch_of(step: int) -> SupervisedBatch:
     first = (step - 1) * c.warm_start.batch
-    return tasks.batch_examples(exp.tokenizer, [encoded[order.problem(first + i)] for i in range(c.warm_start.batch)], *limits)
+    mine = [encoded[order.problem(first + int(i))] for i in parallel.my_rows(exp.mesh, c.warm_start.batch)]
+    return tasks.batch_examples(exp.tokenizer, mine, *limits)
 
   return batch_of
 

@@ -11,7 +11,6 @@ question is in both splits.
 import functools
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from espo_jax.registry import loaded_plugins
+from espo_jax.tasks.allocators import Stream
+from espo_jax.tasks.grading.process import importing
 from espo_jax.tasks.pretrained import behind_message, chat_writer, load_tokenizer, prompt_writer, with_thought
 from espo_jax.tasks.registered import register
 from espo_jax.tasks.task import DataError, Finding, Problem, Task, in_test, problem_id, split_bit
@@ -60,8 +61,8 @@ class _Row(NamedTuple):
 class Verifiers(Task):
   """The rows of an environment of the package `verifiers`.
 
-  Train index i is row `order[i % n]` of epoch `i // n`, where the order is shuffled per (seed, epoch). Rows whose prompt is too
-  long are left out, and listed in `findings`.
+  The train rows come in epochs, each in an order of its own. Rows whose prompt is too long are left out, and listed in
+  `findings`.
   """
 
   name = 'verifiers'
@@ -191,19 +192,23 @@ class Verifiers(Task):
         self._long.append((split, row.question, count))
       else:
         found[split].append(row)
-    if not found['train'] and not found['test']:
-      longest = max((count for *_, count in self._long), default=0)
-      fix = f'fix: --config.rollout.prompt_width={longest}' if longest else 'fix: an environment with rows'
-      raise DataError(f'{self._named}: no row has a prompt of at most rollout.prompt_width = {self._limits[0]} tokens; {fix}')
+    if not found['test']:  # every run is evaluated
+      raise self._without('test')
     return found
+
+  def _without(self, split: str) -> DataError:
+    """Returns the error of a split without rows."""
+    longest = max((count for of, _, count in self._long if of == split), default=0)
+    fix = f'--config.rollout.prompt_width={longest}' if longest else 'an environment with more rows'
+    limit = f'at most rollout.prompt_width = {self._limits[0]} tokens'
+    return DataError(f'{self._named}: no {split} row has a prompt of {limit}; fix: {fix}')
 
   def _row(self, split: str, index: int) -> _Row:
     rows = self._rows[split]
     if split == 'train':
       if not rows:
-        raise IndexError(f'{self._named}: there is no train split; fix: an environment with a data set for training')
-      epoch, position = divmod(index, len(rows))
-      return rows[_order(self._seed, epoch, len(rows))[position]]
+        raise self._without('train')
+      return rows[Stream(len(rows), self._seed).problem(index)]
     if index >= len(rows):
       raise IndexError(f'the test split has {len(rows)} rows; there is no index {index}')
     return rows[index]
@@ -265,11 +270,10 @@ def check_load(load: str, arguments: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _told(load: str, arguments: str) -> Told:
   """Asks a process for the rows of an environment."""
-  environment = os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
   command = [sys.executable, '-P', str(_WORKER), load, arguments]  # -P: this folder must not shadow the package
   try:
     done = subprocess.run(
-      command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LOAD_SECONDS, check=False
+      command, env=importing(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_LOAD_SECONDS, check=False
     )
     told = json.loads(done.stdout) if done.stdout else {'error': f'the process ended with exit status {done.returncode}'}
   except subprocess.TimeoutExpired:
@@ -284,8 +288,3 @@ def _told(load: str, arguments: str) -> Told:
 
 def _lines(messages: Sequence[dict[str, str]]) -> str:
   return '\n'.join(message['content'] for message in messages)
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-  return np.random.default_rng([seed, epoch]).permutation(rows)

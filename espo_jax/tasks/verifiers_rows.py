@@ -62,7 +62,7 @@ def rows_of(environment: Any) -> tuple[dict[str, Row], int]:
   Of rows with equal questions the first counts. Those for evaluations come first, so that no question is in both sets.
 
   Raises:
-    ValueError: A prompt is no conversation that ends with a text of the user's.
+    ValueError: A prompt is no conversation that ends with a text of the user's, or calls a tool.
   """
   found: dict[str, Row] = {}
   count = 0
@@ -72,6 +72,8 @@ def rows_of(environment: Any) -> tuple[dict[str, Row], int]:
       messages = [spoken(message) for message in prompt] if isinstance(prompt, list) else []
       if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError(f'prompt = {str(prompt)[:200]!r}: no messages of which the last is a text of the user; fix: such ones')
+      if any('tool_calls' in message for message in messages):
+        raise ValueError(f'prompt = {str(prompt)[:200]!r}: a prompt with a tool call; fix: examples of calls as texts')
       found.setdefault(messages[-1]['content'], Row(held_out, messages, given))
       count += 1
   return found, count - len(found)

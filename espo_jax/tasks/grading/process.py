@@ -17,6 +17,11 @@ STARTUP_SECONDS = 120.0  # enough for the imports on a busy machine
 SILENCE_SECONDS = 30.0  # a process that is silent for this long counts as stuck; a C call that keeps Python's lock is silent
 
 
+def importing() -> dict[str, str]:
+  """Returns environment variables with which a process finds the modules that this one finds, and JAX uses the CPU alone."""
+  return os.environ | {'PYTHONPATH': os.pathsep.join(path or os.getcwd() for path in sys.path), 'JAX_PLATFORMS': 'cpu'}
+
+
 class WorkerProcess:
   """A process that answers one question at a time, for one thread at a time.
 
