@@ -128,6 +128,7 @@ def test_a_script_refuses_arguments_that_it_does_not_know(script, monkeypatch, c
     'measure_equal_flops': ['--long=long', '--short=short', '--output=out'],
     'measure_trials': ['--comparison=page', '--output=out'],
     'make_word_problems': ['--output=out'],
+    'draw_methods': ['--decoders=decoders', '--stops=stops', '--output=out'],
   }
   argv = [*needed.get(name, []), word]
   monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
