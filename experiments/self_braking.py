@@ -25,12 +25,11 @@ def get_config(arg=''):
   c.rollout.prompt_width = 32
   c.rollout.horizon = 160
   c.rollout.slots = 64
-  c.learner.pack_widths = 1  # fewer programs
   c.learner.pack_sizes = 8
-  c.warm_start.batch = 16
-  c.warm_start.steps = 24 if arg else 20
+  c.warm_start.batch = 16 if arg else 8
+  c.warm_start.steps = 24 if arg else 16
   c.warm_start.warmup_steps = 4
-  c.warm_start.learning_rate = 2e-4 if arg else 5e-5
-  c.eval.problems = 64
-  c.eval.batch = 64
+  c.warm_start.learning_rate = 2e-4 if arg else 1e-4
+  c.eval.problems = 16
+  c.eval.batch = 32
   return c
