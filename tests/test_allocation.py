@@ -273,6 +273,14 @@ REFUSED = [
     'fix: allocation.pilots = 4 and rollout.samples = 16',
   ),
   (
+    {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'grpo', 'reward.name': 'correct + l_grpo'},
+    "allocation.name = 'duet': the reward 'l_grpo' would count a row that was not begun as wrong",
+  ),
+  (
+    {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'grpo + mode_margin'},
+    "allocation.name = 'duet': the objective 'mode_margin' would count a row that was not begun as wrong",
+  ),
+  (
     {'allocation.name': 'duet', 'allocation.pool': 64, 'objective.name': 'grpo', 'rollout.record': 5},
     "rollout.record = 5: allocation.name = 'duet' leaves rows out",
   ),

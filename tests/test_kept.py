@@ -236,6 +236,10 @@ REFUSED = [
     'a serial rollout cuts full responses, which must not be dropped',
   ),
   ({'stop.returns': 'drop', 'reward.name': 'l_grpo'}, "the reward 'l_grpo' would count a dropped row of its prompt as wrong"),
+  (
+    {'stop.returns': 'drop', 'objective.name': 'grpo + mode_margin'},
+    "the objective 'mode_margin' would count a dropped row of its prompt as wrong",
+  ),
   ({'objective.name': 'grpo', 'advantage.baseline': 'all'}, "advantage.baseline = 'all': no group has rows that are left out"),
   ({'stop.name': 'arrol'}, "stop.returns = 'fail': the rule 'arrol' also ends rows that would be right; fix: stop.returns ="),
   ({'stop.name': 'dead_groups', 'stop.returns': 'zero'}, "stop.returns = 'zero': the rule 'dead_groups' also ends rows"),

@@ -242,8 +242,10 @@ def test_prompts_in_need():
 def test_adr_modes():
   reasoned = np.array([[True, True, False, False]] * 4)
   correct = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 0]], np.float32)
-  np.testing.assert_array_equal(short_serves(jnp.asarray(correct), jnp.asarray(reasoned), 0.05), [True, False, True, False])
-  np.testing.assert_array_equal(short_serves(jnp.asarray(correct), jnp.asarray(reasoned), 0.5), [True, False, True, True])
+  seen = {'correct': jnp.asarray(correct), 'reasoned': jnp.asarray(reasoned)}
+  for options, wanted in (({'delta': 0.05}, [True, False, True, False]), ({'delta': 0.5}, [True, False, True, True])):
+    np.testing.assert_array_equal(short_serves(*seen.values(), **options), wanted)
+    np.testing.assert_array_equal(rewards.extras(seen, options | {'rho': 0.1})['prefers_short'], wanted)  # what the loss reads
   got = call('adr_modes', {'correct': correct, 'reasoned': reasoned}, rho=0.5)
   np.testing.assert_allclose(got, [[0.5, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0.5, 0]])
   np.testing.assert_array_equal(call('adr_modes', {'correct': correct, 'reasoned': reasoned}, rho=0.0), correct)
@@ -354,6 +356,10 @@ def test_expressions_on_tokens(precision):
   summed, _ = rewards.evaluate('spa_progress + 0.5 * correct', {}, read)
   wanted = spa + 0.5 * np.where(last, case['correct'][..., None], 0)
   rounding.assert_close(summed, wanted, roundings=4, size=np.abs(spa) + 0.5)
+  for expression in ('spa_progress + 0.5', '0.5 + spa_progress'):  # a number is paid once per row, and not for each token
+    shifted, by_name = rewards.evaluate(expression, {}, read)
+    rounding.assert_close(shifted, spa + 0.5 * last, roundings=4, size=np.abs(spa) + 0.5)
+    rounding.assert_close(by_name['spa_progress'], spa.sum(axis=2), roundings=16, size=np.abs(spa).sum(axis=2))
   for expression in ('spa_progress & format', 'format * spa_progress'):
     gated, _ = rewards.evaluate(expression, {}, read)
     np.testing.assert_array_equal(gated, np.where(case['formatted'][..., None], spa, 0))

@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from espo_jax import monitor, sweep
 from espo_jax.configs import ConfigError, default_config, flatten, load_config, model_differences, validate
+from espo_jax.rewards import RewardError
 from espo_jax.stages.loop import Interrupted, TrainingFailed
 from espo_jax.sweep import running
 from espo_jax.sweep.__main__ import compare_arms, main
@@ -226,6 +227,10 @@ def test_a_printed_command_is_the_run(tmp_path, monkeypatch):
     ({'baseline': "'ppo'"}, "baseline = 'ppo' is none of the arms grpo, dapo"),
     ({'seeds': '(0, 0)'}, 'seeds = .0, 0.: none, or one of them twice'),
     ({'seeds': '()'}, 'seeds = ..: none'),
+    ({'seeds': '3'}, 'seeds = 3: no tuple of what it lists; fix: such as .0, 1, 2.'),
+    ({'columns': '(ACCURACY)'}, 'columns = Column.*: no tuple of what it lists'),
+    ({'columns': "('accuracy',)"}, "columns = .'accuracy',.: no tuple of what it lists"),
+    ({'shared_stages': "('warm_start')"}, "shared_stages = 'warm_start': no tuple .* such as .'warm_start',."),
     ({'arms': "{'grpo': {}, 'a/b': {}}"}, "arms: 'a/b' names a folder"),
     ({'arms': "{'grpo': {}, 'start': {}}"}, "arms: 'start' names a folder"),
     ({'columns': '(ACCURACY, ACCURACY)'}, 'two of one label'),
@@ -403,3 +408,12 @@ def test_a_start_of_another_kind_is_refused(joint, changes, message):
   with pytest.raises(ConfigError, match=message):
     train(config.lock(), joint.parent / 'never_made')
   assert not (joint.parent / 'never_made').exists()
+
+
+def test_a_reward_that_fails_ends_a_comparison_with_one_line(tmp_path, monkeypatch):
+  def failing(*_):
+    raise RewardError("reward 'brief': ZeroDivisionError")
+
+  monkeypatch.setattr('espo_jax.sweep.run_all', failing)
+  with pytest.raises(SystemExit, match="error: reward 'brief': ZeroDivisionError"):
+    main([f'--sweep={sweep_file(tmp_path)}', f'--workdir={tmp_path / "runs"}', '--compilation_cache_dir='])

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from espo_jax import objectives, tasks
+from espo_jax import objectives, registry, rewards, tasks
+
+_OF_GROUPS = {'adacot', 'adr_modes', 'grpo_lambda', 'l_grpo'}  # rewards that ask how many rows of the prompt are right
 
 
 def is_ragged(config: ml_collections.ConfigDict) -> bool:
@@ -52,3 +54,14 @@ def _ragged(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'rollout.record = {r.record}: {where} leaves rows out, and a recording has them all; fix: rollout.record = 0'
   if r.serial.inducer:
     yield f"rollout.serial.inducer = {r.serial.inducer!r}: {where} leaves rows out; fix: rollout.serial.inducer = ''"
+  for reader in readers_of_groups(config):
+    yield f"{where}: {reader} would count a row that was not begun as wrong; fix: allocation.name = 'uniform'"
+
+
+def readers_of_groups(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Yields the rewards and the objectives that ask how many rows of a prompt are right, so that no row may be left out."""
+  for name in sorted(set(rewards.names(config.reward.name)) & _OF_GROUPS):
+    yield f'the reward {name!r}'
+  for name in objectives.parts(config.objective.name):
+    if 'prefers_short' in registry.inputs(objectives.get(name)):
+      yield f'the objective {name!r}'

@@ -100,7 +100,7 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _option_problems(config, section, functions)
   if 'advantage' in named:
     yield from _critic_problems(config)
-    if 'allocation' in named:
+    if 'allocation' in named and 'reward' in named:
       yield from allocation_problems(config)
   if config.learner.importance != 'token' and not config.learner.importance_cap:
     yield (

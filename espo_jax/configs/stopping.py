@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 import ml_collections
 
 from espo_jax import registry, rewards, stops, tasks
-from espo_jax.configs.allocation import is_ragged
+from espo_jax.configs.allocation import is_ragged, readers_of_groups
 from espo_jax.configs.fields import get_field
 from espo_jax.configs.methods import max_draws, method_problems, trains_critic
 
@@ -14,7 +14,6 @@ _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
 _WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups', 'hazard_head')
 _COUNTING = {'risk_control': 'counts right answers that were lost', 'makespan_gate': 'counts rows that would be right'}
-_OF_GROUPS = {'adacot', 'adr_modes', 'grpo_lambda', 'l_grpo'}  # rewards that ask how many rows of the prompt are right
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
@@ -105,8 +104,8 @@ def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
   if s.returns == 'drop':
     if config.rollout.serial.inducer:
       yield f"{where}: a serial rollout cuts full responses, which must not be dropped; fix: stop.returns = 'zero'"
-    for name in set(rewards.names(reward.name)) & _OF_GROUPS:
-      yield f"{where}: the reward {name!r} would count a dropped row of its prompt as wrong; fix: stop.returns = 'zero'"
+    for reader in readers_of_groups(config):
+      yield f"{where}: {reader} would count a dropped row of its prompt as wrong; fix: stop.returns = 'zero'"
     return
   if s.returns == 'head':
     scale = reward.get('low', 0.0), reward.get('high', 1.0)

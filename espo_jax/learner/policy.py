@@ -181,7 +181,7 @@ class Reinforcement:
     seen = rewards.observed(self.rewarded(rows), verdicts, self.samples, self.model.config.num_layers)
     value, by_name = rewards.evaluate(self.reward, self.reward_options, seen)
     per_row, dense = (value, None) if value.ndim == 2 else (jnp.zeros(value.shape[:2]), value.reshape(rows.tokens.shape))
-    extras = rewards.extras(seen)
+    extras = rewards.extras(seen, self.reward_options)
     success, by_head = None, dict[str, Array]()
     if adaptive.head is not None:
       hindsight = self._hindsight(rows, verdicts.correct)
@@ -204,9 +204,10 @@ class Reinforcement:
       reward, kept = reward.replace(keep=keep.reshape(-1)), {'rollout/kept': keep.mean()}
       differ = scores_differ(told, in_baseline(rows, keep, self.baseline)) & keep.any(axis=1)
       of_all = rows.begun & ~rows.pruned
-    metrics = {f'reward/{name}': masked_mean(x.reshape(*of_all.shape, -1).sum(axis=1), of_all) for name, x in by_name.items()}
+    metrics = {f'reward/{name}': masked_mean(x.reshape(-1), of_all) for name, x in by_name.items()}
     metrics['reward/mean'] = masked_mean(scores, of_all.reshape(scores.shape))
-    return reward, differ, metrics | by_head | kept | {'reward/equal_groups': 1.0 - differ.mean()}
+    equal = {'reward/equal_groups': 1.0 - differ.mean()} if self.samples > 1 else {}  # a row alone is compared with none
+    return reward, differ, metrics | by_head | kept | equal
 
   @functools.partial(jax.jit, static_argnums=0)
   def prepare(

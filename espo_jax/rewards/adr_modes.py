@@ -9,7 +9,7 @@ from espo_jax.types import takes_numpy
 
 
 @takes_numpy
-def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], delta: float = 0.05) -> Bool[Array, 'P']:
+def short_serves(correct: Float[Array, 'P G'], reasoned: Bool[Array, 'P G'], *, delta: float = 0.05) -> Bool[Array, 'P']:
   """Returns whether a prompt's short responses lose at most `delta` of accuracy against its long ones.
 
   A mode without responses has accuracy 0.
@@ -38,5 +38,5 @@ def adr_modes(
     delta: The loss of accuracy at which the short mode still suits a prompt [U].
     rho: The cost of the other mode [U].
   """
-  preferred = reasoned != short_serves(correct, reasoned, delta)[:, None]
+  preferred = reasoned != short_serves(correct, reasoned, delta=delta)[:, None]
   return correct * jnp.where(preferred, 1.0, 1.0 - rho)

@@ -38,9 +38,9 @@ def names(expression: str) -> tuple[str, ...]:
 
 @takes_numpy
 def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
-  """Returns the value of an expression, and the value of each reward in it by name.
+  """Returns the value of an expression, and what each reward in it gives to each row, `float[P, G]`, by name.
 
-  A value is `float[P, G]`, or `float[P, G, T]` if it is per token.
+  The value is `float[P, G]`, or `float[P, G, T]` if it is per token.
 
   | operation | value | if one side is per token, the other side is placed on |
   |---|---|---|
@@ -54,7 +54,7 @@ def evaluate(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any
     seen: The arrays that `observed` returns.
   """
   values = _values(expression, options, seen)
-  return _value(_parsed(expression).body, values, seen), values
+  return _value(_parsed(expression).body, values, seen), {name: _of_rows(x, seen) for name, x in values.items()}
 
 
 @takes_numpy
@@ -68,7 +68,7 @@ def evaluate_parts(expression: str, options: Mapping[str, Any], seen: Mapping[st
   """
   values = _values(expression, options, seen)
   found = [_value(node, values, seen) for _, node in _summands(_parsed(expression).body)]
-  return jnp.stack([jnp.where(seen['mask'], x, 0.0).sum(axis=2) if x.ndim == 3 else x for x in found], axis=-1)
+  return jnp.stack([_of_rows(x, seen) for x in found], axis=-1)
 
 
 def weights(expression: str) -> tuple[float, ...]:
@@ -104,17 +104,22 @@ def _values(expression: str, options: Mapping[str, Any], seen: Mapping[str, Any]
 def _value(node: Any, values: Mapping[str, Array], seen: Mapping[str, Any]) -> Any:
   if isinstance(node, ast.BinOp):
     sides = [_value(node.left, values, seen), _value(node.right, values, seen)]
-    if {jnp.ndim(x) for x in sides} == {2, 3}:
+    ranks = {jnp.ndim(x) for x in sides}
+    if 3 in ranks and (2 in ranks or isinstance(node.op, ast.Add)):
       sides = [_on_tokens(x, node.op, seen['mask']) for x in sides]
     return _OPERATORS[type(node.op)](*sides)
   return node.value if isinstance(node, ast.Constant) else values[node.id]
 
 
-def _on_tokens(x: Array, operator: ast.operator, mask: Array) -> Array:
-  if x.ndim == 3:
-    return x
+def _on_tokens(x: Array | float, operator: ast.operator, mask: Array) -> Array:
+  if jnp.ndim(x) == 3:
+    return jnp.asarray(x)
   last = mask & (next_counted(mask) == mask.shape[2])
-  return jnp.where(last if isinstance(operator, ast.Add) else mask, x[:, :, None], 0.0)
+  return jnp.where(last if isinstance(operator, ast.Add) else mask, jnp.broadcast_to(x, mask.shape[:2])[:, :, None], 0.0)
+
+
+def _of_rows(x: Array, seen: Mapping[str, Any]) -> Float[Array, 'P G']:
+  return jnp.where(seen['mask'], x, 0.0).sum(axis=2) if x.ndim == 3 else x
 
 
 def _parsed(expression: str) -> ast.Expression:

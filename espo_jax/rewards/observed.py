@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from espo_jax.registry import chosen
 from espo_jax.rewards.adacot import prompts_in_need
 from espo_jax.rewards.adr_modes import short_serves
 from espo_jax.types import StopReason, Trajectories, Verdicts, takes_numpy
@@ -51,6 +52,11 @@ def observed(rows: Trajectories, verdicts: Verdicts, samples: int, layers: int) 
   }
 
 
-def extras(seen: Mapping[str, Any]) -> dict[str, Bool[Array, 'P']]:
-  """Returns the arrays per prompt that objectives may read besides the learner's, by name; `seen` is from `observed`."""
-  return {'prefers_short': short_serves(seen['correct'], seen['reasoned'])}
+def extras(seen: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Bool[Array, 'P']]:
+  """Returns the arrays per prompt that objectives may read besides the learner's, by name.
+
+  Args:
+    seen: The arrays that `observed` returns.
+    options: The options of the rewards by name. `delta` is that of `adr_modes`, so that reward and loss prefer the same mode.
+  """
+  return {'prefers_short': short_serves(seen['correct'], seen['reasoned'], **chosen(short_serves, dict(options)))}

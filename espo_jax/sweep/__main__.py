@@ -23,6 +23,7 @@ from espo_jax.compile_check.plan import DoesNotFit
 from espo_jax.configs import ConfigError
 from espo_jax.learner import CheckpointError
 from espo_jax.parallel.storage import read_json
+from espo_jax.rewards import RewardError
 from espo_jax.stages.loop import Interrupted, TrainingFailed, going_on
 from espo_jax.sweep.page import body, check_page, record_of, write_page
 from espo_jax.tasks import DataError
@@ -47,6 +48,7 @@ def compare_arms(file: str, workdir: pathlib.Path, output: pathlib.Path, seeds: 
     TrainingFailed: The stages that the arms of a seed share could not be trained.
     CheckpointError: A run has checkpoints and none is complete.
     DataError: A data file cannot be used.
+    RewardError: A reward that reads text failed.
   """
   spec, title = sweep.load_sweep(file)
   if unknown := sorted(set(seeds or ()) - set(spec.seeds)):
@@ -127,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(going_on(stopped, 'espo_jax.sweep', sys.argv[1:] if argv is None else argv), file=sys.stderr)
   except DoesNotFit as error:
     sys.exit(f'error: in common of {args.sweep}: {error.told("{!r}: {!r}", ", ")}')
-  except (CheckpointError, ConfigError, DataError, TrainingFailed) as error:
+  except (CheckpointError, ConfigError, DataError, RewardError, TrainingFailed) as error:
     sys.exit(f'error: {error}')
 
 

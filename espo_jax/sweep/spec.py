@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from espo_jax.configs import ConfigError
@@ -78,6 +78,9 @@ def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
 
 
 def _problems(sweep: Sweep) -> Iterator[str]:
+  if misread := list(_no_tuples(sweep)):
+    yield from misread
+    return
   if sweep.baseline not in sweep.arms:
     yield f'baseline = {sweep.baseline!r} is none of the arms {", ".join(sweep.arms) or "()"}; fix: one of them'
   for name in sweep.arms:
@@ -96,6 +99,16 @@ def _problems(sweep: Sweep) -> Iterator[str]:
   labels = [column.label for column in sweep.columns]
   if not labels or len(set(labels)) != len(labels):
     yield f'columns = {labels}: none, or two of one label; fix: a label for each'
+
+
+def _no_tuples(sweep: Sweep) -> Iterator[str]:
+  """Yields which fields are no tuples of what they list, such as `(3)`, which lacks its comma."""
+  listed = {'seeds': (int, '(0, 1, 2)'), 'columns': (Column | Counts, '(ACCURACY,)'), 'shared_stages': (str, "('warm_start',)")}
+  listed['curves'] = (str, "('accuracy',)")
+  for name, (kind, example) in listed.items():
+    value = getattr(sweep, name)
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, kind) for one in value):
+      yield f'{name} = {value!r}: no tuple of what it lists; fix: such as {example}, with a comma also behind a single entry'
 
 
 def _search_problems(sweep: Sweep, search: Search) -> Iterator[str]:
