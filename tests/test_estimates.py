@@ -65,9 +65,10 @@ def test_the_ratios_of_a_near_checkpoint_have_the_mean_one(run, recorded, tmp_pa
   """Probabilities of both policies sum to one over all answers, so it holds only if each row is scored behind its prompt."""
   seen = []
 
-  def spy(log_ratios, values):
+  def spy(log_ratios, values, samples):
     seen.append(log_ratios)
-    return is_cv_estimate(log_ratios, values)
+    assert samples == SAMPLES
+    return is_cv_estimate(log_ratios, values, samples=samples)
 
   is_cv_estimate = estimates.is_cv_estimate
   monkeypatch.setattr(estimates, 'is_cv_estimate', spy)

@@ -115,3 +115,11 @@ def test_the_estimate_for_the_sampling_policy_is_the_mean():
   found = measures.is_cv_estimate(np.zeros(31), values)
   assert found.mean == pytest.approx(values.mean(), rel=1e-6) and found.effective == pytest.approx(31)
   assert found.error == pytest.approx(values.std(ddof=1) / np.sqrt(31), rel=1e-5)
+
+
+def test_the_error_of_an_estimate_is_over_problems():
+  """Answers that only depend on their problem tell as much as one of each."""
+  one = np.random.default_rng(0).random(20)
+  found, alone = (measures.is_cv_estimate(np.zeros(20 * n), np.repeat(one, n), samples=n) for n in (8, 1))
+  assert found.error == pytest.approx(alone.error) and found.mean == pytest.approx(alone.mean)
+  assert np.isnan(measures.is_cv_estimate(np.zeros(8), np.arange(8.0), samples=8).error)

@@ -216,6 +216,9 @@ def test_rows_that_were_stopped_are_stood_for_by_their_shadows(tmp_path):
   [
     ({}, 'no rollouts were recorded there; fix: train with --config.rollout.record=10'),
     ({'stopped': np.ones(160, bool), 'shadow_share': np.float32(0)}, 'none went on; fix: record with --config.stop.shadow'),
+    ({'stopped': np.ones(160, bool)}, 'all rows were stopped and none went on; fix: record with a larger'),
+    ({'samples': np.int32(160)}, 'no row of the odd problems is right, .* fix: rollouts of more problems'),
+    ({'correct': np.arange(160) // 4 % 2 == 1}, 'no row of the even problems is right'),
     ({'correct': np.zeros(160, np.float32)}, 'no row is right'),
     ({'correct': np.ones(160, np.float32)}, 'every row is right'),
     ({'lacking': 'regret'}, "000000.npz: holds no 'regret'"),
@@ -234,6 +237,23 @@ def test_what_cannot_be_replayed_is_said(tmp_path, changes, message):
     main([f'--rollouts={tmp_path / "none"}'])
 
 
+def test_a_run_is_replayed_without_its_evaluations(run_folder):
+  evaluation = run_folder / 'evaluations/espo-2-test/rollouts/rows.npz'
+  recorded(run_folder / 'elsewhere')
+  evaluation.parent.mkdir(parents=True)
+  (run_folder / 'elsewhere/arms/never/rollouts/000000.npz').rename(evaluation)
+  assert [path.name for path in replay.read_recordings(run_folder)[1]] == ['000001.npz', '000002.npz']
+  assert replay.read_recordings(run_folder / 'evaluations')[1] == [evaluation]
+
+
+def test_recordings_that_differ_in_their_rows_are_named(run_folder):
+  path = run_folder / 'arms/never/rollouts/000002.npz'
+  with np.load(path) as archive:
+    monitor.atomic_write_arrays(path, {name: x[:80] if x.ndim else x for name, x in archive.items()})
+  with pytest.raises(replay.RecordingsError, match=r'000001.npz has 160 rows and .*000002.npz has 80; fix: a folder whose'):
+    replay.read_recordings(run_folder)
+
+
 # ---------------------------------------------------------------------------------------------------------------- command
 
 
@@ -243,6 +263,8 @@ def test_what_cannot_be_replayed_is_said(tmp_path, changes, message):
     ('segment=0.5', r'--grid segment=0.5: not a whole number'),
     ('window=64,0', r'--grid window=0: out of range; fix: a number above 0'),
     ('reset_tokens=1', r'--grid reset_tokens=...: no constant of a stop rule'),
+    ('least_batches=0', r'--grid least_batches=...: no constant of a stop rule'),
+    ('directions=2', r'--grid directions=...: no constant of a stop rule'),
   ],
 )
 def test_a_grid_has_values_that_the_rules_take(tmp_path, grid, message):

@@ -54,6 +54,14 @@ def test_other_settings_are_refused_and_nothing_is_touched(tmp_path):
     open_writer(tmp_path)
 
 
+@pytest.mark.parametrize('name', ['config.json', 'summary.json'])
+def test_the_folder_of_a_run_or_a_model_is_left_as_it_is(tmp_path, name):
+  (tmp_path / name).write_text('{"model_type": "qwen2"}')
+  with pytest.raises(OutputError, match=rf'holds the {name} of a run or a model, which would be lost; fix: another folder'):
+    open_writer(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_two_writers_at_a_time_are_refused(tmp_path):
   with open_writer(tmp_path) as writer:
     writer.write(ROWS[:4])

@@ -200,6 +200,24 @@ def test_step_partial_mask_takes_the_right_rollout_that_shares_the_most_steps():
     assert ['a\n\nb\n\n', ('x',), '?c\n\nd'] in made('step_partial_mask', [asked(*rollouts)], reflection='?')
 
 
+@pytest.mark.parametrize(
+  ('wrong', 'corrected'),
+  [
+    ('a\n\nb', None),  # the beginning of the right one, of which the last step has no blank line behind it
+    ('a\n\nbe|', None),  # cut within a step that may become the right one
+    ('a\n\nbe', ['a\n\n', ('be',), '!bee\n\nc']),  # not cut: the step is short of something
+    ('a\n\nx|', ['a\n\n', ('x',), '!bee\n\nc']),
+    ('a\n\nbee\n\nc\n\nno, 8', None),  # every step of the right one is there
+  ],
+)
+def test_step_partial_mask_corrects_no_step_that_may_be_right(wrong, corrected):
+  right = 'a\n\nbee\n\nc'
+  if wrong == 'a\n\nb':
+    right = 'a\n\nb\n\nc'
+  found = made('step_partial_mask', [asked('+' + right, wrong)], reflection='!')
+  assert found == [[right]] + ([corrected] if corrected else [])
+
+
 def test_the_weights_of_rise_are_the_published_ones():
   found = [reward_weight(reward, 0.4) for reward in (0, 0.5, 1)]
   np.testing.assert_allclose(found, [1, 3.490343, 12.182494], rtol=1e-6)
@@ -273,6 +291,13 @@ def test_without_a_tag_the_problems_that_short_rollouts_answer_worst_reason():
   assert [its[0].startswith('<think>') for its in found] == [False] * 7 + [True] * 3  # the last are the hardest
   by_tag = [made('mode_mixture', modes(40), seed)[:40] for seed in (0, 0, 1)]
   assert by_tag[0] == by_tag[1] != by_tag[2]
+
+
+def test_a_thought_that_was_cut_is_no_answer_without_reasoning():
+  cut = asked('+<think>m</think>7', '<think>long|')  # half of the rollouts are right
+  brief = asked('+<think>m</think>7', '</think>8', '</think>8', '+</think>7', number=1)  # a third of the short ones
+  found = made('mode_mixture', [cut, brief], tagged=0.0, long=0.5)
+  assert [its[0].startswith('<think>m') for its in found] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,22 @@ from espo_jax.registry import PLUGINS_HELP
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 
 
+class NamedValues(argparse.Action):
+  """Collects the pairs `NAME=VALUE` behind all occurrences of a flag. A name that is given twice ends the command."""
+
+  def __call__(
+    self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+  ) -> None:
+    """Adds the pairs of one occurrence. The first occurrence replaces the default."""
+    before = getattr(namespace, self.dest)
+    found = [] if before is self.default else list(before)
+    for name, value in values:
+      if name in dict(found):
+        parser.error(f'{option_string} {name}=...: given twice; fix: once')
+      found.append((name, value))
+    setattr(namespace, self.dest, found)
+
+
 class CommandParser(argparse.ArgumentParser):
   """An argument parser that ends a command with a one-line error: the flag, its value and the fix.
 

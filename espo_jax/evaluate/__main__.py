@@ -37,7 +37,7 @@ from typing import Any
 from absl import logging
 
 from espo_jax import decoders, monitor, parallel, stops
-from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.commands import CommandParser, NamedValues, lower_flags, machine_errors
 from espo_jax.configs import ConfigError
 from espo_jax.configs.constants import Constant
 from espo_jax.evaluate.asked import asked_for, drawn_by
@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
   stopping.add_argument(
     '--constants',
     nargs='*',
+    action=NamedValues,
     type=_constant,
     default=[],
     metavar='NAME=VALUE',

@@ -35,8 +35,8 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     step: A step that has a checkpoint; None for the newest.
 
   Returns:
-    The content of the file. `accuracy`, `tokens` and `kl` have a `mean`, its standard `error`, and the `effective` number of
-    answers. The divergence is that of whole answers from the policy that sampled them, in nats.
+    The content of the file. `accuracy`, `tokens` and `kl` have a `mean`, its standard `error` over problems, and the
+    `effective` number of answers. The divergence is that of whole answers from the policy that sampled them, in nats.
 
   Raises:
     RequestError: The folder has no recorded answers, or answers that were not sampled from a whole distribution, or other
@@ -67,7 +67,10 @@ def estimate(folder: pathlib.Path, output: pathlib.Path, checkpoint: str, arm: s
     'answers': settings,
     'policy': {'checkpoint': str(checkpoint), 'arm': policy.arm, 'step': policy.step},
     'sampled': {name: float(np.mean(values[name])) for name in ('accuracy', 'tokens')},
-    **{name: is_cv_estimate(log_ratios, value.astype(np.float64))._asdict() for name, value in values.items()},
+    **{
+      name: is_cv_estimate(log_ratios, value.astype(np.float64), samples=settings['samples'])._asdict()
+      for name, value in values.items()
+    },
   }
   file = output / f'estimate-{policy.arm}-{policy.step}.json'
   if parallel.is_first():

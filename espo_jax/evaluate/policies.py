@@ -83,6 +83,8 @@ def open_policy(checkpoint: pathlib.Path, arm: str | None = None, step: int | No
     found = json.loads(path.read_text())
   except (ValueError, RecursionError) as error:
     raise RequestError(f'{path}: not JSON ({error}); fix: the config.json of a run or of a Hugging Face directory') from error
+  if not isinstance(found, dict):
+    raise RequestError(f'{path}: no JSON object; fix: the config.json of a run or of a Hugging Face directory')
   if 'model_type' not in found:
     return _of_run(checkpoint, arm, step)
   for flag, value in (('arm', arm), ('step', step)):
@@ -172,6 +174,10 @@ def start_params(exp: Experiment) -> Params:
 
 def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   config = load_config(workdir / 'config.json')
+  if not config.stages and arm is None:
+    raise RequestError(
+      f'--checkpoint={workdir}: trained nothing, as an evaluation does; fix: the folder of a run of espo_jax.train'
+    )
   arm = arm or (config.stop.name if 'rl' in config.stages else config.stages[-1])
   arms = _stages(workdir)
   if arm not in arms:

@@ -73,7 +73,8 @@ def join_parts(output: pathlib.Path, config: Mapping[str, Any], samples: int, to
   Raises:
     OutputError: A part is missing.
   """
-  if not (output / PARTS).exists() and (output / ROWS).exists():
+  if (output / ROWS).exists():
+    shutil.rmtree(output / PARTS, ignore_errors=True)  # a kill may have left some beside the whole
     return
   parts = []
   for path in sorted((output / PARTS).glob('*.npz')):

@@ -12,6 +12,7 @@ from espo_jax.monitor.files import atomic_write_text, to_json
 from espo_jax.parallel.storage import writing
 
 SAMPLES, SETTINGS = 'samples.jsonl', 'settings.json'
+_REPLACED = ('config.json', 'summary.json')  # written at the end of an evaluation; runs and models have files of these names
 
 
 class OutputError(ValueError):
@@ -99,6 +100,11 @@ def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
   if not path.exists():
     if (directory / SAMPLES).exists():
       raise OutputError(f'--output={directory}: holds a {SAMPLES} without its {SETTINGS}; fix: another folder')
+    for name in _REPLACED:
+      if (directory / name).exists():
+        raise OutputError(
+          f'--output={directory}: holds the {name} of a run or a model, which would be lost; fix: another folder'
+        )
     atomic_write_text(path, to_json(settings, indent=2) + '\n')
     return
   try:

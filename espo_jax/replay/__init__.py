@@ -6,7 +6,7 @@ Nothing is trained.
 from espo_jax.replay.difficulty import THIRDS, thirds
 from espo_jax.replay.flags import pasted_flags, pasted_values
 from espo_jax.replay.measures import Measured, expected_tokens, measure
-from espo_jax.replay.recordings import Recordings, RecordingsError, read_recordings
+from espo_jax.replay.recordings import Recordings, RecordingsError, check_halves, read_recordings
 from espo_jax.replay.search import REFERENCE, Point, as_record, candidates, chosen, rules, search
 from espo_jax.replay.separation import Area, overall, within_problems
 from espo_jax.replay.stopping import Ends, replay
@@ -22,6 +22,7 @@ __all__ = [
   'RecordingsError',
   'as_record',
   'candidates',
+  'check_halves',
   'chosen',
   'expected_tokens',
   'measure',

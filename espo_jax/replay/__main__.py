@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from espo_jax import monitor, parallel, replay
-from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.commands import CommandParser, NamedValues, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
 from espo_jax.configs.constants import typed_constant
 from espo_jax.parallel.memory import READING, during
@@ -67,6 +67,7 @@ def compare(
   """
   with during(READING):
     recordings, files = replay.read_recordings(folder)
+    replay.check_halves(recordings, f'--rollouts={folder}')
   config = load_config(_config_of(files[0], folder))
   parallel.find_devices()
   points = [
@@ -219,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     '--grid',
     nargs='*',
+    action=NamedValues,
     type=_values,
     default=list(GRID.items()),
     metavar='NAME=VALUES',

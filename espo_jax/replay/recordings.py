@@ -53,15 +53,19 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
     raise RecordingsError(
       f'{named}: no such folder; fix: the folder of a run of espo_jax.train, or of an evaluation with --record'
     )
-  files = sorted(folder.rglob('rollouts/*.npz')) or sorted(folder.glob('*.npz'))
+  files = _own(folder, sorted(folder.rglob('rollouts/*.npz'))) or sorted(folder.glob('*.npz'))
   if not files:
     raise RecordingsError(
       f'{named}: no rollouts were recorded there; fix: train with --config.rollout.record=10, say, which writes '
       'arms/RULE/rollouts/STEP.npz, or evaluate with --record'
     )
   found = [_read(file) for file in files]
-  if len(counts := {len(one['correct']) for one in found}) > 1:
-    raise RecordingsError(f'{named}: rollouts of {" and ".join(map(str, sorted(counts)))} rows; fix: the folder of one run')
+  for one, file in zip(found, files, strict=True):
+    if len(one['correct']) != len(found[0]['correct']):
+      raise RecordingsError(
+        f'{named}: {files[0]} has {len(found[0]["correct"])} rows and {file} has {len(one["correct"])}; fix: a folder whose '
+        'recordings have as many rows, such as RUN/arms/RULE'
+      )
   width = max(one['regret'].shape[1] for one in found)
   wide = {
     name: np.stack([widened(one[name], width) for one in found])
@@ -74,6 +78,11 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
     weight=np.stack([_weight(one, file) for one, file in zip(found, files, strict=True)]),
     problem=np.stack([np.arange(len(one['correct'])) // one['samples'] for one in found]),
   )
+  if not recordings.weight.any():
+    raise RecordingsError(
+      f'{named}: all rows were stopped and none went on; fix: record with a larger --config.stop.shadow_share, or in the arm '
+      "'never'"
+    )
   share = np.average(recordings.correct, weights=recordings.weight)
   if share in (0, 1):
     raise RecordingsError(
@@ -81,6 +90,30 @@ def read_recordings(folder: pathlib.Path) -> tuple[Recordings, list[pathlib.Path
       'policy that is right now and then'
     )
   return recordings, files
+
+
+def check_halves(recordings: Recordings, named: str) -> None:
+  """Checks that constants can be chosen by the even problems and measured on the odd ones.
+
+  Args:
+    recordings: The recordings.
+    named: The flag that named them, with its value.
+
+  Raises:
+    RecordingsError: One of the halves has no right row whose end is known.
+  """
+  for rest, half in enumerate(('even', 'odd')):
+    right = recordings.weight * recordings.correct * (recordings.problem % 2 == rest)
+    if not right.any():
+      raise RecordingsError(
+        f'{named}: no row of the {half} problems is right, and constants are chosen by the even problems and measured on the '
+        'odd ones; fix: rollouts of more problems'
+      )
+
+
+def _own(folder: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path]:
+  """Returns the files without those of evaluations within a run, unless there are no others."""
+  return [file for file in files if 'evaluations' not in file.relative_to(folder).parts] or files
 
 
 def _read(file: pathlib.Path) -> dict[str, np.ndarray]:

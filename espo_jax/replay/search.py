@@ -32,7 +32,9 @@ _CONTROLLER = {
   'budget',
   'memory',
   'momentum',
-}  # constants that a replay does not use
+  'least_batches',
+  'directions',
+}  # constants that a replay does not use, or sets itself
 
 
 class Candidate(NamedTuple):
@@ -82,15 +84,16 @@ def candidates(
   """
   found = []
   for name, takes in rules().items():
+    known = stops.arguments(name)
     varied = [constant for constant in grid if constant in takes]
     defaults = registry.defaults(stops.REGISTRY[name])
     for values in itertools.product(*(grid[constant] for constant in varied)):
       constants: dict[str, Any] = {
         constant: typed_constant(name, constant, value) for constant, value in zip(varied, values, strict=True)
       }
-      if 'directions' in takes and recordings.projections is not None:
+      if 'directions' in known and recordings.projections is not None:
         constants['directions'] = recordings.projections.shape[-1]
-      fitted = {'least_batches': 0} if 'least_batches' in takes else {}  # the recordings are one batch
+      fitted = {'least_batches': 0} if 'least_batches' in known else {}  # the recordings are one batch
       rule = make_rule(config, name, **constants, **fitted)
       if all(getattr(recordings, read, None) is not None for read in rule.reads):
         found.append(Candidate(name, constants, rule, (defaults['beta_min'], defaults['beta_max'])))

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog='python -m espo_jax.report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   asked = parser.add_mutually_exclusive_group(required=True)
-  asked.add_argument('--workdir', nargs='+', type=pathlib.Path, help='the folders of runs, or folders that contain them')
+  asked.add_argument(
+    '--workdir', nargs='+', action='extend', type=pathlib.Path, help='the folders of runs, or folders that contain them'
+  )
   asked.add_argument(
     '--compare', nargs=2, type=pathlib.Path, metavar=('FIRST', 'SECOND'), help='two runs, arms or folders of runs to compare'
   )

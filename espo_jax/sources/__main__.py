@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from espo_jax import monitor, registry, sources, tasks
-from espo_jax.commands import CommandParser, lower_flags, machine_errors
+from espo_jax.commands import CommandParser, NamedValues, lower_flags, machine_errors
 from espo_jax.configs import ConfigError, load_config
 from espo_jax.evaluate.options import Named, read_named
 from espo_jax.evaluate.policies import RequestError, in_words_of
@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--source', required=True, metavar='NAME', help=f'one of {", ".join(sources.REGISTRY)}')
-  parser.add_argument('--options', nargs='+', default=[], type=_option, metavar='NAME=VALUE', help='options of the source')
+  parser.add_argument(
+    '--options', nargs='+', action=NamedValues, default=[], type=_option, metavar='NAME=VALUE', help='options of the source'
+  )
   parser.add_argument('--rollouts', required=True, metavar='DIR', help='the output folder of an evaluation with --record')
   parser.add_argument('--output', required=True, metavar='FILE', help='the file to write, JSON lines')
   parser.add_argument('--seed', type=int, default=0, help='the seed of random choices; by default %(default)s')

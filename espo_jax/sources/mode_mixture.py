@@ -78,6 +78,6 @@ def _modes(asked: Asked) -> Modes | None:
   long = next((rollout for rollout in asked.right if has_thought(rollout.response)), None)
   if long is None:
     return None
-  brief = [rollout for rollout in asked.rollouts if not has_thought(rollout.response)]
-  short = next((its.response for its in brief if its.correct and its.ended), emptied_thought(long.response))
+  brief = [rollout for rollout in asked.rollouts if rollout.ended and not has_thought(rollout.response)]  # a cut one may reason
+  short = next((its.response for its in brief if its.correct), emptied_thought(long.response))
   return Modes(long, short, float(np.mean([rollout.correct for rollout in brief or asked.rollouts])))

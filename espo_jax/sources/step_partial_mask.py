@@ -28,8 +28,8 @@ def step_partial_mask(
   | observations, wherever they stand | 0 |
 
   In the paper a strong teacher judges each step and writes the reflection and the correction. Here the teacher is the right
-  rollout of the same problem that shares the most first steps. A wrong rollout is left out if its problem has no right one, or
-  if it is the beginning of one.
+  rollout of the same problem that shares the most first steps. A wrong rollout is left out if its problem has no right one, if
+  it is the beginning of one, or if one is its beginning.
 
   Args:
     problems: The problems with their rollouts.
@@ -46,7 +46,8 @@ def step_partial_mask(
         continue
       steps = split_steps(rollout.response, separator)
       shared, good = max(((_shared(steps, its), its) for _, its in right), key=lambda found: found[0])
-      if shared == min(len(steps), len(good)):
+      is_cut = not rollout.ended and any(its.response.startswith(rollout.response.rstrip()) for its, _ in right)
+      if is_cut or shared == min(len(steps), len(good)):
         continue
       parts = ((''.join(steps[:shared]), True), (steps[shared], False), (reflection, True), (''.join(good[shared:]), True))
       yield rollout.example(without_observations(parts, observation))
@@ -65,5 +66,5 @@ def without_observations(parts: Iterable[tuple[str, bool]], observation: str) ->
 
 
 def _shared(a: Sequence[str], b: Sequence[str]) -> int:
-  """Returns how many first steps two responses share."""
-  return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+  """Returns how many first steps two responses share, without the blanks around them, because the last has none behind it."""
+  return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x.strip() != y.strip()), min(len(a), len(b)))

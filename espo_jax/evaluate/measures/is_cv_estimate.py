@@ -16,7 +16,7 @@ class Estimate(NamedTuple):
 
   Attributes:
     mean: The estimate.
-    error: The standard error of the estimate, if answers are independent.
+    error: The standard error of the estimate over problems; nan for one problem.
     effective: The number of answers of the other policy that tell as much: `(sum w)^2 / sum w^2`.
   """
 
@@ -27,7 +27,9 @@ class Estimate(NamedTuple):
 
 @register('is_cv_estimate')
 @source('several expectations from one sample set by importance sampling and control variates; this estimator is ours')
-def is_cv_estimate(log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Array | np.ndarray, 'N']) -> Estimate:
+def is_cv_estimate(
+  log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Array | np.ndarray, 'N'], *, samples: int = 1
+) -> Estimate:
   """Returns the mean of `values` if the answers had been sampled by another policy.
 
   With the ratio `w` of the two probabilities of an answer, the estimate is
@@ -41,6 +43,7 @@ def is_cv_estimate(log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Arr
   Args:
     log_ratios: The log-probability of each answer under the other policy minus that under the sampling policy.
     values: The number of each answer, such as 1 for a right one.
+    samples: The number of answers to each problem, which stand together. They are not independent of each other.
   """
   logs = np.asarray(log_ratios, np.float64)
   relative = np.exp(logs - logs.max())  # the effective number does not depend on a factor of all ratios
@@ -53,11 +56,9 @@ def is_cv_estimate(log_ratios: Float[Array | np.ndarray, 'N'], values: Float[Arr
   half = np.arange(len(ratios)) % 2 == 0
   slope = np.where(half, _slope(ratios[~half], weighted[~half]), _slope(ratios[half], weighted[half]))
   parts = weighted - slope * (ratios - 1)
-  return Estimate(
-    float(parts.mean()),
-    float(parts.std(ddof=1) / np.sqrt(len(parts))),
-    effective,
-  )
+  means = parts.reshape(-1, samples).mean(axis=1)
+  error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
+  return Estimate(float(parts.mean()), float(error), effective)
 
 
 def _slope(x: Float[np.ndarray, 'N'], y: Float[np.ndarray, 'N']) -> float:
