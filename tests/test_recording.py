@@ -15,6 +15,7 @@ from espo_jax import replay, stops, tasks
 from espo_jax.configs import load_config
 from espo_jax.evaluate import evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
+from espo_jax.evaluate.recording import join_parts
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.model import ModelConfig, init, save_hf
 from espo_jax.monitor import read_samples
@@ -110,6 +111,15 @@ def test_recorded_answers_are_the_answers_and_replay_to_the_direct_numbers(free,
   np.testing.assert_array_equal(found.length, lengths)
   np.testing.assert_array_equal(found.stopped, stopped)
   assert 0.1 < stopped.mean() < 0.9
+
+
+def test_a_part_that_a_kill_left_beside_the_whole_file_is_removed(free):
+  output = free[0]
+  before = (output / 'rollouts/rows.npz').read_bytes()
+  (output / 'recorded').mkdir()
+  (output / 'recorded' / '000000.npz').touch()
+  join_parts(output, {}, SAMPLES, PROBLEMS * SAMPLES, constant_value=False)
+  assert (output / 'rollouts/rows.npz').read_bytes() == before and not (output / 'recorded').exists()
 
 
 def test_answers_recorded_in_one_batch_are_those_recorded_in_two(free, workdir, tmp_path):
