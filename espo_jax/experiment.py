@@ -277,6 +277,8 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   if len(tokenizer) > shape.vocab_size:
     told = f'its tokenizer has {len(tokenizer)} tokens, its embedding {shape.vocab_size}'
     raise ConfigError([f'model.path = {config.model.path!r}: {told}; fix: tokenizer and weights of one model'])
+  if not -1 <= (token := config.learner.decision_after) < len(tokenizer):
+    raise ConfigError([f'learner.decision_after = {token}: no token of {len(tokenizer)}; fix: a token id, or -1 for none'])
   others = read_end_tokens(config.model.path) if config.model.path else ()
   end_tokens = tuple(sorted({tokenizer.eos_token_id, *others}))
   serial = make_serial(config, tokenizer, end_tokens)

@@ -217,6 +217,12 @@ class Trajectories(flax.struct.PyTreeNode):
 
   @property
   @takes_numpy
+  def settled(self) -> Bool[Array, 'N']:
+    """True where a stop rule ended the row, whose text is graded as it stands."""
+    return self.stop_reason == StopReason.SETTLED
+
+  @property
+  @takes_numpy
   def pruned(self) -> Bool[Array, 'N']:
     """True where a stop rule ended the row, which then leaves the batch."""
     return self.stop_reason == StopReason.PRUNED

@@ -314,6 +314,13 @@ def test_rows_that_do_not_divide_over_the_devices_that_are_there_are_refused():
     parallel.my_rows(parallel.make_mesh(8, 1, 1), 12)
 
 
+@pytest.mark.parametrize('axis', ['tensor', 'fsdp'])
+def test_a_model_that_does_not_divide_over_the_devices_that_are_there_is_refused(axis):
+  name = {'tensor': 'num_kv_heads', 'fsdp': 'hidden_size'}[axis]
+  with pytest.raises(ConfigError, match=rf'model.{name} = \d+ does not divide by mesh.{axis} = 8; fix: a smaller mesh.{axis}'):
+    tiny_experiment(lambda c: c.model.update(num_heads=4, num_kv_heads=2, hidden_size=12), data=1, **{axis: -1})
+
+
 def test_rows_go_to_the_mesh_and_come_back():
   mesh = parallel.make_mesh(2, 2, 2)
   rows = {'a': np.arange(24.0, dtype=np.float32).reshape(8, 3), 'b': np.arange(8)}

@@ -119,3 +119,17 @@ def test_a_settled_row_is_graded_and_trained_on_like_one_that_ended_by_itself():
     assert metrics['stop/rate'] == 0 and metrics['rollout/shadow_tokens'] == 0
     assert float(metrics['accuracy']) == pytest.approx(float(metrics['accuracy_unstopped']))
     assert float(metrics['reward/correct']) == pytest.approx(float(metrics['accuracy']))
+
+
+def test_the_threshold_of_a_rule_whose_stops_are_graded_moves_towards_its_target():
+  """The controller counts the rows that the rule ended, though none of them counts as stopped."""
+  exp = tiny_experiment(named(stop__returns='graded'))
+  rule = make_rule(exp.config, 'espo', beta_0=-10.0, beta_min=-20.0, epsilon=0.01)  # ends every row at its first token
+  state = exp.on_mesh(init_state(first_params(exp, 0), rl.reinforcement_learner(exp, rule).optimizer, rule))
+  state = state.replace(adaptive=state.adaptive.replace(enabled=exp.on_mesh(jnp.asarray(True))))
+  before = float(state.adaptive.beta)
+  state, metrics = rl.reinforcement_step(exp, rule, None)(state, 1)
+  settled = float(metrics['stop/settled']) / float(metrics['rollout/rows'])
+  assert settled > exp.config.stop.target_rate and metrics['stop/rate'] == 0
+  wanted = before + exp.config.stop.eta * (settled - exp.config.stop.target_rate)
+  assert float(state.adaptive.beta) == pytest.approx(wanted, rel=1e-5)

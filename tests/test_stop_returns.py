@@ -195,6 +195,12 @@ REFUSED = [
     "advantage.name = 'gdpo' reads the reward without",
   ),
   ({'stop.returns': 'graded', 'stop.name': 'risk_control'}, "the rule 'risk_control' learns from rows that go on after a stop"),
+  (
+    {'stop.returns': 'value', 'objective.name': 'grpo', 'reward.low': -1.0},
+    "stop.returns = 'value': it pays a probability, and reward.name = 'correct' pays from -1.0 to 1.0 or something else; fix: "
+    "reward.name = 'correct' with low = 0.0 and high = 1.0, or stop.returns = 'zero'",
+  ),
+  ({'exits.alone': True}, 'exits.alone = True with exits.every = 0: there are no exits to train; fix: exits.every = 2'),
   ({'stop.name': 'duet_settled'}, 'stop.duet_settled.marker = (): the rule'),
   ({'stop.name': 'duet_settled'}, "stop.duet_settled.look_from = 200: the rule 'duet_settled' can never fire"),
   ({'stop.name': 'duet_settled'}, "stop.returns = 'fail': the rule 'duet_settled' ends rows that have their answer"),

@@ -4,7 +4,7 @@ import jax
 import ml_collections
 
 from espo_jax.configs.fields import ConfigError
-from espo_jax.configs.validate import row_problems
+from espo_jax.configs.validate import row_problems, split_problems
 from espo_jax.model import ModelConfig, fused
 
 
@@ -31,10 +31,11 @@ def check_devices(config: ml_collections.ConfigDict, shape: ModelConfig, mesh: j
     mesh: The mesh over the devices.
 
   Raises:
-    ConfigError: Rows do not divide evenly, a process has no device of the mesh, or the devices cannot offload the optimizer or
+    ConfigError: Rows or the model do not divide evenly, a process has no device of the mesh, or the devices cannot offload the optimizer or
       compute the form of attention.
   """
   problems = list(row_problems(config, mesh.shape['data'], mesh.shape['fsdp'])) if config.stages else []
+  problems += split_problems(shape, mesh.shape['tensor'], mesh.shape['fsdp'], vocabulary=True)
   if idle := set(range(jax.process_count())) - {device.process_index for device in mesh.devices.flat}:
     problems.append(
       f'mesh = {dict(mesh.shape)}: {mesh.size} of {jax.device_count()} devices, none of them of process {min(idle)}; '

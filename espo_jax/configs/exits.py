@@ -19,6 +19,8 @@ def exit_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
   if not x.every:
     if calibrated:
       yield f"stages = {tuple(config.stages)}: 'calibration' is of exits, and exits.every = 0 has none; fix: exits.every = 2"
+    if x.alone:
+      yield 'exits.alone = True with exits.every = 0: there are no exits to train; fix: exits.every = 2, or exits.alone = False'
     return
   if x.policy not in exits.REGISTRY:
     return  # `method_problems` reports it

@@ -94,7 +94,7 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields why what a stopped row returns does not fit the reward or the objective."""
   s, reward = config.stop, config.reward
-  if s.returns not in ('head', 'roulette', 'drop', 'graded') or any(method_problems(config)):
+  if s.returns not in ('head', 'value', 'roulette', 'drop', 'graded') or any(method_problems(config)):
     return  # wrong names leave open what the reward reads and whether there is a critic
   where = f'stop.returns = {s.returns!r}'
   if s.returns == 'graded':
@@ -107,12 +107,15 @@ def _returns(config: ml_collections.ConfigDict) -> Iterator[str]:
     for reader in readers_of_groups(config):
       yield f"{where}: {reader} would count a dropped row of its prompt as wrong; fix: stop.returns = 'zero'"
     return
-  if s.returns == 'head':
+  if s.returns == 'value' and trains_critic(config):
+    return
+  if s.returns in ('head', 'value'):  # without a critic the value is the share of right answers
     scale = reward.get('low', 0.0), reward.get('high', 1.0)
     if reward.name != 'correct' or scale != (0.0, 1.0):
+      other = 'value' if trains_critic(config) else 'zero'
       yield (
         f'{where}: it pays a probability, and reward.name = {reward.name!r} pays from {scale[0]} to {scale[1]} or something '
-        "else; fix: reward.name = 'correct' with low = 0.0 and high = 1.0, or stop.returns = 'value'"
+        f"else; fix: reward.name = 'correct' with low = 0.0 and high = 1.0, or stop.returns = {other!r}"
       )
     return
   if not trains_critic(config):

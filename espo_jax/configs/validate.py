@@ -17,6 +17,7 @@ from espo_jax.configs.reuse import reuse_problems
 from espo_jax.configs.serial import serial_problems
 from espo_jax.configs.start import start_problems
 from espo_jax.configs.stopping import stop_problems, users_rule_problems
+from espo_jax.model import ModelConfig
 
 
 def validate(config: ml_collections.ConfigDict, *, training: bool = True, data: bool = True) -> None:
@@ -129,13 +130,25 @@ def _model(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'exits.kind = {shape.exits.kind!r} and exits.translator = {shape.exits.translator!r} with mesh.tensor = {t}: what exits '
       'remember of tokens is not split over heads; fix: mesh.tensor = 1'
     )
+  yield from split_problems(shape, t, f, vocabulary=bool(config.model.path))
+
+
+def split_problems(shape: ModelConfig, tensor: int, fsdp: int, *, vocabulary: bool) -> Iterator[str]:
+  """Yields the sizes of a model that do not divide by those of the mesh axes that split them.
+
+  Args:
+    shape: The shape of the decoder.
+    tensor: The size of the mesh axis `tensor`; -1 if it is not known yet.
+    fsdp: The size of the mesh axis `fsdp`; -1 if it is not known yet.
+    vocabulary: Whether the shape has the vocabulary of the tokenizer.
+  """
   split = [
-    ('num_heads', 'tensor', t),
-    ('num_kv_heads', 'tensor', t),
-    ('intermediate_size', 'tensor', t),
-    ('hidden_size', 'fsdp', f),
+    ('num_heads', 'tensor', tensor),
+    ('num_kv_heads', 'tensor', tensor),
+    ('intermediate_size', 'tensor', tensor),
+    ('hidden_size', 'fsdp', fsdp),
   ]
-  for name, axis, size in split + ([('vocab_size', 'tensor', t)] if config.model.path else []):
+  for name, axis, size in split + ([('vocab_size', 'tensor', tensor)] if vocabulary else []):
     if size > 1 and getattr(shape, name) % size:
       yield f'model.{name} = {getattr(shape, name)} does not divide by mesh.{axis} = {size}; fix: a smaller mesh.{axis}'
 

@@ -371,7 +371,8 @@ class Reinforcement:
     metrics: Metrics,
   ) -> tuple[Adaptive, GateState, History]:
     hindsight = self._hindsight(rows, correct)
-    adaptive = unless_nan(self.rule.adapt(adaptive, rows.regret, rows.mask, rows.stopped, hindsight), adaptive)
+    ended = rows.stopped | rows.settled  # a controller steers how many rows its rule ends, whatever becomes of them
+    adaptive = unless_nan(self.rule.adapt(adaptive, rows.regret, rows.mask, ended, hindsight), adaptive)
     if self.trains_critic:
       gate = update_gate(gate, metrics['critic/loss'], metrics['critic/explained_variance'], **self.gate)
     rest = history.decoded[1] + metrics['rollout/tokens'] + metrics['rollout/shadow_tokens']

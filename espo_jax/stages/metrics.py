@@ -19,7 +19,7 @@ from espo_jax.model import ModelConfig, prefill_columns, token_flops
 from espo_jax.objectives import masked_mean
 from espo_jax.parallel.memory import during
 from espo_jax.rollout import Serial, row_steps
-from espo_jax.types import Metrics, Reused, StopReason, Trajectories, Verdicts
+from espo_jax.types import Metrics, Reused, Trajectories, Verdicts
 
 
 @functools.partial(jax.jit, static_argnames=('samples', 'parts', 'slots', 'shadow_share', 'shards', 'serial'))
@@ -220,7 +220,7 @@ class Clock:
 
 @jax.jit
 def _settled(rows: Trajectories) -> Array:
-  return (rows.stop_reason == StopReason.SETTLED).sum()
+  return rows.settled.sum()
 
 
 @jax.jit

@@ -274,6 +274,6 @@ def _begin_arm(directory: pathlib.Path, warmup: pathlib.Path) -> None:
 def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
   """Returns the arguments with which `random` stops the same share of rows as the arm under `directory` did on average."""
   rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
-  rate = float(np.mean([row['stop/rate'] for row in rows]))
+  rate = float(np.mean([row['stop/rate'] + row.get('stop/settled', 0) / row['rollout/rows'] for row in rows]))
   length = float(np.mean([row['rollout/tokens'] / row['rollout/rows'] for row in rows]))  # dropped rows included
   return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}
