@@ -2,6 +2,15 @@
 
 # What models write. Units, the form, the order in a set and what is around the answer do not matter.
 EQUAL = [
+  (r'\boxed{\pi h r^2}', r'\pi r^2 h'), (r'\boxed{\frac{1}{2} h}', r'\frac{h}{2}'),
+  (r'\boxed{\frac{\pi r^2 h}{3}}', r'\frac{1}{3}\pi r^2 h'), (r'\boxed{\frac{5}{2} K}', r'\frac{5K}{2}'),
+  (r'\boxed{12:30\text{ PM}}', r'12:30\text{ p.m.}'), (r'\boxed{8:00 \text{ p.m.}}', '8:00 PM'), (r'\boxed{8:00}', '8:00 PM'),
+  (r'\boxed{(1+i)^2}', '2i'), (r'\boxed{\frac{1}{1+i}}', r'\frac{1-i}{2}'), (r'\boxed{\frac1i}', '-i'),
+  (r'\boxed{e^{i\pi}}', '-1'), (r'\boxed{e^{\pi i/3}}', r'\frac12+\frac{\sqrt3}{2}i'), (r'\boxed{\sqrt{-4}}', '2i'),
+  (r'\boxed{\frac{13}{2+3i}}', '2-3i'), (r'\boxed{11 - 13}', '11-13'), (r'\boxed{11-13 years}', '11-13'),
+  (r'\boxed{5 cm}', '5'), (r'\boxed{36\pi}', r'36\pi \text{ m}^2'), (r'\boxed{12 \pi square inches}', r'12\pi'),
+  (r'\boxed{5 million dollars}', '5 million'), (r'\boxed{4i+3j}', '3j+4i'), (r'\boxed{x=5 m}', '5'), (r'\boxed{1:2}', '1:2'),
+  (r'\boxed{2 + 3i}', '3i+2'), (r'\boxed{5 m}', 'm = 5'),
   (r'\boxed{\frac{2}{3} = 0.67}', '0.67'), ('1/3 = 0.33', '0.33'), ('So he made 200,000-130,000=$70,000', '70000'),
   ('It takes 3 boxes * 6 = 18 apples', '18'), ('She has 13 apples + 5 = 18', '18'),
   ('11 servings of 110 make 11*110 = 1,210 calories', '1210'), ('That is 60/12 = 5 dozen eggs.', '5'),
@@ -96,6 +105,11 @@ EQUAL = [
 
 # No answer, another answer, several candidates, a number that is not the answer.
 DIFFERENT = [
+  (r'\boxed{\pi r^2}', r'\pi r^2 h'), (r'\boxed{x^2 m}', 'x^2'), (r'\boxed{\triangle ABC}', r'\triangle ABD'),
+  (r'\boxed{\angle ABC}', r'\angle DEF'), (r'\boxed{\log abc}', r'\log xyz'), (r'\boxed{8:00\text{ PM}}', r'8:00\text{ AM}'),
+  ('The answer is 8:00 PM.', '3:00 PM'), ('It arrives at 3:00 PM.', '8:00 AM'), (r'\boxed{10-12}', '11-13'),
+  (r'\boxed{2-4 hours}', '1-3 hours'), (r'\boxed{-2}', '11-13'), (r'\boxed{i}', '-i'), (r'\boxed{3i+4j}', '4i+3j'),
+  (r'\boxed{1+2i}', '1-2i'), (r'\boxed{5 m}', '6 m'),
   (r'\boxed{(1,2)}', r'\{1,2\}'), (r'\boxed{\{1,2\}}', '(1,2)'), ('2/3 = 1.67', '1.67'), ('1,200 or 1,300', '1300'),
   (r'\boxed{(2,120)}', '2120'), ('18 or 18.5', '18'), ('(1, 1)', '1'), (r'\boxed{3}', r'\pm 3'), (r'\boxed{\pm 3}', '3'),
   (r'\boxed{\frac{-1+\sqrt5}{2}}', r'\frac{-1 \pm \sqrt{5}}{2}'), ('', '18'), ('   ', '18'), ("I don't know.", '18'),

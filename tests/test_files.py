@@ -47,6 +47,15 @@ def parquet(records=RECORDS) -> bytes:
   return buffer.getvalue()
 
 
+def no_text() -> bytes:
+  """A Parquet file with a column of strings that are no UTF-8."""
+  offsets = pyarrow.array([0, 1], pyarrow.int32()).buffers()[1]
+  column = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, pyarrow.py_buffer(b'\xff')])
+  buffer = io.BytesIO()
+  pyarrow.parquet.write_table(pyarrow.table({'question': column}), buffer)
+  return buffer.getvalue()
+
+
 def saved(folder: pathlib.Path, name: str, content: bytes) -> str:
   (folder / name).write_bytes(content)
   return str(folder / name)
@@ -235,6 +244,7 @@ REFUSED = [
   ('rows.jsonl.gz', gzip.compress(lines())[:-8] + bytes(8), r'a damaged gzip file \(.*\); fix: fetch it anew'),
   ('rows.pq', parquet()[:-20], r'not a Parquet file \(.*\); fix: fetch it anew'),
   ('rows.pq.gz', gzip.compress(parquet()[:-20]), r'not a Parquet file \(.*\); fix: fetch it anew'),
+  ('rows.pq', no_text(), r"not a Parquet file \('utf-8' codec .*\); fix: fetch it anew"),
 ]
 
 

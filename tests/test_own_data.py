@@ -63,7 +63,14 @@ def test_a_field_is_read_by_its_name_or_its_path(record, names, problem, answer)
 
 @pytest.mark.parametrize(
   ('solution', 'stands'),
-  [(r'So \boxed{5}.', True), ('So\n#### 5', True), ('It is five.', False), (r'First \boxed{', False)],
+  [
+    (r'So \boxed{5}.', True),
+    ('So\n#### 5', True),
+    ('It is five.', False),
+    (r'First \boxed{', False),
+    ('#### Setup\n2 and 3.\n#### Sum\nTogether they make 5 fruits for the 2 friends.', False),  # headings, no marks
+    (r'First \boxed{3}.', False),
+  ],
 )
 def test_a_solution_ends_in_a_form_that_the_grader_reads(solution, stands):
   row = find_benchmark('jsonl', 'q', 'a', 's').parse('FILE:1', {'q': 'Why?', 'a': 5, 's': solution})
@@ -88,6 +95,7 @@ BAD = [  # a line, the names of the fields, and what is said of it
   ('{"ask": null, "a": 5}', ('ask', 'a'), "'ask': null instead of text; the record has ask, a; fix: text, or take the row out"),
   ('{"ask": 3, "a": 5}', ('ask', 'a'), "'ask': a number instead of text; .*; fix: text, or take the row out"),
   ('{"ask": "Why?", "a": true}', ('ask', 'a'), "'a': true or false instead of text or a number; .*; fix"),
+  ('{"ask": "Why?", "a": %s}' % ('9' * 4000), ('ask', 'a'), "'a': an answer of 4000 characters, which cannot be graded"),
   ('{"ask": "Why?", "a": 1e999}', ('ask', 'a'), "'a': inf is not a finite number; fix: a number, or text"),
   (
     json.dumps({'ask': 'Why?', 'a': 'so ' * 400}),

@@ -17,6 +17,7 @@ from espo_jax.experiment import Experiment
 from espo_jax.stages.results import report_data
 from espo_jax.tasks import DataError, Math, Problem, Task, Verdict, encode_prompts, get
 from espo_jax.tasks.pretrained import INSTRUCTION, load_tokenizer
+from espo_jax.tasks.task import in_test
 from espo_jax.types import Trajectories
 
 pytestmark = pytest.mark.quick
@@ -128,6 +129,15 @@ def test_without_test_data_a_tenth_is_held_out(directory, tmp_path):
   assert 30 <= len(test) <= 75
   assert not train & {p.prompt for p in test}
   assert [int(p.answer) for p in test] == sorted(int(p.answer) for p in test)
+
+
+def test_data_of_which_no_row_is_held_out_needs_test_data(directory, tmp_path):
+  trained = [gsm8k(i) for i in range(60) if not in_test(gsm8k(i)['question'], 10)][:5]
+  path = write(tmp_path / 'few.jsonl', trained)
+  with pytest.raises(
+    DataError, match=r'none of its 5 rows falls into the test split, one in 10 .*; fix: --config.data.eval_path'
+  ):
+    get('math', tokenizer_path=directory, benchmark='gsm8k', path=path)
 
 
 def test_the_splits_may_be_of_different_benchmarks(directory, tmp_path):

@@ -31,8 +31,8 @@ def check_devices(config: ml_collections.ConfigDict, shape: ModelConfig, mesh: j
     mesh: The mesh over the devices.
 
   Raises:
-    ConfigError: Rows or the model do not divide evenly, a process has no device of the mesh, or the devices cannot offload the optimizer or
-      compute the form of attention.
+    ConfigError: Rows or the model do not divide evenly, a process has no device of the mesh, or the devices cannot offload the
+      optimizer or compute the form of attention.
   """
   problems = list(row_problems(config, mesh.shape['data'], mesh.shape['fsdp'])) if config.stages else []
   problems += split_problems(shape, mesh.shape['tensor'], mesh.shape['fsdp'], vocabulary=True)

@@ -162,7 +162,8 @@ class Countdown(Task):
   def solution(self, problem: Problem, rng: np.random.Generator) -> str:
     """Writes a search in random order without repeated attempts, until it reaches the target.
 
-    The most attempts are drawn from 1 .. max_attempts. The last attempt is right and free of noise.
+    The most attempts are drawn from 1 .. max_attempts. The last attempt reaches the target, and is right unless a slip of the
+    noise led there.
     """
     numbers, target = read_prompt(problem.prompt)
     state = tuple(sorted(numbers))

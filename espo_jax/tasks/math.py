@@ -111,6 +111,11 @@ class Math(Task):
     else:
       train = [row for row in found.rows if not in_test(row.problem, HELD_OUT)]
       test = [row for row in found.rows if in_test(row.problem, HELD_OUT)]
+      if found.rows and not test:
+        raise DataError(
+          f'data.path = {path!r}: none of its {len(train)} rows falls into the test split, one in {HELD_OUT} by the hash of '
+          'the problem; fix: --config.data.eval_path=FILE, or more rows'
+        )
     self._rows = {'train': self._that_fit(train, needs_solutions), 'test': self._all_fit(test, test_problems)}
     if path and not self._rows['train']:
       raise DataError(

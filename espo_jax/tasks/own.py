@@ -7,6 +7,7 @@ from typing import Any
 from espo_jax.names import nearest
 from espo_jax.tasks.benchmarks import BENCHMARKS, MARK, Benchmark, Row, last_box
 from espo_jax.tasks.grading.answers import final_answer
+from espo_jax.tasks.grading.equality import same_answer
 from espo_jax.tasks.grading.grader import MAX_ANSWER
 from espo_jax.tasks.records import Record, number_or_text, text, value
 from espo_jax.tasks.task import DataError, lookup
@@ -54,8 +55,9 @@ def _final(place: str, field: str, written: str) -> str:
 
 
 def _that_answers(solution: str, answer: str) -> str:
-  """Returns the solution. If it has neither a box nor a mark that the grader reads, the answer is appended in a box."""
-  return solution if MARK in solution or last_box(solution) else f'{solution}\n\\boxed{{{answer}}}'
+  """Returns the solution. Unless the grader reads the answer in it, the answer is appended in a box."""
+  stated = final_answer(solution)[1] if MARK in solution or last_box(solution) else None
+  return solution if stated and same_answer(stated, answer) is not False else f'{solution}\n\\boxed{{{answer}}}'
 
 
 def _read(place: str, record: Record, field: str, option: str, *, numbers: bool = False) -> str:

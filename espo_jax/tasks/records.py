@@ -78,7 +78,7 @@ def number_or_text(place: str, record: Record, field: str) -> str:
   found = value(place, record, field)
   if isinstance(found, bool) or not isinstance(found, int | float | Decimal):
     return text(place, record, field)
-  if not math.isfinite(found):
+  if not isinstance(found, int) and not math.isfinite(found):
     raise DataError(f'{place}: field {field!r}: {found} is not a finite number; fix: a number, or text')
   return f'{Decimal(str(found)):f}' if found % 1 else str(int(found))
 

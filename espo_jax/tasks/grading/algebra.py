@@ -239,6 +239,17 @@ def _rounds(decimal: sympy.Float, value: sympy.Expr) -> bool:
 
 
 def _same(gold: sympy.Expr, stated: sympy.Expr) -> bool:
+  """Returns whether two exact expressions are equal, where `i` may be the imaginary unit unless `j` or `k` is beside it."""
+  if _same_at_points(gold, stated):
+    return True
+  symbols = gold.free_symbols | stated.free_symbols
+  units = {symbol: sympy.I for symbol in symbols if symbol.name == 'i'}
+  if not units or {symbol.name for symbol in symbols} & {'j', 'k'}:
+    return False
+  return _same_at_points(gold.subs(units), stated.subs(units))
+
+
+def _same_at_points(gold: sympy.Expr, stated: sympy.Expr) -> bool:
   """Returns whether two exact expressions are equal at every point that is tried."""
   if gold.is_Rational and stated.is_Rational:
     return bool(gold == stated)

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from espo_jax.tasks.grading.quantifiers import same_letter, without_quantifiers
-from espo_jax.tasks.grading.quantities import Number, parse_number, same_number, strip_unit, written_out
+from espo_jax.tasks.grading.quantities import Number, parse_number, same_number, strip_unit, variables, written_out
 from espo_jax.tasks.grading.spelling import spell, squeeze
 
 MAX_NESTING = 24  # the most levels of brackets; the time of the algebra's parser is exponential in them
@@ -18,6 +18,10 @@ _SUBSCRIPT = re.compile(r'[0-9] ?_')
 _EQUALS = re.compile(r'(?<![<>!:\\])=')
 _LEFT_SIDE = re.compile(r'\\?[A-Za-z]+(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?(?:\([A-Za-z0-9, ]+\))?')
 _LEAD = re.compile(r'^(?:[A-Za-z] ?\\in|\\approx)(?![A-Za-z]) ?')
+_TIME = re.compile(
+  r'(?<![0-9:])(?P<hour>[0-9]{1,2}) ?: ?(?P<minute>[0-9]{2})(?![0-9:])(?: ?(?P<half>[APap])\.? ?[Mm](?![A-Za-z]))?'
+)
+_RANGE = re.compile(r'([0-9]+(?:[.,][0-9]+)*) ?- ?([0-9]+(?:[.,][0-9]+)*)')
 _COMMA = r',(?![0-9]{3}(?![0-9]))'  # outside of brackets 1,234 is a number; within, it may be the point (1,234)
 _SEPARATOR = re.compile(rf'{_COMMA}|;| (?:and|or) ')
 _MARK = r'\\[{}]|[][(){}]|\\[A-Za-z]+|\\.|;| (?:and|or)(?= )|'
@@ -63,10 +67,12 @@ def same_answer(prediction: str, answer: str) -> bool | Undecided:
   prediction, answer = _sides(_LEAD.sub('', prediction), _LEAD.sub('', answer))
   if not prediction:
     return False
-  prediction, answer = _both_signs(strip_unit(prediction)), _both_signs(strip_unit(answer))
+  if (same := _as_times(prediction, answer)) is not None:
+    return same
+  prediction, answer = map(_both_signs, _without_units(prediction, answer))
   if squeeze(prediction) == squeeze(answer):
     return True
-  for decide in (_as_numbers, _as_digits, _as_lists):
+  for decide in (_as_ranges, _as_numbers, _as_digits, _as_lists):
     equal = decide(prediction, answer)
     if equal is not None:
       return equal
@@ -105,6 +111,35 @@ def _sides(prediction: str, answer: str) -> tuple[str, str]:
   if len(gold) == 2 and (len(chain) == 1 or squeeze(chain[0]) == squeeze(gold[0])) and _LEFT_SIDE.fullmatch(gold[0].strip()):
     return chain[-1].strip(), gold[1].strip()
   return prediction, answer
+
+
+def _without_units(prediction: str, answer: str) -> tuple[str, str]:
+  """Strips the units, but not a letter that the other side has as a variable."""
+  stripped = strip_unit(prediction), strip_unit(answer)
+  for mine, rest, other in ((prediction, stripped[0], stripped[1]), (answer, stripped[1], stripped[0])):
+    if variables(mine.removeprefix(rest)) & variables(other):
+      return prediction, answer
+  return stripped
+
+
+def _as_times(prediction: str, answer: str) -> bool | None:
+  """Compares times of day; None unless the gold answer is one with `am` or `pm`. The algebra would read a ratio."""
+  gold = _TIME.fullmatch(answer.strip(' .'))
+  if gold is None or not gold['half']:
+    return None
+  stated = {(int(time['hour']), time['minute'], (time['half'] or '').lower()) for time in _TIME.finditer(prediction)}
+  if len(stated) != 1:
+    return False
+  ((hour, minute, half),) = stated
+  return (hour, minute) == (int(gold['hour']), gold['minute']) and half in ('', gold['half'].lower())
+
+
+def _as_ranges(prediction: str, answer: str) -> bool | None:
+  """Compares ranges such as `11-13` by their ends; None unless the gold answer is one. The algebra would subtract."""
+  gold, stated = _RANGE.fullmatch(answer), _RANGE.fullmatch(prediction)
+  if gold is None:
+    return None
+  return stated is not None and [*map(parse_number, gold.groups())] == [*map(parse_number, stated.groups())]
 
 
 def _both_signs(text: str) -> str:

@@ -27,6 +27,9 @@ _SCALES = {'': 1, 'hundred': 100, 'thousand': 10**3, 'million': 10**6, 'billion'
 _TRAILING_WORD = re.compile(
   r'(?: |(?<=[0-9])(?=[A-Za-z]{2}))([A-Za-z]+(?: ?[-/.] ?[A-Za-z]+)*)\.?(?: ?\^ ?(?:\{[23]\}|[23]))?$'
 )
+_VALUE = re.compile(r'[0-9]|\\(?:pi|sqrt|frac)(?![A-Za-z])')
+_VARIABLE = re.compile(r'(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])')
+_EQUALS_TO = re.compile(r'^.*[=:]')
 _VALUE_END = re.compile(rf'(?:[0-9)}}\]%]|\\[a-z]+|{"|".join(filter(None, _SCALES))})$')
 
 
@@ -124,8 +127,15 @@ def strip_unit(text: str) -> str:
     match = _TRAILING_WORD.search(rest)
     if match is None or not all(_is_unit(word, spaced=match[0][0] == ' ') for word in re.split(' ?[-/.] ?', match[1])):
       break
+    if len(match[1]) == 1 and variables(_EQUALS_TO.sub('', rest[: match.start()])):
+      break  # a letter among letters is one of them
     rest = rest[: match.start()]
-  return rest if _VALUE_END.search(rest) and re.search(r'[0-9\\]', rest) else text
+  return rest if _VALUE_END.search(rest) and _VALUE.search(rest) else text
+
+
+def variables(text: str) -> frozenset[str]:
+  """Returns the letters of a text that stand alone, which are variables in a formula."""
+  return frozenset(_VARIABLE.findall(text))
 
 
 def _is_unit(word: str, spaced: bool) -> bool:
