@@ -192,6 +192,4 @@ def _parquet(path: str, field: str, file: io.BufferedIOBase) -> Iterator[tuple[i
           number += 1
           yield number, record
   except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # also a column that Python cannot hold
-    raise DataError(
-      f'{field} = {path!r}: not a Parquet file ({error}); fix: fetch it anew, or a JSON-lines file'
-    ) from error
+    raise DataError(f'{field} = {path!r}: not a Parquet file ({error}); fix: fetch it anew, or a JSON-lines file') from error
