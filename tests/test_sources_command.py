@@ -74,7 +74,7 @@ def test_the_command_writes_what_the_options_say_and_the_same_seed_writes_the_sa
     (['--source=sbt'], "--source = 'sbt': 'sbt' is unknown; did you mean 'sbt_"),
     (['--source=sbt_e', '--options', 'treshold=1'], '--source=sbt_e: treshold=1: no such option; fix: threshold, '),
     (['--source=sbt_e', '--options', 'threshold=much'], '--source=sbt_e: threshold=much: not of type float; fix: such as '),
-    (['--source=sbt_e', '--options', 'threshold=1', 'threshold=2'], 'threshold=2: an option is given twice; fix: once'),
+    (['--source=sbt_e', '--options', 'threshold=1', 'threshold=2'], '--options threshold=...: given twice; fix: once'),
     (['--source=sbt_e', '--options', 'threshold'], '--options threshold: no value; fix: NAME=VALUE'),
     (['--source=cut_at_k', '--options', 'k=0'], '--source=cut_at_k: k=0: out of range; fix: a number of at least 1'),
     (['--source=cut_at_k', '--seed=-1'], '--seed=-1: out of range; fix: '),
