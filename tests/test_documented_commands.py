@@ -19,10 +19,11 @@ from espo_jax.monitor.glossary import GLOSSARY
 from espo_jax.tasks.gym_datasets import OWN
 
 ROOT = pathlib.Path(__file__).parents[1]
+REAL = ('README', 'decoders', 'self_braking')
 PAGES = [
   *(
     ROOT / name
-    for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', 'experiments/real/README.md', 'experiments/real/decoders.md')
+    for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', *(f'experiments/real/{page}.md' for page in REAL))
   ),
   *sorted([*(ROOT / 'docs').glob('*.md'), *(ROOT / 'docs').glob('[!_]*/*.md')]),
 ]

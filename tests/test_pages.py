@@ -32,7 +32,7 @@ DOCUMENTS = sorted([*ROOT.glob('*.md'), *DOCS, *(ROOT / 'experiments' / 'benchma
 LINK = re.compile(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)')  # not those of the web
 FILE = re.compile(r'`((?:[\w.-]+/)+(?:[\w.-]+\.(?:py|md|sh))?)`')  # such as `tests/rounding.py` and `model/`
 WRITES = re.compile(r'--(?:workdir|output|local-dir|checkpoint_dir)[= ]([\w./-]+)|\'ESPO_JAX_RUN\', \'([\w./-]+)\'')
-PUBLISHED = ('experiments/results/', 'experiments/benchmarks/')  # written to be committed
+PUBLISHED = ('experiments/results/', 'experiments/real/', 'experiments/benchmarks/')  # written to be committed
 
 
 def written(text: str) -> set[str]:
