@@ -21,10 +21,7 @@ from espo_jax.tasks.gym_datasets import OWN
 ROOT = pathlib.Path(__file__).parents[1]
 REAL = ('README', 'decoders', 'self_braking')
 PAGES = [
-  *(
-    ROOT / name
-    for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', *(f'experiments/real/{page}.md' for page in REAL))
-  ),
+  *(ROOT / name for name in ('README.md', 'BUILD.md', 'CONTRIBUTING.md', *(f'experiments/real/{page}.md' for page in REAL))),
   *sorted([*(ROOT / 'docs').glob('*.md'), *(ROOT / 'docs').glob('[!_]*/*.md')]),
 ]
 CODE = re.compile(r'^```\w*\n.*?^```', re.MULTILINE | re.DOTALL)
