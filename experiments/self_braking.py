@@ -1,7 +1,8 @@
 """Self-braking tuning of SmolLM2-135M: a model that checks its answers too often learns to end, from its own braked samples.
 
-  python -m espo_jax.train --config=experiments/self_braking.py:long --workdir=runs/long \
-    --config.model.path=models/SmolLM2-135M-Instruct
+  python -m espo_jax.train --config=experiments/self_braking.py:long --workdir=runs/long
+    --config.model.path=models/SmolLM2-135M-Instruct --config.data.path=data/word_problems/train.jsonl
+    --config.data.eval_path=data/word_problems/test.jsonl
 
 `:long` learns from the written solutions of `scripts/make_word_problems.py`. Without it the model learns from a file of
 examples, which `--config.warm_start.data` names. `experiments/real/self_braking.md` has all commands.
@@ -18,8 +19,6 @@ def get_config(arg=''):
   c.task.name = 'math'
   c.task.options.prompt = 'plain'
   c.data.benchmark = 'jsonl'
-  c.data.path = 'data/word_problems/train.jsonl'
-  c.data.eval_path = 'data/word_problems/test.jsonl'
   c.data.problem_field, c.data.answer_field, c.data.solution_field = 'problem', 'answer', 'solution'
   c.model.scan_layers = True
   c.rollout.prompt_width = 32
