@@ -5,8 +5,8 @@
 
 DECODERS is written by `python -m espo_jax.evaluate --curve`, and STOPS by `scripts/measure_stops.py`. On the left is the
 accuracy of each method over its tokens, beside votes of one answer, of two, and so on. On the right is by how much each method
-is ahead of the votes that have as many tokens, with its interval. Rules with the same figures share a point. Rules that end
-nothing are left out.
+is ahead of the votes that have as many tokens, with its interval. Rules whose figures are equal to a percent of the tokens and
+a tenth of a point share a point. Rules that end nothing are left out.
 """
 
 import argparse

@@ -420,7 +420,10 @@ def test_the_pairs_behind_all_occurrences_of_a_flag_count_and_none_is_given_twic
 
 @pytest.mark.parametrize(
   ('text', 'message'),
-  [('5', 'no JSON object; fix: the config.json of a run'), (None, 'trained nothing, as an evaluation does; fix: ')],
+  [
+    ('5', 'no JSON object; fix: the config.json of a run'),
+    (None, 'its config trains nothing, as that of an evaluation; fix: '),
+  ],
 )
 def test_a_checkpoint_that_is_no_run_is_told(tmp_path, text, message):
   config = default_config()

@@ -176,7 +176,7 @@ def _of_run(workdir: pathlib.Path, arm: str | None, step: int | None) -> Policy:
   config = load_config(workdir / 'config.json')
   if not config.stages and arm is None:
     raise RequestError(
-      f'--checkpoint={workdir}: trained nothing, as an evaluation does; fix: the folder of a run of espo_jax.train'
+      f'--checkpoint={workdir}: its config trains nothing, as that of an evaluation; fix: the folder of a run of espo_jax.train'
     )
   arm = arm or (config.stop.name if 'rl' in config.stages else config.stages[-1])
   arms = _stages(workdir)

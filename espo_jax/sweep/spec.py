@@ -103,8 +103,12 @@ def _problems(sweep: Sweep) -> Iterator[str]:
 
 def _no_tuples(sweep: Sweep) -> Iterator[str]:
   """Yields which fields are no tuples of what they list, such as `(3)`, which lacks its comma."""
-  listed = {'seeds': (int, '(0, 1, 2)'), 'columns': (Column | Counts, '(ACCURACY,)'), 'shared_stages': (str, "('warm_start',)")}
-  listed['curves'] = (str, "('accuracy',)")
+  listed = {
+    'seeds': (int, '(0, 1, 2)'),
+    'columns': (Column | Counts, '(ACCURACY,)'),
+    'shared_stages': (str, "('warm_start',)"),
+    'curves': (str, "('accuracy',)"),
+  }
   for name, (kind, example) in listed.items():
     value = getattr(sweep, name)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, kind) for one in value):
