@@ -17,6 +17,7 @@ from espo_jax import exits, parallel, rewards, rollout, stops, tasks
 from espo_jax.configs import (
   ConfigError,
   check_devices,
+  check_tokens,
   logit_chunk,
   method_options,
   model_config,
@@ -274,11 +275,7 @@ def make_experiment(config: ml_collections.ConfigDict) -> Experiment:
   config = with_dtype(config, parallel.find_devices()[0].platform)
   tokenizer = task.tokenizer()
   shape = model_config(config, len(tokenizer))
-  if len(tokenizer) > shape.vocab_size:
-    told = f'its tokenizer has {len(tokenizer)} tokens, its embedding {shape.vocab_size}'
-    raise ConfigError([f'model.path = {config.model.path!r}: {told}; fix: tokenizer and weights of one model'])
-  if not -1 <= (token := config.learner.decision_after) < len(tokenizer):
-    raise ConfigError([f'learner.decision_after = {token}: no token of {len(tokenizer)}; fix: a token id, or -1 for none'])
+  check_tokens(config, len(tokenizer), shape)
   others = read_end_tokens(config.model.path) if config.model.path else ()
   end_tokens = tuple(sorted({tokenizer.eos_token_id, *others}))
   serial = make_serial(config, tokenizer, end_tokens)

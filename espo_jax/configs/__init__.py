@@ -9,7 +9,7 @@ from espo_jax.configs.devices import check_attention, check_devices
 from espo_jax.configs.dtype import best_dtype, with_dtype
 from espo_jax.configs.fields import ConfigError, flatten
 from espo_jax.configs.methods import advantage_name, max_draws, method_options, trains_critic, uses_reference, warmup_updates
-from espo_jax.configs.model import logit_chunk, model_config, model_overrides
+from espo_jax.configs.model import check_tokens, logit_chunk, model_config, model_overrides
 from espo_jax.configs.reading import load_config, parse_flags, run_of
 from espo_jax.configs.start import model_differences
 from espo_jax.configs.validate import validate
@@ -23,6 +23,7 @@ __all__ = [
   'best_dtype',
   'check_attention',
   'check_devices',
+  'check_tokens',
   'default_config',
   'flatten',
   'is_ragged',

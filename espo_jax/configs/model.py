@@ -1,9 +1,10 @@
-"""Turns `config.model` into the shape of a decoder, and says how many tokens' logits it makes at a time."""
+"""Turns `config.model` into the shape of a decoder, and checks it against the tokenizer and the memory of logits."""
 
 from typing import Any
 
 import ml_collections
 
+from espo_jax.configs.fields import ConfigError
 from espo_jax.model import ExitHeads, Lora, ModelConfig, read_config
 
 # The fields of `model` that a user may set beside a `model.path`. Adapters and exit heads may be set too.
@@ -28,6 +29,24 @@ def model_overrides(config: ml_collections.ConfigDict) -> dict[str, Any]:
   x = config.exits
   heads = ExitHeads(x.every, x.kind, x.alone, x.first_block, x.translator, x.width, x.candidates)
   return chosen | {'lora': Lora(**config.model.lora.to_dict()), 'exits': heads}
+
+
+def check_tokens(config: ml_collections.ConfigDict, tokens: int, shape: ModelConfig) -> None:
+  """Checks that the decoder embeds every token of the tokenizer, and that the tokenizer has the token that a field names.
+
+  Args:
+    config: The config of the experiment.
+    tokens: The number of tokens of the tokenizer.
+    shape: The shape of the decoder.
+
+  Raises:
+    ConfigError: The tokenizer has more tokens than the embedding, or fewer than `learner.decision_after` asks for.
+  """
+  if tokens > shape.vocab_size:
+    told = f'its tokenizer has {tokens} tokens, its embedding {shape.vocab_size}'
+    raise ConfigError([f'model.path = {config.model.path!r}: {told}; fix: tokenizer and weights of one model'])
+  if not -1 <= (token := config.learner.decision_after) < tokens:
+    raise ConfigError([f'learner.decision_after = {token}: no token of {tokens}; fix: a token id, or -1 for none'])
 
 
 _LOGITS_BYTES = 2**28  # of a chunk on a device, in float32, where the config leaves its size open
