@@ -20,6 +20,7 @@ from espo_jax.evaluate.__main__ import _report
 from espo_jax.evaluate.answers import Answer, evaluate_params, prompts_per_batch, sample_answers
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import score
+from espo_jax.learner.entropies import entropy_metrics
 from espo_jax.stages import episodes, rl
 from espo_jax.stages.metrics import Clock
 from espo_jax.stages.rollouts import collect
@@ -75,6 +76,13 @@ def _check_entropies(exp, told, path):
   for turn in range(3):
     mean = entropy[before_the_end & (found['turn'] == turn)].mean()
     np.testing.assert_allclose(told[f'turns/entropy_{turn + 1}'], mean, rtol=1e-4)
+
+
+def test_the_entropy_of_a_turn_that_no_row_has_is_not_a_number(trained):
+  rows = jax.tree.map(jnp.asarray, played(trained[0])[0])
+  most = int(rows.turn.max()) + 1
+  found = entropy_metrics(jnp.full(rows.tokens.shape, 2.0), rows, most + 1)
+  np.testing.assert_array_equal([found[f'turns/entropy_{k + 1}'] for k in range(most + 1)], [2.0] * most + [np.nan])
 
 
 def test_a_turn_that_no_row_has_leaves_the_memory_of_its_entropy(trained):

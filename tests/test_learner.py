@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from rounding import assert_within, gamma, of_decoder, of_program, precision
 from small import VOCAB, actor_critic, forward
-from tiny import first_params, tiny_experiment
+from tiny import first_params, named, tiny_experiment
 
 from espo_jax import learner, parallel
 from espo_jax.experiment import Experiment, make_rule
@@ -137,6 +137,20 @@ def adamw_by_hand(x, gradients, rates, *, b1, b2, decay):
     m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
     x = x - rate * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + 1e-8) + decay * x)
   return x
+
+
+@pytest.mark.parametrize(
+  'changes', [{'model__scan_layers': True}, {'model__num_layers': 4, 'exits__every': 1, 'exits__kind': 'mlp'}]
+)
+def test_stacked_scales_and_biases_have_no_weight_decay_either(changes):
+  params = first_params(tiny_experiment(named(**changes)), 0)
+  rates = {'exit_learning_rate': 0.1, 'weight_decay': 0.5, 'warmup_steps': 0, 'max_grad_norm': 1.0, 'b1': 0.9, 'b2': 0.99}
+  optimizer = make_optimizer(0.1, 0.1, **rates)
+  ones = jax.tree.map(jnp.ones_like, params)  # so that a decay shows whatever the values are
+  updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), ones)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    name = path[-1].key
+    assert bool((update != 0).any()) == (name != 'scale' and 'bias' not in name), path
 
 
 def test_optimizer_is_adamw_with_two_rates():

@@ -19,8 +19,9 @@ def entropy_metrics(entropy: Float[Array, 'N T'], rows: Trajectories, turns: int
     turns: `K`, the most turns of a row. A turn that no row has is nan.
   """
   metrics = {_WHOLE: masked_mean(entropy, rows.mask)}
-  if rows.turn is not None:
-    metrics |= {f'{_TURN}{turn + 1}': masked_mean(entropy, rows.mask & (rows.turn == turn)) for turn in range(turns)}
+  for turn in range(turns) if rows.turn is not None else ():
+    its = rows.mask & (rows.turn == turn)
+    metrics[f'{_TURN}{turn + 1}'] = jnp.where(its.any(), masked_mean(entropy, its), jnp.nan)
   return metrics
 
 

@@ -127,7 +127,13 @@ def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _matrices(params: Params) -> PyTree[bool]:
-  return jax.tree.map(lambda x: x.ndim > 1, params)
+  """Which parameters are matrices. Scales and biases of stacked layers and exits have two axes, and are none."""
+
+  def is_matrix(path: tuple[Any, ...], x: Array) -> bool:
+    name = _keys(path)[-1]
+    return x.ndim > 1 and name != 'scale' and not name.endswith('bias')
+
+  return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def _labels(params: Params) -> PyTree[str]:
