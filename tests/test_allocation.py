@@ -10,7 +10,7 @@ from rollouts import HORIZON, NEVER, PROMPTS, STATE, G, P, run
 from tiny import first_params, named, tiny_experiment
 
 from espo_jax import parallel
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.experiment import make_rule
 from espo_jax.learner import Checkpoints, init_state, restore
 from espo_jax.stages import rl
@@ -297,3 +297,23 @@ def test_what_cannot_be_allocated_is_refused(changes, told):
 
 def test_the_allocators_are_known():
   assert {'uniform', 'greso', 'duet'} <= set(ALLOCATORS)
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'message'),
+  [
+    ('pilot_commit', {'low': 0.9, 'high': 0.1}, r'allocation\.low = 0\.9, allocation\.high = 0\.1: no share of right pilots'),
+    ('pilot_commit', {'high': 1.5}, r'allocation\.high = 1\.5: no share of right pilots'),
+    ('greso', {'easy_above': 0.1}, r'allocation\.easy_above = 0\.1: a problem would be easy and hard at once'),
+    ('duet', {'budget': 0.0}, r'allocation\.budget = 0\.0: each problem would have one row; fix: a number above 0'),
+    ('duet', {'base': 0}, r'allocation\.base = 0: each problem would have one row; fix: a number above 0'),
+    ('duet', {'objective': 'rwr'}, r"objective\.name = 'rwr': allocation\.name = 'duet' scales advantages"),
+  ],
+)
+def test_options_with_which_nothing_is_learnt_are_refused(name, options, message):
+  config = default_config()
+  config.rollout.samples, config.rollout.prompt_width = 16, 64
+  config.objective.name = options.get('objective', 'grpo')
+  config.allocation.update({'name': name, 'pool': 512} | {k: v for k, v in options.items() if k != 'objective'})
+  with pytest.raises(ConfigError, match=message):
+    validate(config)

@@ -90,6 +90,12 @@ BAD = [
   ({'reward__name': 'hmpo', 'reward__shape': 'round'}, ["reward.shape = 'round'", "fix: one of 'cosine', 'linear'"]),
   ({'reward__kl': 'k4'}, ["reward.kl = 'k4'", 'fix: one of k1, k2, k3, exact']),
   ({'reward__format': '('}, ["reward.format = '('", 'no regular expression']),
+  ({'objective__dual_clip': 0.5}, ['objective.dual_clip = 0.5', 'no gradient', 'a number above 1']),
+  ({'stop__name': 'mean_logprob', 'stop__mean_logprob__beta_min': -1.0}, ['stop.mean_logprob.beta_min = -1.0', 'at least 0']),
+  (
+    {'stop__name': 'risk_control', 'stop__risk_control__beta_min': 6.0, 'stop__risk_control__beta_0': 7.0},
+    ['stop.risk_control.beta_min = 6.0', 'can never fire', 'fix: a lower one'],
+  ),
   ({'objective__name': 'rwr', 'learner__importance_cap': 2.0}, ['learner.importance_cap = 2.0', "'rwr' are not linear", 'fix']),
   ({'rollout__max_draws': -1}, ['rollout.max_draws = -1', 'of at least 0']),
   ({'rollout__top_p': 0.9}, ['rollout.top_p = 0.9', 'fix: 1.0, and truncate in espo_jax.evaluate']),

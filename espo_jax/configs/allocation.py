@@ -31,6 +31,22 @@ def allocation_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f'allocation.bands = {bands}: problems between all wrong and all right need a band; fix: allocation.bands = 3, say'
   if rate is not None and not 0 < rate <= 1:
     yield f'allocation.rate = {rate}: a share of the draws, above 0 and at most 1; fix: allocation.rate = 0.1, say'
+  options = registry.defaults(tasks.ALLOCATORS[a.name]) | a.to_dict()
+  low, high = options.get('low'), options.get('high')  # of 'pilot_commit'
+  if low is not None and high is not None and not 0 <= low <= high <= 1:
+    yield (
+      f'allocation.low = {low}, allocation.high = {high}: no share of right pilots is between them; '
+      'fix: allocation.low = 0.125 and allocation.high = 0.75, say'
+    )
+  easy, hard = options.get('easy_above'), options.get('hard_below')  # of 'greso'
+  if easy is not None and hard is not None and easy <= hard:
+    yield (
+      f'allocation.easy_above = {easy}: a problem would be easy and hard at once, for it is not above '
+      f'allocation.hard_below = {hard}; fix: a larger one'
+    )
+  for name in ('budget', 'base'):  # of 'duet'
+    if options.get(name, 1) <= 0:
+      yield f'allocation.{name} = {options[name]}: each problem would have one row; fix: a number above 0'
   if is_ragged(config):
     yield from _ragged(config)
 
@@ -47,6 +63,8 @@ def _ragged(config: ml_collections.ConfigDict) -> Iterator[str]:
   advantage = config.advantage.name or objectives.default_advantage(config.objective.name)
   if objectives.ADVANTAGES[advantage].critic:
     yield f"advantage.name = {advantage!r}: {where} needs one advantage per row; fix: objective.name = 'grpo'"
+  if config.allocation.name == 'duet' and 'rwr' in objectives.parts(config.objective.name):
+    yield f"objective.name = 'rwr': {where} scales advantages, and its weights are not linear in them; fix: 'grpo'"
   draws = r.max_draws or objectives.default_draws(config.objective.name)
   if draws > 1:
     yield f'rollout.max_draws = {draws}: {where} cannot replace groups; fix: rollout.max_draws = 1'

@@ -271,7 +271,7 @@ SCHEMA = section(
       'Whether all rows of a prompt are in the same minibatch, so that shared prompts save most.',
     ),
     micro_batches=Field(
-      1, 'Parts of a minibatch whose gradients are summed, to save memory; they change nothing else.', ABOVE_0
+      1, 'Parts of a minibatch whose gradients are summed, to save memory; metrics such as kl are means over them.', ABOVE_0
     ),
     offload_optimizer=Field(
       False, "Whether Adam's moments are kept in the host's memory between updates, if devices can reach it."

@@ -112,6 +112,11 @@ def method_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       f'learner.importance_cap = {config.learner.importance_cap}: it scales advantages, and the weights of objective.name = '
       "'rwr' are not linear in them; fix: learner.importance_cap = 0.0"
     )
+  if 'objective' in named and 0 < (dual := config.objective.get('dual_clip', 0.0)) <= 1:
+    yield (
+      f'objective.dual_clip = {dual}: tokens of negative advantage would have no gradient at a ratio of 1; fix: a number above '
+      '1, such as 3.0, or 0.0 for none'
+    )
   if config.learner.micro_batches > 1 and 'objective' in named and objectives.ranks(config.objective.name):
     yield (
       f'learner.micro_batches = {config.learner.micro_batches}: objective.name = {config.objective.name!r} ranks the tokens of '

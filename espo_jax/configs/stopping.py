@@ -14,6 +14,7 @@ _PRICED = ('own_price', 'wald')  # the rules that weigh success against tokens
 _JUDGING = ('arrol', 'arrol_signed')  # the rules that judge a row once
 _WITH_HEAD = (*_PRICED, *_JUDGING, 'dead_groups', 'hazard_head')
 _COUNTING = {'risk_control': 'counts right answers that were lost', 'makespan_gate': 'counts rows that would be right'}
+_UNJUDGED = {'mean_logprob': 0.0, 'hazard_head': 0.0, 'deepconf': -100.0}  # the score of a row that a rule does not judge yet
 _LEAST_SHARE = 0.05  # of the stopped rows that go on under 'roulette'
 
 
@@ -39,6 +40,14 @@ def stop_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
   if 'espo' in arms and s.epsilon > 0:
     yield from _can_fire(config, 'espo', s, s.epsilon, 'stop.beta_0 * stop.epsilon')
+  for rule, least in _UNJUDGED.items():
+    if rule in arms and s[rule].beta_min < least:
+      yield (
+        f'stop.{rule}.beta_min = {s[rule].beta_min}: below {least:g} the rule {rule!r} would stop rows that it does not judge '
+        f'yet; fix: at least {least:g}'
+      )
+  for rule in sorted({'risk_control', 'makespan_gate'} & arms):
+    yield from _reachable(config, rule)
   if 'risk_control' in arms and s.risk_control.beta_min <= 0:
     yield f'stop.risk_control.beta_min = {s.risk_control.beta_min}: out of range; fix: a number above 0'
   gate = s.makespan_gate
@@ -259,6 +268,22 @@ def users_rule_problems(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f'stop.{rule}.{option} = {value!r}: {type(value).__name__} instead of {wanted}; {fix}'
 
 
+def _reach(config: ml_collections.ConfigDict) -> float:
+  """Returns the largest value that the statistic z can have at the horizon."""
+  s, horizon = config.stop, config.rollout.horizon
+  return float(s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip)
+
+
+def _reachable(config: ml_collections.ConfigDict, rule: str) -> Iterator[str]:
+  """Yields why a rule that chooses its threshold from `beta_min` on can never fire."""
+  least, reach = config.stop[rule].beta_min, _reach(config)
+  if reach <= least:
+    yield (
+      f'stop.{rule}.beta_min = {least}: the rule {rule!r} can never fire, for z is at most {reach:.3g} within '
+      f'rollout.horizon = {config.rollout.horizon}; fix: a lower one, less stop.smoothing, or a larger stop.clip'
+    )
+
+
 def _can_fire(
   config: ml_collections.ConfigDict, arm: str, own: ml_collections.ConfigDict, scale: float, symbol: str
 ) -> Iterator[str]:
@@ -269,7 +294,7 @@ def _can_fire(
   s, horizon = config.stop, config.rollout.horizon
   least, first = own.beta_min * scale, own.beta_0 * scale
   field = symbol.partition('_0')[0].removesuffix('.beta')
-  reach = s.clip * (1 - s.smoothing**horizon) if 0 <= s.smoothing < 1 and horizon > 0 else s.clip
+  reach = _reach(config)
   never = f'the rule {arm!r} can never fire'
   epsilon = f', stop.epsilon = {s.epsilon}' if arm == 'espo' else ''
   if s.clip <= least:
