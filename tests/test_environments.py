@@ -88,6 +88,12 @@ def test_an_episode_is_forgotten_when_it_ends_and_played_again_when_it_is_asked(
   assert first == again and first[0].done and first[0].reward == 0.25
 
 
+def test_an_episode_that_is_over_earlier_when_it_is_played_again_fails_alone(playing, monkeypatch):
+  monkeypatch.setattr(playing, '_asked', lambda place, episode, turn: ({'lost': True}, 'ok'))
+  (reply,) = answers(playing, [Episode(3000, QUESTION, seed=0)])
+  assert reply.status == 'error' and 'fix: an environment that is pure given problem and seed' in reply.message
+
+
 def test_no_process_starts_for_an_environment_that_is_unknown():
   episodes = Episodes('nobody', {}, deadline=2.0, workers=1)
   with pytest.raises(RuntimeError, match="'nobody' is unknown; known: calculator, grid, retry"):

@@ -19,15 +19,16 @@ import pytest
 from small import randomised
 
 from espo_jax.configs import ConfigError, default_config, load_config
-from espo_jax.evaluate import evaluation
+from espo_jax.evaluate import answers, evaluation
 from espo_jax.evaluate.__main__ import main as evaluate_main
 from espo_jax.evaluate.policies import experiment_of, open_policy
-from espo_jax.experiment import make_experiment, make_rule
+from espo_jax.experiment import Experiment, make_experiment, make_rule
 from espo_jax.learner import Checkpoints, init_state
 from espo_jax.model import ModelConfig, init, save_hf
 from espo_jax.monitor import read_samples, wilson, write_run_info
 from espo_jax.stages.results import evaluated
 from espo_jax.stages.warm_start import supervised_learner
+from espo_jax.tasks import Verdict
 from espo_jax.tasks.pretrained import load_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -374,3 +375,16 @@ def test_a_model_that_cannot_be_asked_is_said_in_flags(model, test_set, tmp_path
   (broken / 'config.json').write_text('{')
   with pytest.raises(SystemExit, match=r'config.json: not JSON'):
     evaluate_main(flags)
+
+
+@pytest.mark.quick
+def test_rewards_that_add_up_to_1_but_for_rounding_are_right_as_in_training():
+  near = sum([0.1] * 10)
+  assert near < 1 and np.float32(near) == 1
+  own = [Verdict(correct, 'ok') for correct in (near, 0.99, 1.0, 0.0)]
+
+  class OnHost(Experiment):
+    fetch = put_rows = lambda self, x: x
+
+  shared = answers._shared(object.__new__(OnHost), own, 4)
+  assert [verdict.correct for verdict in shared] == [True, False, True, False]

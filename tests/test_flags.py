@@ -13,7 +13,6 @@ from ml_collections import config_flags
 from tiny import write_checkpoint
 
 from espo_jax import convert, methods, prepare_data
-from espo_jax.commands import CommandParser, NamedValues
 from espo_jax.configs import ConfigError, default_config, flatten, parse_flags, validate
 from espo_jax.configs.fields import near_field
 from espo_jax.evaluate import evaluation, policies
@@ -401,33 +400,3 @@ def test_a_run_that_reads_no_rows_has_none_to_leave_out(tmp_path):
   write_checkpoint(tmp_path / 'run' / 'arms' / 'espo' / 'checkpoints' / '3')
   with pytest.raises(SystemExit, match=r"--on_error=skip: the task 'chain' reads no rows; fix: leave it out"):
     evaluate_main([f'--checkpoint={tmp_path / "run"}', '--on_error=skip'])
-
-
-def test_the_pairs_behind_all_occurrences_of_a_flag_count_and_none_is_given_twice():
-  def pair(text):
-    name, _, value = text.partition('=')
-    return name, value
-
-  parser = CommandParser()
-  parser.add_argument('--constants', nargs='*', action=NamedValues, type=pair, default=[('a', '0')])
-  assert parser.parse_args([]).constants == [('a', '0')]
-  given = parser.parse_args(['--constants', 'a=1', '--constants', 'b=2', 'c=3']).constants
-  assert given == [('a', '1'), ('b', '2'), ('c', '3')]
-  for words in (['--constants', 'a=1', 'a=2'], ['--constants', 'a=1', '--constants', 'a=2']):
-    with pytest.raises(SystemExit, match=r'--constants a=\.\.\.: given twice; fix: once'):
-      parser.parse_args(words)
-
-
-@pytest.mark.parametrize(
-  ('text', 'message'),
-  [
-    ('5', 'no JSON object; fix: the config.json of a run'),
-    (None, 'its config trains nothing, as that of an evaluation; fix: '),
-  ],
-)
-def test_a_checkpoint_that_is_no_run_is_told(tmp_path, text, message):
-  config = default_config()
-  config.stages = ()
-  (tmp_path / 'config.json').write_text(text or config.to_json())
-  with pytest.raises(policies.RequestError, match=message):
-    policies.open_policy(tmp_path)

@@ -15,7 +15,19 @@ from rounding import assert_within, of_decoder, of_program
 from small import randomised
 
 from espo_jax import parallel
-from espo_jax.model import ActorCritic, Lora, WeightsError, apply, load_hf, merge, read_end_tokens, refill_rows, save_hf
+from espo_jax.model import (
+  ActorCritic,
+  Lora,
+  ModelConfig,
+  WeightsError,
+  apply,
+  init,
+  load_hf,
+  merge,
+  read_end_tokens,
+  refill_rows,
+  save_hf,
+)
 from espo_jax.model.weights import open_tensors
 
 SIZES = {'vocab_size': 62, 'hidden_size': 32, 'intermediate_size': 40, 'num_hidden_layers': 2}
@@ -330,3 +342,18 @@ def test_the_base_of_adapters_keeps_its_dtype(tmp_path):
   _, params = load_hf(tmp_path, lora=Lora(rank=2))
   q = params['layer_0']['attention']['q_proj']
   assert (q['kernel'].dtype, q['lora_a'].dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_a_llama_has_no_windows_whatever_its_config_says(tmp_path):
+  """Transformers' Llama does not read the entry."""
+  write_model(tmp_path, 'llama-biases')
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'sliding_window': 4}))
+  assert load_hf(tmp_path)[0].sliding_window == 0
+
+
+@pytest.mark.parametrize('family', ['llama', 'mistral'])
+def test_a_model_that_is_saved_without_end_tokens_gets_none(tmp_path, family):
+  config = ModelConfig(20, num_layers=1, hidden_size=16, num_heads=2, num_kv_heads=1, family=family)
+  save_hf(tmp_path / 'saved', config, init(config, jax.random.key(0)))
+  assert read_end_tokens(tmp_path / 'saved') == ()

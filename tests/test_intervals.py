@@ -46,6 +46,7 @@ def test_the_p_value_of_a_mean_is_scipys(n, shift):
 
 
 def test_the_p_value_without_spread_and_of_one_value():
+  assert all(mean_p_value(1e4 + np.random.default_rng(n).normal(size=n)) >= 0 for n in (5, 100, 300))
   assert mean_p_value([0.0, 0.0]) == 1.0 and mean_p_value([0.5, 0.5]) == 0.0 and math.isnan(mean_p_value([1.0]))
 
 

@@ -276,3 +276,4 @@ def test_random_stops_are_matched_by_the_lengths_of_dropped_rows_too(tmp_path):
   matched = rl._matched_rate(tmp_path)
   assert matched['target_rate'] == pytest.approx(0.4)
   assert np.exp(-matched['beta_0']) == pytest.approx(0.4 / 14)
+  assert (matched['beta_min'], matched['beta_max']) == (0.0, 100.0)  # ESPO's bounds are of another scale

@@ -89,6 +89,9 @@ def test_special_tokens_and_bytes_that_are_no_character_are_seen(tokenizers):
   assert tasks.token_texts(tokenizer, [half, vocabulary['a']]) == ['', '�a']
   assert ''.join(tasks.token_texts(tokenizer, [half] * 7)) == '�' * 7
   assert tasks.token_texts(tokenizer, []) == []
+  broken = [tokenizer.convert_tokens_to_ids(piece) for piece in ('ð', 'Ł', 'ĺ')]  # three bytes of a character of four
+  whole = tokenizer.encode('日本', add_special_tokens=False)
+  assert ''.join(tasks.token_texts(tokenizer, broken + whole)) == '�日本'
 
 
 # --------------------------------------------------------------------------------------------------------------- rollouts

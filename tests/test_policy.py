@@ -12,9 +12,9 @@ from small import randomised
 from test_damage import DAMAGED, files
 
 from espo_jax import convert
-from espo_jax.configs import ConfigError, validate
+from espo_jax.configs import ConfigError, default_config, validate
 from espo_jax.evaluate.__main__ import main as evaluate_main
-from espo_jax.evaluate.policies import open_policy, start_params
+from espo_jax.evaluate.policies import RequestError, open_policy, start_params
 from espo_jax.experiment import make_experiment, make_rule
 from espo_jax.learner import CheckpointError, Checkpoints, init_state
 from espo_jax.monitor import write_run_info
@@ -217,3 +217,18 @@ def test_adapters_that_the_config_has_not_are_not_dropped(tmp_path):
     checkpoints.save(1, state, done=True)
   with pytest.raises(ConfigError, match=r'/lora_a, of the shape \(.*\), stands there alone'):
     start_params(beginning_from(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('5', 'no JSON object; fix: the config.json of a run'),
+    (None, 'its config trains nothing, as that of an evaluation; fix: '),
+  ],
+)
+def test_a_checkpoint_that_is_no_run_is_told(tmp_path, text, message):
+  config = default_config()
+  config.stages = ()
+  (tmp_path / 'config.json').write_text(text or config.to_json())
+  with pytest.raises(RequestError, match=message):
+    open_policy(tmp_path)

@@ -135,7 +135,8 @@ REFUSED = {
   '--processor=budget --options least=-1': 'least=-1: out of range; fix: at least 0',
   '--processor=budget --options least=5 most=4': 'most=4: out of range; fix: at least least=5, or 0 for no bound',
   '--processor=budget --options most=1.5': 'most=1.5: not of type int; fix: such as most=0',
-  '--processor=eot_scale --options tau=0': 'tau=0.0: out of range; fix: above 0',
+  '--processor=eot_scale --options tau=0': 'tau=0.0: out of range; fix: a finite number above 0',
+  '--processor=eot_scale --options tau=1e999': 'tau=inf: out of range; fix: a finite number above 0',
   '--processor=eot_scale --options bias=1e999': 'bias=inf: out of range; fix: a finite number',
   '--options least=1': 'no processor or decoder stands before it',
 }

@@ -254,6 +254,15 @@ def test_recordings_that_differ_in_their_rows_are_named(run_folder):
     replay.read_recordings(run_folder)
 
 
+def test_rows_that_a_rule_settled_do_not_show_their_own_end(run_folder):
+  path = run_folder / 'arms/never/rollouts/000002.npz'
+  with np.load(path) as archive:
+    reasons = np.where(np.arange(160) < 4, StopReason.SETTLED, StopReason.EOS)
+    monitor.atomic_write_arrays(path, dict(archive.items()) | {'stop_reason': reasons})
+  with pytest.raises(replay.RecordingsError, match=r'000002.npz: a rule settled rows, whose own end is not known; fix: record'):
+    replay.read_recordings(run_folder)
+
+
 # ---------------------------------------------------------------------------------------------------------------- command
 
 

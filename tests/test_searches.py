@@ -41,6 +41,11 @@ def test_a_search_is_ahead_of_random_arms_on_a_bowl(name):
   assert scipy.stats.binomtest(ahead, 20, alternative='greater').pvalue < 0.05
 
 
+@pytest.mark.parametrize('seed', [-1, 42_949, 20_260_101])  # NumPy's generators take 32 bits
+def test_every_whole_number_is_a_seed_of_a_search(seed):
+  assert searches.REGISTRY['random']()(SPACE, [], seed).keys() == SPACE.keys()
+
+
 @pytest.mark.parametrize('name', searches.REGISTRY)
 def test_a_proposal_is_of_the_space_and_a_function_of_what_is_given(name):
   space = {'whole': Between(2, 5), 'size': Between(1, 1000, log=True), 'kind': OneOf(('a', None, True)), **SPACE}

@@ -133,7 +133,13 @@ def test_arms_are_told_apart_after_a_correction_for_their_number(differences, sa
     arm: {'accuracy %': {'against': {'mean': np.mean(values), 'values': dict(enumerate(values))}}}
     for arm, values in differences.items()
   }
-  assert f'{len(differences)} arms: {said}.' in told_apart(spec, compared)
+  corrected = sum(len(values) > 1 for values in differences.values())
+  assert f'{corrected} arms: {said}.' in told_apart(spec, compared)
+
+
+def test_a_file_without_a_comparison_is_told():
+  with pytest.raises(ConfigError, match=r'--sweep=experiments/quickstart\.py: no get_sweep\(\) in it; fix: a file such as'):
+    sweep.load_sweep('experiments/quickstart.py')
 
 
 def test_what_is_done_is_skipped_and_prose_is_kept(trained, tmp_path, capsys):

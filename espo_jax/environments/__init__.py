@@ -9,9 +9,10 @@ goes on behind it. An environment is an object with two methods, one object per 
       def step(self, action, correct): return Step('Higher.', reward=0.0, done=False)
 
 The parameters of its constructor are options of the section `environment`. Environments run in worker processes with a deadline
-(`episodes.Episodes`). An environment that raises, hangs or floods ends its own episode, which counts as failed and adds to a
-metric. It has to be pure given the problem and the seed, because an episode whose process was killed is played again from its
-actions. All samples of a problem have one seed, so that a group differs by its actions alone.
+(`episodes.Episodes`). An environment that raises, hangs or dies ends its own episode, which counts as failed and adds to a
+metric. An observation that is too long is cut, and the episode goes on. An environment has to be pure given the problem and the
+seed, because an episode whose process was killed is played again from its actions. All samples of a problem have one seed, so
+that a group differs by its actions alone.
 
 | name | what it answers | an episode succeeds if |
 |---|---|---|

@@ -101,6 +101,9 @@ class Episodes:
           break
     if reply is None:
       return Reply(status)
+    if 'lost' in reply:
+      told = 'played again, the episode ended before its last turn; fix: an environment that is pure given problem and seed'
+      return Reply('error', message=told)
     return Reply('error', message=reply['error']) if 'error' in reply else Reply('ok', **reply)
 
   def _asked(self, place: int, episode: Episode, turn: int) -> tuple[Any, str]:

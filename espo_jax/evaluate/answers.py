@@ -349,5 +349,5 @@ def _shared(exp: Experiment, own: Sequence[tasks.Verdict], rows: int) -> list[ta
   """Returns the verdicts on the rows of all processes. This process has `rows` rows, of which the first have a verdict."""
   coded = np.zeros((rows, 2), np.int32)
   for code, verdict in zip(coded, own, strict=False):
-    code[:] = verdict.correct, tasks.STATUSES.index(verdict.status)
+    code[:] = np.float32(verdict.correct) >= 1, tasks.STATUSES.index(verdict.status)
   return [tasks.Verdict(bool(correct), tasks.STATUSES[status]) for correct, status in exp.fetch(exp.put_rows(coded))]

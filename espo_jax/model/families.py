@@ -152,7 +152,8 @@ def write_config(config: ModelConfig, path: pathlib.Path, **extra: Any) -> None:
   if config.family == 'llama':
     fields['mlp_bias'] = config.mlp_bias
   hf = _parse(path, config.family, fields | extra)
-  written = hf.to_dict() | {'model_type': config.family} | fields | extra
+  ids = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'))  # in place of the family's defaults
+  written = hf.to_dict() | ids | {'model_type': config.family} | fields | extra
   path.write_text(json.dumps({k: v for k, v in written.items() if k != '_name_or_path'}, indent=2) + '\n')
 
 
@@ -174,7 +175,7 @@ def _parse(path: pathlib.Path, family: str, raw: Mapping[str, Any]) -> 'PreTrain
 
 def _windowed_from(path: pathlib.Path, hf: 'PreTrainedConfig') -> int | None:
   """The index of the first layer with a sliding window, or None."""
-  if not getattr(hf, 'sliding_window', None):
+  if hf.model_type == 'llama' or not getattr(hf, 'sliding_window', None):  # transformers' Llama ignores the entry
     return None
   kinds = getattr(hf, 'layer_types', None) or ['sliding_attention'] * hf.num_hidden_layers
   if 'sliding_attention' not in kinds:

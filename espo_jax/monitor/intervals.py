@@ -73,7 +73,7 @@ def mean_p_value(values: Sequence[float] | np.ndarray) -> float:
   mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
   if deviation == 0:
     return float(mean == 0)
-  return 2 * (1 - _t_below(abs(mean) / deviation * math.sqrt(n), n - 1))
+  return max(0.0, 2 * (1 - _t_below(abs(mean) / deviation * math.sqrt(n), n - 1)))  # the difference rounds below 0
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

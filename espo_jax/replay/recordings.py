@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from espo_jax.parallel.storage import DamagedFile, read_arrays
+from espo_jax.types import StopReason
 
 _ON_DEMAND = ('entropy', 'margin', 'confidence', 'projections')  # in recordings with features of states
 _OF_TOKENS = ('regret', 'logprobs', 'values')
@@ -162,6 +163,11 @@ def _weight(found: dict[str, np.ndarray], file: pathlib.Path) -> Float[np.ndarra
   The end of a stopped row without a shadow is not known, so its weight is 0. The stopped rows with a shadow stand for all of
   them.
   """
+  if np.any(found.get('stop_reason', 0) == StopReason.SETTLED):
+    raise RecordingsError(
+      f"{file}: a rule settled rows, whose own end is not known; fix: record in the arm 'never', or with another stop.returns "
+      "than 'graded'"
+    )
   if found['stopped'].any() and not found['shadow_share']:
     raise RecordingsError(
       f"{file}: rows were stopped and none went on; fix: record with --config.stop.shadow_share=1.0, or in the arm 'never'"

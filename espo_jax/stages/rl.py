@@ -276,4 +276,5 @@ def _matched_rate(directory: pathlib.Path) -> dict[str, float]:
   rows = [row for row in monitor.read_metrics(directory) if row['stop/enabled']]
   rate = float(np.mean([row['stop/rate'] + row.get('stop/settled', 0) / row['rollout/rows'] for row in rows]))
   length = float(np.mean([row['rollout/tokens'] / row['rollout/rows'] for row in rows]))  # dropped rows included
-  return {'target_rate': rate, 'beta_0': -float(np.log(max(rate, 1e-6) / length)), 'eta': 1.0}
+  beta = -float(np.log(max(rate, 1e-6) / length))
+  return {'target_rate': rate, 'beta_0': beta, 'eta': 1.0} | {'beta_min': 0.0, 'beta_max': 100.0}  # the config's bound a z

@@ -194,7 +194,7 @@ class Table:
     A turn that the task's verifier could not grade counts as wrong, and the worst status of the turns is that of the episode.
     """
     return [
-      tasks.Verdict(min(max(sum(rewards), 0.0), 1.0), graded) if status == 'ok' else tasks.Verdict(0.0, status)
+      tasks.Verdict(min(max(math.fsum(rewards), 0.0), 1.0), graded) if status == 'ok' else tasks.Verdict(0.0, status)
       for rewards, status, graded in zip(self._rewards, self._status, self._grading, strict=True)
     ]
 

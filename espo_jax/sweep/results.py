@@ -96,7 +96,7 @@ def told_apart(sweep: Sweep, compared: Mapping[str, Mapping[str, Any]], level: f
   said = '; '.join(f'{kind}: {", ".join(arms) or "none"}' for kind, arms in kinds.items())
   return (
     f'In "{sweep.primary}", compared with `{sweep.baseline}` by two-sided t-tests paired by seed, at the level of {level:g} '
-    f"after Holm's correction for {len(corrected)} arms: {said}."
+    f"after Holm's correction for {sum(not math.isnan(p) for p in corrected.values())} arms: {said}."
   )
 
 

@@ -67,9 +67,11 @@ def load_sweep(path: str | pathlib.Path) -> tuple[Sweep, str]:
     raise ConfigError([f'--sweep={path}: no such file; fix: a file with get_sweep(), such as experiments/sweeps/quickstart.py'])
   try:
     module = runpy.run_path(str(path))
-    sweep = module['get_sweep']()
+    sweep = module['get_sweep']() if 'get_sweep' in module else None
   except Exception as error:  # a sweep file is code and may raise anything
     raise ConfigError([f'--sweep={path}: {type(error).__name__}: {error}']) from error
+  if 'get_sweep' not in module:
+    raise ConfigError([f'--sweep={path}: no get_sweep() in it; fix: a file such as experiments/sweeps/quickstart.py'])
   if not isinstance(sweep, Sweep):
     raise ConfigError([f'--sweep={path}: get_sweep() returns {type(sweep).__name__}; fix: return a Sweep'])
   if problems := list(_problems(sweep)):

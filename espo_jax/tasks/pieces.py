@@ -7,7 +7,7 @@ if TYPE_CHECKING:
   from transformers import PreTrainedTokenizerFast
 
 _BROKEN = '\ufffd'  # what a tokenizer writes for bytes that are not a whole character
-_MOST_BYTES = 4  # the most bytes of a character in UTF-8
+_MOST_PENDING = 64  # tokens; to cut a shorter run of broken bytes would break the character behind it, too
 
 
 def text_of(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> str:
@@ -42,7 +42,7 @@ def token_texts(tokenizer: 'PreTrainedTokenizerFast', tokens: Sequence[int]) -> 
     pending.append(token)
     text = text_of(tokenizer, pending)
     texts.append('')
-    if not text.endswith(_BROKEN) or len(pending) == _MOST_BYTES:
+    if not text.endswith(_BROKEN) or len(pending) == _MOST_PENDING:
       texts[-1], pending = text, []
   if pending:
     texts[-1] = text_of(tokenizer, pending)

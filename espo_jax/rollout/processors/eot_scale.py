@@ -24,8 +24,8 @@ def eot_scale(thinking_end: tuple[int, ...], *, bias: float = 0.0, tau: float = 
     bias: The number $b$ that is added to the logits of these tokens, in nats; above 0 for shorter thinking.
     tau: The temperature of these tokens alone; above 1 for shorter thinking, since their probability is then raised.
   """
-  if not tau > 0:
-    raise ValueError(f'tau={tau}: out of range; fix: above 0')
+  if not 0 < tau < float('inf'):
+    raise ValueError(f'tau={tau}: out of range; fix: a finite number above 0')
   if not abs(bias) < float('inf'):
     raise ValueError(f'bias={bias}: out of range; fix: a finite number')
   ends = np.array(thinking_end, np.int32)

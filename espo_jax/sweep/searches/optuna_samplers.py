@@ -22,7 +22,7 @@ def sampled_by(name: str, make: Callable[[Any, Space, int], Any]) -> Proposer:
 
   def propose(space: Space, tried: Sequence[Tried], seed: int) -> dict[str, Setting]:
     among = {field: _distribution(optuna.distributions, values) for field, values in space.items()}
-    sampler = make(optuna.samplers, space, 100_003 * seed + len(tried))
+    sampler = make(optuna.samplers, space, (100_003 * seed + len(tried)) % 2**32)
     study = optuna.create_study(direction='maximize', sampler=sampler)
     for arm in tried:
       if arm.value is None:
