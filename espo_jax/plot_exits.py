@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from espo_jax import stops, tasks
+from espo_jax import parallel, stops, tasks
 from espo_jax.commands import lower_flags, machine_errors
 from espo_jax.configs import ConfigError, parse_flags
 from espo_jax.evaluate.policies import RequestError, experiment_of, open_policy
@@ -30,10 +30,11 @@ _FORMATS = ('.png', '.pdf', '.svg')
 
 
 def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
-  """Samples answers to the first `count` test problems and returns them token by token for `plot_depth`."""
-  problems = exp.problems('test', 0, count)
+  """Samples answers to the first `count` test problems, or to all if there are fewer, and returns them token by token."""
+  problems = exp.test_problems(count)
+  asked = problems + problems[-1:] * (-len(problems) % parallel.batch_shards(exp.mesh))  # as many for each device
   never, temperature = stops.never(), exp.config.rollout.temperature
-  prompts = exp.prompts(problems)
+  prompts = exp.prompts(asked)
   rows = exp.sampler.plain(samples=1)(params, never, never.init(1).adaptive, prompts, exp.key('examples', 0))
   assert rows.depth is not None and exp.model.exits is not None
   entropy = score(
@@ -48,7 +49,7 @@ def read_depth(exp: Experiment, params: Params, count: int) -> list[dict]:
     route=rows.depth.route,
     exit_level=exp.model.exits.level,
   ).entropy
-  verdicts = exp.grade(problems, rows).correct
+  verdicts = exp.grade(asked, rows).correct
   lengths, tokens, blocks, entropy = jax.device_get((rows.length, rows.tokens, rows.depth.blocks, entropy))
   return [
     {

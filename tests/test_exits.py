@@ -10,11 +10,13 @@ import rollouts as r
 import rounding
 from rounding import gamma, of_decoder, of_program
 from small import VOCAB, actor_critic, config
+from tiny import first_params, tiny_experiment
 
 from espo_jax import exits, rollout
 from espo_jax.learner import score
 from espo_jax.model import Deciding, ExitHeads, Forced, apply
 from espo_jax.model.depth import may_leave, set_out
+from espo_jax.plot_exits import read_depth
 from espo_jax.rollout import Sampling
 
 LAYERS = 4
@@ -420,3 +422,13 @@ def test_only_blocks_that_a_live_row_needs_are_run():
   )
   np.testing.assert_array_equal(clean.policy, dirty.policy)
   assert np.isfinite(dirty.policy).all()
+
+
+def test_depth_is_read_of_any_number_of_answers_on_any_mesh():
+  def exiting(config):
+    config.exits.every, config.mesh.data = 1, 8
+
+  exp = tiny_experiment(exiting)
+  found = read_depth(exp, first_params(exp, 0), 3)
+  assert len({answer['question'] for answer in found}) == 3
+  assert all(len(answer['tokens']) == len(answer['blocks']) == len(answer['entropy']) > 0 for answer in found)
